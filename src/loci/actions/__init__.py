@@ -1,0 +1,1 @@
+"""Actions: their names, their network, and where they lead."""

@@ -1,0 +1,165 @@
+"""The words of a walk: what an action is called, its file format, and its keys.
+
+An action is a move and a view, each an id from 0 to 9 (Infinite-World, 4.1). There are three
+ways to write a list of them, and all become one array of ids `[n, 2]`, move first:
+
+- ids or `Action`s in Python (`to_ids`),
+- the published file, a JSON list of `{"move": name, "view": name}`, one per frame (`read_actions`),
+- keys: words such as `w*40 wa*16 .*8`, each a chord held for a number of frames (`parse_keys`).
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from loci.errors import LociError
+
+MOVES = (
+    "no-op",
+    "go forward",
+    "go back",
+    "go left",
+    "go right",
+    "go forward and go left",
+    "go forward and go right",
+    "go back and go left",
+    "go back and go right",
+    "uncertain",
+)
+VIEWS = (
+    "no-op",
+    "turn up",
+    "turn down",
+    "turn left",
+    "turn right",
+    "turn up and turn left",
+    "turn up and turn right",
+    "turn down and turn left",
+    "turn down and turn right",
+    "uncertain",
+)
+# The keys of each id: the first hand moves, the second looks. "?" and "~" say that the move or
+# the view is not known, "." stands still.
+_MOVE_KEYS = ("", "w", "s", "a", "d", "wa", "wd", "sa", "sd", "?")
+_VIEW_KEYS = ("", "i", "k", "j", "l", "ij", "il", "kj", "kl", "~")
+_STILL = "."
+
+KEYS_HELP = (
+    "keys: w forward, s back, a left, d right, i look up, k look down, j turn left, l turn right, "
+    ". stand still; several make a chord (wj), *N holds it for N frames, spaces separate"
+)
+MOST_FRAMES = 1_000_000
+
+
+class Action(NamedTuple):
+    """What the walker does in one frame: an index into `MOVES` and one into `VIEWS`."""
+
+    move: int = 0
+    view: int = 0
+
+
+def to_ids(actions: ArrayLike | Iterable[Action]) -> NDArray[np.int64]:
+    """Actions, or anything array-like `[n, 2]` of ids, as a checked int64 array `[n, 2]`.
+
+    Raises:
+        LociError: when empty, of another shape or type, or with an id outside 0..9.
+    """
+    ids = np.asarray(actions if isinstance(actions, np.ndarray) else list(actions))  # type: ignore
+    if ids.ndim != 2 or ids.shape[0] == 0 or ids.shape[1] != 2:
+        raise LociError(f"actions: shape {list(ids.shape)}, expected [frames > 0, 2] (move, view)")
+    if ids.dtype.kind not in "iu":
+        raise LociError(f"actions: {ids.dtype} numbers, expected integer ids")
+    if ids.min() < 0 or ids.max() >= len(MOVES):
+        worst = ids.min() if ids.min() < 0 else ids.max()
+        raise LociError(f"actions: id {worst}, expected 0 to {len(MOVES) - 1}")
+    return ids.astype(np.int64)
+
+
+def read_actions(path: str | Path) -> NDArray[np.int64]:
+    """Ids `[n, 2]` from a file in the published format.
+
+    Raises:
+        LociError: when the file cannot be read, is not JSON, has another shape or an unknown name.
+    """
+    try:
+        listed = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LociError(f"{path}: cannot read the actions ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise LociError(f"{path}: not JSON ({error}), expected a list of actions") from error
+    if not isinstance(listed, list) or not listed:
+        what = "an empty list" if listed == [] else type(listed).__name__
+        raise LociError(f'{path}: {what}, expected a list of {{"move": ..., "view": ...}}')
+    return np.array([_read_entry(path, i, entry) for i, entry in enumerate(listed)], np.int64)
+
+
+def _read_entry(path: str | Path, index: int, entry: Any) -> Action:
+    if not isinstance(entry, dict) or not {"move", "view"} <= entry.keys():
+        raise LociError(f'{path}: entry {index} is not {{"move": ..., "view": ...}}')
+    ids = []
+    for stream, names in (("move", MOVES), ("view", VIEWS)):
+        if entry[stream] not in names:
+            allowed = ", ".join(names)
+            raise LociError(
+                f"{path}: entry {index} has the unknown {stream} {entry[stream]!r}, "
+                f"expected one of: {allowed}"
+            )
+        ids.append(names.index(entry[stream]))
+    return Action(*ids)
+
+
+def parse_keys(keys: str) -> NDArray[np.int64]:
+    """Ids `[n, 2]` from words such as `w*40 wj*8 .`; see `KEYS_HELP`.
+
+    Raises:
+        LociError: for an unknown key, opposite or repeated keys in a chord, or a bad count.
+    """
+    actions: list[Action] = []
+    counts: list[int] = []
+    for word in keys.split():
+        match = re.fullmatch(r"([^*]+)(?:\*([0-9]{1,9}))?", word)
+        if match is None:
+            raise LociError(f"--keys: {word!r} is no chord and count such as w*40; {KEYS_HELP}")
+        chord, count = match.groups()
+        actions.append(_parse_chord(chord))
+        counts.append(int(count or 1))
+        if counts[-1] < 1:
+            raise LociError(f"--keys: {word!r} lasts 0 frames, expected at least 1")
+    if not actions:
+        raise LociError(f"--keys: empty, expected at least one chord; {KEYS_HELP}")
+    if sum(counts) > MOST_FRAMES:
+        raise LociError(f"--keys: {sum(counts)} frames, expected at most {MOST_FRAMES}")
+    return np.repeat(np.array(actions, np.int64), counts, axis=0)
+
+
+def _parse_chord(chord: str) -> Action:
+    if chord == _STILL:
+        return Action()
+    move = "".join(key for key in chord if key in "wsad?")
+    view = "".join(key for key in chord if key in "ikjl~")
+    if len(move) + len(view) != len(chord):
+        unknown = next(key for key in chord if key not in "wsad?ikjl~")
+        raise LociError(f"--keys: {unknown!r} in {chord!r} cannot be used there; {KEYS_HELP}")
+    found = []
+    for pressed, chords in ((move, _MOVE_KEYS), (view, _VIEW_KEYS)):
+        ids = [i for i, keys in enumerate(chords) if sorted(keys) == sorted(pressed)]
+        if not ids:
+            raise LociError(f"--keys: {pressed!r} in {chord!r} cannot be held together")
+        found.extend(ids)
+    return Action(*found)
+
+
+def describe(actions: ArrayLike | Iterable[Action]) -> str:
+    """The keys that give these actions, runs joined: the inverse of `parse_keys`."""
+    words = []
+    for (move, view), run in groupby(map(tuple, to_ids(actions).tolist())):
+        count = len(list(run))
+        chord = _MOVE_KEYS[move] + _VIEW_KEYS[view] or _STILL
+        words.append(chord if count == 1 else f"{chord}*{count}")
+    return " ".join(words)

@@ -1,0 +1,145 @@
+"""Frames out: a video file as they come, and a contact sheet to see a whole walk at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from loci.errors import LociError
+from loci.files import replacing
+
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+    from av.video.stream import VideoStream
+
+
+class VideoWriter:
+    """An H.264 MP4 (yuv420p) that grows with `write` and appears at `path` when it is closed.
+
+    Use it in a `with` block. When the block raises, or no frame was written, nothing is left at
+    `path` but what was there before.
+
+    Args:
+        path: name ending in `.mp4`; an older file is replaced, never appended to.
+        fps: frames per second.
+        scale: each frame is enlarged this many times (Lanczos), so that small worlds are watchable.
+
+    Raises:
+        LociError: when `path` is no `.mp4` or cannot be written.
+    """
+
+    def __init__(self, path: str | Path, fps: int, scale: int = 1) -> None:
+        self.path, self.fps, self.scale = Path(path), fps, scale
+        if self.path.suffix.lower() != ".mp4":
+            raise LociError(f"{path}: expected the name of a video to end in .mp4")
+        self._stack = ExitStack()
+        self._container: OutputContainer | None = None
+        self._stream: VideoStream | None = None
+
+    def __enter__(self) -> VideoWriter:
+        import av
+
+        part = self._stack.enter_context(replacing(self.path))
+        self._container = av.open(str(part), "w", format="mp4")
+        return self
+
+    def write(self, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
+        """Appends frames, all of one size; their sides times `scale` must be even.
+
+        Raises:
+            ValueError: when frames are of another size than the first, or odd once scaled.
+        """
+        import av
+
+        assert self._container is not None, "write inside the with block"
+        height, width = (side * self.scale for side in frames.shape[1:3])
+        if self._stream is None:
+            if height % 2 or width % 2:
+                raise ValueError(f"frames of {width}x{height}, expected even sides")
+            stream = self._container.add_stream("libx264", rate=self.fps)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.options = {"crf": "18", "preset": "veryfast"}
+            self._stream = stream
+        stream = self._stream
+        if (height, width) != (stream.height, stream.width):
+            raise ValueError(
+                f"frames of {width}x{height} after frames of {stream.width}x{stream.height}"
+            )
+        for pixels in frames:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame = frame.reformat(width, height, "yuv420p", interpolation="LANCZOS")
+            self._container.mux(stream.encode(frame))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._container is not None
+        if kind is None and self._stream is not None:
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+            self._stack.close()
+            return
+        self._container.close()
+        failed = error or LociError(f"{self.path}: no frame was written")
+        self._stack.__exit__(type(failed), failed, trace)
+        if error is None:
+            raise failed
+
+
+def read_video(path: str | Path) -> UInt8[np.ndarray, "t h w 3"]:
+    """All frames of a video file, RGB.
+
+    Raises:
+        LociError: when it is no video that can be read.
+    """
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+    except (av.FFmpegError, IndexError, OSError) as error:
+        raise LociError(f"{path}: no video that can be read ({error})") from error
+    return np.stack(frames)
+
+
+def contact_sheet(
+    frames: UInt8[np.ndarray, "t h w 3"],
+    labels: Sequence[str] | None = None,
+    every: int = 1,
+    columns: int = 8,
+    scale: int = 1,
+) -> Image.Image:
+    """Every `every`-th frame, in rows of `columns`, each under its label (its index if not given).
+
+    Args:
+        frames: RGB, at least one.
+        labels: one for each of `frames`.
+        scale: each frame is enlarged this many times (Lanczos).
+    """
+    labels = [str(i) for i in range(len(frames))] if labels is None else labels
+    frames, labels = frames[::every], labels[::every]
+    height, width = (side * scale for side in frames.shape[1:3])
+    caption, gap = 14, 4
+    columns = min(columns, len(frames))
+    rows = -(-len(frames) // columns)
+    size = (columns * (width + gap) + gap, rows * (height + caption + gap) + gap)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=10)
+    for i, (pixels, label) in enumerate(zip(frames, labels, strict=True)):
+        left = gap + i % columns * (width + gap)
+        top = gap + i // columns * (height + caption + gap)
+        draw.text((left, top), label, fill="black", font=font)
+        tile = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
+        sheet.paste(tile, (left, top + caption))
+    return sheet

@@ -1,0 +1,1 @@
+"""Rectified flow: what both systems sample and train with."""

@@ -1,0 +1,1 @@
+"""Building blocks both systems share: attention, rotary positions, norms, weights on disk."""

@@ -1,0 +1,1 @@
+"""What was seen, kept within a budget: compressors, the unbounded horizon, addressing."""

@@ -1,0 +1,328 @@
+"""The Infinite-World transformer: history, actions and noise in, flow velocity out."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from loci.actions.encoder import ActionEncoder, ActionEncoderConfig
+from loci.flow.schedule import TIMESTEPS
+from loci.layers.norms import layer_norm
+from loci.layers.rotary import Rotation, grid_rotation
+from loci.layers.timestep import timestep_code
+from loci.layers.weights import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    load_config,
+    load_strict,
+    pretrained_folder,
+    read_tensors,
+    save_pretrained,
+)
+from loci.memory.compressor import LatentEncoder, LatentEncoderConfig
+from loci.memory.reckoned import (
+    PoseEmbedding,
+    ReckonedConfig,
+    ReckonedEncoder,
+    memory_times,
+    reckoned_rotation,
+    relative_poses,
+)
+from loci.world.block import Block, modulated
+from loci.world.context import Actions, Address, Context, LayerContext, Prompt
+
+PATCH = 2
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes and options. The defaults are the released model (Infinite-World, 2.1).
+
+    Options of ours: `text_width` None for a model without text; `reckoned` for addressing by
+    reckoned pose; `memory_stream` "fixed" keeps the memory tokens as the compressor made them, so
+    that their keys and values are computed once per chunk; `prediction` "data" lets the network
+    predict the clean latents, from which the velocity follows; `round_timestep` rounds the
+    timestep to the weights' type, as the released bfloat16 run does (6).
+    """
+
+    dim: int = 1536
+    ffn_dim: int = 8960
+    layers: int = 30
+    heads: int = 12
+    frequencies: int = 256
+    latent_channels: int = 16
+    mask_channels: int = 4
+    text_width: int | None = 4096
+    eps: float = 1e-6
+    actions: ActionEncoderConfig = field(default_factory=ActionEncoderConfig)
+    memory: LatentEncoderConfig = field(default_factory=LatentEncoderConfig)
+    reckoned: ReckonedConfig | None = None
+    memory_stream: Literal["evolving", "fixed"] = "evolving"
+    prediction: Literal["velocity", "data"] = "velocity"
+    round_timestep: bool = False
+
+
+class Head(nn.Module):
+    """Modulated norm and the projection to patches; float32 throughout (2.7)."""
+
+    def __init__(self, dim: int, out: int, eps: float) -> None:
+        super().__init__()
+        self.modulation = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.head = nn.Linear(dim, out)
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "b n d"], e: Float[Tensor, "b d"]) -> Float[Tensor, "b n p"]:
+        shift, scale = (self.modulation.float() + e[:, None]).chunk(2, dim=1)
+        tokens = modulated(layer_norm(x, self.eps).float(), shift, scale)
+        return _float_linear(self.head, tokens)
+
+
+class WorldTransformer(nn.Module):
+    """v(noisy latents, timestep; memory, local frame, actions, text), as in section 2.
+
+    `context` is computed once per chunk, `velocity` at every step; `forward` is both at once.
+    Nothing is written onto the module, so one instance serves many walks.
+    """
+
+    def __init__(self, config: TransformerConfig | None = None) -> None:
+        super().__init__()
+        self.config = c = config or TransformerConfig()
+        in_channels = c.latent_channels + c.mask_channels
+        window = (1, PATCH, PATCH)
+        self.patch_embedding = nn.Conv3d(in_channels, c.dim, kernel_size=window, stride=window)
+        if c.text_width is not None:
+            self.text_embedding = nn.Sequential(
+                nn.Linear(c.text_width, c.dim),
+                nn.GELU(approximate="tanh"),
+                nn.Linear(c.dim, c.dim),
+            )
+        self.time_embedding = nn.Sequential(
+            nn.Linear(c.frequencies, c.dim), nn.SiLU(), nn.Linear(c.dim, c.dim)
+        )
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(c.dim, 6 * c.dim))
+        self.action_encoder = ActionEncoder(c.actions, c.dim)
+        encoder = LatentEncoder if c.reckoned is None else ReckonedEncoder
+        self.latent_encoder = encoder(c.memory)
+        if c.reckoned is not None:
+            self.pose_embedding = PoseEmbedding(c.dim)
+        has_text = c.text_width is not None
+        self.blocks = nn.ModuleList(
+            Block(c.dim, c.ffn_dim, c.heads, has_text, c.eps) for _ in range(c.layers)
+        )
+        self.head = Head(c.dim, PATCH * PATCH * c.latent_channels, c.eps)
+
+    def context(
+        self,
+        memory: Float[Tensor, "b c k h w"] | None,
+        local: Float[Tensor, "b 16 1 h w"],
+        actions: Actions,
+        prompt: Prompt | None = None,
+        address: Address | None = None,
+    ) -> Context:
+        """Everything of a chunk that does not depend on the noise or the timestep.
+
+        Args:
+            memory: what the compressor made of the history: latents, or codes of the
+                transformer's width on the patch grid; None for an empty memory.
+            local: the newest latent, uncompressed.
+            actions: ids for the chunk's frames.
+            prompt: required exactly when the model was built with text.
+            address: required exactly when the model uses reckoned addressing.
+
+        Raises:
+            ValueError: odd latent sizes, or conditions the model does not take.
+        """
+        self._check(local, prompt, address)
+        batch, rows, columns = local.shape[0], local.shape[-2] // PATCH, local.shape[-1] // PATCH
+        tokens = self._conditioning_tokens(memory, local, address)
+        frames = tokens.shape[1] // (rows * columns)
+        embedded = self.action_encoder(actions.move, actions.view)
+        offset = embedded.expand(batch, -1, -1)
+        if self.config.reckoned is not None and address is not None:
+            offset = offset + self.pose_embedding(_relative(address.target, address))
+        at = self._rotation(frames, offset.shape[1], rows, columns, local.device, address)
+        memory_at, target_at = at.slice(None, tokens.shape[1]), at.slice(tokens.shape[1], None)
+        layers = self._memory_stream(tokens, memory_at, self._text(prompt))
+        return Context(layers, memory_at, target_at, offset)
+
+    def velocity(
+        self, noisy: Float[Tensor, "b 16 t h w"], timestep: Float[Tensor, "b"], context: Context
+    ) -> Float[Tensor, "b 16 t h w"]:
+        """Predicted noise - data at a timestep on the 0..1000 scale; float32.
+
+        Raises:
+            ValueError: when the context was made for another number of frames.
+        """
+        if context.target_offset.shape[1] != noisy.shape[2]:
+            frames, actions = noisy.shape[2], context.target_offset.shape[1]
+            raise ValueError(f"{frames} noisy latents need as many action latents, got {actions}")
+        e, projected = self._time(timestep)
+        x = self._patches(noisy, mask=0.0)
+        tokens_per_frame = x.shape[1] // noisy.shape[2]
+        x = x + context.target_offset.repeat_interleave(tokens_per_frame, dim=1)
+        for block, layer in zip(self.blocks, context.layers, strict=True):
+            now = block.modulate(projected)
+            memory = layer.memory
+            if memory is None:
+                memory = block.memory_keys(layer.normed_memory, context.memory_at, now)
+            x = block(x, now, context.target_at, memory, layer.text)
+        out = self._unpatch(self.head(x, e), noisy.shape)
+        if self.config.prediction == "velocity":
+            return out
+        level = (timestep / TIMESTEPS).view(-1, 1, 1, 1, 1).clamp(min=1e-3)
+        return (noisy.float() - out) / level
+
+    def forward(
+        self,
+        noisy: Float[Tensor, "b 16 t h w"],
+        timestep: Float[Tensor, "b"],
+        memory: Float[Tensor, "b c k h w"] | None,
+        local: Float[Tensor, "b 16 1 h w"],
+        actions: Actions,
+        prompt: Prompt | None = None,
+        address: Address | None = None,
+    ) -> Float[Tensor, "b 16 t h w"]:
+        """`velocity` with a fresh `context`."""
+        return self.velocity(
+            noisy, timestep, self.context(memory, local, actions, prompt, address)
+        )
+
+    def sequence(
+        self, latents: Float[Tensor, "b 16 t h w"], mask: float
+    ) -> Float[Tensor, "b 20 t h w"]:
+        """Latents with their mask channels: 1 for conditioning, 0 for noise (2.3)."""
+        shape = (latents.shape[0], self.config.mask_channels, *latents.shape[2:])
+        return torch.cat([latents, latents.new_full(shape, mask)], dim=1)
+
+    def initialise(self, gate: float = 0.0) -> None:
+        """Starting weights as in 2.8; `gate` is added to every block's gates.
+
+        A gate of 1 lets every block act from the first step on, which a small model trained from
+        nothing for a short time needs.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.patch_embedding.weight.data.flatten(1))
+        embeddings = [self.time_embedding]
+        if self.config.text_width is not None:
+            embeddings.append(self.text_embedding)
+        for embedding in embeddings:
+            for layer in (embedding[0], embedding[2]):
+                nn.init.normal_(layer.weight, std=0.02)
+        nn.init.zeros_(self.head.head.weight)
+        with torch.no_grad():
+            for block in self.blocks:
+                block.modulation[:, [2, 5]] += gate
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write `config.json` and `model.safetensors`, as `dtype` if given."""
+        save_pretrained(folder, self.config, self, dtype)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> "WorldTransformer":
+        """Load a folder or hub id written by `save_pretrained`; strict, in the saved type."""
+        folder = pretrained_folder(source)
+        config = load_config(folder / CONFIG_NAME, TransformerConfig)
+        with torch.device("meta"):
+            model = cls(config)
+        load_strict(model, read_tensors(folder / WEIGHTS_NAME), str(source))
+        return model.eval()
+
+    def _check(self, local: Tensor, prompt: Prompt | None, address: Address | None) -> None:
+        height, width = local.shape[-2:]
+        if height % PATCH or width % PATCH:
+            raise ValueError(f"latent height and width must be even, got {height}x{width}")
+        if (prompt is None) != (self.config.text_width is None):
+            takes = "needs a prompt" if prompt is None else "was trained without text"
+            raise ValueError(f"this model {takes}")
+        if (address is None) != (self.config.reckoned is None):
+            takes = "needs reckoned poses" if address is None else "takes no poses"
+            raise ValueError(f"this model {takes}")
+
+    def _patches(self, latents: Tensor, mask: float) -> Tensor:
+        sequence = self.sequence(latents.to(self.patch_embedding.weight.dtype), mask)
+        return self.patch_embedding(sequence).flatten(2).transpose(1, 2)
+
+    def _unpatch(self, x: Tensor, shape: torch.Size) -> Tensor:
+        batch, channels, frames, height, width = shape
+        grid = (frames, height // PATCH, width // PATCH, PATCH, PATCH, channels)
+        x = x.view(batch, *grid).permute(0, 6, 1, 2, 4, 3, 5)
+        return x.reshape(batch, channels, frames, height, width)
+
+    def _conditioning_tokens(
+        self, memory: Tensor | None, local: Tensor, address: Address | None
+    ) -> Tensor:
+        tokens = self._patches(local, mask=1.0)
+        if memory is None or memory.shape[2] == 0:
+            return tokens
+        if self.config.reckoned is None:
+            both = torch.cat([memory.to(local), local], dim=2)
+            return self._patches(both, mask=1.0)
+        assert address is not None
+        codes = memory.flatten(3).permute(0, 2, 3, 1)
+        codes = codes + self.pose_embedding(_relative(address.memory, address))[:, :, None]
+        return torch.cat([codes.flatten(1, 2).to(tokens), tokens], dim=1)
+
+    def _rotation(
+        self,
+        frames: int,
+        targets: int,
+        rows: int,
+        columns: int,
+        device: torch.device,
+        address: Address | None,
+    ) -> Rotation:
+        reckoned = self.config.reckoned
+        if reckoned is None or address is None:
+            head_dim = self.config.dim // self.config.heads
+            return grid_rotation(frames + targets, rows, columns, head_dim, device)
+        poses = torch.cat([address.memory, address.local[:, None], address.target], dim=1)
+        times = torch.cat([memory_times(address.ages), torch.arange(targets + 1)])
+        poses, times = poses[:, -(frames + targets) :], times[-(frames + targets) :]
+        return reckoned_rotation(reckoned, _relative(poses, address), times, rows, columns)
+
+    def _text(self, prompt: Prompt | None) -> Tensor | None:
+        if prompt is None:
+            return None
+        states = prompt.states * prompt.mask[..., None].to(prompt.states.dtype)
+        return self.text_embedding(states.to(self.patch_embedding.weight.dtype))
+
+    def _memory_stream(
+        self, tokens: Tensor, at: Rotation, text: Tensor | None
+    ) -> tuple[LayerContext, ...]:
+        _, projected = self._time(torch.zeros(tokens.shape[0], device=tokens.device))
+        layers = []
+        for i, block in enumerate(self.blocks):
+            still = block.modulate(projected)
+            keys = None if text is None else block.text_keys(text)
+            normed = block.norm(tokens)
+            fixed = self.config.memory_stream == "fixed"
+            memory = block.memory_keys(normed, at, still) if fixed else None
+            layers.append(LayerContext(normed, memory, keys))
+            if not fixed and i + 1 < len(self.blocks):
+                tokens = block.advance_memory(tokens, still, at, keys)
+        return tuple(layers)
+
+    def _time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        if self.config.round_timestep:
+            timestep = timestep.to(self.patch_embedding.weight.dtype).float()
+        code = timestep_code(timestep, self.config.frequencies)
+        e = F.silu(_float_linear(self.time_embedding[0], code))
+        e = _float_linear(self.time_embedding[2], e)
+        return e, _float_linear(self.time_projection[1], F.silu(e)).unflatten(-1, (6, -1))
+
+
+def _float_linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """A Linear computed in float32 whatever the type of its weights (6)."""
+    assert isinstance(layer, nn.Linear)
+    return F.linear(x, layer.weight.float(), layer.bias.float())
+
+
+def _relative(poses: Tensor, address: Address) -> Tensor:
+    return relative_poses(poses, address.local)

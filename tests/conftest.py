@@ -1,0 +1,22 @@
+"""Options of the test suite."""
+
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--fixtures DIR`: where the parity tests find their reference fixtures.
+
+    pytest has a switch of the same name, which lists pytest's own fixtures. It keeps its other
+    name, `--funcargs`; argparse offers no public way to take an option string back.
+    """
+    options = parser.optparser._option_string_actions
+    options.pop("--fixtures").option_strings.remove("--fixtures")
+    parser.addoption(
+        "--fixtures",
+        dest="parity_fixtures",
+        type=Path,
+        default=Path(__file__).parent / "parity" / "fixtures",
+        help="folder of reference fixtures for tests/parity",
+    )

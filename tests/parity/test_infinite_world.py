@@ -1,0 +1,208 @@
+"""Our transformer, compressor, sampler and loss against the published implementation."""
+
+import pytest
+import torch
+
+from loci.actions.encoder import ActionEncoder, ActionEncoderConfig
+from loci.flow.guidance import guided
+from loci.flow.objective import flow_loss, noised
+from loci.flow.sampler import sample
+from loci.flow.schedule import TIMESTEPS, euler_timesteps
+from loci.layers.rotary import grid_rotation
+from loci.layers.weights import load_strict
+from loci.memory.compressor import (
+    LatentEncoder,
+    LatentEncoderConfig,
+    WindowPlan,
+    published_memory,
+)
+from loci.world.block import Block, gated
+from loci.world.context import Actions, Prompt
+from loci.world.transformer import TransformerConfig, WorldTransformer
+
+from .conftest import Fixture, relative_error
+
+LIMIT = 5e-6
+
+
+def transformer_config(config: dict) -> TransformerConfig:
+    """The sidecar's names to ours."""
+    return TransformerConfig(
+        dim=config["dim"],
+        ffn_dim=config["ffn_dim"],
+        layers=config["num_layers"],
+        heads=config["num_heads"],
+        frequencies=config["freq_dim"],
+        text_width=config["caption_channels"],
+        actions=ActionEncoderConfig(
+            embedding=config["action_embed_dim"], hidden=config["action_hidden_dim"]
+        ),
+        memory=LatentEncoderConfig(
+            hidden=config["hpmc_hidden_dim"], heads=config["hpmc_num_heads"]
+        ),
+    )
+
+
+def transformer(fixture: Fixture, prefix: str = "") -> WorldTransformer:
+    model = WorldTransformer(transformer_config(fixture.sidecar["config"]))
+    weights = {
+        k.removeprefix(prefix): v for k, v in fixture.weights.items() if k.startswith(prefix)
+    }
+    load_strict(model, weights, fixture.name)
+    return model.eval()
+
+
+def memory_encoder(fixture: Fixture, prefix: str = "") -> LatentEncoder:
+    sidecar = fixture.sidecar
+    config = LatentEncoderConfig(
+        in_channels=sidecar["in_channels"],
+        hidden=sidecar["hidden_dim"],
+        heads=sidecar["num_heads"],
+    )
+    encoder = LatentEncoder(config)
+    weights = {name.removeprefix(prefix): tensor for name, tensor in fixture.weights.items()}
+    load_strict(encoder, weights, fixture.name)
+    return encoder.eval()
+
+
+def conditions(inputs: dict, history: torch.Tensor, model: WorldTransformer) -> dict:
+    return {
+        "memory": published_memory(model.latent_encoder, history),
+        "local": history[:, :, -1:],
+        "actions": Actions(inputs["move"], inputs["view"]),
+        "prompt": Prompt(inputs["text"][:, 0], inputs["text_mask"]),
+    }
+
+
+def case_numbers(tensors: dict) -> list[str]:
+    return sorted({name.split("/")[0] for name in tensors})
+
+
+def of_case(tensors: dict, number: str) -> dict:
+    prefix = number + "/"
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+@pytest.mark.kind("action_encoder")
+def test_action_encoder(fixture: Fixture) -> None:
+    s = fixture.sidecar
+    config = ActionEncoderConfig(s["vocab_size"], s["embed_dim"], s["hidden_dim"], s["groups"])
+    encoder = ActionEncoder(config, s["out_dim"])
+    load_strict(encoder, fixture.weights, fixture.name)
+    for length in s["lengths"]:
+        ours = encoder(fixture.inputs[f"move_{length}"], fixture.inputs[f"view_{length}"])
+        assert relative_error(ours, fixture.outputs[f"action_{length}"]) < LIMIT
+
+
+@pytest.mark.kind("hpmc_encoder")
+def test_latent_encoder(fixture: Fixture) -> None:
+    encoder = memory_encoder(fixture)
+    for i in range(len(fixture.sidecar["cases"])):
+        ours = encoder(fixture.inputs[f"latents_{i}"])
+        assert relative_error(ours, fixture.outputs[f"encoded_{i}"]) < LIMIT
+
+
+@pytest.mark.kind("hpmc_memory")
+def test_published_memory(fixture: Fixture) -> None:
+    encoder = memory_encoder(fixture, "latent_encoder.")
+    s = fixture.sidecar
+    plan = WindowPlan(s["direct_limit"], s["window"], s["num_windows"])
+    for name, history in fixture.inputs.items():
+        length = name.removeprefix("history_")
+        ours = published_memory(encoder, history, plan)
+        assert ours.shape[2] <= s["max_memory"]
+        assert relative_error(ours, fixture.outputs[f"memory_{length}"]) < LIMIT
+        assert relative_error(history[:, :, -1:], fixture.outputs[f"local_{length}"]) == 0
+
+
+def rotary_table(sidecar: dict, positions: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row p: the angles of position p on each axis, time pairs first, then rows, columns."""
+    time, rows, columns = sidecar["rope_pairs"]
+    lengths = ((positions, 1, 1), (1, positions, 1), (1, 1, positions))
+    ranges = (slice(0, time), slice(time, time + rows), slice(time + rows, time + rows + columns))
+    axes = [grid_rotation(*length, sidecar["head_dim"]) for length in lengths]
+    cos = torch.cat([axis.cos[:, r] for axis, r in zip(axes, ranges, strict=True)], dim=1)
+    sin = torch.cat([axis.sin[:, r] for axis, r in zip(axes, ranges, strict=True)], dim=1)
+    return cos, sin
+
+
+@pytest.mark.kind("dit_block")
+def test_block(fixture: Fixture) -> None:
+    s, given, expected = fixture.sidecar, fixture.inputs, fixture.outputs
+    block = Block(s["dim"], s["ffn_dim"], s["num_heads"], text=True, eps=s["eps"])
+    load_strict(block, fixture.weights, fixture.name)
+    rows, columns = s["grid"]
+    at = grid_rotation(s["memory_frames"] + s["noisy_frames"], rows, columns, s["head_dim"])
+    for name, ours in zip(("cos", "sin"), rotary_table(s), strict=True):
+        assert relative_error(ours, expected[f"rope_{name}"]) < LIMIT
+
+    m = s["memory_tokens"]
+    memory, noisy = given["tokens"][:, :m], given["tokens"][:, m:]
+    memory_at, noisy_at = at.slice(None, m), at.slice(m, None)
+    now, still = block.modulate(given["modulation_t"]), block.modulate(given["modulation_0"])
+    text = block.text_keys(given["context"])
+
+    attended = block.attend_memory(memory, still, memory_at)
+    assert relative_error(attended, expected["attn_memory"]) < LIMIT
+    after = gated(memory, attended, still.gate1)
+    assert relative_error(after, expected["after_self_attn_memory"]) < LIMIT
+    keys = block.memory_keys(block.norm(memory), memory_at, now)
+    assert relative_error(block.attend(noisy, now, noisy_at, keys), expected["attn_noisy"]) < LIMIT
+    advanced = block.advance_memory(memory, still, memory_at, text)
+    ours = torch.cat([advanced, block(noisy, now, noisy_at, keys, text)], dim=1)
+    assert relative_error(ours, expected["tokens"]) < LIMIT
+
+
+@pytest.mark.kind("dit_forward")
+def test_forward(fixture: Fixture) -> None:
+    model = transformer(fixture)
+    for number in case_numbers(fixture.inputs):
+        given, expected = of_case(fixture.inputs, number), of_case(fixture.outputs, number)
+        given_conditions = conditions(given, given["history"], model)
+        conditioning = torch.cat([given_conditions["memory"], given_conditions["local"]], dim=2)
+        sequence = torch.cat(
+            [model.sequence(conditioning, 1.0), model.sequence(given["noisy"], 0.0)], dim=2
+        )
+        assert relative_error(sequence, expected["sequence"]) < LIMIT
+        ours = model(given["noisy"], given["timestep"], **given_conditions)
+        assert relative_error(ours, expected["velocity"]) < LIMIT
+
+
+@pytest.mark.kind("sampler")
+def test_sampler(fixture: Fixture) -> None:
+    s, given, expected = fixture.sidecar, fixture.inputs, fixture.outputs
+    model = transformer(fixture)
+    timesteps = euler_timesteps(s["steps"], s["shift"])
+    assert relative_error(timesteps, expected["timesteps"]) < 1e-6
+    history = given["history"].repeat(2, 1, 1, 1, 1)
+    context = model.context(**conditions(given, history, model))
+    states = []
+    result = sample(
+        guided(lambda x, t: {"video": model.velocity(x["video"], t, context)}, s["guidance_scale"]),
+        {"video": given["noise"]},
+        timesteps,
+        on_step=lambda step, state: states.append(state["video"]),
+    )
+    assert relative_error(torch.cat(states), expected["states"]) < 2e-5
+    assert relative_error(result["video"], expected["latents"]) < 2e-5
+
+
+@pytest.mark.kind("training_loss")
+def test_training_loss(fixture: Fixture) -> None:
+    model = transformer(fixture)
+    for number in case_numbers(fixture.inputs):
+        given, expected = of_case(fixture.inputs, number), of_case(fixture.outputs, number)
+        data, noise, timestep = (given[k] for k in ("target_latents", "noise", "timestep"))
+        model.zero_grad()
+        with torch.enable_grad():
+            noisy = noised(data, noise, timestep / TIMESTEPS)
+            velocity = model(noisy, timestep, **conditions(given, given["history"], model))
+            loss = flow_loss(velocity, data, noise)
+            loss.sum().backward()
+        assert relative_error(loss.detach(), expected["loss"]) < 1e-5
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+        checked = [name for name in expected if name.startswith("grad/")]
+        assert checked
+        for name in checked:
+            ours = gradients[name.removeprefix("grad/")]
+            assert ours is not None and relative_error(ours, expected[name]) < 1e-4, name
