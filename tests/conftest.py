@@ -1,8 +1,13 @@
-"""Options of the test suite."""
+"""Options and settings of the test suite."""
 
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No deadlines: a busy machine is not a failure. Derandomised: a failure can be run again.
+settings.register_profile("loci", deadline=None, derandomize=True, database=None)
+settings.load_profile("loci")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

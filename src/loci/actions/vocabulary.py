@@ -48,11 +48,12 @@ VIEWS = (
 # the view is not known, "." stands still.
 _MOVE_KEYS = ("", "w", "s", "a", "d", "wa", "wd", "sa", "sd", "?")
 _VIEW_KEYS = ("", "i", "k", "j", "l", "ij", "il", "kj", "kl", "~")
+UNCERTAIN = MOVES.index("uncertain")
 _STILL = "."
 
 KEYS_HELP = (
-    "keys: w forward, s back, a left, d right, i look up, k look down, j turn left, l turn right, "
-    ". stand still; several make a chord (wj), *N holds it for N frames, spaces separate"
+    "w forward, s back, a left, d right, i look up, k look down, j turn left, l turn right, "
+    ". stand still; several make a chord, *N holds it for N frames: w*40 wj*8 .*4"
 )
 MOST_FRAMES = 1_000_000
 
@@ -125,14 +126,14 @@ def parse_keys(keys: str) -> NDArray[np.int64]:
     for word in keys.split():
         match = re.fullmatch(r"([^*]+)(?:\*([0-9]{1,9}))?", word)
         if match is None:
-            raise LociError(f"--keys: {word!r} is no chord and count such as w*40; {KEYS_HELP}")
+            raise LociError(f"--keys: {word!r}, expected a chord and a count such as w*40")
         chord, count = match.groups()
         actions.append(_parse_chord(chord))
         counts.append(int(count or 1))
         if counts[-1] < 1:
             raise LociError(f"--keys: {word!r} lasts 0 frames, expected at least 1")
     if not actions:
-        raise LociError(f"--keys: empty, expected at least one chord; {KEYS_HELP}")
+        raise LociError(f"--keys: empty, expected chords such as w*40; {KEYS_HELP}")
     if sum(counts) > MOST_FRAMES:
         raise LociError(f"--keys: {sum(counts)} frames, expected at most {MOST_FRAMES}")
     return np.repeat(np.array(actions, np.int64), counts, axis=0)
@@ -145,12 +146,12 @@ def _parse_chord(chord: str) -> Action:
     view = "".join(key for key in chord if key in "ikjl~")
     if len(move) + len(view) != len(chord):
         unknown = next(key for key in chord if key not in "wsad?ikjl~")
-        raise LociError(f"--keys: {unknown!r} in {chord!r} cannot be used there; {KEYS_HELP}")
+        raise LociError(f"--keys: unknown {unknown!r} in {chord!r}, expected {KEYS_HELP}")
     found = []
     for pressed, chords in ((move, _MOVE_KEYS), (view, _VIEW_KEYS)):
         ids = [i for i, keys in enumerate(chords) if sorted(keys) == sorted(pressed)]
         if not ids:
-            raise LociError(f"--keys: {pressed!r} in {chord!r} cannot be held together")
+            raise LociError(f"--keys: {pressed!r} in {chord!r}, expected keys that are not opposed")
         found.extend(ids)
     return Action(*found)
 

@@ -1,11 +1,9 @@
-"""The Doom engine as a source of frames with exact poses: one tic a step, no inertia.
+"""The Doom engine as a source of true frames: one tic a step, no inertia, exact poses.
 
-The walker of our maps stops dead after every tic, so a step is 12 map units or nothing, and 7.5
-degrees or nothing, wherever no wall is in the way.
+A step is 12 map units or nothing, and 7.5 degrees or nothing, wherever no wall is in the way.
 """
 
-from __future__ import annotations
-
+import contextlib
 import math
 import tempfile
 from collections.abc import Sequence
@@ -14,91 +12,145 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32, Int, UInt8
 
 from loci.data.doom_maps import DoomMap, make_map
+from loci.data.doom_steps import TURN, TURN_SIGN, Pose, turn_between
 from loci.data.doom_wad import write_wad
 from loci.errors import LociError
 
 FRAME = 64  # pixels a side
-STEP = 12.0  # map units a frame
-TURN = 7.5  # degrees a frame
-RENDER_FOV = 105.0  # degrees, over the rendered width of 256 pixels
-FOV = math.degrees(2 * math.atan(0.75 * math.tan(math.radians(RENDER_FOV / 2))))  # over the 192 kept
-WARM_UP = 10  # tics at the start of an episode in which the engine ignores input
-
-# Ids of the published vocabulary: buttons (forward, left) of a move, turn of a view (left is +).
-MOVES: dict[int, tuple[int, int]] = {
-    0: (0, 0), 1: (41, 0), 2: (-41, 0), 3: (0, 41), 4: (0, -41),
-    5: (29, 29), 6: (29, -29), 7: (-29, 29), 8: (-29, -29),
-}  # fmt: skip
-VIEWS: dict[int, int] = {0: 0, 3: 1, 4: -1}
-
-Pose = tuple[float, float, float]  # x, y in map units, heading in degrees, counter-clockwise
+# Rendered 256 pixels wide, of which the middle 192 are kept, three a pixel of the frame.
+RENDERED_FOV = 105.0  # degrees
+FOV = math.degrees(2 * math.atan(0.75 * math.tan(math.radians(RENDERED_FOV / 2))))  # of a frame
+MOST_MAPS = 99  # in one file
+_WARM_UP = 10  # tics at the start of a map in which the engine does not listen
+# Buttons (forward, left) of every move; see the walker's class in `doom_wad`.
+_BUTTONS = (
+    *((0, 0), (41, 0), (-41, 0), (0, 41), (0, -41)),
+    *((29, 29), (29, -29), (-29, 29), (-29, -29)),
+)
 
 
 class DoomWalker:
-    """Steps the engine through a list of maps.
+    """Steps a walker through maps.
 
-    The engine is a process of its own: use the walker in a `with` block, or call `close`.
-    Raises LociError if ViZDoom is not installed.
+    The engine is a process of its own: use the walker in a `with` block, or `close` it.
+
+    Raises:
+        LociError: when ViZDoom is missing or does not start, or for none or more than 99 maps.
     """
 
     def __init__(self, maps: Sequence[DoomMap]) -> None:
-        try:
-            import vizdoom
-        except ImportError as error:
-            raise LociError("Doom worlds need ViZDoom: pip install 'genius-loci[doom]'") from error
-        if not 1 <= len(maps) <= 99:
-            raise LociError(f"a walker takes 1 to 99 maps, not {len(maps)}")
-        self._folder = tempfile.TemporaryDirectory(prefix="loci-doom-")
-        wad = Path(self._folder.name) / "maps.wad"
-        write_wad(wad, maps)
+        if not 1 <= len(maps) <= MOST_MAPS:
+            raise LociError(f"{len(maps)} Doom maps, expected 1 to {MOST_MAPS}")
         self._heading = 0.0
-        self._game = _start_engine(vizdoom, wad)
+        self._folder = tempfile.TemporaryDirectory(prefix="loci-doom-")
+        folder = Path(self._folder.name).resolve()
+        try:
+            write_wad(folder / "maps.wad", maps)
+            self._game = _start_engine(folder)
+        except BaseException:
+            self._folder.cleanup()
+            raise
 
     def enter(self, index: int) -> None:
-        """Go to the start of map `index`."""
+        """Go to the start of a map."""
         self._game.set_doom_map(f"MAP{index + 1:02d}")
         self._game.new_episode()
-        for _ in range(WARM_UP):
+        for _ in range(_WARM_UP):
             self._game.make_action([0, 0, 0])
         self._heading = self.pose()[2]
 
-    def look(self) -> np.ndarray:
-        """The current view: uint8 [64, 64, 3]."""
+    def look(self) -> UInt8[np.ndarray, "64 64 3"]:
+        """What is seen from here."""
         wide = self._game.get_state().screen_buffer[:, 32:224].astype(np.uint16)
         rows = wide[0::3] + wide[1::3] + wide[2::3]
         return ((rows[:, 0::3] + rows[:, 1::3] + rows[:, 2::3] + 4) // 9).astype(np.uint8)
 
     def pose(self) -> Pose:
+        """x and y in map units, heading in degrees, counter-clockwise."""
         x, y, heading = self._game.get_state().game_variables
         return float(x), float(y), float(heading)
 
     def step(self, move: int, view: int) -> None:
-        """Turn first, then move along the new heading."""
-        self._heading += TURN * VIEWS[view]
-        # The engine rounds turns to 1/182 degree; steering at the reckoned heading keeps that from adding up.
-        turn = (self._heading - self.pose()[2] + 180) % 360 - 180
-        forward, left = MOVES[move]
+        """Turn first, then move along the new heading.
+
+        Raises:
+            LociError: for an action that these worlds do not know (looking up or down, uncertain).
+        """
+        if not 0 <= move < len(_BUTTONS) or view not in TURN_SIGN:
+            raise LociError(f"Doom walkers cannot do move {move} with view {view}")
+        self._heading += TURN * TURN_SIGN[view]
+        # The engine turns by 1/182 degree; aiming at the exact heading, errors do not add up.
+        turn = turn_between(self.pose()[2], self._heading)
+        forward, left = _BUTTONS[move]
         self._game.make_action([forward, -left, -turn])
 
     def close(self) -> None:
         self._game.close()
         self._folder.cleanup()
 
-    def __enter__(self) -> DoomWalker:
+    def __enter__(self) -> "DoomWalker":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def _start_engine(vizdoom: Any, wad: Path) -> Any:
+def film(
+    map_seed: int, actions: Int[np.ndarray, "n 2"], start: Pose | None = None
+) -> tuple[UInt8[np.ndarray, "n+1 64 64 3"], Float32[np.ndarray, "n+1 3"]]:
+    """True frames and poses of a list of actions in the map of a seed, the first view included.
+
+    `start` is x, y in map units and a heading in degrees (rounded to a whole one); without it the
+    walk begins where the map says. Poses are like `start`.
+
+    Raises:
+        LociError: when ViZDoom is missing, `start` is not in the open, or for an unknown action.
+    """
+    world = make_map(map_seed)
+    if start is not None:
+        if not world.is_clear(start[0], start[1], 16):
+            raise LociError(f"map {map_seed}: no room to stand at ({start[0]:g}, {start[1]:g})")
+        world = replace(world, start=(start[0], start[1], round(start[2]) % 360))
+    with DoomWalker([world]) as walker:
+        walker.enter(0)
+        frames, poses = [walker.look()], [walker.pose()]
+        for move, view in actions.tolist():
+            walker.step(move, view)
+            frames.append(walker.look())
+            poses.append(walker.pose())
+    return np.stack(frames), np.array(poses, np.float32)
+
+
+def _start_engine(folder: Path) -> Any:
+    try:
+        import vizdoom
+    except ImportError as error:
+        raise LociError("Doom worlds need ViZDoom: pip install 'genius-loci[doom]'") from error
     game = vizdoom.DoomGame()
-    button, variable = vizdoom.Button, vizdoom.GameVariable
     game.set_doom_game_path(str(Path(vizdoom.__file__).parent / "freedoom2.wad"))
-    game.set_doom_scenario_path(str(wad))
+    game.set_doom_scenario_path(str(folder / "maps.wad"))
+    game.set_doom_config_path(str(folder / "engine.ini"))
     game.set_doom_map("MAP01")
+    _set_senses(vizdoom, game)
+    game.set_episode_timeout(0)
+    game.set_window_visible(False)
+    game.set_sound_enabled(False)
+    game.set_mode(vizdoom.Mode.PLAYER)
+    game.add_game_args(f"+movebob 0 +fov {RENDERED_FOV:g} +cl_capfps 0 +vid_vsync 0")
+    game.add_game_args("+r_fakecontrast 0")  # a wall is as bright from every side
+    try:
+        with contextlib.chdir(folder):  # the engine leaves a folder where it is started
+            game.init()
+    except (vizdoom.ViZDoomErrorException, vizdoom.ViZDoomUnexpectedExitException) as error:
+        raise LociError(f"ViZDoom did not start: {error}") from error
+    return game
+
+
+def _set_senses(vizdoom: Any, game: Any) -> None:
+    button, variable = vizdoom.Button, vizdoom.GameVariable
     game.set_screen_resolution(vizdoom.ScreenResolution.RES_256X192)
     game.set_screen_format(vizdoom.ScreenFormat.RGB24)
     for part in ("hud", "weapon", "crosshair", "decals", "particles", "messages", "corpses"):
@@ -106,15 +158,6 @@ def _start_engine(vizdoom: Any, wad: Path) -> Any:
     moves = [button.MOVE_FORWARD_BACKWARD_DELTA, button.MOVE_LEFT_RIGHT_DELTA]
     game.set_available_buttons([*moves, button.TURN_LEFT_RIGHT_DELTA])
     for move in moves:
-        game.set_button_max_value(move, 0)  # unlimited
-    game.set_available_game_variables(
-        [variable.POSITION_X, variable.POSITION_Y, variable.ANGLE]
-    )
-    game.set_episode_timeout(0)
-    game.set_doom_config_path(str(wad.with_suffix(".ini")))
-    game.set_window_visible(False)
-    game.set_sound_enabled(False)
-    game.set_mode(vizdoom.Mode.PLAYER)
-    game.add_game_args(f"+movebob 0 +fov {RENDER_FOV:g} +cl_capfps 0 +vid_vsync 0 +r_fakecontrast 0")
-    game.init()
-    return game
+        game.set_button_max_value(move, 0)  # no limit
+    pose = [variable.POSITION_X, variable.POSITION_Y, variable.ANGLE]
+    game.set_available_game_variables(pose)

@@ -1,52 +1,25 @@
-"""Doom maps made from a seed: connected rooms on a grid, written as text maps in one WAD file.
+"""Doom maps made from a seed: connected rooms on a grid, with landmarks in them.
 
-A map is grown, not carved: every new room hangs on an earlier one by a short straight corridor, so
-all rooms connect by construction; extra corridors then close loops where two rooms face each other.
-Each wall of a room has a texture that no other room wall of the map has, because a place can only be
-remembered if it can be told from others.
+A map is grown: every new room hangs on an earlier one by a short straight corridor, so all rooms
+connect by construction; more corridors then close loops where two rooms face each other.
 """
-
-from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
 
-CELL = 128  # map units per grid cell
-SIDES = ((1, 0), (0, 1), (-1, 0), (0, -1))  # east, north, west, south
-FIRST_CORRIDOR = 100  # place numbers: rooms count from 0, corridors from here
+from loci.data.doom_looks import LANDMARKS
 
-# Wall textures: Freedoom patterns that stay calm at 64x64 pixels, many of them blended with a flat
-# colour, since the originals are mostly grey and brown. (name of the pattern, colour, share of colour)
-WALLS = (
-    ("GRAYRED", "", 0.0), ("A-CAMO1", "", 0.0), ("DOGLDIR", "", 0.0), ("DOKGRIR", "", 0.0),
-    ("BIGMURAL", "ffc080", 0.2), ("STWALL", "", 0.0), ("GRAYBIG", "ffffff", 0.25),
-    ("SKIN2", "ff6060", 0.2), ("CARLLF1", "ffe0a0", 0.2), ("A-CONCTE", "ffffff", 0.35),
-    ("METAL1", "3050ff", 0.4), ("SPACEW4", "2040ff", 0.45), ("STWALL", "4060ff", 0.55),
-    ("GRAY7", "3060ff", 0.4), ("SHAWN2", "2030ff", 0.45), ("DOKODO2B", "6080ff", 0.5),
-    ("STONE2", "e02020", 0.4), ("CRATE1", "d01010", 0.45), ("GRAY4", "ff3030", 0.4),
-    ("BSTONE1", "ffd830", 0.45), ("SPACEW4", "ffe040", 0.45), ("WOOD6", "ffc830", 0.45),
-    ("GRAY7", "ffe020", 0.45), ("AQCONC09", "40d030", 0.45), ("ESPIG1", "60ff40", 0.4),
-    ("WOOD6", "30b020", 0.4), ("CRATE1", "50e040", 0.45), ("DOKODO2B", "ff8020", 0.4),
-    ("METAL1", "ff8020", 0.45), ("BIGWALL", "ffffff", 0.4), ("STONE2", "ffffff", 0.45),
-    ("WOOD6", "ffffff", 0.4), ("SPACEW4", "ff80c0", 0.5), ("AQCONC09", "ff60c0", 0.5),
-    ("CRWDH64", "ffb070", 0.4), ("CRWDH64", "8090ff", 0.45), ("BSTONE1", "40c0ff", 0.45),
-    ("PANEL2", "c0ffb0", 0.3), ("SHAWN2", "ff5050", 0.4), ("GRAY4", "40e0c0", 0.45),
-)
-FLATS = ("AQF067", "FLOOR0_1", "FLOOR0_3", "FLAT5_4", "FLAT8", "FLOOR0_2", "FLOOR4_6", "CRATOP2",
-         "GRASS2", "FLAT19", "CEIL3_2", "FLOOR5_4")  # fmt: skip
-# Still sprites: (sprite, frame, scale).
-LANDMARKS = (
-    ("COL1", "A", 1.2), ("COL3", "A", 1.2), ("TBLU", "A", 1.2), ("TGRN", "A", 1.2), ("TRED", "A", 1.2),
-    ("ELEC", "A", 1.0), ("TLMP", "A", 1.1), ("CBRA", "A", 1.2), ("BAR1", "A", 1.6), ("SOUL", "A", 2.0),
-    ("ARM1", "A", 2.0), ("ARM2", "A", 2.0), ("MEGA", "A", 2.0), ("TRE2", "A", 0.8),
-)  # fmt: skip
+CELL = 128  # map units a side
+SIDES = ((1, 0), (0, 1), (-1, 0), (0, -1))  # east, north, west, south
+FIRST_CORRIDOR = 100  # places are numbered: rooms from 0, corridors from here
+BODY = 16  # map units from the middle of a landmark to its side
 
 Cell = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Room:
-    """A rectangle of cells [x, x+w) x [y, y+h)."""
+    """A rectangle of `w` by `h` cells; (x, y) is the south-western one."""
 
     x: int
     y: int
@@ -55,25 +28,25 @@ class Room:
 
     @property
     def cells(self) -> list[Cell]:
-        return [(i, j) for j in range(self.y, self.y + self.h) for i in range(self.x, self.x + self.w)]
+        columns, rows = range(self.x, self.x + self.w), range(self.y, self.y + self.h)
+        return [(i, j) for j in rows for i in columns]
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        """In map units."""
+        return (self.x + self.w / 2) * CELL, (self.y + self.h / 2) * CELL
 
     def point(self, rng: random.Random, margin: float) -> tuple[float, float]:
-        """A random point (map units) at least `margin` units away from the walls."""
+        """A random point, in map units, at least `margin` away from the walls."""
         return (
             rng.uniform(self.x * CELL + margin, (self.x + self.w) * CELL - margin),
             rng.uniform(self.y * CELL + margin, (self.y + self.h) * CELL - margin),
         )
 
-    def contains(self, x: float, y: float) -> bool:
-        return (
-            self.x * CELL <= x < (self.x + self.w) * CELL
-            and self.y * CELL <= y < (self.y + self.h) * CELL
-        )
-
 
 @dataclass(frozen=True)
-class Door:
-    """A straight corridor from room `a` to room `b`; `gate_a` and `gate_b` are the room cells at its ends."""
+class Corridor:
+    """A straight way, one cell wide, from a gate (a cell) of room `a` to one of room `b`."""
 
     a: int
     b: int
@@ -81,39 +54,50 @@ class Door:
     gate_b: Cell
     cells: tuple[Cell, ...]
 
+    def gates(self, into: int) -> tuple[Cell, Cell]:
+        """The near and the far gate of someone who walks into room `into`."""
+        return (self.gate_a, self.gate_b) if into == self.b else (self.gate_b, self.gate_a)
+
 
 @dataclass(frozen=True)
 class Landmark:
-    kind: int  # index into LANDMARKS
+    """A sprite that stands at (x, y), in map units; `kind` is an index into `LANDMARKS`."""
+
+    kind: int
     x: float
     y: float
 
 
 @dataclass
 class DoomMap:
-    """Geometry of one map. `owner` maps an open cell to its place: rooms first, then corridors."""
+    """The geometry of one map.
+
+    `owner` tells for every open cell which place it belongs to: a room's index, or
+    `FIRST_CORRIDOR` plus a corridor's. `start` is x, y in map units and a heading in degrees.
+    """
 
     seed: int
     rooms: list[Room] = field(default_factory=list)
-    doors: list[Door] = field(default_factory=list)
+    corridors: list[Corridor] = field(default_factory=list)
     landmarks: list[Landmark] = field(default_factory=list)
     owner: dict[Cell, int] = field(default_factory=dict)
-    start: tuple[float, float, int] = (0.0, 0.0, 0)  # x, y in map units, heading in whole degrees
+    start: tuple[float, float, int] = (0.0, 0.0, 0)
 
     def room_at(self, x: float, y: float) -> int | None:
-        place = self.owner.get((int(x // CELL), int(y // CELL)), FIRST_CORRIDOR)
+        """The room at a point, none in corridors and walls."""
+        place = self.owner.get(_cell(x, y), FIRST_CORRIDOR)
         return place if place < FIRST_CORRIDOR else None
 
     def is_clear(self, x: float, y: float, margin: float) -> bool:
-        """Whether a square of half-width `margin` round (x, y) is free of walls and landmarks."""
-        corners = ((x + sx * margin, y + sy * margin) for sx in (-1, 1) for sy in (-1, 1))
-        if any((int(cx // CELL), int(cy // CELL)) not in self.owner for cx, cy in corners):
+        """Whether no wall or landmark lies in the square of half-width `margin` round a point."""
+        corners = [(x + i * margin, y + j * margin) for i in (-1, 1) for j in (-1, 1)]
+        if any(_cell(*corner) not in self.owner for corner in corners):
             return False
-        return all(max(abs(m.x - x), abs(m.y - y)) > margin + 16 for m in self.landmarks)
+        return all(max(abs(m.x - x), abs(m.y - y)) > margin + BODY for m in self.landmarks)
 
 
 def make_map(seed: int) -> DoomMap:
-    """The map of a seed: 4 to 6 rooms of 3 to 5 cells a side, joined by corridors."""
+    """The map of a seed: four to six rooms of three to five cells a side, joined by corridors."""
     rng = random.Random(f"map {seed}")
     world = DoomMap(seed)
     _add_room(world, Room(0, 0, rng.randint(3, 5), rng.randint(3, 5)))
@@ -131,14 +115,18 @@ def make_map(seed: int) -> DoomMap:
     return world
 
 
+def _cell(x: float, y: float) -> Cell:
+    return int(x // CELL), int(y // CELL)
+
+
 def _add_room(world: DoomMap, room: Room) -> None:
     world.owner.update({cell: len(world.rooms) for cell in room.cells})
     world.rooms.append(room)
 
 
-def _add_door(world: DoomMap, door: Door) -> None:
-    world.owner.update({cell: FIRST_CORRIDOR + len(world.doors) for cell in door.cells})
-    world.doors.append(door)
+def _add_corridor(world: DoomMap, corridor: Corridor) -> None:
+    world.owner.update({cell: FIRST_CORRIDOR + len(world.corridors) for cell in corridor.cells})
+    world.corridors.append(corridor)
 
 
 def _grow(world: DoomMap, rng: random.Random) -> None:
@@ -146,63 +134,72 @@ def _grow(world: DoomMap, rng: random.Random) -> None:
     a = rng.randrange(len(world.rooms))
     old, (dx, dy) = world.rooms[a], rng.choice(SIDES)
     w, h, length = rng.randint(3, 5), rng.randint(3, 5), rng.randint(1, 2)
-    # The corridor leaves from cell `gate` of the old room, and enters the new one anywhere on its side.
+    # The corridor may leave the old room, and enter the new one, anywhere along their sides.
     if dx:
         gate = (old.x + (old.w - 1 if dx > 0 else 0), old.y + rng.randrange(old.h))
-        new = Room(gate[0] + (length + 1 if dx > 0 else -length - w), gate[1] - rng.randrange(h), w, h)
+        x = gate[0] + (length + 1 if dx > 0 else -length - w)
+        new = Room(x, gate[1] - rng.randrange(h), w, h)
     else:
         gate = (old.x + rng.randrange(old.w), old.y + (old.h - 1 if dy > 0 else 0))
-        new = Room(gate[0] - rng.randrange(w), gate[1] + (length + 1 if dy > 0 else -length - h), w, h)
+        y = gate[1] + (length + 1 if dy > 0 else -length - h)
+        new = Room(gate[0] - rng.randrange(w), y, w, h)
     around = Room(new.x - 1, new.y - 1, w + 2, h + 2).cells
-    path = tuple((gate[0] + dx * k, gate[1] + dy * k) for k in range(1, length + 1))
-    if any(cell in world.owner for cell in around if cell != gate) or not _solid(world, path, dx, dy):
-        return
-    end = (gate[0] + dx * (length + 1), gate[1] + dy * (length + 1))
-    _add_room(world, new)
-    _add_door(world, Door(a, len(world.rooms) - 1, gate, end, path))
+    taken = any(cell in world.owner for cell in around if cell != gate)
+    path, end = _straight(gate, (dx, dy), length)
+    if not taken and _is_solid(world, path, (dx, dy)):
+        _add_room(world, new)
+        _add_corridor(world, Corridor(a, len(world.rooms) - 1, gate, end, path))
 
 
-def _solid(world: DoomMap, path: tuple[Cell, ...], dx: int, dy: int) -> bool:
-    """Whether a corridor there would have solid cells under it and on both its flanks."""
-    flanks = [(i + s * dy, j + s * dx) for i, j in path for s in (-1, 0, 1)]
-    return not any(cell in world.owner for cell in flanks)
+def _straight(gate: Cell, direction: Cell, length: int) -> tuple[tuple[Cell, ...], Cell]:
+    """The `length` cells beyond a gate, and the one after them."""
+    cells = [(gate[0] + direction[0] * k, gate[1] + direction[1] * k) for k in range(length + 2)]
+    return tuple(cells[1:-1]), cells[-1]
+
+
+def _is_solid(world: DoomMap, path: tuple[Cell, ...], direction: Cell) -> bool:
+    """Whether a corridor there would cut through solid cells, with solid cells on both flanks."""
+    dx, dy = direction
+    cells = [(i + s * dy, j + s * dx) for i, j in path for s in (-1, 0, 1)]
+    return not any(cell in world.owner for cell in cells)
 
 
 def _close_loops(world: DoomMap) -> None:
     """Join rooms that face each other across at most three solid cells and are not joined yet."""
-    joined = {(d.a, d.b) for d in world.doors}
+    joined = {frozenset((c.a, c.b)) for c in world.corridors}
     for a, room in enumerate(world.rooms):
-        for dx, dy in SIDES[:2]:  # east and north: each pair is seen once
-            for i, j in room.cells:
-                for length in range(1, 4):
-                    end = (i + dx * (length + 1), j + dy * (length + 1))
-                    path = tuple((i + dx * k, j + dy * k) for k in range(1, length + 1))
+        for direction in SIDES[:2]:  # every pair is seen once
+            for gate in room.cells:
+                for length in (1, 2, 3):
+                    path, end = _straight(gate, direction, length)
                     b = world.owner.get(end, FIRST_CORRIDOR)
-                    if b >= FIRST_CORRIDOR or b == a or {(a, b), (b, a)} & joined:
+                    if b >= FIRST_CORRIDOR or b == a or frozenset((a, b)) in joined:
                         continue
-                    if _solid(world, path, dx, dy):
-                        _add_door(world, Door(a, b, (i, j), end, path))
-                        joined.add((a, b))
+                    if _is_solid(world, path, direction):
+                        _add_corridor(world, Corridor(a, b, gate, end, path))
+                        joined.add(frozenset((a, b)))
 
 
 def _furnish(world: DoomMap, room: Room, rng: random.Random) -> None:
-    """Put one to three landmarks near the walls, never in front of a corridor."""
-    gates = {cell for door in world.doors for cell in (door.gate_a, door.gate_b)}
+    """Put one to three landmarks near the walls, apart from each other, never before a corridor."""
+    gates = {cell for corridor in world.corridors for cell in (corridor.gate_a, corridor.gate_b)}
     kinds = rng.sample(range(len(LANDMARKS)), 3)
-    wanted, placed = rng.randint(1, 3), []
+    wanted = rng.randint(1, 3)
+    placed: list[Cell] = []
     for _ in range(30):
-        i, j = rng.choice(room.cells)
-        near_wall = i in (room.x, room.x + room.w - 1) or j in (room.y, room.y + room.h - 1)
+        cell = i, j = rng.choice(room.cells)
         if len(placed) == wanted:
             break
-        if not near_wall or any(max(abs(i - p), abs(j - q)) < 2 for p, q in placed) or (i, j) in gates:
+        inner = room.x < i < room.x + room.w - 1 and room.y < j < room.y + room.h - 1
+        crowded = any(max(abs(i - p), abs(j - q)) < 2 for p, q in placed)
+        if inner or crowded or cell in gates:
             continue
-        x, y = (_against_wall(c, lo, n) for c, lo, n in ((i, room.x, room.w), (j, room.y, room.h)))
+        x, y = _beside_wall(i, room.x, room.w), _beside_wall(j, room.y, room.h)
         world.landmarks.append(Landmark(kinds[len(placed)], x, y))
-        placed.append((i, j))
+        placed.append(cell)
 
 
-def _against_wall(cell: int, low: int, length: int) -> float:
-    """Coordinate inside a cell: 40 units from the wall if the cell lies at one, else its middle."""
+def _beside_wall(cell: int, low: int, length: int) -> float:
+    """A coordinate inside a cell: 40 units from the wall where there is one, else the middle."""
     offset = 40 if cell == low else CELL - 40 if cell == low + length - 1 else CELL // 2
     return float(cell * CELL + offset)

@@ -1,19 +1,21 @@
-"""Maps as Doom reads them: UDMF text, a few lumps of definitions, all in one WAD file."""
+"""Maps as Doom reads them: UDMF text and a few definitions, all in one WAD file.
 
-from __future__ import annotations
+The engine builds what else it needs (nodes, blockmap) when it loads a map.
+"""
 
 import random
 import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from loci.data.doom_maps import CELL, FIRST_CORRIDOR, FLATS, LANDMARKS, SIDES, WALLS, Cell, DoomMap
+from loci.data.doom_looks import FLATS, LANDMARKS, NARROW, WALLS, Wall
+from loci.data.doom_maps import CELL, FIRST_CORRIDOR, SIDES, Cell, DoomMap
 
 FIRST_LANDMARK_ID = 20001
 
-# A_Stop takes the velocity back after every tic, so a step begins at rest and has no inertia. A button
-# value of 41 moves 12 map units, and 29 on both axes moves 12.004 along the diagonal; the engine takes
-# whole button values up to 50.
+# A_Stop takes the velocity away after every tic, so a step begins at rest and there is no inertia.
+# A button of 41 then moves 12 map units; 29 on both axes move 12.004 along the diagonal. The engine
+# takes whole numbers up to 50. The class changes states itself: running has to last into the tic.
 PLAYER = """actor LociWalker : DoomPlayer
 {
   Player.ForwardMove 9.36585, 9.36585
@@ -35,7 +37,6 @@ PLAYER = """actor LociWalker : DoomPlayer
   }
 }
 """
-# One held frame each: an animated sprite would make the same view look different on return.
 LANDMARK = """actor LociLandmark{k} {id}
 {{
   Radius 16
@@ -53,39 +54,43 @@ LANDMARK = """actor LociLandmark{k} {id}
 
 
 def write_wad(path: Path, maps: Sequence[DoomMap]) -> None:
-    """Write maps as MAP01, MAP02, ... into a WAD file, with walker, landmarks and wall colours."""
-    lumps: list[tuple[str, bytes]] = [
-        ("DECORATE", _actors().encode()),
-        ("TEXTURES", _textures().encode()),
-        ("MAPINFO", _mapinfo(len(maps)).encode()),
-    ]
-    for k, world in enumerate(maps):
-        lumps += [(f"MAP{k + 1:02d}", b""), ("TEXTMAP", udmf(world).encode()), ("ENDMAP", b"")]
+    """Write maps as MAP01, MAP02 ... (at most 99) with the walker, landmarks and walls they use."""
+    lumps = [("DECORATE", _actors()), ("TEXTURES", _textures()), ("MAPINFO", _mapinfo(len(maps)))]
+    for k, world in enumerate(maps, start=1):
+        lumps += [(f"MAP{k:02d}", ""), ("TEXTMAP", udmf(world)), ("ENDMAP", "")]
     body, directory = b"", b""
-    for name, data in lumps:
+    for name, text in lumps:
+        data = text.encode()
         directory += struct.pack("<ii8s", 12 + len(body), len(data), name.encode())
         body += data
     path.write_bytes(struct.pack("<4sii", b"PWAD", len(lumps), 12 + len(body)) + body + directory)
 
 
 def _actors() -> str:
-    landmarks = (
-        LANDMARK.format(k=k, id=FIRST_LANDMARK_ID + k, sprite=sprite, frame=frame, scale=scale)
-        for k, (sprite, frame, scale) in enumerate(LANDMARKS)
-    )
+    landmarks = [
+        LANDMARK.format(
+            k=k, id=FIRST_LANDMARK_ID + k, sprite=mark.name, frame=mark.frame, scale=mark.scale
+        )
+        for k, mark in enumerate(LANDMARKS)
+    ]
     return PLAYER + "".join(landmarks)
 
 
 def _textures() -> str:
     return "".join(
-        f'WallTexture "LOCI{k:02d}", 128, 128 {{'
-        + "".join(
-            f' Patch "{base}", {x}, 0' + (f' {{ Blend "#{colour}", {share} }}' if colour else "")
-            for x in range(0, 128, 64)  # patterns are 64 or 128 wide: the second copy fills or is cut
-        )
-        + " }\n"
-        for k, (base, colour, share) in enumerate(WALLS)
+        f'WallTexture "{_texture(k)}", 128, 128 {{ {_patches(wall)} }}\n'
+        for k, wall in enumerate(WALLS)
     )
+
+
+def _texture(index: int) -> str:
+    return f"LOCI{index:02d}"
+
+
+def _patches(wall: Wall) -> str:
+    blend = f' {{ Blend "#{wall.colour}", {wall.share} }}' if wall.colour else ""
+    offsets = (0, 64) if wall.pattern in NARROW else (0,)
+    return " ".join(f'Patch "{wall.pattern}", {x}, 0{blend}' for x in offsets)
 
 
 def _mapinfo(count: int) -> str:
@@ -94,37 +99,42 @@ def _mapinfo(count: int) -> str:
 
 
 def udmf(world: DoomMap) -> str:
-    """A map as UDMF text. Textures, heights and light come from the seed, like the geometry."""
+    """A map as UDMF text. Textures, heights and light come from its seed, like the geometry."""
     rng = random.Random(f"looks {world.seed}")
     places = sorted(set(world.owner.values()))
     sector = {place: k for k, place in enumerate(places)}
     paint = _paint(world, places, rng)
     vertices: dict[Cell, int] = {}
-    lines, sides = [], []
+    lines: list[str] = []
+    sides: list[str] = []
 
-    def side(cell: Cell, direction: Cell, solid: bool) -> int:
-        texture = paint[cell, direction]
-        parts = ("middle",) if solid else ("top", "bottom")
-        names = "".join(f'texture{part}="{texture}";' for part in parts)
+    def side(cell: Cell, direction: Cell, parts: tuple[str, ...]) -> int:
+        names = "".join(f'texture{part}="{paint[cell, direction]}";' for part in parts)
         sides.append(f"sidedef{{sector={sector[world.owner[cell]]};{names}}}")
         return len(sides) - 1
 
     for cell, place in world.owner.items():
         for direction in SIDES:
-            other = (cell[0] + direction[0], cell[1] + direction[1])
+            other = _neighbour(cell, direction)
             beyond = world.owner.get(other)
-            if beyond == place or (beyond is not None and beyond < place):
-                continue  # nothing between them, or written from the other place's side
+            if beyond is not None and beyond <= place:
+                continue  # nothing between them, or written from the other side
             a, b = (vertices.setdefault(p, len(vertices)) for p in _edge(cell, direction))
-            line = f"linedef{{v1={a};v2={b};sidefront={side(cell, direction, beyond is None)};"
             if beyond is None:
-                lines.append(line + "blocking=true;}")
+                front = side(cell, direction, ("middle",))
+                lines.append(f"linedef{{v1={a};v2={b};sidefront={front};blocking=true;}}")
             else:
-                back = side(other, (-direction[0], -direction[1]), False)
-                lines.append(line + f"sideback={back};twosided=true;}}")
+                front = side(cell, direction, ("top", "bottom"))
+                back = side(other, (-direction[0], -direction[1]), ("top", "bottom"))
+                ends = f"v1={a};v2={b};sidefront={front};sideback={back}"
+                lines.append(f"linedef{{{ends};twosided=true;}}")
     points = [f"vertex{{x={x * CELL}.0;y={y * CELL}.0;}}" for x, y in vertices]
-    rooms = [_sector(place, rng) for place in places]
-    return "\n".join(['namespace="zdoom";', *points, *lines, *sides, *rooms, *_things(world), ""])
+    sectors = [_sector(place, rng) for place in places]
+    return "\n".join(['namespace="zdoom";', *points, *lines, *sides, *sectors, *_things(world), ""])
+
+
+def _neighbour(cell: Cell, direction: Cell) -> Cell:
+    return cell[0] + direction[0], cell[1] + direction[1]
 
 
 def _edge(cell: Cell, direction: Cell) -> tuple[Cell, Cell]:
@@ -139,20 +149,23 @@ def _edge(cell: Cell, direction: Cell) -> tuple[Cell, Cell]:
 
 
 def _paint(world: DoomMap, places: list[int], rng: random.Random) -> dict[tuple[Cell, Cell], str]:
-    """A texture for each edge: one a wall, none twice in rooms next to each other in the draw."""
+    """The texture of every edge (cell, side): one a wall, and few walls of a map share one.
+
+    Some walls of rooms have one panel of another texture, which tells where along them one is.
+    """
     deck: list[int] = []
     paint = {}
     for place in places:
         cells = [cell for cell, owner in world.owner.items() if owner == place]
-        for direction in SIDES:
+        for side in SIDES:
             if not deck:
                 deck = rng.sample(range(len(WALLS)), len(WALLS))
             wall = deck.pop()
-            accent = rng.randrange(len(WALLS)) if place < FIRST_CORRIDOR else wall
-            edges = [c for c in cells if world.owner.get((c[0] + direction[0], c[1] + direction[1])) != place]
-            chosen = rng.choice(edges) if edges and rng.random() < 0.6 else None
+            other = rng.randrange(len(WALLS)) if place < FIRST_CORRIDOR else wall
+            edges = [c for c in cells if world.owner.get(_neighbour(c, side)) != place]
+            panel = rng.choice(edges) if edges and rng.random() < 0.6 else None
             for cell in edges:
-                paint[cell, direction] = f"LOCI{accent if cell == chosen else wall:02d}"
+                paint[cell, side] = _texture(other if cell == panel else wall)
     return paint
 
 
@@ -167,5 +180,9 @@ def _sector(place: int, rng: random.Random) -> str:
 
 def _things(world: DoomMap) -> list[str]:
     always = "".join(f"skill{k}=true;" for k in range(1, 6)) + "single=true;"
-    things = [(*world.start, 1)] + [(m.x, m.y, 0, FIRST_LANDMARK_ID + m.kind) for m in world.landmarks]
-    return [f"thing{{x={x};y={y};angle={angle};type={kind};{always}}}" for x, y, angle, kind in things]
+    things = [(*world.start, 1)] + [
+        (m.x, m.y, 0, FIRST_LANDMARK_ID + m.kind) for m in world.landmarks
+    ]
+    return [
+        f"thing{{x={x};y={y};angle={angle};type={kind};{always}}}" for x, y, angle, kind in things
+    ]

@@ -39,15 +39,17 @@ class VideoWriter:
         self.path, self.fps, self.scale = Path(path), fps, scale
         if self.path.suffix.lower() != ".mp4":
             raise LociError(f"{path}: expected the name of a video to end in .mp4")
-        self._stack = ExitStack()
-        self._container: OutputContainer | None = None
+        self._stack: ExitStack
+        self._container: OutputContainer
         self._stream: VideoStream | None = None
 
     def __enter__(self) -> VideoWriter:
         import av
 
-        part = self._stack.enter_context(replacing(self.path))
-        self._container = av.open(str(part), "w", format="mp4")
+        with ExitStack() as stack:
+            part = stack.enter_context(replacing(self.path))
+            self._container = stack.enter_context(av.open(str(part), "w", format="mp4"))
+            self._stack = stack.pop_all()
         return self
 
     def write(self, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
@@ -58,7 +60,6 @@ class VideoWriter:
         """
         import av
 
-        assert self._container is not None, "write inside the with block"
         height, width = (side * self.scale for side in frames.shape[1:3])
         if self._stream is None:
             if height % 2 or width % 2:
@@ -83,33 +84,13 @@ class VideoWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        assert self._container is not None
-        if kind is None and self._stream is not None:
+        # The stack closes the container, then puts the file in its place, or removes it on errors.
+        with self._stack:
+            if error is not None:
+                raise error
+            if self._stream is None:
+                raise LociError(f"{self.path}: no frame was written")
             self._container.mux(self._stream.encode(None))
-            self._container.close()
-            self._stack.close()
-            return
-        self._container.close()
-        failed = error or LociError(f"{self.path}: no frame was written")
-        self._stack.__exit__(type(failed), failed, trace)
-        if error is None:
-            raise failed
-
-
-def read_video(path: str | Path) -> UInt8[np.ndarray, "t h w 3"]:
-    """All frames of a video file, RGB.
-
-    Raises:
-        LociError: when it is no video that can be read.
-    """
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
-    except (av.FFmpegError, IndexError, OSError) as error:
-        raise LociError(f"{path}: no video that can be read ({error})") from error
-    return np.stack(frames)
 
 
 def contact_sheet(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import types
 import typing
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from loci.errors import LociError
+from loci.files import replacing
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 NAMES_SHOWN = 8
@@ -149,13 +149,11 @@ def load_config(path: Path | str, kind: type[ConfigT]) -> ConfigT:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file all or nothing, making its folder if need be."""
-    partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        with replacing(path) as draft:
+            draft.write_bytes(content)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise LociError(f"{path}: cannot be written ({error.strerror})") from error
 
 

@@ -46,12 +46,13 @@ class HierarchyConfig:
 
     `window` latents are encoded together into `window / 4` codes of level one (RATE times a power
     of two, so that no aligned span straddles a window). At most `budget` codes stand at any
-    length. The `recent` newest codes are merged only when nothing else can be.
+    length. The `recent` newest codes are merged only when nothing else can be; each code kept so
+    makes the past coarser, and without any 3 to 4 codes of level one stand at the end anyway.
     """
 
     window: int = 8
     budget: int = 20
-    recent: int = 4
+    recent: int = 0
 
     def __post_init__(self) -> None:
         slots = self.window // RATE
@@ -90,6 +91,11 @@ class Plan:
     def settled(self) -> int:
         """How many latents lie in complete windows; the codes of their spans are final."""
         return self.length - self.length % self.config.window
+
+    @property
+    def settled_spans(self) -> tuple[Span, ...]:
+        """The spans whose codes are final; the others lie in the window that is filling."""
+        return tuple(span for span in self.spans if span.end <= self.settled)
 
     def extend(self, count: int) -> tuple["Plan", Folds]:
         """The plan `count` latents later, and the parts of each fold made on the way."""

@@ -27,7 +27,8 @@ class ReckonedConfig:
 
     `heading` pairs turn with 1, 2, .. times the angle, so that a full circle wraps. `place` lists
     the angular frequencies, in radians per cell, of the x and of the y displacement. `fov` is the
-    horizontal field of view in degrees.
+    horizontal field of view in degrees. `blind` zeroes every pose, which leaves addressing by time
+    alone, as published: the comparison that shows what reckoning is worth.
     """
 
     time: int = 4
@@ -36,6 +37,7 @@ class ReckonedConfig:
     heading: int = 8
     place: tuple[float, ...] = (0.4, 0.8, 1.6, 3.2)
     fov: float = 88.7
+    blind: bool = False
 
     @property
     def pairs(self) -> int:
@@ -76,7 +78,7 @@ def column_angles(columns: int, fov: float) -> Float[Tensor, "columns"]:
 def reckoned_rotation(
     config: ReckonedConfig,
     relative: Float[Tensor, "b n 3"],
-    times: Float[Tensor, "n"],
+    times: Float[Tensor, "b n"],
     rows: int,
     columns: int,
 ) -> Rotation:
@@ -94,7 +96,7 @@ def reckoned_rotation(
         return values.double().cpu()[..., None] * axis_frequencies(pairs, base)
 
     parts = [
-        axis(times, config.time, 100.0)[:, None, None],
+        axis(times, config.time, 100.0)[:, :, None, None],
         1.5 * axis(torch.arange(rows), config.rows, 30.0)[:, None],
         1.5 * axis(torch.arange(columns), config.columns, 30.0),
         view * torch.arange(1, config.heading + 1),
@@ -106,7 +108,7 @@ def reckoned_rotation(
     return Rotation(cos.to(relative.device), sin.to(relative.device))
 
 
-def memory_times(ages: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+def memory_times(ages: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
     """Time position of memories `ages` latents old: logarithmic, so it never runs out."""
     return -1 - torch.log2(1 + ages.clamp(min=0) / 8)
 

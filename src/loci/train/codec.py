@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from loci.data.shards import load_shards
 from loci.errors import LociError
 from loci.train.run import Budget, Ema, LearningRate, RunDirectory, step_generator
 from loci.world.frame_codec import FrameCodec, FrameCodecConfig
 
-FRAMES_FOR_COMPONENTS = 1500
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+FRAMES_FOR_COMPONENTS, PATCHES_FOR_COMPONENTS = 1500, 50_000
 FRAMES_FOR_STATISTICS = 4096
 
 
@@ -36,62 +41,42 @@ class CodecTraining:
     seed: int = 0
 
 
-def train_codec(data: Path, out: Path, config: CodecTraining = CodecTraining()) -> FrameCodec:
-    """Trains on the shards under `data/train`, watches those under `data/test`, and saves the
+def train_codec(data: Path, out: Path, config: CodecTraining | None = None) -> FrameCodec:
+    """Trains on the recordings in `data/train`, watches those in `data/test`, and saves the
     averaged codec to `out/final`. A run that was killed goes on from its last checkpoint.
 
     Returns the codec in evaluation mode. Raises LociError on unusable data or directories.
     """
-    train = read_frames(Path(data) / "train")
-    test = read_frames(Path(data) / "test")
-    return fit_codec(train, test, out, config)
+    train, test = (
+        torch.from_numpy(load_shards(Path(data) / part).frames).flatten(0, 1)
+        for part in ("train", "test")
+    )
+    return fit_codec(train, test, out, config or CodecTraining())
 
 
 def fit_codec(
     train: UInt8[Tensor, "n h w 3"],
     test: UInt8[Tensor, "m h w 3"],
     out: Path,
-    config: CodecTraining = CodecTraining(),
+    config: CodecTraining,
 ) -> FrameCodec:
     """`train_codec` on frames already in memory."""
-    from accelerate import Accelerator
-    from accelerate.utils import broadcast
-
-    accelerator = Accelerator()
+    accelerator = _accelerator()
     run = RunDirectory(out, writes=accelerator.is_main_process)
-    device, rank = accelerator.device, accelerator.process_index
-    codec = FrameCodec(config.codec)
-    optimizer = torch.optim.Adam(codec.parameters(), lr=config.rate.peak, betas=(0.9, 0.95))
-    codec.to(device)
-    ema = Ema(codec, config.ema)
-    state = run.resume()
-    if state is not None:
-        codec.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        ema.load_state_dict(state["ema"])
-    else:
-        codec.set_linear_path(_patches(train, codec.spatial_factor, config.seed).to(device))
-        ema = Ema(codec, config.ema)
+    codec, optimizer, ema = _begun(run, train, config, accelerator.device)
     model, optimizer = accelerator.prepare(codec, optimizer)
     sample = _spread(test, config.held_out_frames)
 
     def save() -> None:
-        run.save(
-            model=codec.state_dict(), optimizer=optimizer.state_dict(), ema=ema.state_dict()
-        )
+        run.save(model=codec.state_dict(), optimizer=optimizer.state_dict(), ema=ema.state_dict())
 
     run.start_clock()
-    while True:
-        progress = torch.tensor(config.budget.fraction(run.step, run.seconds), device=device)
-        fraction = float(broadcast(progress))  # processes must agree on when to stop
-        if fraction >= 1:
-            break
+    while (fraction := _agreed(config.budget.fraction(run.step, run.seconds), accelerator)) < 1:
         rate = config.rate.apply(optimizer, run.step, fraction)
-        generator = step_generator(config.seed, run.step, rank)
-        frames = _batch(train, config.batch, generator).to(device)
-        side = (frames.shape[2] // codec.spatial_factor, frames.shape[3] // codec.spatial_factor)
-        noise = torch.randn(config.batch, codec.latent_channels, *side, generator=generator)
-        output = model(frames, config.latent_noise * noise.to(device))
+        generator = step_generator(config.seed, run.step, accelerator.process_index)
+        frames = _batch(train, config.batch, generator).to(accelerator.device)
+        noise = config.latent_noise * _latent_noise(codec, frames, generator)
+        output = model(frames, noise)
         loss = F.l1_loss(output, frames) + F.mse_loss(output, frames)
         optimizer.zero_grad()
         accelerator.backward(loss)
@@ -102,22 +87,14 @@ def fit_codec(
         if run.due("log", config.log_seconds):
             run.log(loss=loss.item(), rate=rate)
         if run.due("evaluate", config.evaluate_seconds) and run.writes:
-            averaged = _averaged(ema, config)
-            run.log(psnr=_evaluate(averaged, sample, run))
+            run.log(psnr=_evaluate(_averaged(ema, config), sample, run))
         if run.due("checkpoint", config.checkpoint_seconds):
             save()
     save()
-    return _finish(ema, config, train, sample, run)
+    return _finish(_averaged(ema, config), train, sample, run)
 
 
-def read_frames(folder: Path) -> UInt8[Tensor, "n h w 3"]:
-    """All frames of a folder of shards, in memory."""
-    raise NotImplementedError
-
-
-def psnr(
-    output: Float[Tensor, "n 3 h w"], truth: Float[Tensor, "n 3 h w"]
-) -> Float[Tensor, " n"]:
+def psnr(output: Float[Tensor, "n 3 h w"], truth: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
     """Peak signal-to-noise ratio of each frame in dB, for values in [-1, 1]."""
     error = (output.clamp(-1, 1) - truth).square().mean(dim=(1, 2, 3))
     return 10 * torch.log10(4 / error.clamp_min(1e-10))
@@ -128,19 +105,46 @@ def to_float(frames: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
     return frames.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _finish(
-    ema: Ema,
-    config: CodecTraining,
-    train: Tensor,
-    sample: Tensor,
-    run: RunDirectory,
-) -> FrameCodec:
-    codec = _averaged(ema, config)
+def _accelerator() -> Accelerator:
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise LociError("training needs accelerate: pip install 'genius-loci[train]'") from error
+    return Accelerator()
+
+
+def _agreed(fraction: float, accelerator: Accelerator) -> float:
+    """The main process's clock, so that all processes stop at the same step."""
+    from accelerate.utils import broadcast
+
+    return float(broadcast(torch.tensor(fraction, device=accelerator.device)))
+
+
+def _begun(
+    run: RunDirectory, train: Tensor, config: CodecTraining, device: torch.device
+) -> tuple[FrameCodec, torch.optim.Optimizer, Ema]:
+    """A new codec that starts at the principal components, or the one last saved."""
+    torch.manual_seed(config.seed)
+    codec = FrameCodec(config.codec).to(device)
+    optimizer = torch.optim.Adam(codec.parameters(), lr=config.rate.peak, betas=(0.9, 0.95))
+    state = run.resume()
+    if state is None:
+        codec.set_linear_path(_patches(train, codec.spatial_factor).to(device))
+        return codec, optimizer, Ema(codec, config.ema)
+    codec.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    ema = Ema(codec, config.ema)
+    ema.load_state_dict(state["ema"])
+    return codec, optimizer, ema
+
+
+def _finish(codec: FrameCodec, train: Tensor, sample: Tensor, run: RunDirectory) -> FrameCodec:
+    """Measures the latents' statistics over the training data, and saves."""
     latents = codec.encode(to_float(_spread(train, FRAMES_FOR_STATISTICS)).unsqueeze(2))
     mean, std = latents.mean(dim=(0, 2, 3, 4)), latents.std(dim=(0, 2, 3, 4))
     codec.set_normalisation(tuple(mean.tolist()), tuple(std.tolist()))
-    run.log(psnr=_evaluate(codec, sample, run), final=True)
     if run.writes:
+        run.log(psnr=_evaluate(codec, sample, run), final=True)
         codec.save_pretrained(run.path / "final")
     return codec
 
@@ -168,14 +172,20 @@ def _batch(frames: Tensor, size: int, generator: torch.Generator) -> Tensor:
     return to_float(frames[chosen])
 
 
+def _latent_noise(codec: FrameCodec, frames: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal noise in the shape of the frames' latents."""
+    batch, _, height, width = frames.shape
+    factor = codec.spatial_factor
+    shape = (batch, codec.latent_channels, height // factor, width // factor)
+    return torch.randn(shape, generator=generator).to(frames.device)
+
+
 def _spread(frames: Tensor, count: int) -> Tensor:
     """`count` frames evenly spaced over the data."""
     return frames[torch.linspace(0, len(frames) - 1, min(count, len(frames))).long()]
 
 
-def _patches(frames: Tensor, factor: int, seed: int) -> Float[Tensor, "n patch"]:
-    """A random sample of folded patches of the data."""
+def _patches(frames: Tensor, factor: int) -> Float[Tensor, "n patch"]:
+    """Folded patches spread over the data."""
     folded = F.pixel_unshuffle(to_float(_spread(frames, FRAMES_FOR_COMPONENTS)), factor)
-    patches = folded.permute(0, 2, 3, 1).flatten(0, 2)
-    chosen = torch.randperm(len(patches), generator=torch.Generator().manual_seed(seed))
-    return patches[chosen[:50_000]]
+    return _spread(folded.permute(0, 2, 3, 1).flatten(0, 2), PATCHES_FOR_COMPONENTS)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from loci.errors import LociError
+from loci.files import replacing
 
 
 @dataclass(frozen=True)
@@ -157,9 +157,8 @@ class RunDirectory:
             return
         clock = {"step": self.step, "seconds": self.seconds, "done": self._last_done}
         whole = {"clock": clock, "rng": torch.get_rng_state(), "state": state}
-        partial = self.path / "checkpoint.pt.partial"
-        torch.save(whole, partial)
-        os.replace(partial, self.path / "checkpoint.pt")
+        with replacing(self.path / "checkpoint.pt") as draft:
+            torch.save(whole, draft)
 
     def resume(self) -> dict[str, Any] | None:
         """The state last saved, with the clock, random state and log set back to it; or None."""
@@ -182,9 +181,8 @@ class RunDirectory:
         if not self.writes or not log.exists():
             return
         kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step]
-        partial = log.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept))
-        os.replace(partial, log)
+        with replacing(log) as draft:
+            draft.write_text("".join(line + "\n" for line in kept))
 
     def sheet(self, name: str, rows: list[Tensor]) -> None:
         """Writes `name`.png: every row is [n, 3, h, w] in [-1, 1], frames side by side."""
@@ -196,6 +194,5 @@ class RunDirectory:
         width = max(strip.shape[2] for strip in strips)
         strips = [nn.functional.pad(strip, (0, width - strip.shape[2])) for strip in strips]
         pixels = (torch.cat(strips, dim=1).clamp(-1, 1) + 1).mul(127.5).round().byte()
-        partial = self.path / f"{name}.png.partial"
-        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(partial, format="PNG")
-        os.replace(partial, self.path / f"{name}.png")
+        with replacing(self.path / f"{name}.png") as draft:
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(draft, format="PNG")

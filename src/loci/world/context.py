@@ -24,10 +24,13 @@ class Actions(NamedTuple):
 
 
 class Address(NamedTuple):
-    """Reckoned poses (heading, x, y) of everything in a chunk's sequence, in one world frame."""
+    """Reckoned poses (heading, x, y) of everything in a chunk's sequence, in one world frame.
+
+    `ages` counts the latents from a memory's last one to the local frame.
+    """
 
     memory: Float[Tensor, "b k 3"]
-    ages: Float[Tensor, "k"]
+    ages: Float[Tensor, "b k"]
     local: Float[Tensor, "b 3"]
     target: Float[Tensor, "b t 3"]
 

@@ -9,7 +9,7 @@ is left.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -39,10 +39,10 @@ class FrameCodecConfig:
     `latents_mean` and `latents_std` per channel are measured after training.
     """
 
-    fold: int = 4
-    widths: tuple[int, ...] = (64, 128)
+    fold: int = 8
+    widths: tuple[int, ...] = (128,)
     layers_per_block: int = 1
-    norm_groups: int = 8
+    norm_groups: int = 16
     latent_channels: int = 16
     latents_mean: tuple[float, ...] = ()
     latents_std: tuple[float, ...] = ()
@@ -72,8 +72,6 @@ class FrameCodec(nn.Module):
 
     def set_normalisation(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         """Mean and deviation per channel of the raw latents; empty means 0 and 1."""
-        from dataclasses import replace
-
         shape = (1, self.latent_channels, 1, 1)
         device = self.analysis.weight.device
         values = [mean or (0.0,) * self.latent_channels, std or (1.0,) * self.latent_channels]
@@ -92,7 +90,8 @@ class FrameCodec(nn.Module):
         deviation = spread[:keep] / len(patches) ** 0.5
         analysis = directions[:keep] / deviation[:, None]
         self.analysis.weight.copy_(analysis[:, :, None, None])
-        assert self.analysis.bias is not None and self.synthesis.bias is not None
+        assert self.analysis.bias is not None
+        assert self.synthesis.bias is not None
         self.analysis.bias.copy_(-analysis @ mean)
         self.synthesis.weight.copy_((directions[:keep] * deviation[:, None]).T[:, :, None, None])
         self.synthesis.bias.copy_(mean)
@@ -177,10 +176,7 @@ class FrameCodec(nn.Module):
 
 
 def _network(config: FrameCodecConfig) -> nn.Module:
-    try:
-        from diffusers import AutoencoderKL
-    except ImportError as error:
-        raise LociError("the codec needs diffusers: pip install 'genius-loci[world]'") from error
+    from diffusers import AutoencoderKL
 
     levels, channels = len(config.widths), 3 * config.fold**2
     network = AutoencoderKL(

@@ -143,7 +143,7 @@ class WorldTransformer(nn.Module):
         embedded = self.action_encoder(actions.move, actions.view)
         offset = embedded.expand(batch, -1, -1)
         if self.config.reckoned is not None and address is not None:
-            offset = offset + self.pose_embedding(_relative(address.target, address))
+            offset = offset + self.pose_embedding(self._relative(address.target, address))
         at = self._rotation(frames, offset.shape[1], rows, columns, local.device, address)
         memory_at, target_at = at.slice(None, tokens.shape[1]), at.slice(tokens.shape[1], None)
         layers = self._memory_stream(tokens, memory_at, self._text(prompt))
@@ -266,7 +266,7 @@ class WorldTransformer(nn.Module):
             return self._patches(both, mask=1.0)
         assert address is not None
         codes = memory.flatten(3).permute(0, 2, 3, 1)
-        codes = codes + self.pose_embedding(_relative(address.memory, address))[:, :, None]
+        codes = codes + self.pose_embedding(self._relative(address.memory, address))[:, :, None]
         return torch.cat([codes.flatten(1, 2).to(tokens), tokens], dim=1)
 
     def _rotation(
@@ -283,9 +283,16 @@ class WorldTransformer(nn.Module):
             head_dim = self.config.dim // self.config.heads
             return grid_rotation(frames + targets, rows, columns, head_dim, device)
         poses = torch.cat([address.memory, address.local[:, None], address.target], dim=1)
-        times = torch.cat([memory_times(address.ages), torch.arange(targets + 1)])
-        poses, times = poses[:, -(frames + targets) :], times[-(frames + targets) :]
-        return reckoned_rotation(reckoned, _relative(poses, address), times, rows, columns)
+        steps = torch.arange(targets + 1).expand(poses.shape[0], -1)
+        times = torch.cat([memory_times(address.ages.cpu().double()), steps], dim=1)
+        kept = slice(-(frames + targets), None)
+        relative = self._relative(poses[:, kept], address)
+        return reckoned_rotation(reckoned, relative, times[:, kept], rows, columns)
+
+    def _relative(self, poses: Tensor, address: Address) -> Tensor:
+        assert self.config.reckoned is not None
+        relative = relative_poses(poses, address.local)
+        return torch.zeros_like(relative) if self.config.reckoned.blind else relative
 
     def _text(self, prompt: Prompt | None) -> Tensor | None:
         if prompt is None:
@@ -322,7 +329,3 @@ def _float_linear(layer: nn.Module, x: Tensor) -> Tensor:
     """A Linear computed in float32 whatever the type of its weights (6)."""
     assert isinstance(layer, nn.Linear)
     return F.linear(x, layer.weight.float(), layer.bias.float())
-
-
-def _relative(poses: Tensor, address: Address) -> Tensor:
-    return relative_poses(poses, address.local)

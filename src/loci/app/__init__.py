@@ -1,0 +1,1 @@
+"""What a user runs: the bodies of the commands."""

@@ -1,0 +1,56 @@
+"""`loci train codec` and `loci train world`: the shipped recipe on a folder of recorded walks.
+
+Both go on where they were stopped, and run unchanged under
+`accelerate launch -m loci.cli train ...`. Other sizes and recipes are set in Python.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+
+def codec(data: Path, out: Path, minutes: float = 30.0, seed: int = 0) -> None:
+    """Train the autoencoder of frames.
+
+    Args:
+        data: folder with the recordings train and test, as made by loci data doom.
+        out: folder of the run: log, samples, checkpoint; at the end, the codec in final.
+        minutes: of training, over all resumes.
+        seed: of the weights and the batches.
+    """
+    from loci.train.codec import CodecTraining, train_codec
+    from loci.train.run import Budget
+
+    train_codec(data, out, CodecTraining(budget=Budget(minutes=minutes), seed=seed))
+
+
+def world(
+    data: Path,
+    codec: Path,
+    out: Path,
+    minutes: float = 90.0,
+    addressing: Literal["reckoned", "time"] = "reckoned",
+    seed: int = 0,
+) -> None:
+    """Train the world model.
+
+    Args:
+        data: folder with the recordings train and test, as made by loci data doom.
+        codec: the trained codec, a folder or hub id.
+        out: folder of the run: log, checkpoint, examinations; at the end, the model in final.
+        minutes: of training, over all resumes.
+        addressing: how memory is addressed: by where a token looks, or as published by time.
+        seed: of the weights and the batches.
+    """
+    from loci.presets import doom_transformer
+    from loci.train.run import Budget
+    from loci.train.world import WorldTraining, train_world
+    from loci.world.frame_codec import FrameCodec
+
+    config = WorldTraining(
+        model=doom_transformer(reckoned=addressing == "reckoned"),
+        budget=Budget(minutes=minutes),
+        seed=seed,
+    )
+    train_world(data, FrameCodec.from_pretrained(codec), out, config)

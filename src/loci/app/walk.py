@@ -1,0 +1,178 @@
+"""`loci walk`: from a picture and actions to a video, a contact sheet and a saved walk."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import tyro
+from jaxtyping import Int, UInt8
+
+from loci.actions.vocabulary import KEYS_HELP, describe, parse_keys, read_actions
+from loci.app.interruption import Interruption
+from loci.errors import LociError
+from loci.files import check_writable, replacing
+
+if TYPE_CHECKING:
+    from loci.data.video import VideoWriter
+    from loci.world.world import World
+
+EXAMPLE = Path(__file__).parents[1] / "shipped" / "doom" / "example.png"
+# Look round, go out and come back, step aside and back, walk in circles; in the shipped world a
+# turn of 48 frames is a full one, so that every part ends where it began.
+SCRIPT = "j*48 w*24 l*24 w*24 l*24 a*16 d*16 s*16 w*16 l*48 wj*48 w*32 j*24 w*32 j*24 dl*48 j*48"
+WATCHABLE = 384
+TILES = 64
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What `loci walk` is asked for."""
+
+    picture: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PICTURE]")] = None
+    """The picture to walk into; the shipped example if none is given."""
+    actions: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A JSON list of {"move": name, "view": name}, one for each frame."""
+    keys: Annotated[
+        str | None, tyro.conf.arg(metavar="KEYS", help=f"Keys instead of a file. {KEYS_HELP}")
+    ] = None
+    frames: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """How many to generate: all the actions given, or 512 of a scripted walk."""
+    model: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")] = "doom"
+    """A shipped model, a folder, a file of released weights, or a hub id."""
+    seed: int = 0
+    """Of the noise; a resumed walk keeps its own."""
+    out: Path = Path("walk.mp4")
+    """The video; a contact sheet is written beside it."""
+    save: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Where to save the walk, so that it can be resumed."""
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A saved walk to go on with, in place of a picture."""
+
+    @property
+    def sheet(self) -> Path:
+        return self.out.with_suffix(".png")
+
+
+def walk(options: Annotated[Walk, tyro.conf.arg(name="")]) -> None:
+    """Walk into a picture: generate what is seen on the way.
+
+    Ctrl-C ends the walk early: what has been generated is kept and can be resumed.
+    """
+    _check(options)
+    actions = choose_actions(options)
+
+    from loci.world.walk_file import load_walk
+    from loci.world.world import World
+
+    world = World.from_pretrained(options.model)
+    if options.resume is not None:
+        state = load_walk(options.resume, world)
+    else:
+        state = world.start(options.picture or EXAMPLE, seed=options.seed)
+    _record(options, world, state, actions)
+
+
+def _check(options: Walk) -> None:
+    """Everything that can be known to be wrong before any work is done."""
+    if options.actions is not None and options.keys is not None:
+        raise LociError("--actions and --keys: both given, expected one of them")
+    if options.resume is not None and options.picture is not None:
+        raise LociError("PICTURE and --resume: both given; a resumed walk has its own picture")
+    if options.frames is not None and options.frames < 1:
+        raise LociError(f"--frames: {options.frames}, expected at least 1")
+    outputs = [options.out, options.sheet, *filter(None, [options.save])]
+    if len({path.absolute() for path in outputs}) < len(outputs):
+        raise LociError(f"--save: {options.save} is also the video or its contact sheet")
+    if options.out.suffix.lower() != ".mp4":
+        raise LociError(f"--out: {options.out}, expected the name of a video to end in .mp4")
+    for path in outputs:
+        check_writable(path)
+
+
+def choose_actions(options: Walk) -> Int[np.ndarray, "n 2"]:
+    """The ids `[frames, 2]` asked for, by file, by keys, or the script again and again.
+
+    Raises:
+        LociError: when fewer actions are given than frames.
+    """
+    if options.actions is None and options.keys is None:
+        return np.resize(script := parse_keys(SCRIPT), (options.frames or len(script), 2))
+    if options.actions is not None:
+        source, actions = str(options.actions), read_actions(options.actions)
+    else:
+        source, actions = "--keys", parse_keys(options.keys or "")
+    frames = len(actions) if options.frames is None else options.frames
+    if frames > len(actions):
+        raise LociError(
+            f"{source}: {len(actions)} actions, expected one for each of {frames} frames"
+        )
+    return actions[:frames]
+
+
+def _record(options: Walk, world: World, state: Any, actions: Int[np.ndarray, "n 2"]) -> None:
+    from loci.data.video import VideoWriter, contact_sheet
+    from loci.world.walk_file import save_walk
+
+    scale = math.ceil(WATCHABLE / min(world.size))
+    began = time.monotonic()
+    with VideoWriter(options.out, world.fps, scale) as video:
+        state, tiles, done = generate(world, state, actions, video)
+        if done == 0:
+            raise LociError("stopped before the first frame; nothing is written")
+    seconds = time.monotonic() - began
+    save = options.save
+    if done < len(actions) and save is None:
+        save = options.out.with_suffix(".loci")
+    if save is not None:
+        save_walk(save, state, world)
+    with replacing(options.sheet) as part:
+        labels = [str(number) for number in tiles]
+        sheet = contact_sheet(np.stack(list(tiles.values())), labels, scale=2)
+        sheet.save(part, format="PNG")
+    written = ", ".join(str(path) for path in (options.out, options.sheet, save) if path)
+    print(f"{done} frames in {seconds:.1f} s, {done / seconds:.1f} a second: {written}")
+    if done < len(actions):
+        raise LociError(
+            f"stopped after {done} of {len(actions)} frames; go on with: loci walk "
+            f"--resume {shlex.quote(str(save))} --model {shlex.quote(options.model)} "
+            f'--keys "{describe(actions[done:])}"'
+        )
+
+
+def generate(
+    world: World, state: Any, actions: Int[np.ndarray, "n 2"], video: VideoWriter
+) -> tuple[Any, dict[int, UInt8[np.ndarray, "h w 3"]], int]:
+    """Walks chunk by chunk, writing frames as they come, until the actions or Ctrl-C end it.
+
+    Returns:
+        The state reached, up to 64 frames for the contact sheet by their number, and how many
+        frames were generated.
+    """
+    from tqdm import tqdm
+
+    every = math.ceil(len(actions) / TILES)
+    tiles: dict[int, UInt8[np.ndarray, "h w 3"]] = {}
+    done = 0
+    with Interruption() as ctrl_c, tqdm(total=len(actions), unit=" frames") as progress:
+        while done < len(actions) and not ctrl_c.asked:
+            step = None
+            with ctrl_c.at_once():
+                step = world.step(state, actions[done : done + world.chunk])
+            if step is None:
+                break
+            frames, state = step
+            video.write(frames)
+            for number, frame in enumerate(frames, start=done + 1):
+                if number % every == 0:
+                    tiles[number] = frame
+            done += len(frames)
+            progress.update(len(frames))
+            if not tiles:
+                tiles[done] = frames[-1]
+    return state, tiles, done

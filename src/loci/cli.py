@@ -1,0 +1,81 @@
+"""The command `loci`. Only the module of the chosen command is imported, so --help is quick."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+import tyro
+
+from loci.errors import LociError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A function that tyro can call, as `module:name`, and its line in the overview."""
+
+    target: str
+    summary: str
+
+    def load(self) -> Callable[..., object]:
+        module, name = self.target.split(":")
+        return getattr(import_module(module), name)
+
+    def stand_in(self) -> Callable[[], None]:
+        """Shows the summary where the command is listed but not called."""
+
+        def listed() -> None: ...
+
+        listed.__doc__ = self.summary
+        return listed
+
+
+COMMANDS = {
+    "walk": Command("loci.app.walk:walk", "Walk into a picture: generate what is seen on the way."),
+    "data doom": Command("loci.data.record:record", "Record walks through generated Doom maps."),
+    "train codec": Command("loci.app.training:codec", "Train the autoencoder of frames."),
+    "train world": Command("loci.app.training:world", "Train the world model."),
+    "bench horizon": Command("loci.bench.horizon:horizon", "Cost per chunk as a walk grows."),
+    "bench memory": Command(
+        "loci.bench.memory:memory", "Does it remember? Revisits, drift, control."
+    ),
+    "convert": Command("loci.world.released:convert", "Turn published weights into safetensors."),
+}
+GROUPS = {
+    "data": "Make worlds to learn from.",
+    "train": "Train the small models.",
+    "bench": "Measure cost and memory.",
+}
+
+
+def parser(argv: Sequence[str]) -> tyro.extras.SubcommandApp:
+    """All commands; the one that `argv` begins with in full, the others by name only."""
+    app = tyro.extras.SubcommandApp()
+    groups = {name: tyro.extras.SubcommandApp() for name in GROUPS}
+    for path, command in COMMANDS.items():
+        words = path.split()
+        chosen = list(argv[: len(words)]) == words
+        function = command.load() if chosen else command.stand_in()
+        home = groups[words[0]] if len(words) == 2 else app
+        home.command(function, name=words[-1])
+    for name, group in groups.items():
+        app.command(group, name=name, help=GROUPS[name])
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit status: 2 for what the user can mend."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        parser(argv).cli(prog="loci", description="Walk into a picture.", args=argv)
+    except LociError as error:
+        print(f"loci: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("loci: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

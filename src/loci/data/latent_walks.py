@@ -1,0 +1,71 @@
+"""Recorded walks as the world model sees them: latents, actions, reckoned and true poses."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from loci.actions.reckoning import Stride, reckon
+from loci.data.shards import DoomShards
+from loci.errors import LociError
+from loci.world.codec import Codec
+
+CELL = 128.0
+
+
+@dataclass(frozen=True)
+class LatentWalks:
+    """Walks of equal length, in memory.
+
+    `reckoned` comes from the actions alone and is what a model may use; `true` comes from the
+    engine and serves only to choose training targets and to judge.
+    """
+
+    latents: Float[Tensor, "e t c h w"]
+    actions: Int[Tensor, "e t 2"]
+    reckoned: Float[Tensor, "e t 3"]
+    true: Float[Tensor, "e t 3"]
+
+    @property
+    def count(self) -> int:
+        return self.latents.shape[0]
+
+    @property
+    def length(self) -> int:
+        return self.latents.shape[1]
+
+
+def latent_walks(shards: DoomShards, codec: Codec, cache: Path, walks: int) -> LatentWalks:
+    """The first `walks` recorded walks, encoded; what is encoded once is kept in `cache`.
+
+    Latents are stored per walk in half precision, so encoding resumes after a kill and a larger
+    `walks` adds to what is there. The cache belongs to one codec and one set of shards.
+    """
+    available = shards.frames.shape[0]
+    if walks > available:
+        raise LociError(f"{walks} walks asked for, but the shards hold {available}")
+    cache.mkdir(parents=True, exist_ok=True)
+    latents = [_encoded(shards.frames[i], codec, cache / f"{i:05d}.npy") for i in range(walks)]
+    actions = torch.from_numpy(shards.actions[:walks].astype(np.int64))
+    poses = torch.from_numpy(shards.poses[:walks].astype(np.float64))
+    true = torch.stack([poses[..., 2].deg2rad(), poses[..., 0] / CELL, poses[..., 1] / CELL], -1)
+    start = torch.zeros(walks, 3, dtype=torch.float64)
+    led = reckon(start, actions[:, :-1, 0], actions[:, :-1, 1], Stride())
+    reckoned = torch.cat([start[:, None], led], dim=1)
+    return LatentWalks(torch.stack(latents), actions, reckoned, true)
+
+
+def _encoded(frames: np.ndarray, codec: Codec, path: Path) -> Tensor:
+    if path.exists():
+        return torch.from_numpy(np.load(path))
+    video = torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2)[None]
+    latents = codec.encode(video.float() / 127.5 - 1)[0].transpose(0, 1).half()
+    draft = path.with_suffix(".partial")
+    with open(draft, "wb") as file:
+        np.save(file, latents.numpy())
+    os.replace(draft, path)
+    return latents

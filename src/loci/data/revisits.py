@@ -1,0 +1,170 @@
+"""Training examples for a memory: targets that were seen before and are out of sight.
+
+An example is a local frame, the chunk of frames that follows it, and windows of the history
+before it. Histories are given as the hierarchy would hold them: some windows as level-one codes,
+some merged once, some merged twice.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from loci.actions.vocabulary import UNCERTAIN
+from loci.data.latent_walks import LatentWalks
+
+WINDOW = 8
+NEAR_CELLS = 0.5
+NEAR_RADIANS = np.radians(20.0)
+OUT_OF_SIGHT = np.radians(40.0)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a batch holds: aligned spans per level, and how far apart its target frames lie.
+
+    `spans[l]` spans of level l+1 are taken, each covering 4^l half-windows... level one spans are
+    whole windows of 8 latents (two codes), level two spans 16 latents (one code), level three 64.
+    """
+
+    spans: tuple[int, int, int] = (6, 0, 0)
+    stride: int = 1
+    targets: int = 8
+
+    @property
+    def reach(self) -> int:
+        return self.stride * self.targets
+
+
+SPAN_LATENTS = (WINDOW, 2 * WINDOW, 8 * WINDOW)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples of one recipe. Poses are reckoned, in radians and cells.
+
+    `spans[l]` and `span_poses[l]` hold the latents of level l+1; `ends[l]` the index of the latent
+    after each span; `now` the index of the local frame; `hidden` marks targets that were seen
+    before and cannot be seen from the local frame.
+    """
+
+    walks: Int[Tensor, "b"]
+    now: Int[Tensor, "b"]
+    spans: tuple[Float[Tensor, "b n t c h w"], ...]
+    span_poses: tuple[Float[Tensor, "b n t 3"], ...]
+    ends: tuple[Int[Tensor, "b n"], ...]
+    local: Float[Tensor, "b c h w"]
+    local_pose: Float[Tensor, "b 3"]
+    target: Float[Tensor, "b k c h w"]
+    target_pose: Float[Tensor, "b k 3"]
+    target_frames: Int[Tensor, "b k"]
+    actions: Int[Tensor, "b k 2"]
+    hidden: Bool[Tensor, "b k"]
+
+
+@dataclass(frozen=True)
+class _Example:
+    walk: int
+    now: int
+    seen: np.ndarray
+    hidden: np.ndarray
+
+
+def draw(
+    walks: LatentWalks, recipe: Recipe, size: int, rng: np.random.Generator, revisits: float = 0.8
+) -> Batch:
+    """A random batch; with probability `revisits` an example is chosen for its hidden targets."""
+    examples = [_example(walks, recipe, rng, rng.random() < revisits) for _ in range(size)]
+    spans = [_choose_spans(recipe, example, rng) for example in examples]
+    return _gather(walks, recipe, examples, spans)
+
+
+def _example(
+    walks: LatentWalks, recipe: Recipe, rng: np.random.Generator, revisit: bool, tries: int = 8
+) -> _Example:
+    """The first of a few random places to be found rich in hidden targets, or the richest."""
+    need = max([SPAN_LATENTS[i] * (n + 1) for i, n in enumerate(recipe.spans) if n], default=1)
+    best: _Example | None = None
+    for _ in range(tries if revisit else 1):
+        walk = int(rng.integers(walks.count))
+        now = int(rng.integers(need, walks.length - recipe.reach))
+        targets = now + recipe.stride * np.arange(1, recipe.targets + 1)
+        seen, hidden = _revisited(walks.true[walk].numpy(), now, targets)
+        if best is None or hidden.sum() > best.hidden.sum():
+            best = _Example(walk, now, seen, hidden)
+        if best.hidden.mean() > rng.random():
+            break
+    assert best is not None
+    return best
+
+
+def _revisited(poses: np.ndarray, now: int, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which of every other history frame saw each target's view, and which targets are hidden."""
+    past, goal, here = poses[:now:2], poses[targets], poses[now]
+    dx = goal[:, None, 1] - past[None, :, 1]
+    dy = goal[:, None, 2] - past[None, :, 2]
+    near = dx * dx + dy * dy < NEAR_CELLS**2
+    seen = near & (_turn(goal[:, None, 0], past[None, :, 0]) < NEAR_RADIANS)
+    hidden = seen.any(axis=1) & (_turn(goal[:, 0], here[0]) > OUT_OF_SIGHT)
+    return seen, hidden
+
+
+def _turn(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.abs((a - b + np.pi) % (2 * np.pi) - np.pi)
+
+
+def _choose_spans(
+    recipe: Recipe, example: _Example, rng: np.random.Generator
+) -> tuple[list[int], ...]:
+    """Distinct aligned spans before `now`, those that saw the hidden targets first."""
+    now = example.now
+    useful = example.seen[example.hidden].any(axis=0).repeat(2)[:now]
+    chosen = []
+    for latents, count in zip(SPAN_LATENTS, recipe.spans, strict=True):
+        complete = now // latents
+        score = useful[: complete * latents].reshape(complete, latents).any(axis=1) * 1.0
+        score += rng.random(complete) * 1.5
+        if complete:
+            score[-1] += 0.5
+        chosen.append(sorted((np.argsort(-score)[:count] * latents).tolist()))
+    return tuple(chosen)
+
+
+def _gather(
+    walks: LatentWalks,
+    recipe: Recipe,
+    examples: list[_Example],
+    chosen: list[tuple[list[int], ...]],
+) -> Batch:
+    walk = torch.tensor([e.walk for e in examples])
+    now = torch.tensor([e.now for e in examples])
+    frames = now[:, None] + recipe.stride * torch.arange(1, recipe.targets + 1)
+    spans, poses, ends = [], [], []
+    for level, latents in enumerate(SPAN_LATENTS):
+        starts = torch.tensor([spans[level] for spans in chosen], dtype=torch.long)
+        starts = starts.view(len(examples), -1)
+        index = starts[..., None] + torch.arange(latents)
+        row = walk[:, None, None].expand_as(index)
+        spans.append(walks.latents[row, index].float())
+        poses.append(walks.reckoned[row, index])
+        ends.append(starts + latents)
+    rows = walk[:, None]
+    actions = walks.actions[rows, frames - 1]
+    if recipe.stride > 1:
+        actions = torch.full_like(actions, UNCERTAIN)
+    return Batch(
+        walks=walk,
+        now=now,
+        spans=tuple(spans),
+        span_poses=tuple(poses),
+        ends=tuple(ends),
+        local=walks.latents[walk, now].float(),
+        local_pose=walks.reckoned[walk, now],
+        target=walks.latents[rows, frames].float(),
+        target_pose=walks.reckoned[rows, frames],
+        target_frames=frames,
+        actions=actions,
+        hidden=torch.from_numpy(np.stack([e.hidden for e in examples])),
+    )

@@ -1,0 +1,243 @@
+"""A memory without gaps at any length, in bounded space and with bounded work per chunk.
+
+Exactly the published memory while that is contiguous, where this is asked for; beyond, or from
+the start, an aligned hierarchy of codes that never change once made. States are immutable: keep
+an old one, append to it again, and the walk has forked.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from loci.errors import LociError
+from loci.memory.codes import CodeBook, Codes, Compressor, mean_poses, slot_spans
+from loci.memory.compressor import RATE, WindowPlan
+from loci.memory.hierarchy import HierarchyConfig, Plan, Span, is_cover
+
+
+@dataclass(frozen=True)
+class HorizonConfig:
+    """`exact` asks for the published memory while its windows touch (323 latents as released).
+
+    `batch` windows or groups at most go through the compressor in one call, which bounds the
+    peak memory when a long history is appended at once.
+    """
+
+    hierarchy: HierarchyConfig = field(default_factory=HierarchyConfig)
+    exact: WindowPlan | None = None
+    batch: int = 16
+
+    @property
+    def exact_limit(self) -> int:
+        return self.exact.contiguous_limit if self.exact else 0
+
+
+@dataclass(frozen=True, eq=False)
+class HorizonState:
+    """All that is kept of a history of `length` latents: four tensors, none growing without end.
+
+    `tokens` and `poses` belong to the settled spans of `plan`, those of complete windows; `tail`
+    and `tail_poses` are the raw latents after them (the whole history while it is short enough
+    for the published memory).
+    """
+
+    length: int
+    plan: Plan
+    tokens: Float[Tensor, "b d k h2 w2"] | None = None
+    poses: Float[Tensor, "b k 3"] | None = None
+    tail: Float[Tensor, "b c t h w"] | None = None
+    tail_poses: Float[Tensor, "b t 3"] | None = None
+
+    @property
+    def settled(self) -> Codes | None:
+        """The codes that are final."""
+        if self.tokens is None:
+            return None
+        return Codes(self.tokens, self.poses, self.plan.settled_spans)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors held, by name."""
+        named = {name: getattr(self, name) for name in _TENSORS}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors held."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+_TENSORS = ("tokens", "poses", "tail", "tail_poses")
+
+
+class HorizonMemory:
+    """The unbounded memory around a compressor.
+
+    `published` maps a raw history `[b, c, t, h, w]` to its memory `[b, d, k, h2, w2]`; it is
+    needed exactly when `config.exact` is set. All latents of one walk share batch and sizes;
+    poses (heading in radians, x, y) are given always or never, and are kept in float64 on the
+    device they come on.
+    """
+
+    def __init__(
+        self,
+        config: HorizonConfig,
+        compressor: Compressor,
+        published: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        if (config.exact is None) != (published is None):
+            raise ValueError("config.exact and published go together, got only one of them")
+        self.config = config
+        self.compressor = compressor
+        self.published = published
+
+    def empty(self) -> HorizonState:
+        """The state before anything was seen."""
+        return HorizonState(0, Plan(self.config.hierarchy))
+
+    def append(
+        self,
+        state: HorizonState,
+        latents: Float[Tensor, "b c n h w"],
+        poses: Float[Tensor, "b n 3"] | None = None,
+    ) -> HorizonState:
+        """The state n latents later; windows that became complete are compressed, once.
+
+        Raises ValueError when the shapes do not continue the state.
+        """
+        tail, tail_poses = continued(state.tail, state.tail_poses, latents, poses)
+        length = state.length + latents.shape[2]
+        if length <= self.config.exact_limit:
+            return HorizonState(length, state.plan, tail=tail, tail_poses=tail_poses)
+        plan, folds = state.plan.extend(length - state.plan.length)
+        first, fresh = state.plan.settled, plan.settled - state.plan.settled
+        book = CodeBook(self.compressor, self.config.batch, state.settled)
+        done_poses = None if tail_poses is None else tail_poses[:, :fresh]
+        book.encode(first, tail[:, :, :fresh], done_poses, self.config.hierarchy.window)
+        book.merge(plan.settled_spans, folds)
+        settled = book.read(plan.settled_spans) if plan.settled_spans else None
+        return HorizonState(
+            length,
+            plan,
+            tokens=settled.tokens if settled else None,
+            poses=settled.poses if settled else None,
+            # Copies, not views: a view would keep all that was appended alive.
+            tail=tail[:, :, fresh:].clone(),
+            tail_poses=None if tail_poses is None else tail_poses[:, fresh:].clone(),
+        )
+
+    def codes(self, state: HorizonState) -> Codes:
+        """The memory of everything appended, at most `budget` codes.
+
+        The latents after the last complete window are encoded as a partial window, anew at each
+        call. Raises ValueError for an empty state.
+        """
+        if state.tail is None:
+            raise ValueError("an empty memory has no codes: append at least one latent")
+        if self.config.exact and self.published and state.length <= self.config.exact_limit:
+            spans = published_spans(self.config.exact, state.length)
+            poses = None if state.tail_poses is None else mean_poses(state.tail_poses, spans)
+            return Codes(self.published(state.tail), poses, spans)
+        book = CodeBook(self.compressor, self.config.batch, state.settled)
+        window = self.config.hierarchy.window
+        book.encode(state.plan.settled, state.tail, state.tail_poses, window)
+        book.merge(state.plan.spans, {})
+        return book.read(state.plan.spans)
+
+    def state_dict(self, state: HorizonState) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """A state as named tensors, and the rest as metadata that JSON can hold."""
+        metadata = {
+            "config": asdict(self.config),
+            "length": state.length,
+            "planned": state.plan.length,
+            "spans": [list(span) for span in state.plan.spans],
+        }
+        return {name: tensor.contiguous() for name, tensor in state.tensors.items()}, metadata
+
+    def from_state_dict(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> HorizonState:
+        """The state that `state_dict` described.
+
+        Raises LociError when it is damaged, or was saved by a memory of another configuration.
+        """
+        expected, found = asdict(self.config), metadata.get("config")
+        if found != expected:
+            raise LociError(f"memory state: expected the configuration {expected}, found {found}")
+        try:
+            spans = tuple(Span(*map(int, span)) for span in metadata["spans"])
+            plan = Plan(self.config.hierarchy, int(metadata["planned"]), spans)
+            state = HorizonState(int(metadata["length"]), plan, **tensors)
+        except (KeyError, TypeError, ValueError) as error:
+            raise LociError(f"memory state: damaged, cannot be read ({error!r})") from error
+        self._check(state)
+        return state
+
+    def _check(self, state: HorizonState) -> None:
+        """Raise LociError unless the parts of a restored state fit together."""
+        plan, held = state.plan, state.tensors
+        expected = 0 if state.length <= self.config.exact_limit else state.length
+        if plan.length != expected or not is_cover(plan.spans, plan.length):
+            raise LociError(f"memory state: spans do not cover {state.length} latents")
+        kept, rest = len(plan.settled_spans), state.length - plan.settled
+        posed = "poses" in held or "tail_poses" in held
+        wanted = {
+            "tail": state.length > 0,
+            "tokens": kept > 0,
+            "tail_poses": posed,
+            "poses": posed and kept > 0,
+        }
+        for name, needed in wanted.items():
+            if needed and name not in held:
+                raise LociError(f"memory state: lacks {name}")
+        batch = held["tail"].shape[:1] if "tail" in held else ()
+        for name, tensor in held.items():
+            size = rest if name.startswith("tail") else kept
+            if name.endswith("poses"):
+                fits = tensor.ndim == 3 and tensor.shape[1:] == (size, 3)
+            else:
+                fits = tensor.ndim == 5 and tensor.shape[2] == size
+            if not fits or tensor.shape[:1] != batch:
+                found = list(tensor.shape)
+                raise LociError(f"memory state: {name} must have {size} entries, found {found}")
+
+
+def published_spans(plan: WindowPlan, length: int) -> tuple[Span, ...]:
+    """What each latent of the published memory was compressed from; windows may overlap."""
+    if length <= plan.direct_limit:
+        return slot_spans(0, length)
+    size = RATE * RATE
+    return tuple(
+        Span(2, start + part, start + part + size)
+        for start in plan.starts(length)
+        for part in range(0, plan.window, size)
+    )
+
+
+def continued(
+    before: Tensor | None, poses_before: Tensor | None, latents: Tensor, poses: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """A copy of what came before with what comes now, in float64 for the poses.
+
+    Raises ValueError unless latents are `[b, c, n, h, w]`, poses `[b, n, 3]` or None, and both
+    continue what came before.
+    """
+    if latents.ndim != 5 or latents.shape[2] < 1:
+        raise ValueError(f"latents must be [b, c, n, h, w] with n > 0, got {list(latents.shape)}")
+    expected = (latents.shape[0], latents.shape[2], 3)
+    if poses is not None and poses.shape != expected:
+        raise ValueError(f"poses must be {list(expected)}, got {list(poses.shape)}")
+    if before is None:
+        return latents.clone(), None if poses is None else poses.to(torch.float64, copy=True)
+    if before.shape[:2] + before.shape[3:] != latents.shape[:2] + latents.shape[3:]:
+        raise ValueError(
+            f"latents must continue {list(before.shape)} in time, got {list(latents.shape)}"
+        )
+    if (poses is None) != (poses_before is None):
+        raise ValueError("poses must come with every append of a walk or with none")
+    joined = torch.cat([before, latents], dim=2)
+    if poses is None or poses_before is None:
+        return joined, None
+    return joined, torch.cat([poses_before, poses.to(torch.float64)], dim=1)

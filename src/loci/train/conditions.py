@@ -1,0 +1,85 @@
+"""From a batch of walks to what the transformer is conditioned on."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from loci.data.revisits import WINDOW, Batch
+from loci.memory.compressor import RATE
+from loci.memory.reckoned import ReckonedEncoder, mean_pose
+from loci.world.context import Address
+
+CODES = WINDOW // RATE
+
+
+class Remembered(NamedTuple):
+    """Codes `[b, d, k, h, w]`, their poses `[b, k, 3]` and the ends of their spans `[b, k]`."""
+
+    codes: Tensor
+    poses: Tensor
+    ends: Tensor
+
+
+def remember(encoder: ReckonedEncoder, batch: Batch, noise: Tensor | None = None) -> Remembered:
+    """Compress a batch's spans as the hierarchy would: windows, then merges of four codes.
+
+    `noise` holds one deviation per example, `[b]`: history is disturbed so that a model learns to
+    live with its own imperfect frames.
+    """
+    size = batch.local.shape[0]
+    parts = []
+    for level, (latents, poses) in enumerate(zip(batch.spans, batch.span_poses, strict=True)):
+        count, length = latents.shape[1:3]
+        if not count:
+            continue
+        if noise is not None:
+            scale = noise.view(-1, 1, 1, 1, 1, 1)
+            latents = latents + scale * torch.randn_like(latents)
+        windows = latents.reshape(-1, WINDOW, *latents.shape[3:]).transpose(1, 2)
+        window_poses = poses.reshape(-1, WINDOW, 3)
+        codes = encoder.encode(windows, window_poses)
+        code_poses = _means(window_poses, RATE)
+        codes, code_poses = _regroup(codes, code_poses, length // RATE)
+        for _ in range(level):
+            codes, code_poses = _merge(encoder, codes, code_poses)
+        ends = batch.ends[level][..., None].expand(-1, -1, codes.shape[2])
+        if level == 0:
+            ends = ends - torch.arange(CODES - 1, -1, -1) * RATE
+        codes = codes.unflatten(0, (size, count)).transpose(1, 2).flatten(2, 3)
+        parts.append(Remembered(codes, code_poses.reshape(size, -1, 3), ends.flatten(1)))
+    if not parts:
+        return _nothing(batch, encoder.config.out_channels)
+    return Remembered(*(torch.cat(p, dim=2 if i == 0 else 1) for i, p in enumerate(zip(*parts))))
+
+
+def address(batch: Batch, remembered: Remembered) -> Address:
+    """Where everything in the sequence looks, by reckoning."""
+    ages = (batch.now[:, None] - remembered.ends).double()
+    return Address(remembered.poses, ages, batch.local_pose, batch.target_pose)
+
+
+def _means(poses: Tensor, group: int) -> Tensor:
+    grouped = poses.unflatten(1, (-1, group))
+    return mean_pose(grouped.flatten(0, 1)).view(*grouped.shape[:2], 3)
+
+
+def _regroup(codes: Tensor, poses: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Windows in a row back to spans of `length` codes."""
+    spans = codes.unflatten(0, (-1, length // codes.shape[2]))
+    return spans.transpose(1, 2).flatten(2, 3), poses.reshape(-1, length, 3)
+
+
+def _merge(encoder: ReckonedEncoder, codes: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
+    """Every four codes to one of the next level."""
+    length = codes.shape[2] // RATE
+    groups = codes.unflatten(2, (length, RATE)).transpose(1, 2).flatten(0, 1)
+    merged = encoder.merge(groups, poses.reshape(-1, RATE, 3))
+    return _regroup(merged, _means(poses, RATE), length)
+
+
+def _nothing(batch: Batch, width: int) -> Remembered:
+    size, (height, columns) = batch.local.shape[0], batch.local.shape[-2:]
+    codes = batch.local.new_zeros(size, width, 0, height // 2, columns // 2)
+    poses = batch.local_pose.new_zeros(size, 0, 3)
+    return Remembered(codes, poses, batch.now.new_zeros(size, 0))

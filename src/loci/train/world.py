@@ -1,0 +1,204 @@
+"""Training of the world model: short histories, then long ones, always revisiting."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loci.data.latent_walks import LatentWalks, latent_walks
+from loci.data.revisits import Batch, Recipe, draw
+from loci.data.shards import load_shards
+from loci.flow.objective import noised
+from loci.flow.schedule import TIMESTEPS, sample_levels
+from loci.train.conditions import address, remember
+from loci.train.recall import Exam, examine
+from loci.train.run import Budget, Ema, LearningRate, RunDirectory, step_generator
+from loci.world.context import Actions
+from loci.world.frame_codec import FrameCodec
+from loci.world.transformer import TransformerConfig, WorldTransformer
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Recipes to draw batches from with equal chance, up to `until` of the whole budget.
+
+    `noise` is the largest deviation of the noise on the history; `revisits` the share of examples
+    chosen for targets that were seen and are out of sight.
+    """
+
+    until: float
+    recipes: tuple[Recipe, ...]
+    noise: float = 0.2
+    revisits: float = 0.8
+
+
+def doom_stages() -> tuple[Stage, ...]:
+    """Short histories with large turns; then merged codes; then long histories, step by step."""
+    short = tuple(
+        Recipe((n, 0, 0), stride) for n, stride in ((2, 1), (4, 2), (4, 4), (6, 6), (6, 3), (0, 1))
+    )
+    merged = (
+        Recipe((4, 0, 0), 1),
+        Recipe((6, 0, 0), 3),
+        Recipe((2, 3, 0), 1),
+        Recipe((2, 4, 0), 4),
+        Recipe((1, 0, 1), 2),
+        Recipe((0, 0, 0), 1),
+    )
+    long = (
+        Recipe((6, 0, 0), 1),
+        Recipe((3, 4, 0), 1),
+        Recipe((2, 4, 0), 2),
+        Recipe((2, 2, 1), 1),
+        Recipe((1, 0, 0), 1),
+    )
+    return (
+        Stage(0.35, short, noise=0.15),
+        Stage(0.7, merged, noise=0.2),
+        Stage(1.0, long, noise=0.3, revisits=0.6),
+    )
+
+
+@dataclass(frozen=True)
+class WorldTraining:
+    """How to train a world model on recorded walks."""
+
+    model: TransformerConfig
+    stages: tuple[Stage, ...] = field(default_factory=doom_stages)
+    budget: Budget = Budget(minutes=90)
+    rate: LearningRate = LearningRate(peak=1e-3, warmup_steps=200, floor=0.02)
+    batch: int = 16
+    walks: int = 160
+    held_out_walks: int = 24
+    ema: float = 0.998
+    clip_gradient: float = 1.0
+    level_mean: float = 0.8
+    log_seconds: float = 30.0
+    exam_seconds: float = 600.0
+    checkpoint_seconds: float = 120.0
+    seed: int = 0
+
+    def stage(self, fraction: float) -> Stage:
+        return next((s for s in self.stages if fraction < s.until), self.stages[-1])
+
+
+def train_world(
+    data: Path, codec: FrameCodec, out: Path, config: WorldTraining
+) -> WorldTransformer:
+    """Train on `data/train`, examine on `data/test`, save the averaged model to `out/final`.
+
+    Encoded walks are kept under `out/../latents`. A killed run goes on from its last checkpoint.
+    """
+    train = load_shards(data / "train")
+    walks = latent_walks(train, codec, out.parent / "latents" / "train", config.walks)
+    test = load_shards(data / "test")
+    held_out = latent_walks(test, codec, out.parent / "latents" / "test", config.held_out_walks)
+    exam = Exam.prepare(held_out, test.frames, codec)
+    return fit_world(walks, exam, out, config)
+
+
+def fit_world(
+    walks: LatentWalks, exam: Exam | None, out: Path, config: WorldTraining
+) -> WorldTransformer:
+    """`train_world` on walks already encoded."""
+    from accelerate import Accelerator
+    from accelerate.utils import broadcast
+
+    accelerator = Accelerator()
+    device, rank = accelerator.device, accelerator.process_index
+    run = RunDirectory(out, writes=accelerator.is_main_process)
+    world = WorldTransformer(config.model)
+    torch.manual_seed(config.seed)
+    world.initialise(gate=1.0)
+    world.to(device)
+    trained = Objective(world, config)
+    optimizer = torch.optim.AdamW(
+        world.parameters(), lr=config.rate.peak, betas=(0.9, 0.98), weight_decay=0.01
+    )
+    ema = Ema(world, config.ema)
+    state = run.resume()
+    if state is not None:
+        world.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        ema.load_state_dict(state["ema"])
+    model, optimizer = accelerator.prepare(trained, optimizer)
+    losses: list[float] = []
+
+    def save() -> None:
+        run.save(
+            model=world.state_dict(), optimizer=optimizer.state_dict(), ema=ema.state_dict()
+        )
+
+    run.start_clock()
+    while True:
+        progress = torch.tensor(config.budget.fraction(run.step, run.seconds), device=device)
+        fraction = float(broadcast(progress))
+        if fraction >= 1:
+            break
+        rate = config.rate.apply(optimizer, run.step, fraction)
+        stage = config.stage(fraction)
+        rng = np.random.default_rng([config.seed, run.step, rank])
+        torch.manual_seed(int(rng.integers(2**62)))
+        recipe = stage.recipes[np.random.default_rng([run.step]).integers(len(stage.recipes))]
+        batch = draw(walks, recipe, config.batch, rng, stage.revisits)
+        loss = model(batch, stage.noise)
+        optimizer.zero_grad()
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), config.clip_gradient)
+        optimizer.step()
+        ema.update(world)
+        losses.append(loss.item())
+        run.tick()
+        if run.due("log", config.log_seconds):
+            run.log(loss=sum(losses) / len(losses), rate=rate, samples=run.step * config.batch)
+            losses.clear()
+        if exam is not None and run.due("exam", config.exam_seconds) and run.writes:
+            run.log(**examine(averaged(ema, config.model), exam, run))
+        if run.due("checkpoint", config.checkpoint_seconds):
+            save()
+    save()
+    final = averaged(ema, config.model)
+    if run.writes:
+        if exam is not None:
+            run.log(**examine(final, exam, run), final=True)
+        final.save_pretrained(run.path / "final")
+    return final
+
+
+class Objective(torch.nn.Module):
+    """A batch to its loss, as one module so that it can be run on several processes."""
+
+    def __init__(self, world: WorldTransformer, config: WorldTraining) -> None:
+        super().__init__()
+        self.world, self.config = world, config
+
+    def forward(self, batch: Batch, history_noise: float) -> Tensor:
+        world = self.world
+        device = world.patch_embedding.weight.device
+        size = batch.local.shape[0]
+        deviation = history_noise * torch.rand(size)
+        remembered = remember(world.latent_encoder, batch, deviation)
+        local = batch.local + deviation.view(-1, 1, 1, 1) * torch.randn_like(batch.local)
+        context = world.context(
+            remembered.codes,
+            local[:, :, None].to(device),
+            Actions(*batch.actions.to(device).unbind(-1)),
+            address=address(batch, remembered),
+        )
+        data = batch.target.transpose(1, 2).to(device)
+        level = sample_levels(size, 1.0, logit_mean=self.config.level_mean).to(device)
+        noise = torch.randn_like(data)
+        velocity = world.velocity(noised(data, noise, level), level * TIMESTEPS, context)
+        error = (velocity - (noise - data)).square().mean(dim=(1, 2, 3, 4))
+        # The network predicts the data, so near s = 0 its velocity is an error divided by s.
+        weight = level.square() / (level.square() + 0.05)
+        return (weight * error).mean()
+
+
+def averaged(ema: Ema, config: TransformerConfig) -> WorldTransformer:
+    """A copy of the model with the averaged weights, in evaluation mode."""
+    model = WorldTransformer(config)
+    ema.copy_to(model)
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,190 @@
+"""The published files (Infinite-World section 11): found, renamed, loaded strictly, converted.
+
+The transformer keeps its published names. The autoencoder and the text encoder are built from
+diffusers and transformers, whose names differ; the tables here are the whole difference.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from loci.errors import LociError
+from loci.layers.weights import CONFIG_NAME, load_strict, read_tensors, save_config
+from loci.world.text import TextEncoder, TextEncoderConfig, load_tokenizer
+from loci.world.transformer import TransformerConfig, WorldTransformer
+from loci.world.wan_codec import WanCodec, WanCodecConfig
+from loci.world.world import World, WorldConfig
+
+NOT_WEIGHTS = ("pos_embed", "pos_embed_temporal")
+# Folders of a saved world.
+TRANSFORMER, CODEC, TEXT_ENCODER = "transformer", "codec", "text_encoder"
+
+Renames = tuple[tuple[str, str], ...]
+
+# Patterns in order; every one that matches is applied.
+_CODEC_RENAMES: Renames = (
+    (r"^conv1\.", "quant_conv."),
+    (r"^conv2\.", "post_quant_conv."),
+    (r"^(encoder|decoder)\.conv1\.", r"\1.conv_in."),
+    (r"\.middle\.0\.", ".mid_block.resnets.0."),
+    (r"\.middle\.1\.", ".mid_block.attentions.0."),
+    (r"\.middle\.2\.", ".mid_block.resnets.1."),
+    (r"\.head\.0\.", ".norm_out."),
+    (r"\.head\.2\.", ".conv_out."),
+    (r"\.residual\.0\.", ".norm1."),
+    (r"\.residual\.2\.", ".conv1."),
+    (r"\.residual\.3\.", ".norm2."),
+    (r"\.residual\.6\.", ".conv2."),
+    (r"\.shortcut\.", ".conv_shortcut."),
+    (r"^encoder\.downsamples\.", "encoder.down_blocks."),
+)
+_TEXT_RENAMES: Renames = (
+    (r"^token_embedding\.", "shared."),
+    (r"^norm\.", "encoder.final_layer_norm."),
+    (r"^blocks\.(\d+)\.", r"encoder.block.\1."),
+    (r"\.attn\.", ".layer.0.SelfAttention."),
+    (r"\.pos_embedding\.embedding\.", ".layer.0.SelfAttention.relative_attention_bias."),
+    (r"\.norm1\.", ".layer.0.layer_norm."),
+    (r"\.norm2\.", ".layer.1.layer_norm."),
+    (r"\.ffn\.gate\.0\.", ".layer.1.DenseReluDense.wi_0."),
+    (r"\.ffn\.fc1\.", ".layer.1.DenseReluDense.wi_1."),
+    (r"\.ffn\.fc2\.", ".layer.1.DenseReluDense.wo."),
+)
+
+
+@dataclass(frozen=True)
+class ReleasedFiles:
+    """Where the published files lie."""
+
+    transformer: Path
+    codec: Path
+    text_encoder: Path
+    tokenizer: Path
+
+    @classmethod
+    def find(cls, source: Path | str) -> ReleasedFiles:
+        """`source` is the checkpoint folder, the folder above it, or the transformer's file.
+        Raises LociError naming what is not there."""
+        source = Path(source)
+        root = source.parent if source.is_file() else source
+        if (root / "checkpoints").is_dir():
+            root = root / "checkpoints"
+        models = root / "models"
+        stem = source.stem if source.is_file() else "infinite_world_model"
+        return cls(
+            transformer=_either(root, stem, "ckpt"),
+            codec=_either(models, "Wan2.1_VAE", "pth"),
+            text_encoder=_either(models, "models_t5_umt5-xxl-enc-bf16", "pth"),
+            tokenizer=_present(models / "google" / "umt5-xxl"),
+        )
+
+
+def load_transformer(path: Path | str, config: TransformerConfig | None = None) -> WorldTransformer:
+    """The published transformer, pickle or safetensors, in the element type it was saved in.
+
+    Raises LociError naming every missing, unexpected or misshapen tensor.
+    """
+    tensors = {
+        name: tensor
+        for name, tensor in read_tensors(path).items()
+        if name.split(".")[0] not in NOT_WEIGHTS
+    }
+    with torch.device("meta"):
+        model = WorldTransformer(config)
+    load_strict(model, tensors, str(path))
+    return model.eval().requires_grad_(False)
+
+
+def load_codec(path: Path | str, config: WanCodecConfig | None = None) -> WanCodec:
+    """The published video autoencoder. Errors as in `load_transformer`."""
+    with torch.device("meta"):
+        codec = WanCodec(config)
+    load_strict(codec.network, renamed_codec(read_tensors(path)), str(path))
+    return codec.eval().requires_grad_(False)
+
+
+def load_text_encoder(
+    path: Path | str, tokenizer: Path | str | None, config: TextEncoderConfig | None = None
+) -> TextEncoder:
+    """The published text encoder, with the tokenizer of a folder. Errors as in
+    `load_transformer`."""
+    words = None if tokenizer is None else load_tokenizer(tokenizer)
+    with torch.device("meta"):
+        encoder = TextEncoder(config, words)
+    load_strict(encoder.network, renamed_text_encoder(read_tensors(path)), str(path))
+    return encoder.eval().requires_grad_(False)
+
+
+def renamed_codec(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Published names of the autoencoder to those of diffusers."""
+    return {_decoder_levels(_renamed(name, _CODEC_RENAMES)): t for name, t in tensors.items()}
+
+
+def renamed_text_encoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Published names of the text encoder to those of transformers, which lists the word
+    embedding twice."""
+    renamed = {_renamed(name, _TEXT_RENAMES): tensor for name, tensor in tensors.items()}
+    if "shared.weight" in renamed:
+        renamed["encoder.embed_tokens.weight"] = renamed["shared.weight"]
+    return renamed
+
+
+def load_world(source: Path | str, dtype: torch.dtype = torch.float32) -> World:
+    """The released world from its published files; the transformer computes in `dtype`."""
+    files = ReleasedFiles.find(source)
+    return World(
+        WorldConfig(),
+        load_transformer(files.transformer).to(dtype),
+        load_codec(files.codec).float(),
+        load_text_encoder(files.text_encoder, files.tokenizer),
+    )
+
+
+def convert(source: Path, out: Path) -> None:
+    """Turn published weights into safetensors.
+
+    Checks the name and the shape of every tensor, and writes a folder that --model takes.
+
+    Args:
+        source: The folder of published checkpoints, or the transformer's file in it.
+        out: The folder to write.
+    """
+    files = ReleasedFiles.find(source)
+    load_transformer(files.transformer).save_pretrained(out / TRANSFORMER)
+    load_codec(files.codec).save_pretrained(out / CODEC)
+    load_text_encoder(files.text_encoder, files.tokenizer).save_pretrained(out / TEXT_ENCODER)
+    save_config(out / CONFIG_NAME, WorldConfig())
+
+
+def _renamed(name: str, renames: Renames) -> str:
+    for pattern, replacement in renames:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _decoder_levels(name: str) -> str:
+    """The decoder's flat list, three residual blocks and an upsampling per level, by level."""
+    match = re.match(r"decoder\.upsamples\.(\d+)\.(.*)", name)
+    if match is None:
+        return name
+    level, place = divmod(int(match[1]), 4)
+    inner = f"resnets.{place}" if place < 3 else "upsamplers.0"
+    return f"decoder.up_blocks.{level}.{inner}.{match[2]}"
+
+
+def _either(folder: Path, stem: str, pickle: str) -> Path:
+    """The file as safetensors if there is one, else as the published pickle."""
+    safe = folder / f"{stem}.safetensors"
+    return safe if safe.exists() else _present(folder / f"{stem}.{pickle}")
+
+
+def _present(path: Path) -> Path:
+    if not path.exists():
+        raise LociError(f"{path}: missing, expected the published checkpoints")
+    return path

@@ -1,0 +1,270 @@
+"""A world that can be walked: start from a picture, step by actions, fork at will."""
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from numpy.typing import ArrayLike
+from PIL import Image
+from torch import Tensor
+
+from loci.actions.reckoning import Stride, reckon
+from loci.actions.vocabulary import to_ids
+from loci.errors import LociError
+from loci.layers.weights import CONFIG_NAME, load_config, pretrained_folder, save_config
+from loci.memory.codes import Codes
+from loci.memory.compressor import published_memory
+from loci.memory.horizon import HorizonConfig, HorizonMemory, HorizonState
+from loci.world.codec import Codec, CodecState
+from loci.world.context import Actions, Address, Prompt
+from loci.world.frame_codec import FrameCodec
+from loci.world.picture import choose_bucket, load_picture, read_pixels, tensor_to_frames
+from loci.world.rollout import SamplingConfig, chunk_context, chunk_noise, sample_chunk
+from loci.world.text import NEGATIVE_PROMPT, TextEncoder
+from loci.world.transformer import WorldTransformer
+from loci.world.wan_codec import WanCodec
+
+SHIPPED = Path(__file__).parents[1] / "shipped"
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """How a world is walked. The defaults are those of the released model.
+
+    `size` is height and width of the frames, None to choose the released bucket nearest to the
+    picture's shape. A chunk makes `chunk` new frames; with `overlap` it makes the newest frame
+    again as its first latent, which is thrown away. With `reencode` the history holds what the
+    codec sees in the decoded frames, otherwise the sampled latents. With `lag` the memory holds
+    everything before the local frame, otherwise that frame as well.
+    """
+
+    size: tuple[int, int] | None = None
+    fps: int = 30
+    chunk: int = 80
+    overlap: bool = True
+    reencode: bool = True
+    lag: bool = False
+    codec: Literal["frame", "wan"] = "wan"
+    text: bool = True
+    stride: Stride | None = None
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    horizon: HorizonConfig = field(default_factory=HorizonConfig)
+
+
+@dataclass(frozen=True, eq=False)
+class WalkState:
+    """A walk between two steps. Never changed: keep one, and the walk can be forked from it.
+
+    `frames` counts the frames so far, the picture included; `local` is the newest latent, `pose`
+    where the walker has reckoned itself to be (heading, x, y).
+    """
+
+    seed: int
+    frames: int
+    chunks: int
+    memory: HorizonState
+    codec: CodecState
+    local: Float[Tensor, "1 16 1 h w"]
+    pose: Float[Tensor, "1 3"]
+    prompt: Prompt | None = None
+
+
+class World:
+    """A codec, a transformer with its memory compressor, and perhaps a text encoder."""
+
+    def __init__(
+        self,
+        config: WorldConfig,
+        transformer: WorldTransformer,
+        codec: Codec,
+        text_encoder: TextEncoder | None = None,
+    ) -> None:
+        self.config, self.transformer, self.codec = config, transformer, codec
+        self.text_encoder = text_encoder
+        encoder = transformer.latent_encoder
+        published = partial(published_memory, encoder) if config.horizon.exact else None
+        self.memory = HorizonMemory(config.horizon, encoder, published)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    ) -> "World":
+        """A shipped model by name ("doom"), a folder saved by us, or a hub id.
+
+        Weights are kept in float32 unless `dtype` says otherwise.
+
+        Raises:
+            LociError: when there is no such model, or a tensor is missing or misshapen.
+        """
+        shipped = SHIPPED / str(source)
+        folder = shipped if shipped.is_dir() else pretrained_folder(source)
+        config = load_config(folder / CONFIG_NAME, WorldConfig)
+        codec_class = FrameCodec if config.codec == "frame" else WanCodec
+        codec = codec_class.from_pretrained(folder / "codec").to(device, torch.float32)
+        transformer = WorldTransformer.from_pretrained(folder / "transformer")
+        transformer = transformer.to(device, dtype or torch.float32).requires_grad_(False)
+        text = TextEncoder.from_pretrained(folder / "text_encoder") if config.text else None
+        return cls(config, transformer, codec, text)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write a folder that `from_pretrained` reads; floating weights as `dtype` if given."""
+        folder = Path(folder)
+        self.transformer.save_pretrained(folder / "transformer", dtype)
+        self.codec.save_pretrained(folder / "codec", dtype)
+        if self.text_encoder is not None:
+            self.text_encoder.save_pretrained(folder / "text_encoder")
+        save_config(folder / CONFIG_NAME, self.config)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of the frames, None where they follow the picture."""
+        return self.config.size
+
+    @property
+    def fps(self) -> int:
+        """Frames per second at which a walk is shown."""
+        return self.config.fps
+
+    @property
+    def chunk(self) -> int:
+        """New frames per step at most."""
+        return self.config.chunk
+
+    @torch.no_grad()
+    def start(
+        self,
+        image: str | Path | Image.Image | UInt8[np.ndarray, "h w 3"],
+        seed: int = 0,
+        prompt: str | None = None,
+    ) -> WalkState:
+        """A walk of one frame: the picture.
+
+        Raises:
+            LociError: when the picture cannot be read, or a prompt is given to a model without
+                text (or none to a model with).
+        """
+        size = self.config.size or choose_bucket(*read_pixels(image).shape[:2])
+        video = load_picture(image, size).to(self._device)
+        latents, codec = self.codec.encode_stream(video)
+        pose = torch.zeros(1, 3, dtype=torch.float64)
+        memory = self.memory.empty()
+        if not self.config.lag:
+            memory = self.memory.append(memory, latents)
+        return WalkState(seed, 1, 0, memory, codec, latents, pose, self._prompt(prompt))
+
+    @torch.no_grad()
+    def step(
+        self, state: WalkState, actions: ArrayLike, ahead: ArrayLike | None = None
+    ) -> tuple[UInt8[np.ndarray, "n h w 3"], WalkState]:
+        """The frames that follow from 1 to `chunk` actions, and the walk after them.
+
+        Args:
+            actions: ids `[n, 2]` (move, view) or `Action`s, one per new frame.
+            ahead: for models whose chunks overlap, the action that follows these; "no-op" if it
+                is not known.
+
+        A model makes whole chunks: with fewer actions than `chunk` the rest of the chunk is
+        generated as standing still and thrown away.
+
+        Raises:
+            LociError: on an empty list, too many actions, or a count that does not fill whole
+                latents.
+        """
+        ids = self._ids(actions)
+        latents, target_poses = self._generate(state, ids, ahead)
+        keep = len(ids) // self.codec.temporal_factor + int(self.config.overlap)
+        video = self.codec.decode(latents[:, :, :keep])[:, :, int(self.config.overlap) :]
+        return tensor_to_frames(video), self._advance(state, ids, video, latents, target_poses)
+
+    def _generate(
+        self, state: WalkState, ids: Int[np.ndarray, "n 2"], ahead: ArrayLike | None
+    ) -> tuple[Tensor, Tensor | None]:
+        config, factor = self.config, self.codec.temporal_factor
+        padded = np.zeros((config.chunk + int(config.overlap), 2), np.int64)
+        padded[: len(ids)] = ids
+        if ahead is not None and config.overlap:
+            padded[len(ids)] = to_ids([ahead])[0]
+        pressed = torch.from_numpy(padded)[None]
+        move, view = pressed.unbind(-1)
+        codes = self.memory.codes(state.memory) if state.memory.length else None
+        address = poses = None
+        if config.stride is not None:
+            poses = reckon(state.pose, move, view, config.stride)
+            address = self._address(state, codes, poses)
+        context = chunk_context(
+            self.transformer,
+            None if codes is None else codes.tokens,
+            state.local,
+            Actions(move.to(self._device), view.to(self._device)),
+            state.prompt,
+            address,
+        )
+        shape = list(state.local.shape)
+        shape[2] = config.chunk // factor + int(config.overlap)
+        noise = chunk_noise(state.seed, state.chunks, tuple(shape), self._device)
+        return sample_chunk(self.transformer, noise, context, config.sampling), poses
+
+    def _address(self, state: WalkState, codes: Codes | None, poses: Tensor) -> Address:
+        if codes is None or codes.poses is None:
+            return Address(poses[:, :0], poses[:, :0, 0], state.pose, poses)
+        ends = torch.tensor([span.end for span in codes.spans], dtype=torch.float64)
+        return Address(codes.poses, (state.memory.length - ends)[None], state.pose, poses)
+
+    def _advance(
+        self,
+        state: WalkState,
+        ids: Int[np.ndarray, "n 2"],
+        video: Tensor,
+        latents: Tensor,
+        poses: Tensor | None,
+    ) -> WalkState:
+        codec = state.codec
+        made = latents[:, :, int(self.config.overlap) :][:, :, : len(ids) // self.codec.temporal_factor]
+        if self.config.reencode:
+            made, codec = self.codec.encode_stream(video, state.codec)
+        known, known_poses = made, None
+        pose = state.pose
+        if poses is not None:
+            poses = poses[:, : len(ids)]
+            known_poses, pose = poses, poses[:, -1]
+        if self.config.lag:
+            known = torch.cat([state.local, made[:, :, :-1]], dim=2)
+            if known_poses is not None:
+                known_poses = torch.cat([state.pose[:, None], known_poses[:, :-1]], dim=1)
+        return replace(
+            state,
+            frames=state.frames + len(ids),
+            chunks=state.chunks + 1,
+            memory=self.memory.append(state.memory, known, known_poses),
+            codec=codec,
+            local=made[:, :, -1:].clone(),
+            pose=pose,
+        )
+
+    def _ids(self, actions: ArrayLike) -> Int[np.ndarray, "n 2"]:
+        ids = to_ids(actions)
+        if not 1 <= len(ids) <= self.config.chunk:
+            raise LociError(f"{len(ids)} actions: expected 1 to {self.config.chunk} for one step")
+        factor = self.codec.temporal_factor
+        if len(ids) % factor:
+            raise LociError(
+                f"{len(ids)} actions: this model makes frames in groups of {factor}, expected a "
+                f"multiple of {factor}"
+            )
+        return ids
+
+    def _prompt(self, prompt: str | None) -> Prompt | None:
+        if self.text_encoder is None:
+            if prompt is not None:
+                raise LociError("a prompt was given, but this model was trained without text")
+            return None
+        states, mask = self.text_encoder.encode([prompt or "", NEGATIVE_PROMPT])
+        return Prompt(states.to(self._device), mask.to(self._device))
+
+    @property
+    def _device(self) -> torch.device:
+        return self.transformer.patch_embedding.weight.device

@@ -1,0 +1,47 @@
+"""The video autoencoder against the published implementation."""
+
+import pytest
+import torch
+
+from loci.layers.weights import load_strict
+from loci.world.released import renamed_codec
+from loci.world.wan_codec import WanCodec, WanCodecConfig
+
+from .conftest import Fixture, relative_error
+
+LATENTS_LIMIT, DECODED_LIMIT = 5e-6, 2e-5
+
+
+def codec_of(fixture: Fixture) -> WanCodec:
+    sidecar = fixture.sidecar
+    config = WanCodecConfig(
+        base_dim=sidecar["dim"],
+        latent_channels=sidecar["z_dim"],
+        dim_mult=tuple(sidecar["dim_mult"]),
+        blocks_per_level=sidecar["num_res_blocks"],
+        temporal_downsample=tuple(sidecar["temporal_downsample"]),
+        latents_mean=tuple(sidecar["mean"]),
+        latents_std=tuple(sidecar["std"]),
+    )
+    codec = WanCodec(config)
+    load_strict(codec.network, renamed_codec(fixture.weights), fixture.name)
+    return codec.eval()
+
+
+@pytest.mark.kind("wan_vae")
+def test_latents_and_frames(fixture: Fixture) -> None:
+    codec = codec_of(fixture)
+    for case in range(len(fixture.sidecar["cases"])):
+        latents = codec.encode(fixture.inputs[f"{case}/video"])
+        assert relative_error(latents, fixture.outputs[f"{case}/latents"]) < LATENTS_LIMIT
+        frames = codec.decode(fixture.outputs[f"{case}/latents"])
+        assert relative_error(frames, fixture.outputs[f"{case}/decoded"]) < DECODED_LIMIT
+
+
+@pytest.mark.kind("wan_vae")
+def test_pieces_give_the_same(fixture: Fixture) -> None:
+    codec = codec_of(fixture)
+    frames = fixture.inputs["0/video"]
+    first, state = codec.encode_stream(frames[:, :, :5])
+    rest, _ = codec.encode_stream(frames[:, :, 5:], state)
+    assert torch.equal(torch.cat([first, rest], dim=2), codec.encode(frames))

@@ -1,0 +1,104 @@
+"""The command line: quick to answer, one line for what the user can mend, never half a file."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from loci import cli
+
+HEAVY = "{'torch', 'diffusers', 'transformers', 'vizdoom', 'av', 'matplotlib'}"
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["data", "--help"], ["walk", "--help"]])
+def test_help_imports_nothing_heavy(argv: list[str]) -> None:
+    loaded = python(
+        "import sys\nfrom loci import cli\n"
+        f"try: cli.main({argv!r})\nexcept SystemExit: pass\n"
+        f"print(sorted({HEAVY} & sys.modules.keys()))"
+    )
+    assert loaded.splitlines()[-1] == "[]"
+    assert "usage: loci" in loaded
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    printed = python(f"import sys, loci\nprint(dir(loci)[-1], {HEAVY} & sys.modules.keys())")
+    assert printed.strip().endswith("set()")
+
+
+def test_unknown_public_names_are_attribute_errors() -> None:
+    import loci
+
+    assert "World" in dir(loci)
+    assert not hasattr(loci, "Wrold")
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["--help"], *([group, "--help"] for group in cli.GROUPS)):
+        with pytest.raises(SystemExit) as left:
+            cli.main(argv)
+        assert left.value.code == 0
+    printed = capsys.readouterr().out
+    for words in map(str.split, cli.COMMANDS):
+        assert words[-1] in printed
+
+
+@pytest.mark.parametrize("path", cli.COMMANDS)
+def test_every_command_explains_itself(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main([*path.split(), "--help"])
+    assert left.value.code == 0
+    assert f"usage: loci {path}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["data"], ["fly"], ["walk", "--frames", "x"], ["walk", "--speed", "3"]]
+)
+def test_wrong_usage_exits_with_2(argv: list[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(argv)
+    assert left.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--keys", "w", "--actions", "a.json"], "--actions and --keys: both given"),
+        (["a.png", "--resume", "a.loci"], "PICTURE and --resume: both given"),
+        (["--frames", "0"], "--frames: 0, expected at least 1"),
+        (["--frames", "-3"], "--frames: -3, expected at least 1"),
+        (["--keys", "ws"], "'ws'"),
+        (["--keys", "w*4 a*4", "--frames", "9"], "--keys: 8 actions, expected one for each of 9"),
+        (["--actions", "nowhere.json"], "nowhere.json: cannot read the actions"),
+        (["--actions", "short.json", "--frames", "3"], "short.json: 2 actions, expected one for"),
+        (["--out", "walk.avi"], "walk.avi, expected the name of a video to end in .mp4"),
+        (["--out", "nowhere/walk.mp4"], "nowhere/walk.mp4: cannot be written"),
+        (["--save", "nowhere/walk.loci"], "nowhere/walk.loci: cannot be written"),
+        (["--save", "walk.png"], "walk.png is also the video or its contact sheet"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(
+    argv: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    still = {"move": "no-op", "view": "no-op"}
+    Path("short.json").write_text(json.dumps([still, still]))
+    assert cli.main(["walk", *argv]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("loci: ")
+    assert said in printed.err
+    assert printed.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["short.json"]

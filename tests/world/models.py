@@ -1,0 +1,84 @@
+"""Tiny worlds with random weights: real classes, small sizes."""
+
+import torch
+
+from loci.actions.encoder import ActionEncoderConfig
+from loci.actions.reckoning import Stride
+from loci.memory.compressor import LatentEncoderConfig
+from loci.memory.hierarchy import HierarchyConfig
+from loci.memory.horizon import HorizonConfig
+from loci.memory.reckoned import POSE_FEATURES, ReckonedConfig
+from loci.world.frame_codec import FrameCodec, FrameCodecConfig
+from loci.world.rollout import SamplingConfig
+from loci.world.transformer import TransformerConfig, WorldTransformer
+from loci.world.world import World, WorldConfig
+
+
+def released_like(text_width: int | None = 24) -> TransformerConfig:
+    """The published architecture, small."""
+    return TransformerConfig(
+        dim=60,
+        ffn_dim=96,
+        layers=2,
+        heads=3,
+        frequencies=32,
+        text_width=text_width,
+        actions=ActionEncoderConfig(embedding=8, hidden=16),
+        memory=LatentEncoderConfig(hidden=32, heads=4),
+    )
+
+
+def reckoned(stream: str = "fixed") -> TransformerConfig:
+    """The shipped model's architecture, small."""
+    return TransformerConfig(
+        dim=32,
+        ffn_dim=48,
+        layers=2,
+        heads=2,
+        frequencies=32,
+        text_width=None,
+        actions=ActionEncoderConfig(embedding=8, hidden=16, strides=(1, 1)),
+        memory=LatentEncoderConfig(
+            in_channels=16 + POSE_FEATURES,
+            out_channels=32,
+            hidden=32,
+            heads=4,
+            blocks_per_level=1,
+            spatial_stride=2,
+        ),
+        reckoned=ReckonedConfig(time=1, rows=1, columns=1, heading=3, place=(1.0,)),
+        memory_stream=stream,  # pyright: ignore[reportArgumentType]
+        prediction="data",
+    )
+
+
+def randomised(config: TransformerConfig, seed: int = 0) -> WorldTransformer:
+    """Random weights everywhere, the head included, so that nothing is trivially zero."""
+    torch.manual_seed(seed)
+    model = WorldTransformer(config)
+    model.initialise(gate=1.0)
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return model.eval().requires_grad_(False)
+
+
+def small_world(seed: int = 0, reencode: bool = False, lag: bool = True) -> World:
+    """A world like the shipped one: 32x32 frames, chunks of four."""
+    torch.manual_seed(seed)
+    codec = FrameCodec(FrameCodecConfig(fold=8, widths=(16,), norm_groups=4))
+    config = WorldConfig(
+        size=(32, 32),
+        fps=15,
+        chunk=4,
+        overlap=False,
+        reencode=reencode,
+        lag=lag,
+        codec="frame",
+        text=False,
+        stride=Stride(),
+        sampling=SamplingConfig(steps=2, shift=2.0, even=True, guidance=1.0),
+        horizon=HorizonConfig(HierarchyConfig(window=8, budget=20)),
+    )
+    return World(config, randomised(reckoned(), seed), codec.eval().requires_grad_(False))
+
+
