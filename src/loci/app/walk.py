@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import shlex
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import tyro
@@ -19,14 +20,13 @@ from loci.errors import LociError
 from loci.files import check_writable, replacing
 
 if TYPE_CHECKING:
-    from loci.data.video import VideoWriter
-    from loci.world.world import World
+    from loci.world.world import WalkState, World
 
-EXAMPLE = Path(__file__).parents[1] / "shipped" / "doom" / "example.png"
 # Look round, go out and come back, step aside and back, walk in circles; in the shipped world a
 # turn of 48 frames is a full one, so that every part ends where it began.
 SCRIPT = "j*48 w*24 l*24 w*24 l*24 a*16 d*16 s*16 w*16 l*48 wj*48 w*32 j*24 w*32 j*24 dl*48 j*48"
-WATCHABLE = 384
+# Pixels of the shorter side at least: of the video, of a tile of the contact sheet.
+WATCHABLE, TILE = 384, 128
 TILES = 64
 
 
@@ -44,9 +44,11 @@ class Walk:
     frames: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """How many to generate: all the actions given, or 512 of a scripted walk."""
     model: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")] = "doom"
-    """A shipped model, a folder, a file of released weights, or a hub id."""
+    """A shipped model, a folder, the published files of Infinite-World, or a hub id."""
+    prompt: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    """What the world is like, for models that read text."""
     seed: int = 0
-    """Of the noise; a resumed walk keeps its own."""
+    """Of the noise; a saved walk keeps its own."""
     out: Path = Path("walk.mp4")
     """The video; a contact sheet is written beside it."""
     save: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -58,6 +60,12 @@ class Walk:
     def sheet(self) -> Path:
         return self.out.with_suffix(".png")
 
+    @property
+    def stopped(self) -> Path:
+        """Where a walk ended by Ctrl-C is saved unless told otherwise: a name that no walk
+        saved on purpose has, so that none is replaced."""
+        return self.save or self.out.with_suffix(".stopped.loci")
+
 
 def walk(options: Annotated[Walk, tyro.conf.arg(name="")]) -> None:
     """Walk into a picture: generate what is seen on the way.
@@ -68,14 +76,35 @@ def walk(options: Annotated[Walk, tyro.conf.arg(name="")]) -> None:
     actions = choose_actions(options)
 
     from loci.world.walk_file import load_walk
-    from loci.world.world import World
+    from loci.world.world import SHIPPED
 
-    world = World.from_pretrained(options.model)
+    world = open_world(options.model)
+    if len(actions) % world.codec.temporal_factor:
+        raise LociError(
+            f"{len(actions)} frames: {options.model} makes them in groups, expected a multiple of "
+            f"{world.codec.temporal_factor} (--frames)"
+        )
     if options.resume is not None:
         state = load_walk(options.resume, world)
     else:
-        state = world.start(options.picture or EXAMPLE, seed=options.seed)
+        picture = options.picture or SHIPPED / "doom" / "example.png"
+        state = world.start(picture, options.seed, options.prompt)
     _record(options, world, state, actions)
+
+
+def open_world(model: str) -> World:
+    """A shipped model, a folder of ours, a hub id, or the published files as they are.
+
+    Raises:
+        LociError: when there is no such model, or it lacks a tensor.
+    """
+    from loci.layers.weights import CONFIG_NAME
+    from loci.world.released import load_world
+    from loci.world.world import World
+
+    path = Path(model)
+    published = path.is_file() or (path.is_dir() and not (path / CONFIG_NAME).is_file())
+    return load_world(path) if published else World.from_pretrained(model)
 
 
 def _check(options: Walk) -> None:
@@ -83,7 +112,9 @@ def _check(options: Walk) -> None:
     if options.actions is not None and options.keys is not None:
         raise LociError("--actions and --keys: both given, expected one of them")
     if options.resume is not None and options.picture is not None:
-        raise LociError("PICTURE and --resume: both given; a resumed walk has its own picture")
+        raise LociError("PICTURE and --resume: both given, expected one of them")
+    if options.resume is not None and options.prompt is not None:
+        raise LociError("--prompt and --resume: both given, but a saved walk has its own prompt")
     if options.frames is not None and options.frames < 1:
         raise LociError(f"--frames: {options.frames}, expected at least 1")
     outputs = [options.out, options.sheet, *filter(None, [options.save])]
@@ -91,7 +122,7 @@ def _check(options: Walk) -> None:
         raise LociError(f"--save: {options.save} is also the video or its contact sheet")
     if options.out.suffix.lower() != ".mp4":
         raise LociError(f"--out: {options.out}, expected the name of a video to end in .mp4")
-    for path in outputs:
+    for path in (*outputs, options.stopped):
         check_writable(path)
 
 
@@ -115,44 +146,46 @@ def choose_actions(options: Walk) -> Int[np.ndarray, "n 2"]:
     return actions[:frames]
 
 
-def _record(options: Walk, world: World, state: Any, actions: Int[np.ndarray, "n 2"]) -> None:
+def _record(options: Walk, world: World, state: WalkState, actions: Int[np.ndarray, "n 2"]) -> None:
     from loci.data.video import VideoWriter, contact_sheet
     from loci.world.walk_file import save_walk
 
-    scale = math.ceil(WATCHABLE / min(world.size))
+    side = min(state.local.shape[-2:]) * world.codec.spatial_factor
     began = time.monotonic()
-    with VideoWriter(options.out, world.fps, scale) as video:
-        state, tiles, done = generate(world, state, actions, video)
+    with VideoWriter(options.out, world.fps, scale=math.ceil(WATCHABLE / side)) as video:
+        state, tiles, done = generate(world, state, actions, video.write)
         if done == 0:
             raise LociError("stopped before the first frame; nothing is written")
     seconds = time.monotonic() - began
-    save = options.save
-    if done < len(actions) and save is None:
-        save = options.out.with_suffix(".loci")
+    save = options.save if done == len(actions) else options.stopped
     if save is not None:
         save_walk(save, state, world)
     with replacing(options.sheet) as part:
         labels = [str(number) for number in tiles]
-        sheet = contact_sheet(np.stack(list(tiles.values())), labels, scale=2)
-        sheet.save(part, format="PNG")
+        scale = math.ceil(TILE / side)
+        contact_sheet(np.stack(list(tiles.values())), labels, scale=scale).save(part, format="PNG")
     written = ", ".join(str(path) for path in (options.out, options.sheet, save) if path)
     print(f"{done} frames in {seconds:.1f} s, {done / seconds:.1f} a second: {written}")
     if done < len(actions):
         raise LociError(
             f"stopped after {done} of {len(actions)} frames; go on with: loci walk "
             f"--resume {shlex.quote(str(save))} --model {shlex.quote(options.model)} "
-            f'--keys "{describe(actions[done:])}"'
+            f"--keys {shlex.quote(describe(actions[done:]))} "
+            f"--out {shlex.quote(str(options.out.with_suffix('.rest.mp4')))}"
         )
 
 
 def generate(
-    world: World, state: Any, actions: Int[np.ndarray, "n 2"], video: VideoWriter
-) -> tuple[Any, dict[int, UInt8[np.ndarray, "h w 3"]], int]:
+    world: World,
+    state: WalkState,
+    actions: Int[np.ndarray, "n 2"],
+    write: Callable[[UInt8[np.ndarray, "n h w 3"]], None],
+) -> tuple[WalkState, dict[int, UInt8[np.ndarray, "h w 3"]], int]:
     """Walks chunk by chunk, writing frames as they come, until the actions or Ctrl-C end it.
 
     Returns:
-        The state reached, up to 64 frames for the contact sheet by their number, and how many
-        frames were generated.
+        The state reached, about 64 frames for the contact sheet by their number in the walk (the
+        picture is number 0), and how many frames were generated.
     """
     from tqdm import tqdm
 
@@ -161,18 +194,18 @@ def generate(
     done = 0
     with Interruption() as ctrl_c, tqdm(total=len(actions), unit=" frames") as progress:
         while done < len(actions) and not ctrl_c.asked:
+            end = min(done + world.chunk, len(actions))
+            ahead = actions[end] if end < len(actions) else None
             step = None
             with ctrl_c.at_once():
-                step = world.step(state, actions[done : done + world.chunk])
+                step = world.step(state, actions[done:end], ahead)
             if step is None:
                 break
-            frames, state = step
-            video.write(frames)
-            for number, frame in enumerate(frames, start=done + 1):
-                if number % every == 0:
+            frames, reached = step
+            write(frames)
+            for number, frame in enumerate(frames, start=state.frames):
+                if number % every == 0 or not tiles:
                     tiles[number] = frame
-            done += len(frames)
+            state, done = reached, end
             progress.update(len(frames))
-            if not tiles:
-                tiles[done] = frames[-1]
     return state, tiles, done

@@ -5,8 +5,10 @@ A step is 12 map units or nothing, and 7.5 degrees or nothing, wherever no wall 
 
 import contextlib
 import math
+import signal
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,11 +144,25 @@ def _start_engine(folder: Path) -> Any:
     game.add_game_args(f"+movebob 0 +fov {RENDERED_FOV:g} +cl_capfps 0 +vid_vsync 0")
     game.add_game_args("+r_fakecontrast 0")  # a wall is as bright from every side
     try:
-        with contextlib.chdir(folder):  # the engine leaves a folder where it is started
+        # The engine leaves a folder where it is started.
+        with contextlib.chdir(folder), _shielded_from_interrupts():
             game.init()
     except (vizdoom.ViZDoomErrorException, vizdoom.ViZDoomUnexpectedExitException) as error:
         raise LociError(f"ViZDoom did not start: {error}") from error
     return game
+
+
+@contextlib.contextmanager
+def _shielded_from_interrupts() -> Iterator[None]:
+    """Processes started meanwhile do not hear Ctrl-C; we do again, and close them in good order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what becomes of signals
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _set_senses(vizdoom: Any, game: Any) -> None:

@@ -153,7 +153,8 @@ class World:
         pose = torch.zeros(1, 3, dtype=torch.float64)
         memory = self.memory.empty()
         if not self.config.lag:
-            memory = self.memory.append(memory, latents)
+            where = None if self.config.stride is None else pose[:, None]
+            memory = self.memory.append(memory, latents, where)
         return WalkState(seed, 1, 0, memory, codec, latents, pose, self._prompt(prompt))
 
     @torch.no_grad()

@@ -1,0 +1,87 @@
+"""Codec training at toy size: it learns, it saves, and a killed run goes on as if never killed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from loci.train.codec import CodecTraining, fit_codec, psnr, to_float
+from loci.train.run import Budget, RunDirectory
+from loci.world.frame_codec import FrameCodec, FrameCodecConfig
+
+pytest.importorskip("accelerate", reason="the extra `train` is not installed")
+
+TINY = CodecTraining(
+    codec=FrameCodecConfig(fold=8, widths=(8,), norm_groups=4, latent_channels=4),
+    budget=Budget(steps=6),
+    batch=4,
+    held_out_frames=8,
+    log_seconds=0,
+    evaluate_seconds=0,
+    checkpoint_seconds=0,
+)
+
+
+def frames(count: int, seed: int) -> Tensor:
+    """Smooth random pictures, 16x16."""
+    small = torch.rand(count, 3, 3, 3, generator=torch.Generator().manual_seed(seed))
+    large = torch.nn.functional.interpolate(small, size=16, mode="bilinear")
+    return (large * 255).byte().permute(0, 2, 3, 1)
+
+
+def weights(codec: FrameCodec) -> Tensor:
+    return torch.cat([p.flatten() for p in codec.parameters()])
+
+
+def test_it_learns_and_saves(tmp_path: Path) -> None:
+    codec = fit_codec(frames(40, 0), frames(8, 1), tmp_path, TINY)
+    loaded = FrameCodec.from_pretrained(tmp_path / "final")
+    assert torch.equal(weights(codec), weights(loaded))
+    truth = to_float(frames(8, 1))
+    output = loaded.decode(loaded.encode(truth.unsqueeze(2))).squeeze(2)
+    assert psnr(output, truth).mean() > 15
+    latents = loaded.encode(to_float(frames(40, 0)).unsqueeze(2))
+    torch.testing.assert_close(latents.std(dim=(0, 2, 3, 4)), torch.ones(4), rtol=0.05, atol=0)
+    assert (tmp_path / "reconstructions.png").exists()
+
+
+def test_a_killed_run_goes_on_as_if_never_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = frames(40, 0), frames(8, 1)
+    whole = fit_codec(*data, tmp_path / "whole", TINY)
+    tick = RunDirectory.tick
+
+    def kill_at_the_fourth(run: RunDirectory) -> None:
+        if run.step == 3:
+            raise KeyboardInterrupt
+        tick(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "tick", kill_at_the_fourth)
+        with pytest.raises(KeyboardInterrupt):
+            fit_codec(*data, tmp_path / "killed", TINY)
+    assert not (tmp_path / "killed" / "final").exists()
+    resumed = fit_codec(*data, tmp_path / "killed", TINY)
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    data = frames(40, 0), frames(8, 1)
+    first = fit_codec(*data, tmp_path, TINY)
+    assert torch.equal(weights(fit_codec(*data, tmp_path, TINY)), weights(first))
+
+
+def test_noise_makes_a_difference(tmp_path: Path) -> None:
+    data = frames(40, 0), frames(8, 1)
+    noisy = fit_codec(*data, tmp_path / "a", TINY)
+    quiet = fit_codec(*data, tmp_path / "b", replace(TINY, latent_noise=0.0))
+    assert not torch.equal(weights(noisy), weights(quiet))
+
+
+def test_psnr_of_known_errors() -> None:
+    truth = torch.zeros(2, 3, 4, 4)
+    output = torch.stack([torch.full((3, 4, 4), 0.2), torch.full((3, 4, 4), 0.02)])
+    torch.testing.assert_close(psnr(output, truth), torch.tensor([20.0, 40.0]))

@@ -1,0 +1,105 @@
+"""Published names to ours, without any published weights."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from loci.errors import LociError
+from loci.world.released import (
+    ReleasedFiles,
+    load_codec,
+    load_transformer,
+    renamed_codec,
+    renamed_text_encoder,
+)
+from loci.world.text import TextEncoder, TextEncoderConfig
+from loci.world.transformer import WorldTransformer
+from loci.world.wan_codec import WanCodec, WanCodecConfig
+
+from .models import released_like
+
+MANIFEST = Path(__file__).parent / "infinite-world.manifest.json.gz"
+TINY_CODEC = WanCodecConfig(base_dim=4)
+
+
+def manifest() -> dict[str, Tensor]:
+    """The published autoencoder's names and shapes, as tensors without content."""
+    shapes = json.loads(gzip.decompress(MANIFEST.read_bytes()))["vae"]
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+def published_codec(config: WanCodecConfig) -> dict[str, Tensor]:
+    """Random weights under their published names."""
+    published = {
+        ours: name for name, ours in zip(manifest(), renamed_codec(manifest()), strict=True)
+    }
+    state = WanCodec(config).network.state_dict()
+    return {published[name]: tensor for name, tensor in state.items()}
+
+
+def test_the_autoencoder_has_the_published_names_and_shapes() -> None:
+    with torch.device("meta"):
+        ours = WanCodec().network.state_dict()
+    published = renamed_codec(manifest())
+    assert len(published) == 194
+    assert {name: t.shape for name, t in ours.items()} == {
+        name: t.shape for name, t in published.items()
+    }
+
+
+def test_the_text_encoder_takes_every_published_name() -> None:
+    pytest.importorskip("transformers", reason="the extra `text` is not installed")
+    config = TextEncoderConfig(60, dim=16, heads=2, head_dim=8, ffn_dim=24, layers=1)
+    leaves = ("attn.q", "attn.k", "attn.v", "attn.o", "pos_embedding.embedding", "norm1", "norm2")
+    leaves += ("ffn.gate.0", "ffn.fc1", "ffn.fc2")
+    names = [f"blocks.0.{leaf}.weight" for leaf in leaves]
+    names += ["token_embedding.weight", "norm.weight"]
+    renamed = renamed_text_encoder({name: torch.empty(0) for name in names})
+    assert renamed.keys() == TextEncoder(config).network.state_dict().keys()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_published_transformer_is_loaded_in_its_type(tmp_path: Path, nested: bool) -> None:
+    model = WorldTransformer(released_like()).bfloat16()
+    tensors = model.state_dict() | {
+        "pos_embed": torch.zeros(1, 2),
+        "pos_embed_temporal": torch.zeros(1),
+    }
+    torch.save({"state_dict": tensors} if nested else tensors, tmp_path / "model.ckpt")
+    loaded = load_transformer(tmp_path / "model.ckpt", released_like())
+    assert not any(p.is_meta or p.requires_grad for p in loaded.parameters())
+    assert all(torch.equal(loaded.state_dict()[k], t) for k, t in model.state_dict().items())
+
+
+def test_a_misfit_is_named(tmp_path: Path) -> None:
+    tensors = WorldTransformer(released_like()).state_dict()
+    del tensors["head.head.bias"]
+    torch.save(tensors, tmp_path / "model.ckpt")
+    with pytest.raises(LociError, match=r"model.ckpt: .* 1 missing: head.head.bias"):
+        load_transformer(tmp_path / "model.ckpt", released_like())
+
+
+def test_a_published_autoencoder_is_loaded(tmp_path: Path) -> None:
+    torch.save(published_codec(TINY_CODEC), tmp_path / "vae.pth")
+    codec = load_codec(tmp_path / "vae.pth", TINY_CODEC)
+    assert codec.decode(torch.zeros(1, 16, 2, 1, 1)).shape == (1, 3, 5, 8, 8)
+
+
+def test_the_published_folder(tmp_path: Path) -> None:
+    models = tmp_path / "checkpoints" / "models"
+    (models / "google" / "umt5-xxl").mkdir(parents=True)
+    with pytest.raises(LociError, match="infinite_world_model.ckpt: missing"):
+        ReleasedFiles.find(tmp_path)
+    transformer = tmp_path / "checkpoints" / "infinite_world_model.ckpt"
+    for path in (transformer, models / "Wan2.1_VAE.pth"):
+        path.write_bytes(b"")
+    with pytest.raises(LociError, match="models_t5_umt5-xxl-enc-bf16.pth: missing"):
+        ReleasedFiles.find(tmp_path)
+    (models / "models_t5_umt5-xxl-enc-bf16.safetensors").write_bytes(b"")
+    files = ReleasedFiles.find(tmp_path)
+    assert files == ReleasedFiles.find(transformer) == ReleasedFiles.find(transformer.parent)
+    assert files.text_encoder.suffix == ".safetensors"

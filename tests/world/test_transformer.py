@@ -1,0 +1,238 @@
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from loci.errors import LociError
+from loci.memory.compressor import published_memory
+from loci.presets import doom_transformer, infinite_world_transformer
+from loci.world.context import Actions, Address, Prompt
+from loci.world.transformer import WorldTransformer
+
+from .models import randomised, reckoned, released_like
+
+MANIFEST = Path(__file__).parent / "infinite-world.manifest.json.gz"
+
+
+def released_inputs(batch: int = 2, frames: int = 5) -> dict:
+    g = torch.Generator().manual_seed(1)
+    return {
+        "memory": torch.randn(batch, 16, 3, 4, 6, generator=g),
+        "local": torch.randn(batch, 16, 1, 4, 6, generator=g),
+        "actions": Actions(*torch.randint(0, 10, (2, batch, 4 * frames - 3), generator=g)),
+        "prompt": Prompt(
+            torch.randn(batch, 12, 24, generator=g), (torch.arange(12) < 7).expand(batch, 12)
+        ),
+    }
+
+
+def reckoned_inputs(batch: int = 2, frames: int = 4) -> dict:
+    g = torch.Generator().manual_seed(1)
+    address = Address(
+        torch.randn(batch, 5, 3, generator=g).double(),
+        torch.arange(5).expand(batch, 5).double(),
+        torch.randn(batch, 3, generator=g).double(),
+        torch.randn(batch, frames, 3, generator=g).double(),
+    )
+    return {
+        "memory": torch.randn(batch, 32, 5, 2, 2, generator=g),
+        "local": torch.randn(batch, 16, 1, 4, 4, generator=g),
+        "actions": Actions(*torch.randint(0, 10, (2, batch, frames), generator=g)),
+        "address": address,
+    }
+
+
+def noise_for(inputs: dict, frames: int) -> Tensor:
+    shape = list(inputs["local"].shape)
+    shape[2] = frames
+    return torch.randn(shape, generator=torch.Generator().manual_seed(2))
+
+
+def test_names_and_shapes_equal_the_released_manifest() -> None:
+    manifest = json.loads(gzip.decompress(MANIFEST.read_bytes()))["dit"]
+    with torch.device("meta"):
+        model = WorldTransformer(infinite_world_transformer())
+    ours = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert len(ours) == 905
+    assert ours == manifest
+
+
+@pytest.mark.parametrize(
+    ("config", "inputs", "frames"),
+    [
+        (released_like(), released_inputs(), 5),
+        (replace(released_like(), memory_stream="fixed"), released_inputs(), 5),
+        (reckoned("fixed"), reckoned_inputs(), 4),
+        (reckoned("evolving"), reckoned_inputs(), 4),
+    ],
+    ids=["released", "released-fixed", "reckoned", "reckoned-evolving"],
+)
+def test_a_context_made_once_serves_every_step_exactly(config, inputs, frames) -> None:
+    model = randomised(config)
+    noisy = noise_for(inputs, frames)
+    context = model.context(**inputs)
+    for t in (1000.0, 700.0, 10.0):
+        timestep = torch.full((2,), t)
+        plain = model(noisy, timestep, **inputs)
+        assert torch.equal(model.velocity(noisy, timestep, context), plain)
+
+
+def test_each_sample_of_a_batch_has_its_own_actions_and_addresses() -> None:
+    for config, inputs, frames in (
+        (released_like(), released_inputs(), 5),
+        (reckoned(), reckoned_inputs(), 4),
+    ):
+        model = randomised(config)
+        noisy, timestep = noise_for(inputs, frames), torch.tensor([900.0, 200.0])
+        both = model(noisy, timestep, **inputs)
+        assert both.shape == noisy.shape
+        for row in range(2):
+            alone = model(
+                noisy[row : row + 1],
+                timestep[row : row + 1],
+                **{name: _row(value, row) for name, value in inputs.items()},
+            )
+            assert torch.allclose(alone[0], both[row], atol=1e-5)
+
+
+def _row(value, row: int):
+    if isinstance(value, Tensor):
+        return value[row : row + 1]
+    return type(value)(*(part[row : row + 1] for part in value))
+
+
+def test_actions_memory_and_poses_all_matter() -> None:
+    model, inputs = randomised(reckoned()), reckoned_inputs()
+    noisy, timestep = noise_for(inputs, 4), torch.tensor([900.0, 200.0])
+    base = model(noisy, timestep, **inputs)
+    address = inputs["address"]
+    changes = {
+        "memory": inputs["memory"] + 1,
+        "local": inputs["local"] + 1,
+        "actions": Actions(inputs["actions"].move, (inputs["actions"].view + 1) % 10),
+        "address": address._replace(target=address.target + 0.5),
+    }
+    for name, changed in changes.items():
+        assert not torch.allclose(base, model(noisy, timestep, **{**inputs, name: changed}))
+
+
+def test_reckoned_addressing_knows_only_relative_poses() -> None:
+    """Moving and turning the whole world changes nothing; turning one memory does."""
+    model, inputs = randomised(reckoned()), reckoned_inputs()
+    noisy, timestep = noise_for(inputs, 4), torch.tensor([900.0, 200.0])
+    base = model(noisy, timestep, **inputs)
+    address = inputs["address"]
+
+    def moved(poses: Tensor) -> Tensor:
+        turn = torch.tensor(1.3, dtype=torch.float64)
+        heading, x, y = poses.unbind(-1)
+        x, y = x * turn.cos() - y * turn.sin() + 7, x * turn.sin() + y * turn.cos() - 2
+        return torch.stack([heading + turn, x, y], dim=-1)
+
+    together = Address(
+        moved(address.memory), address.ages, moved(address.local), moved(address.target)
+    )
+    ours = model(noisy, timestep, **{**inputs, "address": together})
+    assert torch.allclose(ours, base, atol=1e-4)
+    turned = address._replace(memory=address.memory + torch.tensor([1.0, 0, 0]))
+    assert not torch.allclose(model(noisy, timestep, **{**inputs, "address": turned}), base)
+
+
+def test_blind_addressing_ignores_poses() -> None:
+    config = reckoned()
+    assert config.reckoned is not None
+    model = randomised(replace(config, reckoned=replace(config.reckoned, blind=True)))
+    inputs = reckoned_inputs()
+    noisy, timestep = noise_for(inputs, 4), torch.tensor([900.0, 200.0])
+    address = inputs["address"]
+    elsewhere = address._replace(target=address.target + 1, memory=address.memory * 2)
+    ours = model(noisy, timestep, **{**inputs, "address": elsewhere})
+    assert torch.equal(ours, model(noisy, timestep, **inputs))
+
+
+def test_an_empty_memory_is_legal() -> None:
+    model, inputs = randomised(reckoned()), reckoned_inputs()
+    address = inputs["address"]
+    empty = {
+        **inputs,
+        "memory": None,
+        "address": address._replace(memory=address.memory[:, :0], ages=address.ages[:, :0]),
+    }
+    out = model(noise_for(inputs, 4), torch.tensor([900.0, 200.0]), **empty)
+    assert out.shape == (2, 16, 4, 4, 4)
+
+
+def test_wrong_conditions_are_named() -> None:
+    model, inputs = randomised(released_like()), released_inputs()
+    odd = {**inputs, "local": torch.randn(2, 16, 1, 5, 6)}
+    with pytest.raises(ValueError, match="even, got 5x6"):
+        model.context(**odd)
+    with pytest.raises(ValueError, match="needs a prompt"):
+        model.context(**{**inputs, "prompt": None})
+    with pytest.raises(ValueError, match="takes no poses"):
+        model.context(**inputs, address=reckoned_inputs()["address"])
+    with pytest.raises(ValueError, match="4 noisy latents need as many action latents, got 5"):
+        model.velocity(noise_for(inputs, 4), torch.zeros(2), model.context(**inputs))
+    textless = randomised(released_like(text_width=None))
+    with pytest.raises(ValueError, match="trained without text"):
+        textless.context(**inputs)
+
+
+def test_nothing_is_written_onto_the_module() -> None:
+    model, inputs = randomised(released_like()), released_inputs()
+    before = {name: set(vars(module)) for name, module in model.named_modules()}
+    model(noise_for(inputs, 5), torch.tensor([900.0, 200.0]), **inputs)
+    assert before == {name: set(vars(module)) for name, module in model.named_modules()}
+
+
+def test_bfloat16_keeps_to_its_type_and_rounds_the_timestep_only_when_asked() -> None:
+    inputs = released_inputs()
+    noisy = noise_for(inputs, 5)
+    exact = randomised(released_like()).bfloat16()
+    rounded = randomised(replace(released_like(), round_timestep=True)).bfloat16()
+    rounded.load_state_dict(exact.state_dict())
+    on_grid, off_grid = torch.full((2,), 984.0), torch.full((2,), 983.0)
+    assert torch.equal(exact(noisy, on_grid, **inputs), rounded(noisy, off_grid, **inputs))
+    assert not torch.equal(exact(noisy, off_grid, **inputs), rounded(noisy, off_grid, **inputs))
+    full = randomised(released_like())(noisy, on_grid, **inputs)
+    low = exact(noisy, on_grid, **inputs)
+    assert low.dtype == torch.float32
+    assert (low - full).abs().max() < 0.1 * full.abs().max()
+
+
+def test_saved_and_loaded_a_model_is_the_same(tmp_path: Path) -> None:
+    model, inputs = randomised(reckoned()), reckoned_inputs()
+    model.save_pretrained(tmp_path / "m")
+    loaded = WorldTransformer.from_pretrained(tmp_path / "m")
+    assert loaded.config == model.config
+    noisy, timestep = noise_for(inputs, 4), torch.tensor([900.0, 200.0])
+    assert torch.equal(loaded(noisy, timestep, **inputs), model(noisy, timestep, **inputs))
+
+
+def test_missing_and_misshapen_weights_are_named(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    randomised(reckoned()).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["head.head.bias"]
+    weights["blocks.0.self_attn.q.weight"] = torch.zeros(3, 3)
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(LociError, match=r"missing: head\.head\.bias.*q\.weight \[3, 3\] instead"):
+        WorldTransformer.from_pretrained(tmp_path)
+
+
+def test_the_shipped_configuration_is_small_and_takes_no_text() -> None:
+    with torch.device("meta"):
+        model = WorldTransformer(doom_transformer())
+    assert sum(p.numel() for p in model.parameters()) < 12e6
+    assert not any("cross_attn" in name or "text" in name for name in model.state_dict())
+
+
+def test_history_of_one_latent_through_the_published_path() -> None:
+    model = randomised(released_like())
+    memory = published_memory(model.latent_encoder, torch.randn(1, 16, 1, 4, 6))
+    assert memory.shape == (1, 16, 1, 4, 6)

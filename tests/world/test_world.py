@@ -1,0 +1,138 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from loci.errors import LociError
+from loci.world.walk_file import load_walk, save_walk
+from loci.world.world import World
+
+from .models import small_world
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+FORWARD_AND_LEFT = [(1, 0), (1, 0), (0, 3), (1, 3)]
+
+
+def walked(world: World, chunks: int, seed: int = 0):
+    state = world.start(PICTURE, seed=seed)
+    made = []
+    for _ in range(chunks):
+        frames, state = world.step(state, FORWARD_AND_LEFT)
+        made.append(frames)
+    return np.concatenate(made), state
+
+
+def test_frames_have_the_promised_shape_and_type() -> None:
+    frames, state = walked(small_world(), 3)
+    assert frames.shape == (12, 32, 32, 3) and frames.dtype == np.uint8
+    assert state.frames == 13 and state.chunks == 3
+    assert state.memory.length == 12, "the memory lags behind the local frame"
+
+
+def test_a_walk_depends_on_its_seed_and_nothing_else() -> None:
+    world = small_world()
+    torch.manual_seed(1)
+    first, _ = walked(world, 2)
+    torch.manual_seed(2)
+    again, _ = walked(world, 2)
+    other, _ = walked(world, 2, seed=1)
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+def test_stepping_is_pure_so_that_a_walk_can_be_forked() -> None:
+    world = small_world()
+    _, state = walked(world, 3)
+    left, _ = world.step(state, [(0, 3)] * 4)
+    right, _ = world.step(state, [(0, 4)] * 4)
+    again, _ = world.step(state, [(0, 3)] * 4)
+    assert np.array_equal(left, again) and not np.array_equal(left, right)
+
+
+def test_fewer_actions_give_fewer_frames_and_reckoning_follows_them() -> None:
+    world = small_world()
+    state = world.start(PICTURE)
+    frames, state = world.step(state, [(0, 3), (1, 0)])
+    assert len(frames) == 2 and state.frames == 3 and state.memory.length == 2
+    heading, x, y = state.pose[0].tolist()
+    assert heading == pytest.approx(np.radians(7.5))
+    assert (x, y) == pytest.approx((12 / 128 * np.cos(heading), 12 / 128 * np.sin(heading)))
+
+
+def test_the_history_may_be_what_the_codec_sees_of_the_frames() -> None:
+    world = small_world(reencode=True, lag=False)
+    frames, state = walked(world, 2)
+    assert state.memory.length == 9
+    again = torch.from_numpy(frames[-1:].astype(np.float32) / 127.5 - 1).permute(3, 0, 1, 2)[None]
+    seen = world.codec.encode(again)
+    assert (state.local - seen).abs().max() < 0.1 * seen.abs().max()
+
+
+def test_a_saved_walk_goes_on_as_if_never_interrupted(tmp_path: Path) -> None:
+    world = small_world()
+    whole, _ = walked(world, 5)
+    _, state = walked(world, 3)
+    save_walk(tmp_path / "walk.loci", state, world)
+    resumed = load_walk(tmp_path / "walk.loci", small_world())
+    first, resumed = world.step(resumed, FORWARD_AND_LEFT)
+    second, _ = world.step(resumed, FORWARD_AND_LEFT)
+    assert np.array_equal(np.concatenate([first, second]), whole[12:])
+
+
+def test_a_walk_file_that_is_none_is_named(tmp_path: Path) -> None:
+    world = small_world()
+    path = tmp_path / "walk.loci"
+    with pytest.raises(LociError, match="no such walk"):
+        load_walk(path, world)
+    path.write_bytes(b"certainly not a walk")
+    with pytest.raises(LociError, match=r"walk\.loci: damaged or no walk"):
+        load_walk(path, world)
+    _, state = walked(world, 1)
+    save_walk(path, state, world)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LociError, match="damaged or no walk"):
+        load_walk(path, world)
+    path.write_bytes(whole)
+    with pytest.raises(LociError, match="a walk in another world"):
+        load_walk(path, small_world(reencode=True))
+
+
+def test_weights_saved_as_a_walk_are_foreign(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, tmp_path / "x.loci")
+    with pytest.raises(LociError, match="expected a walk"):
+        load_walk(tmp_path / "x.loci", small_world())
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        ([], "expected"),
+        ([(1, 0)] * 5, "5 actions: expected 1 to 4"),
+        ([(1, 12)], "id 12, expected 0 to 9"),
+        ([(1, 0, 0)], "expected"),
+    ],
+)
+def test_wrong_actions_are_named(actions, message: str) -> None:
+    world = small_world()
+    with pytest.raises(LociError, match=message):
+        world.step(world.start(PICTURE), actions)
+
+
+def test_a_prompt_for_a_model_without_text_is_refused() -> None:
+    with pytest.raises(LociError, match="trained without text"):
+        small_world().start(PICTURE, prompt="a castle")
+
+
+def test_a_world_saves_and_loads_itself(tmp_path: Path) -> None:
+    world = small_world()
+    world.save_pretrained(tmp_path / "w")
+    loaded = World.from_pretrained(tmp_path / "w")
+    assert loaded.config == world.config
+    ours, _ = walked(loaded, 2)
+    expected, _ = walked(world, 2)
+    assert np.array_equal(ours, expected)
+    with pytest.raises(LociError, match="no such model"):
+        World.from_pretrained(tmp_path / "nowhere")
