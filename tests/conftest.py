@@ -16,8 +16,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     pytest has a switch of the same name, which lists pytest's own fixtures. It keeps its other
     name, `--funcargs`; argparse offers no public way to take an option string back.
     """
-    options = parser.optparser._option_string_actions
-    options.pop("--fixtures").option_strings.remove("--fixtures")
+    pytests_own = parser.optparser._option_string_actions.pop("--fixtures")
+    pytests_own.option_strings = [s for s in pytests_own.option_strings if s != "--fixtures"]
     parser.addoption(
         "--fixtures",
         dest="parity_fixtures",

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+
 @dataclass(frozen=True)
 class Fixture:
     """A sidecar and its tensors: weights by released name, inputs and outputs by theirs."""
@@ -44,7 +45,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     mark = metafunc.definition.get_closest_marker("kind")
     assert mark is not None, "a parity test must name the kind of fixture it checks"
-    folder = metafunc.config.getoption("parity_fixtures")
+    folder: Path = metafunc.config.option.parity_fixtures
     paths = [p for p in sorted(folder.glob("*.json")) if _kind(p) == mark.args[0]]
     missing = pytest.param(
         None, marks=pytest.mark.skip(reason=f"no {mark.args[0]} fixture in {folder}"), id="none"

@@ -205,4 +205,5 @@ def test_training_loss(fixture: Fixture) -> None:
         assert checked
         for name in checked:
             ours = gradients[name.removeprefix("grad/")]
-            assert ours is not None and relative_error(ours, expected[name]) < 1e-4, name
+            assert ours is not None, name
+            assert relative_error(ours, expected[name]) < 1e-4, name

@@ -80,5 +80,3 @@ def small_world(seed: int = 0, reencode: bool = False, lag: bool = True) -> Worl
         horizon=HorizonConfig(HierarchyConfig(window=8, budget=20)),
     )
     return World(config, randomised(reckoned(), seed), codec.eval().requires_grad_(False))
-
-

@@ -91,7 +91,7 @@ def sentencepiece_tokenizer(folder: Path):
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "words.txt"),
         model_prefix=str(folder / "spiece"),
-        vocab_size=40,
+        vocab_size=20,
         pad_id=0,
         eos_id=1,
         unk_id=2,

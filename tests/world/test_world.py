@@ -25,8 +25,10 @@ def walked(world: World, chunks: int, seed: int = 0):
 
 def test_frames_have_the_promised_shape_and_type() -> None:
     frames, state = walked(small_world(), 3)
-    assert frames.shape == (12, 32, 32, 3) and frames.dtype == np.uint8
-    assert state.frames == 13 and state.chunks == 3
+    assert frames.shape == (12, 32, 32, 3)
+    assert frames.dtype == np.uint8
+    assert state.frames == 13
+    assert state.chunks == 3
     assert state.memory.length == 12, "the memory lags behind the local frame"
 
 
@@ -37,7 +39,8 @@ def test_a_walk_depends_on_its_seed_and_nothing_else() -> None:
     torch.manual_seed(2)
     again, _ = walked(world, 2)
     other, _ = walked(world, 2, seed=1)
-    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
 
 
 def test_stepping_is_pure_so_that_a_walk_can_be_forked() -> None:
@@ -46,14 +49,17 @@ def test_stepping_is_pure_so_that_a_walk_can_be_forked() -> None:
     left, _ = world.step(state, [(0, 3)] * 4)
     right, _ = world.step(state, [(0, 4)] * 4)
     again, _ = world.step(state, [(0, 3)] * 4)
-    assert np.array_equal(left, again) and not np.array_equal(left, right)
+    assert np.array_equal(left, again)
+    assert not np.array_equal(left, right)
 
 
 def test_fewer_actions_give_fewer_frames_and_reckoning_follows_them() -> None:
     world = small_world()
     state = world.start(PICTURE)
     frames, state = world.step(state, [(0, 3), (1, 0)])
-    assert len(frames) == 2 and state.frames == 3 and state.memory.length == 2
+    assert len(frames) == 2
+    assert state.frames == 3
+    assert state.memory.length == 2
     heading, x, y = state.pose[0].tolist()
     assert heading == pytest.approx(np.radians(7.5))
     assert (x, y) == pytest.approx((12 / 128 * np.cos(heading), 12 / 128 * np.sin(heading)))

@@ -117,7 +117,9 @@ def _agreed(fraction: float, accelerator: Accelerator) -> float:
     """The main process's clock, so that all processes stop at the same step."""
     from accelerate.utils import broadcast
 
-    return float(broadcast(torch.tensor(fraction, device=accelerator.device)))
+    told = broadcast(torch.tensor(fraction, device=accelerator.device))
+    assert isinstance(told, Tensor)
+    return told.item()
 
 
 def _begun(

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from loci.data.revisits import WINDOW, Batch
-from loci.memory.compressor import RATE
-from loci.memory.reckoned import ReckonedEncoder, mean_pose
+from loci.memory.compressor import RATE, LatentEncoder
+from loci.memory.reckoned import mean_pose
 from loci.world.context import Address
 
 CODES = WINDOW // RATE
@@ -21,7 +21,7 @@ class Remembered(NamedTuple):
     ends: Tensor
 
 
-def remember(encoder: ReckonedEncoder, batch: Batch, noise: Tensor | None = None) -> Remembered:
+def remember(encoder: LatentEncoder, batch: Batch, noise: Tensor | None = None) -> Remembered:
     """Compress a batch's spans as the hierarchy would: windows, then merges of four codes.
 
     `noise` holds one deviation per example, `[b]`: history is disturbed so that a model learns to
@@ -50,7 +50,8 @@ def remember(encoder: ReckonedEncoder, batch: Batch, noise: Tensor | None = None
         parts.append(Remembered(codes, code_poses.reshape(size, -1, 3), ends.flatten(1)))
     if not parts:
         return _nothing(batch, encoder.config.out_channels)
-    return Remembered(*(torch.cat(p, dim=2 if i == 0 else 1) for i, p in enumerate(zip(*parts))))
+    codes, poses, ends = zip(*parts, strict=True)
+    return Remembered(torch.cat(codes, dim=2), torch.cat(poses, dim=1), torch.cat(ends, dim=1))
 
 
 def address(batch: Batch, remembered: Remembered) -> Address:
@@ -70,7 +71,7 @@ def _regroup(codes: Tensor, poses: Tensor, length: int) -> tuple[Tensor, Tensor]
     return spans.transpose(1, 2).flatten(2, 3), poses.reshape(-1, length, 3)
 
 
-def _merge(encoder: ReckonedEncoder, codes: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
+def _merge(encoder: LatentEncoder, codes: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
     """Every four codes to one of the next level."""
     length = codes.shape[2] // RATE
     groups = codes.unflatten(2, (length, RATE)).transpose(1, 2).flatten(0, 1)

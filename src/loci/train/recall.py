@@ -5,7 +5,7 @@ that cannot recall show a large one at low noise.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ def examine(
     """PSNR in dB over hidden targets, by recipe and memory; writes a sheet of the first rows."""
     results: dict[str, float] = {}
     for name, batch in exam.batches.items():
-        answers = {kind: answer(model, batch, kind, exam.codec) for kind in ("true", "wrong", "none")}
+        answers = {kind: answer(model, batch, kind, exam.codec) for kind in get_args(Memory)}
         ceiling = exam.codec.decode(batch.target.transpose(1, 2)).transpose(1, 2)
         for kind, frames in {**answers, "ceiling": ceiling}.items():
             results[f"{name}_{kind}"] = _psnr(frames, exam.frames[name])[batch.hidden].mean().item()

@@ -14,7 +14,7 @@ from loci.flow.objective import noised
 from loci.flow.schedule import TIMESTEPS, sample_levels
 from loci.train.conditions import address, remember
 from loci.train.recall import Exam, examine
-from loci.train.run import Budget, Ema, LearningRate, RunDirectory, step_generator
+from loci.train.run import Budget, Ema, LearningRate, RunDirectory
 from loci.world.context import Actions
 from loci.world.frame_codec import FrameCodec
 from loci.world.transformer import TransformerConfig, WorldTransformer
@@ -127,9 +127,7 @@ def fit_world(
     losses: list[float] = []
 
     def save() -> None:
-        run.save(
-            model=world.state_dict(), optimizer=optimizer.state_dict(), ema=ema.state_dict()
-        )
+        run.save(model=world.state_dict(), optimizer=optimizer.state_dict(), ema=ema.state_dict())
 
     run.start_clock()
     while True:

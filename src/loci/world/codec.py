@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -44,4 +46,8 @@ class Codec(Protocol):
         self, latents: Float[Tensor, "b c tl hl wl"], state: CodecState | None = None
     ) -> tuple[Float[Tensor, "b 3 t h w"], CodecState]:
         """Latents in pieces of any length, equal to `decode` of the whole."""
+        ...
+
+    def save_pretrained(self, folder: Path | str, dtype: torch.dtype | None = None) -> None:
+        """Write `config.json` and `model.safetensors`."""
         ...

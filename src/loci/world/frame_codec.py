@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +58,7 @@ class FrameCodec(nn.Module):
 
     latents_mean: Tensor
     latents_std: Tensor
+    network: Any
 
     def __init__(self, config: FrameCodecConfig | None = None):
         super().__init__()
@@ -176,22 +178,23 @@ class FrameCodec(nn.Module):
 
 
 def _network(config: FrameCodecConfig) -> nn.Module:
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     levels, channels = len(config.widths), 3 * config.fold**2
-    network = AutoencoderKL(
-        in_channels=channels,
-        out_channels=channels,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=config.widths,
-        layers_per_block=config.layers_per_block,
-        latent_channels=config.latent_channels,
-        norm_num_groups=config.norm_groups,
-        mid_block_add_attention=False,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
+    sizes: dict[str, Any] = {
+        "in_channels": channels,
+        "out_channels": channels,
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "block_out_channels": config.widths,
+        "layers_per_block": config.layers_per_block,
+        "latent_channels": config.latent_channels,
+        "norm_num_groups": config.norm_groups,
+        "mid_block_add_attention": False,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    }
+    network: Any = AutoencoderKL(**sizes)
     return network.to(memory_format=torch.channels_last)
 
 

@@ -45,6 +45,8 @@ class TextEncoder(nn.Module):
     Encoding a prompt is slow: encode once and keep the result as long as the prompt stays.
     """
 
+    network: Any
+
     def __init__(self, config: TextEncoderConfig | None = None, tokenizer: Any = None):
         super().__init__()
         self.config = config or TextEncoderConfig()

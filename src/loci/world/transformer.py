@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -164,7 +164,7 @@ class WorldTransformer(nn.Module):
         x = self._patches(noisy, mask=0.0)
         tokens_per_frame = x.shape[1] // noisy.shape[2]
         x = x + context.target_offset.repeat_interleave(tokens_per_frame, dim=1)
-        for block, layer in zip(self.blocks, context.layers, strict=True):
+        for block, layer in zip(self._layers, context.layers, strict=True):
             now = block.modulate(projected)
             memory = layer.memory
             if memory is None:
@@ -187,9 +187,7 @@ class WorldTransformer(nn.Module):
         address: Address | None = None,
     ) -> Float[Tensor, "b 16 t h w"]:
         """`velocity` with a fresh `context`."""
-        return self.velocity(
-            noisy, timestep, self.context(memory, local, actions, prompt, address)
-        )
+        return self.velocity(noisy, timestep, self.context(memory, local, actions, prompt, address))
 
     def sequence(
         self, latents: Float[Tensor, "b 16 t h w"], mask: float
@@ -214,10 +212,10 @@ class WorldTransformer(nn.Module):
             embeddings.append(self.text_embedding)
         for embedding in embeddings:
             for layer in (embedding[0], embedding[2]):
-                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.normal_(cast(nn.Linear, layer).weight, std=0.02)
         nn.init.zeros_(self.head.head.weight)
         with torch.no_grad():
-            for block in self.blocks:
+            for block in self._layers:
                 block.modulation[:, [2, 5]] += gate
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -233,6 +231,10 @@ class WorldTransformer(nn.Module):
             model = cls(config)
         load_strict(model, read_tensors(folder / WEIGHTS_NAME), str(source))
         return model.eval()
+
+    @property
+    def _layers(self) -> list[Block]:
+        return cast("list[Block]", list(self.blocks))
 
     def _check(self, local: Tensor, prompt: Prompt | None, address: Address | None) -> None:
         height, width = local.shape[-2:]
@@ -305,7 +307,7 @@ class WorldTransformer(nn.Module):
     ) -> tuple[LayerContext, ...]:
         _, projected = self._time(torch.zeros(tokens.shape[0], device=tokens.device))
         layers = []
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self._layers):
             still = block.modulate(projected)
             keys = None if text is None else block.text_keys(text)
             normed = block.norm(tokens)

@@ -52,7 +52,8 @@ def load_walk(path: str | Path, world: World) -> WalkState:
     content, tensors = _read(Path(path))
     found, expected = content.get("world"), _identity(world)
     if found != expected:
-        differing = [k for k in expected if not isinstance(found, dict) or found.get(k) != expected[k]]
+        found = found if isinstance(found, dict) else {}
+        differing = [part for part in expected if found.get(part) != expected[part]]
         raise LociError(f"{path}: a walk in another world ({', '.join(differing)} differ)")
     device = world.transformer.patch_embedding.weight.device
     tensors = {
@@ -90,7 +91,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except FileNotFoundError as error:
         raise LociError(f"{path}: no such walk") from error
     except (SafetensorError, OSError) as error:
-        raise LociError(f"{path}: damaged or no walk, expected a file of loci walk --save") from error
+        raise LociError(
+            f"{path}: damaged or no walk, expected a file of loci walk --save"
+        ) from error
     if metadata.get("format") != FORMAT:
         found = metadata.get("format", "another kind of file")
         raise LociError(f"{path}: expected a walk ({FORMAT}), found {found}")

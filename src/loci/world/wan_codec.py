@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -55,6 +56,8 @@ class WanCodecConfig:
 
 class WanCodec(nn.Module):
     """Implements the Codec protocol: 1 + 4k frames to 1 + k latents of an eighth the size."""
+
+    network: Any
 
     def __init__(self, config: WanCodecConfig | None = None):
         super().__init__()
@@ -148,7 +151,7 @@ class WanCodec(nn.Module):
 
 
 def _network(config: WanCodecConfig) -> nn.Module:
-    from diffusers import AutoencoderKLWan
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
     return AutoencoderKLWan(
         base_dim=config.base_dim,

@@ -91,7 +91,10 @@ class World:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+        cls,
+        source: str | Path,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
     ) -> "World":
         """A shipped model by name ("doom"), a folder saved by us, or a hub id.
 
@@ -148,16 +151,21 @@ class World:
                 text (or none to a model with).
         """
         size = self.config.size or choose_bucket(*read_pixels(image).shape[:2])
-        video = load_picture(image, size).to(self._device)
-        latents, codec = self.codec.encode_stream(video)
+        return self.begin(load_picture(image, size), seed, self._prompt(prompt))
+
+    @torch.no_grad()
+    def begin(
+        self, frame: Float[Tensor, "1 3 1 h w"], seed: int = 0, prompt: Prompt | None = None
+    ) -> WalkState:
+        """`start` with a frame in [-1, 1] and a prompt already encoded."""
+        latents, codec = self.codec.encode_stream(frame.to(self._device))
         pose = torch.zeros(1, 3, dtype=torch.float64)
         memory = self.memory.empty()
         if not self.config.lag:
             where = None if self.config.stride is None else pose[:, None]
             memory = self.memory.append(memory, latents, where)
-        return WalkState(seed, 1, 0, memory, codec, latents, pose, self._prompt(prompt))
+        return WalkState(seed, 1, 0, memory, codec, latents, pose, prompt)
 
-    @torch.no_grad()
     def step(
         self, state: WalkState, actions: ArrayLike, ahead: ArrayLike | None = None
     ) -> tuple[UInt8[np.ndarray, "n h w 3"], WalkState]:
@@ -175,20 +183,29 @@ class World:
             LociError: on an empty list, too many actions, or a count that does not fill whole
                 latents.
         """
-        ids = self._ids(actions)
-        latents, target_poses = self._generate(state, ids, ahead)
-        keep = len(ids) // self.codec.temporal_factor + int(self.config.overlap)
-        video = self.codec.decode(latents[:, :, :keep])[:, :, int(self.config.overlap) :]
-        return tensor_to_frames(video), self._advance(state, ids, video, latents, target_poses)
+        _, video, state = self.generate(state, actions, ahead)
+        return tensor_to_frames(video), state
 
-    def _generate(
+    @torch.no_grad()
+    def generate(
+        self, state: WalkState, actions: ArrayLike, ahead: ArrayLike | None = None
+    ) -> tuple[Float[Tensor, "1 16 t h w"], Float[Tensor, "1 3 n h w"], WalkState]:
+        """`step` with the sampled latents of the whole chunk and the new frames in [-1, 1]."""
+        ids = self._ids(actions)
+        latents, target_poses = self._sample(state, ids, ahead)
+        first = int(self.config.overlap)
+        keep = len(ids) // self.codec.temporal_factor + first
+        video = self.codec.decode(latents[:, :, :keep])[:, :, first:]
+        return latents, video, self._advance(state, ids, video, latents, target_poses)
+
+    def _sample(
         self, state: WalkState, ids: Int[np.ndarray, "n 2"], ahead: ArrayLike | None
     ) -> tuple[Tensor, Tensor | None]:
         config, factor = self.config, self.codec.temporal_factor
         padded = np.zeros((config.chunk + int(config.overlap), 2), np.int64)
         padded[: len(ids)] = ids
         if ahead is not None and config.overlap:
-            padded[len(ids)] = to_ids([ahead])[0]
+            padded[len(ids)] = to_ids(np.asarray([ahead]))[0]
         pressed = torch.from_numpy(padded)[None]
         move, view = pressed.unbind(-1)
         codes = self.memory.codes(state.memory) if state.memory.length else None
@@ -224,7 +241,9 @@ class World:
         poses: Tensor | None,
     ) -> WalkState:
         codec = state.codec
-        made = latents[:, :, int(self.config.overlap) :][:, :, : len(ids) // self.codec.temporal_factor]
+        made = latents[:, :, int(self.config.overlap) :][
+            :, :, : len(ids) // self.codec.temporal_factor
+        ]
         if self.config.reencode:
             made, codec = self.codec.encode_stream(video, state.codec)
         known, known_poses = made, None

@@ -1,0 +1,59 @@
+"""Picture to several chunks through the public `World`, against the published rollout."""
+
+import pytest
+import torch
+
+from loci.layers.weights import load_strict
+from loci.memory.compressor import WindowPlan
+from loci.memory.hierarchy import HierarchyConfig
+from loci.memory.horizon import HorizonConfig
+from loci.world.context import Prompt
+from loci.world.released import renamed_codec
+from loci.world.rollout import SamplingConfig
+from loci.world.wan_codec import WanCodec, WanCodecConfig
+from loci.world.world import World, WorldConfig
+
+from .conftest import Fixture, relative_error
+from .test_infinite_world import transformer
+
+
+def rollout_world(fixture: Fixture) -> World:
+    s = fixture.sidecar
+    codec = WanCodec(
+        WanCodecConfig(
+            base_dim=s["vae_dim"], latents_mean=tuple(s["mean"]), latents_std=tuple(s["std"])
+        )
+    )
+    prefix = "vae/"
+    weights = {k[len(prefix) :]: v for k, v in fixture.weights.items() if k.startswith(prefix)}
+    load_strict(codec.network, renamed_codec(weights), fixture.name)
+    height, width = fixture.inputs["image"].shape[-2:]
+    config = WorldConfig(
+        size=(height, width),
+        chunk=s["chunk_frames"] - 1,
+        sampling=SamplingConfig(s["steps"], s["shift"], guidance=s["guidance_scale"]),
+        horizon=HorizonConfig(HierarchyConfig(window=64), exact=WindowPlan()),
+    )
+    return World(config, transformer(fixture, "dit/"), codec.eval())
+
+
+@pytest.mark.kind("rollout")
+def test_rollout(fixture: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With streamed encoding, the memory compressed once and a context per chunk."""
+    s, given, expected = fixture.sidecar, fixture.inputs, fixture.outputs
+    world = rollout_world(fixture)
+    noises = [given[f"noise_{k}"] for k in range(s["chunks"])]
+    monkeypatch.setattr("loci.world.world.chunk_noise", lambda seed, k, shape, device: noises[k])
+    state = world.begin(given["image"], prompt=Prompt(given["text"][:, 0], given["text_mask"]))
+    actions = torch.stack([given["move"], given["view"]], dim=-1).numpy()
+    frames, size = [given["image"]], world.chunk
+    for k in range(s["chunks"]):
+        history = state.memory.tail
+        assert history is not None
+        assert relative_error(history, expected[f"history_{k}"]) < 2e-5
+        start, end = size * k, size * (k + 1)
+        ahead = actions[end] if len(actions) > end else None
+        latents, video, state = world.generate(state, actions[start:end], ahead)
+        assert relative_error(latents, expected[f"latents_{k}"]) < 2e-5
+        frames.append(video)
+    assert relative_error(torch.cat(frames, dim=2), expected["video"]) < 1e-4
