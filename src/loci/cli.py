@@ -35,6 +35,7 @@ COMMANDS = {
     "data doom": Command("loci.data.record:record", "Record walks through generated Doom maps."),
     "train codec": Command("loci.app.training:codec", "Train the autoencoder of frames."),
     "train world": Command("loci.app.training:world", "Train the world model."),
+    "train ship": Command("loci.train.ship:ship", "Put trained parts together as one model."),
     "bench horizon": Command("loci.bench.horizon:horizon", "Cost per chunk as a walk grows."),
     "bench memory": Command(
         "loci.bench.memory:memory", "Does it remember? Revisits, drift, control."

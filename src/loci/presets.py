@@ -1,9 +1,15 @@
 """Named configurations: the released full-size model and the small ones we train."""
 
 from loci.actions.encoder import ActionEncoderConfig
+from loci.actions.reckoning import Stride
 from loci.memory.compressor import LatentEncoderConfig
+
+from loci.memory.hierarchy import HierarchyConfig
+from loci.memory.horizon import HorizonConfig
 from loci.memory.reckoned import POSE_FEATURES, ReckonedConfig
+from loci.world.rollout import SamplingConfig
 from loci.world.transformer import TransformerConfig
+from loci.world.world import WorldConfig
 
 _DOOM_WIDTH = 192
 
@@ -34,4 +40,25 @@ def doom_transformer(reckoned: bool = True) -> TransformerConfig:
         reckoned=ReckonedConfig(blind=not reckoned),
         memory_stream="fixed",
         prediction="data",
+    )
+
+
+def doom_world() -> WorldConfig:
+    """How the shipped model is walked: 64x64 frames, eight to a chunk, a latent per frame.
+
+    The sampled latents themselves become the history: the codec works frame by frame, so nothing
+    is gained by decoding and encoding them again.
+    """
+    return WorldConfig(
+        size=(64, 64),
+        fps=15,
+        chunk=8,
+        overlap=False,
+        reencode=False,
+        lag=True,
+        codec="frame",
+        text=False,
+        stride=Stride(),
+        sampling=SamplingConfig(steps=8, shift=2.0, even=True, guidance=1.0),
+        horizon=HorizonConfig(HierarchyConfig(window=8, budget=20)),
     )

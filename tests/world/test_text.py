@@ -1,12 +1,19 @@
 """Prompts: cleaning, padding, and the text encoder on disk."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from loci.errors import LociError
-from loci.world.text import NEGATIVE_PROMPT, TextEncoder, TextEncoderConfig, cleaned
+from loci.world.text import (
+    NEGATIVE_PROMPT,
+    TextEncoder,
+    TextEncoderConfig,
+    cleaned,
+    load_tokenizer,
+)
 
 pytest.importorskip("transformers", reason="the extra `text` is not installed")
 
@@ -72,7 +79,8 @@ def test_a_folder_that_holds_no_encoder(tmp_path: Path) -> None:
 
 
 def test_saved_and_loaded_with_a_real_tokenizer(tmp_path: Path) -> None:
-    encoder(sentencepiece_tokenizer(tmp_path)).save_pretrained(tmp_path / "saved")
+    write_tokenizer(tmp_path / "words")
+    encoder(load_tokenizer(tmp_path / "words")).save_pretrained(tmp_path / "saved")
     loaded = TextEncoder.from_pretrained(tmp_path / "saved")
     prompt = loaded.encode(["a room"])
     assert prompt.states.shape == (1, 512, 16)
@@ -82,20 +90,14 @@ def test_saved_and_loaded_with_a_real_tokenizer(tmp_path: Path) -> None:
     assert ids[-1] == loaded.tokenizer.eos_token_id
 
 
-def sentencepiece_tokenizer(folder: Path):
-    """A tokenizer of the published kind, learnt from a few words."""
-    sentencepiece = pytest.importorskip("sentencepiece")
-    import transformers
+def write_tokenizer(folder: Path) -> None:
+    """A tokenizer in the published layout that knows a few letters."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import Unigram
 
-    (folder / "words.txt").write_text("a room\nthe door\na red wall\nround the corner\n" * 20)
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "words.txt"),
-        model_prefix=str(folder / "spiece"),
-        vocab_size=20,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
-    )
-    return transformers.T5Tokenizer(str(folder / "spiece.model"), extra_ids=0)
+    folder.mkdir()
+    pieces = ["<pad>", "</s>", "<unk>", "\u2581", *"amor"]
+    vocabulary = [(piece, 0.0 if piece.startswith("<") else -1.0) for piece in pieces]
+    Tokenizer(Unigram(vocabulary, unk_id=2)).save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))

@@ -1,5 +1,6 @@
 """Training of the world model: short histories, then long ones, always revisiting."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,17 +101,21 @@ def train_world(
 
 
 def fit_world(
-    walks: LatentWalks, exam: Exam | None, out: Path, config: WorldTraining
+    walks: LatentWalks,
+    exam: Exam | None,
+    out: Path,
+    config: WorldTraining,
+    on_step: Callable[[int, float], None] | None = None,
 ) -> WorldTransformer:
-    """`train_world` on walks already encoded."""
+    """`train_world` on walks already encoded; `on_step` hears each step's number and loss."""
     from accelerate import Accelerator
     from accelerate.utils import broadcast
 
     accelerator = Accelerator()
     device, rank = accelerator.device, accelerator.process_index
     run = RunDirectory(out, writes=accelerator.is_main_process)
-    world = WorldTransformer(config.model)
     torch.manual_seed(config.seed)
+    world = WorldTransformer(config.model)
     world.initialise(gate=1.0)
     world.to(device)
     trained = Objective(world, config)
@@ -156,6 +161,8 @@ def fit_world(
             run.log(**examine(averaged(ema, config.model), exam, run))
         if run.due("checkpoint", config.checkpoint_seconds):
             save()
+        if on_step is not None:
+            on_step(run.step, loss.item())
     save()
     final = averaged(ema, config.model)
     if run.writes:

@@ -1,0 +1,43 @@
+"""The same world with other memories, and the reasons why some cannot be had."""
+
+import copy
+
+from loci.memory.baselines import Memory, NoMemory, RawMemory, SampledMemory, WrongMemory
+from loci.memory.codes import Codes
+from loci.world.world import World
+
+RAW_REASON = (
+    "this transformer reads codes of its own width on the patch grid; raw latents do not fit it"
+)
+TIME_REASON = "needs a second model, addressed by time: --time-model PATH"
+
+
+def with_memory(world: World, memory: Memory) -> World:
+    """The same codec and weights with another memory."""
+    other = copy.copy(world)
+    other.memory = memory  # pyright: ignore[reportAttributeAccessIssue]
+    return other
+
+
+def takes_raw_latents(world: World) -> bool:
+    """Whether the transformer reads latents and codes alike, as published."""
+    config = world.transformer.config
+    return config.reckoned is None and config.memory.out_channels == config.latent_channels
+
+
+def variants(world: World, wrong: Codes) -> dict[str, World]:
+    """The memories to compare, by name; `wrong` are another scene's codes.
+
+    `window` and `stride` have the budget of the shipped memory, in codes of level one.
+    """
+    compressor, hierarchy = world.transformer.latent_encoder, world.config.horizon.hierarchy
+    memories: dict[str, Memory] = {
+        "hpmc": world.memory,
+        "none": NoMemory(compressor=compressor),
+        "wrong": WrongMemory(world.memory, wrong),
+        "window": SampledMemory(compressor=compressor, config=hierarchy),
+        "stride": SampledMemory(compressor=compressor, config=hierarchy, strided=True),
+    }
+    if takes_raw_latents(world):
+        memories["raw"] = RawMemory()
+    return {name: with_memory(world, memory) for name, memory in memories.items()}

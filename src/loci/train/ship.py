@@ -1,0 +1,57 @@
+"""From training runs to a model folder: bfloat16 weights, configs, logs and curves."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from loci.errors import LociError
+from loci.files import replacing
+from loci.presets import doom_world
+from loci.world.frame_codec import FrameCodec
+from loci.world.transformer import WorldTransformer
+from loci.world.world import World
+
+
+def ship(codec: Path, world: Path, out: Path) -> None:
+    """Put trained parts together as one model that loci walk can load.
+
+    Args:
+        codec: the folder of a finished run of loci train codec.
+        world: the folder of a finished run of loci train world.
+        out: the model folder to write.
+    """
+    for run in (codec, world):
+        if not (run / "final").is_dir():
+            raise LociError(f"{run}: expected a finished training run, with its model in final")
+    parts = (
+        WorldTransformer.from_pretrained(world / "final"),
+        FrameCodec.from_pretrained(codec / "final"),
+    )
+    World(doom_world(), *parts).save_pretrained(out, torch.bfloat16)
+    for run, name in ((codec, "codec"), (world, "transformer")):
+        shutil.copyfile(run / "log.jsonl", out / name / "log.jsonl")
+        draw_curves(run / "log.jsonl", out / name / "curves.png")
+    size = sum(path.stat().st_size for path in out.rglob("*.safetensors"))
+    print(f"{out}: {size / 1e6:.1f} MB of weights")
+
+
+def draw_curves(log: Path, image: Path) -> None:
+    """Loss above, held-out PSNR below, over the steps of a run."""
+    from matplotlib.figure import Figure
+
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    losses = [(r["step"], r["loss"]) for r in records if "loss" in r]
+    above.plot(*zip(*losses, strict=True))
+    above.set(ylabel="loss", yscale="log")
+    unrelated = {"step", "seconds", "loss", "rate", "samples", "final"}
+    for name in sorted({key for r in records for key in r} - unrelated):
+        points = [(r["step"], r[name]) for r in records if name in r]
+        below.plot(*zip(*points, strict=True), marker="o", label=name)
+    below.set(xlabel="step", ylabel="held-out PSNR, dB")
+    below.legend(fontsize="x-small")
+    with replacing(image) as part:
+        figure.savefig(part, format="png", dpi=110)

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import torch
+
+from loci.data.latent_walks import LatentWalks
+from loci.data.revisits import SPAN_LATENTS, Recipe, draw
+
+RECIPES = [Recipe((3, 0, 0), 1), Recipe((2, 2, 0), 3), Recipe((1, 0, 1), 1), Recipe((0, 0, 0), 2)]
+
+
+def spinning(walks: int = 3, length: int = 160) -> LatentWalks:
+    """Walkers that turn on the spot; a latent's first value is its place in the walk."""
+    index = torch.arange(length, dtype=torch.float32)
+    latents = torch.zeros(walks, length, 2, 4, 4) + index[None, :, None, None, None]
+    poses = torch.zeros(walks, length, 3, dtype=torch.float64)
+    poses[..., 0] = index * np.radians(7.5)
+    actions = torch.tensor([0, 3]).expand(walks, length, 2)
+    return LatentWalks(latents, actions, poses, poses)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_batch_holds_what_its_recipe_says(recipe: Recipe) -> None:
+    batch = draw(spinning(), recipe, 4, np.random.default_rng(0))
+    for level, (count, latents) in enumerate(zip(recipe.spans, SPAN_LATENTS, strict=True)):
+        span = batch.spans[level]
+        assert span.shape == (4, count, latents, 2, 4, 4)
+        ends, first, last = batch.ends[level], span[:, :, 0, 0, 0, 0], span[:, :, -1, 0, 0, 0]
+        assert torch.equal(last + 1, ends.float()), "a span ends where it says"
+        assert bool((first % latents == 0).all()), "spans are aligned"
+        assert bool((ends <= batch.now[:, None]).all()), "the memory never holds the future"
+        assert all(len(set(row.tolist())) == count for row in ends), "no span is taken twice"
+    assert torch.equal(batch.local[:, 0, 0, 0], batch.now.float())
+    steps = torch.arange(1, 9) * recipe.stride
+    assert torch.equal(batch.target[:, :, 0, 0, 0], (batch.now[:, None] + steps).float())
+
+
+def test_targets_of_a_stride_have_no_single_action() -> None:
+    rng = np.random.default_rng(0)
+    assert draw(spinning(), Recipe((1, 0, 0), 1), 2, rng).actions[0, 0].tolist() == [0, 3]
+    assert draw(spinning(), Recipe((1, 0, 0), 3), 2, rng).actions[0, 0].tolist() == [9, 9]
+
+
+def test_revisits_are_preferred_and_known() -> None:
+    """On the spot, a view is hidden once seen a full turn ago and turned away from."""
+    rng = np.random.default_rng(0)
+    batch = draw(spinning(), Recipe((6, 0, 0), 4), 32, rng, revisits=1.0)
+    assert batch.hidden.float().mean() > 0.4
+    for i in range(32):
+        turned = (batch.target_frames[i] - batch.now[i]) * 7.5
+        seen_before = batch.target_frames[i] >= 48 - 2
+        expected = (turned > 40) & (360 - turned > 40) & seen_before
+        assert bool((batch.hidden[i] <= expected).all())
+
+
+def test_useful_spans_are_chosen_more_often_than_chance() -> None:
+    rng = np.random.default_rng(0)
+    batch = draw(spinning(8, 400), Recipe((4, 0, 0), 3), 64, rng, revisits=1.0)
+    saw = 0
+    for i in range(64):
+        headings = batch.span_poses[0][i, ..., 0].flatten()
+        apart = (batch.target_pose[i, :, 0, None] - headings).abs() % (2 * np.pi)
+        near = (torch.minimum(apart, 2 * np.pi - apart) < np.radians(20)).any(dim=1)
+        saw += int((near & batch.hidden[i]).sum())
+    assert saw > 0.6 * int(batch.hidden.sum())

@@ -1,0 +1,101 @@
+import pytest
+import torch
+from torch import Tensor
+
+from loci.flow.guidance import guided
+from loci.flow.objective import flow_loss, noised
+from loci.flow.policy import State
+from loci.flow.sampler import sample
+from loci.flow.schedule import euler_timesteps, sample_levels, shift
+
+RELEASED = (
+    "1000 994.93 989.54 983.80 977.68 971.13 964.12 956.58 948.46 939.68 930.17 919.83 908.54 "
+    "896.17 882.55 867.50 850.75 832.02 810.93 787.00 759.63 727.99 691.03 647.26 594.62 530.10 "
+    "449.19 344.71 204.62 6.958"
+)
+
+
+def test_the_released_grid() -> None:
+    expected = torch.tensor([float(t) for t in RELEASED.split()])
+    assert torch.allclose(euler_timesteps(30, 7.0), expected, atol=6e-3)
+
+
+def test_an_even_grid_spends_no_step_on_the_last_thousandth() -> None:
+    assert euler_timesteps(4, 1.0, even=True).tolist() == pytest.approx([1000, 750, 500, 250])
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        euler_timesteps(0, 1.0)
+
+
+def test_shift_keeps_the_ends_and_the_order() -> None:
+    levels = torch.linspace(0, 1, 11)
+    shifted = shift(levels, 3.0)
+    assert shifted[0] == 0
+    assert shifted[-1] == 1
+    assert bool((shifted.diff() > 0).all())
+    assert torch.allclose(shift(shift(levels, 3.0), 1 / 3.0), levels, atol=1e-6)
+
+
+def test_training_levels_lie_between_data_and_noise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for mean in (None, 0.8):
+        levels = sample_levels(1000, 1.0, generator, mean)
+        assert 0 < levels.min() < levels.max() < 1
+    assert sample_levels(4000, 1.0, generator, 0.8).mean() > 0.6
+
+
+@pytest.mark.parametrize("steps", [1, 3, 30])
+def test_the_straight_line_is_walked_exactly(steps: int) -> None:
+    """With the true velocity of a straight path, any number of Euler steps ends at the data."""
+    data, noise = torch.randn(2, 3), torch.randn(2, 3)
+    seen = []
+
+    def velocity(state: State, timestep: Tensor) -> State:
+        expected = noised(data, noise, timestep / 1000)
+        assert torch.allclose(state["x"], expected, atol=1e-5)
+        seen.append(timestep)
+        return {"x": noise - data}
+
+    result = sample(velocity, {"x": noise}, euler_timesteps(steps, 7.0))
+    assert torch.allclose(result["x"], data, atol=1e-5)
+    assert len(seen) == steps
+    assert seen[0].shape == (2,)
+
+
+def test_a_policy_can_spare_evaluations_and_hears_of_the_others() -> None:
+    class EverySecond:
+        def __init__(self) -> None:
+            self.last: State = {}
+            self.heard: list[int] = []
+
+        def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
+            return self.last if step % 2 else None
+
+        def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
+            self.last = velocity
+            self.heard.append(step)
+
+    calls = []
+
+    def velocity(state: State, timestep: Tensor) -> State:
+        calls.append(1)
+        return {"x": torch.ones(1, 1)}
+
+    policy = EverySecond()
+    sample(velocity, {"x": torch.zeros(1, 1)}, euler_timesteps(5, 1.0), policy)
+    assert len(calls) == 3
+    assert policy.heard == [0, 2, 4]
+
+
+def test_guidance_goes_beyond_the_conditional_row() -> None:
+    def velocity(state: State, timestep: Tensor) -> State:
+        assert timestep.shape == (2,)
+        return {"x": torch.tensor([[3.0], [1.0]])}
+
+    step = guided(velocity, 5.0)
+    assert step({"x": torch.zeros(1, 1)}, torch.zeros(1))["x"].item() == 1 + 5 * (3 - 1)
+
+
+def test_the_loss_is_zero_only_for_the_true_velocity() -> None:
+    data, noise = torch.randn(3, 4, 2), torch.randn(3, 4, 2)
+    assert flow_loss(noise - data, data, noise).tolist() == [0, 0, 0]
+    assert bool((flow_loss(data - noise, data, noise) > 0).all())

@@ -1,0 +1,75 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from loci.data.revisits import Recipe
+from loci.train.run import Budget, LearningRate
+from loci.train.world import Stage, WorldTraining, fit_world
+from loci.world.transformer import WorldTransformer
+
+from ..world.models import reckoned
+from .test_conditions import wandering
+
+pytest.importorskip("accelerate", reason="training needs the extra train")
+
+CONFIG = WorldTraining(
+    model=reckoned(),
+    stages=(Stage(0.5, (Recipe((1, 0, 0)),)), Stage(1.0, (Recipe((1, 1, 0)), Recipe((0, 0, 0))))),
+    budget=Budget(steps=6),
+    rate=LearningRate(peak=1e-2, warmup_steps=1),
+    batch=2,
+    log_seconds=0.0,
+    checkpoint_seconds=1e9,
+)
+
+
+def weights(model: WorldTransformer) -> torch.Tensor:
+    return torch.cat([p.flatten() for p in model.parameters()])
+
+
+def test_training_learns_and_saves(tmp_path: Path) -> None:
+    walks = wandering()
+    config = replace(CONFIG, budget=Budget(steps=12))
+    model = fit_world(walks, None, tmp_path / "run", config)
+    loaded = WorldTransformer.from_pretrained(tmp_path / "run" / "final")
+    assert torch.equal(weights(loaded), weights(model))
+    torch.manual_seed(config.seed)
+    fresh = WorldTransformer(config.model)
+    assert not torch.allclose(weights(fresh), weights(model))
+    log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert len(log) == 12
+
+
+def test_a_killed_run_ends_where_the_whole_one_does(tmp_path: Path) -> None:
+    walks = wandering()
+    whole = fit_world(walks, None, tmp_path / "whole", CONFIG)
+
+    class Killed(Exception):
+        pass
+
+    def kill(step: int, loss: float) -> None:
+        if step == 4:
+            raise Killed
+
+    config = replace(CONFIG, checkpoint_seconds=0.0)
+    with pytest.raises(Killed):
+        fit_world(walks, None, tmp_path / "run", config, on_step=kill)
+    resumed = fit_world(walks, None, tmp_path / "run", config)
+    assert torch.allclose(weights(resumed), weights(whole), atol=1e-6)
+
+
+def test_every_weight_gets_a_gradient() -> None:
+    import numpy as np
+
+    from loci.data.revisits import draw
+    from loci.train.world import Objective
+
+    model = WorldTransformer(reckoned())
+    model.initialise(gate=1.0)
+    torch.nn.init.normal_(model.head.head.weight, std=0.02)
+    batch = draw(wandering(), Recipe((2, 1, 0)), 2, np.random.default_rng(0))
+    Objective(model, CONFIG)(batch, 0.1).backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
