@@ -3,7 +3,6 @@
 from loci.actions.encoder import ActionEncoderConfig
 from loci.actions.reckoning import Stride
 from loci.memory.compressor import LatentEncoderConfig
-
 from loci.memory.hierarchy import HierarchyConfig
 from loci.memory.horizon import HorizonConfig
 from loci.memory.reckoned import POSE_FEATURES, ReckonedConfig

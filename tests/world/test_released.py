@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,18 +10,23 @@ import torch
 from torch import Tensor
 
 from loci.errors import LociError
+from loci.world import released
 from loci.world.released import (
     ReleasedFiles,
     load_codec,
+    load_text_encoder,
     load_transformer,
     renamed_codec,
     renamed_text_encoder,
 )
-from loci.world.text import TextEncoder, TextEncoderConfig
+from loci.world.text import TextEncoder
 from loci.world.transformer import WorldTransformer
 from loci.world.wan_codec import WanCodec, WanCodecConfig
+from loci.world.world import World
 
 from .models import released_like
+from .test_text import TINY as TINY_TEXT
+from .test_text import write_tokenizer
 
 MANIFEST = Path(__file__).parent / "infinite-world.manifest.json.gz"
 TINY_CODEC = WanCodecConfig(base_dim=4)
@@ -51,15 +57,16 @@ def test_the_autoencoder_has_the_published_names_and_shapes() -> None:
     }
 
 
-def test_the_text_encoder_takes_every_published_name() -> None:
-    pytest.importorskip("transformers", reason="the extra `text` is not installed")
-    config = TextEncoderConfig(60, dim=16, heads=2, head_dim=8, ffn_dim=24, layers=1)
-    leaves = ("attn.q", "attn.k", "attn.v", "attn.o", "pos_embedding.embedding", "norm1", "norm2")
-    leaves += ("ffn.gate.0", "ffn.fc1", "ffn.fc2")
-    names = [f"blocks.0.{leaf}.weight" for leaf in leaves]
+def published_text_encoder() -> dict[str, Tensor]:
+    """Random weights under their published names."""
+    leaves = {"attn.q", "attn.k", "attn.v", "attn.o", "pos_embedding.embedding", "norm1", "norm2"}
+    leaves |= {"ffn.gate.0", "ffn.fc1", "ffn.fc2"}
+    names = [f"blocks.{i}.{leaf}.weight" for i in range(TINY_TEXT.layers) for leaf in leaves]
     names += ["token_embedding.weight", "norm.weight"]
-    renamed = renamed_text_encoder({name: torch.empty(0) for name in names})
-    assert renamed.keys() == TextEncoder(config).network.state_dict().keys()
+    ours = TextEncoder(TINY_TEXT).network.state_dict()
+    renamed = renamed_text_encoder({name: torch.tensor(i) for i, name in enumerate(names)})
+    assert renamed.keys() == ours.keys()
+    return {names[int(place)]: ours[name] for name, place in renamed.items()}
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -103,3 +110,34 @@ def test_the_published_folder(tmp_path: Path) -> None:
     files = ReleasedFiles.find(tmp_path)
     assert files == ReleasedFiles.find(transformer) == ReleasedFiles.find(transformer.parent)
     assert files.text_encoder.suffix == ".safetensors"
+
+
+def test_converted_files_make_a_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers", reason="the extra `text` is not installed")
+    models = tmp_path / "models"
+    models.mkdir()
+    torch.save(
+        WorldTransformer(released_like()).state_dict(), tmp_path / "infinite_world_model.ckpt"
+    )
+    torch.save(published_codec(TINY_CODEC), models / "Wan2.1_VAE.pth")
+    torch.save(published_text_encoder(), models / "models_t5_umt5-xxl-enc-bf16.pth")
+    (models / "google").mkdir()
+    write_tokenizer(models / "google" / "umt5-xxl")
+    for loader, config in (
+        (load_transformer, released_like()),
+        (load_codec, TINY_CODEC),
+        (load_text_encoder, TINY_TEXT),
+    ):
+        monkeypatch.setattr(released, loader.__name__, partial(loader, config=config))
+    released.convert(tmp_path, tmp_path / "out")
+    world, plain = World.from_pretrained(tmp_path / "out"), released.load_world(tmp_path)
+    assert world.config == plain.config
+    for ours, theirs in ((world.transformer, plain.transformer), (world.codec, plain.codec)):
+        assert isinstance(ours, torch.nn.Module)
+        assert isinstance(theirs, torch.nn.Module)
+        expected = theirs.state_dict()
+        assert all(torch.equal(t, expected[name]) for name, t in ours.state_dict().items())
+    assert world.text_encoder is not None
+    assert plain.text_encoder is not None
+    states = world.text_encoder.encode(["a room"]).states
+    assert torch.equal(states, plain.text_encoder.encode(["a room"]).states[:, : states.shape[1]])

@@ -6,6 +6,7 @@ from loci.memory.baselines import Memory, NoMemory, RawMemory, SampledMemory, Wr
 from loci.memory.codes import Codes
 from loci.world.world import World
 
+TIME = "time"
 RAW_REASON = (
     "this transformer reads codes of its own width on the patch grid; raw latents do not fit it"
 )
@@ -25,8 +26,8 @@ def takes_raw_latents(world: World) -> bool:
     return config.reckoned is None and config.memory.out_channels == config.latent_channels
 
 
-def variants(world: World, wrong: Codes) -> dict[str, World]:
-    """The memories to compare, by name; `wrong` are another scene's codes.
+def variants(world: World, wrong: Codes | None = None) -> dict[str, World]:
+    """The memories to compare, by name; `wrong` are another scene's codes, if there is one.
 
     `window` and `stride` have the budget of the shipped memory, in codes of level one.
     """
@@ -34,10 +35,11 @@ def variants(world: World, wrong: Codes) -> dict[str, World]:
     memories: dict[str, Memory] = {
         "hpmc": world.memory,
         "none": NoMemory(compressor=compressor),
-        "wrong": WrongMemory(world.memory, wrong),
         "window": SampledMemory(compressor=compressor, config=hierarchy),
         "stride": SampledMemory(compressor=compressor, config=hierarchy, strided=True),
     }
+    if wrong is not None:
+        memories["wrong"] = WrongMemory(world.memory, wrong)
     if takes_raw_latents(world):
         memories["raw"] = RawMemory()
     return {name: with_memory(world, memory) for name, memory in memories.items()}

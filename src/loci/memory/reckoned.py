@@ -125,7 +125,7 @@ class PoseEmbedding(nn.Module):
         turns = heading[..., None] * torch.arange(1, 5, device=relative.device)
         waves = [f(place * w) for w in _EMBEDDED_WAVES for f in (torch.sin, torch.cos)]
         parts = [turns.cos(), turns.sin(), place.clamp(-6, 6) / 2, *waves]
-        return self.net(torch.cat(parts, dim=-1).to(self.net[0].weight.dtype))
+        return self.net(torch.cat(parts, dim=-1).to(next(self.parameters()).dtype))
 
 
 def pose_maps(poses: Float[Tensor, "b n 3"]) -> Float[Tensor, "b 6 n"]:

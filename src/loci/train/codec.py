@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +11,16 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from loci.data.shards import load_shards
-from loci.errors import LociError
-from loci.train.run import Budget, Ema, LearningRate, RunDirectory, step_generator
+from loci.train.run import (
+    Budget,
+    Ema,
+    LearningRate,
+    RunDirectory,
+    accelerated,
+    agreed,
+    step_generator,
+)
 from loci.world.frame_codec import FrameCodec, FrameCodecConfig
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 FRAMES_FOR_COMPONENTS, PATCHES_FOR_COMPONENTS = 1500, 50_000
 FRAMES_FOR_STATISTICS = 4096
@@ -61,7 +64,7 @@ def fit_codec(
     config: CodecTraining,
 ) -> FrameCodec:
     """`train_codec` on frames already in memory."""
-    accelerator = _accelerator()
+    accelerator = accelerated()
     run = RunDirectory(out, writes=accelerator.is_main_process)
     codec, optimizer, ema = _begun(run, train, config, accelerator.device)
     model, optimizer = accelerator.prepare(codec, optimizer)
@@ -71,7 +74,7 @@ def fit_codec(
         run.save(model=codec.state_dict(), optimizer=optimizer.state_dict(), ema=ema.state_dict())
 
     run.start_clock()
-    while (fraction := _agreed(config.budget.fraction(run.step, run.seconds), accelerator)) < 1:
+    while (fraction := agreed(config.budget.fraction(run.step, run.seconds), accelerator)) < 1:
         rate = config.rate.apply(optimizer, run.step, fraction)
         generator = step_generator(config.seed, run.step, accelerator.process_index)
         frames = _batch(train, config.batch, generator).to(accelerator.device)
@@ -103,23 +106,6 @@ def psnr(output: Float[Tensor, "n 3 h w"], truth: Float[Tensor, "n 3 h w"]) -> F
 def to_float(frames: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
     """Stored frames to values in [-1, 1]."""
     return frames.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def _accelerator() -> Accelerator:
-    try:
-        from accelerate import Accelerator
-    except ImportError as error:
-        raise LociError("training needs accelerate: pip install 'genius-loci[train]'") from error
-    return Accelerator()
-
-
-def _agreed(fraction: float, accelerator: Accelerator) -> float:
-    """The main process's clock, so that all processes stop at the same step."""
-    from accelerate.utils import broadcast
-
-    told = broadcast(torch.tensor(fraction, device=accelerator.device))
-    assert isinstance(told, Tensor)
-    return told.item()
 
 
 def _begun(

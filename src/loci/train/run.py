@@ -12,7 +12,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 from loci.errors import LociError
 from loci.files import replacing
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,24 @@ def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
     same batches and noise as one that was never killed."""
     mixed = np.random.SeedSequence([seed, step, rank]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(mixed[0]) << 31 | int(mixed[1]) >> 1)
+
+
+def accelerated() -> Accelerator:
+    """The processes and devices of this run. Raises LociError if the extra is missing."""
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise LociError("training needs accelerate: pip install 'genius-loci[train]'") from error
+    return Accelerator()
+
+
+def agreed(fraction: float, accelerator: Accelerator) -> float:
+    """The main process's clock, so that all processes stop at the same step."""
+    from accelerate.utils import broadcast
+
+    told = broadcast(torch.tensor(fraction, device=accelerator.device))
+    assert isinstance(told, Tensor)
+    return told.item()
 
 
 class RunDirectory:

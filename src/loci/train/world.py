@@ -15,7 +15,7 @@ from loci.flow.objective import noised
 from loci.flow.schedule import TIMESTEPS, sample_levels
 from loci.train.conditions import address, remember
 from loci.train.recall import Exam, examine
-from loci.train.run import Budget, Ema, LearningRate, RunDirectory
+from loci.train.run import Budget, Ema, LearningRate, RunDirectory, accelerated, agreed
 from loci.world.context import Actions
 from loci.world.frame_codec import FrameCodec
 from loci.world.transformer import TransformerConfig, WorldTransformer
@@ -108,16 +108,13 @@ def fit_world(
     on_step: Callable[[int, float], None] | None = None,
 ) -> WorldTransformer:
     """`train_world` on walks already encoded; `on_step` hears each step's number and loss."""
-    from accelerate import Accelerator
-    from accelerate.utils import broadcast
-
-    accelerator = Accelerator()
-    device, rank = accelerator.device, accelerator.process_index
+    accelerator = accelerated()
+    rank = accelerator.process_index
     run = RunDirectory(out, writes=accelerator.is_main_process)
     torch.manual_seed(config.seed)
     world = WorldTransformer(config.model)
     world.initialise(gate=1.0)
-    world.to(device)
+    world.to(accelerator.device)
     trained = Objective(world, config)
     optimizer = torch.optim.AdamW(
         world.parameters(), lr=config.rate.peak, betas=(0.9, 0.98), weight_decay=0.01
@@ -136,8 +133,7 @@ def fit_world(
 
     run.start_clock()
     while True:
-        progress = torch.tensor(config.budget.fraction(run.step, run.seconds), device=device)
-        fraction = float(broadcast(progress))
+        fraction = agreed(config.budget.fraction(run.step, run.seconds), accelerator)
         if fraction >= 1:
             break
         rate = config.rate.apply(optimizer, run.step, fraction)
