@@ -13,6 +13,10 @@ from loci.world.frame_codec import FrameCodec
 from loci.world.transformer import WorldTransformer
 from loci.world.world import World
 
+EXAMPLE_MAP = (5, 104)
+"""Seed and episode of the held-out map whose first view is the example picture."""
+EXAMPLE_PIXELS = 384
+
 
 def ship(codec: Path, world: Path, out: Path) -> None:
     """Put trained parts together as one model that loci walk can load.
@@ -33,8 +37,23 @@ def ship(codec: Path, world: Path, out: Path) -> None:
     for run, name in ((codec, "codec"), (world, "transformer")):
         shutil.copyfile(run / "log.jsonl", out / name / "log.jsonl")
         draw_curves(run / "log.jsonl", out / name / "curves.png")
+    _example(out / "example.png")
     size = sum(path.stat().st_size for path in out.rglob("*.safetensors"))
     print(f"{out}: {size / 1e6:.1f} MB of weights")
+
+
+def _example(image: Path) -> None:
+    """The picture to walk into when none is given: a room of a held-out map, enlarged."""
+    from PIL import Image
+
+    from loci.data.doom import film
+    from loci.data.record import map_seed
+    from loci.data.scripted import spin
+
+    frames, _ = film(map_seed(*EXAMPLE_MAP, "test"), spin(1))
+    picture = Image.fromarray(frames[0]).resize((EXAMPLE_PIXELS,) * 2, Image.Resampling.NEAREST)
+    with replacing(image) as part:
+        picture.save(part, format="PNG")
 
 
 def draw_curves(log: Path, image: Path) -> None:
