@@ -82,6 +82,8 @@ def test_wrong_usage_exits_with_2(argv: list[str]) -> None:
         (["--out", "walk.avi"], "walk.avi, expected the name of a video to end in .mp4"),
         (["--out", "nowhere/walk.mp4"], "nowhere/walk.mp4: cannot be written"),
         (["--save", "nowhere/walk.loci"], "nowhere/walk.loci: cannot be written"),
+        (["walk.png"], "walk.png: would be replaced by what is written"),
+        (["--actions", "a.png", "--out", "a.mp4"], "a.png: would be replaced by"),
         (["--save", "walk.png"], "walk.png is also the video or its contact sheet"),
     ],
 )

@@ -58,7 +58,7 @@ def parser(argv: Sequence[str]) -> tyro.extras.SubcommandApp:
         chosen = list(argv[: len(words)]) == words
         function = command.load() if chosen else command.stand_in()
         home = groups[words[0]] if len(words) == 2 else app
-        home.command(function, name=words[-1])
+        home.command(name=words[-1])(function)
     for name, group in groups.items():
         app.command(group, name=name, help=GROUPS[name])
     return app

@@ -17,6 +17,7 @@ from loci import cli
 from loci.actions.vocabulary import describe, parse_keys
 from loci.app.walk import SCRIPT, Walk, choose_actions, generate
 from loci.errors import LociError
+from loci.world import walk_file
 from loci.world.world import World
 
 from ..world.models import small_world
@@ -137,6 +138,21 @@ def test_ctrl_c_keeps_the_walk_and_says_how_to_go_on(
     assert np.abs(rest[:, 6::12, 6::12] - expected).mean() < 12
 
 
+def test_a_second_ctrl_c_costs_nothing(
+    command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = walk_file.save_walk
+
+    def pressed_again(*args: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        save(*args)
+
+    monkeypatch.setattr(walk_file, "save_walk", pressed_again)
+    press_in_step(monkeypatch, 3)
+    assert command(str(folder / "room.png"), "--keys", KEYS) == 2
+    assert {p.name for p in Path().iterdir()} == {"walk.mp4", "walk.png", "walk.stopped.loci"}
+
+
 def test_ctrl_c_before_the_first_frame_leaves_nothing(
     command, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
@@ -195,7 +211,7 @@ def test_frames_come_in_the_codecs_groups(
 ) -> None:
     world = small_world()
     world.codec.temporal_factor = 4
-    monkeypatch.setattr("loci.app.walk.open_world", lambda model: world)
+    monkeypatch.setattr(World, "from_pretrained", lambda model: world)
     assert command(str(folder / "room.png"), "--keys", KEYS) == 2
     assert "14 frames" in (said := capsys.readouterr().err)
     assert "expected a multiple of 4" in said

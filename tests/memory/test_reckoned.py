@@ -6,6 +6,7 @@ import torch
 from loci.memory.compressor import LatentEncoderConfig
 from loci.memory.reckoned import (
     POSE_FEATURES,
+    PoseEmbedding,
     ReckonedConfig,
     ReckonedEncoder,
     column_angles,
@@ -62,6 +63,14 @@ def test_a_full_turn_changes_nothing() -> None:
     ]
     assert torch.allclose(ones[0].cos, ones[1].cos, atol=1e-6)
     assert torch.allclose(ones[0].sin, ones[1].sin, atol=1e-6)
+
+
+def test_poses_stay_on_the_cpu_whatever_the_device_of_the_tokens() -> None:
+    device, poses = torch.device("meta"), pose(0.3)[None, None]
+    embedded = PoseEmbedding(8).to(device)(poses)
+    assert (embedded.device, embedded.dtype) == (device, torch.float32)
+    at = reckoned_rotation(CONFIG, poses, torch.zeros(1, 1), 2, 2, device)
+    assert (at.cos.device, at.cos.dtype) == (device, torch.float32)
 
 
 def test_times_never_run_out() -> None:

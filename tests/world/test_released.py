@@ -130,8 +130,9 @@ def test_converted_files_make_a_world(tmp_path: Path, monkeypatch: pytest.Monkey
     ):
         monkeypatch.setattr(released, loader.__name__, partial(loader, config=config))
     released.convert(tmp_path, tmp_path / "out")
-    world, plain = World.from_pretrained(tmp_path / "out"), released.load_world(tmp_path)
+    world, plain = (World.from_pretrained(folder) for folder in (tmp_path / "out", tmp_path))
     assert world.config == plain.config
+    assert world.memory.published is not None
     for ours, theirs in ((world.transformer, plain.transformer), (world.codec, plain.codec)):
         assert isinstance(ours, torch.nn.Module)
         assert isinstance(theirs, torch.nn.Module)
@@ -141,3 +142,18 @@ def test_converted_files_make_a_world(tmp_path: Path, monkeypatch: pytest.Monkey
     words, expected = ours.states[ours.mask.bool()], theirs.states[theirs.mask.bool()]
     assert len(words) == len("a room") + 2
     torch.testing.assert_close(words, expected)
+
+
+def test_a_conversion_that_fails_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ReleasedFiles, "find", lambda source: ReleasedFiles(*[tmp_path] * 4))
+    model = WorldTransformer(released_like())
+    monkeypatch.setattr(released, "load_transformer", lambda path: model)
+    with pytest.raises(LociError, match="no such weights file"):
+        released.convert(tmp_path, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    with pytest.raises(LociError, match="out: is there already"):
+        released.convert(tmp_path, tmp_path / "out")

@@ -1,14 +1,21 @@
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
+from loci.actions.reckoning import Stride
 from loci.errors import LociError
+from loci.memory.compressor import published_memory
 from loci.world.walk_file import load_walk, save_walk
-from loci.world.world import World
+from loci.world.world import World, WorldConfig
 
-from .models import small_world
+from .models import randomised, released_like, small_world
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
 FORWARD_AND_LEFT = [(1, 0), (1, 0), (0, 3), (1, 3)]
@@ -102,11 +109,31 @@ def test_a_walk_file_that_is_none_is_named(tmp_path: Path) -> None:
     path.write_bytes(whole)
     with pytest.raises(LociError, match="a walk in another world"):
         load_walk(path, small_world(reencode=True))
+    with pytest.raises(LociError, match=r"another world \(weights differ\)"):
+        load_walk(path, small_world(seed=1))
+
+
+@pytest.mark.parametrize("change", ["list", "memory", "local", "tail"])
+def test_a_walk_with_parts_that_do_not_fit_is_damaged(tmp_path: Path, change: str) -> None:
+    world, path = small_world(), tmp_path / "walk.loci"
+    save_walk(path, walked(world, 1)[1], world)
+    with safe_open(path, framework="pt") as file:
+        content: Any = json.loads(file.metadata()["walk"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if change == "list":
+        content = [content]
+    if change == "memory":
+        content["memory"] = "none"
+    if change == "local":
+        tensors["local"] = tensors["local"][0]
+    if change == "tail":
+        del tensors["memory.tail"]
+    save_file(tensors, path, {"format": "loci-walk-1", "walk": json.dumps(content)})
+    with pytest.raises(LociError, match=r"walk\.loci: a damaged walk"):
+        load_walk(path, world)
 
 
 def test_weights_saved_as_a_walk_are_foreign(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     save_file({"x": torch.zeros(1)}, tmp_path / "x.loci")
     with pytest.raises(LociError, match="expected a walk"):
         load_walk(tmp_path / "x.loci", small_world())
@@ -142,3 +169,48 @@ def test_a_world_saves_and_loads_itself(tmp_path: Path) -> None:
     assert np.array_equal(ours, expected)
     with pytest.raises(LociError, match="no such model"):
         World.from_pretrained(tmp_path / "nowhere")
+
+
+def test_a_world_walks_in_bfloat16(tmp_path: Path) -> None:
+    small_world().save_pretrained(tmp_path / "w")
+    world = World.from_pretrained(tmp_path / "w", dtype=torch.bfloat16)
+    ours, state = walked(world, 3)
+    assert state.memory.tokens is not None
+    assert state.memory.tokens.dtype == torch.bfloat16
+    expected, _ = walked(small_world(), 3)
+    assert np.abs(ours.astype(int) - expected).mean() < 8
+
+
+def test_the_released_world_has_the_published_memory() -> None:
+    """Exact while the published windows touch, without being asked for."""
+    world = World(WorldConfig(), randomised(released_like()), small_world().codec)
+    history = torch.randn(1, 16, 90, 2, 2)
+    codes = world.memory.codes(world.memory.append(world.memory.empty(), history))
+    expected = published_memory(world.transformer.latent_encoder, history)
+    assert torch.equal(codes.tokens, expected)
+    assert world.config.horizon.exact_limit == 323
+
+
+def test_a_shipped_name_is_no_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_world().save_pretrained(tmp_path / "shipped" / "doom")
+    (tmp_path / "doom").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("loci.world.world.SHIPPED", tmp_path / "shipped")
+    assert World.from_pretrained("doom").config == small_world().config
+    with pytest.raises(LociError, match=r"infinite_world_model\.ckpt: missing"):
+        World.from_pretrained(".")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"stride": None}, "go together"),
+        ({"overlap": True}, "no overlap"),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused(changed: dict, said: str) -> None:
+    world = small_world()
+    with pytest.raises(LociError, match=said):
+        World(replace(world.config, **changed), world.transformer, world.codec)
+    with pytest.raises(LociError, match="go together"):
+        World(WorldConfig(stride=Stride()), randomised(released_like()), world.codec)

@@ -76,9 +76,9 @@ def walk(options: Annotated[Walk, tyro.conf.arg(name="")]) -> None:
     actions = choose_actions(options)
 
     from loci.world.walk_file import load_walk
-    from loci.world.world import SHIPPED
+    from loci.world.world import SHIPPED, World
 
-    world = open_world(options.model)
+    world = World.from_pretrained(options.model)
     if len(actions) % world.codec.temporal_factor:
         raise LociError(
             f"{len(actions)} frames: {options.model} makes them in groups, expected a multiple of "
@@ -90,21 +90,6 @@ def walk(options: Annotated[Walk, tyro.conf.arg(name="")]) -> None:
         picture = options.picture or SHIPPED / "doom" / "example.png"
         state = world.start(picture, options.seed, options.prompt)
     _record(options, world, state, actions)
-
-
-def open_world(model: str) -> World:
-    """A shipped model, a folder of ours, a hub id, or the published files as they are.
-
-    Raises:
-        LociError: when there is no such model, or it lacks a tensor.
-    """
-    from loci.layers.weights import CONFIG_NAME
-    from loci.world.released import load_world
-    from loci.world.world import World
-
-    path = Path(model)
-    published = path.is_file() or (path.is_dir() and not (path / CONFIG_NAME).is_file())
-    return load_world(path) if published else World.from_pretrained(model)
 
 
 def _check(options: Walk) -> None:
@@ -120,6 +105,11 @@ def _check(options: Walk) -> None:
     outputs = [options.out, options.sheet, *filter(None, [options.save])]
     if len({path.absolute() for path in outputs}) < len(outputs):
         raise LociError(f"--save: {options.save} is also the video or its contact sheet")
+    for given in filter(None, (options.picture, options.actions)):
+        if given.resolve() in {path.resolve() for path in outputs}:
+            raise LociError(
+                f"{given}: would be replaced by what is written, expected another --out"
+            )
     if options.out.suffix.lower() != ".mp4":
         raise LociError(f"--out: {options.out}, expected the name of a video to end in .mp4")
     for path in (*outputs, options.stopped):
@@ -147,6 +137,13 @@ def choose_actions(options: Walk) -> Int[np.ndarray, "n 2"]:
 
 
 def _record(options: Walk, world: World, state: WalkState, actions: Int[np.ndarray, "n 2"]) -> None:
+    with Interruption():  # a second Ctrl-C does not cost what the first one saves
+        _generate_and_save(options, world, state, actions)
+
+
+def _generate_and_save(
+    options: Walk, world: World, state: WalkState, actions: Int[np.ndarray, "n 2"]
+) -> None:
     from loci.data.video import VideoWriter, contact_sheet
     from loci.world.walk_file import save_walk
 

@@ -12,11 +12,15 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from loci.bench.published_loop import MOST_COMPRESSED, History, published_chunk
+from loci.bench.published_loop import (
+    MOST_COMPRESSED,
+    History,
+    PublishedChunk,
+    published_chunk,
+)
 from loci.bench.variants import with_memory
 from loci.data.scripted import runs
 from loci.memory.baselines import Memory
-from loci.world.picture import tensor_to_frames
 from loci.world.world import WalkState, World
 
 MILESTONES = (1, 8, 60, 200)
@@ -31,8 +35,9 @@ class ChunkCost:
 
     `first_frame_seconds` is how long one waits for the chunk's first frame: for the first chunk
     from the picture on, else from the actions on. All frames of a chunk come at once.
-    `difference` is the largest absolute difference between our latents and the published loop's,
-    None where that does not compress the same history.
+    `difference` is the largest absolute difference between our latents and the published loop's
+    (between the frames, in [-1, 1], for a world that remembers what the codec sees in them), None
+    where that loop does not compress the same history.
     """
 
     chunk: int
@@ -81,8 +86,7 @@ class _Walk:
         self._recorder = _Recorder(world.memory)
         self._world = with_memory(world, self._recorder)
         self.state = self._world.start(picture(world))
-        start = tensor_to_frames(world.codec.decode(self.state.local))
-        self._frames, self._latents = [start], [self.state.local]
+        self._frames, self._latents = [picture(world)[None]], [self.state.local]
         self._poses = [self.state.pose[:, None]]
 
     def step(self, actions: Int[np.ndarray, "n 2"]) -> None:
@@ -129,7 +133,6 @@ def _cost(
     start = _timed(lambda: world.start(picture(world))) if n == 1 else 0.0
     theirs = [published_chunk(world, state, before, actions) for _ in range(_REPEATS)]
     most = world.config.horizon.exact_limit if world.memory.published else MOST_COMPRESSED
-    own = after.latents[:, :, before.latents.shape[2] :]
     same = before.latents.shape[2] <= most
     return ChunkCost(
         chunk=n,
@@ -139,8 +142,16 @@ def _cost(
         published_seconds=min(chunk.seconds for chunk in theirs),
         published_encoding_seconds=min(chunk.encoding for chunk in theirs),
         published_state_bytes=after.frames.nbytes,
-        difference=(own - theirs[0].latents).abs().max().item() if same else None,
+        difference=_difference(world, after, theirs[0]) if same else None,
     )
+
+
+def _difference(world: World, after: History, theirs: PublishedChunk) -> float:
+    if world.config.reencode:
+        own = after.frames[-len(theirs.frames) :].astype(int)
+        return float(np.abs(own - theirs.frames).max() / 127.5)
+    own = after.latents[:, :, -theirs.latents.shape[2] :]
+    return (own - theirs.latents).abs().max().item()
 
 
 def _actions(world: World, chunk: int) -> Int[np.ndarray, "n 2"]:

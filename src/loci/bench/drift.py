@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
 
 from loci.bench.features import Features, frechet_distance
+from loci.bench.plans import DriftPlan
 from loci.bench.scores import psnr
 from loci.bench.trials import fitted, walk_on
 from loci.data.doom import film
@@ -15,24 +15,6 @@ from loci.data.scripted import there_and_back
 from loci.world.world import World
 
 Frames = UInt8[np.ndarray, "n h w 3"]
-
-
-@dataclass(frozen=True)
-class DriftPlan:
-    """A free walk, and which of its frames (first and last) count as early and as late.
-
-    Both have the same number of frames. The walk is out and back, so the late frames ought to show
-    the places of the early ones. `still` frames are generated standing still.
-    """
-
-    frames: int = 1024
-    early: tuple[int, int] = (50, 174)
-    late: tuple[int, int] = (900, 1024)
-    still: int = 200
-
-    @classmethod
-    def quick(cls) -> "DriftPlan":
-        return cls(frames=192, early=(16, 79), late=(129, 192), still=48)
 
 
 def drift(

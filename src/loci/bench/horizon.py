@@ -84,7 +84,8 @@ _RATIOS = (
 def notes(world: World) -> list[str]:
     """What has to be known to read the figures."""
     said = [
-        "seconds: the fastest of three times; ours the median of that over the chunk and two before it",
+        "seconds: the fastest of three times; ours the median of that over three chunks, the "
+        "measured one and the two before it",
         "all frames of a chunk come at once, so the wait for the first is that of the chunk",
         "published: all frames encoded again before the chunk, the memory compressed and its "
         "stream computed in every evaluation",

@@ -21,7 +21,7 @@ from loci.flow.schedule import euler_timesteps
 from loci.memory.codes import Codes
 from loci.memory.compressor import RATE, WindowPlan
 from loci.world.context import Actions, Address, Context
-from loci.world.picture import frames_to_tensor
+from loci.world.picture import frames_to_tensor, tensor_to_frames
 from loci.world.rollout import chunk_noise
 from loci.world.world import WalkState, World
 
@@ -40,9 +40,10 @@ class History(NamedTuple):
 
 
 class PublishedChunk(NamedTuple):
-    """New latents, and the seconds it took: to encode, and in all."""
+    """New latents and frames, and the seconds it took: to encode, and in all."""
 
     latents: Float[Tensor, "1 c t h w"]
+    frames: UInt8[np.ndarray, "n h w 3"]
     encoding: float
     seconds: float
 
@@ -74,9 +75,10 @@ def published_chunk(
 
     step = velocity if state.prompt is None else guided(velocity, config.sampling.guidance)
     grid = euler_timesteps(config.sampling.steps, config.sampling.shift, config.sampling.even)
-    made = sample(step, {"video": _noise(world, state)}, grid)["video"][:, :, int(config.overlap) :]
-    world.codec.decode(made)
-    return PublishedChunk(made, encoding, time.perf_counter() - began)
+    made = sample(step, {"video": _noise(world, state)}, grid)["video"]
+    again = int(config.overlap)  # the frame that is already there
+    frames = tensor_to_frames(world.codec.decode(made)[:, :, again:])
+    return PublishedChunk(made[:, :, again:], frames, encoding, time.perf_counter() - began)
 
 
 def _compress(world: World, latents: Tensor, poses: Tensor | None, rows: int) -> Codes | None:

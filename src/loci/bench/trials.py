@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loci.actions.reckoning import reckon
 from loci.data.doom import film
-from loci.data.doom_steps import FULL_TURN
+from loci.data.doom_steps import FULL_TURN, TURN, TURN_SIGN
 from loci.data.revisits import OUT_OF_SIGHT
 from loci.data.scripted import spin, there_and_back
 from loci.world.picture import fit, frames_to_tensor
@@ -20,6 +20,8 @@ Kind = Literal["spin", "walk"]
 KINDS: tuple[Kind, ...] = ("spin", "walk")
 # Odd, so held out from training; and far from the maps that recordings of low seeds hold out.
 _FIRST_MAP = 2_000_000_001
+# A walk that hardly turns has nothing to remember: this share of the way back is to be hidden.
+_HIDDEN_SHARE, _TRIES = 0.5, 16
 
 
 @dataclass(frozen=True)
@@ -68,19 +70,29 @@ def make_trial(
     Raises:
         LociError: when ViZDoom is missing.
     """
+    after = np.arange(1, length + 1)
     if kind == "spin":
         actions, known = spin(length), max(FULL_TURN, length - FULL_TURN)
-        same = np.arange(known + 1, length + 1) - FULL_TURN
+        same = after[known:] - FULL_TURN
     else:
-        actions, known = there_and_back(map_seed, length), length // 2
-        same = length - np.arange(known + 1, length + 1)
-    frames, poses = film(map_seed, actions)
-    wrong, _ = film(other_map, actions)
-    headings = np.radians(poses[:, 2])
-    apart = np.angle(np.exp(1j * (headings[known + 1 :] - headings[known])))
-    hidden = np.abs(apart) > OUT_OF_SIGHT
-    frames, wrong = fitted(frames, size), fitted(wrong, size)
-    return Trial(kind, length, known, frames, wrong, actions, same, hidden)
+        actions, known = _turning_walk(map_seed, length), length // 2
+        same = length - after[known:]
+    frames, wrong = (fitted(film(m, actions)[0], size) for m in (map_seed, other_map))
+    return Trial(kind, length, known, frames, wrong, actions, same, _hidden(actions, known))
+
+
+def _turning_walk(map_seed: int, length: int) -> Int[np.ndarray, "n 2"]:
+    """The first walk of this map whose way back is for a good part out of sight, if any is."""
+    walks = [there_and_back(map_seed, length, seed) for seed in range(_TRIES)]
+    shares = [_hidden(walk, length // 2).mean() for walk in walks]
+    enough = [share >= _HIDDEN_SHARE for share in shares]
+    return walks[int(np.argmax(enough if any(enough) else shares))]
+
+
+def _hidden(actions: Int[np.ndarray, "n 2"], known: int) -> Bool[np.ndarray, "k"]:
+    """Which frames after `known` look elsewhere than that frame."""
+    turned = np.radians(TURN) * np.cumsum([TURN_SIGN[view] for view in actions[known:, 1].tolist()])
+    return np.abs(np.angle(np.exp(1j * turned))) > OUT_OF_SIGHT
 
 
 def fitted(

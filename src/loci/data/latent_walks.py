@@ -1,6 +1,5 @@
 """Recorded walks as the world model sees them: latents, actions, reckoned and true poses."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from loci.actions.reckoning import Stride, reckon
 from loci.data.shards import DoomShards
 from loci.errors import LociError
+from loci.files import replacing
 from loci.world.codec import Codec
 
 CELL = 128.0
@@ -64,8 +64,7 @@ def _encoded(frames: np.ndarray, codec: Codec, path: Path) -> Tensor:
         return torch.from_numpy(np.load(path))
     video = torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2)[None]
     latents = codec.encode(video.float() / 127.5 - 1)[0].transpose(0, 1).half()
-    draft = path.with_suffix(".partial")
-    with open(draft, "wb") as file:
+    # A draft of its own for each process: several may encode the same walk at a time.
+    with replacing(path) as draft, open(draft, "wb") as file:
         np.save(file, latents.numpy())
-    os.replace(draft, path)
     return latents

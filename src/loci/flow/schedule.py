@@ -1,4 +1,8 @@
-"""Time grids. Noise level s runs from 1 (noise) to 0 (data); timestep = 1000 s."""
+"""Time grids.
+
+Noise level s runs from 1 (noise) to 0 (data); timestep = 1000 s. SAM 3D Objects counts the other
+way: its time t = 1 - s runs from 0 (noise) to 1 (data), and its networks take 1000 t.
+"""
 
 import torch
 from jaxtyping import Float
@@ -25,6 +29,20 @@ def euler_timesteps(steps: int, factor: float, even: bool = False) -> Float[Tens
     last = TIMESTEPS / steps if even else 1
     levels = torch.linspace(TIMESTEPS, last, steps, dtype=torch.float32) / TIMESTEPS
     return shift(levels, factor) * TIMESTEPS
+
+
+def rescaled_times(
+    steps: int, factor: float, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "steps+1"]:
+    """Times from 0 (noise) to 1 (data), both included: t = u / (1 + (r - 1)(1 - u)), u = i / steps.
+
+    A factor r above 1 spends more of the grid near noise; 1 and 0 leave it even (SAM 3D Objects,
+    5). The released grids are in float64 for stage 1 and in float32 for stage 2.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    u = torch.linspace(0, 1, steps + 1, dtype=dtype)
+    return u / (1 + (factor - 1) * (1 - u)) if factor else u
 
 
 def sample_levels(

@@ -1,4 +1,4 @@
-"""Normalisations. Both compute in float32 and return the type of their input."""
+"""Normalisations. All compute in float32 and return the type of their input."""
 
 import torch
 from jaxtyping import Float
@@ -35,3 +35,15 @@ class RMSNorm(nn.Module):
         wide = x.float()
         scale = torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + self.eps)
         return (wide * scale).to(x.dtype) * self.weight
+
+
+class HeadRMSNorm(nn.Module):
+    """x / max(|x|, 1e-12) * sqrt(d) * gamma over the last axis, with a gamma for every head."""
+
+    def __init__(self, heads: int, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(heads, dim))
+
+    def forward(self, x: Float[Tensor, "b n heads d"]) -> Float[Tensor, "b n heads d"]:
+        unit = F.normalize(x.float(), dim=-1)
+        return (unit * self.gamma.float() * x.shape[-1] ** 0.5).to(x.dtype)

@@ -1,10 +1,10 @@
-"""The sinusoidal code of a diffusion timestep."""
+"""The sinusoidal code of a diffusion timestep, and a small network on top of it."""
 
 import math
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def timestep_code(timestep: Float[Tensor, "b"], width: int) -> Float[Tensor, "b width"]:
@@ -16,3 +16,17 @@ def timestep_code(timestep: Float[Tensor, "b"], width: int) -> Float[Tensor, "b 
     frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float64) / half)
     angles = timestep.detach().cpu().double()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1).float().to(timestep.device)
+
+
+class TimestepEmbedder(nn.Module):
+    """The code, then linear, SiLU, linear (SAM 3D Objects, 4.2)."""
+
+    def __init__(self, dim: int, frequencies: int = 256) -> None:
+        super().__init__()
+        self.frequencies = frequencies
+        self.mlp = nn.Sequential(nn.Linear(frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, timestep: Float[Tensor, "b"]) -> Float[Tensor, "b d"]:
+        """`timestep` is on the 0..1000 scale; the result has the type of the weights."""
+        code = timestep_code(timestep.float(), self.frequencies)
+        return self.mlp(code.to(next(self.mlp.parameters()).dtype))

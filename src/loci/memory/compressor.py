@@ -102,8 +102,8 @@ class LatentEncoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(x)))
 
     def forward(self, latents: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t4 h2 w2"]:
-        """T latents to ceil(T / 4)."""
-        return self.compress(self.conv_in(latents))
+        """T latents to ceil(T / 4), in the type of the weights."""
+        return self.compress(self.conv_in(latents.to(self.conv_in.weight.dtype)))
 
     def encode(
         self, latents: Float[Tensor, "b c t h w"], poses: Float[Tensor, "b t 3"] | None = None

@@ -81,10 +81,12 @@ def reckoned_rotation(
     times: Float[Tensor, "b n"],
     rows: int,
     columns: int,
+    device: torch.device | None = None,
 ) -> Rotation:
     """Rotation of n frames of rows x columns tokens, frame-major: `[b, n * rows * columns, pairs]`.
 
     `relative` are poses relative to the current frame; `times` any position on the time axis.
+    Angles are formed in float64 on the CPU (MPS has no float64) and go to `device` as float32.
     """
     batch, frames = relative.shape[:2]
     full = (batch, frames, rows, columns)
@@ -105,7 +107,7 @@ def reckoned_rotation(
     ]
     angles = torch.cat([part.expand(*full, -1) for part in parts], dim=-1).flatten(1, 3)
     cos, sin = rotation(angles)
-    return Rotation(cos.to(relative.device), sin.to(relative.device))
+    return Rotation(cos.to(device), sin.to(device))
 
 
 def memory_times(ages: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
@@ -121,11 +123,12 @@ class PoseEmbedding(nn.Module):
         self.net = nn.Sequential(nn.Linear(EMBEDDING_FEATURES, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, relative: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n d"]:
+        """On the device and in the type of the weights, wherever the poses are."""
         heading, place = relative[..., 0], relative[..., 1:]
         turns = heading[..., None] * torch.arange(1, 5, device=relative.device)
         waves = [f(place * w) for w in _EMBEDDED_WAVES for f in (torch.sin, torch.cos)]
         parts = [turns.cos(), turns.sin(), place.clamp(-6, 6) / 2, *waves]
-        return self.net(torch.cat(parts, dim=-1).to(next(self.parameters()).dtype))
+        return self.net(torch.cat(parts, dim=-1).to(next(self.parameters())))
 
 
 def pose_maps(poses: Float[Tensor, "b n 3"]) -> Float[Tensor, "b 6 n"]:

@@ -51,7 +51,9 @@ def _example(image: Path) -> None:
     from loci.data.scripted import spin
 
     frames, _ = film(map_seed(*EXAMPLE_MAP, "test"), spin(1))
-    picture = Image.fromarray(frames[0]).resize((EXAMPLE_PIXELS,) * 2, Image.Resampling.NEAREST)
+    picture = Image.fromarray(frames[0]).resize(
+        (EXAMPLE_PIXELS, EXAMPLE_PIXELS), Image.Resampling.NEAREST
+    )
     with replacing(image) as part:
         picture.save(part, format="PNG")
 

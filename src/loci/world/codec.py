@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,7 @@ class Codec(Protocol):
     one. Latents have mean 0 and deviation 1 per channel over the training data.
     """
 
+    config: Any
     temporal_factor: int
     spatial_factor: int
     latent_channels: int

@@ -6,7 +6,9 @@ diffusers and transformers, whose names differ; the tables here are the whole di
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,13 +137,16 @@ def renamed_text_encoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def load_world(source: Path | str, dtype: torch.dtype = torch.float32) -> World:
-    """The released world from its published files; the transformer computes in `dtype`."""
+def load_world(
+    source: Path | str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> World:
+    """The released world from its published files; the transformer computes in `dtype`, float32
+    unless given. Errors as in `load_transformer`."""
     files = ReleasedFiles.find(source)
     return World(
         WorldConfig(),
-        load_transformer(files.transformer).to(dtype),
-        load_codec(files.codec).float(),
+        load_transformer(files.transformer).to(device, dtype or torch.float32),
+        load_codec(files.codec).to(device, torch.float32),
         load_text_encoder(files.text_encoder, files.tokenizer),
     )
 
@@ -153,13 +158,23 @@ def convert(source: Path, out: Path) -> None:
 
     Args:
         source: The folder of published checkpoints, or the transformer's file in it.
-        out: The folder to write.
+        out: The folder to write; it must not hold anything yet.
     """
     files = ReleasedFiles.find(source)
-    load_transformer(files.transformer).save_pretrained(out / TRANSFORMER)
-    load_codec(files.codec).save_pretrained(out / CODEC)
-    load_text_encoder(files.text_encoder, files.tokenizer).save_pretrained(out / TEXT_ENCODER)
-    save_config(out / CONFIG_NAME, WorldConfig())
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise LociError(f"{out}: is there already, expected the name of a new folder")
+    draft = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        load_transformer(files.transformer).save_pretrained(draft / TRANSFORMER)
+        load_codec(files.codec).save_pretrained(draft / CODEC)
+        text_encoder = load_text_encoder(files.text_encoder, files.tokenizer)
+        text_encoder.save_pretrained(draft / TEXT_ENCODER)
+        save_config(draft / CONFIG_NAME, WorldConfig())
+        os.replace(draft, out)
+    except OSError as error:
+        raise LociError(f"{out}: cannot be written ({error.strerror})") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _renamed(name: str, renames: Renames) -> str:

@@ -289,7 +289,7 @@ class WorldTransformer(nn.Module):
         times = torch.cat([memory_times(address.ages.cpu().double()), steps], dim=1)
         kept = slice(-(frames + targets), None)
         relative = self._relative(poses[:, kept], address)
-        return reckoned_rotation(reckoned, relative, times[:, kept], rows, columns)
+        return reckoned_rotation(reckoned, relative, times[:, kept], rows, columns, device)
 
     def _relative(self, poses: Tensor, address: Address) -> Tensor:
         assert self.config.reckoned is not None

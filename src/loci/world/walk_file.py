@@ -4,6 +4,7 @@ A safetensors file whose tensors are the state and whose metadata names the form
 belongs to and the plan of its memory.
 """
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -39,15 +40,19 @@ def save_walk(path: str | Path, state: WalkState, world: World) -> None:
     content = {"memory": plan, "world": _identity(world), **numbers}
     plain = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     data = save(plain, metadata={"format": FORMAT, "walk": json.dumps(content)})
-    with replacing(path) as part:
-        part.write_bytes(data)
+    try:
+        with replacing(path) as part:
+            part.write_bytes(data)
+    except OSError as error:
+        raise LociError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def load_walk(path: str | Path, world: World) -> WalkState:
     """Read a walk that `save_walk` wrote, to go on with it in the same world.
 
     Raises:
-        LociError: when the file is absent, damaged, no walk, or a walk in another world.
+        LociError: when the file is absent, damaged, no walk, or a walk in another world (another
+            configuration, or other weights).
     """
     content, tensors = _read(Path(path))
     found, expected = content.get("world"), _identity(world)
@@ -61,6 +66,8 @@ def load_walk(path: str | Path, world: World) -> WalkState:
         for name, tensor in tensors.items()
     }
     try:
+        if tensors["local"].ndim != 5 or tensors["pose"].shape != (1, 3):
+            raise ValueError("local or pose of another shape")
         memory = world.memory.from_state_dict(_under("memory.", tensors), content["memory"])
         prompt = _under("prompt.", tensors)
         return WalkState(
@@ -71,14 +78,29 @@ def load_walk(path: str | Path, world: World) -> WalkState:
             pose=tensors["pose"],
             prompt=Prompt(prompt["states"], prompt["mask"]) if prompt else None,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LociError(f"{path}: a damaged walk, cannot be read ({error!r})") from error
+    except LociError as error:
+        raise LociError(f"{path}: a damaged walk; {error}") from error
 
 
 def _identity(world: World) -> dict[str, Any]:
     """What must agree between the world a walk was saved in and the one that resumes it."""
-    parts = {"world": asdict(world.config), "transformer": asdict(world.transformer.config)}
+    parts = {
+        "world": asdict(world.config),
+        "transformer": asdict(world.transformer.config),
+        "codec": asdict(world.codec.config),
+        "weights": _fingerprint(world),
+    }
     return json.loads(json.dumps(parts))
+
+
+def _fingerprint(world: World) -> str:
+    """Tells one training of the same configuration from another: a hash of a few weights, which
+    does not see the type they are kept in."""
+    few = [tensor.flatten()[:4] for tensor in world.transformer.state_dict().values()]
+    content = torch.cat([part.to("cpu", torch.bfloat16) for part in few]).float().numpy()
+    return hashlib.sha256(content.tobytes()).hexdigest()[:16]
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -98,9 +120,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         found = metadata.get("format", "another kind of file")
         raise LociError(f"{path}: expected a walk ({FORMAT}), found {found}")
     try:
-        return json.loads(metadata["walk"]), tensors
+        content = json.loads(metadata["walk"])
     except (KeyError, json.JSONDecodeError) as error:
         raise LociError(f"{path}: a damaged walk, its description cannot be read") from error
+    if not isinstance(content, dict):
+        raise LociError(f"{path}: a damaged walk, its description is no dictionary")
+    return content, tensors
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

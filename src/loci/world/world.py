@@ -17,7 +17,8 @@ from loci.actions.vocabulary import to_ids
 from loci.errors import LociError
 from loci.layers.weights import CONFIG_NAME, load_config, pretrained_folder, save_config
 from loci.memory.codes import Codes
-from loci.memory.compressor import published_memory
+from loci.memory.compressor import WindowPlan, published_memory
+from loci.memory.hierarchy import HierarchyConfig
 from loci.memory.horizon import HorizonConfig, HorizonMemory, HorizonState
 from loci.world.codec import Codec, CodecState
 from loci.world.context import Actions, Address, Prompt
@@ -29,6 +30,12 @@ from loci.world.transformer import WorldTransformer
 from loci.world.wan_codec import WanCodec
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
+
+
+def _released_horizon() -> HorizonConfig:
+    """The published memory while its windows touch, then windows of the same size."""
+    exact = WindowPlan()
+    return HorizonConfig(HierarchyConfig(window=exact.window), exact)
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class WorldConfig:
     text: bool = True
     stride: Stride | None = None
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    horizon: HorizonConfig = field(default_factory=HorizonConfig)
+    horizon: HorizonConfig = field(default_factory=_released_horizon)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +81,11 @@ class WalkState:
 
 
 class World:
-    """A codec, a transformer with its memory compressor, and perhaps a text encoder."""
+    """A codec, a transformer with its memory compressor, and perhaps a text encoder.
+
+    Raises:
+        LociError: when the configuration asks for what these parts cannot do together.
+    """
 
     def __init__(
         self,
@@ -85,6 +96,7 @@ class World:
     ) -> None:
         self.config, self.transformer, self.codec = config, transformer, codec
         self.text_encoder = text_encoder
+        self._check()
         encoder = transformer.latent_encoder
         published = partial(published_memory, encoder) if config.horizon.exact else None
         self.memory = HorizonMemory(config.horizon, encoder, published)
@@ -96,15 +108,22 @@ class World:
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
     ) -> "World":
-        """A shipped model by name ("doom"), a folder saved by us, or a hub id.
+        """A shipped model by name ("doom"), a folder of ours, the published files, or a hub id.
 
-        Weights are kept in float32 unless `dtype` says otherwise.
+        The transformer's weights are kept in float32 unless `dtype` says otherwise.
 
         Raises:
             LociError: when there is no such model, or a tensor is missing or misshapen.
         """
-        shipped = SHIPPED / str(source)
-        folder = shipped if shipped.is_dir() else pretrained_folder(source)
+        folder = Path(source)
+        if folder.name == str(source) and (SHIPPED / folder / CONFIG_NAME).is_file():
+            folder = SHIPPED / folder
+        elif folder.is_file() or (folder.is_dir() and not (folder / CONFIG_NAME).is_file()):
+            from loci.world.released import load_world  # stands on this file
+
+            return load_world(folder, device, dtype)
+        else:
+            folder = pretrained_folder(source)
         config = load_config(folder / CONFIG_NAME, WorldConfig)
         codec_class = FrameCodec if config.codec == "frame" else WanCodec
         codec = codec_class.from_pretrained(folder / "codec").to(device, torch.float32)
@@ -148,7 +167,7 @@ class World:
 
         Raises:
             LociError: when the picture cannot be read, or a prompt is given to a model without
-                text (or none to a model with).
+                text. (A model with text that is given none reads an empty one.)
         """
         size = self.config.size or choose_bucket(*read_pixels(image).shape[:2])
         return self.begin(load_picture(image, size), seed, self._prompt(prompt))
@@ -197,6 +216,18 @@ class World:
         keep = len(ids) // self.codec.temporal_factor + first
         video = self.codec.decode(latents[:, :, :keep])[:, :, first:]
         return latents, video, self._advance(state, ids, video, latents, target_poses)
+
+    def _check(self) -> None:
+        config, factor = self.config, self.codec.temporal_factor
+        if (config.stride is None) != (self.transformer.config.reckoned is None):
+            raise LociError("world: a stride and reckoned addressing go together, got only one")
+        if config.stride is not None and (config.overlap or factor > 1):
+            raise LociError("world: reckoned poses need a latent for each new frame, no overlap")
+        if factor > 1 and (config.chunk % factor or not config.overlap):
+            raise LociError(
+                f"world: a codec of {factor} frames a latent needs chunks that overlap, of a "
+                f"multiple of {factor} frames"
+            )
 
     def _sample(
         self, state: WalkState, ids: Int[np.ndarray, "n 2"], ahead: ArrayLike | None

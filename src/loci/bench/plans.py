@@ -1,0 +1,33 @@
+"""How much `loci bench memory` measures."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class DriftPlan:
+    """A free walk, and which of its frames (first and last) count as early and as late.
+
+    Both have the same number of frames. The walk is out and back, so the late frames ought to show
+    the places of the early ones. `still` frames are generated standing still.
+    """
+
+    frames: int = 1024
+    early: tuple[int, int] = (50, 174)
+    late: tuple[int, int] = (900, 1024)
+    still: int = 200
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Lengths of the trials in actions, and how many held-out maps they go through."""
+
+    lengths: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    maps: int = 3
+    drift: DriftPlan = field(default_factory=DriftPlan)
+
+
+QUICK = MemoryPlan(
+    lengths=(64, 128),
+    maps=2,
+    drift=DriftPlan(frames=192, early=(16, 79), late=(129, 192), still=48),
+)
