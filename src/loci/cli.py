@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import version
 
 import tyro
 
@@ -35,12 +36,12 @@ COMMANDS = {
     "data doom": Command("loci.data.record:record", "Record walks through generated Doom maps."),
     "train codec": Command("loci.app.training:codec", "Train the autoencoder of frames."),
     "train world": Command("loci.app.training:world", "Train the world model."),
-    "train ship": Command("loci.train.ship:ship", "Put trained parts together as one model."),
+    "train ship": Command("loci.app.training:ship", "Put trained parts together as one model."),
     "bench horizon": Command("loci.bench.horizon:horizon", "Cost per chunk as a walk grows."),
     "bench memory": Command(
         "loci.bench.memory:memory", "Does it remember? Revisits, drift, control."
     ),
-    "convert": Command("loci.world.released:convert", "Turn published weights into safetensors."),
+    "convert": Command("loci.app.training:convert", "Turn published weights into safetensors."),
 }
 GROUPS = {
     "data": "Make worlds to learn from.",
@@ -67,10 +68,17 @@ def parser(argv: Sequence[str]) -> tyro.extras.SubcommandApp:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status: 2 for what the user can mend."""
     argv = sys.argv[1:] if argv is None else argv
+    if list(argv) == ["--version"]:
+        print(f"loci {version('genius-loci')}")
+        return 0
     try:
         parser(argv).cli(prog="loci", description="Walk into a picture.", args=argv)
     except LociError as error:
         print(f"loci: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        what = error.filename or error.strerror
+        print(f"loci: {what}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("loci: stopped", file=sys.stderr)

@@ -57,6 +57,8 @@ def doom_world() -> WorldConfig:
         lag=True,
         codec="frame",
         text=False,
+        moves=tuple(range(9)),
+        views=(0, 3, 4),
         stride=Stride(),
         sampling=SamplingConfig(steps=8, shift=2.0, even=True, guidance=1.0),
         horizon=HorizonConfig(HierarchyConfig(window=8, budget=20)),

@@ -45,8 +45,16 @@ def test_reckoning_agrees_with_the_engine(tmp_path: Path) -> None:
 
 def test_what_is_encoded_once_is_kept(tmp_path: Path) -> None:
     first = latent_walks(shards(), codec(), tmp_path, 1)
-    assert [path.name for path in tmp_path.iterdir()] == ["00000.npy"]
+    assert {path.name for path in tmp_path.iterdir()} == {"00000.npy", "owner.json"}
     both = latent_walks(shards(), codec(), tmp_path, 2)
     assert torch.equal(both.latents[:1], first.latents)
     with pytest.raises(LociError, match="3 walks asked for, but the shards hold 2"):
         latent_walks(shards(), codec(), tmp_path, 3)
+
+
+def test_a_cache_of_another_codec_is_refused(tmp_path: Path) -> None:
+    latent_walks(shards(), codec(), tmp_path, 1)
+    other = codec()
+    torch.nn.init.normal_(other.analysis.weight)
+    with pytest.raises(LociError, match="latents of another codec"):
+        latent_walks(shards(), other, tmp_path, 1)

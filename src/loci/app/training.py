@@ -1,7 +1,8 @@
-"""`loci train codec` and `loci train world`: the shipped recipe on a folder of recorded walks.
+"""The commands `train` and `convert`, importing what they need only when they run.
 
-Both go on where they were stopped, and run unchanged under
-`accelerate launch -m loci.cli train ...`. Other sizes and recipes are set in Python.
+The trainings follow the shipped recipe on a folder of recorded walks, go on where they were
+stopped, and run unchanged under `accelerate launch -m loci.cli train ...`. Other sizes and recipes
+are set in Python.
 """
 
 from __future__ import annotations
@@ -54,3 +55,28 @@ def world(
         seed=seed,
     )
     train_world(data, FrameCodec.from_pretrained(codec), out, config)
+
+
+def ship(codec: Path, world: Path, out: Path) -> None:
+    """Put trained parts together as one model that loci walk can load.
+
+    Args:
+        codec: the folder of a finished run of loci train codec.
+        world: the folder of a finished run of loci train world.
+        out: the model folder to write, with bfloat16 weights.
+    """
+    from loci.train import ship as shipping
+
+    shipping.ship(codec, world, out)
+
+
+def convert(source: Path, out: Path) -> None:
+    """Turn published weights into safetensors.
+
+    Args:
+        source: the published folder, or its transformer's file.
+        out: the model folder to write.
+    """
+    from loci.world import released
+
+    released.convert(source, out)

@@ -20,6 +20,8 @@ from loci.errors import LociError
 from loci.files import check_writable, replacing
 
 if TYPE_CHECKING:
+    import torch
+
     from loci.world.world import WalkState, World
 
 # Look round, go out and come back, step aside and back, walk in circles; in the shipped world a
@@ -47,6 +49,8 @@ class Walk:
     """A shipped model, a folder, the published files of Infinite-World, or a hub id."""
     prompt: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
     """What the world is like, for models that read text."""
+    device: str = "auto"
+    """Where to compute: cpu, cuda, mps; auto takes what is there, in the order cuda, mps, cpu."""
     seed: int = 0
     """Of the noise; a saved walk keeps its own."""
     out: Path = Path("walk.mp4")
@@ -78,7 +82,7 @@ def walk(options: Annotated[Walk, tyro.conf.arg(name="")]) -> None:
     from loci.world.walk_file import load_walk
     from loci.world.world import SHIPPED, World
 
-    world = World.from_pretrained(options.model)
+    world = World.from_pretrained(options.model, chosen_device(options.device))
     if len(actions) % world.codec.temporal_factor:
         raise LociError(
             f"{len(actions)} frames: {options.model} makes them in groups, expected a multiple of "
@@ -90,6 +94,26 @@ def walk(options: Annotated[Walk, tyro.conf.arg(name="")]) -> None:
         picture = options.picture or SHIPPED / "doom" / "example.png"
         state = world.start(picture, options.seed, options.prompt)
     _record(options, world, state, actions)
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        LociError: when there is no such device on this machine.
+    """
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next((device for device in there if there[device]), "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise LociError(f"--device: {name}, expected auto, cpu, cuda or mps") from error
+    if not there.get(device.type, device.type == "cpu"):
+        raise LociError(f"--device: there is no {name} on this machine")
+    return device
 
 
 def _check(options: Walk) -> None:

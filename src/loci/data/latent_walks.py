@@ -1,5 +1,7 @@
 """Recorded walks as the world model sees them: latents, actions, reckoned and true poses."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,11 +46,15 @@ def latent_walks(shards: DoomShards, codec: Codec, cache: Path, walks: int) -> L
 
     Latents are stored per walk in half precision, so encoding resumes after a kill and a larger
     `walks` adds to what is there. The cache belongs to one codec and one set of shards.
+
+    Raises:
+        LociError: when the shards hold fewer walks, or the cache was made by another codec or
+            from other recordings.
     """
     available = shards.frames.shape[0]
     if walks > available:
         raise LociError(f"{walks} walks asked for, but the shards hold {available}")
-    cache.mkdir(parents=True, exist_ok=True)
+    _claim(cache, shards, codec)
     latents = [_encoded(shards.frames[i], codec, cache / f"{i:05d}.npy") for i in range(walks)]
     actions = torch.from_numpy(shards.actions[:walks].astype(np.int64))
     poses = torch.from_numpy(shards.poses[:walks].astype(np.float64))
@@ -57,6 +63,21 @@ def latent_walks(shards: DoomShards, codec: Codec, cache: Path, walks: int) -> L
     led = reckon(start, actions[:, :-1, 0], actions[:, :-1, 1], Stride())
     reckoned = torch.cat([start[:, None], led], dim=1)
     return LatentWalks(torch.stack(latents), actions, reckoned, true)
+
+
+def _claim(cache: Path, shards: DoomShards, codec: Codec) -> None:
+    """Make the cache, or make sure that it is of these recordings and this codec."""
+    probe = codec.encode(torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 1, 64, 64))
+    owner = {
+        "codec": hashlib.sha256(probe.bfloat16().float().numpy().tobytes()).hexdigest()[:16],
+        "recordings": {name: shards.meta.get(name) for name in ("seed", "split")},
+    }
+    cache.mkdir(parents=True, exist_ok=True)
+    path = cache / "owner.json"
+    if not path.exists():
+        path.write_text(json.dumps(owner))
+    elif json.loads(path.read_text()) != owner:
+        raise LociError(f"{cache}: latents of another codec or other recordings; remove the folder")
 
 
 def _encoded(frames: np.ndarray, codec: Codec, path: Path) -> Tensor:

@@ -25,8 +25,8 @@ OUT_OF_SIGHT = np.radians(40.0)
 class Recipe:
     """What a batch holds: aligned spans per level, and how far apart its target frames lie.
 
-    `spans[l]` spans of level l+1 are taken, each covering 4^l half-windows... level one spans are
-    whole windows of 8 latents (two codes), level two spans 16 latents (one code), level three 64.
+    `spans[0]` windows of 8 latents are taken, two codes of level one each; `spans[1]` spans of 16
+    and `spans[2]` of 64 latents, one code of level two and three each.
     """
 
     spans: tuple[int, int, int] = (6, 0, 0)
@@ -85,7 +85,7 @@ def _example(
     walks: LatentWalks, recipe: Recipe, rng: np.random.Generator, revisit: bool, tries: int = 8
 ) -> _Example:
     """The first of a few random places to be found rich in hidden targets, or the richest."""
-    need = max([SPAN_LATENTS[i] * (n + 1) for i, n in enumerate(recipe.spans) if n], default=1)
+    need = max([SPAN_LATENTS[i] * n for i, n in enumerate(recipe.spans) if n], default=1)
     best: _Example | None = None
     for _ in range(tries if revisit else 1):
         walk = int(rng.integers(walks.count))

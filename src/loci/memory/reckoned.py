@@ -28,7 +28,7 @@ class ReckonedConfig:
     `heading` pairs turn with 1, 2, .. times the angle, so that a full circle wraps. `place` lists
     the angular frequencies, in radians per cell, of the x and of the y displacement. `fov` is the
     horizontal field of view in degrees. `blind` zeroes every pose, which leaves addressing by time
-    alone, as published: the comparison that shows what reckoning is worth.
+    alone, as in the published model: the comparison that shows what reckoning is worth.
     """
 
     time: int = 4
@@ -147,14 +147,14 @@ class ReckonedEncoder(LatentEncoder):
     `merge` compresses codes again with the same trunk behind an input projection of its own.
     """
 
-    def __init__(self, config: LatentEncoderConfig) -> None:
+    def __init__(self, config: LatentEncoderConfig, blind: bool = False) -> None:
         super().__init__(config)
+        self.blind = blind
         width = config.hidden
         self.conv_in_codes = nn.Conv3d(config.out_channels + POSE_FEATURES, width, kernel_size=1)
 
-    @staticmethod
-    def _with_poses(x: Tensor, poses: Tensor) -> Tensor:
-        maps = pose_maps(poses).to(x)[..., None, None]
+    def _with_poses(self, x: Tensor, poses: Tensor) -> Tensor:
+        maps = pose_maps(torch.zeros_like(poses) if self.blind else poses).to(x)[..., None, None]
         return torch.cat([x, maps.expand(-1, -1, -1, *x.shape[-2:])], dim=1)
 
     def encode(

@@ -25,8 +25,11 @@ def remember(encoder: LatentEncoder, batch: Batch, noise: Tensor | None = None) 
     """Compress a batch's spans as the hierarchy would: windows, then merges of four codes.
 
     `noise` holds one deviation per example, `[b]`: history is disturbed so that a model learns to
-    live with its own imperfect frames.
+    live with its own imperfect frames. Runs on the encoder's device; poses stay where they are.
+    Gradients reach the last compression of each code: a merge learns from codes as they are, and
+    windows learn from the codes of level one.
     """
+    device = encoder.conv_in.weight.device
     size = batch.local.shape[0]
     parts = []
     for level, (latents, poses) in enumerate(zip(batch.spans, batch.span_poses, strict=True)):
@@ -36,20 +39,22 @@ def remember(encoder: LatentEncoder, batch: Batch, noise: Tensor | None = None) 
         if noise is not None:
             scale = noise.view(-1, 1, 1, 1, 1, 1)
             latents = latents + scale * torch.randn_like(latents)
-        windows = latents.reshape(-1, WINDOW, *latents.shape[3:]).transpose(1, 2)
+        windows = latents.reshape(-1, WINDOW, *latents.shape[3:]).transpose(1, 2).to(device)
         window_poses = poses.reshape(-1, WINDOW, 3)
-        codes = encoder.encode(windows, window_poses)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and level == 0):
+            codes = encoder.encode(windows, window_poses)
         code_poses = _means(window_poses, RATE)
         codes, code_poses = _regroup(codes, code_poses, length // RATE)
-        for _ in range(level):
-            codes, code_poses = _merge(encoder, codes, code_poses)
+        for merges_left in range(level, 0, -1):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and merges_left == 1):
+                codes, code_poses = _merge(encoder, codes, code_poses)
         ends = batch.ends[level][..., None].expand(-1, -1, codes.shape[2])
         if level == 0:
             ends = ends - torch.arange(CODES - 1, -1, -1) * RATE
         codes = codes.unflatten(0, (size, count)).transpose(1, 2).flatten(2, 3)
         parts.append(Remembered(codes, code_poses.reshape(size, -1, 3), ends.flatten(1)))
     if not parts:
-        return _nothing(batch, encoder.config.out_channels)
+        return _nothing(batch, encoder.config.out_channels, device)
     codes, poses, ends = zip(*parts, strict=True)
     return Remembered(torch.cat(codes, dim=2), torch.cat(poses, dim=1), torch.cat(ends, dim=1))
 
@@ -79,8 +84,8 @@ def _merge(encoder: LatentEncoder, codes: Tensor, poses: Tensor) -> tuple[Tensor
     return _regroup(merged, _means(poses, RATE), length)
 
 
-def _nothing(batch: Batch, width: int) -> Remembered:
+def _nothing(batch: Batch, width: int, device: torch.device) -> Remembered:
     size, (height, columns) = batch.local.shape[0], batch.local.shape[-2:]
-    codes = batch.local.new_zeros(size, width, 0, height // 2, columns // 2)
+    codes = torch.zeros(size, width, 0, height // 2, columns // 2, device=device)
     poses = batch.local_pose.new_zeros(size, 0, 3)
     return Remembered(codes, poses, batch.now.new_zeros(size, 0))

@@ -40,15 +40,18 @@ class Budget:
 
 @dataclass(frozen=True)
 class LearningRate:
-    """Linear warm-up over the first `warmup_steps`, then a cosine down to `floor` x `peak`."""
+    """Linear warm-up over the first `warmup_steps`, the peak until the share `hold` of the budget
+    is used, then a cosine down to `floor` x `peak`."""
 
     peak: float = 1e-3
     warmup_steps: int = 100
     floor: float = 0.01
+    hold: float = 0.0
 
     def at(self, step: int, fraction: float) -> float:
         warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
-        cosine = 0.5 * (1 + math.cos(math.pi * fraction))
+        falling = max(0.0, fraction - self.hold) / (1 - self.hold)
+        cosine = 0.5 * (1 + math.cos(math.pi * falling))
         return self.peak * warm * (self.floor + (1 - self.floor) * cosine)
 
     def apply(self, optimizer: torch.optim.Optimizer, step: int, fraction: float) -> float:
@@ -106,10 +109,11 @@ def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
 def accelerated() -> Accelerator:
     """The processes and devices of this run. Raises LociError if the extra is missing."""
     try:
-        from accelerate import Accelerator
+        from accelerate import Accelerator, DistributedDataParallelKwargs
     except ImportError as error:
         raise LociError("training needs accelerate: pip install 'genius-loci[train]'") from error
-    return Accelerator()
+    # Not every batch uses every part: one without history leaves the memory encoder idle.
+    return Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 
 
 def agreed(fraction: float, accelerator: Accelerator) -> float:

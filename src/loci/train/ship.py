@@ -33,11 +33,12 @@ def ship(codec: Path, world: Path, out: Path) -> None:
         WorldTransformer.from_pretrained(world / "final"),
         FrameCodec.from_pretrained(codec / "final"),
     )
+    out.mkdir(parents=True, exist_ok=True)
+    _example(out / "example.png")
     World(doom_world(), *parts).save_pretrained(out, torch.bfloat16)
     for run, name in ((codec, "codec"), (world, "transformer")):
         shutil.copyfile(run / "log.jsonl", out / name / "log.jsonl")
         draw_curves(run / "log.jsonl", out / name / "curves.png")
-    _example(out / "example.png")
     size = sum(path.stat().st_size for path in out.rglob("*.safetensors"))
     print(f"{out}: {size / 1e6:.1f} MB of weights")
 

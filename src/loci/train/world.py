@@ -11,7 +11,7 @@ from torch import Tensor
 from loci.data.latent_walks import LatentWalks, latent_walks
 from loci.data.revisits import Batch, Recipe, draw
 from loci.data.shards import load_shards
-from loci.flow.objective import noised
+from loci.flow.objective import flow_loss, noised
 from loci.flow.schedule import TIMESTEPS, sample_levels
 from loci.train.conditions import address, remember
 from loci.train.recall import Exam, examine
@@ -49,10 +49,10 @@ def doom_stages() -> tuple[Stage, ...]:
         Recipe((0, 0, 0), 1),
     )
     long = (
-        Recipe((6, 0, 0), 1),
-        Recipe((3, 4, 0), 1),
-        Recipe((2, 4, 0), 2),
-        Recipe((2, 2, 1), 1),
+        Recipe((8, 0, 0), 1),
+        Recipe((3, 5, 0), 1),
+        Recipe((2, 5, 1), 2),
+        Recipe((4, 2, 1), 1),
         Recipe((1, 0, 0), 1),
     )
     return (
@@ -69,7 +69,7 @@ class WorldTraining:
     model: TransformerConfig
     stages: tuple[Stage, ...] = field(default_factory=doom_stages)
     budget: Budget = Budget(minutes=90)
-    rate: LearningRate = LearningRate(peak=1e-3, warmup_steps=200, floor=0.02)
+    rate: LearningRate = LearningRate(peak=8e-4, warmup_steps=100, floor=0.02, hold=0.75)
     batch: int = 16
     walks: int = 160
     held_out_walks: int = 24
@@ -93,9 +93,11 @@ def train_world(
     Encoded walks are kept under `out/../latents`. A killed run goes on from its last checkpoint.
     """
     train = load_shards(data / "train")
-    walks = latent_walks(train, codec, out.parent / "latents" / "train", config.walks)
+    count = min(config.walks, len(train.frames))
+    walks = latent_walks(train, codec, out.parent / "latents" / "train", count)
     test = load_shards(data / "test")
-    held_out = latent_walks(test, codec, out.parent / "latents" / "test", config.held_out_walks)
+    count = min(config.held_out_walks, len(test.frames))
+    held_out = latent_walks(test, codec, out.parent / "latents" / "test", count)
     exam = Exam.prepare(held_out, test.frames, codec)
     return fit_world(walks, exam, out, config)
 
@@ -192,7 +194,7 @@ class Objective(torch.nn.Module):
         level = sample_levels(size, 1.0, logit_mean=self.config.level_mean).to(device)
         noise = torch.randn_like(data)
         velocity = world.velocity(noised(data, noise, level), level * TIMESTEPS, context)
-        error = (velocity - (noise - data)).square().mean(dim=(1, 2, 3, 4))
+        error = flow_loss(velocity, data, noise)
         # The network predicts the data, so near s = 0 its velocity is an error divided by s.
         weight = level.square() / (level.square() + 0.05)
         return (weight * error).mean()

@@ -105,8 +105,10 @@ class WorldTransformer(nn.Module):
         )
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(c.dim, 6 * c.dim))
         self.action_encoder = ActionEncoder(c.actions, c.dim)
-        encoder = LatentEncoder if c.reckoned is None else ReckonedEncoder
-        self.latent_encoder = encoder(c.memory)
+        if c.reckoned is None:
+            self.latent_encoder = LatentEncoder(c.memory)
+        else:
+            self.latent_encoder = ReckonedEncoder(c.memory, c.reckoned.blind)
         if c.reckoned is not None:
             self.pose_embedding = PoseEmbedding(c.dim)
         has_text = c.text_width is not None

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from loci.actions.reckoning import Stride, reckon
-from loci.actions.vocabulary import to_ids
+from loci.actions.vocabulary import MOVES, VIEWS, to_ids
 from loci.errors import LociError
 from loci.layers.weights import CONFIG_NAME, load_config, pretrained_folder, save_config
 from loci.memory.codes import Codes
@@ -21,7 +21,7 @@ from loci.memory.compressor import WindowPlan, published_memory
 from loci.memory.hierarchy import HierarchyConfig
 from loci.memory.horizon import HorizonConfig, HorizonMemory, HorizonState
 from loci.world.codec import Codec, CodecState
-from loci.world.context import Actions, Address, Prompt
+from loci.world.context import Actions, Address, Context, Prompt
 from loci.world.frame_codec import FrameCodec
 from loci.world.picture import choose_bucket, load_picture, read_pixels, tensor_to_frames
 from loci.world.rollout import SamplingConfig, chunk_context, chunk_noise, sample_chunk
@@ -46,7 +46,8 @@ class WorldConfig:
     picture's shape. A chunk makes `chunk` new frames; with `overlap` it makes the newest frame
     again as its first latent, which is thrown away. With `reencode` the history holds what the
     codec sees in the decoded frames, otherwise the sampled latents. With `lag` the memory holds
-    everything before the local frame, otherwise that frame as well.
+    everything before the local frame, otherwise that frame as well. `moves` and `views` list the
+    action ids the model was trained on; all of the vocabulary if empty.
     """
 
     size: tuple[int, int] | None = None
@@ -57,6 +58,8 @@ class WorldConfig:
     lag: bool = False
     codec: Literal["frame", "wan"] = "wan"
     text: bool = True
+    moves: tuple[int, ...] = ()
+    views: tuple[int, ...] = ()
     stride: Stride | None = None
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     horizon: HorizonConfig = field(default_factory=_released_horizon)
@@ -129,7 +132,9 @@ class World:
         codec = codec_class.from_pretrained(folder / "codec").to(device, torch.float32)
         transformer = WorldTransformer.from_pretrained(folder / "transformer")
         transformer = transformer.to(device, dtype or torch.float32).requires_grad_(False)
-        text = TextEncoder.from_pretrained(folder / "text_encoder") if config.text else None
+        text = None
+        if config.text:
+            text = TextEncoder.from_pretrained(folder / "text_encoder").to(device)
         return cls(config, transformer, codec, text)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -229,10 +234,27 @@ class World:
                 f"multiple of {factor} frames"
             )
 
+    @torch.no_grad()
+    def context(
+        self, state: WalkState, actions: ArrayLike, ahead: ArrayLike | None = None
+    ) -> Context:
+        """What the next chunk is conditioned on; arguments and errors as for `step`."""
+        return self._context(state, self._ids(actions), ahead)[0]
+
     def _sample(
         self, state: WalkState, ids: Int[np.ndarray, "n 2"], ahead: ArrayLike | None
     ) -> tuple[Tensor, Tensor | None]:
-        config, factor = self.config, self.codec.temporal_factor
+        """The chunk's latents, and the reckoned poses of its frames."""
+        context, poses = self._context(state, ids, ahead)
+        frames = self.config.chunk // self.codec.temporal_factor + int(self.config.overlap)
+        shape = (*state.local.shape[:2], frames, *state.local.shape[3:])
+        noise = chunk_noise(state.seed, state.chunks, shape, self._device)
+        return sample_chunk(self.transformer, noise, context, self.config.sampling), poses
+
+    def _context(
+        self, state: WalkState, ids: Int[np.ndarray, "n 2"], ahead: ArrayLike | None
+    ) -> tuple[Context, Tensor | None]:
+        config = self.config
         padded = np.zeros((config.chunk + int(config.overlap), 2), np.int64)
         padded[: len(ids)] = ids
         if ahead is not None and config.overlap:
@@ -252,10 +274,7 @@ class World:
             state.prompt,
             address,
         )
-        shape = list(state.local.shape)
-        shape[2] = config.chunk // factor + int(config.overlap)
-        noise = chunk_noise(state.seed, state.chunks, tuple(shape), self._device)
-        return sample_chunk(self.transformer, noise, context, config.sampling), poses
+        return context, poses
 
     def _address(self, state: WalkState, codes: Codes | None, poses: Tensor) -> Address:
         if codes is None or codes.poses is None:
@@ -306,7 +325,16 @@ class World:
                 f"{len(ids)} actions: this model makes frames in groups of {factor}, expected a "
                 f"multiple of {factor}"
             )
+        self._known(ids[:, 0], self.config.moves, MOVES)
+        self._known(ids[:, 1], self.config.views, VIEWS)
         return ids
+
+    @staticmethod
+    def _known(ids: Int[np.ndarray, "n"], known: tuple[int, ...], names: tuple[str, ...]) -> None:
+        strange = sorted(set(ids.tolist()) - set(known or range(len(names))))
+        if strange:
+            expected = ", ".join(names[i] for i in known)
+            raise LociError(f'"{names[strange[0]]}": this model knows only {expected}')
 
     def _prompt(self, prompt: str | None) -> Prompt | None:
         if self.text_encoder is None:
