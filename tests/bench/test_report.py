@@ -17,7 +17,7 @@ def test_a_table_lines_up() -> None:
 
 def test_json_has_null_for_what_is_no_number(tmp_path: Path) -> None:
     path = tmp_path / "out.json"
-    write_json(path, {"a": math.nan, "b": (1, 2.5), 3: {"c": None}})
+    write_json(path, {"a": math.nan, "b": (1, 2.5), "3": {"c": None}})
     assert json.loads(path.read_text()) == {"a": None, "b": [1, 2.5], "3": {"c": None}}
     assert list(tmp_path.iterdir()) == [path]
 

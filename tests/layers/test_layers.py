@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from loci.layers.attention import Attention, KeysValues
-from loci.layers.norms import AffineLayerNorm, RMSNorm, layer_norm
+from loci.layers.cross_attention import CrossAttention
+from loci.layers.norms import AffineLayerNorm, HeadRMSNorm, RMSNorm, layer_norm
 from loci.layers.rotary import grid_rotation, rotate, split_pairs
 from loci.layers.timestep import timestep_code
 
@@ -46,6 +47,28 @@ def test_a_width_that_does_not_split_is_refused() -> None:
 def test_norms_return_the_type_they_were_given(norm) -> None:
     x = torch.randn(2, 16).bfloat16()
     assert norm(x).dtype == torch.bfloat16
+
+
+def test_each_head_has_a_norm_of_its_own() -> None:
+    norm, x = HeadRMSNorm(2, 4), torch.randn(1, 3, 2, 4)
+    with torch.no_grad():
+        norm.gamma[1] *= 3
+    lengths = norm(x).norm(dim=-1)
+    assert torch.allclose(lengths, torch.tensor([2.0, 6.0]).expand(1, 3, 2), atol=1e-5)
+    assert norm(torch.zeros_like(x)).abs().max() == 0
+    assert norm(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_cross_attention_is_the_written_out_formula() -> None:
+    attention = CrossAttention(24, 10, 3)
+    x, y = torch.randn(2, 5, 24), torch.randn(2, 7, 10)
+    q = attention.to_q(x).view(2, 5, 3, 8).transpose(1, 2)
+    k, v = (p.view(2, 7, 3, 8).transpose(1, 2) for p in attention.to_kv(y).chunk(2, dim=-1))
+    weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(8), dim=-1)
+    expected = attention.to_out((weights @ v).transpose(1, 2).flatten(2))
+    assert torch.allclose(attention(x, attention.keys_values(y)), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="width 24 does not split into 5 heads"):
+        CrossAttention(24, 10, 5)
 
 
 def test_timesteps_are_coded_cosines_first() -> None:

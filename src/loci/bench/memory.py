@@ -96,12 +96,13 @@ def _trials(
     from tqdm import tqdm
 
     from loci.bench.recall import Tally, recall, self_consistency
-    from loci.bench.trials import KINDS, make_trial
+    from loci.bench.trials import KINDS, Kind, make_trial
     from loci.bench.variants import variants
     from loci.data.doom import FRAME
 
     tally = Tally()
     free = {name: w for name, w in variants(world).items() if name in FREE}
+    wanted: list[tuple[Kind, int, int]]
     wanted = [(kind, n, k) for n in plan.lengths for kind in KINDS for k in range(len(maps))]
     for kind, length, k in tqdm(wanted, unit=" trials"):
         trial = make_trial(kind, length, *maps[k], world.size or (FRAME, FRAME))

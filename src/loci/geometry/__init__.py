@@ -1,0 +1,1 @@
+"""Surfaces and splats: extracting them, keeping them, writing them to files."""

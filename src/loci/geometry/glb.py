@@ -1,0 +1,126 @@
+"""Binary glTF: meshes with coloured vertices in one file that any viewer opens coloured."""
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from loci.errors import LociError
+from loci.geometry.mesh import Mesh
+from loci.layers.weights import write_whole
+
+FLOAT, UNSIGNED_SHORT, UNSIGNED_INT = 5126, 5123, 5125
+VERTICES, INDICES = 34962, 34963  # what a buffer view is for
+MATERIAL = {
+    "doubleSided": True,
+    "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0},
+}
+
+
+def to_gltf_frame(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    """The object's frame (z up) to glTF's (y up): (x, y, z) -> (x, z, -y)."""
+    x, y, z = points.unbind(1)
+    return torch.stack([x, z, -y], dim=1)
+
+
+def from_gltf_frame(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    """The inverse: what a pose is applied to."""
+    x, y, z = points.unbind(1)
+    return torch.stack([x, -z, y], dim=1)
+
+
+def write_glb(path: Path | str, meshes: Mapping[str, Mesh]) -> None:
+    """Writes a scene with one node for each named mesh, all or nothing.
+
+    Colours are taken as sRGB and stored linear, as glTF wants them: stored as they are, they
+    would look washed out.
+
+    Raises:
+        LociError: for no mesh, a mesh without faces or with vertices that are not finite, or a
+            file that cannot be written.
+    """
+    path = Path(path)
+    if not meshes:
+        raise LociError(f"{path}: expected at least one mesh to write")
+    scene = _Scene()
+    for name, mesh in meshes.items():
+        if len(mesh.faces) == 0:
+            raise LociError(f"{path}: {name} has no faces, expected a surface")
+        if not bool(mesh.vertices.isfinite().all()):
+            raise LociError(f"{path}: {name} has vertices that are not finite")
+        scene.add(name, mesh)
+    write_whole(path, scene.content())
+
+
+def linear(srgb: np.ndarray) -> np.ndarray:
+    """sRGB values in [0, 1] without their gamma."""
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+
+
+class _Scene:
+    """Arrays put one behind the other, and the JSON that says what they are."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.views: list[dict] = []
+        self.accessors: list[dict] = []
+        self.meshes: list[dict] = []
+
+    def add(self, name: str, mesh: Mesh) -> None:
+        places = _numpy(to_gltf_frame(mesh.vertices))
+        bounds = {"min": places.min(0).tolist(), "max": places.max(0).tolist()}
+        normals = _numpy(to_gltf_frame(mesh.vertex_normals))
+        normals[np.linalg.norm(normals, axis=1) < 0.5] = (0, 1, 0)  # a vertex without a surface
+        attributes = {
+            "POSITION": self._array(places, FLOAT, VERTICES, **bounds),
+            "NORMAL": self._array(normals, FLOAT, VERTICES),
+        }
+        if mesh.colors is not None:
+            colors = np.full((len(places), 4), 65535, dtype="<u2")
+            colors[:, :3] = np.round(linear(_numpy(mesh.colors).clip(0, 1)) * 65535)
+            attributes["COLOR_0"] = self._array(colors, UNSIGNED_SHORT, VERTICES, normalized=True)
+        rows = mesh.faces.cpu().numpy().astype("<u4").reshape(-1, 1)
+        indices = self._array(rows, UNSIGNED_INT, INDICES)
+        primitive = {"attributes": attributes, "indices": indices, "material": 0}
+        self.meshes.append({"name": name, "primitives": [primitive]})
+
+    def content(self) -> bytes:
+        nodes = [{"name": mesh["name"], "mesh": i} for i, mesh in enumerate(self.meshes)]
+        described = {
+            "asset": {"version": "2.0", "generator": "loci"},
+            "scene": 0,
+            "scenes": [{"nodes": list(range(len(nodes)))}],
+            "nodes": nodes,
+            "meshes": self.meshes,
+            "materials": [MATERIAL],
+            "accessors": self.accessors,
+            "bufferViews": self.views,
+            "buffers": [{"byteLength": len(self.data)}],
+        }
+        text = json.dumps(described).encode()
+        chunks = _chunk(b"JSON", text, b" ") + _chunk(b"BIN\0", bytes(self.data), b"\0")
+        return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+
+    def _array(self, values: np.ndarray, kind: int, target: int, **extra: object) -> int:
+        raw = values.tobytes()
+        view = {"buffer": 0, "byteOffset": len(self.data), "byteLength": len(raw)}
+        self.views.append(view | {"target": target})
+        self.data += raw + b"\0" * (-len(raw) % 4)
+        shape = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}[values.shape[1]]
+        described = {"bufferView": len(self.views) - 1, "componentType": kind, "type": shape}
+        self.accessors.append(described | {"count": len(values)} | extra)
+        return len(self.accessors) - 1
+
+
+def _chunk(kind: bytes, content: bytes, padding: bytes) -> bytes:
+    content += padding * (-len(content) % 4)
+    return struct.pack("<I4s", len(content), kind) + content
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    return values.detach().float().cpu().numpy().astype("<f4")

@@ -1,0 +1,42 @@
+"""A triangle mesh with attributes at its vertices."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A surface in the object's frame (z up, about [-0.5, 0.5]^3).
+
+    Attributes:
+        vertices: `[v, 3]`.
+        faces: rows of `vertices`, counter-clockwise seen from outside, `[f, 3]`.
+        colors: RGB in [0, 1] at the vertices, `[v, 3]`, or None.
+        learned_normals: normals at the vertices as a decoder predicts them, each coordinate
+            mapped to [0, 1], `[v, 3]`, or None.
+    """
+
+    vertices: Float[Tensor, "v 3"]
+    faces: Int[Tensor, "f 3"]
+    colors: Float[Tensor, "v 3"] | None = None
+    learned_normals: Float[Tensor, "v 3"] | None = None
+
+    @property
+    def face_normals(self) -> Float[Tensor, "f 3"]:
+        """Unit normals; 0 where a triangle has no area."""
+        a, b, c = self.vertices[self.faces].unbind(1)
+        return F.normalize(torch.linalg.cross(b - a, c - a), dim=-1)
+
+    @property
+    def vertex_normals(self) -> Float[Tensor, "v 3"]:
+        """Unit normals of the faces around each vertex, by their areas; 0 without any face."""
+        a, b, c = self.vertices[self.faces].unbind(1)
+        areas = torch.linalg.cross(b - a, c - a)
+        total = torch.zeros_like(self.vertices)
+        for corner in self.faces.unbind(1):
+            total = total.index_add(0, corner, areas)
+        return F.normalize(total, dim=-1)

@@ -1,0 +1,1 @@
+"""Lift an object out of a picture: conditions, structure, latents, decoders, placement."""

@@ -1,0 +1,149 @@
+"""Everything the picture says, as one sequence of tokens."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from loci.layers.feed_forward import GatedFeedForward
+from loci.objects.dinov2 import DinoEmbedder, DinoEmbedderConfig
+from loci.objects.pointmap_embedder import PointmapEmbedder, PointmapEmbedderConfig
+
+CROPPED, FULL = 0, 1
+GROUPS = 3
+"""Rows of the released table of groups; the third is never used."""
+
+POINTMAPS = ("pointmap", "rgb_pointmap")
+
+
+class Embedder(Protocol):
+    """Inputs to tokens; an `nn.Module`."""
+
+    @property
+    def dim(self) -> int:
+        """Width of its tokens."""
+        ...
+
+    @property
+    def token_count(self) -> int:
+        """Tokens of one input."""
+        ...
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class Source(NamedTuple):
+    """One input: its name, and whether it shows the crop or the full frame."""
+
+    name: str
+    group: int
+
+
+class Fuser(nn.Module):
+    """Embeds every input, projects it, marks it as crop or full frame, and joins the tokens.
+
+    Args:
+        embedders: modules with `dim` and `token_count`.
+        sources: for each embedder the inputs it reads, in the order of their tokens.
+        dim: width of the tokens that come out.
+    """
+
+    def __init__(
+        self, embedders: Sequence[Embedder], sources: Sequence[Sequence[Source]], dim: int = 1024
+    ) -> None:
+        super().__init__()
+        self.sources = tuple(tuple(row) for row in sources)
+        self.idx_emb = nn.Parameter(torch.zeros(GROUPS, dim))
+        self.module_list = nn.ModuleList(cast(Sequence[nn.Module], embedders))
+        hidden = gated_width(dim)
+        self.projection_nets = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(e.dim), GatedFeedForward(e.dim, hidden, dim))
+            for e in embedders
+        )
+
+    def embed(self, name: str, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+        """The tokens of one input.
+
+        Those of a full-frame picture are the same for every object in it: embed it once, and
+        hand them to `forward` as `known`.
+        """
+        index, source = self._find(name)
+        embedded = self.module_list[index](x)
+        return self.projection_nets[index](embedded) + self.idx_emb[source.group]
+
+    def forward(
+        self,
+        inputs: Mapping[str, Float[Tensor, "b c h w"]],
+        dropped: Collection[str] = (),
+        known: Mapping[str, Float[Tensor, "b n d"]] | None = None,
+    ) -> Float[Tensor, "b m d"]:
+        """The condition.
+
+        Args:
+            inputs: by name; pictures and masks in [0, 1], pointmaps normalised.
+            dropped: inputs whose tokens are all zeros; they need not be given.
+            known: tokens made before by `embed`, used instead of embedding the input.
+
+        Raises:
+            ValueError: for an input that is neither given, known nor dropped.
+        """
+        known = known or {}
+        names = [source.name for row in self.sources for source in row]
+        missing = [n for n in names if n not in inputs and n not in known and n not in dropped]
+        if missing:
+            raise ValueError(f"the condition needs {', '.join(missing)}")
+        tokens = {
+            name: known[name] if name in known else self.embed(name, inputs[name])
+            for name in names
+            if name not in dropped
+        }
+        if not tokens:
+            raise ValueError("a condition needs at least one input that is not dropped")
+        some = next(iter(tokens.values()))
+        return torch.cat([tokens.get(n, self._zeros(n, some)) for n in names], dim=1)
+
+    def _zeros(self, name: str, like: Tensor) -> Tensor:
+        embedder = cast(Embedder, self.module_list[self._find(name)[0]])
+        return like.new_zeros(len(like), embedder.token_count, like.shape[-1])
+
+    def _find(self, name: str) -> tuple[int, Source]:
+        for index, row in enumerate(self.sources):
+            for source in row:
+                if source.name == name:
+                    return index, source
+        raise ValueError(f"no embedder reads {name}")
+
+
+def structure_fuser(
+    picture: DinoEmbedderConfig | None = None,
+    pointmap: PointmapEmbedderConfig | None = None,
+    dim: int = 1024,
+) -> Fuser:
+    """Stage 1: picture, mask and pointmap, each as crop and full frame.
+
+    The defaults are the released sizes: 4 x 1370 + 2 x 1024 = 7528 tokens.
+    """
+    picture = picture or DinoEmbedderConfig()
+    embedders = [DinoEmbedder(picture), DinoEmbedder(picture), PointmapEmbedder(pointmap)]
+    return Fuser(embedders, [*_pictures(), _pair(*POINTMAPS)], dim)
+
+
+def latent_fuser(picture: DinoEmbedderConfig | None = None, dim: int = 1024) -> Fuser:
+    """Stage 2: picture and mask, registers kept; 4 x 1374 = 5496 tokens as released."""
+    picture = picture or DinoEmbedderConfig(tokens="prenorm")
+    return Fuser([DinoEmbedder(picture), DinoEmbedder(picture)], _pictures(), dim)
+
+
+def gated_width(dim: int, multiple: int = 256) -> int:
+    """Two thirds of four times the width, rounded up to a multiple."""
+    return -(-int(2 * (4 * dim) / 3) // multiple) * multiple
+
+
+def _pictures() -> list[tuple[Source, Source]]:
+    return [_pair("image", "rgb_image"), _pair("mask", "rgb_image_mask")]
+
+
+def _pair(crop: str, full: str) -> tuple[Source, Source]:
+    return Source(crop, CROPPED), Source(full, FULL)
