@@ -7,6 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from loci.layers.learned import learned
+
 
 @dataclass(frozen=True)
 class ActionEncoderConfig:
@@ -28,8 +30,10 @@ class ActionEncoder(nn.Module):
         c = config
         if 2 * c.embedding != c.hidden:
             raise ValueError(f"hidden must be twice the embedding, got {c.hidden}, {c.embedding}")
-        self.embedding_move = nn.Embedding(c.vocabulary, c.embedding)
-        self.embedding_view = nn.Embedding(c.vocabulary, c.embedding)
+        self.embedding_move, self.embedding_view = (
+            nn.Embedding.from_pretrained(learned(c.vocabulary, c.embedding, std=1.0), freeze=False)
+            for _ in range(2)
+        )
 
         def stage(stride: int) -> nn.Sequential:
             conv = nn.Conv1d(c.hidden, c.hidden, kernel_size=3, stride=stride, padding=1)

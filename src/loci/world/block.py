@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from loci.layers.attention import Attention, KeysValues
+from loci.layers.learned import learned
 from loci.layers.norms import AffineLayerNorm, layer_norm
 from loci.layers.rotary import Rotation
 
@@ -45,7 +46,7 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, ffn_dim: int, heads: int, text: bool, eps: float) -> None:
         super().__init__()
-        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+        self.modulation = learned(1, 6, dim, std=dim**-0.5)
         self.self_attn = Attention(dim, heads, eps)
         if text:
             self.norm3 = AffineLayerNorm(dim, eps)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from loci.actions.encoder import ActionEncoder, ActionEncoderConfig
 from loci.flow.schedule import TIMESTEPS
+from loci.layers.learned import learned
 from loci.layers.norms import layer_norm
 from loci.layers.rotary import Rotation, grid_rotation
 from loci.layers.timestep import timestep_code
@@ -71,7 +72,7 @@ class Head(nn.Module):
 
     def __init__(self, dim: int, out: int, eps: float) -> None:
         super().__init__()
-        self.modulation = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.modulation = learned(1, 2, dim, std=dim**-0.5)
         self.head = nn.Linear(dim, out)
         self.eps = eps
 
