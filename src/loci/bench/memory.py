@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ def memory(
     seed: int = 0,
     model: str = "doom",
     time_model: str | None = None,
+    lengths: tuple[int, ...] = (),
+    maps: int | None = None,
 ) -> None:
     """Does it remember? Revisits, drift and control on held-out Doom maps.
 
@@ -33,6 +36,8 @@ def memory(
         seed: of the maps, the walks and the noise.
         model: a shipped model, a folder or a hub id.
         time_model: the same for its rival, addressed by time as published.
+        lengths: actions of the trials, in place of those of the quick or the full measure.
+        maps: how many held-out maps, likewise.
     """
     check_writable(json)
 
@@ -40,7 +45,9 @@ def memory(
 
     world = World.from_pretrained(model)
     rival = None if time_model is None else World.from_pretrained(time_model)
-    results = measure(world, rival, QUICK if quick else MemoryPlan(), seed)
+    plan = QUICK if quick else MemoryPlan()
+    plan = replace(plan, lengths=lengths or plan.lengths, maps=maps or plan.maps)
+    results = measure(world, rival, plan, seed)
     write_json(json, {"model": model, "time_model": time_model, "quick": quick, **results})
     print(describe(results))
 
