@@ -83,7 +83,7 @@ def pressed_keys() -> LatentWalks:
     """Walks just long enough for one place to stand at, with true reckoning."""
     walks = wandering(length=85)
     actions = torch.randint(0, 9, (2, 85, 2), generator=torch.Generator().manual_seed(0))
-    led = reckon(torch.zeros(2, 3), *actions[:, :-1].unbind(-1), Stride())
+    led = reckon(torch.zeros(2, 3), actions[:, :-1, 0], actions[:, :-1, 1], Stride())
     start = torch.zeros(2, 1, 3, dtype=torch.float64)
     reckoned_poses = torch.cat([start, led], dim=1)
     return replace(walks, actions=actions, reckoned=reckoned_poses)
