@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from loci import cli
 from loci.actions.vocabulary import describe, parse_keys
-from loci.app.walk import SCRIPT, Walk, choose_actions, generate
+from loci.app.walk import SCRIPT, Walk, choose_actions, chosen_device, generate
 from loci.errors import LociError
 from loci.world import walk_file
 from loci.world.world import World
@@ -211,7 +211,7 @@ def test_frames_come_in_the_codecs_groups(
 ) -> None:
     world = small_world()
     world.codec.temporal_factor = 4
-    monkeypatch.setattr(World, "from_pretrained", lambda model: world)
+    monkeypatch.setattr(World, "from_pretrained", lambda model, device: world)
     assert command(str(folder / "room.png"), "--keys", KEYS) == 2
     assert "14 frames" in (said := capsys.readouterr().err)
     assert "expected a multiple of 4" in said
@@ -260,3 +260,12 @@ def test_frames_cut_the_list() -> None:
     assert choose_actions(Walk(frames=4, keys=KEYS)).tolist() == [[1, 0]] * 3 + [[1, 3]]
     with pytest.raises(LociError, match="14 actions, expected one for each of 15 frames"):
         choose_actions(Walk(frames=15, keys=KEYS))
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    assert chosen_device("cpu").type == "cpu"
+    assert chosen_device("auto").type in ("cpu", "cuda", "mps")
+    with pytest.raises(LociError, match="--device: abacus, expected auto"):
+        chosen_device("abacus")
+    with pytest.raises(LociError, match="no meta on this machine"):
+        chosen_device("meta")
