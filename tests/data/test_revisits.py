@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -62,3 +64,32 @@ def test_useful_spans_are_chosen_more_often_than_chance() -> None:
         near = (torch.minimum(apart, 2 * np.pi - apart) < np.radians(20)).any(dim=1)
         saw += int((near & batch.hidden[i]).sum())
     assert saw > 0.6 * int(batch.hidden.sum())
+
+
+def test_moves_of_every_direction_are_drawn_alike() -> None:
+    """However rare a direction is in the walks."""
+    walks = spinning(8, 400)
+    moves = torch.ones(8, 400, dtype=torch.long)
+    for walk in range(8):
+        moves[walk, 100 + 8 * walk : 103 + 8 * walk] = 1 + torch.arange(3)
+    walks = replace(walks, actions=torch.stack([moves, torch.zeros_like(moves)], dim=-1))
+    rng = np.random.default_rng(0)
+    few = draw(walks, Recipe((1, 0, 0)), 300, rng, revisits=0.0, moves=0.0)
+    many = draw(walks, Recipe((1, 0, 0)), 300, rng, revisits=0.0, moves=1.0)
+    rare = [(batch.actions[..., 0] == 3).any(dim=1).float().mean().item() for batch in (few, many)]
+    assert rare[0] < 0.1
+    assert rare[1] > 0.3
+
+
+def test_what_is_shown_and_what_is_asked_for_may_differ() -> None:
+    """A past of the model's own making, and the true frames as targets, within some range."""
+    walks = spinning()
+    own = replace(walks, history=-walks.latents)
+    recipe, rng = Recipe((2, 1, 0)), np.random.default_rng(0)
+    batch = draw(own, recipe, 16, rng, within=range(40, 50))
+    assert bool(((batch.now >= 40) & (batch.now < 50)).all())
+    assert torch.equal(batch.local[:, 0, 0, 0], -batch.now.float())
+    assert bool((batch.spans[0] <= 0).all())
+    assert torch.equal(batch.target[:, 0, 0, 0, 0], batch.now + 1.0)
+    with pytest.raises(ValueError, match="does not fit"):
+        draw(own, recipe, 1, rng, within=range(0, 10))

@@ -19,7 +19,9 @@ from loci.memory.compressor import (
 )
 from loci.memory.hierarchy import Folds, HierarchyConfig, Plan, Span
 from loci.memory.horizon import HorizonConfig, HorizonMemory, published_spans
-from loci.memory.reckoned import ReckonedEncoder, mean_pose
+from loci.memory.poses import panorama_pose, view_pose
+from loci.memory.reckoned import ReckonedConfig
+from loci.memory.reckoned_encoder import ReckonedEncoder
 
 CHANNELS, WIDTH = 2, 3
 
@@ -77,13 +79,13 @@ def by_definition(
         start = span.start - span.start % window
         cut = slice(start, start + window)
         tokens = compressor.encode(latents[:, :, cut], poses[:, cut])
-        own = mean_pose(poses[:, span.start : span.end])[:, None]
+        own = view_pose(poses[:, span.start : span.end])[:, None]
         return tokens[:, :, (span.start - start) // 4][:, :, None], own
     parts = folds.get(span) or span.quarters
     made = [by_definition(compressor, window, latents, poses, part, folds) for part in parts]
     tokens, where = (torch.cat([m[i] for m in made], dim=2 - i) for i in (0, 1))
     lengths = torch.tensor([part.length for part in parts], dtype=torch.float64)
-    return compressor.merge(tokens, where), mean_pose(where, lengths)[:, None]
+    return compressor.merge(tokens, where), panorama_pose(where, lengths)[:, None]
 
 
 def same(a: Codes, b: Codes) -> None:
@@ -313,7 +315,8 @@ def test_published_spans_reach_as_far_as_the_windows(length: int) -> None:
 def test_the_reckoned_encoder_fits_and_its_codes_do_not_depend_on_the_place() -> None:
     torch.manual_seed(0)
     encoder = ReckonedEncoder(
-        LatentEncoderConfig(in_channels=4 + 6, out_channels=24, hidden=24, heads=2, groups=4)
+        LatentEncoderConfig(in_channels=4 + 6, out_channels=24, hidden=24, heads=2, groups=4),
+        ReckonedConfig(time=1, rows=1, columns=1, heading=3, place=(0.4, 1.6, 3.2)),
     ).eval()
     memory = HorizonMemory(HorizonConfig(), encoder)
     latents = torch.randn(1, 4, 150, 2, 2)

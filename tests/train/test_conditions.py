@@ -33,10 +33,10 @@ def test_training_compresses_as_the_endless_memory_does() -> None:
     assert {span.level for span in held.spans} == {1, 2, 3}
     found: set[int] = set()
     for recipe in (Recipe((4, 0, 0)), Recipe((0, 6, 0)), Recipe((0, 0, 1))):
-        batch = draw(walks, recipe, 32, np.random.default_rng(1))
+        batch = draw(walks, recipe, 64, np.random.default_rng(1))
         remembered = remember(model.latent_encoder, batch)
         level = 1 + int(np.argmax(recipe.spans))
-        for row in range(32):
+        for row in range(64):
             for k, end in enumerate(remembered.ends[row].tolist()):
                 spans = [s for s in held.spans if s.level == level and s.end == end]
                 if batch.walks[row] == 0 and spans:
@@ -105,4 +105,4 @@ def test_an_empty_history_has_no_codes() -> None:
     batch = draw(walks, Recipe((0, 0, 0)), 4, np.random.default_rng(0))
     remembered = remember(model.latent_encoder, batch)
     assert remembered.codes.shape == (4, 32, 0, 2, 2)
-    assert address(batch, remembered).memory.shape == (4, 0, 3)
+    assert address(batch, remembered).memory.shape == (4, 0, 4)

@@ -7,7 +7,8 @@ from loci.actions.reckoning import Stride
 from loci.memory.compressor import LatentEncoderConfig
 from loci.memory.hierarchy import HierarchyConfig
 from loci.memory.horizon import HorizonConfig
-from loci.memory.reckoned import POSE_FEATURES, ReckonedConfig
+from loci.memory.reckoned import ReckonedConfig
+from loci.memory.reckoned_encoder import POSE_FEATURES
 from loci.world.frame_codec import FrameCodec, FrameCodecConfig
 from loci.world.rollout import SamplingConfig
 from loci.world.transformer import TransformerConfig, WorldTransformer

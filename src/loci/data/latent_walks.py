@@ -24,13 +24,20 @@ class LatentWalks:
     """Walks of equal length, in memory.
 
     `reckoned` comes from the actions alone and is what a model may use; `true` comes from the
-    engine and serves only to choose training targets and to judge.
+    engine and serves only to choose training targets and to judge. `history` is what a model is
+    shown as its past, where that is not the truth (`train.own_history`).
     """
 
     latents: Float[Tensor, "e t c h w"]
     actions: Int[Tensor, "e t 2"]
     reckoned: Float[Tensor, "e t 3"]
     true: Float[Tensor, "e t 3"]
+    history: Float[Tensor, "e t c h w"] | None = None
+
+    @property
+    def past(self) -> Float[Tensor, "e t c h w"]:
+        """What a model is shown."""
+        return self.latents if self.history is None else self.history
 
     @property
     def count(self) -> int:

@@ -73,23 +73,46 @@ class _Example:
 
 
 def draw(
-    walks: LatentWalks, recipe: Recipe, size: int, rng: np.random.Generator, revisits: float = 0.8
+    walks: LatentWalks,
+    recipe: Recipe,
+    size: int,
+    rng: np.random.Generator,
+    revisits: float = 0.8,
+    moves: float = 0.0,
+    within: range | None = None,
 ) -> Batch:
-    """A random batch; with probability `revisits` an example is chosen for its hidden targets."""
-    examples = [_example(walks, recipe, rng, rng.random() < revisits) for _ in range(size)]
+    """A random batch, with local frames `within` a range of the walks.
+
+    With probability `revisits` an example is chosen for its hidden targets; with probability
+    `moves` for a move among its targets, every direction as often as any other, since most frames
+    of a walk turn or go ahead. Raises ValueError where a recipe does not fit.
+    """
+    room = places(walks, recipe, within)
+    if not room:
+        raise ValueError(f"{recipe} does not fit walks of {walks.length} latents within {within}")
+    examples = []
+    for chance in rng.random(size):
+        if chance < moves:
+            examples.append(_moving(walks, recipe, rng, room))
+        else:
+            examples.append(_example(walks, recipe, rng, chance < moves + revisits, room))
     spans = [_choose_spans(recipe, example, rng) for example in examples]
     return _gather(walks, recipe, examples, spans)
 
 
 def _example(
-    walks: LatentWalks, recipe: Recipe, rng: np.random.Generator, revisit: bool, tries: int = 8
+    walks: LatentWalks,
+    recipe: Recipe,
+    rng: np.random.Generator,
+    revisit: bool,
+    room: range,
+    tries: int = 8,
 ) -> _Example:
     """The first of a few random places to be found rich in hidden targets, or the richest."""
-    need = max([SPAN_LATENTS[i] * n for i, n in enumerate(recipe.spans) if n], default=1)
     best: _Example | None = None
     for _ in range(tries if revisit else 1):
         walk = int(rng.integers(walks.count))
-        now = int(rng.integers(need, walks.length - recipe.reach))
+        now = int(rng.integers(room.start, room.stop))
         targets = now + recipe.stride * np.arange(1, recipe.targets + 1)
         seen, hidden = _revisited(walks.true[walk].numpy(), now, targets)
         if best is None or hidden.sum() > best.hidden.sum():
@@ -98,6 +121,34 @@ def _example(
             break
     assert best is not None
     return best
+
+
+def _moving(
+    walks: LatentWalks, recipe: Recipe, rng: np.random.Generator, room: range, tries: int = 8
+) -> _Example:
+    """A place of a random walk where a random move begins, is under way or ends."""
+    for _ in range(tries):
+        walk = int(rng.integers(walks.count))
+        taken = walks.actions[walk, room.start : room.stop, 0].numpy()
+        found = np.flatnonzero(taken == rng.integers(1, UNCERTAIN))
+        if len(found):
+            now = room.start + int(rng.choice(found)) - int(rng.integers(-1, recipe.targets))
+            now = min(max(now, room.start), room.stop - 1)
+            targets = now + recipe.stride * np.arange(1, recipe.targets + 1)
+            return _Example(walk, now, *_revisited(walks.true[walk].numpy(), now, targets))
+    return _example(walks, recipe, rng, False, room)
+
+
+def places(walks: LatentWalks, recipe: Recipe, within: range | None = None) -> range:
+    """Where local frames may be: behind them the history a recipe needs, before them its targets.
+
+    Empty where there is no such place.
+    """
+    need = max([SPAN_LATENTS[i] * n for i, n in enumerate(recipe.spans) if n], default=1)
+    first, last = need, walks.length - recipe.reach
+    if within is not None:
+        first, last = max(first, within.start), min(last, within.stop)
+    return range(first, last)
 
 
 def _revisited(poses: np.ndarray, now: int, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -147,7 +198,7 @@ def _gather(
         starts = starts.view(len(examples), -1)
         index = starts[..., None] + torch.arange(latents)
         row = walk[:, None, None].expand_as(index)
-        spans.append(walks.latents[row, index].float())
+        spans.append(walks.past[row, index].float())
         poses.append(walks.reckoned[row, index])
         ends.append(starts + latents)
     rows = walk[:, None]
@@ -160,7 +211,7 @@ def _gather(
         spans=tuple(spans),
         span_poses=tuple(poses),
         ends=tuple(ends),
-        local=walks.latents[walk, now].float(),
+        local=walks.past[walk, now].float(),
         local_pose=walks.reckoned[walk, now],
         target=walks.latents[rows, frames].float(),
         target_pose=walks.reckoned[rows, frames],

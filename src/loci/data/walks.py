@@ -37,7 +37,7 @@ GOAL_MARGIN, ENTRY_MARGIN, ROAM_MARGIN = 112, 150, 88
 LINE_MARGIN = 40  # by straight ways to a goal
 # How often moves are taken: mostly forward, every other direction now and then.
 MOVES = (FORWARD, FORWARD, FORWARD, FORWARD, BACK, BACK, 3, 3, 4, 4, 5, 6, 7, 8)
-ARCS = (FORWARD, FORWARD, FORWARD, 5, 6, STRAFE_LEFT, STRAFE_RIGHT)
+ARCS = (FORWARD, FORWARD, FORWARD, BACK, 5, 6, STRAFE_LEFT, STRAFE_LEFT, STRAFE_RIGHT, STRAFE_RIGHT)
 
 
 class Wanderer:
@@ -79,12 +79,14 @@ class Wanderer:
     def _wander(self) -> Iterator[Run]:
         rng = self.rng
         chance = rng.random()
-        if chance < 0.35:
+        if chance < 0.25:
             yield from self._go(self._goal_here(), self._some_move())
-        elif chance < 0.60:
+        elif chance < 0.45:
             yield from self._change_room()
-        elif chance < 0.75:
+        elif chance < 0.60:
             yield from self._arc()
+        elif chance < 0.85:
+            yield from self._step_about()
         elif chance < 0.93:
             yield (0, self._some_way(), rng.randrange(4, 28, 2))
         else:
@@ -94,13 +96,15 @@ class Wanderer:
         rng = self.rng
         chance = rng.random()
         way = self._some_way()
-        if chance < 0.28:
+        if chance < 0.22:
             yield from self._spin(way)
-        elif chance < 0.45:
+        elif chance < 0.34:
             yield from _glance(way, rng.randrange(6, 25))
-        elif chance < 0.75:
+        elif chance < 0.62:
             yield from self._out_and_back()
-        elif chance < 0.95:
+        elif chance < 0.80:
+            yield from self._step_about()
+        elif chance < 0.96:
             yield from self._loop()
         else:
             yield from self._go(self._goal_here(), FORWARD)
@@ -134,6 +138,18 @@ class Wanderer:
                 yield from _glance(self._some_way(), self.rng.randrange(6, 25))
             yield (OPPOSITE[move], 0, frames)
         yield from self._face(heading)
+
+    def _step_about(self) -> Iterator[Run]:
+        """A few moves in any direction without turning, each as far as the way is clear."""
+        for _ in range(self.rng.randint(2, 5)):
+            moves = [move for move in BEARING if self._free_steps(move, most=4) == 4]
+            if not moves:
+                yield from self._go(self._goal_here(), FORWARD)
+                return
+            move = self.rng.choice(moves)
+            yield (move, 0, self.rng.randint(4, min(self._free_steps(move), 18)))
+            if self.rng.random() < 0.3:
+                yield (0, 0, self.rng.randrange(2, 8))
 
     def _loop(self) -> Iterator[Run]:
         """Round the room, or through a corridor and home again, to face as before."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loci.memory.compressor import RATE
 from loci.memory.hierarchy import Folds, Span
-from loci.memory.reckoned import mean_pose
+from loci.memory.poses import panorama_pose, view_pose
 
 
 class Compressor(Protocol):
@@ -21,7 +21,7 @@ class Compressor(Protocol):
     ) -> Float[Tensor, "b d t4 h2 w2"]: ...
 
     def merge(
-        self, codes: Float[Tensor, "b d 4 h2 w2"], poses: Float[Tensor, "b 4 3"] | None
+        self, codes: Float[Tensor, "b d 4 h2 w2"], poses: Float[Tensor, "b 4 4"] | None
     ) -> Float[Tensor, "b d 1 h2 w2"]: ...
 
 
@@ -29,13 +29,14 @@ class Compressor(Protocol):
 class Codes:
     """What the transformer reads of the past, oldest first.
 
-    `poses` are (heading, x, y) in float64: circular mean of the headings and mean place, of the
-    latents for a code of level one, of its parts (weighted by their lengths) for a merged one.
-    Where headings cancel out, as over a full spin, the mean is arbitrary but fixed.
+    `poses` are (heading, x, y, spread) in float64: circular mean of the headings and mean place,
+    of the latents for a code of level one, of its parts (weighted by their lengths) for a merged
+    one, and the arc that a merged one's headings span. Where headings cancel out, as over a full
+    spin, the mean is arbitrary but fixed. Raw latents as codes have no spread.
     """
 
     tokens: Float[Tensor, "b d k h w"]
-    poses: Float[Tensor, "b k 3"] | None
+    poses: Float[Tensor, "b k p"] | None
     spans: tuple[Span, ...]
 
 
@@ -116,7 +117,7 @@ class CodeBook:
             pose = None
             if stack.poses is not None:
                 lengths = torch.tensor([part.length for part in stack.spans], dtype=torch.float64)
-                pose = mean_pose(stack.poses, lengths)[:, None]
+                pose = panorama_pose(stack.poses, lengths)[:, None]
             self.codes[span] = Codes(token, pose, (span,))
 
 
@@ -127,9 +128,9 @@ def slot_spans(start: int, end: int) -> tuple[Span, ...]:
 
 def mean_poses(
     poses: Float[Tensor, "b t 3"], spans: Sequence[Span], start: int = 0
-) -> Float[Tensor, "b k 3"]:
-    """The mean pose of each span, of poses that begin at latent `start`."""
-    means = [mean_pose(poses[:, span.start - start : span.end - start]) for span in spans]
+) -> Float[Tensor, "b k 4"]:
+    """The mean pose of each span, of poses that begin at latent `start`; no spread."""
+    means = [view_pose(poses[:, span.start - start : span.end - start]) for span in spans]
     return torch.stack(means, dim=1)
 
 

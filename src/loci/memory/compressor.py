@@ -112,7 +112,7 @@ class LatentEncoder(nn.Module):
         return self(latents)
 
     def merge(
-        self, codes: Float[Tensor, "b d t h w"], poses: Float[Tensor, "b t 3"] | None = None
+        self, codes: Float[Tensor, "b d t h w"], poses: Float[Tensor, "b t 4"] | None = None
     ) -> Float[Tensor, "b d t4 h w"]:
         """Codes compressed again as if they were latents, with the same weights."""
         return self(codes)

@@ -48,7 +48,7 @@ class HorizonState:
     length: int
     plan: Plan
     tokens: Float[Tensor, "b d k h2 w2"] | None = None
-    poses: Float[Tensor, "b k 3"] | None = None
+    poses: Float[Tensor, "b k 4"] | None = None
     tail: Float[Tensor, "b c t h w"] | None = None
     tail_poses: Float[Tensor, "b t 3"] | None = None
 
@@ -196,7 +196,8 @@ class HorizonMemory:
         for name, tensor in held.items():
             size = rest if name.startswith("tail") else kept
             if name.endswith("poses"):
-                fits = tensor.ndim == 3 and tensor.shape[1:] == (size, 3)
+                width = 3 if name.startswith("tail") else 4
+                fits = tensor.ndim == 3 and tensor.shape[1:] == (size, width)
             else:
                 fits = tensor.ndim == 5 and tensor.shape[2] == size
             if not fits or tensor.shape[:1] != batch:

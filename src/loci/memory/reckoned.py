@@ -14,9 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from loci.layers.rotary import Rotation, axis_frequencies, rotation
-from loci.memory.compressor import LatentEncoder, LatentEncoderConfig
+from loci.memory.poses import with_spread
 
-POSE_FEATURES = 6
 _EMBEDDED_WAVES = (0.7, 1.4, 2.8)
 EMBEDDING_FEATURES = 8 + 2 + 4 * len(_EMBEDDED_WAVES)
 
@@ -44,40 +43,32 @@ class ReckonedConfig:
         return self.time + self.rows + self.columns + self.heading + 2 * len(self.place)
 
 
-def relative_poses(
-    poses: Float[Tensor, "b n 3"], origin: Float[Tensor, "b 3"]
-) -> Float[Tensor, "b n 3"]:
-    """Poses (heading, x, y) as seen from `origin`: x ahead of it, y to its left, in cells."""
-    heading = poses[..., 0] - origin[:, None, 0]
-    dx, dy = (poses[..., 1:] - origin[:, None, 1:]).unbind(-1)
-    cos, sin = origin[:, None, 0].cos(), origin[:, None, 0].sin()
-    ahead, left = dx * cos + dy * sin, -dx * sin + dy * cos
-    return torch.stack([torch.atan2(heading.sin(), heading.cos()), ahead, left], dim=-1)
-
-
-def mean_pose(
-    poses: Float[Tensor, "b n 3"], weights: Float[Tensor, "n"] | None = None
-) -> Float[Tensor, "b 3"]:
-    """Circular mean of the headings, mean of the places."""
-    if weights is None:
-        weights = torch.ones(poses.shape[1], dtype=poses.dtype, device=poses.device)
-    w = (weights / weights.sum()).to(poses)[:, None]
-    parts = torch.stack(
-        [poses[..., 0].cos(), poses[..., 0].sin(), poses[..., 1], poses[..., 2]], dim=-1
-    )
-    cos, sin, x, y = (parts * w).sum(dim=1).unbind(-1)
-    return torch.stack([torch.atan2(sin, cos), x, y], dim=-1)
-
-
 def column_angles(columns: int, fov: float) -> Float[Tensor, "columns"]:
     """Viewing angle in radians of each column's centre, positive to the right; float64."""
-    place = (torch.arange(columns, dtype=torch.float64) + 0.5) / columns * 2 - 1
-    return torch.atan(place * math.tan(math.radians(fov) / 2))
+    return torch.atan(_across(columns) * math.tan(math.radians(fov) / 2))
+
+
+def panorama_angles(
+    spread: Float[Tensor, "b n"], columns: int, fov: float
+) -> Float[Tensor, "b n columns"]:
+    """Viewing angles of codes made from headings of some spread, in radians; float64.
+
+    A code without spread has the camera's columns. One with spread is a panorama: its columns
+    divide all that its frames saw evenly, up to the full circle.
+    """
+    arc = (spread.double()[..., None] + math.radians(fov)).clamp(max=2 * math.pi)
+    even = _across(columns) * arc / 2
+    return torch.where(spread[..., None] > 0, even, column_angles(columns, fov))
+
+
+def _across(columns: int) -> Float[Tensor, "columns"]:
+    """Centres of equal parts of -1 to 1."""
+    return (torch.arange(columns, dtype=torch.float64) + 0.5) / columns * 2 - 1
 
 
 def reckoned_rotation(
     config: ReckonedConfig,
-    relative: Float[Tensor, "b n 3"],
+    relative: Float[Tensor, "b n p"],
     times: Float[Tensor, "b n"],
     rows: int,
     columns: int,
@@ -85,13 +76,15 @@ def reckoned_rotation(
 ) -> Rotation:
     """Rotation of n frames of rows x columns tokens, frame-major: `[b, n * rows * columns, pairs]`.
 
-    `relative` are poses relative to the current frame; `times` any position on the time axis.
-    Angles are formed in float64 on the CPU (MPS has no float64) and go to `device` as float32.
+    `relative` are poses relative to the current frame, with or without spread; `times` any
+    position on the time axis. Angles are formed in float64 on the CPU (MPS has no float64) and go to `device` as float32.
     """
     batch, frames = relative.shape[:2]
     full = (batch, frames, rows, columns)
-    heading, x, y = (part[:, :, None, None, None] for part in relative.double().cpu().unbind(-1))
-    view = heading - column_angles(columns, config.fov)[:, None]
+    poses = with_spread(relative.double().cpu())
+    heading, x, y = (part[:, :, None, None, None] for part in poses[..., :3].unbind(-1))
+    angles = panorama_angles(poses[..., 3], columns, config.fov)
+    view = heading - angles[:, :, None, :, None]
     place = torch.tensor(config.place, dtype=torch.float64)
 
     def axis(values: Tensor, pairs: int, base: float) -> Tensor:
@@ -105,8 +98,8 @@ def reckoned_rotation(
         x * place,
         y * place,
     ]
-    angles = torch.cat([part.expand(*full, -1) for part in parts], dim=-1).flatten(1, 3)
-    cos, sin = rotation(angles)
+    turned = torch.cat([part.expand(*full, -1) for part in parts], dim=-1).flatten(1, 3)
+    cos, sin = rotation(turned)
     return Rotation(cos.to(device), sin.to(device))
 
 
@@ -122,53 +115,10 @@ class PoseEmbedding(nn.Module):
         super().__init__()
         self.net = nn.Sequential(nn.Linear(EMBEDDING_FEATURES, dim), nn.SiLU(), nn.Linear(dim, dim))
 
-    def forward(self, relative: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n d"]:
+    def forward(self, relative: Float[Tensor, "b n p"]) -> Float[Tensor, "b n d"]:
         """On the device and in the type of the weights, wherever the poses are."""
-        heading, place = relative[..., 0], relative[..., 1:]
+        heading, place = relative[..., 0], relative[..., 1:3]
         turns = heading[..., None] * torch.arange(1, 5, device=relative.device)
         waves = [f(place * w) for w in _EMBEDDED_WAVES for f in (torch.sin, torch.cos)]
         parts = [turns.cos(), turns.sin(), place.clamp(-6, 6) / 2, *waves]
         return self.net(torch.cat(parts, dim=-1).to(next(self.parameters())))
-
-
-def pose_maps(poses: Float[Tensor, "b n 3"]) -> Float[Tensor, "b 6 n"]:
-    """Each frame's pose relative to the mean of its window, as input channels.
-
-    Only differences enter, so a code does not depend on where in the world it was made.
-    """
-    heading, x, y = relative_poses(poses, mean_pose(poses)).unbind(-1)
-    turns = torch.stack([heading.cos(), heading.sin(), (2 * heading).cos(), (2 * heading).sin()])
-    return torch.cat([turns, torch.stack([x, y])]).transpose(0, 1)
-
-
-class ReckonedEncoder(LatentEncoder):
-    """The latent encoder with each frame's relative pose at its input, and codes of token width.
-
-    `merge` compresses codes again with the same trunk behind an input projection of its own.
-    """
-
-    def __init__(self, config: LatentEncoderConfig, blind: bool = False) -> None:
-        super().__init__(config)
-        self.blind = blind
-        width = config.hidden
-        self.conv_in_codes = nn.Conv3d(config.out_channels + POSE_FEATURES, width, kernel_size=1)
-
-    def _with_poses(self, x: Tensor, poses: Tensor) -> Tensor:
-        maps = pose_maps(torch.zeros_like(poses) if self.blind else poses).to(x)[..., None, None]
-        return torch.cat([x, maps.expand(-1, -1, -1, *x.shape[-2:])], dim=1)
-
-    def encode(
-        self, latents: Float[Tensor, "b c t h w"], poses: Float[Tensor, "b t 3"] | None = None
-    ) -> Float[Tensor, "b d t4 h2 w2"]:
-        """Latents and their reckoned poses to ceil(T / 4) codes."""
-        if poses is None:
-            raise ValueError("reckoned codes need the pose of every latent, got none")
-        return self(self._with_poses(latents, poses))
-
-    def merge(
-        self, codes: Float[Tensor, "b d t h w"], poses: Float[Tensor, "b t 3"] | None = None
-    ) -> Float[Tensor, "b d t4 h w"]:
-        """Codes and their mean poses to ceil(T / 4) codes of the next level."""
-        if poses is None:
-            raise ValueError("reckoned codes need the pose of every code, got none")
-        return self.compress(self.conv_in_codes(self._with_poses(codes, poses)))

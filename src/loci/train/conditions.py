@@ -7,14 +7,14 @@ from torch import Tensor
 
 from loci.data.revisits import WINDOW, Batch
 from loci.memory.compressor import RATE, LatentEncoder
-from loci.memory.reckoned import mean_pose
+from loci.memory.poses import panorama_pose, view_pose
 from loci.world.context import Address
 
 CODES = WINDOW // RATE
 
 
 class Remembered(NamedTuple):
-    """Codes `[b, d, k, h, w]`, their poses `[b, k, 3]` and the ends of their spans `[b, k]`."""
+    """Codes `[b, d, k, h, w]`, their poses `[b, k, 4]` and the ends of their spans `[b, k]`."""
 
     codes: Tensor
     poses: Tensor
@@ -26,8 +26,8 @@ def remember(encoder: LatentEncoder, batch: Batch, noise: Tensor | None = None) 
 
     `noise` holds one deviation per example, `[b]`: history is disturbed so that a model learns to
     live with its own imperfect frames. Runs on the encoder's device; poses stay where they are.
-    Gradients reach the last compression of each code: a merge learns from codes as they are, and
-    windows learn from the codes of level one.
+    Gradients pass through all merges; windows learn from the codes of level one only, since those
+    of merged spans are many.
     """
     device = encoder.conv_in.weight.device
     size = batch.local.shape[0]
@@ -43,16 +43,15 @@ def remember(encoder: LatentEncoder, batch: Batch, noise: Tensor | None = None) 
         window_poses = poses.reshape(-1, WINDOW, 3)
         with torch.set_grad_enabled(torch.is_grad_enabled() and level == 0):
             codes = encoder.encode(windows, window_poses)
-        code_poses = _means(window_poses, RATE)
+        code_poses = view_pose(window_poses.unflatten(1, (-1, RATE)).flatten(0, 1))
         codes, code_poses = _regroup(codes, code_poses, length // RATE)
-        for merges_left in range(level, 0, -1):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and merges_left == 1):
-                codes, code_poses = _merge(encoder, codes, code_poses)
+        for _ in range(level):
+            codes, code_poses = _merge(encoder, codes, code_poses)
         ends = batch.ends[level][..., None].expand(-1, -1, codes.shape[2])
         if level == 0:
             ends = ends - torch.arange(CODES - 1, -1, -1) * RATE
         codes = codes.unflatten(0, (size, count)).transpose(1, 2).flatten(2, 3)
-        parts.append(Remembered(codes, code_poses.reshape(size, -1, 3), ends.flatten(1)))
+        parts.append(Remembered(codes, code_poses.reshape(size, -1, 4), ends.flatten(1)))
     if not parts:
         return _nothing(batch, encoder.config.out_channels, device)
     codes, poses, ends = zip(*parts, strict=True)
@@ -65,27 +64,22 @@ def address(batch: Batch, remembered: Remembered) -> Address:
     return Address(remembered.poses, ages, batch.local_pose, batch.target_pose)
 
 
-def _means(poses: Tensor, group: int) -> Tensor:
-    grouped = poses.unflatten(1, (-1, group))
-    return mean_pose(grouped.flatten(0, 1)).view(*grouped.shape[:2], 3)
-
-
 def _regroup(codes: Tensor, poses: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """Windows in a row back to spans of `length` codes."""
     spans = codes.unflatten(0, (-1, length // codes.shape[2]))
-    return spans.transpose(1, 2).flatten(2, 3), poses.reshape(-1, length, 3)
+    return spans.transpose(1, 2).flatten(2, 3), poses.reshape(-1, length, 4)
 
 
 def _merge(encoder: LatentEncoder, codes: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
     """Every four codes to one of the next level."""
     length = codes.shape[2] // RATE
     groups = codes.unflatten(2, (length, RATE)).transpose(1, 2).flatten(0, 1)
-    merged = encoder.merge(groups, poses.reshape(-1, RATE, 3))
-    return _regroup(merged, _means(poses, RATE), length)
+    parts = poses.reshape(-1, RATE, 4)
+    return _regroup(encoder.merge(groups, parts), panorama_pose(parts), length)
 
 
 def _nothing(batch: Batch, width: int, device: torch.device) -> Remembered:
     size, (height, columns) = batch.local.shape[0], batch.local.shape[-2:]
     codes = torch.zeros(size, width, 0, height // 2, columns // 2, device=device)
-    poses = batch.local_pose.new_zeros(size, 0, 3)
+    poses = batch.local_pose.new_zeros(size, 0, 4)
     return Remembered(codes, poses, batch.now.new_zeros(size, 0))

@@ -14,6 +14,7 @@ from loci.data.shards import load_shards
 from loci.flow.objective import flow_loss, noised
 from loci.flow.schedule import TIMESTEPS, sample_levels
 from loci.train.conditions import address, remember
+from loci.train.own_history import OwnHistory, own_history
 from loci.train.recall import Exam, examine
 from loci.train.run import Budget, Ema, LearningRate, RunDirectory, accelerated, agreed
 from loci.world.context import Actions
@@ -26,13 +27,16 @@ class Stage:
     """Recipes to draw batches from with equal chance, up to `until` of the whole budget.
 
     `noise` is the largest deviation of the noise on the history; `revisits` the share of examples
-    chosen for targets that were seen and are out of sight.
+    chosen for targets that were seen and are out of sight, `moves` that of those chosen for a move,
+    `own` that of batches whose past the model made itself.
     """
 
     until: float
     recipes: tuple[Recipe, ...]
     noise: float = 0.2
-    revisits: float = 0.8
+    revisits: float = 0.6
+    moves: float = 0.25
+    own: float = 0.0
 
 
 def doom_stages() -> tuple[Stage, ...]:
@@ -41,24 +45,26 @@ def doom_stages() -> tuple[Stage, ...]:
         Recipe((n, 0, 0), stride) for n, stride in ((2, 1), (4, 2), (4, 4), (6, 6), (6, 3), (0, 1))
     )
     merged = (
-        Recipe((4, 0, 0), 1),
+        Recipe((10, 0, 0), 1),
         Recipe((6, 0, 0), 3),
-        Recipe((2, 3, 0), 1),
-        Recipe((2, 4, 0), 4),
-        Recipe((1, 0, 1), 2),
+        Recipe((2, 4, 0), 1),
+        Recipe((2, 6, 0), 4),
+        Recipe((1, 8, 0), 2),
+        Recipe((1, 2, 1), 2),
         Recipe((0, 0, 0), 1),
     )
     long = (
         Recipe((8, 0, 0), 1),
-        Recipe((3, 5, 0), 1),
-        Recipe((2, 5, 1), 2),
-        Recipe((4, 2, 1), 1),
+        Recipe((6, 5, 0), 1),
+        Recipe((3, 6, 1), 2),
+        Recipe((2, 6, 2), 1),
+        Recipe((2, 6, 1), 4),
         Recipe((1, 0, 0), 1),
     )
     return (
         Stage(0.35, short, noise=0.15),
-        Stage(0.7, merged, noise=0.2),
-        Stage(1.0, long, noise=0.3, revisits=0.6),
+        Stage(0.75, merged, noise=0.2),
+        Stage(1.0, long, noise=0.3, revisits=0.45, moves=0.35, own=0.35),
     )
 
 
@@ -71,7 +77,7 @@ class WorldTraining:
     budget: Budget = Budget(minutes=90)
     rate: LearningRate = LearningRate(peak=8e-4, warmup_steps=100, floor=0.02, hold=0.75)
     batch: int = 16
-    walks: int = 160
+    walks: int = 320
     held_out_walks: int = 24
     ema: float = 0.998
     clip_gradient: float = 1.0
@@ -79,6 +85,7 @@ class WorldTraining:
     log_seconds: float = 30.0
     exam_seconds: float = 600.0
     checkpoint_seconds: float = 120.0
+    own_seconds: float = 240.0
     seed: int = 0
 
     def stage(self, fraction: float) -> Stage:
@@ -129,6 +136,7 @@ def fit_world(
         ema.load_state_dict(state["ema"])
     model, optimizer = accelerator.prepare(trained, optimizer)
     losses: list[float] = []
+    own: OwnHistory | None = None
 
     def save() -> None:
         run.save(model=world.state_dict(), optimizer=optimizer.state_dict(), ema=ema.state_dict())
@@ -143,7 +151,13 @@ def fit_world(
         rng = np.random.default_rng([config.seed, run.step, rank])
         torch.manual_seed(int(rng.integers(2**62)))
         recipe = stage.recipes[np.random.default_rng([run.step]).integers(len(stage.recipes))]
-        batch = draw(walks, recipe, config.batch, rng, stage.revisits)
+        if stage.own and (run.due("own", config.own_seconds) or own is None):
+            own = own_history(world, walks, rng)
+        if own is not None and rng.random() < stage.own and own.has_room_for(recipe):
+            source, within = own.walks, own.places
+        else:
+            source, within = walks, None
+        batch = draw(source, recipe, config.batch, rng, stage.revisits, stage.moves, within)
         loss = model(batch, stage.noise)
         optimizer.zero_grad()
         accelerator.backward(loss)

@@ -26,10 +26,11 @@ class Actions(NamedTuple):
 class Address(NamedTuple):
     """Reckoned poses (heading, x, y) of everything in a chunk's sequence, in one world frame.
 
+    Those of codes may have the spread of their headings as a fourth number.
     `ages` counts the latents from a memory's last one to the local frame.
     """
 
-    memory: Float[Tensor, "b k 3"]
+    memory: Float[Tensor, "b k p"]
     ages: Float[Tensor, "b k"]
     local: Float[Tensor, "b 3"]
     target: Float[Tensor, "b t 3"]

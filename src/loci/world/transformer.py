@@ -25,14 +25,9 @@ from loci.layers.weights import (
     save_pretrained,
 )
 from loci.memory.compressor import LatentEncoder, LatentEncoderConfig
-from loci.memory.reckoned import (
-    PoseEmbedding,
-    ReckonedConfig,
-    ReckonedEncoder,
-    memory_times,
-    reckoned_rotation,
-    relative_poses,
-)
+from loci.memory.poses import relative_poses, with_spread
+from loci.memory.reckoned import PoseEmbedding, ReckonedConfig, memory_times, reckoned_rotation
+from loci.memory.reckoned_encoder import ReckonedEncoder
 from loci.world.block import Block, modulated
 from loci.world.context import Actions, Address, Context, LayerContext, Prompt
 
@@ -109,7 +104,7 @@ class WorldTransformer(nn.Module):
         if c.reckoned is None:
             self.latent_encoder = LatentEncoder(c.memory)
         else:
-            self.latent_encoder = ReckonedEncoder(c.memory, c.reckoned.blind)
+            self.latent_encoder = ReckonedEncoder(c.memory, c.reckoned)
         if c.reckoned is not None:
             self.pose_embedding = PoseEmbedding(c.dim)
         has_text = c.text_width is not None
@@ -287,7 +282,8 @@ class WorldTransformer(nn.Module):
         if reckoned is None or address is None:
             head_dim = self.config.dim // self.config.heads
             return grid_rotation(frames + targets, rows, columns, head_dim, device)
-        poses = torch.cat([address.memory, address.local[:, None], address.target], dim=1)
+        parts = (address.memory, address.local[:, None], address.target)
+        poses = torch.cat([with_spread(part) for part in parts], dim=1)
         steps = torch.arange(targets + 1).expand(poses.shape[0], -1)
         times = torch.cat([memory_times(address.ages.cpu().double()), steps], dim=1)
         kept = slice(-(frames + targets), None)

@@ -1,0 +1,80 @@
+"""Merging codes by where they look: four views become one panorama."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from loci.layers.attention import Attention
+from loci.layers.norms import layer_norm
+from loci.memory.compressor import RATE
+from loci.memory.poses import panorama_pose, relative_poses
+from loci.memory.reckoned import PoseEmbedding, ReckonedConfig, reckoned_rotation
+
+LAYERS = 2
+
+
+class PanoramaLayer(nn.Module):
+    """The panorama's tokens look at the codes it is made of, each where it faces."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.attn = Attention(dim, heads)
+        self.ffn = nn.Sequential(
+            nn.Linear(dim, 2 * dim), nn.GELU(approximate="tanh"), nn.Linear(2 * dim, dim)
+        )
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], views: Float[Tensor, "b m d"], at, views_at
+    ) -> Float[Tensor, "b n d"]:
+        context = self.attn.keys_values(views, views_at)
+        x = x + self.attn.attend(self.attn.queries(layer_norm(x), at), context)
+        return x + self.ffn(layer_norm(x))
+
+
+class PanoramaMerge(nn.Module):
+    """Four codes `[b, d, 4, h, w]` to one of the same size.
+
+    The new code's columns divide the whole arc that the four saw; each of its tokens finds what
+    belongs there by the same rotary angles with which the transformer will find it. Averaging
+    frames of different headings in place, as a convolution over time does, loses exactly what
+    a walker turns back for.
+    """
+
+    def __init__(self, dim: int, reckoned: ReckonedConfig) -> None:
+        super().__init__()
+        if dim % (2 * reckoned.pairs):
+            raise ValueError(f"code width {dim} does not split into heads of {2 * reckoned.pairs}")
+        self.reckoned = reckoned
+        heads = dim // (2 * reckoned.pairs)
+        self.pose_embedding = PoseEmbedding(dim)
+        self.spread_embedding = nn.Linear(1, dim)
+        self.layers = nn.ModuleList(PanoramaLayer(dim, heads) for _ in range(LAYERS))
+        self.out = nn.Linear(dim, dim)
+
+    def forward(
+        self, codes: Float[Tensor, "b d 4 h w"], poses: Float[Tensor, "b 4 4"]
+    ) -> Float[Tensor, "b d 1 h w"]:
+        """Raises ValueError unless there are exactly four codes with poses and spreads."""
+        batch, _, count, rows, columns = codes.shape
+        if count != RATE or poses.shape != (batch, RATE, 4):
+            raise ValueError(
+                f"a merge takes {RATE} codes and their poses [{batch}, {RATE}, 4], "
+                f"got {count} and {list(poses.shape)}"
+            )
+        own = panorama_pose(poses)[:, None]
+        parts = relative_poses(poses, own[:, 0, :3])
+        own = torch.cat([torch.zeros_like(own[..., :3]), own[..., 3:]], dim=-1)
+        if self.reckoned.blind:
+            own, parts = torch.zeros_like(own), torch.zeros_like(parts)
+        at = self._rotation(own, [0.0], rows, columns, codes.device)
+        parts_at = self._rotation(parts, [-4.0, -3.0, -2.0, -1.0], rows, columns, codes.device)
+        views = codes.flatten(3).permute(0, 2, 3, 1)
+        x = views.mean(dim=1) + self.spread_embedding(own[..., 3:].to(codes))
+        views = layer_norm(views + self.pose_embedding(parts)[:, :, None]).flatten(1, 2)
+        for layer in self.layers:
+            x = layer(x, views, at, parts_at)
+        return self.out(x).transpose(1, 2).unflatten(2, (1, rows, columns))
+
+    def _rotation(self, poses: Tensor, times: list[float], rows: int, columns: int, device):
+        moments = torch.tensor(times, dtype=torch.float64).expand(poses.shape[0], -1)
+        return reckoned_rotation(self.reckoned, poses, moments, rows, columns, device)

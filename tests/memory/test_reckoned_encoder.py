@@ -1,0 +1,80 @@
+import math
+
+import pytest
+import torch
+
+from loci.memory.compressor import LatentEncoderConfig
+from loci.memory.panorama import PanoramaMerge
+from loci.memory.poses import panorama_pose, with_spread
+from loci.memory.reckoned import ReckonedConfig, panorama_angles
+from loci.memory.reckoned_encoder import POSE_FEATURES, ReckonedEncoder
+
+SMALL = ReckonedConfig(time=1, rows=1, columns=1, heading=3, place=(0.4, 1.6, 3.2))
+
+
+def pose(heading: float, x: float = 0.0, y: float = 0.0) -> torch.Tensor:
+    return torch.tensor([heading, x, y], dtype=torch.float64)
+
+
+def small_encoder() -> ReckonedEncoder:
+    torch.manual_seed(0)
+    config = LatentEncoderConfig(
+        16 + POSE_FEATURES, 24, 32, 4, blocks_per_level=1, spatial_stride=2
+    )
+    return ReckonedEncoder(config, SMALL).eval().requires_grad_(False)
+
+
+def test_codes_do_not_depend_on_where_in_the_world_they_were_made() -> None:
+    encoder = small_encoder()
+    latents = torch.randn(1, 16, 8, 4, 4)
+    poses = torch.stack([pose(0.13 * i, 0.1 * i, -0.05 * i) for i in range(8)])[None]
+    turn = 2.0
+    cos, sin = math.cos(turn), math.sin(turn)
+    x, y = poses[..., 1], poses[..., 2]
+    moved = torch.stack([poses[..., 0] + turn, cos * x - sin * y + 40, sin * x + cos * y], dim=-1)
+    codes = encoder.encode(latents, poses)
+    assert codes.shape == (1, 24, 2, 2, 2)
+    assert torch.allclose(codes, encoder.encode(latents, moved), atol=1e-5)
+    turned = poses * torch.tensor([2.0, 1, 1])
+    assert not torch.allclose(codes, encoder.encode(latents, turned), atol=1e-4)
+
+
+def test_merged_codes_do_not_depend_on_where_in_the_world_they_were_made() -> None:
+    encoder = small_encoder()
+    codes = torch.randn(1, 24, 4, 2, 2)
+    poses = with_spread(torch.stack([pose(0.4 * i, 0.3 * i, -0.2 * i) for i in range(4)])[None])
+    moved = poses + torch.tensor([0, 40, -7, 0], dtype=torch.float64)
+    merged = encoder.merge(codes, poses)
+    assert merged.shape == (1, 24, 1, 2, 2)
+    assert torch.allclose(merged, encoder.merge(codes, moved), atol=1e-5)
+    assert not torch.allclose(merged, encoder.merge(codes, poses * 2), atol=1e-4)
+    with pytest.raises(ValueError, match="takes 4 codes"):
+        encoder.merge(codes[:, :, :3], poses[:, :3])
+
+
+@torch.enable_grad()
+def test_a_panorama_learns_to_keep_what_its_parts_saw() -> None:
+    """Four views of a full turn, each with its own mark, are told apart in one code."""
+    torch.manual_seed(0)
+    merge = PanoramaMerge(24, SMALL)
+    turns = with_spread(torch.stack([pose(k * math.pi / 2) for k in range(4)])[None])
+    own = panorama_pose(turns)
+    arc = panorama_angles(own[:, None, 3], 4, SMALL.fov)[0, 0]
+    seen = ((own[0, 0] - arc) / (math.pi / 2)).round().long() % 4
+    optimizer = torch.optim.Adam(merge.parameters(), lr=3e-3)
+    loss = torch.tensor(torch.inf)
+    for _ in range(150):
+        marks = torch.randn(16, 24, 4, 1, 1)
+        made = merge(marks.expand(-1, -1, -1, 1, 4), turns.expand(16, -1, -1))
+        loss = (made[:, :, 0, 0] - marks[:, :, :, 0, 0][:, :, seen]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.3, "an average of the four would leave 0.75"
+
+
+def test_poses_must_be_given() -> None:
+    with pytest.raises(ValueError, match="pose of every latent"):
+        small_encoder().encode(torch.randn(1, 16, 8, 4, 4))
+    with pytest.raises(ValueError, match="pose of every code"):
+        small_encoder().merge(torch.randn(1, 24, 4, 2, 2))
