@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from loci.errors import LociError
-from loci.files import check_writable, replacing
+from loci.files import check_writable, replacing, replacing_folder
 
 
 def test_the_file_appears_whole(tmp_path: Path) -> None:
@@ -39,3 +39,45 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
         with pytest.raises(LociError) as caught:
             check_writable(path)
         assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    with replacing_folder(out) as draft:
+        (draft / "a").write_text("a")
+        assert not out.exists()
+    assert (out / "a").read_text() == "a"
+    assert [p.name for p in out.parent.iterdir()] == ["out"]
+
+
+def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    with pytest.raises(KeyboardInterrupt), replacing_folder(out) as draft:
+        (draft / "a").write_text("a")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_what_may_go_is_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").write_text("old")
+    with pytest.raises(LociError, match="holds old already"), replacing_folder(out):
+        pass
+    with pytest.raises(ValueError, match="no"), replacing_folder(out, lambda name: True) as draft:
+        (draft / "new").touch()
+        raise ValueError("no")
+    assert [p.name for p in out.iterdir()] == ["old"]
+    with replacing_folder(out, lambda name: name == "old") as draft:
+        (draft / "new").touch()
+    assert [p.name for p in out.iterdir()] == ["new"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    file = tmp_path / "file"
+    with pytest.raises(LociError, match="is a file, expected the name"), replacing_folder(file):
+        pass
+    with pytest.raises(LociError, match="cannot be written"), replacing_folder(file / "out"):
+        pass

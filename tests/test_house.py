@@ -10,13 +10,13 @@ LONGEST_FILE = 400
 # Left to right; the modules of one group do not import each other.
 GROUPS = [
     ["errors"],
-    ["files"],
+    ["files", "picture"],
     ["layers"],
     ["flow"],
     ["acceleration"],
     ["memory", "actions", "geometry"],
     ["world", "objects"],
-    ["presets"],
+    ["presets", "presets_objects"],
     ["data"],
     ["train"],
     ["bench"],

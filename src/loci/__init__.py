@@ -5,12 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loci.errors import LociError
+    from loci.objects.lifter import Lifter
     from loci.world.world import World
 
-__all__ = ["LociError", "World"]
+__all__ = ["Lifter", "LociError", "World"]
 
 # The public names and their homes: `import loci` is quick, torch comes with the first name used.
-_HOMES = {"LociError": "loci.errors", "World": "loci.world.world"}
+_HOMES = {
+    "Lifter": "loci.objects.lifter",
+    "LociError": "loci.errors",
+    "World": "loci.world.world",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -33,9 +33,25 @@ class Command:
 
 COMMANDS = {
     "walk": Command("loci.app.walk:walk", "Walk into a picture: generate what is seen on the way."),
+    "lift": Command("loci.app.lift:lift", "Lift objects out of a picture: splats, meshes, poses."),
     "data doom": Command("loci.data.record:record", "Record walks through generated Doom maps."),
+    "data objects": Command(
+        "loci.data.make_objects:objects", "Render and voxelise objects to learn from."
+    ),
     "train codec": Command("loci.app.training:codec", "Train the autoencoder of frames."),
     "train world": Command("loci.app.training:world", "Train the world model."),
+    "train structure-codec": Command(
+        "loci.app.structure_training:structure_codec", "Train the autoencoder of objects' voxels."
+    ),
+    "train structure": Command(
+        "loci.app.structure_training:structure", "Train what finds shape and pose in a picture."
+    ),
+    "train latent-codec": Command(
+        "loci.app.latent_training:latent_codec", "Train the autoencoder of objects' surfaces."
+    ),
+    "train latents": Command(
+        "loci.app.latent_training:latents", "Train what paints an object's voxels from a picture."
+    ),
     "train ship": Command("loci.app.training:ship", "Put trained parts together as one model."),
     "bench horizon": Command("loci.bench.horizon:horizon", "Cost per chunk as a walk grows."),
     "bench memory": Command(
@@ -44,7 +60,7 @@ COMMANDS = {
     "convert": Command("loci.app.training:convert", "Turn published weights into safetensors."),
 }
 GROUPS = {
-    "data": "Make worlds to learn from.",
+    "data": "Make worlds and objects to learn from.",
     "train": "Train the small models.",
     "bench": "Measure cost and memory.",
 }
@@ -72,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"loci {version('genius-loci')}")
         return 0
     try:
-        parser(argv).cli(prog="loci", description="Walk into a picture.", args=argv)
+        about = "Walk into a picture, and lift objects out of it."
+        parser(argv).cli(prog="loci", description=about, args=argv)
     except LociError as error:
         print(f"loci: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -92,4 +92,4 @@ def test_what_is_shown_and_what_is_asked_for_may_differ() -> None:
     assert bool((batch.spans[0] <= 0).all())
     assert torch.equal(batch.target[:, 0, 0, 0, 0], batch.now + 1.0)
     with pytest.raises(ValueError, match="does not fit"):
-        draw(own, recipe, 1, rng, within=range(0, 10))
+        draw(own, recipe, 1, rng, within=range(10))

@@ -8,6 +8,7 @@ from loci.objects.pose import (
     ROTATION_STD,
     Pose,
     decode_pose,
+    encode_pose,
     matrix_quaternion,
     quaternion_matrix,
     rotation_matrix,
@@ -80,6 +81,19 @@ def test_scale_is_the_same_on_all_axes() -> None:
     latents = straight() | {"scale": torch.tensor([[[1.0, 2.0, 4.0]]]).log()}
     pose = decode_pose(latents, torch.ones(1, 3), torch.zeros(1, 3))
     assert torch.allclose(pose.scale, torch.full((1, 3), 7 / 3))
+
+
+@given(codes, st.floats(0.01, 100), st.floats(0.1, 10))
+def test_encoded_poses_decode_to_themselves(code: torch.Tensor, size: float, scene: float) -> None:
+    if torch.linalg.cross(code[:, :3], code[:, 3:]).norm() < 1e-2:
+        return
+    matrix, translation = rotation_matrix(code), code[:, 2:5]
+    scale, units = torch.full((1, 3), size), torch.full((1, 3), scene)
+    shift = code[:, :3]
+    pose = decode_pose(encode_pose(matrix, translation, scale, units, shift), units, shift)
+    torch.testing.assert_close(quaternion_matrix(pose.rotation), matrix, atol=1e-4, rtol=0)
+    torch.testing.assert_close(pose.translation, translation, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(pose.scale, scale, atol=0, rtol=1e-4)
 
 
 def test_unknown_conventions_are_refused() -> None:

@@ -9,6 +9,7 @@ from loci.data.revisits import Recipe, draw
 from loci.memory.hierarchy import HierarchyConfig
 from loci.memory.horizon import HorizonConfig, HorizonMemory
 from loci.train.conditions import address, remember
+from loci.train.window_codes import window_codes
 from loci.world.context import Actions
 
 from ..world.models import randomised, reckoned, small_world
@@ -95,7 +96,7 @@ def test_ages_count_back_from_the_local_frame() -> None:
     remembered = remember(model.latent_encoder, batch)
     where = address(batch, remembered)
     assert remembered.codes.shape[:3] == (4, 32, 5)
-    assert where.memory.shape == (4, 5, 3)
+    assert where.memory.shape == (4, 5, 4)
     assert torch.equal(where.ages, (batch.now[:, None] - remembered.ends).double())
     assert bool((where.ages >= 0).all())
 
@@ -106,3 +107,16 @@ def test_an_empty_history_has_no_codes() -> None:
     remembered = remember(model.latent_encoder, batch)
     assert remembered.codes.shape == (4, 32, 0, 2, 2)
     assert address(batch, remembered).memory.shape == (4, 0, 4)
+
+
+def test_kept_windows_are_the_same_codes() -> None:
+    walks, model = wandering(), randomised(reckoned())
+    batch = draw(walks, Recipe((3, 2, 1)), 4, np.random.default_rng(0))
+    plain = remember(model.latent_encoder, batch)
+    kept = window_codes(model.latent_encoder, walks, noise=0.0, seed=0)
+    looked_up = remember(model.latent_encoder, batch, kept=kept)
+    assert torch.equal(looked_up.poses, plain.poses)
+    assert torch.allclose(looked_up.codes, plain.codes, atol=2e-2, rtol=1e-2), "half precision"
+    noisy = window_codes(model.latent_encoder, walks, noise=1.0, seed=0).codes
+    assert torch.equal(noisy[0], kept.codes[0])
+    assert not torch.allclose(noisy[1], kept.codes[1], atol=0.1)

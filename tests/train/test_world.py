@@ -16,7 +16,10 @@ pytest.importorskip("accelerate", reason="training needs the extra train")
 
 CONFIG = WorldTraining(
     model=reckoned(),
-    stages=(Stage(0.5, (Recipe((1, 0, 0)),)), Stage(1.0, (Recipe((1, 1, 0)), Recipe((0, 0, 0))))),
+    stages=(
+        Stage(0.5, (Recipe((1, 0, 0)),)),
+        Stage(1.0, (Recipe((1, 1, 0)), Recipe((0, 0, 0))), keep_windows=True),
+    ),
     budget=Budget(steps=6),
     rate=LearningRate(peak=1e-2, warmup_steps=1),
     batch=2,
@@ -40,6 +43,29 @@ def test_training_learns_and_saves(tmp_path: Path) -> None:
     assert not torch.allclose(weights(fresh), weights(model))
     log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     assert len(log) == 12
+
+
+def test_windows_are_kept_as_they_were_and_merges_learn_on(tmp_path: Path) -> None:
+    """With a past of the model's own making among the batches."""
+    stages = (CONFIG.stages[0], replace(CONFIG.stages[1], own=0.9))
+    config = replace(CONFIG, stages=stages, budget=Budget(steps=8), ema=0.0)
+    seen: list[dict[str, torch.Tensor]] = []
+    run = tmp_path / "run"
+
+    def look(step: int, loss: float) -> None:
+        state = torch.load(run / "checkpoint.pt", weights_only=True)["state"]["model"]
+        seen.append({name: tensor.clone() for name, tensor in state.items()})
+
+    fit_world(wandering(), None, run, replace(config, checkpoint_seconds=0.0), on_step=look)
+    before, after = seen[4], seen[7]  # both in the second stage
+    assert torch.equal(
+        before["latent_encoder.conv_in.weight"], after["latent_encoder.conv_in.weight"]
+    )
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert "latent_encoder.panorama.out.weight" in changed
+    assert not any(
+        name.startswith("latent_encoder.") and ".panorama." not in name for name in changed
+    )
 
 
 def test_a_killed_run_ends_where_the_whole_one_does(tmp_path: Path) -> None:

@@ -73,10 +73,17 @@ def ship(codec: Path, world: Path, out: Path) -> None:
 def convert(source: Path, out: Path) -> None:
     """Turn published weights into safetensors.
 
+    Checks the name and the shape of every tensor, and writes a folder that --model takes.
+
     Args:
-        source: the published folder, or its transformer's file.
+        source: the published folder of Infinite-World, or its transformer's file, or the published
+            folder of SAM 3D Objects.
         out: the model folder to write.
     """
-    from loci.world import released
+    from loci.objects import released as objects
+    from loci.world import released as world
 
-    released.convert(source, out)
+    if (parts := objects.ReleasedParts.find(source)) is not None:
+        objects.convert(parts, out)
+    else:
+        world.convert(source, out)

@@ -6,8 +6,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from loci.flow.guidance import Velocity
-from loci.flow.policy import Always, State, StepPolicy
+from loci.flow.policy import Always, Rows, State, StepPolicy, TokenPolicy
 from loci.flow.schedule import TIMESTEPS
+
+PartialVelocity = Callable[[State, Tensor, Rows], State]
+"""(state of all tokens, timestep [batch], rows) -> velocity of those rows."""
 
 
 def sample(
@@ -17,6 +20,7 @@ def sample(
     policy: StepPolicy | None = None,
     on_step: Callable[[int, State], None] | None = None,
     end: float = 0.0,
+    partial: PartialVelocity | None = None,
 ) -> State:
     """Carry noise to data: z <- z - v ds at each timestep, the last step ending at `end`.
 
@@ -29,6 +33,8 @@ def sample(
         on_step: called before each step with its index and the state.
         end: the level (timestep / 1000) at which data lies. With 1 and ascending timesteps the
             velocity predicts data - noise, as in SAM 3D Objects.
+        partial: evaluates some tokens only. Without it, a policy that chooses tokens is not asked
+            to and all are evaluated.
     """
     policy = policy or Always()
     levels = (timesteps / TIMESTEPS).tolist() + [end]
@@ -40,8 +46,26 @@ def sample(
         v = policy.propose(step, timesteps, state)
         if v is None:
             device = next(iter(state.values())).device
-            v = velocity(state, timestep.float().to(device).expand(batch))
+            at = timestep.float().to(device).expand(batch)
+            v = _evaluated(velocity, partial, policy, step, timesteps, state, at)
             policy.observe(step, timesteps, state, v)
         ds = levels[step] - levels[step + 1]
         state = {name: x - v[name] * ds for name, x in state.items()}
     return state
+
+
+def _evaluated(
+    velocity: Velocity,
+    partial: PartialVelocity | None,
+    policy: StepPolicy,
+    step: int,
+    timesteps: Tensor,
+    state: State,
+    at: Tensor,
+) -> State:
+    """Of all tokens, or of those that the policy chooses where that can be done."""
+    if partial is not None and isinstance(policy, TokenPolicy):
+        rows = policy.choose(step, timesteps, state)
+        if rows is not None:
+            return policy.fill(step, timesteps, state, rows, partial(state, at, rows))
+    return velocity(state, at)

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loci.geometry.flexicubes import Cubes, activated, dual_surface
@@ -27,7 +27,10 @@ class CornerValues(NamedTuple):
 
 
 def features_to_mesh(
-    feats: Float[Tensor, "n 101"], coords: Int[Tensor, "n 3"], resolution: int
+    feats: Float[Tensor, "n 101"],
+    coords: Int[Tensor, "n 3"],
+    resolution: int,
+    closed: bool = False,
 ) -> Mesh:
     """The surface of one item (SAM 3D Objects, 10).
 
@@ -36,6 +39,9 @@ def features_to_mesh(
             place, so that a second extraction sees another surface).
         coords: active voxels, distinct, in [0, resolution).
         resolution: voxels along the grid's side, R.
+        closed: whether corners that no active voxel touches are on the side of their neighbours.
+            As released they are outside: a solid object then has a second surface, behind the
+            layer of voxels along its own.
     """
     sdf, deform, weights, colors = feats.float().split(list(CHANNELS.values()), dim=1)
     active = coords.long()
@@ -43,6 +49,8 @@ def features_to_mesh(
     near = _cubes_with_inside_corners(touched, resolution)
     corners = _fill(touched, torch.unique(_corner_keys(near, resolution)))
     cubes = Cubes(torch.searchsorted(corners.keys, _corner_keys(near, resolution)), near)
+    if closed:
+        corners = _continued(corners, cubes, KeyIndex(touched.keys).find(corners.keys) >= 0)
     row = KeyIndex(_key(active, resolution)).find(_key(near, resolution))
     padded = torch.cat([weights, weights.new_zeros(1, weights.shape[1])])  # row -1: inactive
     beta, alpha, gamma = padded[row].split([12, 8, 1], dim=1)
@@ -113,6 +121,15 @@ def _fill(touched: CornerValues, keys: Int[Tensor, "m"]) -> CornerValues:
         for part, default in zip(touched[1:], outside, strict=True)
     ]
     return CornerValues(keys, *parts)
+
+
+def _continued(corners: CornerValues, cubes: Cubes, touched: Bool[Tensor, "m"]) -> CornerValues:
+    """Untouched corners take the mean distance of the touched ones they share a cube with."""
+    known = torch.stack([corners.sdf * touched, touched.to(corners.sdf)], dim=1)
+    around = known[cubes.corners].sum(1)[:, None].expand(-1, 8, -1)
+    total = torch.zeros_like(known).index_add(0, cubes.corners.flatten(), around.flatten(0, 1))
+    mean = total[:, 0] / total[:, 1].clamp(min=1)
+    return corners._replace(sdf=torch.where(touched, corners.sdf, mean))
 
 
 def _positions(corners: CornerValues, resolution: int) -> Float[Tensor, "n 3"]:

@@ -74,6 +74,13 @@ class Voxels:
     def __len__(self) -> int:
         return self.coords.shape[0]
 
+    def seen(self, feats: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        """What a layer that mixes voxels sees: the features themselves.
+
+        Other views of a voxel set (`layers.sparse_part`) add what they keep of absent voxels.
+        """
+        return feats
+
     @cached_property
     def items(self) -> tuple[slice, ...]:
         """The rows of each item that has any."""

@@ -35,9 +35,10 @@ class SparseConv3(nn.Module):
     def forward(self, feats: Float[Tensor, "n c"], voxels: Voxels) -> Float[Tensor, "n d"]:
         taps = self.conv.weight.flatten(1, 3).unbind(1)
         total = F.linear(feats, taps[MIDDLE], self.conv.bias).float()
+        seen = voxels.seen(feats)
         for tap, (target, source) in enumerate(voxels.neighbours):
             if tap != MIDDLE and target.numel():
-                total.index_add_(0, target, F.linear(feats[source], taps[tap]).float())
+                total.index_add_(0, target, F.linear(seen[source], taps[tap]).float())
         return total.to(feats.dtype)
 
 

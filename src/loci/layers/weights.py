@@ -9,7 +9,8 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,23 +24,21 @@ CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 NAMES_SHOWN = 8
 
 ConfigT = TypeVar("ConfigT")
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def read_tensors(path: Path | str) -> dict[str, Tensor]:
+def read_tensors(path: Path | str, prefix: str = "") -> dict[str, Tensor]:
     """The tensors of a `.safetensors` file or of a PyTorch pickle, by name, on the CPU.
 
-    Pickles are read weights-only and may hold the dictionary plainly or under `state_dict`.
+    Pickles are read weights-only and may hold the dictionary plainly or under `state_dict`. With
+    a prefix, only what begins with it is returned, without it, and nothing else is read.
     Raises LociError if the file is absent, damaged, or holds anything but tensors.
     """
     path = Path(path)
     if not path.is_file():
         raise LociError(f"{path}: no such weights file")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read(path, prefix)
     except Exception as error:  # a damaged file raises nearly anything
         raise LociError(
             f"{path}: expected safetensors or a weights-only PyTorch pickle, cannot read it "
@@ -49,10 +48,27 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
         content = content["state_dict"]
     if not isinstance(content, Mapping):
         raise LociError(f"{path}: expected a dictionary of tensors, found {type(content).__name__}")
-    foreign = [name for name, value in content.items() if not isinstance(value, Tensor)]
+    wanted = {
+        str(name).removeprefix(prefix): value
+        for name, value in content.items()
+        if str(name).startswith(prefix)
+    }
+    foreign = [name for name, value in wanted.items() if not isinstance(value, Tensor)]
     if foreign:
         raise LociError(f"{path}: expected only tensors, but {_shown(foreign)} are not")
-    return dict(content)
+    return wanted
+
+
+def _read(path: Path, prefix: str) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in names}
+    # Mapped, what is not wanted of a file is never read; only the older format cannot be.
+    mapped = bool(prefix) and zipfile.is_zipfile(path)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
@@ -106,6 +122,22 @@ def save_pretrained(
     folder = Path(folder)
     save_tensors(folder / WEIGHTS_NAME, module.state_dict(), dtype)
     save_config(folder / CONFIG_NAME, config)
+
+
+def load_pretrained(
+    build: Callable[[ConfigT], ModuleT], kind: type[ConfigT], source: Path | str
+) -> ModuleT:
+    """What `save_pretrained` wrote, from a folder or hub id: strict, in the saved type.
+
+    `build` makes the module from its configuration, which is a `kind`. Raises LociError naming
+    what is missing, damaged or misshapen.
+    """
+    folder = pretrained_folder(source)
+    config = load_config(folder / CONFIG_NAME, kind)
+    with torch.device("meta"):
+        module = build(config)
+    load_strict(module, read_tensors(folder / WEIGHTS_NAME), str(source))
+    return module.eval()
 
 
 def pretrained_folder(source: Path | str) -> Path:

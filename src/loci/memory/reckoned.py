@@ -77,7 +77,8 @@ def reckoned_rotation(
     """Rotation of n frames of rows x columns tokens, frame-major: `[b, n * rows * columns, pairs]`.
 
     `relative` are poses relative to the current frame, with or without spread; `times` any
-    position on the time axis. Angles are formed in float64 on the CPU (MPS has no float64) and go to `device` as float32.
+    position on the time axis. Angles are formed in float64 on the CPU (MPS has no float64) and go
+    to `device` as float32.
     """
     batch, frames = relative.shape[:2]
     full = (batch, frames, rows, columns)

@@ -1,6 +1,8 @@
 """Everything the picture says, as one sequence of tokens."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
 import torch
@@ -8,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from loci.layers.feed_forward import GatedFeedForward
+from loci.layers.weights import load_pretrained, save_pretrained
 from loci.objects.dinov2 import DinoEmbedder, DinoEmbedderConfig
 from loci.objects.pointmap_embedder import PointmapEmbedder, PointmapEmbedderConfig
 
@@ -41,6 +44,23 @@ class Source(NamedTuple):
     group: int
 
 
+@dataclass(frozen=True)
+class FuserConfig:
+    """What a fuser is made of. The defaults are the released stage 2 (SAM 3D Objects, 3).
+
+    `mask` None makes the masks' embedder as large as the pictures'; `pointmap` None leaves
+    pointmaps out. Inputs of the full frame that `full_frame` does not name are left out too.
+    """
+
+    picture: DinoEmbedderConfig = field(
+        default_factory=lambda: DinoEmbedderConfig(tokens="prenorm")
+    )
+    mask: DinoEmbedderConfig | None = None
+    pointmap: PointmapEmbedderConfig | None = None
+    dim: int = 1024
+    full_frame: tuple[str, ...] = ("rgb_image", "rgb_image_mask", "rgb_pointmap")
+
+
 class Fuser(nn.Module):
     """Embeds every input, projects it, marks it as crop or full frame, and joins the tokens.
 
@@ -48,12 +68,18 @@ class Fuser(nn.Module):
         embedders: modules with `dim` and `token_count`.
         sources: for each embedder the inputs it reads, in the order of their tokens.
         dim: width of the tokens that come out.
+        config: what `Fuser.of` made it from; needed to save it.
     """
 
     def __init__(
-        self, embedders: Sequence[Embedder], sources: Sequence[Sequence[Source]], dim: int = 1024
+        self,
+        embedders: Sequence[Embedder],
+        sources: Sequence[Sequence[Source]],
+        dim: int = 1024,
+        config: FuserConfig | None = None,
     ) -> None:
         super().__init__()
+        self.config = config
         self.sources = tuple(tuple(row) for row in sources)
         self.idx_emb = nn.Parameter(torch.zeros(GROUPS, dim))
         self.module_list = nn.ModuleList(cast(Sequence[nn.Module], embedders))
@@ -62,6 +88,23 @@ class Fuser(nn.Module):
             nn.Sequential(nn.LayerNorm(e.dim), GatedFeedForward(e.dim, hidden, dim))
             for e in embedders
         )
+
+    @classmethod
+    def of(cls, config: FuserConfig) -> "Fuser":
+        """A fuser of picture, mask and, if configured, pointmap, each as crop and full frame."""
+        embedders: list[Embedder] = [
+            DinoEmbedder(config.picture),
+            DinoEmbedder(config.mask or config.picture),
+        ]
+        sources = [_pair("image", "rgb_image"), _pair("mask", "rgb_image_mask")]
+        if config.pointmap is not None:
+            embedders.append(PointmapEmbedder(config.pointmap))
+            sources.append(_pair(*POINTMAPS))
+        kept = [
+            [s for s in pair if s.group == CROPPED or s.name in config.full_frame]
+            for pair in sources
+        ]
+        return cls(embedders, kept, config.dim, config)
 
     def embed(self, name: str, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         """The tokens of one input.
@@ -104,6 +147,21 @@ class Fuser(nn.Module):
         some = next(iter(tokens.values()))
         return torch.cat([tokens.get(n, self._zeros(n, some)) for n in names], dim=1)
 
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write `config.json` and `model.safetensors`, as `dtype` if given.
+
+        Raises:
+            ValueError: for a fuser that was not made from a configuration.
+        """
+        if self.config is None:
+            raise ValueError("a fuser of foreign embedders cannot be saved")
+        save_pretrained(folder, self.config, self, dtype)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> "Fuser":
+        """Load a folder or hub id written by `save_pretrained`; strict, in the saved type."""
+        return load_pretrained(cls.of, FuserConfig, source)
+
     def _zeros(self, name: str, like: Tensor) -> Tensor:
         embedder = cast(Embedder, self.module_list[self._find(name)[0]])
         return like.new_zeros(len(like), embedder.token_count, like.shape[-1])
@@ -126,23 +184,17 @@ def structure_fuser(
     The defaults are the released sizes: 4 x 1370 + 2 x 1024 = 7528 tokens.
     """
     picture = picture or DinoEmbedderConfig()
-    embedders = [DinoEmbedder(picture), DinoEmbedder(picture), PointmapEmbedder(pointmap)]
-    return Fuser(embedders, [*_pictures(), _pair(*POINTMAPS)], dim)
+    return Fuser.of(FuserConfig(picture, None, pointmap or PointmapEmbedderConfig(), dim))
 
 
 def latent_fuser(picture: DinoEmbedderConfig | None = None, dim: int = 1024) -> Fuser:
     """Stage 2: picture and mask, registers kept; 4 x 1374 = 5496 tokens as released."""
-    picture = picture or DinoEmbedderConfig(tokens="prenorm")
-    return Fuser([DinoEmbedder(picture), DinoEmbedder(picture)], _pictures(), dim)
+    return Fuser.of(FuserConfig(picture or DinoEmbedderConfig(tokens="prenorm"), dim=dim))
 
 
 def gated_width(dim: int, multiple: int = 256) -> int:
     """Two thirds of four times the width, rounded up to a multiple."""
     return -(-int(2 * (4 * dim) / 3) // multiple) * multiple
-
-
-def _pictures() -> list[tuple[Source, Source]]:
-    return [_pair("image", "rgb_image"), _pair("mask", "rgb_image_mask")]
 
 
 def _pair(crop: str, full: str) -> tuple[Source, Source]:

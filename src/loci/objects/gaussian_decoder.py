@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from loci.geometry.gaussians import Gaussians
 from loci.layers.norms import layer_norm
 from loci.layers.sparse import Voxels
+from loci.layers.weights import load_pretrained, save_pretrained
 from loci.objects.decoder_torso import DecoderTorso, TorsoConfig
 
 
@@ -106,6 +108,15 @@ class GaussianDecoder(DecoderTorso):
             (split.opacity + logit).squeeze(-1),
         )
         return [Gaussians(*(part[rows].flatten(0, 1) for part in parts)) for rows in voxels.items]
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write `config.json` and `model.safetensors`, as `dtype` if given."""
+        save_pretrained(folder, self.config, self, dtype)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> "GaussianDecoder":
+        """Load a folder or hub id written by `save_pretrained`; strict, in the saved type."""
+        return load_pretrained(cls, GaussianDecoderConfig, source)
 
     def decode(self, latents: Float[Tensor, "n c"], voxels: Voxels) -> list[Gaussians]:
         """Denormalised latents to the Gaussians of each item."""

@@ -1,6 +1,7 @@
 """The stage-2 flow: a few channels of appearance for every voxel of the structure."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -12,6 +13,7 @@ from loci.layers.norms import layer_norm
 from loci.layers.positions import sincos_positions
 from loci.layers.sparse import Voxels
 from loci.layers.timestep import TimestepEmbedder
+from loci.layers.weights import load_pretrained, save_pretrained
 from loci.objects.voxel_blocks import ResidualBlock, VoxelFlowBlock
 
 Context = tuple[KeysValues, ...]
@@ -152,6 +154,15 @@ class LatentFlow(nn.Module):
     ) -> Float[Tensor, "n c"]:
         """`velocity` with a fresh `context`."""
         return self.velocity(latents, time, voxels, self.context(condition))
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write `config.json` and `model.safetensors`, as `dtype` if given."""
+        save_pretrained(folder, self.config, self, dtype)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> "LatentFlow":
+        """Load a folder or hub id written by `save_pretrained`; strict, in the saved type."""
+        return load_pretrained(cls, LatentFlowConfig, source)
 
 
 def _input_blocks(c: LatentFlowConfig) -> list[ResidualBlock]:

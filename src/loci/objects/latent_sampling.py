@@ -7,11 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loci.flow.guidance import guided_within
-from loci.flow.policy import State, StepPolicy
+from loci.flow.guidance import Velocity, guided_within
+from loci.flow.policy import Rows, State, StepPolicy, TokenPolicy
 from loci.flow.sampler import sample
 from loci.flow.schedule import TIMESTEPS, rescaled_times
 from loci.layers.sparse import Voxels
+from loci.objects.latent_branches import LatentBranch
 from loci.objects.latent_flow import LatentFlow, LatentStatistics
 
 LATENTS = "latents"
@@ -58,18 +59,36 @@ def sample_latents(
         voxels: the structure that stage 1 found.
         noise: as made by `latent_noise`.
         settings: the released run by default.
-        policy: may propose a velocity instead of an evaluation; evaluates every step by default.
+        policy: may propose a velocity instead of an evaluation, or choose voxels to evaluate;
+            evaluates everything by default.
         on_step: called before each step with its index and the state `{"latents": ...}`.
     """
     settings = settings or LatentSampling()
     times = rescaled_times(settings.steps, settings.rescale)
-    context = flow.context(condition)
+    keeping = isinstance(policy, TokenPolicy) and not policy.alone
+    conditional = LatentBranch(flow, voxels, flow.context(condition), keeping)
+    unconditional = LatentBranch(flow, voxels, None, keeping)
+
     # Every voxel is at the same time, so the network gets it once.
-    velocity = guided_within(
-        lambda x, t: {LATENTS: flow.velocity(x[LATENTS], t[:1], voxels, context)},
-        lambda x, t: {LATENTS: flow.velocity(x[LATENTS], t[:1], voxels, None)},
-        settings.guidance,
-        settings.interval,
+    def whole(branch: LatentBranch) -> Velocity:
+        return lambda x, t: {LATENTS: branch.whole(x[LATENTS], t[:1])}
+
+    def part(branch: LatentBranch, rows: Rows) -> Velocity:
+        return lambda x, t: {LATENTS: branch.part(x[LATENTS], t[:1], rows)}
+
+    guidance = settings.guidance, settings.interval
+
+    def partial(state: State, time: Tensor, rows: Rows) -> State:
+        branches = part(conditional, rows), part(unconditional, rows)
+        return guided_within(*branches, *guidance)(state, time)
+
+    state = sample(
+        guided_within(whole(conditional), whole(unconditional), *guidance),
+        {LATENTS: noise},
+        times[:-1] * TIMESTEPS,
+        policy,
+        on_step,
+        end=1.0,
+        partial=partial,
     )
-    state = sample(velocity, {LATENTS: noise}, times[:-1] * TIMESTEPS, policy, on_step, end=1.0)
     return settings.statistics.denormalise(state[LATENTS])

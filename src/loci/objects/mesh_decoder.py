@@ -1,7 +1,9 @@
 """Latents to a mesh: the torso, two subdivisions, and a surface from the finest voxels."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,6 +13,7 @@ from loci.geometry.mesh import Mesh
 from loci.layers.sparse import Voxels, subdivide
 from loci.layers.sparse_conv import RereadPointwise, SparseConv3
 from loci.layers.sparse_norm import SparseGroupNorm
+from loci.layers.weights import load_pretrained, save_pretrained
 from loci.objects.decoder_torso import DecoderTorso, TorsoConfig
 
 
@@ -19,11 +22,13 @@ class MeshDecoderConfig:
     """Sizes. The defaults are the released model (SAM 3D Objects, 10).
 
     Each entry of `narrowing` is a subdivision, with the divisor of the torso's width behind it.
+    `closed` is whether solid objects are spared a second surface inside (`features_to_mesh`).
     """
 
     torso: TorsoConfig = field(default_factory=TorsoConfig)
     narrowing: tuple[int, ...] = (4, 8)
     norm_groups: int = 32
+    closed: bool = False
 
     @property
     def resolution(self) -> int:
@@ -80,10 +85,20 @@ class MeshDecoder(DecoderTorso):
 
     def meshes(self, feats: Float[Tensor, "m 101"], voxels: Voxels) -> list[Mesh]:
         """The surface of each item that has voxels."""
+        c = self.config
         return [
-            features_to_mesh(feats[rows], voxels.coords[rows, 1:], self.config.resolution)
+            features_to_mesh(feats[rows], voxels.coords[rows, 1:], c.resolution, c.closed)
             for rows in voxels.items
         ]
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write `config.json` and `model.safetensors`, as `dtype` if given."""
+        save_pretrained(folder, self.config, self, dtype)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> "MeshDecoder":
+        """Load a folder or hub id written by `save_pretrained`; strict, in the saved type."""
+        return load_pretrained(cls, MeshDecoderConfig, source)
 
     def decode(self, latents: Float[Tensor, "n c"], voxels: Voxels) -> list[Mesh]:
         """Denormalised latents to the mesh of each item."""

@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from loci.geometry.rotations import matrix_quaternion, quaternion_matrix
+
 ROTATION = "6drotation_normalized"
 ROTATION_MEAN = (
     -0.06366084883674913,
@@ -86,45 +88,42 @@ def decode_pose(
     return Pose(matrix_quaternion(matrix), translation, scale)
 
 
+def encode_pose(
+    rotation: Float[Tensor, "b 3 3"],
+    translation: Float[Tensor, "b 3"],
+    scale: Float[Tensor, "b 3"],
+    scene_scale: Float[Tensor, "b 3"],
+    scene_shift: Float[Tensor, "b 3"],
+) -> dict[str, Float[Tensor, "b 1 c"]]:
+    """The layout latents that `decode_pose` turns into this pose, in ScaleShiftInvariant.
+
+    Args:
+        rotation: R of `p_camera = (p_object * scale) @ R + translation`.
+        translation: in the units of the pointmap.
+        scale: camera units per object unit, above 0; decoding takes the mean of its axes.
+        scene_scale: of the pointmap's normaliser, as for decoding.
+        scene_shift: of the pointmap's normaliser.
+
+    Returns:
+        Latents by released name. `translation_scale`, which this convention does not use, is 0.
+    """
+    code = torch.cat([rotation[:, :, 0], rotation[:, :, 1]], dim=1)
+    mean, std = code.new_tensor(ROTATION_MEAN), code.new_tensor(ROTATION_STD)
+    raw = {
+        ROTATION: (code - mean) / std,
+        "translation": (translation - scene_shift) / scene_scale,
+        "scale": (scale / scene_scale).log(),
+        "translation_scale": torch.zeros_like(scale[:, :1]),
+    }
+    return {name: value[:, None] for name, value in raw.items()}
+
+
 def rotation_matrix(code: Float[Tensor, "b 6"]) -> Float[Tensor, "b 3 3"]:
     """Gram-Schmidt on the two halves of a 6-d code; the results are the matrix's columns."""
     first = F.normalize(code[:, :3], dim=1)
     second = code[:, 3:] - (first * code[:, 3:]).sum(dim=1, keepdim=True) * first
     second = F.normalize(second, dim=1)
     return torch.stack([first, second, torch.linalg.cross(first, second)], dim=-1)
-
-
-def matrix_quaternion(matrix: Float[Tensor, "b 3 3"]) -> Float[Tensor, "b 4"]:
-    """Unit quaternions (w, x, y, z) with w >= 0.
-
-    Each row of the table is the quaternion times four times one of its parts; the row of the
-    largest part loses the least precision.
-    """
-    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (row.unbind(-1) for row in matrix.unbind(-2))
-    table = torch.stack(
-        [
-            torch.stack([1 + xx + yy + zz, zy - yz, xz - zx, yx - xy], dim=-1),
-            torch.stack([zy - yz, 1 + xx - yy - zz, xy + yx, xz + zx], dim=-1),
-            torch.stack([xz - zx, xy + yx, 1 - xx + yy - zz, yz + zy], dim=-1),
-            torch.stack([yx - xy, xz + zx, yz + zy, 1 - xx - yy + zz], dim=-1),
-        ],
-        dim=-2,
-    )
-    best = table.diagonal(dim1=-2, dim2=-1).argmax(dim=-1)
-    row = table.take_along_dim(best[:, None, None], dim=1)[:, 0]
-    quaternion = F.normalize(row, dim=-1)
-    return torch.where(quaternion[:, :1] < 0, -quaternion, quaternion)
-
-
-def quaternion_matrix(quaternion: Float[Tensor, "b 4"]) -> Float[Tensor, "b 3 3"]:
-    """The matrix that turns column vectors as the quaternion (w, x, y, z) does."""
-    w, x, y, z = F.normalize(quaternion, dim=-1).unbind(-1)
-    entries = [
-        *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-    ]
-    return torch.stack(entries, dim=-1).unflatten(-1, (3, 3))
 
 
 def _like(values: tuple[float, ...], raw: Mapping[str, Tensor]) -> Tensor:

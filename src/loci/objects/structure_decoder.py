@@ -1,6 +1,7 @@
 """From a cube of structure latents to the voxels an object occupies."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loci.layers.norms import AffineLayerNorm
+from loci.layers.weights import load_pretrained, save_pretrained
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,15 @@ class StructureDecoder(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.out_layer(x)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write `config.json` and `model.safetensors`, as `dtype` if given."""
+        save_pretrained(folder, self.config, self, dtype)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> "StructureDecoder":
+        """Load a folder or hub id written by `save_pretrained`; strict, in the saved type."""
+        return load_pretrained(cls, StructureDecoderConfig, source)
 
 
 def latent_cube(tokens: Float[Tensor, "b n c"]) -> Float[Tensor, "b c r r r"]:

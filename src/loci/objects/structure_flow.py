@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -12,6 +13,7 @@ from loci.layers.learned import fixed, learned
 from loci.layers.norms import layer_norm
 from loci.layers.positions import cube_positions
 from loci.layers.timestep import TimestepEmbedder
+from loci.layers.weights import load_pretrained, save_pretrained
 from loci.objects.mot_block import LAYOUT, SHAPE, StreamKeys, TwoStreamBlock
 
 LAYOUT_LATENTS = {"6drotation_normalized": 6, "translation": 3, "scale": 3, "translation_scale": 1}
@@ -153,6 +155,15 @@ class StructureFlow(nn.Module):
     ) -> dict[str, Float[Tensor, "b n c"]]:
         """`velocity` with a fresh `context`."""
         return self.velocity(latents, time, self.context(condition), step)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write `config.json` and `model.safetensors`, as `dtype` if given."""
+        save_pretrained(folder, self.config, self, dtype)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> "StructureFlow":
+        """Load a folder or hub id written by `save_pretrained`; strict, in the saved type."""
+        return load_pretrained(cls, StructureFlowConfig, source)
 
     def _run(self, latents: Latents, moment: Tensor, context: Context | None) -> dict[str, Tensor]:
         streams = self.project(latents)

@@ -5,6 +5,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from loci.acceleration.aggregation import shrunk
+
 VOXEL_LIMIT = 42000
 """More voxels than this are brought to a coarser grid before stage 2 (SAM 3D Objects, 7)."""
 
@@ -35,17 +37,7 @@ def coarsen(
     """
     if len(coords) <= limit:
         return coords, 1
-    places = coords[:, 1:]
-    lo, hi = places.amin(dim=0), places.amax(dim=0)
-    extent = (hi - lo).float()
-    target = (extent + 1) / 2
-    start = lo + (extent + 1 - target) / 2
-    stop = start + target - 1
-    # A flat axis would divide by zero, and its middle is where it is.
-    moved = (places - lo) / extent.clamp(min=1) * (target - 1) + start
-    halved = moved.round().clamp(start.trunc(), stop.trunc())
-    halved = torch.where(extent == 0, lo, halved).to(coords.dtype)
-    fewer = torch.unique(torch.cat([coords[:, :1], halved], dim=1), dim=0)
+    fewer = torch.unique(shrunk(coords, 2), dim=0)
     if len(fewer) > limit:
         chosen = torch.randperm(len(fewer), generator=generator)[:limit]
         fewer = fewer[chosen.sort().values.to(fewer.device)]

@@ -8,6 +8,7 @@ from torch import Tensor
 from loci.data.revisits import WINDOW, Batch
 from loci.memory.compressor import RATE, LatentEncoder
 from loci.memory.poses import panorama_pose, view_pose
+from loci.train.window_codes import WindowCodes
 from loci.world.context import Address
 
 CODES = WINDOW // RATE
@@ -21,11 +22,17 @@ class Remembered(NamedTuple):
     ends: Tensor
 
 
-def remember(encoder: LatentEncoder, batch: Batch, noise: Tensor | None = None) -> Remembered:
+def remember(
+    encoder: LatentEncoder,
+    batch: Batch,
+    noise: Tensor | None = None,
+    kept: WindowCodes | None = None,
+) -> Remembered:
     """Compress a batch's spans as the hierarchy would: windows, then merges of four codes.
 
     `noise` holds one deviation per example, `[b]`: history is disturbed so that a model learns to
-    live with its own imperfect frames. Runs on the encoder's device; poses stay where they are.
+    live with its own imperfect frames. Codes of windows that were `kept` are looked up, clean or
+    disturbed by chance, instead. Runs on the encoder's device; poses stay where they are.
     Gradients pass through all merges; windows learn from the codes of level one only, since those
     of merged spans are many.
     """
@@ -36,13 +43,16 @@ def remember(encoder: LatentEncoder, batch: Batch, noise: Tensor | None = None) 
         count, length = latents.shape[1:3]
         if not count:
             continue
-        if noise is not None:
-            scale = noise.view(-1, 1, 1, 1, 1, 1)
-            latents = latents + scale * torch.randn_like(latents)
-        windows = latents.reshape(-1, WINDOW, *latents.shape[3:]).transpose(1, 2).to(device)
         window_poses = poses.reshape(-1, WINDOW, 3)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and level == 0):
-            codes = encoder.encode(windows, window_poses)
+        if kept is not None:
+            codes = _kept(kept, batch, level, length).to(device)
+        else:
+            if noise is not None:
+                scale = noise.view(-1, 1, 1, 1, 1, 1)
+                latents = latents + scale * torch.randn_like(latents)
+            windows = latents.reshape(-1, WINDOW, *latents.shape[3:]).transpose(1, 2).to(device)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and level == 0):
+                codes = encoder.encode(windows, window_poses)
         code_poses = view_pose(window_poses.unflatten(1, (-1, RATE)).flatten(0, 1))
         codes, code_poses = _regroup(codes, code_poses, length // RATE)
         for _ in range(level):
@@ -62,6 +72,12 @@ def address(batch: Batch, remembered: Remembered) -> Address:
     """Where everything in the sequence looks, by reckoning."""
     ages = (batch.now[:, None] - remembered.ends).double()
     return Address(remembered.poses, ages, batch.local_pose, batch.target_pose)
+
+
+def _kept(kept: WindowCodes, batch: Batch, level: int, length: int) -> Tensor:
+    starts = batch.ends[level][..., None] - length + torch.arange(0, length, WINDOW)
+    disturbed = torch.randint(2, batch.walks.shape)
+    return kept.look_up(disturbed, batch.walks, starts.flatten(1)).flatten(0, 1)
 
 
 def _regroup(codes: Tensor, poses: Tensor, length: int) -> tuple[Tensor, Tensor]:

@@ -90,6 +90,13 @@ class Ema:
     def copy_to(self, model: nn.Module) -> None:
         model.load_state_dict(self.average)
 
+    @torch.no_grad()
+    def apply_to(self, part: nn.Module, prefix: str, but: str) -> None:
+        """Give a part of the model its average, as what it is frozen at, `but` for some of it."""
+        for name, tensor in part.state_dict().items():
+            if not name.startswith(but):
+                tensor.copy_(self.average[prefix + name])
+
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "average": self.average}
 

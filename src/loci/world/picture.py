@@ -1,21 +1,20 @@
-"""Pictures in: any still picture, brought to the size of a world.
+"""Pictures as frames: any still picture, brought to the size of a world.
 
 Pixels are uint8 RGB `[h, w, 3]` outside and float `[1, 3, 1, h, w]` in [-1, 1] inside.
 """
 
 import math
-import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from loci.errors import LociError
+from loci.picture import read_pixels
 
 # The sizes the released model was trained at (Infinite-World, 10): height / width -> (h, w).
 ASPECT_RATIO_627_F64 = {
@@ -36,8 +35,6 @@ ASPECT_RATIO_627_F64 = {
     4.00: (1280, 320),
 }
 LONGEST_TO_SHORTEST = 32
-# What Pillow raises on damaged files, by format.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error)
 
 
 def choose_bucket(height: int, width: int) -> tuple[int, int]:
@@ -58,60 +55,6 @@ def load_picture(
         LociError: when it cannot be read, is damaged, animated, or no 8- or 16-bit picture.
     """
     return frames_to_tensor(fit(read_pixels(source), size)[None])
-
-
-def read_pixels(source: str | Path | Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A picture as upright RGB pixels uint8 `[h, w, 3]`, at its own size.
-
-    EXIF rotation is applied, 16-bit grey scaled to 8, CMYK and palettes converted, and what is
-    transparent laid on white.
-
-    Raises:
-        LociError: when it cannot be read, is damaged, animated, or no 8- or 16-bit picture.
-    """
-    if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
-            shape = f"{source.dtype} {list(source.shape)}"
-            raise LociError(f"picture: array {shape}, expected uint8 [height, width, 3]")
-        return source
-    if isinstance(source, Image.Image):
-        return _convert(source, "picture")
-    try:
-        with Image.open(source) as image:
-            return _convert(image, str(source))
-    except Image.UnidentifiedImageError as error:
-        raise LociError(f"{source}: no picture, expected a PNG, JPEG, WebP or the like") from error
-    except Image.DecompressionBombError as error:
-        raise LociError(f"{source}: too many pixels, expected a picture of usual size") from error
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise LociError(f"{source}: cannot be read ({error.strerror})") from error
-    except _DAMAGED as error:
-        raise LociError(
-            f"{source}: truncated or damaged ({error}), expected a whole picture"
-        ) from error
-
-
-def _convert(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    # Phones store stills as MPO with a second view or a preview behind the picture itself.
-    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise LociError(f"{name}: animated ({frames} frames), expected a single picture")
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        return _from_16_bit(np.asarray(image), name)
-    if image.mode == "F":
-        raise LociError(f"{name}: floating-point pixels, expected 8 or 16 bits a channel")
-    if image.has_transparency_data or image.mode in ("La", "RGBa"):
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("RGB"))
-
-
-def _from_16_bit(grey: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    if grey.min() < 0 or grey.max() > 65535:
-        raise LociError(f"{name}: 32-bit pixels, expected 8 or 16 bits a channel")
-    eight = np.rint(grey.astype(np.float32) / 257).astype(np.uint8)
-    return np.repeat(eight[:, :, None], 3, axis=2)
 
 
 def fit(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -20,10 +20,11 @@ from loci.memory.codes import Codes
 from loci.memory.compressor import WindowPlan, published_memory
 from loci.memory.hierarchy import HierarchyConfig
 from loci.memory.horizon import HorizonConfig, HorizonMemory, HorizonState
+from loci.picture import read_pixels
 from loci.world.codec import Codec, CodecState
 from loci.world.context import Actions, Address, Context, Prompt
 from loci.world.frame_codec import FrameCodec
-from loci.world.picture import choose_bucket, load_picture, read_pixels, tensor_to_frames
+from loci.world.picture import choose_bucket, load_picture, tensor_to_frames
 from loci.world.rollout import SamplingConfig, chunk_context, chunk_noise, sample_chunk
 from loci.world.text import NEGATIVE_PROMPT, TextEncoder
 from loci.world.transformer import WorldTransformer

@@ -1,0 +1,1 @@
+"""When a step, a token or a voxel need not be computed."""

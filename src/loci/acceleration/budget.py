@@ -1,0 +1,121 @@
+"""An error budget: how much of it a skipped step would cost, and whether it may.
+
+Errors are counted as a part of the way that the run goes: a forecast that misses the velocity by
+a hundredth of its size for the whole run spends 0.01. The tolerance is shared out evenly over the
+run, so what is spent by some level is at most the tolerance times the part of the run behind it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from torch import Tensor
+
+from loci.acceleration.progress import level
+from loci.flow.policy import State
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """true error = factor * predicted error ** power, fitted once on runs of training objects."""
+
+    factor: float = 1.0
+    power: float = 1.0
+
+    def predicted(self, true: float) -> float:
+        """The predicted error to allow when the true one may be `true`."""
+        return 0.0 if true <= 0 else (true / self.factor) ** (1 / self.power)
+
+    def true(self, predicted: float) -> float:
+        """The true error to expect of a predicted one."""
+        return self.factor * predicted**self.power if predicted > 0 else 0.0
+
+
+def calibrate(
+    predicted: Sequence[float], true: Sequence[float], coverage: float = 0.9
+) -> Calibration:
+    """A straight line through log errors, moved up until `coverage` of the runs lie below it.
+
+    So a tolerance is kept by about that share of runs like these, and is no mere average.
+
+    Raises:
+        ValueError: with fewer than two runs that have both errors above zero, or errors that are
+            all predicted alike.
+    """
+    pairs = [
+        (math.log(p), math.log(t)) for p, t in zip(predicted, true, strict=True) if p > 0 and t > 0
+    ]
+    if len(pairs) < 2 or len({p for p, _ in pairs}) < 2:
+        raise ValueError("calibration needs at least two runs with different errors above zero")
+    mean_p, mean_t = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
+    spread = sum((p - mean_p) ** 2 for p, _ in pairs)
+    power = sum((p - mean_p) * (t - mean_t) for p, t in pairs) / spread
+    # An error that shrank as the predicted one grew would turn the dial round.
+    power = max(power, 0.1)
+    above = sorted(t - power * p for p, t in pairs)
+    offset = above[min(len(above) - 1, math.ceil(coverage * len(above)) - 1)]
+    return Calibration(math.exp(offset), power)
+
+
+class Budget:
+    """What a run may still spend. Made afresh for every run."""
+
+    def __init__(self, tolerance: float, calibration: Calibration | None = None) -> None:
+        if tolerance < 0:
+            raise ValueError(f"an error tolerance cannot be negative, got {tolerance}")
+        self.tolerance = (calibration or Calibration()).predicted(tolerance)
+        self.spent = 0.0
+
+    def room(self, step: int, timesteps: Tensor) -> float:
+        """What may be spent on a step: the share of the run up to its end, less what is spent."""
+        start, end = level(0, timesteps), level(len(timesteps), timesteps)
+        share = (level(step + 1, timesteps) - start) / (end - start)
+        return self.tolerance * share - self.spent
+
+    def allows(self, cost: float, step: int, timesteps: Tensor) -> bool:
+        """Whether a step that costs so much keeps within its room."""
+        return self.tolerance > 0 and cost <= self.room(step, timesteps)
+
+    def spend(self, cost: float) -> None:
+        self.spent += cost
+
+
+class ErrorGrowth:
+    """How fast forecasts go wrong: error = rate * product of the distances to the samples used.
+
+    That is the remainder of a polynomial through the samples. The rate is measured whenever a
+    step is evaluated that could have been forecast; the larger of the latest two counts.
+    """
+
+    def __init__(self) -> None:
+        self._rates: list[float] = []
+
+    @property
+    def known(self) -> bool:
+        return bool(self._rates)
+
+    def measured(self, error: float, positions: Sequence[float], at: float) -> None:
+        """Told the relative error of a forecast at a position from samples at `positions`."""
+        self._rates = [*self._rates, error / remainder(positions, at)][-2:]
+
+    def expected(self, positions: Sequence[float], at: float) -> float:
+        """The relative error to expect of such a forecast; infinite while nothing is known."""
+        return max(self._rates) * remainder(positions, at) if self.known else math.inf
+
+
+def remainder(positions: Sequence[float], at: float) -> float:
+    """|product of (at - position)| over the latest two samples, or the only one."""
+    return abs(prod(at - position for position in positions[-2:]))
+
+
+def relative_error(guess: State, truth: State) -> float:
+    """rms(guess - truth) / rms(truth) of the tensor where it is largest.
+
+    Every named tensor counts alike, so that a few numbers of layout are not lost among thousands
+    of shape.
+    """
+    return max(
+        float((guess[name] - v).square().mean().sqrt() / v.square().mean().sqrt().clamp(min=1e-12))
+        for name, v in truth.items()
+    )

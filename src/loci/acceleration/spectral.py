@@ -1,0 +1,164 @@
+"""How much fine detail an object has, by its spectrum, and how finely it is decoded for that.
+
+The high-frequency ratio (HFER) of a picture and of a coarse structure give the factor by which
+the object's grid is made coarser. Published code sums magnitudes, the paper energies; the two
+differ by orders of magnitude, and with them what a threshold means.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from loci.acceleration.area_resize import area_resized
+
+PICTURE_SIZE = 256
+PICTURE_RADIUS = 38
+"""Frequencies of a picture beyond this are high: 15 in 100 of its size."""
+GRID_PART = 8
+"""Frequencies of a grid from its resolution over this on are high."""
+MARGIN = 2
+
+
+@dataclass(frozen=True)
+class DecodingConfig:
+    """The defaults are the released ones (Fast-SAM3D, 3).
+
+    Args:
+        mode: `released` sums magnitudes and keeps a grid's zero frequency; `paper` sums energies;
+            `loci` sums energies without the zero frequency, and its thresholds must come from
+            objects (`thresholds`).
+        high: from this joint ratio on the factor is the least, 1.25.
+        low: up to this it is 2; between them 1.5.
+        picture_weight: of the picture's ratio in the joint one.
+        limit: with at least so many voxels the factor is 2 whatever the ratio.
+        minimum: with fewer voxels it is 1.
+    """
+
+    mode: Literal["released", "paper", "loci"] = "released"
+    high: float = 0.7
+    low: float = 0.5
+    picture_weight: float = 0.9
+    limit: int = 42000
+    minimum: int = 2048
+
+    def joint(self, picture: float, grid: float) -> float:
+        """The joint ratio of a picture's and a grid's."""
+        return self.picture_weight * picture + (1 - self.picture_weight) * grid
+
+
+def decoding_factor(picture: float, grid: float, voxels: int, config: DecodingConfig) -> float:
+    """1, 1.25, 1.5 or 2. A ratio of exactly 0 is a ratio that could not be had: factor 1.
+
+    Args:
+        picture: the high-frequency ratio of the masked picture.
+        grid: that of the coarse structure.
+        voxels: how many the structure has.
+        config: thresholds.
+    """
+    if voxels >= config.limit:
+        return 2.0
+    if voxels < config.minimum or picture == 0 or grid == 0:
+        return 1.0
+    joint = config.joint(picture, grid)
+    if joint >= config.high:
+        return 1.25
+    return 1.5 if joint > config.low else 2.0
+
+
+def thresholds(joint: Float[Tensor, "n"], share: float = 1 / 3) -> tuple[float, float]:
+    """(high, low) such that `share` of these objects get the least factor and `share` the most."""
+    wanted = joint.new_tensor([1 - share, share])
+    high, low = torch.quantile(joint, wanted).tolist()
+    return high, low
+
+
+def picture_ratio(picture: UInt8[Tensor, "h w 4"], mode: str = "released") -> float:
+    """The high-frequency ratio of a cut-out: RGBA bytes, the alpha channel its support.
+
+    The zero frequency does not count. A picture with no support has the ratio 0.
+    """
+    spectrum = torch.fft.fftshift(torch.fft.fft2(windowed(picture).double()))
+    if mode == "released":
+        size = spectrum.abs()
+        size[PICTURE_SIZE // 2, PICTURE_SIZE // 2] = 0
+        high = _distance(PICTURE_SIZE, 2) > PICTURE_RADIUS
+        return float(size[high].sum() / (size.sum() + 1e-8))
+    return _energy_ratio(spectrum, _distance(PICTURE_SIZE, 2) > PICTURE_RADIUS, keep_zero=False)
+
+
+def windowed(picture: UInt8[Tensor, "h w 4"]) -> Float[Tensor, "256 256"]:
+    """The object's grey values, cropped to it, resized, its mean around it, faded to the border."""
+    alpha, shade = picture[..., 3], grey(picture[..., :3])
+    inside = alpha.nonzero()
+    if not len(inside):
+        return torch.zeros(PICTURE_SIZE, PICTURE_SIZE)
+    low = (inside.amin(dim=0) - MARGIN).clamp(min=0)
+    side = inside.amax(dim=0) + 1 - inside.amin(dim=0) + 2 * MARGIN
+    crop = tuple(slice(int(a), int(a + n)) for a, n in zip(low, side, strict=True))
+    shade = area_resized(shade[crop], PICTURE_SIZE).float()
+    support = area_resized(alpha[crop], PICTURE_SIZE) > 0
+    shade[~support] = shade[support].mean() if support.any() else 0.0
+    fade = torch.hann_window(PICTURE_SIZE, periodic=False, dtype=torch.float64)
+    return (shade * torch.outer(fade, fade)).float()
+
+
+def grey(rgb: UInt8[Tensor, "h w 3"]) -> UInt8[Tensor, "h w"]:
+    """0.299 r + 0.587 g + 0.114 b in the usual integer arithmetic."""
+    r, g, b = rgb.long().unbind(-1)
+    return ((9798 * r + 19235 * g + 3735 * b + 2**14) >> 15).to(torch.uint8)
+
+
+def opaque(picture: UInt8[Tensor, "h w 3"]) -> UInt8[Tensor, "h w 4"]:
+    """A picture without alpha as a cut-out: what is not black supports it."""
+    alpha = (grey(picture) > 1).to(torch.uint8) * 255
+    return torch.cat([picture, alpha[..., None]], dim=-1)
+
+
+def grid_ratio(
+    coords: Int[Tensor, "n 4"],
+    values: Float[Tensor, "n"],
+    resolution: int = 64,
+    mode: str = "released",
+) -> float:
+    """The high-frequency ratio of a structure: its positive logits in an empty grid."""
+    spectrum, high = _spectrum(coords, values, resolution)
+    if mode == "released":
+        size = spectrum.abs()
+        return float(size[high].sum() / size.sum())
+    return _energy_ratio(spectrum, high, keep_zero=mode == "paper")
+
+
+def token_scores(
+    coords: Int[Tensor, "n 4"], values: Float[Tensor, "n"], resolution: int = 64
+) -> Float[Tensor, "n"]:
+    """Of every voxel, the size of the structure's high frequencies there, from 0 to 1."""
+    spectrum, high = _spectrum(coords, values, resolution)
+    detail = torch.fft.ifftn(torch.fft.ifftshift(spectrum * high)).abs()
+    here = detail[coords[:, 1:].long().unbind(1)]
+    low, top = here.amin(), here.amax()
+    return ((here - low) / (top - low).clamp(min=1e-12)).float()
+
+
+def _spectrum(coords: Tensor, values: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
+    """The grid's spectrum, zero frequency in the middle, and where it is high."""
+    grid = torch.zeros((resolution,) * 3, dtype=torch.float64, device=values.device)
+    grid[coords[:, 1:].long().unbind(1)] = values.double().clamp(min=0)
+    high = _distance(resolution, 3).to(values.device) >= resolution / GRID_PART
+    return torch.fft.fftshift(torch.fft.fftn(grid)), high
+
+
+def _energy_ratio(spectrum: Tensor, high: Tensor, keep_zero: bool) -> float:
+    energy = spectrum.abs().square()
+    if not keep_zero:
+        energy[tuple(n // 2 for n in energy.shape)] = 0
+    return float(energy[high].sum() / energy.sum().clamp(min=1e-12))
+
+
+def _distance(size: int, axes: int) -> Float[Tensor, "..."]:
+    """Of every frequency from the zero frequency in the middle."""
+    line = torch.arange(size, dtype=torch.float64) - size // 2
+    squared = torch.meshgrid(*(line.square(),) * axes, indexing="ij")
+    return torch.stack(squared).sum(dim=0).sqrt()

@@ -1,0 +1,149 @@
+"""Named speeds: which policy each stage of a run gets.
+
+A `Speed` holds settings only; its methods make the policies, afresh for every run.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from loci.acceleration.progress import Interval
+from loci.acceleration.spectral import DecodingConfig
+from loci.acceleration.step_cache import StepCacheConfig, step_cache
+from loci.acceleration.token_budget import TokenBudget, TokenBudgetConfig
+from loci.acceleration.token_carving import CarvingConfig, PaperCarving, ReleasedCarving
+from loci.errors import LociError
+from loci.flow.policy import Always, StepPolicy
+
+LAYOUT = ("6drotation_normalized", "scale", "translation", "translation_scale")
+"""The tensors of SAM 3D Objects' first stage that say where an object stands."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What is spared, stage by stage; None spares nothing.
+
+    Args:
+        name: as shown in a ledger.
+        structure: steps of the structure flow.
+        latents: steps and tokens of the latent flow.
+        decoding: the resolution of the voxels that are decoded.
+        prune: drop interior voxels, as the original pipeline does and the published fast one
+            does not.
+        walk: steps of a chunk of a walk.
+    """
+
+    name: str
+    structure: StepCacheConfig | None = None
+    latents: CarvingConfig | TokenBudgetConfig | StepCacheConfig | None = None
+    decoding: DecodingConfig | None = None
+    prune: bool = True
+    walk: StepCacheConfig | None = None
+
+    def structure_policy(self, interval: Interval | None) -> StepPolicy:
+        """For one run of the structure flow, guided between two timesteps."""
+        return Always() if self.structure is None else step_cache(self.structure, interval)
+
+    def latent_policy(
+        self,
+        interval: Interval | None,
+        scores: Float[Tensor, "n"],
+        blocks: Int[Tensor, "n"],
+    ) -> StepPolicy:
+        """For one run of the latent flow.
+
+        Args:
+            interval: the timesteps between which it is guided.
+            scores: of every voxel, from `spectral.token_scores`.
+            blocks: which voxels the network holds as one token (`Voxels.coarser.parent`).
+        """
+        match self.latents:
+            case None:
+                return Always()
+            case StepCacheConfig() as config:
+                return step_cache(config, interval)
+            case TokenBudgetConfig() as config:
+                return TokenBudget(config, interval, blocks)
+            case CarvingConfig(mode="released") as config:
+                return ReleasedCarving(config, scores)
+            case CarvingConfig() as config:
+                return PaperCarving(config, scores, blocks)
+
+    def walk_policy(self) -> StepPolicy:
+        """For one chunk of a walk."""
+        return Always() if self.walk is None else step_cache(self.walk)
+
+    def within(self, tolerance: float) -> "Speed":
+        """The same mechanisms in mode `loci`, spending so much error in every flow."""
+        structure = replace(
+            self.structure or StepCacheConfig(layout=LAYOUT), mode="loci", tolerance=tolerance
+        )
+        latents = self.latents if isinstance(self.latents, TokenBudgetConfig) else None
+        latents = replace(latents or TokenBudgetConfig(), tolerance=tolerance)
+        name = f"{self.name}, tolerance {tolerance:g}"
+        return replace(self, name=name, structure=structure, latents=latents)
+
+
+def exact() -> Speed:
+    """Everything is evaluated."""
+    return Speed("exact")
+
+
+def released() -> Speed:
+    """Fast-SAM3D as its published code does it, with the settings of its script."""
+    return Speed(
+        "released",
+        StepCacheConfig("released", layout=LAYOUT),
+        CarvingConfig("released"),
+        DecodingConfig("released"),
+        prune=False,
+    )
+
+
+def paper() -> Speed:
+    """Fast-SAM3D as its paper describes it."""
+    return Speed(
+        "paper",
+        StepCacheConfig("paper", layout=LAYOUT),
+        CarvingConfig("paper"),
+        DecodingConfig("paper"),
+        prune=False,
+    )
+
+
+def fast() -> Speed:
+    """Ours, with an error that should not be seen."""
+    return Speed(
+        "fast",
+        StepCacheConfig("loci", layout=LAYOUT, tolerance=0.03),
+        TokenBudgetConfig(tolerance=0.03),
+        walk=StepCacheConfig("loci", tolerance=0.02),
+    )
+
+
+def faster() -> Speed:
+    """Ours, with an error that may be seen."""
+    return Speed(
+        "faster",
+        StepCacheConfig("loci", layout=LAYOUT, tolerance=0.08),
+        TokenBudgetConfig(tolerance=0.08),
+        walk=StepCacheConfig("loci", tolerance=0.05),
+    )
+
+
+SPEEDS: dict[str, Callable[[], Speed]] = {
+    make.__name__: make for make in (exact, fast, faster, released, paper)
+}
+
+
+def speed(name: str) -> Speed:
+    """The speed of a name.
+
+    Raises:
+        LociError: when there is none of that name.
+    """
+    if name not in SPEEDS:
+        raise LociError(f"unknown speed {name!r}: expected one of {', '.join(SPEEDS)}")
+    return SPEEDS[name]()

@@ -1,0 +1,155 @@
+"""`loci lift`: from a picture and masks to splats, meshes, poses, a preview and a turntable."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+import tyro
+from jaxtyping import Bool, UInt8
+
+from loci.app.walk import chosen_device
+from loci.errors import LociError
+from loci.files import replacing_folder
+
+if TYPE_CHECKING:
+    from loci.objects.lifter import Lifter
+    from loci.objects.lifting import Progress
+    from loci.objects.scene import Scene
+
+PREVIEW, TURNTABLE, MASK = "preview.png", "turntable.mp4", "mask.png"
+# What this command writes, and may replace.
+OURS = re.compile(
+    r"splat\.ply|mesh\.glb|pose\.json|preview\.png|turntable\.mp4|mask\.png|scene\.(ply|glb)"
+    r"|object-\d+"
+)
+SIDE, FPS = 256, 24
+
+
+@dataclass(frozen=True)
+class Lift:
+    """What `loci lift` is asked for."""
+
+    picture: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE")]
+    """The picture."""
+    mask: Annotated[tyro.conf.UseAppendAction[tuple[Path, ...]], tyro.conf.arg(metavar="FILE")] = ()
+    """White (or opaque) on the object, as large as the picture; again for every further object."""
+    box: tyro.conf.UseAppendAction[tuple[tuple[int, int, int, int], ...]] = ()
+    """Left, top, right and bottom pixels around an object, which is cut out; again for more."""
+    point: tyro.conf.UseAppendAction[tuple[tuple[int, int], ...]] = ()
+    """Column and row of a pixel on an object, which is cut out; again for more."""
+    pointmap: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Geometry in .npy: points [h, w, 3] in any unit, NaN unknown, or depths along z [h, w]."""
+    pointmap_frame: Literal["pytorch3d", "opencv"] = "pytorch3d"
+    """Of its points: pytorch3d is x left, y up, z forward; opencv x right, y down, z forward."""
+    fov: Annotated[float | None, tyro.conf.arg(metavar="DEGREES")] = None
+    """Horizontal field of view: needed for depths; 50 is assumed where there is no pointmap."""
+    model: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")] = "home"
+    """A shipped model, a folder, the published checkpoints of SAM 3D Objects, or a hub id."""
+    device: str = "auto"
+    """Where to compute: cpu, cuda, mps; auto takes what is there, in the order cuda, mps, cpu."""
+    seed: int = 0
+    """Of the noise."""
+    out: Path = Path("lifted")
+    """The folder to write; what this command wrote there before is replaced."""
+
+
+def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
+    """Lift objects out of a picture.
+
+    Writes splat.ply, mesh.glb, pose.json, preview.png and turntable.mp4; of several objects a
+    folder each, numbered masks first, then boxes, then points, and the scene they make.
+    """
+    _check(options)
+
+    from loci.objects.costs import cost_table
+    from loci.objects.lifter import Lifter
+    from loci.objects.view import View, touches_edge
+
+    with replacing_folder(options.out, lambda name: OURS.fullmatch(name) is not None) as draft:
+        view = View.read(options.picture, options.pointmap, options.pointmap_frame, options.fov)
+        masks = [view.mask(path) for path in options.mask] + _cut(options, view.pixels)
+        names = [*map(str, options.mask)]
+        names += [f"box {' '.join(map(str, box))}" for box in options.box]
+        names += [f"point {' '.join(map(str, point))}" for point in options.point]
+        for name, mask in zip(names, masks, strict=True):
+            if touches_edge(mask):
+                print(f"{name}: touches the picture's edge; what is cut off there is guessed")
+        lifter = Lifter.from_pretrained(options.model, chosen_device(options.device))
+        with _bar(lifter, len(masks)) as progress:
+            scene = lifter.lift(view, masks, names, options.seed, progress=progress)
+        _write(draft, scene, view.pixels, masks, cut_from=len(options.mask))
+        written = sorted(str(path.relative_to(draft)) for path in draft.rglob("*.*"))
+    print(cost_table(scene.objects[0].costs))
+    print(f"{options.out}: {', '.join(written)}")
+
+
+def _check(options: Lift) -> None:
+    """Everything that can be known to be wrong before any work is done."""
+    if not options.mask and not options.box and not options.point:
+        raise LociError("--mask: none, expected a mask, a --box or a --point for each object")
+    if options.pointmap is None and options.pointmap_frame != "pytorch3d":
+        raise LociError("--pointmap-frame: given without --pointmap, expected both or neither")
+    out = options.out.resolve()
+    for given in filter(None, (options.picture, options.pointmap, *options.mask)):
+        if out in given.resolve().parents:
+            raise LociError(
+                f"{given}: would be replaced by what is written, expected another --out"
+            )
+
+
+def _cut(options: Lift, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Bool[np.ndarray, "h w"]]:
+    from loci.objects.cutout import mask_from_box, mask_from_point
+
+    boxes = [mask_from_box(pixels, box) for box in options.box]
+    return boxes + [mask_from_point(pixels, point) for point in options.point]
+
+
+@contextmanager
+def _bar(lifter: Lifter, objects: int) -> Iterator[Callable[[Progress], None]]:
+    """A bar over all steps of all stages."""
+    from tqdm import tqdm
+
+    config = lifter.config
+    steps = config.structure.steps + config.latents.steps + len(config.parts) - 2
+    with tqdm(total=objects * steps, unit=" steps") as bar:
+
+        def show(progress: Progress) -> None:
+            bar.set_description(progress.stage.replace("_", " "), refresh=False)
+            bar.update()
+
+        yield show
+
+
+def _write(
+    folder: Path,
+    scene: Scene,
+    pixels: UInt8[np.ndarray, "h w 3"],
+    masks: list[Bool[np.ndarray, "h w"]],
+    cut_from: int,
+) -> None:
+    """Everything, into a folder that is not yet there for others."""
+    from PIL import Image
+
+    from loci.app.lift_views import object_preview, object_turntable, scene_preview
+    from loci.data.video import VideoWriter
+    from loci.objects.scene import object_name
+
+    alone = len(scene) == 1
+    if alone:
+        scene.objects[0].export(folder)
+    else:
+        scene.export(folder)
+        scene_preview(scene, pixels, masks).save(folder / PREVIEW)
+    for number, (asset, mask) in enumerate(zip(scene.objects, masks, strict=True), start=1):
+        home = folder if alone else folder / object_name(number)
+        if number > cut_from:
+            Image.fromarray(mask).save(home / MASK)
+        object_preview(asset, pixels, mask).save(home / PREVIEW)
+        with VideoWriter(home / TURNTABLE, FPS) as video:
+            video.write(object_turntable(asset, SIDE))

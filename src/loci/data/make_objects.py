@@ -1,0 +1,261 @@
+"""Objects to learn from, out of meshes: `loci data objects`."""
+
+import json
+import os
+import time
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from loci.data.held_out import held_out_names
+from loci.data.mesh_cleaning import Unusable, check_name, normalized
+from loci.data.mesh_files import need_trimesh
+from loci.data.object_cameras import ViewConfig, random_camera, random_lights
+from loci.data.object_files import SUFFIX, SURFACE, write_object
+from loci.data.object_render import ObjectRenderer
+from loci.data.object_source import Source, find_sources
+from loci.data.object_surface import even_samples, seen_surface
+from loci.data.voxelise import GRID, need_scipy, occupied, pack, signed_distance
+from loci.errors import LociError
+from loci.files import replacing
+
+VERSION = 1
+META = "meta.json"
+DROPPED = "dropped.json"
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class ObjectsConfig:
+    """What is drawn of every object."""
+
+    views: int = 16
+    size: int = 192
+    seed: int = 1
+    cameras: ViewConfig = ViewConfig()
+
+
+@dataclass(frozen=True)
+class Making:
+    """What a call of `generate` made (not what was there before), and how long it took."""
+
+    made: int
+    held: int
+    dropped: dict[str, str]
+    """Why, by the name of the object."""
+    seconds: float
+
+
+def objects(
+    source: Path,
+    out: Path,
+    views: int = 16,
+    size: int = 192,
+    seed: int = 1,
+    limit: int | None = None,
+    workers: int = os.cpu_count() or 1,
+) -> None:
+    """Render, voxelise and sample objects from meshes (.sh3f, .obj, .glb).
+
+    The same command goes on with what was stopped. Held-out objects go to the folder "test".
+
+    Args:
+        source: a file, or a folder of them.
+        out: folder for the objects.
+        views: pictures of every object.
+        size: of the pictures, in pixels.
+        seed: of cameras and lights.
+        limit: take only so many objects, spread over the source.
+        workers: how many processes.
+    """
+    done = generate(source, out, ObjectsConfig(views, size, seed), limit, workers)
+    reasons = Counter(reason.split(",")[0] for reason in done.dropped.values())
+    left = "".join(f"\n  left out {count}: {reason}" for reason, count in reasons.most_common())
+    print(f"{out}: {done.held} objects ({done.made} new, {done.seconds:.0f} s){left}")
+
+
+def generate(
+    source: Path,
+    out: Path,
+    config: ObjectsConfig | None = None,
+    limit: int | None = None,
+    workers: int = 1,
+) -> Making:
+    """Make what is missing of a data set of objects.
+
+    Raises:
+        LociError: for numbers out of range, no meshes, a missing package, no OpenGL, or when `out`
+            cannot be written or holds other data.
+    """
+    config = config or ObjectsConfig()
+    for name, value, most in (
+        ("views", config.views, 4096),
+        ("size", config.size, 2048),
+        ("workers", workers, 1024),
+        ("limit", limit or 1, 1_000_000),
+    ):
+        if not 1 <= value <= most:
+            raise LociError(f"{name} {value}, expected 1 to {most}")
+    need_trimesh()
+    need_scipy()
+    began = time.perf_counter()
+    sources = list(_spread(find_sources(source), limit))
+    _begin(out, config)
+    dropped = _read_json(out / DROPPED) if (out / DROPPED).exists() else {}
+    test = held_out_names()
+    jobs = []
+    for item in sources:
+        split = SPLITS[item.name in test]
+        path = out / split / (item.name + SUFFIX)
+        other = out / SPLITS[item.name not in test] / path.name
+        if other.exists():  # the list of held-out objects has changed
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(other, path)
+        if not path.exists() and item.name not in dropped:
+            jobs.append((item, path, config))
+    # In no order, so that what is there of a set in the making is fit to try things on.
+    jobs.sort(key=lambda job: zlib.crc32(job[0].name.encode()))
+    made = 0
+    for name, reason in _made(jobs, workers):
+        made += reason is None
+        if reason is not None:
+            dropped[name] = reason
+            _write_json(out / DROPPED, dropped)
+    held = sum(1 for split in SPLITS for _ in (out / split).glob("[!.]*" + SUFFIX))
+    return Making(made, held, dropped, time.perf_counter() - began)
+
+
+def make_object(
+    renderer: ObjectRenderer, source: Source, config: ObjectsConfig
+) -> dict[str, np.ndarray]:
+    """The arrays of one object (see `object_files`). Depends on nothing but its arguments.
+
+    Raises:
+        Unusable: when its file is damaged or has no surface to learn from.
+    """
+    check_name(source.title, source.opening)
+    try:
+        parts = source.read()
+    except LociError as error:
+        raise Unusable(f"damaged, {error}") from error
+    parts = normalized(parts)
+    renderer.load(parts)
+    rng = np.random.default_rng([config.seed, zlib.crc32(source.name.encode())])
+    seen, area, sides = seen_surface(renderer)
+    surface = even_samples(seen, area, SURFACE, rng)
+    arrays = _views(renderer, surface.points[: SURFACE // 8], source.size, config, rng)
+    return arrays | {
+        "surface": surface.rows(),
+        "occupancy": pack(occupied(seen.points, GRID)),
+        "sdf": signed_distance(seen, sides),
+    }
+
+
+def _views(
+    renderer: ObjectRenderer,
+    points: np.ndarray,
+    size: float | None,
+    config: ObjectsConfig,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    rows = []
+    for _ in range(config.views):
+        camera = random_camera(rng, points, size, config.cameras)
+        picture = renderer.draw(camera, config.size, random_lights(rng))
+        row = {"rgba": picture.lit, "even": picture.even[..., :3], "depth": picture.depth}
+        row |= {"fov": camera.fov, "rotation": camera.rotation}
+        rows.append(row | {"translation": camera.translation, "scale": camera.scale})
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _made(jobs: list, workers: int) -> Iterator[tuple[str, str | None]]:
+    """Makes objects; gives each name and, when it was left out, the reason."""
+    if workers == 1 or len(jobs) < 2:
+        yield from _work(jobs)
+        return
+    # Fresh processes: drawing contexts do not survive a fork.
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        try:
+            chunks = [jobs[start : start + 2] for start in range(0, len(jobs), 2)]
+            for results in pool.map(_work_chunk, chunks):
+                yield from results
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _work_chunk(jobs: list) -> list[tuple[str, str | None]]:
+    return list(_work(jobs))
+
+
+def _work(jobs: Iterable) -> Iterator[tuple[str, str | None]]:
+    with ObjectRenderer() as renderer:
+        for source, path, config in jobs:
+            try:
+                write_object(path, make_object(renderer, source, config), source.header())
+            except Unusable as reason:
+                yield source.name, str(reason)
+            else:
+                yield source.name, None
+
+
+def _spread(sources: list[Source], limit: int | None) -> Iterable[Source]:
+    """`limit` of them from all over the list, leaving out what its name rules out."""
+    if limit is None:
+        return sources
+    usable = []
+    for source in sources:
+        try:
+            check_name(source.title, source.opening)
+            usable.append(source)
+        except Unusable:
+            continue
+    places = np.linspace(0, len(usable) - 1, min(limit, len(usable))).round().astype(int)
+    return [usable[place] for place in places]
+
+
+def _begin(out: Path, config: ObjectsConfig) -> None:
+    described = {
+        "version": VERSION,
+        "views": config.views,
+        "size": config.size,
+        "seed": config.seed,
+        "grid": GRID,
+        "surface": SURFACE,
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for split in SPLITS:
+            for draft in (out / split).glob(".*.part"):  # of a run that was killed
+                draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise LociError(f"{out}: cannot be written ({error.strerror})") from error
+    if (out / META).exists():
+        held = _read_json(out / META)
+        for name, value in described.items():
+            if held.get(name) != value:
+                text = f"{name} {held.get(name)}, expected {value} to go on with it"
+                raise LociError(f"{out}: holds other data: {text}")
+        return
+    _write_json(out / META, described)
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise LociError(f"{path}: damaged, expected what loci data objects wrote")
+    return content
+
+
+def _write_json(path: Path, content: dict) -> None:
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,148 @@
+"""Random compositions of simple solids: shapes without end for the structure models.
+
+Only occupancies: voxels that the surface touches, as of real objects. A seed gives the same shape
+always, so nothing is stored.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from loci.data.mesh_cleaning import LENGTH
+
+Kind = Literal["box", "ellipsoid", "cushion", "cylinder", "cone", "ring", "tray"]
+KINDS = get_args(Kind)
+SHARES = np.array([6, 2, 2, 4, 1, 1, 2]) / 18  # of each kind: furniture is mostly boxes
+THINNEST = 0.04  # of a shape's side, so that no wall falls between the corners of the grid
+WALL = 0.15  # of a tray, as a share of its smaller side
+
+
+@dataclass(frozen=True)
+class Solid:
+    """One solid: `half` sizes along its own axes, which are the columns of `turn`."""
+
+    kind: Kind
+    middle: Float[np.ndarray, "3"]
+    half: Float[np.ndarray, "3"]
+    turn: Float[np.ndarray, "3 3"] = field(default_factory=lambda: np.eye(3))
+
+    def holds(self, points: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:
+        """Whether points are inside."""
+        place = (points - self.middle.astype(points.dtype)) @ self.turn.astype(points.dtype)
+        x, y, z = (place / self.half.astype(points.dtype)).T
+        if self.kind == "ellipsoid":
+            return x * x + y * y + z * z < 1
+        if self.kind == "cushion":
+            return x**4 + y**4 + z**4 < 1
+        if self.kind == "cylinder":
+            return (x * x + y * y < 1) & (np.abs(z) < 1)
+        if self.kind == "cone":
+            return (np.hypot(x, y) < 0.65 - 0.35 * z) & (np.abs(z) < 1)
+        if self.kind == "ring":
+            tube = min(0.5, self.half[2] / self.half[:2].max())
+            return (np.hypot(x, y) - 1 + tube) ** 2 + (z * tube) ** 2 < tube**2
+        box = np.maximum(np.maximum(np.abs(x), np.abs(y)), np.abs(z)) < 1
+        if self.kind == "box":
+            return box
+        wall = max(WALL, THINNEST / self.half.min() / 2)
+        return box & ~((np.abs(x) < 1 - wall) & (np.abs(y) < 1 - wall) & (z > wall - 1))
+
+    def bounds(self) -> Float[np.ndarray, "2 3"]:
+        reach = np.abs(self.turn) @ self.half
+        return np.stack([self.middle - reach, self.middle + reach])
+
+    def mirrored(self, axis: int) -> "Solid":
+        """The other half of a symmetric shape."""
+        flip = np.ones(3)
+        flip[axis] = -1
+        return Solid(self.kind, self.middle * flip, self.half, flip[:, None] * self.turn)
+
+
+def random_solids(rng: np.random.Generator) -> list[Solid]:
+    """One to a dozen solids that touch, often symmetric, some on legs."""
+    solids = [_solid(rng, np.zeros(3), 0.5)]
+    for _ in range(rng.integers(0, 5)):
+        host = solids[rng.integers(len(solids))]
+        # Near the host's skin, along one of its axes.
+        way = host.turn[:, rng.integers(3)] * rng.choice([-1, 1])
+        skin = host.middle + way * (np.abs(host.turn.T @ way) @ host.half)
+        solids.append(_solid(rng, skin + rng.normal(0, 0.08, 3), rng.uniform(0.15, 0.5)))
+    if rng.random() < 0.3:
+        solids += _legs(rng, solids[0])
+    if rng.random() < 0.6:
+        solids += [solid.mirrored(0) for solid in solids if abs(solid.middle[0]) > 0.02]
+    if rng.random() < 0.2:
+        solids += [solid.mirrored(1) for solid in solids if abs(solid.middle[1]) > 0.02]
+    return solids
+
+
+def solid_occupancy(solids: list[Solid], resolution: int = 32) -> Bool[np.ndarray, "r r r"]:
+    """Voxels that the surface of a union touches; its longest side is brought to 0.95."""
+    bounds = np.stack([solid.bounds() for solid in solids])
+    lowest, highest = bounds[:, 0].min(axis=0), bounds[:, 1].max(axis=0)
+    fine = 2 * resolution
+    axis = np.linspace(-0.5, 0.5, fine + 1) * ((highest - lowest).max() / LENGTH)
+    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+    points = (grid + (lowest + highest) / 2).astype(np.float32)
+    full = np.zeros(len(points), bool)
+    for solid in solids:
+        full |= solid.holds(points)
+    corners = full.reshape([fine + 1] * 3)
+    touched = _mixed(corners)
+    blocks = touched.reshape(resolution, 2, resolution, 2, resolution, 2)
+    return blocks.any(axis=(1, 3, 5))
+
+
+def primitive_occupancy(seed: int, resolution: int = 32) -> Bool[np.ndarray, "r r r"]:
+    """The occupancy of a random shape; the same seed gives the same shape."""
+    rng = np.random.default_rng([seed, 0x50])
+    while True:
+        grid = solid_occupancy(random_solids(rng), resolution)
+        if grid.sum() >= resolution:  # else all but nothing was left of it
+            return grid
+
+
+def _solid(rng: np.random.Generator, middle: np.ndarray, size: float) -> Solid:
+    half = size * np.exp(rng.uniform(np.log(0.15), 0, 3))
+    half = np.maximum(half, THINNEST)
+    turn = np.eye(3)[rng.permutation(3)]
+    if rng.random() < 0.3:
+        turn = turn @ _turned(rng.uniform(0, np.pi), rng.integers(3))
+    return Solid(KINDS[rng.choice(len(KINDS), p=SHARES)], middle, half, turn)
+
+
+def _legs(rng: np.random.Generator, top: Solid) -> list[Solid]:
+    """Four legs below a solid's bounds."""
+    (left, front, bottom), (right, back, _) = top.bounds()
+    length, width = rng.uniform(0.15, 0.8), rng.uniform(0.5, 1.5) * THINNEST
+    kind: Kind = "box" if rng.random() < 0.5 else "cylinder"
+    half = np.array([width, width, length / 2])
+    inset = width + rng.uniform(0, 0.2) * min(right - left, back - front)
+    return [
+        Solid(kind, np.array([x, y, bottom - length / 2 + 0.02]), half)
+        for x in (left + inset, right - inset)
+        for y in (front + inset, back - inset)
+    ]
+
+
+def _turned(angle: float, axis: int) -> np.ndarray:
+    cos, sin = np.cos(angle), np.sin(angle)
+    turn = np.eye(3)
+    first, second = (axis + 1) % 3, (axis + 2) % 3
+    turn[first, first] = turn[second, second] = cos
+    turn[first, second], turn[second, first] = -sin, sin
+    return turn
+
+
+def _mixed(corners: Bool[np.ndarray, "q q q"]) -> Bool[np.ndarray, "p p p"]:
+    """Voxels some of whose corners are inside and some are not."""
+    every, some = corners, corners
+    for axis in range(3):
+        low = [slice(None)] * 3
+        high = [slice(None)] * 3
+        low[axis], high[axis] = slice(None, -1), slice(1, None)
+        every = every[tuple(low)] & every[tuple(high)]
+        some = some[tuple(low)] | some[tuple(high)]
+    return some & ~every

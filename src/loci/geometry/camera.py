@@ -1,0 +1,199 @@
+"""The one camera convention, and the named ways into it from others.
+
+A camera stands in a world whose z is up (an object's frame, or a scene's). In its own frame x
+points left, y up and z forward, as in PyTorch3D; points are row vectors:
+`p_camera = p_world @ rotation + translation`. The picture is a pinhole's: `fov` is the horizontal
+field of view, the principal point is the middle, and the centre of pixel i lies at i + 0.5.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from loci.errors import LociError
+
+OPENCV = (-1.0, -1.0, 1.0)
+"""Signs from our camera frame to OpenCV's (x right, y down, z forward), and back."""
+OPENGL = (-1.0, 1.0, -1.0)
+"""Signs from our camera frame to OpenGL's, glTF's and Blender's (x right, y up, z backward)."""
+
+Size = int | tuple[int, int]
+"""Height and width of a picture in pixels; one number for a square."""
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Where a camera stands and how wide it sees.
+
+    Attributes:
+        rotation: `[3, 3]`; its columns are the camera's left, up and forward in the world.
+        translation: the world's origin in the camera frame, `[3]`.
+        fov: horizontal field of view in degrees, in (0, 180).
+    """
+
+    rotation: Float[Tensor, "3 3"]
+    translation: Float[Tensor, "3"]
+    fov: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fov < 180:
+            raise LociError(
+                f"a field of view of {self.fov} degrees, expected more than 0 and < 180"
+            )
+
+    @property
+    def eye(self) -> Float[Tensor, "3"]:
+        """The camera's place in the world."""
+        return -self.translation @ self.rotation.T
+
+    def to(self, like: Tensor) -> "Camera":
+        """The same camera with the dtype and on the device of `like`."""
+        return Camera(self.rotation.to(like), self.translation.to(like), self.fov)
+
+    def view(self, points: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
+        """World to camera frame."""
+        return points @ self.rotation + self.translation
+
+    def focal(self, size: Size) -> float:
+        """Focal length in pixels, the same along both axes."""
+        return both(size)[1] / (2 * math.tan(math.radians(self.fov) / 2))
+
+    def project(self, points: Float[Tensor, "*n 3"], size: Size) -> Float[Tensor, "*n 3"]:
+        """World points to x and y in pixels (x right, y down) and z, their depth."""
+        height, width = both(size)
+        x, y, z = self.view(points).unbind(-1)
+        focal = self.focal(size)
+        return torch.stack([width / 2 - focal * x / z, height / 2 - focal * y / z, z], dim=-1)
+
+    def unproject(self, depth: Float[Tensor, "h w"]) -> Float[Tensor, "h w 3"]:
+        """A depth map (z) to points in the camera frame: a pointmap."""
+        height, width = depth.shape
+        focal = self.focal((height, width))
+        y = (height / 2 - 0.5 - torch.arange(height).to(depth)) / focal
+        x = (width / 2 - 0.5 - torch.arange(width).to(depth)) / focal
+        return torch.stack([x * depth, y[:, None] * depth, depth], dim=-1)
+
+    def intrinsics(self, size: Size) -> Float[Tensor, "3 3"]:
+        """OpenCV's matrix: pixels from points of the OpenCV camera frame."""
+        (height, width), focal = both(size), self.focal(size)
+        rows = [[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]
+        return torch.tensor(rows).to(self.rotation)
+
+    @classmethod
+    def identity(cls, fov: float) -> "Camera":
+        """The camera of a world that is the camera frame itself, such as a placed scene."""
+        return cls(torch.eye(3), torch.zeros(3), fov)
+
+    @classmethod
+    def of_pose(
+        cls,
+        rotation: Float[Tensor, "3 3"],
+        translation: Float[Tensor, "3"],
+        scale: float | Tensor,
+        fov: float,
+    ) -> "Camera":
+        """How an object with the pose `p_camera = (p_object * scale) @ rotation + translation`
+        is seen, as a camera in the object's own frame and units.
+
+        Depth comes out in the object's units: times `scale` it is the pose's. `scale` is one
+        number, or three equal ones.
+        """
+        one = torch.as_tensor(scale).to(translation).reshape(-1)[0]
+        return cls(rotation, translation / one, fov)
+
+    @classmethod
+    def orbit(
+        cls,
+        azimuth: float,
+        elevation: float,
+        distance: float,
+        fov: float,
+        target: Sequence[float] = (0.0, 0.0, 0.0),
+    ) -> "Camera":
+        """A camera that looks at `target` from a sphere around it, upright.
+
+        Args:
+            azimuth: degrees; 0 looks from the front (-y), 90 from the right (+x).
+            elevation: degrees above the horizon; in (-90, 90).
+            distance: from the target, in world units.
+            fov: horizontal field of view in degrees.
+            target: a world point.
+        """
+        a, e = math.radians(azimuth), math.radians(elevation)
+        towards = (-math.cos(e) * math.sin(a), math.cos(e) * math.cos(a), -math.sin(e))
+        left = (-math.cos(a), -math.sin(a), 0.0)
+        up = (-math.sin(e) * math.sin(a), math.sin(e) * math.cos(a), math.cos(e))
+        rotation = torch.tensor([left, up, towards]).T
+        translation = torch.tensor([0.0, 0.0, distance]) - torch.tensor(target) @ rotation
+        return cls(rotation, translation, fov)
+
+    @classmethod
+    def from_opencv(cls, extrinsics: Float[Tensor, "4 4"], fov: float) -> "Camera":
+        """From OpenCV's world-to-camera matrix for column vectors."""
+        return _from_world_to_camera(extrinsics, OPENCV, fov)
+
+    def to_opencv(self) -> Float[Tensor, "4 4"]:
+        """OpenCV's world-to-camera matrix for column vectors."""
+        return _world_to_camera(self, OPENCV)
+
+    @classmethod
+    def from_blender(cls, matrix_world: Float[Tensor, "4 4"], fov: float) -> "Camera":
+        """From a Blender camera's `matrix_world`: camera to world (z up), column vectors."""
+        return _from_world_to_camera(torch.linalg.inv(matrix_world), OPENGL, fov)
+
+    def to_blender(self) -> Float[Tensor, "4 4"]:
+        """A Blender camera's `matrix_world`."""
+        return torch.linalg.inv(_world_to_camera(self, OPENGL))
+
+    @classmethod
+    def from_gltf(cls, node: Float[Tensor, "4 4"], fov: float) -> "Camera":
+        """From the global matrix of a glTF camera's node: camera to world (y up), column vectors.
+
+        glTF states a vertical field of view; `fov` is the horizontal one.
+        """
+        return cls.from_blender(_z_up(node).T @ node, fov)
+
+    def to_gltf(self) -> Float[Tensor, "4 4"]:
+        """The matrix of a glTF camera's node."""
+        world = self.to_blender()
+        return _z_up(world) @ world
+
+
+def both(size: Size) -> tuple[int, int]:
+    """Height and width."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def flip(points: Float[Tensor, "*n 3"], signs: tuple[float, float, float]) -> Float[Tensor, "*n 3"]:
+    """Points of the camera frame in another one: `OPENCV` or `OPENGL`; its own inverse.
+
+    A pointmap in OpenCV's frame, as depth networks give it, comes into ours so.
+    """
+    return points * points.new_tensor(signs)
+
+
+def _world_to_camera(camera: Camera, signs: tuple[float, float, float]) -> Float[Tensor, "4 4"]:
+    matrix = torch.eye(4).to(camera.rotation)
+    matrix[:3, :3] = flip(camera.rotation, signs).T
+    matrix[:3, 3] = flip(camera.translation, signs)
+    return matrix
+
+
+def _from_world_to_camera(
+    matrix: Float[Tensor, "4 4"], signs: tuple[float, float, float], fov: float
+) -> Camera:
+    rotation = matrix[:3, :3].T
+    eye = torch.eye(3).to(rotation)
+    if matrix.shape != (4, 4) or not torch.allclose(rotation @ rotation.T, eye, atol=1e-4):
+        raise LociError("a camera matrix that turns and scales, expected a rigid 4 x 4 one")
+    return Camera(flip(rotation, signs), flip(matrix[:3, 3], signs), fov)
+
+
+def _z_up(like: Tensor) -> Float[Tensor, "4 4"]:
+    """World z up to world y up, for column vectors: (x, y, z) -> (x, z, -y)."""
+    rows = [[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]]
+    return like.new_tensor(rows)

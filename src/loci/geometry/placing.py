@@ -1,0 +1,96 @@
+"""Objects put at their places in one scene."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from loci.errors import LociError
+from loci.geometry.gaussians import Gaussians
+from loci.geometry.mesh import Mesh
+from loci.geometry.rotations import conjugate, product, quaternion_matrix
+
+SCALE_FLOOR = 1.1
+"""Placed Gaussians are at least this many times as large as the smallest a decoder makes."""
+
+
+def place_points(
+    points: Float[Tensor, "n 3"],
+    rotation: Float[Tensor, "4"],
+    translation: Float[Tensor, "3"],
+    scale: Float[Tensor, "3"],
+) -> Float[Tensor, "n 3"]:
+    """`(points * scale) @ R + translation` with row vectors, R being the quaternion's matrix."""
+    matrix = quaternion_matrix(rotation[None])[0]
+    return (points * scale) @ matrix + translation
+
+
+def place_gaussians(
+    gaussians: Gaussians,
+    rotation: Float[Tensor, "4"],
+    translation: Float[Tensor, "3"],
+    scale: Float[Tensor, "3"],
+    smallest: float = 0.0,
+) -> Gaussians:
+    """Gaussians of an object in the frame its pose leads to (SAM 3D Objects, 11).
+
+    Args:
+        gaussians: in the object's frame.
+        rotation: unit quaternion w, x, y, z. Rows are multiplied by its matrix from the right,
+            which turns them by its inverse: so the Gaussians' own rotations become
+            conj(rotation) * own.
+        translation: in the units of the target frame.
+        scale: along the object's axes; Gaussians can only take an isotropic one.
+        smallest: the least standard deviation of the decoder that made them, in the object's
+            frame: after placing none is below 1.1 times it, scaled.
+
+    Raises:
+        LociError: for a scale that differs between axes.
+    """
+    factor = scale.mean()
+    if not torch.allclose(scale, factor.expand(3), rtol=1e-3):
+        raise LociError(f"a scale of {scale.tolist()}, expected the same along all axes")
+    turn = conjugate(torch.nn.functional.normalize(rotation, dim=0))
+    return Gaussians(
+        place_points(gaussians.positions, rotation, translation, scale),
+        gaussians.harmonics,
+        (gaussians.scales * factor).clamp(min=float(SCALE_FLOOR * smallest * factor)),
+        product(turn.expand_as(gaussians.quaternions), gaussians.rotations),
+        gaussians.opacity_logits,
+    )
+
+
+def place_mesh(
+    mesh: Mesh,
+    rotation: Float[Tensor, "4"],
+    translation: Float[Tensor, "3"],
+    scale: Float[Tensor, "3"],
+) -> Mesh:
+    """A mesh in the frame its pose leads to; decoded normals are dropped."""
+    placed = place_points(mesh.vertices, rotation, translation, scale)
+    return Mesh(placed, mesh.faces, mesh.colors)
+
+
+def merge_gaussians(parts: Sequence[Gaussians]) -> Gaussians:
+    """All Gaussians of a scene, part by part. Raises LociError for no part."""
+    if not parts:
+        raise LociError("no Gaussians to merge, expected at least one object")
+    names = ("positions", "harmonics", "scales", "quaternions", "opacity_logits")
+    return Gaussians(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
+
+def merge_meshes(parts: Sequence[Mesh]) -> Mesh:
+    """One mesh of all faces; colours stay if every part has them. Raises LociError for no part."""
+    if not parts:
+        raise LociError("no meshes to merge, expected at least one object")
+    faces, first = [], 0
+    for part in parts:
+        faces.append(part.faces + first)
+        first += len(part.vertices)
+    colors = [part.colors for part in parts if part.colors is not None]
+    return Mesh(
+        torch.cat([part.vertices for part in parts]),
+        torch.cat(faces),
+        torch.cat(colors) if len(colors) == len(parts) else None,
+    )

@@ -1,0 +1,120 @@
+"""What comes out of a picture: an object's splats, mesh, voxels and pose."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from loci.errors import LociError
+from loci.geometry.gaussians import Gaussians
+from loci.geometry.glb import write_glb
+from loci.geometry.mesh import Mesh
+from loci.geometry.ply import write_splat
+from loci.geometry.rotations import quaternion_matrix
+from loci.layers.weights import write_whole
+from loci.objects.costs import StageCost
+from loci.objects.nominal import NOMINAL_DISTANCE
+from loci.objects.pose import Pose
+
+SPLAT, MESH, POSE = "splat.ply", "mesh.glb", "pose.json"
+
+CONVENTION = {
+    "convention": "row vectors: p_camera = (p_object * scale) @ rotation_matrix + translation",
+    "object_frame": "z up, in [-0.5, 0.5]^3; splat.ply is in it",
+    "camera_frame": "x left, y up, z forward, the camera at the origin (PyTorch3D)",
+    "quaternion": "w, x, y, z of rotation_matrix as a turn of column vectors",
+    "mesh_file": "mesh.glb is y up as glTF wants: its (x, y, z) is (x, -z, y) in the object frame",
+}
+OWN_UNITS = "the units of the pointmap"
+NOMINAL_UNITS = (
+    f"the object's distance: without a pointmap it is assumed to be {NOMINAL_DISTANCE:g}; all "
+    "lengths may be multiplied by one number"
+)
+
+
+@dataclass(frozen=True)
+class Asset:
+    """An object in its own frame (z up, about [-0.5, 0.5]^3), and where it stands.
+
+    Attributes:
+        pose: object to camera, a batch of one.
+        voxels: x, y, z of the occupied voxels in a grid of `resolution`, `[n, 3]`.
+        resolution: voxels along the side of the grid, which is the cube [-0.5, 0.5]^3.
+        coarsening: how many times smaller than its grid says the object was drawn to keep the
+            voxels few; the pose's scale makes up for it.
+        gaussians: None if the model has no Gaussian decoder, or it was not asked.
+        mesh: likewise.
+        fov: horizontal field of view in degrees of the camera that sees the pose.
+        nominal: whether the distance to the object was assumed, for want of a pointmap.
+        costs: seconds and peak memory of every stage of the run, shared by all its objects.
+    """
+
+    pose: Pose
+    voxels: Int[Tensor, "n 3"]
+    resolution: int
+    coarsening: int
+    gaussians: Gaussians | None
+    mesh: Mesh | None
+    fov: float
+    nominal: bool
+    costs: tuple[StageCost, ...] = ()
+
+    def centres(self) -> Float[Tensor, "n 3"]:
+        """The middles of the voxels in the object's frame."""
+        return (self.voxels.float() + 0.5) / self.resolution - 0.5
+
+    def pose_record(self) -> dict[str, Any]:
+        """The pose with its convention and units, as `pose.json` holds it."""
+        return {
+            "rotation": _listed(self.pose.rotation[0]),
+            "rotation_matrix": _listed(quaternion_matrix(self.pose.rotation)[0]),
+            "translation": _listed(self.pose.translation[0]),
+            "scale": _listed(self.pose.scale[0]),
+            "units": NOMINAL_UNITS if self.nominal else OWN_UNITS,
+            "horizontal_fov_degrees": self.fov,
+            **CONVENTION,
+        }
+
+    def export(self, folder: str | Path) -> list[Path]:
+        """Writes `splat.ply`, `mesh.glb` (vertex colours) and `pose.json`; returns their paths.
+
+        Each file is written whole or not at all; the folder is made if need be.
+
+        Raises:
+            LociError: when one cannot be written, or holds nothing or numbers that are not finite.
+        """
+        folder = Path(folder)
+        self.check()
+        written = []
+        if self.gaussians is not None:
+            write_splat(folder / SPLAT, self.gaussians)
+            written.append(folder / SPLAT)
+        if self.mesh is not None:
+            write_glb(folder / MESH, {"object": self.mesh})
+            written.append(folder / MESH)
+        write_json(folder / POSE, self.pose_record())
+        return [*written, folder / POSE]
+
+    def check(self, name: str = "object") -> None:
+        """Raises LociError when there is nothing to write, or not a finite number."""
+        if self.gaussians is not None:
+            fine = [bool(part.isfinite().all()) for part in vars(self.gaussians).values()]
+            if not all(fine):
+                raise LociError(f"{name}: Gaussians that are not finite, expected numbers")
+        if self.mesh is not None and not len(self.mesh.faces):
+            raise LociError(f"{name}: its mesh has no faces, expected a surface")
+        if not all(bool(part.isfinite().all()) for part in self.pose):
+            raise LociError(f"{name}: its pose is not finite, expected numbers")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Readable JSON, all or nothing."""
+    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _listed(values: Tensor) -> Any:
+    return values.detach().cpu().to(torch.float64).tolist()

@@ -1,0 +1,184 @@
+"""Lift objects out of a picture: pixels and masks in, splats, meshes and poses out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+
+from loci.errors import LociError
+from loci.layers.weights import load_config, pretrained_folder, save_config
+from loci.objects.asset import Asset
+from loci.objects.lifting import LIFTER_NAME, LifterConfig, Lifting, Policies, Progress
+from loci.objects.own_pointmap import Frame
+from loci.objects.parts import DECODERS, Parts, SavedParts, save_parts
+from loci.objects.released import ReleasedParts
+from loci.objects.scene import Scene
+from loci.objects.stages import Stages
+from loci.objects.view import Mask, Picture, Pointmap, View, mask_names
+
+SHIPPED = Path(__file__).parents[1] / "shipped"
+
+
+class Lifter:
+    """A model that lifts objects out of pictures.
+
+    Nothing is loaded before the first run. Its parts come in when their stage begins and go when
+    it has ended, so that memory holds one of them at a time; with `keep` they stay for the next
+    run. One instance may be used again and again: a run leaves nothing behind in it.
+    """
+
+    def __init__(
+        self,
+        config: LifterConfig,
+        parts: Parts,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        keep: bool = False,
+    ) -> None:
+        self.config = config
+        self.stages = Stages(parts, torch.device(device), dtype, keep)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path = "home",
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        keep: bool = False,
+    ) -> Lifter:
+        """A shipped model by name, a folder written by `save_pretrained`, a hub id of such a
+        folder, or the folder of the published SAM 3D Objects checkpoints.
+
+        Args:
+            source: which model.
+            device: where to compute.
+            dtype: to compute in: float32, or bfloat16 where the device is made for it.
+            keep: keep parts in memory between runs.
+
+        Raises:
+            LociError: when there is no such model, or one of its parts is not there. That a part's
+                tensors fit is checked when it is loaded.
+        """
+        folder = Path(source)
+        if folder.name == str(source) and (SHIPPED / folder / LIFTER_NAME).is_file():
+            folder = SHIPPED / folder
+        elif folder.is_dir() and (released := ReleasedParts.find(folder)) is not None:
+            return cls(LifterConfig(), released, device, dtype, keep)
+        else:
+            folder = pretrained_folder(source)
+        config = load_config(folder / LIFTER_NAME, LifterConfig)
+        unknown = set(config.decoders) - set(DECODERS)
+        if unknown or not config.decoders:
+            raise LociError(f"{folder / LIFTER_NAME}: decoders, expected {' or '.join(DECODERS)}")
+        parts = SavedParts(folder)
+        parts.check(config.parts)
+        return cls(config, parts, device, dtype, keep)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write a folder that `from_pretrained` reads; floating weights as `dtype` if given."""
+        save_parts(Path(folder), self.stages.parts, self.config.parts, dtype)
+        save_config(Path(folder) / LIFTER_NAME, self.config)
+
+    def __call__(
+        self,
+        image: Picture,
+        mask: Mask,
+        pointmap: Pointmap | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> Asset:
+        """Lift one object; `options` as for `scene` and `lift`.
+
+        Args:
+            image: a file, a Pillow image, or RGB pixels uint8 `[h, w, 3]`.
+            mask: True on the object: a file, a Pillow image, or an array `[h, w]` of booleans,
+                bytes (0..255, or 0 and 1) or floats in [0, 1].
+            pointmap: where each pixel's surface lies, if known: a `.npy` file or an array of
+                points `[h', w', 3]` (x left, y up, z forward; NaN is unknown; any unit), or of
+                depths `[h', w']`. Without one the object's distance is taken as 1.
+            seed: of the noise.
+
+        Raises:
+            LociError: naming what is wrong with an input, or that nothing was found.
+        """
+        return self.scene(image, [mask], pointmap, seed, **options).objects[0]
+
+    def scene(
+        self,
+        image: Picture,
+        masks: Sequence[Mask],
+        pointmap: Pointmap | None = None,
+        seed: int = 0,
+        *,
+        frame: Frame = "pytorch3d",
+        fov: float | None = None,
+        **options: Any,
+    ) -> Scene:
+        """Lift several objects of one picture; each as it would be lifted alone.
+
+        Args:
+            image: as for a single object, like `pointmap` and `seed`.
+            masks: one for each object.
+            frame: of the pointmap's points.
+            fov: horizontal field of view in degrees, for depths and where there is no pointmap;
+                50 is assumed.
+            options: as for `lift`.
+
+        Raises:
+            LociError: as for a single object.
+        """
+        view = View.read(image, pointmap, frame, fov)
+        names = mask_names(list(masks))
+        # Every mask is read and checked before the long work on any begins.
+        inside = [view.mask(mask, name) for mask, name in zip(masks, names, strict=True)]
+        return self.lift(view, inside, names, seed, **options)
+
+    def lift(
+        self,
+        view: View,
+        masks: Sequence[Bool[np.ndarray, "h w"]],
+        names: Sequence[str],
+        seed: int = 0,
+        *,
+        decoders: Sequence[str] | None = None,
+        policies: Policies | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Scene:
+        """Lift objects out of a picture that was read before.
+
+        Args:
+            view: the picture and its geometry.
+            masks: checked by `view.mask`.
+            names: what errors call the objects.
+            seed: of the noise.
+            decoders: which of the model's decoders to run; all by default.
+            policies: may save evaluations.
+            progress: called before every step of every stage.
+
+        Raises:
+            LociError: when nothing was found, or a part does not fit.
+        """
+        if not masks:
+            raise LociError("masks: none, expected one for each object")
+        subjects = [
+            view.subject(mask, name, seed, self.config.input_size)
+            for mask, name in zip(masks, names, strict=True)
+        ]
+        run = Lifting(self._with_decoders(decoders), self.stages, subjects, policies, progress)
+        found = run.run()
+        return Scene(tuple(replace(view.asset(one), costs=tuple(run.costs)) for one in found))
+
+    def _with_decoders(self, decoders: Sequence[str] | None) -> LifterConfig:
+        if decoders is None:
+            return self.config
+        absent = [name for name in decoders if name not in self.config.decoders]
+        if absent or not decoders:
+            known = " or ".join(self.config.decoders)
+            raise LociError(f"decoders: {', '.join(absent) or 'none'}, expected {known}")
+        return replace(self.config, decoders=tuple(decoders))

@@ -1,0 +1,246 @@
+"""The run itself: stage by stage, every stage over all objects of a picture before the next."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from loci.errors import LociError
+from loci.flow.policy import State, StepPolicy
+from loci.geometry.gaussians import Gaussians
+from loci.geometry.mesh import Mesh
+from loci.layers.sparse import Voxels
+from loci.objects.conditioning import POINTMAPS, Fuser
+from loci.objects.costs import StageCost
+from loci.objects.gaussian_decoder import GaussianDecoder
+from loci.objects.latent_flow import LatentFlow
+from loci.objects.latent_sampling import LatentSampling, latent_noise, sample_latents
+from loci.objects.mesh_decoder import MeshDecoder
+from loci.objects.parts import (
+    DECODERS,
+    GAUSSIAN_DECODER,
+    LATENT_FLOW,
+    LATENT_FUSER,
+    MESH_DECODER,
+    PARTS,
+    STRUCTURE_DECODER,
+    STRUCTURE_FLOW,
+    STRUCTURE_FUSER,
+)
+from loci.objects.pointmap import Normaliser
+from loci.objects.pose import Convention, Pose, decode_pose
+from loci.objects.preprocess import INPUT_SIZE
+from loci.objects.stages import Stages
+from loci.objects.structure_decoder import StructureDecoder, occupied
+from loci.objects.structure_flow import StructureFlow
+from loci.objects.structure_sampling import StructureSampling, sample_structure
+from loci.objects.voxels import VOXEL_LIMIT, coarsen, prune
+
+LIFTER_NAME = "lifter.json"
+"""The file in a model's folder that holds its LifterConfig."""
+PICTURE = "rgb_image"
+"""The only input that all objects of a picture have in common: pointmaps are measured anew from
+every object."""
+
+
+@dataclass(frozen=True)
+class LifterConfig:
+    """How the parts are run. The defaults are the released pipeline (SAM 3D Objects, 14).
+
+    `input_size` is the side that pictures, masks and pointmaps are brought to; `prune` how deep
+    inside an object voxels are dropped, 0 for none; `decoders` names the parts that end a run.
+    """
+
+    input_size: int = INPUT_SIZE
+    structure: StructureSampling = field(default_factory=StructureSampling)
+    latents: LatentSampling = field(default_factory=LatentSampling)
+    prune: int = 1
+    voxel_limit: int = VOXEL_LIMIT
+    convention: Convention = "ScaleShiftInvariant"
+    decoders: tuple[str, ...] = DECODERS
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of all parts that a run needs, in its order."""
+        return tuple(name for name in PARTS if name not in DECODERS or name in self.decoders)
+
+
+@dataclass(frozen=True)
+class Policies:
+    """Who may propose velocities in place of evaluations: called for a fresh policy per object."""
+
+    structure: Callable[[], StepPolicy] | None = None
+    latents: Callable[[Voxels], StepPolicy] | None = None
+
+
+class Progress(NamedTuple):
+    """Where a run is: step `step` of `steps` for object `number` of `objects`, from 0."""
+
+    stage: str
+    number: int
+    objects: int
+    step: int
+    steps: int
+
+
+class Subject(NamedTuple):
+    """An object to lift.
+
+    Attributes:
+        name: what an error calls it.
+        tensors: the inputs of both stages, as `structure_inputs` makes them.
+        normaliser: what its pose is measured by.
+        seed: of its noise, whatever other objects there are.
+    """
+
+    name: str
+    tensors: Mapping[str, Tensor]
+    normaliser: Normaliser
+    seed: int
+
+
+class Lifted(NamedTuple):
+    """An object that has been found."""
+
+    pose: Pose
+    voxels: Voxels
+    resolution: int
+    coarsening: int
+    gaussians: Gaussians | None = None
+    mesh: Mesh | None = None
+
+
+class Lifting:
+    """One run over all objects of a picture.
+
+    Every part is loaded once however many objects there are, and gone before the next is there.
+    """
+
+    def __init__(
+        self,
+        config: LifterConfig,
+        stages: Stages,
+        subjects: Sequence[Subject],
+        policies: Policies | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self.config, self.stages, self.subjects = config, stages, subjects
+        self.policies, self.progress = policies or Policies(), progress
+        self.costs: list[StageCost] = []
+        # The noise of stage 2 is drawn after that of stage 1, as released.
+        self._noise = [
+            torch.Generator(stages.device).manual_seed(subject.seed) for subject in subjects
+        ]
+
+    @torch.no_grad()
+    def run(self) -> list[Lifted]:
+        """All objects, in the order of the subjects.
+
+        Raises:
+            LociError: when no voxel is occupied, or a part does not fit.
+        """
+        layouts = self._layouts(self._conditions(STRUCTURE_FUSER))
+        found = self._structures(layouts)
+        del layouts
+        latents = self._latents(self._conditions(LATENT_FUSER), found)
+        if GAUSSIAN_DECODER in self.config.decoders:
+            found = self._with_gaussians(found, latents)
+        if MESH_DECODER in self.config.decoders:
+            found = self._with_meshes(found, latents)
+        return found
+
+    def _conditions(self, name: str) -> list[Float[Tensor, "1 m c"]]:
+        """The tokens of every object; those of the whole picture are made once for all."""
+        with self.stages.use(name, Fuser, self.costs) as fuser:
+            given = [self._placed(subject.tensors) for subject in self.subjects]
+            read = {source.name for row in fuser.sources for source in row}
+            shared = {n: fuser.embed(n, given[0][n]) for n in read & {PICTURE}}
+            conditions = []
+            for number, tensors in enumerate(given):
+                self._tell(name, number)
+                dropped = [n for n in POINTMAPS if n in read and n not in tensors]
+                conditions.append(fuser(tensors, dropped, shared))
+            return conditions
+
+    def _layouts(self, conditions: list[Tensor]) -> list[State]:
+        """Stage 1: shape and layout latents."""
+        settings, policy = self.config.structure, self.policies.structure
+        with self.stages.use(STRUCTURE_FLOW, StructureFlow, self.costs) as flow:
+            return [
+                sample_structure(
+                    flow,
+                    condition,
+                    flow.noise(1, self._noise[number]),
+                    settings,
+                    policy() if policy else None,
+                    self._teller(STRUCTURE_FLOW, number, settings.steps),
+                )
+                for number, condition in enumerate(conditions)
+            ]
+
+    def _structures(self, layouts: list[State]) -> list[Lifted]:
+        """Voxels and poses."""
+        found = []
+        with self.stages.use(STRUCTURE_DECODER, StructureDecoder, self.costs) as decoder:
+            for number, (subject, latents) in enumerate(zip(self.subjects, layouts, strict=True)):
+                self._tell(STRUCTURE_DECODER, number)
+                logits = decoder(latents["shape"].to(self.stages.dtype)).float()
+                found.append(self._structure(subject, latents, logits))
+        return found
+
+    def _structure(self, subject: Subject, latents: State, logits: Tensor) -> Lifted:
+        coords = occupied(logits)
+        if not len(coords):
+            raise LociError(
+                f"{subject.name}: no voxel above threshold, expected a mask around an object"
+            )
+        chance = torch.Generator().manual_seed(subject.seed)
+        if self.config.prune:
+            coords = prune(coords, self.config.prune)
+        coords, coarsening = coarsen(coords, self.config.voxel_limit, chance)
+        scale, shift = (part.to(self.stages.device)[None] for part in subject.normaliser)
+        pose = decode_pose(latents, scale, shift, coarsening, self.config.convention)
+        return Lifted(pose, Voxels(coords), logits.shape[-1], coarsening)
+
+    def _latents(self, conditions: list[Tensor], found: list[Lifted]) -> list[Tensor]:
+        """Stage 2: what the decoders take."""
+        settings, policy = self.config.latents, self.policies.latents
+        latents = []
+        with self.stages.use(LATENT_FLOW, LatentFlow, self.costs) as flow:
+            for number, (condition, one) in enumerate(zip(conditions, found, strict=True)):
+                noise = latent_noise(flow, one.voxels, self._noise[number])
+                skip = policy(one.voxels) if policy else None
+                tell = self._teller(LATENT_FLOW, number, settings.steps)
+                latents.append(
+                    sample_latents(flow, condition, one.voxels, noise, settings, skip, tell)
+                )
+        return latents
+
+    def _with_gaussians(self, found: list[Lifted], latents: list[Tensor]) -> list[Lifted]:
+        with self.stages.use(GAUSSIAN_DECODER, GaussianDecoder, self.costs) as decoder:
+            done = []
+            for number, (one, x) in enumerate(zip(found, latents, strict=True)):
+                self._tell(GAUSSIAN_DECODER, number)
+                done.append(one._replace(gaussians=decoder.decode(x, one.voxels)[0]))
+            return done
+
+    def _with_meshes(self, found: list[Lifted], latents: list[Tensor]) -> list[Lifted]:
+        with self.stages.use(MESH_DECODER, MeshDecoder, self.costs) as decoder:
+            done = []
+            for number, (one, x) in enumerate(zip(found, latents, strict=True)):
+                self._tell(MESH_DECODER, number)
+                done.append(one._replace(mesh=decoder.decode(x, one.voxels)[0]))
+            return done
+
+    def _placed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: x.to(self.stages.device, self.stages.dtype) for name, x in tensors.items()}
+
+    def _tell(self, stage: str, number: int, step: int = 0, steps: int = 1) -> None:
+        if self.progress is not None:
+            self.progress(Progress(stage, number, len(self.subjects), step, steps))
+
+    def _teller(self, stage: str, number: int, steps: int) -> Callable[[int, State], None]:
+        return lambda step, state: self._tell(stage, number, step, steps)

@@ -1,0 +1,128 @@
+"""The networks of a lifter by name: how each is made, saved and loaded, one at a time."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import nn
+
+from loci.errors import LociError
+from loci.layers.weights import CONFIG_NAME, WEIGHTS_NAME
+from loci.objects.conditioning import Fuser, FuserConfig
+from loci.objects.dinov2 import DinoEmbedderConfig
+from loci.objects.gaussian_decoder import GaussianDecoder, GaussianDecoderConfig
+from loci.objects.latent_flow import LatentFlow, LatentFlowConfig
+from loci.objects.mesh_decoder import MeshDecoder, MeshDecoderConfig
+from loci.objects.pointmap_embedder import PointmapEmbedderConfig
+from loci.objects.structure_decoder import StructureDecoder, StructureDecoderConfig
+from loci.objects.structure_flow import StructureFlow, StructureFlowConfig
+
+STRUCTURE_FUSER, STRUCTURE_FLOW = "structure_fuser", "structure_flow"
+STRUCTURE_DECODER = "structure_decoder"
+LATENT_FUSER, LATENT_FLOW = "latent_fuser", "latent_flow"
+GAUSSIAN_DECODER, MESH_DECODER = "gaussian_decoder", "mesh_decoder"
+# In the order in which a run needs them.
+PARTS = (
+    STRUCTURE_FUSER,
+    STRUCTURE_FLOW,
+    STRUCTURE_DECODER,
+    LATENT_FUSER,
+    LATENT_FLOW,
+    GAUSSIAN_DECODER,
+    MESH_DECODER,
+)
+DECODERS = (GAUSSIAN_DECODER, MESH_DECODER)
+"""Either may be absent, not both."""
+
+
+def _released_structure_fuser() -> FuserConfig:
+    return FuserConfig(DinoEmbedderConfig(), pointmap=PointmapEmbedderConfig())
+
+
+@dataclass(frozen=True)
+class PartConfigs:
+    """Sizes of every part. The defaults are the released model (SAM 3D Objects, 14)."""
+
+    structure_fuser: FuserConfig = field(default_factory=_released_structure_fuser)
+    structure_flow: StructureFlowConfig = field(default_factory=StructureFlowConfig)
+    structure_decoder: StructureDecoderConfig = field(default_factory=StructureDecoderConfig)
+    latent_fuser: FuserConfig = field(default_factory=FuserConfig)
+    latent_flow: LatentFlowConfig = field(default_factory=LatentFlowConfig)
+    gaussian_decoder: GaussianDecoderConfig = field(default_factory=GaussianDecoderConfig)
+    mesh_decoder: MeshDecoderConfig = field(default_factory=MeshDecoderConfig)
+
+    def build(self, name: str) -> nn.Module:
+        """A fresh part, on the device that torch is told to make tensors on."""
+        return _BUILDERS[name](getattr(self, name))
+
+
+class Parts(Protocol):
+    """Where parts come from. Nothing is kept: every `load` reads the weights again."""
+
+    def load(self, name: str) -> nn.Module:
+        """A part by its name, in the type it was saved in, in evaluation mode.
+
+        Raises:
+            LociError: naming every missing, unexpected or misshapen tensor.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class SavedParts:
+    """A folder with a folder for each part."""
+
+    folder: Path
+
+    def check(self, names: tuple[str, ...]) -> None:
+        """Raises LociError naming the parts that are not there."""
+        absent = [
+            name
+            for name in names
+            if not all(
+                (self.folder / name / file).is_file() for file in (CONFIG_NAME, WEIGHTS_NAME)
+            )
+        ]
+        if absent:
+            raise LociError(
+                f"{self.folder}: missing {', '.join(absent)}, expected for each a folder with "
+                f"{CONFIG_NAME} and {WEIGHTS_NAME}"
+            )
+
+    def load(self, name: str) -> nn.Module:
+        return _CLASSES[name].from_pretrained(self.folder / name)
+
+
+@dataclass(frozen=True)
+class GivenParts:
+    """Modules that are there already, as after training; a run moves them to its device and type,
+    and puts them in evaluation mode."""
+
+    modules: Mapping[str, nn.Module]
+
+    def load(self, name: str) -> nn.Module:
+        return self.modules[name].eval()
+
+
+def save_parts(
+    folder: Path, parts: Parts, names: tuple[str, ...], dtype: torch.dtype | None = None
+) -> None:
+    """Writes one part after the other, floating weights as `dtype` if given."""
+    for name in names:
+        cast(Any, parts.load(name)).save_pretrained(folder / name, dtype)
+
+
+_CLASSES: Mapping[str, Any] = {
+    STRUCTURE_FUSER: Fuser,
+    STRUCTURE_FLOW: StructureFlow,
+    STRUCTURE_DECODER: StructureDecoder,
+    LATENT_FUSER: Fuser,
+    LATENT_FLOW: LatentFlow,
+    GAUSSIAN_DECODER: GaussianDecoder,
+    MESH_DECODER: MeshDecoder,
+}
+_BUILDERS: Mapping[str, Callable[[Any], nn.Module]] = {
+    name: kind.of if kind is Fuser else kind for name, kind in _CLASSES.items()
+}

@@ -1,0 +1,115 @@
+"""From the voxels an object occupies to a cube of structure latents; needed for training only."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from loci.layers.weights import load_pretrained, save_pretrained
+from loci.objects.structure_decoder import ChannelNorm, ResidualBlock
+
+
+@dataclass(frozen=True)
+class StructureEncoderConfig:
+    """Sizes. The defaults take 32^3 voxels to 4^3 latents.
+
+    `channels` go from the coarsest level to the finest, as in the decoder that this mirrors. At
+    the finest level every cube of `fold`^3 voxels is one cell: convolutions over the voxels
+    themselves would cost far more than all others together.
+    """
+
+    latent_channels: int = 32
+    channels: tuple[int, ...] = (128, 64)
+    fold: int = 4
+    blocks_per_level: int = 1
+    middle_blocks: int = 1
+
+    @property
+    def factor(self) -> int:
+        """Voxels along the side of the cube that one latent stands for."""
+        return self.fold * 2 ** (len(self.channels) - 1)
+
+
+class Posterior(NamedTuple):
+    """A normal distribution over latent tokens in row-major (x, y, z) order."""
+
+    mean: Float[Tensor, "b n c"]
+    log_variance: Float[Tensor, "b n c"]
+
+    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "b n c"]:
+        """One draw for every item of the batch; noise is drawn on the CPU."""
+        noise = torch.randn(self.mean.shape, generator=generator).to(self.mean)
+        return self.mean + (0.5 * self.log_variance).exp() * noise
+
+    def divergence(self) -> Float[Tensor, "b"]:
+        """Kullback-Leibler divergence from the standard normal, the mean over latent numbers."""
+        apart = self.mean.square() + self.log_variance.exp() - 1 - self.log_variance
+        return 0.5 * apart.flatten(1).mean(dim=1)
+
+
+class Downsample(nn.Module):
+    """Half the resolution: the eight children of a voxel become its channels."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(8 * channels, out, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "b c x2 y2 z2"]) -> Float[Tensor, "b d x y z"]:
+        return self.conv(fold_cubes(x, 2))
+
+
+class StructureEncoder(nn.Module):
+    """Occupancy to latent tokens."""
+
+    def __init__(self, config: StructureEncoderConfig | None = None) -> None:
+        super().__init__()
+        self.config = c = config or StructureEncoderConfig()
+        coarsest, finest = c.channels[0], c.channels[-1]
+        self.input_layer = nn.Conv3d(c.fold**3, finest, 3, padding=1)
+        blocks: list[nn.Module] = []
+        for level in reversed(range(len(c.channels))):
+            width = c.channels[level]
+            blocks.extend(ResidualBlock(width) for _ in range(c.blocks_per_level))
+            if level:
+                blocks.append(Downsample(width, c.channels[level - 1]))
+        self.blocks = nn.Sequential(*blocks)
+        self.middle_block = nn.Sequential(
+            *(ResidualBlock(coarsest) for _ in range(c.middle_blocks))
+        )
+        head = nn.Conv3d(coarsest, 2 * c.latent_channels, 3, padding=1)
+        self.out_layer = nn.Sequential(ChannelNorm(coarsest), nn.SiLU(), head)
+
+    def forward(self, occupancy: Float[Tensor, "b 1 r r r"]) -> Posterior:
+        """The latents of occupancy, 1 in occupied voxels and 0 in others.
+
+        Raises:
+            ValueError: when the resolution is no multiple of `config.factor`.
+        """
+        if occupancy.shape[-1] % self.config.factor:
+            raise ValueError(
+                f"{occupancy.shape[-1]} voxels a side, expected a multiple of {self.config.factor}"
+            )
+        x = self.input_layer(fold_cubes(occupancy, self.config.fold))
+        x = self.out_layer(self.middle_block(self.blocks(x)))
+        mean, log_variance = x.flatten(2).transpose(1, 2).chunk(2, dim=-1)
+        return Posterior(mean, log_variance.clamp(-12, 4))
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write `config.json` and `model.safetensors`, as `dtype` if given."""
+        save_pretrained(folder, self.config, self, dtype)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> "StructureEncoder":
+        """Load a folder or hub id written by `save_pretrained`; strict, in the saved type."""
+        return load_pretrained(cls, StructureEncoderConfig, source)
+
+
+def fold_cubes(x: Float[Tensor, "b c x y z"], side: int) -> Float[Tensor, "b cs3 xs ys zs"]:
+    """Cubes of voxels as channels; for side 2 the inverse of `structure_decoder.pixel_shuffle`."""
+    b, c, *sizes = x.shape
+    nx, ny, nz = (size // side for size in sizes)
+    split = x.view(b, c, nx, side, ny, side, nz, side).permute(0, 1, 3, 5, 7, 2, 4, 6)
+    return split.reshape(b, c * side**3, nx, ny, nz)

@@ -1,0 +1,65 @@
+"""What a voxel holds, as numbers: the input of the latent encoder, made from a known surface."""
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+CELL_WIDTHS = {"present": 1, "place": 3, "normal": 3, "color": 3}
+"""Channels of each of a voxel's eight cells."""
+CELLS, CORNERS = 8, 27
+CHANNELS = CELLS * sum(CELL_WIDTHS.values()) + CORNERS
+SDF_REACH = 2.0
+"""Signed distances are clipped here, in cells."""
+
+
+def surface_features(
+    surface: Float[Tensor, "m 9"], owner: Int[Tensor, "m"], cell: Int[Tensor, "m"], count: int
+) -> Float[Tensor, "count 80"]:
+    """Mean place, normal and colour in each of the eight cells of every voxel; 0 where empty.
+
+    Args:
+        surface: samples, columns as `place` says, normals unit, colours in [0, 1].
+        owner: row of each sample's voxel.
+        cell: its cell there, as from `cells`.
+        count: number of voxels.
+    """
+    place, normal, color = surface.split(3, dim=1)
+    values = torch.cat([torch.ones_like(place[:, :1]), place, normal, 2 * color - 1], dim=1)
+    total = values.new_zeros(count * CELLS, values.shape[1])
+    total = total.index_add(0, owner * CELLS + cell, values)
+    seen = total[:, :1].clamp(min=1)
+    return torch.cat([total[:, :1].clamp(max=1), total[:, 1:] / seen], dim=1).view(count, -1)
+
+
+def cells(
+    points: Float[Tensor, "m 3"], resolution: int
+) -> tuple[Int[Tensor, "m 3"], Int[Tensor, "m"], Float[Tensor, "m 3"]]:
+    """For points of the object's frame: their voxel, their cell there, their place in the cell.
+
+    The cell is 4 x + 2 y + z of the halves, which is the order of `Voxels.finer`; the place is in
+    [-1, 1] from face to face. Points outside [-0.5, 0.5]^3 are brought to its border.
+    """
+    fine = (points + 0.5).clamp(0, 1) * (2 * resolution)
+    at = fine.floor().clamp(max=2 * resolution - 1)
+    half = at.long() % 2
+    return at.long() // 2, 4 * half[:, 0] + 2 * half[:, 1] + half[:, 2], 2 * (fine - at) - 1
+
+
+def corner_distances(
+    sdf: Shaped[Tensor, "s s s"], coords: Int[Tensor, "n 3"], steps: int = 1
+) -> Float[Tensor, "n 27"]:
+    """Signed distances at the 3 x 3 x 3 corners of every voxel's cells, in cells, clipped.
+
+    `sdf` holds the corners of the grid of cells, as multiples of a cell's side / `steps`.
+    """
+    offsets = torch.cartesian_prod(*(torch.arange(3, device=coords.device),) * 3)
+    at = 2 * coords[:, None] + offsets
+    return (sdf[at.unbind(-1)].float() / steps).clamp(-SDF_REACH, SDF_REACH)
+
+
+def cell_corners(corners: Float[Tensor, "n 27"]) -> Float[Tensor, "n8 8"]:
+    """The same for every cell alone: its eight corners, x fastest (SAM 3D Objects, 10)."""
+    halves = torch.cartesian_prod(*(torch.arange(2, device=corners.device),) * 3)
+    steps = halves.flip(1)
+    at = halves[:, None] + steps
+    return corners[:, (at * at.new_tensor([9, 3, 1])).sum(-1)].flatten(0, 1)

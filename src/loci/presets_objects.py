@@ -1,0 +1,83 @@
+"""Named configurations of the object models: the released one and the small one we train."""
+
+from typing import NamedTuple
+
+from loci.objects.conditioning import FuserConfig
+from loci.objects.decoder_torso import TorsoConfig
+from loci.objects.dinov2 import DinoConfig, DinoEmbedderConfig
+from loci.objects.gaussian_decoder import GaussianDecoderConfig
+from loci.objects.latent_flow import LatentFlowConfig, LatentStatistics
+from loci.objects.latent_sampling import LatentSampling
+from loci.objects.lifting import LifterConfig
+from loci.objects.mesh_decoder import MeshDecoderConfig
+from loci.objects.parts import PartConfigs
+from loci.objects.pointmap_embedder import PointmapEmbedderConfig
+from loci.objects.structure_decoder import StructureDecoderConfig
+from loci.objects.structure_flow import StructureFlowConfig
+from loci.objects.structure_sampling import StructureSampling
+
+_SIDE, _PATCHES = 112, 8  # of the small model's pictures, in pixels and in patches
+
+
+class ObjectModel(NamedTuple):
+    """Sizes of the parts, and how they are run."""
+
+    parts: PartConfigs
+    run: LifterConfig
+
+
+def sam3d_objects() -> ObjectModel:
+    """The released SAM 3D Objects: 3.2 billion parameters, 25 steps in either stage."""
+    return ObjectModel(PartConfigs(), LifterConfig())
+
+
+def home() -> ObjectModel:
+    """The shipped small model: 32^3 voxels from 4^3 shape tokens, 8 Gaussians a voxel.
+
+    Voxels are not pruned: those it learns from are the surface alone. The statistics of the
+    latents are measured when it is trained.
+    """
+    parts = PartConfigs(
+        structure_fuser=FuserConfig(
+            picture=_picture(dim=192, depth=4, heads=3, registers=2),
+            mask=_picture(dim=96, depth=3, heads=2),
+            pointmap=PointmapEmbedderConfig(input_size=64, patch=8, dim=48, heads=2),
+            dim=192,
+            full_frame=("rgb_image_mask",),
+        ),
+        structure_flow=StructureFlowConfig(
+            192, 192, blocks=6, heads=3, mlp_ratio=3, resolution=4, shape_channels=32
+        ),
+        structure_decoder=StructureDecoderConfig(32, (128, 64, 16, 8), 1, 1),
+        latent_fuser=FuserConfig(
+            picture=_picture(dim=192, depth=4, heads=3, tokens="prenorm"),
+            mask=_picture(dim=96, depth=1, heads=3, tokens="prenorm"),
+            dim=128,
+            full_frame=(),
+        ),
+        latent_flow=LatentFlowConfig(
+            dim=128, condition_dim=128, blocks=4, heads=4, io_channels=(48,), frequencies=64
+        ),
+        gaussian_decoder=GaussianDecoderConfig(
+            _torso(3), gaussians=8, scale_start=0.006, opacity_start=0.8, rotation_rate=1.0
+        ),
+        mesh_decoder=MeshDecoderConfig(_torso(2), narrowing=(4,), norm_groups=8, closed=True),
+    )
+    run = LifterConfig(
+        input_size=_SIDE,
+        structure=StructureSampling(steps=12, guidance=2.0),
+        latents=LatentSampling(steps=8, statistics=LatentStatistics((0.0,) * 8, (1.0,) * 8)),
+        prune=0,
+    )
+    return ObjectModel(parts, run)
+
+
+def _picture(
+    dim: int, depth: int, heads: int, registers: int = 1, tokens: str = "normal"
+) -> DinoEmbedderConfig:
+    backbone = DinoConfig(_SIDE // _PATCHES, dim, depth, heads, registers=registers, grid=_PATCHES)
+    return DinoEmbedderConfig(backbone, _SIDE, "prenorm" if tokens == "prenorm" else "normal")
+
+
+def _torso(blocks: int) -> TorsoConfig:
+    return TorsoConfig(dim=96, blocks=blocks, heads=3, resolution=32)

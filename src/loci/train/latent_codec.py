@@ -1,0 +1,170 @@
+"""Training of stage 2's autoencoder: what voxels hold to latents, to Gaussians and to a mesh.
+
+Surface samples and stored distances teach most of it, at a small part of what renders cost; from a
+share of the budget on, renders of recorded views refine the Gaussians.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from loci.geometry.splat_render import render_gaussians
+from loci.objects.latent_encoder import kl
+from loci.train.codec_exam import examine_codec
+from loci.train.codec_losses import gaussian_losses, joined, mesh_losses
+from loci.train.codec_parts import CodecConfig, CodecParts
+from loci.train.latent_batches import codec_batch, disturbed, varied
+from loci.train.latent_set import LatentSet
+from loci.train.run import Budget, Ema, LearningRate, RunDirectory, step_generator
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """What each part of the loss counts for; see `train.codec_losses`."""
+
+    likelihood: float = 0.3
+    color: float = 6.0
+    opacity: float = 0.2
+    sdf: float = 1.0
+    zero: float = 1.0
+    paint: float = 2.0
+    regular: float = 0.01
+    kl: float = 2e-3
+    picture: float = 4.0
+    cover: float = 2.0
+
+
+@dataclass(frozen=True)
+class LatentCodecTraining:
+    """How to train. `rendered_from` is the share of the budget after which every step renders a
+    view, `pixels` its side; `disturbance` the largest share of voxels lost or wrong."""
+
+    parts: CodecConfig = field(default_factory=CodecConfig)
+    weights: LossWeights = LossWeights()
+    budget: Budget = Budget(minutes=20)
+    rate: LearningRate = LearningRate(peak=2e-3, warmup_steps=50, hold=0.3)
+    batch: int = 2
+    samples: int = 4096
+    disturbance: float = 0.1
+    rendered_from: float = 0.35
+    pixels: int = 128
+    ema: float = 0.995
+    clip_gradient: float = 1.0
+    examined: int = 8
+    log_seconds: float = 20.0
+    exam_seconds: float = 400.0
+    checkpoint_seconds: float = 120.0
+    seed: int = 0
+
+
+def fit_latent_codec(
+    train: LatentSet, test: LatentSet, out: Path, config: LatentCodecTraining | None = None
+) -> CodecParts:
+    """Train, examine on `test`, and save the averaged parts under `out/final`.
+
+    A run that was killed goes on from its last checkpoint. Returns the parts in evaluation mode.
+    """
+    config = config or LatentCodecTraining()
+    run = RunDirectory(out)
+    torch.manual_seed(config.seed)
+    model = CodecParts(config.parts)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.rate.peak, betas=(0.9, 0.98), weight_decay=0.01
+    )
+    ema = Ema(model, config.ema)
+    state = run.resume()
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        ema.load_state_dict(state["ema"])
+    logged: list[dict[str, float]] = []
+
+    def save() -> None:
+        run.save(model=model.state_dict(), optimizer=optimizer.state_dict(), ema=ema.state_dict())
+
+    run.start_clock()
+    while (fraction := config.budget.fraction(run.step, run.seconds)) < 1:
+        rate = config.rate.apply(optimizer, run.step, fraction)
+        rng = step_generator(config.seed, run.step)
+        losses = step_losses(model, train, config, rng, render=fraction >= config.rendered_from)
+        total = sum(getattr(config.weights, name) * loss for name, loss in losses.items())
+        assert isinstance(total, Tensor)
+        optimizer.zero_grad()
+        total.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
+        optimizer.step()
+        ema.update(model)
+        run.tick()
+        logged.append({"loss": total.item()} | {name: x.item() for name, x in losses.items()})
+        if run.due("log", config.log_seconds):
+            run.log(**means(logged), rate=rate)
+            logged.clear()
+        if run.due("exam", config.exam_seconds):
+            run.log(**examine_codec(averaged(ema, config), test, config.examined, run))
+        if run.due("checkpoint", config.checkpoint_seconds):
+            save()
+    save()
+    final = averaged(ema, config)
+    run.log(**examine_codec(final, test, config.examined, run), final=True)
+    final.save_pretrained(run.path / "final")
+    return final
+
+
+def step_losses(
+    model: CodecParts,
+    train: LatentSet,
+    config: LatentCodecTraining,
+    rng: torch.Generator,
+    render: bool,
+) -> dict[str, Tensor]:
+    """The parts of one step's loss on randomly chosen, turned and recoloured objects."""
+    chosen = torch.randperm(len(train), generator=rng)[: config.batch].tolist()
+    # What is rendered keeps its colours and its place; the others are varied.
+    items = [train.items[number] for number in chosen]
+    items = [item if render and i == 0 else varied(item, rng) for i, item in enumerate(items)]
+    items = [disturbed(item, config.disturbance, rng) for item in items]
+    batch = codec_batch(items, config.samples, rng)
+    mean, log_variance = model.encoder(batch.features, batch.voxels)
+    noise = torch.randn(mean.shape, generator=rng)
+    latents = mean + (0.5 * log_variance).exp() * noise
+    decoded = model.gaussians.decode(latents, batch.voxels)
+    side = config.parts.gaussians.torso.resolution
+    losses = gaussian_losses(joined(decoded), batch, side)
+    feats, _ = model.mesh(latents, batch.voxels)
+    losses |= mesh_losses(feats, batch, config.parts.mesh.resolution)
+    losses["kl"] = kl(mean, log_variance)
+    if render:
+        view = int(torch.randint(train.views, (), generator=rng))
+        seen = train.recorded(chosen[0], view).seen(config.pixels)
+        behind = torch.rand(3, generator=rng)
+        drawn = render_gaussians(decoded[0], seen.camera, config.pixels, behind)
+        losses["picture"] = (drawn.colour - seen.over(behind)).abs().mean()
+        losses["cover"] = (drawn.alpha - seen.alpha).abs().mean()
+    return losses
+
+
+def averaged(ema: Ema, config: LatentCodecTraining) -> CodecParts:
+    """The averaged parts, in evaluation mode."""
+    parts = CodecParts(config.parts)
+    ema.copy_to(parts)
+    return parts.eval().requires_grad_(False)
+
+
+def means(records: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each name over those records that have it."""
+    names = dict.fromkeys(name for record in records for name in record)
+    found = {name: [r[name] for r in records if name in r] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items()}
+
+
+def train_latent_codec(
+    data: Path, out: Path, config: LatentCodecTraining | None = None
+) -> CodecParts:
+    """`fit_latent_codec` on the objects in `data/train`, examined on those in `data/test`."""
+    return fit_latent_codec(
+        LatentSet.load(data / "train"), LatentSet.load(data / "test"), out, config
+    )

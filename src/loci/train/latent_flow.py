@@ -1,0 +1,197 @@
+"""Training of the stage-2 flow: from a picture and the voxels to the latents of each voxel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from loci.flow.schedule import TIMESTEPS
+from loci.layers.sparse import Voxels
+from loci.layers.weights import save_config
+from loci.objects.conditioning import Fuser, FuserConfig
+from loci.objects.dinov2 import DinoConfig, DinoEmbedderConfig
+from loci.objects.latent_flow import LatentFlow, LatentFlowConfig
+from loci.objects.voxel_blocks import VoxelFlowBlock
+from loci.train.codec_parts import CodecParts
+from loci.train.flow_exam import FlowExam
+from loci.train.latent_codec import means
+from loci.train.latent_set import LatentSet
+from loci.train.latent_targets import flow_batch, latent_statistics
+from loci.train.object_scenes import SceneVariety
+from loci.train.run import Budget, Ema, LearningRate, RunDirectory, step_generator
+
+STATISTICS_NAME = "latent_statistics.json"
+
+
+def home_latent_fuser() -> FuserConfig:
+    """Stage 2 of the small model looks at the crop alone: 8 x 8 patches of picture and mask."""
+    return FuserConfig(
+        picture=DinoEmbedderConfig(DinoConfig(14, 192, 4, 3, registers=1, grid=8), 112, "prenorm"),
+        mask=DinoEmbedderConfig(DinoConfig(14, 96, 1, 3, registers=1, grid=8), 112, "prenorm"),
+        dim=128,
+        full_frame=(),
+    )
+
+
+@dataclass(frozen=True)
+class LatentFlowTraining:
+    """How to train. `disturbance` is the largest share of voxels lost, `unconditional` that of
+    pictures withheld, `time_mean` shifts the logit-normal times towards the data."""
+
+    flow: LatentFlowConfig = LatentFlowConfig(
+        dim=128, condition_dim=128, blocks=4, heads=4, io_channels=(48,), frequencies=64
+    )
+    fuser: FuserConfig = field(default_factory=home_latent_fuser)
+    variety: SceneVariety = SceneVariety()
+    budget: Budget = Budget(minutes=20)
+    rate: LearningRate = LearningRate(peak=1.5e-3, warmup_steps=100, hold=0.5)
+    batch: int = 4
+    disturbance: float = 0.08
+    unconditional: float = 0.1
+    time_mean: float = -0.3
+    ema: float = 0.995
+    clip_gradient: float = 1.0
+    examined: int = 8
+    log_seconds: float = 20.0
+    exam_seconds: float = 600.0
+    checkpoint_seconds: float = 120.0
+    seed: int = 0
+
+
+class PicturedFlow(nn.Module):
+    """The fuser and the flow, which learn together."""
+
+    def __init__(self, config: LatentFlowTraining) -> None:
+        super().__init__()
+        self.fuser = Fuser.of(config.fuser)
+        self.flow = LatentFlow(config.flow)
+        _begin(self.flow)
+
+    def loss(
+        self,
+        voxels: Voxels,
+        data: Float[Tensor, "n c"],
+        inputs: dict[str, Tensor],
+        config: LatentFlowTraining,
+        rng: torch.Generator,
+    ) -> Float[Tensor, ""]:
+        """Mean squared error of the velocity data - noise, at a random time for every item."""
+        count = len(voxels.items)
+        shown = (torch.rand(count, 1, 1, generator=rng) >= config.unconditional).float()
+        time = torch.sigmoid(torch.randn(count, generator=rng) + config.time_mean)
+        noise = torch.randn(data.shape, generator=rng)
+        share = time[voxels.coords[:, 0], None]
+        # All-zero tokens are the unconditional branch.
+        condition = self.fuser(inputs) * shown
+        state = share * data + (1 - share) * noise
+        velocity = self.flow(state, time * TIMESTEPS, voxels, condition)
+        return (velocity - (data - noise)).square().mean()
+
+    def save_pretrained(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write `latent_fuser` and `latent_flow` into a folder."""
+        self.fuser.save_pretrained(folder / "latent_fuser", dtype)
+        self.flow.save_pretrained(folder / "latent_flow", dtype)
+
+
+def train_latent_flow(
+    data: Path, codec: Path, out: Path, config: LatentFlowTraining | None = None
+) -> PicturedFlow:
+    """Train on `data/train` with the autoencoder that a run of `train_latent_codec` left in
+    `codec/final`, examine on `data/test`, and save under `out/final`.
+
+    Raises:
+        LociError: on unusable data, or when a part of the autoencoder is missing.
+    """
+    parts = CodecParts.from_pretrained(Path(codec) / "final")
+    train, test = (LatentSet.load(Path(data) / part) for part in ("train", "test"))
+    return fit_latent_flow(train, test, parts, out, config)
+
+
+def fit_latent_flow(
+    train: LatentSet,
+    test: LatentSet,
+    parts: CodecParts,
+    out: Path,
+    config: LatentFlowTraining | None = None,
+) -> PicturedFlow:
+    """`train_latent_flow` on objects already in memory.
+
+    Saves the averaged fuser and flow and, as `latent_statistics.json`, how latents are
+    normalised. A run that was killed goes on from its last checkpoint. Returns the averaged
+    networks in evaluation mode.
+    """
+    config = config or LatentFlowTraining()
+    run = RunDirectory(out)
+    statistics = latent_statistics(train, parts.encoder)
+    exam = FlowExam.prepare(test, parts, statistics, config.examined)
+    torch.manual_seed(config.seed)
+    model = PicturedFlow(config)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.rate.peak, betas=(0.9, 0.98), weight_decay=0.01
+    )
+    ema = Ema(model, config.ema)
+    state = run.resume()
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        ema.load_state_dict(state["ema"])
+    size = config.fuser.picture.input_size
+    logged: list[dict[str, float]] = []
+
+    def save() -> None:
+        run.save(model=model.state_dict(), optimizer=optimizer.state_dict(), ema=ema.state_dict())
+
+    run.start_clock()
+    while (fraction := config.budget.fraction(run.step, run.seconds)) < 1:
+        rate = config.rate.apply(optimizer, run.step, fraction)
+        rng = step_generator(config.seed, run.step)
+        batch = flow_batch(
+            train, parts.encoder, config.batch, size, config.variety, config.disturbance, rng
+        )
+        data = statistics.normalise(batch.encoded.latents)
+        loss = model.loss(batch.encoded.voxels, data, batch.inputs, config, rng)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
+        optimizer.step()
+        ema.update(model)
+        run.tick()
+        logged.append({"loss": loss.item()})
+        if run.due("log", config.log_seconds):
+            run.log(**means(logged), rate=rate, samples=run.step * config.batch)
+            logged.clear()
+        if run.due("exam", config.exam_seconds):
+            averaged = _averaged(ema, config)
+            run.log(**exam.examine(averaged.fuser, averaged.flow, run))
+        if run.due("checkpoint", config.checkpoint_seconds):
+            save()
+    save()
+    final = _averaged(ema, config)
+    run.log(**exam.examine(final.fuser, final.flow, run), final=True)
+    final.save_pretrained(run.path / "final")
+    save_config(run.path / "final" / STATISTICS_NAME, statistics)
+    return final
+
+
+@torch.no_grad()
+def _begin(flow: LatentFlow) -> None:
+    """Every block acts from the first step, and the first velocity is zero."""
+    for block in flow.blocks:
+        modulation = cast(nn.Linear, cast(VoxelFlowBlock, block).adaLN_modulation[1])
+        gates = modulation.bias.view(6, -1)
+        modulation.weight.mul_(0.2)
+        gates.zero_()
+        gates[[2, 5]] = 1
+    flow.out_layer.weight.zero_()
+    flow.out_layer.bias.zero_()
+
+
+def _averaged(ema: Ema, config: LatentFlowTraining) -> PicturedFlow:
+    model = PicturedFlow(config)
+    ema.copy_to(model)
+    return model.eval().requires_grad_(False)

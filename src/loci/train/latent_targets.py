@@ -1,0 +1,116 @@
+"""What the stage-2 flow learns to make: encoded voxels, and the pictures they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from loci.errors import LociError
+from loci.layers.sparse import Voxels
+from loci.objects.latent_encoder import LatentEncoder
+from loci.objects.latent_flow import LatentStatistics
+from loci.objects.preprocess import latent_inputs
+from loci.train.latent_batches import MIRROR, LatentObject, codec_batch, disturbed
+from loci.train.latent_set import LatentSet
+from loci.train.object_scenes import CLEAN, SceneVariety, Sight, compose, recoloring
+
+SMALLEST_STD = 0.05
+TRIES = 8
+
+
+class Encoded(NamedTuple):
+    """Voxels of some objects and the mean latents `[n, c]` of each, as the encoder gives them."""
+
+    voxels: Voxels
+    latents: Tensor
+
+
+class FlowBatch(NamedTuple):
+    """Encoded voxels, and the inputs of stage 2 by name, a row for every object."""
+
+    encoded: Encoded
+    inputs: dict[str, Tensor]
+
+
+@torch.no_grad()
+def encoded(items: Sequence[LatentObject], encoder: LatentEncoder) -> Encoded:
+    """The objects as they are."""
+    batch = codec_batch(items, 0, torch.Generator())
+    return Encoded(batch.voxels, encoder(batch.features, batch.voxels)[0])
+
+
+def latent_statistics(
+    objects: LatentSet, encoder: LatentEncoder, count: int = 128
+) -> LatentStatistics:
+    """Mean and deviation of each channel over the voxels of `count` objects."""
+    chosen = torch.linspace(0, len(objects) - 1, min(count, len(objects))).long().tolist()
+    latents = torch.cat([encoded([objects.items[i]], encoder).latents for i in chosen])
+    std = latents.std(dim=0).clamp(min=SMALLEST_STD)
+    return LatentStatistics(tuple(latents.mean(dim=0).tolist()), tuple(std.tolist()))
+
+
+def flow_batch(
+    objects: LatentSet,
+    encoder: LatentEncoder,
+    count: int,
+    size: int,
+    variety: SceneVariety,
+    disturbance: float,
+    rng: torch.Generator,
+) -> FlowBatch:
+    """Random objects, each in a picture of one random view.
+
+    Mirrored and recoloured objects are so in the picture and in what is encoded; voxels are
+    disturbed as for the autoencoder.
+    """
+    plain = replace(variety, mirrored=0.0, recolored=0.0)
+    items, shown = [], []
+    for number in torch.randperm(len(objects), generator=rng)[:count].tolist():
+        item, sight = objects.items[number], random_sight(objects, number, rng)
+        if torch.rand((), generator=rng) < variety.mirrored:
+            item, sight = MIRROR.apply(item), sight.mirrored()
+        if torch.rand((), generator=rng) < variety.recolored:
+            matrix = recoloring(rng)
+            item = _in_colors(item, matrix)
+            color = torch.einsum("ij,jhw->ihw", matrix, sight.color).clamp(0, 1)
+            sight = sight._replace(color=color)
+        items.append(disturbed(item, disturbance, rng))
+        shown.append(_pictured(objects, sight, plain, size, rng))
+    inputs = {name: torch.cat([x[name] for x in shown]) for name in shown[0]}
+    return FlowBatch(encoded(items, encoder), inputs)
+
+
+def random_sight(objects: LatentSet, number: int, rng: torch.Generator) -> Sight:
+    """One of an object's views."""
+    return objects.recorded(number, int(torch.randint(objects.views, (), generator=rng))).sight
+
+
+def clean_inputs(sight: Sight, size: int, rng: torch.Generator) -> dict[str, Float[Tensor, "1 *c"]]:
+    """A view before a random plain background, for examinations."""
+    scene = compose(sight, sight, CLEAN, rng)
+    return latent_inputs(scene.rgb, scene.mask, size)
+
+
+def _pictured(
+    objects: LatentSet, sight: Sight, variety: SceneVariety, size: int, rng: torch.Generator
+) -> dict[str, Tensor]:
+    """A picture as stage 1 gets them; what hides too much is tried anew."""
+    for _ in range(TRIES):
+        other = int(torch.randint(len(objects), (), generator=rng))
+        scene = compose(sight, random_sight(objects, other, rng), variety, rng)
+        try:
+            return latent_inputs(scene.rgb, scene.mask, size)
+        except LociError:
+            continue
+    raise LociError("a render without an object, expected at least three pixels across")
+
+
+def _in_colors(item: LatentObject, matrix: Float[Tensor, "3 3"]) -> LatentObject:
+    place, color = item.surface.float().split([6, 3], dim=1)
+    color = (color @ matrix.T).clamp(0, 1)
+    return item._replace(surface=torch.cat([place, color], dim=1))

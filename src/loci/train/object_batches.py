@@ -1,0 +1,174 @@
+"""Random views of random objects as the inputs and targets of stage 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from loci.data.objects import ObjectRecord, ObjectSet
+from loci.errors import LociError
+from loci.objects.conditioning import POINTMAPS
+from loci.objects.nominal import Placement, nominal_pose, nominal_scene
+from loci.objects.pose import encode_pose
+from loci.objects.preprocess import StructureInputs, structure_inputs
+from loci.train.object_scenes import Scene, SceneVariety, Sight, Views, compose
+
+Rng = torch.Generator
+TRIES = 8
+
+
+class ViewedObject(NamedTuple):
+    """An object's renders and the voxels that it occupies."""
+
+    name: str
+    views: Views
+    occupancy: Bool[Tensor, "r r r"]
+
+
+class StructureBatch(NamedTuple):
+    """Inputs and targets of stage 1.
+
+    Attributes:
+        pictures: inputs of all samples by name; see `preprocess.StructureInputs`.
+        pointmaps: the same of the first samples only: the others have none.
+        layout: targets by released name, `[b, 1, c]`.
+        objects: which object each sample shows.
+        mirrored: whether it is the mirror image of that object.
+        normaliser: scale and shift, `[b, 3]` each, that the layout is measured by.
+        placement: the pose itself; of samples without pointmap, in the nominal scene.
+    """
+
+    pictures: Mapping[str, Tensor]
+    pointmaps: Mapping[str, Tensor]
+    layout: Mapping[str, Tensor]
+    objects: Int[Tensor, "b"]
+    mirrored: Bool[Tensor, "b"]
+    normaliser: tuple[Tensor, Tensor]
+    placement: Placement
+
+    @property
+    def with_pointmap(self) -> int:
+        """How many samples have one."""
+        return len(next(iter(self.pointmaps.values()))) if self.pointmaps else 0
+
+    def to(self, device: torch.device) -> StructureBatch:
+        """The same batch for a model on that device; what it is judged by stays on the CPU."""
+        pictures, pointmaps = (
+            {name: x.to(device) for name, x in part.items()}
+            for part in (self.pictures, self.pointmaps)
+        )
+        return self._replace(pictures=pictures, pointmaps=pointmaps)
+
+
+class _Sample(NamedTuple):
+    tensors: Mapping[str, Tensor]
+    index: int
+    mirrored: bool
+    scale: Tensor
+    shift: Tensor
+    placement: Placement
+
+
+def viewed_objects(objects: ObjectSet, resolution: int = 32) -> list[ViewedObject]:
+    """All objects of a set; their renders stay on disk until they are drawn."""
+    viewed = []
+    for i, record in enumerate(objects.records):
+        occupancy = objects.occupancy(i, resolution)
+        placement = Placement(*(record.read(name) for name in Placement._fields))
+        views = Views(partial(_render, record), record.read("fov"), placement, lowest(occupancy))
+        viewed.append(ViewedObject(record.name, views, occupancy))
+    return viewed
+
+
+def _render(record: ObjectRecord, view: int) -> tuple[Tensor, Tensor]:
+    return record.read_row("rgba", view), record.read_row("depth", view)
+
+
+def lowest(occupancy: Bool[Tensor, "r r r"]) -> float:
+    """Height of the lower side of the lowest voxel, in the object's frame."""
+    return int(torch.nonzero(occupancy.any(dim=0).any(dim=0))[0]) / occupancy.shape[-1] - 0.5
+
+
+def structure_batch(
+    objects: Sequence[ViewedObject],
+    chosen: Sequence[tuple[int, int]],
+    with_pointmap: int,
+    size: int,
+    variety: SceneVariety,
+    rng: Rng,
+) -> StructureBatch:
+    """The given (object, view) pairs in random pictures; the first ones with their pointmap."""
+    samples = [
+        _sample(objects, pair, number < with_pointmap, size, variety, rng)
+        for number, pair in enumerate(chosen)
+    ]
+    first = samples[:with_pointmap]
+    placement = Placement(
+        *(torch.stack(part) for part in zip(*(s.placement for s in samples), strict=True))
+    )
+    scale, shift = (torch.stack([getattr(s, part) for s in samples]) for part in ("scale", "shift"))
+    sizes = placement.scale[:, None].expand(-1, 3)
+    names = [name for name in samples[0].tensors if name not in POINTMAPS]
+    return StructureBatch(
+        {name: torch.cat([s.tensors[name] for s in samples]) for name in names},
+        {name: torch.cat([s.tensors[name] for s in first]) for name in POINTMAPS if first},
+        encode_pose(placement.rotation, placement.translation, sizes, scale, shift),
+        torch.tensor([s.index for s in samples]),
+        torch.tensor([s.mirrored for s in samples]),
+        (scale, shift),
+        placement,
+    )
+
+
+def random_pairs(objects: Sequence[ViewedObject], count: int, rng: Rng) -> list[tuple[int, int]]:
+    """Objects, all alike likely, and one view of each."""
+    chosen = torch.randint(len(objects), (count,), generator=rng).tolist()
+    return [(i, int(torch.randint(len(objects[i].views), (), generator=rng))) for i in chosen]
+
+
+def _sample(
+    objects: Sequence[ViewedObject],
+    pair: tuple[int, int],
+    with_pointmap: bool,
+    size: int,
+    variety: SceneVariety,
+    rng: Rng,
+) -> _Sample:
+    index, view = pair
+    sight = objects[index].views.sight(view)
+    mirrored = float(torch.rand((), generator=rng)) < variety.mirrored
+    sight = sight.mirrored() if mirrored else sight
+    scene, inputs = _pictured(objects, sight, with_pointmap, size, variety, rng)
+    truth = Placement(*(part[None] for part in sight.placement))
+    if with_pointmap:
+        placement, normaliser = truth, inputs.normaliser
+    else:
+        placement = nominal_pose(truth, torch.tensor([sight.fov]))
+        normaliser = nominal_scene(scene.mask)
+    placement = Placement(*(part[0] for part in placement))
+    return _Sample(inputs.tensors, index, mirrored, normaliser.scale, normaliser.shift, placement)
+
+
+def _pictured(
+    objects: Sequence[ViewedObject],
+    sight: Sight,
+    with_pointmap: bool,
+    size: int,
+    variety: SceneVariety,
+    rng: Rng,
+) -> tuple[Scene, StructureInputs]:
+    """A picture and the inputs made of it as for a user's. What hides too much is tried anew."""
+    for _ in range(TRIES):
+        ((other, view),) = random_pairs(objects, 1, rng)
+        scene = compose(sight, objects[other].views.sight(view), variety, rng)
+        try:
+            points = scene.pointmap if with_pointmap else None
+            return scene, structure_inputs(scene.rgb, scene.mask, points, size)
+        except LociError:
+            continue
+    raise LociError("a render without an object, expected at least three pixels across")

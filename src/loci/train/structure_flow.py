@@ -1,0 +1,163 @@
+"""Training of stage 1: what the picture says and the flow that listens to it, from nothing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from loci.data.objects import ObjectSet
+from loci.objects.conditioning import FuserConfig
+from loci.objects.structure_decoder import StructureDecoder
+from loci.objects.structure_encoder import StructureEncoder
+from loci.objects.structure_flow import StructureFlowConfig
+from loci.objects.structure_sampling import StructureSampling
+from loci.train.object_batches import ViewedObject, random_pairs, structure_batch, viewed_objects
+from loci.train.object_scenes import SceneVariety
+from loci.train.run import (
+    Budget,
+    Ema,
+    LearningRate,
+    RunDirectory,
+    accelerated,
+    agreed,
+    step_generator,
+)
+from loci.train.structure_exam import Codec, StructureExam
+from loci.train.structure_objective import (
+    StructureLoss,
+    StructureObjective,
+    home_flow,
+    home_fuser,
+)
+
+
+@dataclass(frozen=True)
+class StructureTraining:
+    """How to train stage 1; the default sizes are those of `home`.
+
+    `pointmaps` is the share of samples that come with one.
+    """
+
+    fuser: FuserConfig = field(default_factory=home_fuser)
+    flow: StructureFlowConfig = field(default_factory=home_flow)
+    loss: StructureLoss = StructureLoss()
+    variety: SceneVariety = SceneVariety()
+    sampling: StructureSampling = StructureSampling(steps=12, guidance=2.0)
+    budget: Budget = Budget(minutes=40)
+    rate: LearningRate = LearningRate(peak=1e-3, warmup_steps=100, floor=0.02, hold=0.5)
+    batch: int = 12
+    pointmaps: float = 0.5
+    ema: float = 0.998
+    clip_gradient: float = 1.0
+    exam_objects: int = 24
+    log_seconds: float = 30.0
+    exam_seconds: float = 600.0
+    checkpoint_seconds: float = 120.0
+    seed: int = 0
+
+
+def train_structure(
+    data: Path, codec: Path, out: Path, config: StructureTraining | None = None
+) -> StructureObjective:
+    """Train on `data/train`, examine on `data/test`, save the averaged parts to
+    `out/final/structure_fuser` and `out/final/structure_flow`. A killed run goes on from its last
+    checkpoint.
+
+    `codec` is the run folder of the autoencoder, whose decoder is copied beside the other parts.
+    """
+    config = config or StructureTraining()
+    final = Path(codec) / "final"
+    halves = Codec(
+        StructureEncoder.from_pretrained(final / "structure_encoder"),
+        StructureDecoder.from_pretrained(final / "structure_decoder"),
+    )
+    train, test = (viewed_objects(ObjectSet.load(Path(data) / part)) for part in ("train", "test"))
+    exam = StructureExam.prepare(
+        test, halves, config.sampling, config.exam_objects, config.fuser.picture.input_size
+    )
+    model = fit_structure(train, halves, exam, out, config)
+    halves.decoder.save_pretrained(Path(out) / "final" / "structure_decoder")
+    return model
+
+
+def fit_structure(
+    objects: Sequence[ViewedObject],
+    codec: Codec,
+    exam: StructureExam | None,
+    out: Path,
+    config: StructureTraining,
+) -> StructureObjective:
+    """`train_structure` on objects already in memory."""
+    accelerator = accelerated()
+    run = RunDirectory(out, writes=accelerator.is_main_process)
+    torch.manual_seed(config.seed)
+    trained = StructureObjective(config.fuser, config.flow, config.loss).to(accelerator.device)
+    optimizer = torch.optim.AdamW(
+        trained.parameters(), lr=config.rate.peak, betas=(0.9, 0.98), weight_decay=0.02
+    )
+    ema = Ema(trained, config.ema)
+    state = run.resume()
+    if state is not None:
+        trained.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        ema.load_state_dict(state["ema"])
+    model, optimizer = accelerator.prepare(trained, optimizer)
+    shapes = shape_latents(objects, codec)
+    size, with_pointmap = config.fuser.picture.input_size, round(config.pointmaps * config.batch)
+    sums: defaultdict[str, list[float]] = defaultdict(list)
+
+    def save() -> None:
+        run.save(model=trained.state_dict(), optimizer=optimizer.state_dict(), ema=ema.state_dict())
+
+    run.start_clock()
+    while (fraction := agreed(config.budget.fraction(run.step, run.seconds), accelerator)) < 1:
+        rate = config.rate.apply(optimizer, run.step, fraction)
+        rng = step_generator(config.seed, run.step, accelerator.process_index)
+        pairs = random_pairs(objects, config.batch, rng)
+        batch = structure_batch(objects, pairs, with_pointmap, size, config.variety, rng)
+        data = {"shape": shapes[batch.objects, batch.mirrored.long()], **batch.layout}
+        batch = batch.to(accelerator.device)
+        losses = model(batch, {k: x.to(accelerator.device) for k, x in data.items()}, rng)
+        optimizer.zero_grad()
+        accelerator.backward(trained.total(losses))
+        accelerator.clip_grad_norm_(model.parameters(), config.clip_gradient)
+        optimizer.step()
+        ema.update(trained)
+        run.tick()
+        for name, loss in losses.items():
+            sums[name].append(loss.item())
+        if run.due("log", config.log_seconds):
+            means = {name: sum(values) / len(values) for name, values in sums.items()}
+            run.log(**means, rate=rate, samples=run.step * config.batch)
+            sums.clear()
+        if exam is not None and run.due("exam", config.exam_seconds) and run.writes:
+            run.log(**exam.mark(averaged(ema, config), run))
+        if run.due("checkpoint", config.checkpoint_seconds):
+            save()
+    save()
+    final = averaged(ema, config)
+    if run.writes:
+        if exam is not None:
+            run.log(**exam.mark(final, run), final=True)
+        final.fuser.save_pretrained(run.path / "final" / "structure_fuser")
+        final.flow.save_pretrained(run.path / "final" / "structure_flow")
+    return final
+
+
+def shape_latents(objects: Sequence[ViewedObject], codec: Codec) -> Float[Tensor, "objects 2 n c"]:
+    """The latents of every object and of its mirror image."""
+    shapes = torch.stack([one.occupancy for one in objects])
+    return torch.stack([codec.latents(shapes), codec.latents(shapes.flip(1))], dim=1)
+
+
+def averaged(ema: Ema, config: StructureTraining) -> StructureObjective:
+    """A copy of the model with the averaged weights, in evaluation mode."""
+    model = StructureObjective(config.fuser, config.flow, config.loss)
+    ema.copy_to(model)
+    return model.eval().requires_grad_(False)

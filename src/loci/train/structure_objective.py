@@ -1,0 +1,156 @@
+"""What stage 1 is trained on: flow matching of five latents at once, under what a picture says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from loci.flow.objective import flow_loss, noised
+from loci.flow.schedule import TIMESTEPS, sample_levels
+from loci.layers.attention import KeysValues
+from loci.objects.conditioning import POINTMAPS, Fuser, FuserConfig
+from loci.objects.dinov2 import DinoConfig, DinoEmbedderConfig
+from loci.objects.mot_block import SHAPE, TwoStreamBlock
+from loci.objects.pointmap_embedder import PointmapEmbedderConfig
+from loci.objects.pose import ROTATION
+from loci.objects.structure_flow import Context, StructureFlow, StructureFlowConfig
+from loci.train.object_batches import StructureBatch
+
+GATES = (2, 5)
+"""Which of the six parts of a block's modulation are gates."""
+
+
+def home_fuser() -> FuserConfig:
+    """The condition of the small model: crop of picture, mask and pointmap, and the whole mask,
+    which tells where in the frame the object is."""
+    return FuserConfig(
+        picture=DinoEmbedderConfig(DinoConfig(14, 192, 4, 3, registers=2, grid=8), 112),
+        mask=DinoEmbedderConfig(DinoConfig(14, 96, 3, 2, registers=1, grid=8), 112),
+        pointmap=PointmapEmbedderConfig(input_size=64, patch=8, dim=48, heads=2),
+        dim=192,
+        full_frame=("rgb_image_mask",),
+    )
+
+
+def home_flow() -> StructureFlowConfig:
+    """The stage-1 transformer of the small model: 4^3 shape tokens."""
+    return StructureFlowConfig(
+        dim=192,
+        condition_dim=192,
+        blocks=6,
+        heads=3,
+        mlp_ratio=3,
+        resolution=4,
+        shape_channels=32,
+    )
+
+
+def modality_weights() -> dict[str, float]:
+    """How much each latent counts; `translation_scale` is 0 in every target."""
+    return {
+        SHAPE: 1.0,
+        ROTATION: 0.3,
+        "translation": 0.2,
+        "scale": 0.2,
+        "translation_scale": 0.02,
+    }
+
+
+@dataclass(frozen=True)
+class StructureLoss:
+    """How a batch is judged.
+
+    Attributes:
+        draws: noise levels per sample: the condition is the dear part, and is made once.
+        dropped: share of samples without any condition, which guidance needs.
+        level_mean: of the logit-normal noise levels; above 0 prefers noise.
+        weights: of the latents.
+    """
+
+    draws: int = 2
+    dropped: float = 0.1
+    level_mean: float = 0.6
+    weights: Mapping[str, float] = field(default_factory=modality_weights)
+
+
+class StructureObjective(nn.Module):
+    """Fuser and flow as one module, so that they can be trained on several processes."""
+
+    def __init__(self, fuser: FuserConfig, flow: StructureFlowConfig, loss: StructureLoss) -> None:
+        super().__init__()
+        self.fuser, self.flow, self.loss = Fuser.of(fuser), StructureFlow(flow), loss
+        initialise(self.flow)
+
+    def condition(self, batch: StructureBatch) -> Float[Tensor, "b m c"]:
+        """The tokens of every sample; where there is no pointmap its tokens are zeros."""
+        count = batch.with_pointmap
+        parts = []
+        if count:
+            seen = {name: x[:count] for name, x in batch.pictures.items()}
+            parts.append(self.fuser({**seen, **batch.pointmaps}))
+        if count < len(batch.objects):
+            seen = {name: x[count:] for name, x in batch.pictures.items()}
+            parts.append(self.fuser(seen, dropped=POINTMAPS))
+        return torch.cat(parts)
+
+    def forward(
+        self, batch: StructureBatch, data: Mapping[str, Tensor], rng: torch.Generator
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Mean squared error of every latent's velocity.
+
+        Args:
+            batch: what is seen.
+            data: the latents behind it by released name, `[b, n, c]`.
+            rng: of levels, noise and dropping; on the CPU.
+        """
+        condition = self.condition(batch)
+        kept = torch.rand(len(condition), generator=rng) >= self.loss.dropped
+        condition = condition * kept.to(condition)[:, None, None]
+        draws, size = self.loss.draws, len(condition)
+        context = repeated(self.flow.context(condition), draws)
+        level = sample_levels(draws * size, 1.0, rng, self.loss.level_mean).to(condition.device)
+        data = {name: x.repeat(draws, 1, 1) for name, x in data.items()}
+        noise = {
+            name: torch.randn(x.shape, generator=rng).to(x) for name, x in sorted(data.items())
+        }
+        state = {name: noised(x, noise[name], level) for name, x in data.items()}
+        velocity = self.flow.velocity(state, (1 - level) * TIMESTEPS, context)
+        # This flow counts from noise to data: its velocity is data - noise.
+        return {name: flow_loss(v, noise[name], data[name]).mean() for name, v in velocity.items()}
+
+    def total(self, losses: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+        """The weighted sum that is minimised."""
+        return torch.stack([self.loss.weights[name] * x for name, x in losses.items()]).sum()
+
+
+def repeated(context: Context | None, times: int) -> Context | None:
+    """The same condition for `times` copies of the batch, one after the other."""
+    if context is None or times == 1:
+        return context
+    return tuple(
+        {
+            stream: KeysValues(*(part.repeat(times, 1, 1, 1) for part in pair))
+            for stream, pair in keys.items()
+        }
+        for keys in context
+    )
+
+
+@torch.no_grad()
+def initialise(flow: StructureFlow) -> None:
+    """Begins as a plain transformer that predicts no motion: gates are 1, time bends nothing."""
+    for block in flow.blocks:
+        linear = cast(TwoStreamBlock, block).adaLN_modulation[-1]
+        assert isinstance(linear, nn.Linear)
+        linear.weight.zero_()
+        for number, part in enumerate(linear.bias.chunk(6)):
+            part.fill_(float(number in GATES))
+    for name in flow.latent_mapping:
+        head = cast(nn.Linear, flow.latent_mapping[name].out_layer)
+        head.weight.zero_()
+        head.bias.zero_()

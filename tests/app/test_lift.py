@@ -1,0 +1,240 @@
+"""`loci lift` from end to end, on a tiny model with random weights."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from loci import cli
+from loci.objects.lifting import Lifting
+
+from ..objects.lifters import example, example_pointmap, save_small_lifter
+
+PIXELS, INSIDE = example()
+Run = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_small_lifter(tmp_path_factory.mktemp("lift") / "model")
+
+
+@pytest.fixture
+def run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs `loci lift` in a folder with a picture, a mask and a pointmap."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(PIXELS).save("p.png")
+    Image.fromarray(INSIDE).save("m.png")
+    np.save("points.npy", example_pointmap())
+
+    def run(*argv: str) -> int:
+        device = [] if "--device" in argv else ["--device", "cpu"]
+        return cli.main(["lift", *argv, "--model", str(model), *device])
+
+    return run
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bad input must be noticed before the model runs."""
+
+    def never(self: Lifting) -> None:
+        raise AssertionError("the model ran")
+
+    monkeypatch.setattr(Lifting, "run", never)
+
+
+def names(folder: str) -> list[str]:
+    root = Path(folder)
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+
+
+ONE = ["mesh.glb", "pose.json", "preview.png", "splat.ply", "turntable.mp4"]
+
+
+def test_an_object_is_written_whole(run: Run, capsys: pytest.CaptureFixture) -> None:
+    assert run("p.png", "--mask", "m.png", "--pointmap", "points.npy", "--out", "chair") == 0
+    assert names("chair") == ONE
+    printed = capsys.readouterr().out
+    assert "chair: mesh.glb, pose.json, preview.png, splat.ply, turntable.mp4" in printed
+    assert "structure_flow" in printed
+    assert json.loads(Path("chair/pose.json").read_text())["units"] == "the units of the pointmap"
+    assert Image.open("chair/preview.png").width > 600
+    with av.open("chair/turntable.mp4") as video:
+        assert sum(1 for _ in video.decode(video=0)) == 48
+    # Again: what was written before is replaced, what was not is kept.
+    assert run("p.png", "--mask", "m.png", "--out", "chair") == 0
+    assert "distance" in json.loads(Path("chair/pose.json").read_text())["units"]
+    Path("chair/notes.txt").touch()
+    assert run("p.png", "--mask", "m.png", "--out", "chair") == 2
+    assert names("chair") == sorted([*ONE, "notes.txt"])
+    assert "chair: holds notes.txt already" in capsys.readouterr().err
+
+
+def test_several_masks_make_a_scene(run: Run, capsys: pytest.CaptureFixture) -> None:
+    Image.fromarray(INSIDE | True).save("all.png")
+    assert run("p.png", "--mask", "m.png", "--mask", "all.png", "--out", "scene") == 0
+    objects = [f"object-{n}/{name}" for n in (1, 2) for name in ONE]
+    assert names("scene") == sorted([*objects, "preview.png", "scene.glb", "scene.ply"])
+    assert "all.png: touches the picture's edge" in capsys.readouterr().out
+
+
+def test_a_box_is_cut_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cv2")
+    Image.fromarray(np.where(INSIDE[:, :, None], (200, 40, 30), (40, 120, 60)).astype("u1")).save(
+        "disc.png"
+    )
+    assert run("disc.png", "--box", "20", "4", "52", "36", "--out", "disc") == 0
+    assert names("disc") == sorted([*ONE, "mask.png"])
+    cut = np.asarray(Image.open("disc/mask.png"))
+    assert (cut == INSIDE).mean() > 0.97
+
+
+def other_pictures() -> dict[str, Image.Image]:
+    grey = Image.fromarray(PIXELS[:, :, 0])
+    return {
+        "grey.png": grey,
+        "deep.png": Image.fromarray(PIXELS[:, :, 0].astype(np.uint16) * 257),
+        "cmyk.jpg": Image.fromarray(PIXELS).convert("CMYK"),
+        "turned.png": Image.fromarray(np.ascontiguousarray(np.rot90(PIXELS))),
+    }
+
+
+@pytest.mark.parametrize("name", other_pictures())
+def test_pictures_of_every_kind_are_taken(
+    run: Run, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6 if name == "turned.png" else 1
+    other_pictures()[name].save(name, exif=exif)
+    seen = []
+    monkeypatch.setattr(Lifting, "run", lambda self: seen.append(self.subjects) or [])
+    assert run(name, "--mask", "m.png") == 2  # nothing comes out of a model that does not run
+    ((subject,),) = seen
+    assert subject.tensors["rgb_image_mask"].sum() > 0
+    assert not Path("lifted").exists()
+
+
+def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
+    """Arguments and what is said about them."""
+    height, width = INSIDE.shape
+
+    def saved(name: str, image: Image.Image, **options: object) -> str:
+        image.save(folder / name, **options)  # type: ignore[arg-type]
+        return name
+
+    def array(name: str, values: np.ndarray) -> str:
+        np.save(folder / name, values)
+        return name
+
+    empty = saved("empty.png", Image.new("L", (width, height)))
+    larger = saved("larger.png", Image.new("L", (width + 1, height), 255))
+    dot = Image.new("L", (width, height))
+    dot.putpixel((9, 9), 255)
+    frames = [Image.fromarray(np.roll(PIXELS, i, 1)) for i in range(3)]
+    moving = saved("moving.gif", frames[0], save_all=True, append_images=frames[1:])
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, "PNG")
+    (folder / "cut.png").write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
+    (folder / "text.png").write_text("no picture")
+    (folder / "stranger").mkdir()
+    (folder / "stranger" / "notes.txt").touch()
+    saved("stranger/p.png", Image.fromarray(PIXELS))
+    hidden = example_pointmap()
+    hidden[INSIDE] = np.nan
+    narrow = saved("narrow.png", Image.new("RGB", (40, 2)))
+    m, points = ["--mask", "m.png"], "--pointmap"
+    return {
+        "no mask": (["p.png"], "--mask: none, expected"),
+        "empty mask": (["p.png", "--mask", empty], "empty.png: empty, expected an object"),
+        "another size": (["p.png", "--mask", larger], "larger.png: 61 x 40, expected 60 x 40"),
+        "a dot": (["p.png", "--mask", saved("dot.png", dot)], "dot.png: an object too small"),
+        "no such mask": (["p.png", "--mask", "nowhere.png"], "nowhere.png: cannot be read"),
+        "damaged mask": (["p.png", "--mask", "cut.png"], "cut.png: truncated or damaged"),
+        "animated": ([moving, *m], "moving.gif: animated (3 frames), expected a single"),
+        "truncated": (["cut.png", *m], "cut.png: truncated or damaged"),
+        "no picture": (["text.png", *m], "text.png: no picture, expected"),
+        "narrow": ([narrow, *m], "picture: 40 x 2 pixels, expected at most 16 to 1"),
+        "all NaN": (
+            ["p.png", *m, points, array("nan.npy", np.full((40, 60, 3), np.nan))],
+            "pointmap: no point in front of the camera",
+        ),
+        "NaN on the object": (
+            ["p.png", *m, points, array("hidden.npy", hidden)],
+            "pointmap: every point inside m.png is unknown",
+        ),
+        "wrong shape": (
+            ["p.png", *m, points, array("flat.npy", np.ones((40, 60, 4)))],
+            "pointmap: shape [40, 60, 4], expected [height, width, 3]",
+        ),
+        "another frame": (
+            ["p.png", *m, points, array("cv.npy", example_pointmap() * [-1, -1, 1])],
+            "pointmap: x grows to the right, expected x left",
+        ),
+        "depth alone": (
+            ["p.png", *m, points, array("depth.npy", np.ones((40, 60)))],
+            "pointmap: depths [height, width], expected the field of view",
+        ),
+        "frame alone": (["p.png", *m, "--pointmap-frame", "opencv"], "given without --pointmap"),
+        "wide": (["p.png", *m, "--fov", "180"], "field of view: 180.0 degrees, expected"),
+        "box outside": (["p.png", "--box", "0", "0", "99", "9"], "box 0 0 99 9: expected x0 < x1"),
+        "point outside": (["p.png", "--point", "60", "0"], "point 60 0: expected inside"),
+        "someone's folder": (["p.png", *m, "--out", "stranger"], "stranger: holds"),
+        "input in output": (["stranger/p.png", *m, "--out", "stranger"], "would be replaced"),
+        "a file": (["p.png", *m, "--out", "m.png"], "m.png: is a file, expected"),
+        "no device": (["p.png", *m, "--device", "abacus"], "--device: abacus, expected auto"),
+    }
+
+
+@pytest.mark.usefixtures("quick")
+def test_bad_input_is_named_in_one_line_and_leaves_nothing(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    cases = bad_inputs(tmp_path)
+    before = names(".")
+    for case, (argv, message) in cases.items():
+        assert run(*argv) == 2, case
+        printed = capsys.readouterr().err
+        assert printed.startswith("loci: "), case
+        assert message in printed, (case, printed)
+        assert printed.count("\n") == 1, case
+        assert names(".") == before, case
+
+
+def test_a_model_that_is_incomplete_is_named(
+    run: Run, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["lift", "p.png", "--mask", "m.png", "--model"]
+    assert cli.main([*arguments, str(tmp_path / "none")]) == 2
+    assert "none: no such model folder" in capsys.readouterr().err
+    weights = model / "latent_flow" / "model.safetensors"
+    weights.rename(model / "away")
+    try:
+        assert cli.main([*arguments, str(model)]) == 2
+    finally:
+        (model / "away").rename(weights)
+    assert "missing latent_flow, expected for each a folder" in capsys.readouterr().err
+    assert not Path("lifted").exists()
+
+
+def test_nothing_found_leaves_nothing(run: Run, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    from loci.objects import lifting
+
+    monkeypatch.setattr(lifting, "occupied", lambda logits: logits.new_zeros(0, 4).int())
+    assert run("p.png", "--mask", "m.png", "--out", "new/chair") == 2
+    assert "m.png: no voxel above threshold, expected a mask" in capsys.readouterr().err
+    assert not Path("new").exists()
+
+
+def test_ctrl_c_leaves_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(self: Lifting) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Lifting, "run", pressed)
+    assert run("p.png", "--mask", "m.png") == 130
+    assert sorted(p.name for p in Path().iterdir()) == ["m.png", "p.png", "points.npy"]

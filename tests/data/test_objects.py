@@ -1,0 +1,249 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from loci.data.make_objects import ObjectsConfig, generate
+from loci.data.object_cameras import Camera, Lights, look, random_camera
+from loci.data.object_cameras import ViewConfig as Views
+from loci.data.object_render import ObjectRenderer
+from loci.data.objects import ObjectSet, View, depth_pointmap, voxel_features
+from loci.errors import LociError
+
+from .small_meshes import write_box, write_library
+
+CONFIG = ObjectsConfig(views=3, size=48)
+pytest.importorskip("trimesh", reason="trimesh is not installed (the extra `objects`)")
+pytest.importorskip("scipy", reason="scipy is not installed (the extra `objects`)")
+
+
+@pytest.fixture(scope="module")
+def renderer() -> Iterator[ObjectRenderer]:
+    try:
+        renderer = ObjectRenderer()
+    except LociError as error:
+        pytest.skip(f"nothing can be drawn here: {error}")
+    with renderer:
+        yield renderer
+
+
+@pytest.fixture(scope="module")
+def made(renderer: ObjectRenderer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two objects: a library's box, blue, and one held-out box, red, of other sides."""
+    folder = tmp_path_factory.mktemp("objects")
+    write_box(folder / "in" / "scopia", "rabbit", (1.0, 0.5, 0.25))
+    write_library(folder / "in" / "lib.sh3f")
+    (folder / "in" / "broken.glb").write_bytes(b"glTF and no more")
+    done = generate(folder / "in", folder / "out", CONFIG)
+    assert (done.made, done.held) == (3, 3)
+    assert done.dropped.pop("broken").startswith("damaged, ")
+    assert done.dropped == {
+        "lib-door": "door or window",
+        "lib-socket": "wall socket, plug or switch",
+    }
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rabbit(made: Path) -> ObjectSet:
+    return ObjectSet.load(made / "out" / "test")
+
+
+def pixels(view: View, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row and column of points of the object, by the stored pose and field of view."""
+    place = view.place(points)
+    size = len(view.mask)
+    focal = size / 2 / np.tan(np.radians(view.fov) / 2)
+    column = size / 2 - focal * place[:, 0] / place[:, 2]
+    row = size / 2 - focal * place[:, 1] / place[:, 2]
+    return row, column
+
+
+def test_the_held_out_object_is_kept_apart(made: Path, rabbit: ObjectSet) -> None:
+    train = ObjectSet.load(made / "out" / "train")
+    assert [record.name for record in train.records] == ["lib-box", "lib-lamp1"]
+    assert [record.name for record in rabbit.records] == ["scopia-rabbit"]
+    record = train.records[0]
+    assert (record.title, record.licence, record.metres) == ("Café box", "CC-BY-3.0", 1.2)
+    assert (rabbit.views, rabbit.size, len(rabbit)) == (3, 48, 1)
+
+
+def test_surface_points_fall_onto_the_mask_by_the_stored_pose(rabbit: ObjectSet) -> None:
+    points = rabbit.surface(0)[:, :3]
+    for index in range(3):
+        view = rabbit.view(0, index)
+        row, column = pixels(view, points)
+        alpha = rabbit.records[0].read_row("rgba", index)[..., 3]
+        assert (alpha[row.long(), column.long()] > 0).float().mean() > 0.95
+        # And they fill it: the picture is not mirrored, nor larger than its points.
+        hit = torch.zeros_like(view.mask)
+        hit[row.long(), column.long()] = True
+        assert (hit[view.mask]).float().mean() > 0.97
+
+
+def test_the_pointmap_lies_on_the_surface(rabbit: ObjectSet) -> None:
+    for index in range(3):
+        view = rabbit.view(0, index)
+        pointmap = view.pointmap()
+        known = pointmap.isfinite().all(dim=-1)
+        assert (known == view.depth.isfinite()).all()
+        assert (known ^ view.mask).float().mean() < 0.03
+        back = (pointmap[known] - view.translation) @ view.rotation.T / view.scale
+        half = 0.475 * torch.tensor([1.0, 0.25, 0.5])
+        beyond = back.abs() / half
+        assert beyond.amax(dim=1).sub(1).abs().max() < 0.02
+    # The camera frame: x left, y up.
+    assert depth_pointmap(torch.ones(4, 6), 90.0)[0, 0].tolist() == pytest.approx([5 / 6, 0.5, 1])
+
+
+def test_poses_are_rotations_and_sizes_are_in_metres(rabbit: ObjectSet) -> None:
+    rotation = rabbit.records[0].read("rotation")
+    torch.testing.assert_close(
+        rotation @ rotation.mT, torch.eye(3).expand(3, 3, 3), atol=1e-5, rtol=0
+    )
+    assert (torch.linalg.det(rotation) > 0.99).all()
+    scale, fov = rabbit.records[0].read("scale"), rabbit.records[0].read("fov")
+    assert ((scale >= 0.3) & (scale <= 2)).all()
+    assert ((fov >= 25) & (fov <= 75)).all()
+
+
+def test_pictures_are_laid_over_their_background(rabbit: ObjectSet) -> None:
+    behind = torch.arange(48 * 48 * 3).reshape(48, 48, 3).remainder(256).to(torch.uint8)
+    view = rabbit.view(0, 0, background=behind)
+    outside = rabbit.records[0].read_row("rgba", 0)[..., 3] == 0
+    assert (view.image[outside] == behind[outside]).all()
+    even = rabbit.view(0, 0, (0, 0, 0), light="even").image[view.depth.isfinite()].float() / 255
+    red = even.mean(dim=0)
+    assert red[0] > 3 * red[1] > 0
+
+
+def test_surface_normals_point_outward_and_colours_are_the_look(rabbit: ObjectSet) -> None:
+    surface = rabbit.surface(0)
+    points, normals, colors = surface.split(3, dim=1)
+    assert normals.norm(dim=1).sub(1).abs().max() < 0.01
+    sides = points.abs() / (0.475 * torch.tensor([1.0, 0.25, 0.5]))
+    axis = sides.argmax(dim=1, keepdim=True)
+    outward = (normals * points.sign()).gather(1, axis)
+    assert (outward > 0.99).float().mean() > 0.97
+    torch.testing.assert_close(colors[:, 0].mean(), torch.tensor(0.66), atol=0.05, rtol=0)
+    # Even over the area: two sides of 1 x 0.5, two of 1 x 0.25, two of 0.5 x 0.25.
+    share = torch.bincount(axis[:, 0], minlength=3) / len(axis)
+    torch.testing.assert_close(share, torch.tensor([1, 4, 2]) / 7, atol=0.04, rtol=0)
+
+
+def test_voxels_say_what_the_surface_is_like(rabbit: ObjectSet) -> None:
+    grid = rabbit.occupancy(0, 32)
+    voxels = rabbit.voxels(0, 32)
+    assert (grid.nonzero() == voxels.coords).all()
+    assert voxels.features.shape == (int(grid.sum()), 17)
+    assert voxels.features.isfinite().all()
+    assert (voxels.features[:, 6:9].abs() <= 0.51).all()
+    assert (voxels.features[:, 9:].sum(dim=1) >= 1).all()
+    fine = rabbit.occupancy(0, 64)
+    x, y, z = voxels.coords[5].tolist()
+    block = fine[2 * x : 2 * x + 2, 2 * y : 2 * y + 2, 2 * z : 2 * z + 2]
+    assert voxels.features[5, 9:].tolist() == block.flatten().float().tolist()
+    top = voxels.coords[:, 2] == voxels.coords[:, 2].max()
+    inner = top & voxels.coords[:, 0].sub(16).abs().lt(10) & voxels.coords[:, 1].sub(16).abs().lt(2)
+    torch.testing.assert_close(
+        voxels.features[inner, 5], torch.ones(int(inner.sum())), atol=0.02, rtol=0
+    )
+    with pytest.raises(ValueError, match="expected a divisor"):
+        rabbit.occupancy(0, 24)
+
+
+def test_a_voxel_without_samples_takes_after_its_neighbours() -> None:
+    surface = torch.tensor([[-0.4, 0.0, 0.0, 0, 0, 1, 0.2, 0.4, 0.6]])
+    grid = torch.zeros(4, 4, 4, dtype=torch.bool)
+    grid[0, 2, 2] = grid[1, 2, 2] = True
+    fine = grid.repeat_interleave(2, 0).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    _, features = voxel_features(surface, grid, fine)
+    expected = torch.tensor([0.2, 0.4, 0.6, 0, 0, 1])
+    torch.testing.assert_close(features[:, :6], expected.expand(2, 6))
+    assert features[0, 6:9].tolist() == pytest.approx([-0.1, -0.5, -0.5], abs=1e-6)
+    assert features[1, 6:9].tolist() == [0, 0, 0]
+
+
+def test_the_distance_is_negative_inside(rabbit: ObjectSet) -> None:
+    sdf = rabbit.sdf(0)
+    assert sdf[32, 32, 32] < 0 < sdf[32, 32, 60]
+    assert sdf[32, 32, 32] == pytest.approx(-127 / 32 / 64, abs=1e-6)
+    top = 0.475 * 0.5 * 64 + 32
+    assert sdf[32, 32, int(top) + 2].item() * 64 == pytest.approx(int(top) + 2 - top, abs=0.15)
+
+
+def test_a_second_call_makes_what_is_missing(made: Path) -> None:
+    path = made / "out" / "train" / "lib-box.safetensors"
+    lamp = path.with_name("lib-lamp1.safetensors")
+    before = lamp.stat().st_mtime_ns
+    content = load_file(path)
+    path.unlink()
+    # An object on the wrong side of the held-out list moves.
+    rabbit = made / "out" / "test" / "scopia-rabbit.safetensors"
+    rabbit.rename(made / "out" / "train" / rabbit.name)
+    (made / "out" / "train" / ".lib-box.safetensors.1.part").touch()
+    done = generate(made / "in", made / "out", CONFIG)
+    assert (done.made, done.held) == (1, 3)
+    assert rabbit.exists()
+    again = load_file(path)
+    assert all((again[name] == value).all() for name, value in content.items())
+    assert lamp.stat().st_mtime_ns == before
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        "lib-box.safetensors",
+        "lib-lamp1.safetensors",
+    ]
+
+
+def test_other_settings_need_another_folder(made: Path) -> None:
+    with pytest.raises(LociError, match="holds other data: views 3, expected 4"):
+        generate(made / "in", made / "out", ObjectsConfig(views=4, size=48))
+    with pytest.raises(LociError, match="workers 0, expected 1 to 1024"):
+        generate(made / "in", made / "out", CONFIG, workers=0)
+
+
+def test_what_is_no_object_is_named(tmp_path: Path, made: Path) -> None:
+    with pytest.raises(LociError, match="make some: loci data objects"):
+        ObjectSet.load(tmp_path)
+    whole = (made / "out" / "train" / "lib-lamp1.safetensors").read_bytes()
+    (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LociError, match="half.safetensors: damaged"):
+        ObjectSet.load(tmp_path)
+
+
+def test_views_show_the_whole_object_at_the_asked_size(renderer: ObjectRenderer) -> None:
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(500, 3)).clip(-1, 1) * [0.475, 0.2, 0.3]
+    spans = []
+    for _ in range(60):
+        camera = random_camera(rng, points, 1.0, Views())
+        seen = camera.place(points)
+        screen = seen[:, :2] / seen[:, 2:] / np.tan(np.radians(camera.fov) / 2)
+        assert np.abs(screen).max() < 1
+        spans.append(np.ptp(screen, axis=0).max() / 2)
+    assert 0.3 < min(spans) < 0.45
+    assert 0.8 < max(spans) < 0.95
+
+
+def test_lights_change_only_the_lit_picture(renderer: ObjectRenderer, tmp_path: Path) -> None:
+    from loci.data.mesh_cleaning import normalized
+    from loci.data.mesh_files import read_mesh_file
+
+    renderer.load(normalized(read_mesh_file(write_box(tmp_path, "box"))))
+    camera = Camera(look(np.array([0.3, 1.0, -0.4])), np.array([0, 0, 2.5]), 1.0, 50.0)
+    dark = renderer.draw(camera, 32, Lights(ambient=(0.5, 0.5, 0.5)))
+    bright = renderer.draw(camera, 32, Lights())
+    np.testing.assert_array_equal(dark.even, bright.even)
+    np.testing.assert_array_equal(dark.depth, bright.depth)
+    inside = np.isfinite(dark.depth) & (dark.lit[..., 3] == 255)
+    ratio = dark.lit[inside, 0].astype(float) / bright.lit[inside, 0]
+    assert ratio.mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_header_can_be_read_by_any_reader(made: Path) -> None:
+    with safe_open(made / "out" / "train" / "lib-lamp1.safetensors", "np") as file:
+        assert file.metadata()["author"] == "Somebody"
+        assert file.get_slice("surface").get_shape() == [16384, 9]

@@ -1,0 +1,91 @@
+"""The camera convention against pictures one can imagine, and against the others' definitions."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loci.errors import LociError
+from loci.geometry.camera import OPENCV, Camera, flip
+
+ORBITS = st.builds(
+    Camera.orbit,
+    st.floats(-180, 180),
+    st.floats(-80, 80),
+    st.floats(0.5, 4),
+    st.floats(20, 90),
+    st.tuples(*[st.floats(-0.5, 0.5)] * 3),
+)
+
+
+def test_from_the_front_right_is_x_and_up_is_z() -> None:
+    camera = Camera.orbit(0, 0, 2, 90)
+    assert torch.allclose(camera.eye, torch.tensor([0.0, -2, 0]), atol=1e-6)
+    points = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 0, 0.5], [0, 1, 0]])
+    # 90 degrees and 40 pixels across: the focal length is 20.
+    seen = [[20, 15, 2], [30, 15, 2], [20, 10, 2], [20, 15, 3]]
+    assert torch.allclose(camera.project(points, (30, 40)), torch.tensor(seen).float(), atol=1e-5)
+    assert torch.allclose(camera.view(points[1]), torch.tensor([-1.0, 0, 2]), atol=1e-6)
+
+
+def test_an_orbit_goes_to_the_right_side_and_above() -> None:
+    assert torch.allclose(Camera.orbit(90, 0, 2, 40).eye, torch.tensor([2.0, 0, 0]), atol=1e-6)
+    assert Camera.orbit(0, 30, 2, 40).eye[2] == pytest.approx(1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(ORBITS, st.integers(0, 1000))
+def test_opencv_projects_to_the_same_pixels(camera: Camera, seed: int) -> None:
+    points = torch.rand(5, 3, generator=torch.Generator().manual_seed(seed)) * 0.2
+    size = (24, 32)
+    extrinsics = camera.to_opencv()
+    seen = points @ extrinsics[:3, :3].T + extrinsics[:3, 3]
+    pixels = seen @ camera.intrinsics(size).T
+    ours = camera.project(points, size)
+    assert torch.allclose(pixels[:, :2] / pixels[:, 2:], ours[:, :2], rtol=1e-3, atol=1e-2)
+    assert torch.allclose(flip(seen, OPENCV), camera.view(points), atol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(ORBITS, st.sampled_from(["opencv", "blender", "gltf"]))
+def test_conversions_go_back(camera: Camera, name: str) -> None:
+    back = getattr(Camera, f"from_{name}")(getattr(camera, f"to_{name}")(), camera.fov)
+    assert torch.allclose(back.rotation, camera.rotation, atol=1e-5)
+    assert torch.allclose(back.translation, camera.translation, atol=1e-4)
+    assert torch.linalg.det(back.rotation) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_camera_set_up_in_blender_or_gltf() -> None:
+    front = Camera.orbit(0, 0, 3, 40)
+    # Blender: moved to y = -3 and turned by 90 degrees about x it looks along +y.
+    blender = torch.tensor([[1.0, 0, 0, 0], [0, 0, -1, -3], [0, 1, 0, 0], [0, 0, 0, 1]])
+    # glTF: unturned it looks along -z, which is our +y; up is y.
+    gltf = torch.eye(4)
+    gltf[2, 3] = 3
+    for camera in (Camera.from_blender(blender, 40), Camera.from_gltf(gltf, 40)):
+        assert torch.allclose(camera.rotation, front.rotation, atol=1e-6)
+        assert torch.allclose(camera.translation, front.translation, atol=1e-6)
+
+
+def test_a_pose_seen_from_the_object() -> None:
+    turned = Camera.orbit(40, 20, 1, 50)
+    place, points = torch.tensor([0.3, -0.2, 4.0]), torch.rand(6, 3) - 0.5
+    camera = Camera.of_pose(turned.rotation, place, torch.full((3,), 2.0), 50)
+    in_camera = (points * 2) @ turned.rotation + place
+    assert torch.allclose(camera.view(points) * 2, in_camera, atol=1e-5)
+
+
+def test_a_depth_map_becomes_the_points_that_were_seen() -> None:
+    camera = Camera.identity(60)
+    depth = torch.rand(6, 8) + 1
+    points = camera.unproject(depth)
+    pixels = camera.project(points, (6, 8))
+    y, x = torch.meshgrid(torch.arange(6) + 0.5, torch.arange(8) + 0.5, indexing="ij")
+    assert torch.allclose(pixels, torch.stack([x, y, depth], dim=-1), atol=1e-4)
+
+
+def test_what_is_no_camera_is_refused() -> None:
+    with pytest.raises(LociError, match="field of view of 180"):
+        Camera.identity(180)
+    with pytest.raises(LociError, match="rigid"):
+        Camera.from_opencv(torch.eye(4) * 2, 40)

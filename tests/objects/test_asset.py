@@ -1,0 +1,143 @@
+"""What is written: files that others can read, in the frames they are said to be in."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loci.errors import LociError
+from loci.geometry.gaussians import Gaussians
+from loci.geometry.glb import from_gltf_frame
+from loci.geometry.mesh import Mesh
+from loci.geometry.rotations import quaternion_matrix
+from loci.objects.asset import Asset
+from loci.objects.pose import Pose
+from loci.objects.scene import Scene
+
+trimesh = pytest.importorskip("trimesh")
+
+CORNERS = torch.tensor([[0.1, 0.2, 0.3], [-0.4, 0.0, 0.1], [0.0, 0.5, -0.2], [0.3, -0.3, 0.4]])
+FACES = torch.tensor([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]])
+
+
+def made(seed: int = 0, nominal: bool = False) -> Asset:
+    rng = torch.Generator().manual_seed(seed)
+    quaternion = torch.nn.functional.normalize(torch.randn(1, 4, generator=rng), dim=1)
+    translation = torch.randn(1, 3, generator=rng) + torch.tensor([0.0, 0, 5])
+    scale = torch.rand(1, 1, generator=rng).expand(1, 3) + 0.2
+    gaussians = Gaussians(
+        CORNERS.clone(),
+        torch.randn(4, 3, generator=rng),
+        torch.full((4, 3), 0.02),
+        torch.randn(4, 4, generator=rng),
+        torch.zeros(4),
+    )
+    return Asset(
+        pose=Pose(quaternion * quaternion[:, :1].sign(), translation, scale),
+        voxels=torch.tensor([[0, 0, 0], [3, 2, 1]]),
+        resolution=4,
+        coarsening=1,
+        gaussians=gaussians,
+        mesh=Mesh(CORNERS.clone(), FACES, torch.rand(4, 3, generator=rng)),
+        fov=40.0,
+        nominal=nominal,
+    )
+
+
+def ply_positions(path: Path) -> np.ndarray:
+    vertices = trimesh.load(path, process=False).vertices
+    return np.asarray(vertices, np.float32)
+
+
+def test_an_exported_object_can_be_read_by_others(tmp_path: Path) -> None:
+    asset = made()
+    written = asset.export(tmp_path / "chair")
+    assert [path.name for path in written] == ["splat.ply", "mesh.glb", "pose.json"]
+    assert np.allclose(ply_positions(tmp_path / "chair" / "splat.ply"), CORNERS)
+    mesh = trimesh.load(tmp_path / "chair" / "mesh.glb", force="mesh", process=False)
+    vertices = torch.tensor(np.asarray(mesh.vertices), dtype=torch.float32)
+    assert torch.allclose(from_gltf_frame(vertices), CORNERS, atol=1e-6)
+
+
+def test_the_pose_file_places_the_object_by_its_own_words(tmp_path: Path) -> None:
+    asset = made(3)
+    asset.export(tmp_path)
+    pose = json.loads((tmp_path / "pose.json").read_text())
+    assert pose["convention"].startswith("row vectors: p_camera = (p_object * scale) @ rotation_m")
+    placed = (CORNERS.numpy() * pose["scale"]) @ np.array(pose["rotation_matrix"])
+    placed = placed + np.array(pose["translation"])
+    assert np.allclose(placed, asset.pose.place(CORNERS[None])[0], atol=1e-5)
+    matrix = quaternion_matrix(torch.tensor([pose["rotation"]]))[0]
+    assert np.allclose(matrix, pose["rotation_matrix"], atol=1e-5)
+    assert pose["units"] == "the units of the pointmap"
+    assert "distance" in made(nominal=True).pose_record()["units"]
+    assert pose["horizontal_fov_degrees"] == 40
+
+
+@given(st.integers(0, 2**20))
+@settings(max_examples=20, deadline=None)
+def test_trap_a_scene_turns_row_vectors(seed: int) -> None:
+    """A Gaussian's own axes and the mesh turn the way its place does."""
+    asset = made(seed)
+    scene = Scene((asset,))
+    assert asset.gaussians is not None
+    assert scene.gaussians is not None
+    matrix = quaternion_matrix(asset.pose.rotation)[0]
+    expected = (CORNERS * asset.pose.scale) @ matrix + asset.pose.translation
+    assert torch.allclose(scene.gaussians.positions, expected, atol=1e-4)
+    assert torch.allclose(scene.meshes["object-1"].vertices, expected, atol=1e-4)
+    axes = quaternion_matrix(asset.gaussians.rotations).transpose(1, 2)  # rows: each axis
+    turned = quaternion_matrix(scene.gaussians.rotations).transpose(1, 2)
+    assert torch.allclose(turned, axes @ matrix, atol=1e-4)
+    assert torch.allclose(scene.gaussians.scales, 0.02 * asset.pose.scale.expand(4, 3))
+
+
+def test_the_files_of_a_scene_agree_with_each_other(tmp_path: Path) -> None:
+    scene = Scene((made(1), made(2)))
+    scene.export(tmp_path)
+    names = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*")}
+    parts = {
+        f"object-{n}/{file}" for n in (1, 2) for file in ("splat.ply", "mesh.glb", "pose.json")
+    }
+    assert names == parts | {"scene.ply", "scene.glb"}
+    placed = torch.cat([asset.pose.place(CORNERS[None])[0] for asset in scene.objects])
+    assert np.allclose(ply_positions(tmp_path / "scene.ply"), placed, atol=1e-5)
+    loaded = trimesh.load(tmp_path / "scene.glb", process=False)
+    assert list(loaded.geometry) == ["object-1", "object-2"]
+    vertices = np.concatenate([mesh.vertices for mesh in loaded.geometry.values()])
+    # x right, y up, z towards the viewer.
+    assert np.allclose(vertices * [-1, 1, -1], placed, atol=1e-5)
+
+
+def broken(asset: Asset, field: str) -> Asset:
+    assert asset.gaussians is not None
+    assert asset.mesh is not None
+    if field == "pose":
+        return replace(asset, pose=asset.pose._replace(scale=torch.full((1, 3), torch.nan)))
+    if field == "gaussians":
+        wrong = asset.gaussians.scales / 0
+        return replace(asset, gaussians=replace(asset.gaussians, scales=wrong))
+    return replace(asset, mesh=replace(asset.mesh, faces=FACES[:0]))
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("pose", "its pose is not finite"),
+        ("gaussians", "Gaussians that are not finite"),
+        ("mesh", "its mesh has no faces, expected a surface"),
+    ],
+)
+def test_what_cannot_be_written_is_named_and_nothing_is(
+    tmp_path: Path, field: str, message: str
+) -> None:
+    with pytest.raises(LociError, match=f"^object: {message}"):
+        broken(made(), field).export(tmp_path / "out")
+    with pytest.raises(LociError, match=f"^object-2: {message}"):
+        Scene((made(), broken(made(), field))).export(tmp_path / "out")
+    assert not (tmp_path / "out").exists()

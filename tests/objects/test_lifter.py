@@ -1,0 +1,300 @@
+"""The pipeline from end to end, on a tiny model with random weights."""
+
+import gc
+import json
+import weakref
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from loci.errors import LociError
+from loci.objects.asset import Asset
+from loci.objects.costs import cost_table
+from loci.objects.lifter import LIFTER_NAME, Lifter
+from loci.objects.lifting import Lifting, Progress
+from loci.objects.parts import PARTS, GivenParts
+from loci.objects.stages import Stages
+
+from .lifters import (
+    example,
+    example_pointmap,
+    save_small_lifter,
+    small_config,
+    small_lifter,
+    small_modules,
+)
+
+PIXELS, INSIDE = example()
+
+
+@pytest.fixture(scope="module")
+def lifter() -> Lifter:
+    return small_lifter()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_small_lifter(tmp_path_factory.mktemp("lifter") / "model")
+
+
+@pytest.fixture(scope="module")
+def asset(lifter: Lifter) -> Asset:
+    return lifter(PIXELS, INSIDE, example_pointmap(), seed=3)
+
+
+def same(first: Asset, second: Asset, atol: float = 0.0) -> bool:
+    assert first.gaussians is not None
+    assert second.gaussians is not None
+    assert first.mesh is not None
+    assert second.mesh is not None
+    pairs = [
+        *zip(first.pose, second.pose, strict=True),
+        *zip(vars(first.gaussians).values(), vars(second.gaussians).values(), strict=True),
+        (first.voxels, second.voxels),
+        (first.mesh.vertices, second.mesh.vertices),
+        (first.mesh.faces, second.mesh.faces),
+    ]
+    shapes = all(a.shape == b.shape for a, b in pairs)
+    return shapes and all(torch.allclose(a, b, rtol=0, atol=atol) for a, b in pairs)
+
+
+def test_an_object_comes_with_all_it_has(asset: Asset) -> None:
+    assert asset.gaussians is not None
+    assert asset.mesh is not None
+    assert asset.resolution == 4
+    assert len(asset.gaussians) == 2 * len(asset.voxels) > 0
+    assert len(asset.mesh.faces) > 0
+    assert asset.mesh.colors is not None
+    assert (asset.centres().abs() < 0.5).all()
+    assert asset.pose.translation.shape == asset.pose.scale.shape == (1, 3)
+
+
+def test_fix_no_stage_asks_for_cuda(asset: Asset) -> None:
+    """Published, some do whatever the device is: Gaussians, autocast, windowed attention."""
+    assert asset.gaussians is not None
+    assert asset.mesh is not None
+    tensors = [*asset.pose, *vars(asset.gaussians).values(), asset.mesh.vertices, asset.voxels]
+    assert {tensor.device.type for tensor in tensors} == {"cpu"}
+
+
+def test_the_seed_alone_decides(lifter: Lifter, asset: Asset) -> None:
+    assert same(asset, lifter(PIXELS, INSIDE, example_pointmap(), seed=3))
+    assert not same(asset, lifter(PIXELS, INSIDE, example_pointmap(), seed=4))
+
+
+def test_a_saved_model_is_the_same_model(folder: Path, asset: Asset) -> None:
+    again = Lifter.from_pretrained(folder)
+    assert again.config == small_config()
+    # Weights in a file lie at other addresses, which other kernels are chosen by.
+    assert same(asset, again(PIXELS, INSIDE, example_pointmap(), seed=3), atol=1e-4)
+
+
+def test_gain_the_picture_is_embedded_once_for_all_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    modules, seen = small_modules(), []
+    fuser = cast(Any, modules["structure_fuser"])
+    embed = fuser.embed
+    monkeypatch.setattr(fuser, "embed", lambda name, x: (seen.append(name), embed(name, x))[1])
+    masks = [INSIDE, np.roll(INSIDE, -12, axis=1), np.roll(INSIDE, 5, axis=0)]
+    lifter = Lifter(small_config(), GivenParts(modules))
+    scene = lifter.scene(PIXELS, masks, example_pointmap(), seed=3)
+    assert seen.count("rgb_image") == 1
+    assert seen.count("image") == seen.count("rgb_image_mask") == seen.count("rgb_pointmap") == 3
+    for mask, together in zip(masks, scene.objects, strict=True):
+        assert same(together, lifter(PIXELS, mask, example_pointmap(), seed=3))
+
+
+class Watching:
+    """Parts that are counted while they live."""
+
+    def __init__(self) -> None:
+        self.alive: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self.loaded: list[str] = []
+        self.most = 0
+
+    def load(self, name: str) -> nn.Module:
+        part = small_modules()[name]
+        gc.collect()
+        self.loaded.append(name)
+        self.alive.add(part)
+        self.most = max(self.most, len(self.alive))
+        return part
+
+
+def test_gain_one_part_at_a_time_is_in_memory() -> None:
+    parts = Watching()
+    lifter = Lifter(small_config(), parts)
+    assert parts.loaded == []
+    lifter.scene(PIXELS, [INSIDE, INSIDE])
+    assert parts.loaded == list(PARTS)
+    gc.collect()
+    assert (parts.most, len(parts.alive)) == (1, 0)
+
+
+def test_kept_parts_are_loaded_once() -> None:
+    parts = Watching()
+    lifter = Lifter(small_config(), parts, keep=True)
+    first, second = lifter(PIXELS, INSIDE), lifter(PIXELS, INSIDE)
+    assert same(first, second)
+    assert parts.loaded == list(PARTS) == list(lifter.stages.kept)
+    lifter.stages.free()
+    gc.collect()
+    assert len(parts.alive) == 0
+
+
+def test_every_stage_tells_what_it_cost(asset: Asset) -> None:
+    assert [cost.stage for cost in asset.costs] == list(PARTS)
+    assert all(cost.seconds > 0 for cost in asset.costs)
+    table = cost_table(asset.costs).splitlines()
+    assert table[0].startswith("structure_fuser")
+    assert table[-1].startswith("all")
+    assert all(cost.peak_bytes is None or cost.peak_bytes > 2**20 for cost in asset.costs)
+
+
+def test_progress_is_told_before_every_step(lifter: Lifter) -> None:
+    told: list[Progress] = []
+    lifter.scene(PIXELS, [INSIDE, INSIDE], progress=told.append)
+    steps = [(t.number, t.step) for t in told if t.stage == "structure_flow"]
+    assert steps == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert list(dict.fromkeys(t.stage for t in told)) == list(PARTS)
+    assert {t.objects for t in told} == {2}
+
+
+def test_preserved_the_noise_of_stage_two_follows_that_of_stage_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[torch.Tensor] = []
+    modules = small_modules()
+    flow = cast(Any, modules["latent_flow"])
+    velocity = flow.velocity
+    monkeypatch.setattr(flow, "velocity", lambda x, *rest: (drawn.append(x), velocity(x, *rest))[1])
+    Lifter(small_config(), GivenParts(modules))(PIXELS, INSIDE, seed=11)
+    rng = torch.Generator().manual_seed(11)
+    for _, shape in sorted(cast(Any, modules["structure_flow"]).latent_shapes().items()):
+        torch.randn(1, *shape, generator=rng)
+    assert torch.equal(drawn[0], torch.randn(drawn[0].shape, generator=rng))
+
+
+def test_decoders_can_be_left_out(lifter: Lifter, tmp_path: Path) -> None:
+    asset = lifter(PIXELS, INSIDE, decoders=["mesh_decoder"])
+    assert asset.gaussians is None
+    assert asset.mesh is not None
+    assert {path.name for path in asset.export(tmp_path)} == {"mesh.glb", "pose.json"}
+    with pytest.raises(LociError, match="decoders: texture, expected gaussian_decoder or mesh"):
+        lifter(PIXELS, INSIDE, decoders=["texture"])
+
+
+def test_a_coarsened_object_is_placed_at_its_true_size() -> None:
+    whole = small_lifter(prune=0)(PIXELS, INSIDE, seed=3)
+    small = small_lifter(prune=0, voxel_limit=len(whole.voxels) - 1)(PIXELS, INSIDE, seed=3)
+    assert (whole.coarsening, small.coarsening) == (1, 2)
+    assert torch.equal(small.pose.scale, 2 * whole.pose.scale)
+    assert len(small.voxels) < len(whole.voxels)
+
+
+def test_pruning_can_be_switched_off(lifter: Lifter) -> None:
+    whole = small_lifter(prune=0)(PIXELS, INSIDE)
+    pruned = lifter(PIXELS, INSIDE)
+    assert {*map(tuple, pruned.voxels.tolist())} <= {*map(tuple, whole.voxels.tolist())}
+
+
+def test_bfloat16_runs_through() -> None:
+    lifter = Lifter(small_config(), GivenParts(small_modules()), dtype=torch.bfloat16)
+    asset = lifter(PIXELS, INSIDE, example_pointmap())
+    assert asset.gaussians is not None
+    assert asset.gaussians.positions.isfinite().all()
+
+
+def test_a_lone_picture_is_placed_where_it_shows_the_object(
+    lifter: Lifter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The layout latents of a perfect model are those of an object on the nominal ray."""
+    structures = Lifting._layouts
+
+    def perfect(self: Lifting, conditions: Any) -> Any:
+        found = structures(self, conditions)
+        zeros = {"translation": torch.zeros(1, 1, 3), "scale": torch.full((1, 1, 3), -1.0)}
+        return [{**latents, **zeros} for latents in found]
+
+    monkeypatch.setattr(Lifting, "_layouts", perfect)
+    rows, columns = np.nonzero(INSIDE)
+    middle = [(v.min() + v.max() + 1) / 2 for v in (columns, rows)]
+    for fov in (None, 30.0, 80.0):
+        asset = lifter(PIXELS, INSIDE, fov=fov)
+        assert asset.nominal
+        assert asset.fov == (fov or 50.0)
+        x, y, z = asset.pose.translation[0].tolist()
+        focal = 30 / np.tan(np.radians(asset.fov) / 2)
+        assert [30 - focal * x / z, 20 - focal * y / z] == pytest.approx(middle, abs=1e-3)
+        assert z == pytest.approx(1)
+        # As large in the picture, however wide the camera sees.
+        across = focal * asset.pose.scale[0, 0].item() / z
+        assert across == pytest.approx(30 / np.tan(np.radians(25)) * np.exp(-1), rel=1e-4)
+
+
+def test_a_pointmap_brings_its_units_and_its_camera(asset: Asset, lifter: Lifter) -> None:
+    assert not asset.nominal
+    assert asset.fov == pytest.approx(40, abs=0.1)
+    larger = lifter(PIXELS, INSIDE, example_pointmap() * 100, seed=3)
+    assert torch.allclose(larger.pose.translation, 100 * asset.pose.translation, rtol=1e-3)
+    assert torch.allclose(larger.pose.scale, 100 * asset.pose.scale, rtol=1e-3)
+
+
+def test_no_voxel_above_threshold_is_said(tmp_path: Path) -> None:
+    modules = small_modules()
+    head = cast(Any, modules["structure_decoder"]).out_layer[-1]
+    nn.init.constant_(head.bias, -1e4)
+    lifter = Lifter(small_config(), GivenParts(modules))
+    with pytest.raises(LociError, match="^mask: no voxel above threshold, expected a mask around"):
+        lifter(PIXELS, INSIDE)
+    with pytest.raises(LociError, match="^mask 1: no voxel above threshold"):
+        lifter.scene(PIXELS, [INSIDE, INSIDE])
+
+
+def test_missing_parts_are_named_before_any_work(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(LociError, match="no such model folder"):
+        Lifter.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(LociError, match=r"lifter\.json: expected a JSON configuration"):
+        Lifter.from_pretrained(tmp_path)
+    for path in folder.rglob("*"):
+        if path.is_file() and path.parent.name not in ("latent_flow", "mesh_decoder"):
+            copy = tmp_path / path.relative_to(folder)
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    with pytest.raises(LociError, match="missing latent_flow, mesh_decoder, expected for each"):
+        Lifter.from_pretrained(tmp_path)
+    settings = json.loads((tmp_path / LIFTER_NAME).read_text())
+    (tmp_path / LIFTER_NAME).write_text(json.dumps(settings | {"decoders": ["texture"]}))
+    with pytest.raises(LociError, match="decoders, expected gaussian_decoder or mesh_decoder"):
+        Lifter.from_pretrained(tmp_path)
+
+
+def test_a_part_of_another_size_is_named_when_it_is_loaded(folder: Path) -> None:
+    lifter = Lifter.from_pretrained(folder)
+    weights = folder / "structure_decoder" / "model.safetensors"
+    kept = weights.read_bytes()
+    try:
+        weights.write_bytes((folder / "structure_flow" / "model.safetensors").read_bytes())
+        with pytest.raises(LociError, match="structure_decoder: weights do not fit the model"):
+            lifter(PIXELS, INSIDE)
+        weights.write_bytes(kept[:100])
+        with pytest.raises(LociError, match="structure_decoder/model.safetensors: expected safet"):
+            lifter(PIXELS, INSIDE)
+    finally:
+        weights.write_bytes(kept)
+
+
+def test_a_run_leaves_no_graph_and_no_gradients(asset: Asset, lifter: Lifter) -> None:
+    assert asset.gaussians is not None
+    assert not asset.gaussians.positions.requires_grad
+    positions = asset.gaussians.positions.clone().requires_grad_()
+    positions.sum().backward()  # no inference tensors: what comes out can be optimised
+
+
+def test_stages_say_where_they_compute() -> None:
+    stages = Stages(GivenParts(small_modules()), torch.device("cpu"), torch.bfloat16)
+    with stages.use("latent_flow", nn.Module, []) as part:
+        assert {p.dtype for p in part.parameters()} == {torch.bfloat16}

@@ -1,0 +1,197 @@
+"""Mode `released` of our accelerations against the published implementation.
+
+Limits are those stated with the fixtures: 2e-4 for samplers, 1e-5 for closed formulas, each times
+max(1, max|reference|); integers, booleans and index sets are equal.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+from loci.acceleration.aggregation import aggregate
+from loci.acceleration.ledger import StageEntry, Watched
+from loci.acceleration.saliency import ReleasedSelection, released_saliency
+from loci.acceleration.spectral import (
+    DecodingConfig,
+    decoding_factor,
+    grey,
+    grid_ratio,
+    picture_ratio,
+    token_scores,
+    windowed,
+)
+from loci.acceleration.step_cache import StepCacheConfig, step_cache
+from loci.acceleration.token_carving import CarvingConfig, ReleasedCarving
+from loci.flow.policy import Rows, State, StepPolicy
+from loci.flow.sampler import sample
+from loci.flow.schedule import rescaled_times
+from loci.layers.sparse import Voxels
+from loci.objects.latent_flow import LatentStatistics
+from loci.objects.latent_sampling import LatentSampling, sample_latents
+
+from .conftest import Fixture
+from .test_sam3d_stage2 import error, latent_flow
+
+SAMPLER, FORMULA = 2e-4, 1e-5
+
+
+class Witness(Watched):
+    """Writes down the velocity of every step and which tokens were evaluated for it."""
+
+    def __init__(self, policy: StepPolicy) -> None:
+        super().__init__(StageEntry(), policy, None)
+        self.velocities: list[State] = []
+        self.rows: list[Rows | None] = []
+        self.full: list[bool] = []
+
+    def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
+        velocity = super().propose(step, timesteps, state)
+        self.full.append(velocity is None)
+        if velocity is not None:
+            self.velocities.append(velocity)
+            self.rows.append(None)
+        return velocity
+
+    def choose(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
+        rows = super().choose(step, timesteps, state)
+        (x,) = state.values()
+        self.rows.append(torch.arange(len(x)) if rows is None else rows)
+        return rows
+
+    def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
+        self.velocities.append(velocity)
+        super().observe(step, timesteps, state, velocity)
+
+
+def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+@pytest.mark.kind("ss_step_cache")
+@pytest.mark.parametrize(
+    ("mode", "reference"), [("released", "released"), ("paper", "smoothing_as_in_paper")]
+)
+def test_step_cache(fixture: Fixture, mode, reference: str) -> None:
+    c, recorded = fixture.sidecar["config"], under(fixture.inputs, "recorded_v/")
+    times = rescaled_times(c["steps"], c["rescale_t"], torch.float64)
+    for run, r in c["runs"].items():
+        config = StepCacheConfig(
+            mode,
+            r["ss_cache_stride"],
+            r["ss_warmup"],
+            r["ss_order"],
+            r["ss_momentum_beta"],
+            layout=tuple(recorded.keys() - {"shape"}),
+        )
+        witness = Witness(step_cache(config))
+
+        def velocity(state: State, timestep: Tensor, seen=witness) -> State:
+            return {name: v[len(seen.full) - 1] for name, v in recorded.items()}
+
+        noise = under(fixture.outputs, f"{run}/noise/")
+        final = sample(velocity, noise, times[:-1] * 1000, witness, end=1.0)
+        assert witness.full == fixture.outputs[f"{run}/is_full"].bool().tolist(), run
+        for name, expected in under(fixture.outputs, f"{run}/{reference}/v/").items():
+            ours = torch.stack([v[name] for v in witness.velocities])
+            assert error(ours, expected) < FORMULA, (run, name)
+        for name, expected in under(fixture.outputs, f"{run}/{reference}/x_final/").items():
+            assert error(final[name], expected) < FORMULA, (run, name)
+
+
+@pytest.mark.kind("token_selection")
+def test_token_selection(fixture: Fixture) -> None:
+    c, given, expected = fixture.sidecar["config"], fixture.inputs, fixture.outputs
+    select = ReleasedSelection(given["coords_scores"][:, 0])
+    for i, velocity in enumerate(given["velocities"][:, 0]):
+        saliency = released_saliency(velocity, select.before, select.scores)
+        for name, ours in saliency._asdict().items():
+            assert error(ours, expected[name][i]) < FORMULA, name
+        kept = select(velocity, c["num_to_skip"])
+        assert torch.equal(kept, expected["mask"][i].bool())
+        assert torch.equal(select.streak, expected["streak"][i])
+
+
+@pytest.mark.kind("slat_fast_sampler")
+def test_fast_latent_sampler(fixture: Fixture) -> None:
+    c, given = fixture.sidecar["config"], fixture.inputs
+    flow, voxels = latent_flow(fixture, c["model"]), Voxels(given["coords"])
+    plain = LatentStatistics((0.0,) * 8, (1.0,) * 8)
+    for run, r in c["runs"].items():
+        expected = under(fixture.outputs, f"{run}/")
+        config = CarvingConfig(
+            "released", r["slat_thresh"], r["slat_warmup"], r["slat_carving_ratio"]
+        )
+        policy = ReleasedCarving(config, given["coords_scores"][:, 0])
+        witness, states, rates = Witness(policy), [], []
+
+        def note(step: int, state: State, states=states, rates=rates, policy=policy) -> None:
+            states.append(state["latents"])
+            rates.append(policy.rate)
+
+        last = sample_latents(
+            flow,
+            given["cond"],
+            voxels,
+            given["noise"][0],
+            LatentSampling(
+                c["steps"], c["rescale_t"], c["cfg_strength"], tuple(c["cfg_interval"]), plain
+            ),
+            witness,
+            note,
+        )
+        counts = [-1 if rows is None else len(rows) for rows in witness.rows]
+        assert counts == expected["tokens_evaluated"].tolist(), run
+        for rows, mask in zip(witness.rows, expected["update_mask"], strict=True):
+            if rows is not None and len(rows) < len(voxels):
+                assert torch.equal(rows, mask.nonzero()[:, 0]), run
+        velocities = torch.stack([v["latents"] for v in witness.velocities])
+        assert error(velocities, expected["v_steps"][:, 0]) < SAMPLER, run
+        assert error(torch.stack([*states[1:], last]), expected["x_steps"][:, 0]) < SAMPLER, run
+        after = torch.tensor([torch.nan if k is None else k for k in [*rates[1:], policy.rate]])
+        assert torch.allclose(after, expected["k"], rtol=SAMPLER, equal_nan=True), run
+
+
+@pytest.mark.kind("hfer2d")
+def test_picture_ratio(fixture: Fixture) -> None:
+    for name, bgra in under(fixture.inputs, "bgra/").items():
+        picture = bgra[..., [2, 1, 0, 3]]
+        ours = torch.tensor(picture_ratio(picture), dtype=torch.float64)
+        assert error(ours, fixture.outputs[f"hfer/{name}"]) < FORMULA, name
+        if f"windowed/{name}" in fixture.outputs:
+            assert error(windowed(picture), fixture.outputs[f"windowed/{name}"]) < FORMULA, name
+        if f"gray/{name}" in fixture.outputs:
+            assert torch.equal(grey(picture[..., :3]), fixture.outputs[f"gray/{name}"]), name
+
+
+@pytest.mark.kind("hfer3d_aggregation")
+def test_grid_ratio_and_aggregation(fixture: Fixture) -> None:
+    c, given, expected = fixture.sidecar["config"], fixture.inputs, fixture.outputs
+    coords, values, size = given["coords_raw"], given["positive_values"], c["grid_size"]
+    ratio = torch.tensor(grid_ratio(coords, values, size), dtype=torch.float64)
+    assert error(ratio, expected["hfer3d"]) < FORMULA
+    scores = token_scores(coords, values, size)
+    assert error(scores, expected["coords_scores"][:, 0]) < FORMULA
+    for name in ("f100", "f125", "f150", "f200"):
+        merged = aggregate(coords, expected[f"{name}/factor"].item(), "released", size)
+        assert torch.equal(merged.coords, expected[f"{name}/coords"])
+        assert error(merged.fused(scores), expected[f"{name}/scores"][:, 0]) < FORMULA
+        assert merged.pose_factor == expected[f"{name}/factor"]
+    mean = aggregate(coords, 1.5, "released", size).fused(scores, "mean")
+    assert error(mean, expected["f150_mean/scores"][:, 0]) < FORMULA
+
+
+@pytest.mark.kind("hfer3d_aggregation")
+def test_decoding_factor(fixture: Fixture) -> None:
+    c, expected = fixture.sidecar["config"], fixture.outputs
+    weight = c["weights"]["w2d"]
+    for row in expected["factor_table"].tolist():
+        picture, grid, factor, joint, high, low = row
+        config = DecodingConfig(
+            "released", high, low, weight, c["max_coords"], minimum=c["min_coords"]
+        )
+        if factor > 1:
+            assert config.joint(picture, grid) == pytest.approx(joint, abs=1e-12)
+        assert decoding_factor(picture, grid, c["min_coords"], config) == factor
+    few, many = len(expected["few/coords"]), c["max_coords"]
+    assert decoding_factor(0.6, 0.6, few, config) == expected["few/factor"]
+    assert decoding_factor(0.9, 0.9, many, config) == expected["over_budget/factor"]

@@ -1,0 +1,67 @@
+"""The named object models: the released values, and a small model that fits together."""
+
+import dataclasses
+
+import torch
+
+from loci.objects.parts import PARTS, PartConfigs
+from loci.presets_objects import home, sam3d_objects
+
+
+def parameters(parts: PartConfigs) -> dict[str, int]:
+    with torch.device("meta"):
+        return {name: sum(p.numel() for p in parts.build(name).parameters()) for name in PARTS}
+
+
+def test_the_released_model_is_run_with_the_released_values() -> None:
+    run = sam3d_objects().run
+    structure, latents = run.structure, run.latents
+    assert (structure.steps, structure.rescale, structure.guidance) == (25, 3, 7)
+    assert (latents.steps, latents.rescale, latents.guidance) == (25, 1, 1)
+    assert structure.interval == latents.interval == (0, 500)
+    assert (run.input_size, run.prune, run.voxel_limit) == (518, 1, 42000)
+    assert run.convention == "ScaleShiftInvariant"
+    counts = parameters(sam3d_objects().parts)
+    assert counts["structure_fuser"] == 634_485_760
+    assert counts["latent_flow"] == 600_432_520
+    assert counts["gaussian_decoder"] == 85_369_024
+
+
+def test_the_small_model_is_small_and_of_one_piece() -> None:
+    parts, run = home()
+    # bfloat16, in bytes: what may be shipped.
+    assert 2 * sum(parameters(parts).values()) < 40e6
+    for fuser, flow in (
+        (parts.structure_fuser, parts.structure_flow),
+        (parts.latent_fuser, parts.latent_flow),
+    ):
+        assert fuser.dim == flow.condition_dim
+        assert fuser.picture.input_size == run.input_size
+    grid = parts.structure_flow.resolution * 2 ** (len(parts.structure_decoder.channels) - 1)
+    decoders = (parts.gaussian_decoder.torso, parts.mesh_decoder.torso)
+    assert {torso.resolution for torso in decoders} == {grid}
+    assert parts.structure_decoder.latent_channels == parts.structure_flow.shape_channels
+    channels = parts.latent_flow.channels
+    assert {torso.channels for torso in decoders} == {channels}
+    assert len(run.latents.statistics.mean) == len(run.latents.statistics.std) == channels
+
+
+def test_what_is_trained_is_the_preset() -> None:
+    from loci.train.codec_parts import CodecConfig
+    from loci.train.latent_flow import LatentFlowTraining
+    from loci.train.structure_codec import StructureCodecTraining
+    from loci.train.structure_flow import StructureTraining
+
+    structure, latents, codec = StructureTraining(), LatentFlowTraining(), CodecConfig()
+    trained = {
+        "structure_fuser": structure.fuser,
+        "structure_flow": structure.flow,
+        "structure_decoder": StructureCodecTraining().decoder,
+        "latent_fuser": latents.fuser,
+        "latent_flow": latents.flow,
+        "gaussian_decoder": codec.gaussians,
+        "mesh_decoder": codec.mesh,
+    }
+    parts = home().parts
+    assert {f.name: getattr(parts, f.name) for f in dataclasses.fields(parts)} == trained
+    assert home().run.structure == structure.sampling

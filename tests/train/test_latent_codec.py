@@ -1,0 +1,98 @@
+"""Training of stage 2's autoencoder at toy size."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from loci.objects.decoder_torso import TorsoConfig
+from loci.objects.gaussian_decoder import GaussianDecoderConfig
+from loci.objects.latent_encoder import LatentEncoderConfig
+from loci.objects.mesh_decoder import MeshDecoderConfig
+from loci.objects.voxel_features import CHANNELS
+from loci.train.codec_parts import CodecConfig, CodecParts
+from loci.train.latent_codec import LatentCodecTraining, fit_latent_codec, means, step_losses
+from loci.train.latent_set import LatentSet
+from loci.train.run import Budget, LearningRate, RunDirectory
+
+from .toy_objects import toy_set
+
+TORSO = TorsoConfig(dim=24, blocks=1, heads=2, resolution=8)
+TINY = LatentCodecTraining(
+    parts=CodecConfig(
+        LatentEncoderConfig(replace(TORSO, channels=CHANNELS)),
+        GaussianDecoderConfig(TORSO, gaussians=4, scale_start=0.03, rotation_rate=1.0),
+        MeshDecoderConfig(TORSO, narrowing=(3,), norm_groups=4, closed=True),
+    ),
+    budget=Budget(steps=4),
+    rate=LearningRate(peak=3e-3, warmup_steps=2),
+    samples=256,
+    pixels=16,
+    examined=1,
+    log_seconds=0,
+    exam_seconds=1e9,
+    checkpoint_seconds=0,
+)
+
+
+@pytest.fixture(scope="module")
+def toys() -> LatentSet:
+    return toy_set(3)
+
+
+def weights(parts: CodecParts) -> Tensor:
+    return torch.cat([p.flatten() for p in parts.parameters()])
+
+
+def test_every_weight_learns(toys: LatentSet) -> None:
+    torch.manual_seed(0)
+    parts = CodecParts(TINY.parts)
+    losses = step_losses(parts, toys, TINY, torch.Generator().manual_seed(0), render=True)
+    assert set(losses) == set(vars(TINY.weights))
+    sum(losses.values(), torch.zeros(())).backward()
+    for name, parameter in parts.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_it_learns_and_saves(toys: LatentSet, tmp_path: Path) -> None:
+    long = replace(TINY, budget=Budget(steps=14), rendered_from=0.8)
+    parts = fit_latent_codec(toys, toys, tmp_path, long)
+    loaded = CodecParts.from_pretrained(tmp_path / "final")
+    assert torch.equal(weights(parts), weights(loaded))
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    logged = [json.loads(line) for line in lines[:-1]]
+    for name in ("likelihood", "zero", "opacity"):
+        assert logged[-1][name] < min(0.9 * logged[0][name], logged[0][name] - 0.05), name
+    assert "picture" in logged[-1]
+    assert "picture" not in logged[0]
+    assert '"psnr"' in lines[-1]
+    assert '"f_score"' in lines[-1]
+    assert (tmp_path / "codec.png").exists()
+
+
+def test_a_killed_run_goes_on_as_if_never_killed(
+    toys: LatentSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fit_latent_codec(toys, toys, tmp_path / "whole", TINY)
+    tick = RunDirectory.tick
+
+    def kill_at_the_third(run: RunDirectory) -> None:
+        if run.step == 2:
+            raise KeyboardInterrupt
+        tick(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "tick", kill_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            fit_latent_codec(toys, toys, tmp_path / "killed", TINY)
+    assert not (tmp_path / "killed" / "final").exists()
+    resumed = fit_latent_codec(toys, toys, tmp_path / "killed", TINY)
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_means_are_over_those_that_have_a_name() -> None:
+    assert means([{"a": 1.0}, {"a": 3.0, "b": 5.0}]) == {"a": 2.0, "b": 5.0}

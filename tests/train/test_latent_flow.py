@@ -1,0 +1,152 @@
+"""Training of the stage-2 flow at toy size."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from loci.layers.weights import load_config
+from loci.objects.conditioning import Fuser, FuserConfig
+from loci.objects.dinov2 import DinoConfig, DinoEmbedderConfig
+from loci.objects.latent_flow import LatentFlow, LatentFlowConfig, LatentStatistics
+from loci.objects.latent_sampling import sample_latents
+from loci.train.codec_parts import CodecParts
+from loci.train.latent_flow import (
+    STATISTICS_NAME,
+    LatentFlowTraining,
+    PicturedFlow,
+    fit_latent_flow,
+)
+from loci.train.latent_set import LatentSet
+from loci.train.latent_targets import encoded, flow_batch, latent_statistics
+from loci.train.object_scenes import SceneVariety
+from loci.train.run import Budget, LearningRate, RunDirectory
+
+from .test_latent_codec import TINY as CODEC
+from .toy_objects import toy_set
+
+EYE = DinoEmbedderConfig(DinoConfig(14, 16, 1, 2, registers=1, grid=2), 28, "prenorm")
+TINY = LatentFlowTraining(
+    flow=LatentFlowConfig(
+        dim=16, condition_dim=16, blocks=1, heads=2, io_channels=(8,), frequencies=16
+    ),
+    fuser=FuserConfig(EYE, dim=16, full_frame=()),
+    budget=Budget(steps=4),
+    batch=2,
+    examined=1,
+    log_seconds=0,
+    exam_seconds=1e9,
+    checkpoint_seconds=0,
+)
+UNUSED = ("mask_token", "backbone.norm")
+"""Weights of the released embedder that stage 2 does not read."""
+
+
+@pytest.fixture(scope="module")
+def toys() -> LatentSet:
+    return toy_set(3)
+
+
+@pytest.fixture(scope="module")
+def parts() -> CodecParts:
+    torch.manual_seed(0)
+    return CodecParts(CODEC.parts).eval().requires_grad_(False)
+
+
+def weights(model: torch.nn.Module) -> Tensor:
+    return torch.cat([p.flatten() for p in model.parameters()])
+
+
+def test_statistics_make_latents_standard(toys: LatentSet, parts: CodecParts) -> None:
+    statistics = latent_statistics(toys, parts.encoder)
+    latents = torch.cat([encoded([item], parts.encoder).latents for item in toys.items])
+    normal = statistics.normalise(latents)
+    torch.testing.assert_close(normal.mean(0), torch.zeros(8), atol=1e-3, rtol=0)
+    assert normal.std(0).max() < 1.001
+
+
+def test_a_batch_has_a_picture_for_each_object(toys: LatentSet, parts: CodecParts) -> None:
+    def batch(variety: SceneVariety):
+        return flow_batch(
+            toys, parts.encoder, 3, 28, variety, 0.1, torch.Generator().manual_seed(0)
+        )
+
+    made = batch(SceneVariety())
+    assert len(made.encoded.voxels.items) == 3
+    assert len(made.encoded.latents) == len(made.encoded.voxels)
+    assert {name: list(x.shape) for name, x in made.inputs.items()} == {
+        "image": [3, 3, 28, 28],
+        "mask": [3, 1, 28, 28],
+        "rgb_image": [3, 3, 28, 28],
+        "rgb_image_mask": [3, 1, 28, 28],
+    }
+
+
+def test_mirrored_pictures_have_mirrored_voxels(toys: LatentSet, parts: CodecParts) -> None:
+    found = []
+    for chance in (0.0, 1.0):
+        variety = SceneVariety(chance, 0, 0, 0, 0, 0, 0)
+        rng = torch.Generator().manual_seed(1)
+        # At the size of the renders, so that nothing is resized.
+        found.append(flow_batch(toys, parts.encoder, 1, 32, variety, 0.0, rng))
+    plain, mirrored = (set(map(tuple, b.encoded.voxels.coords.tolist())) for b in found)
+    assert {(i, 7 - x, y, z) for i, x, y, z in plain} == mirrored
+    masks = [b.inputs["rgb_image_mask"] for b in found]
+    assert torch.equal(masks[0].flip(-1), masks[1])
+
+
+def test_every_weight_learns(toys: LatentSet, parts: CodecParts) -> None:
+    torch.manual_seed(0)
+    model, rng = PicturedFlow(TINY), torch.Generator().manual_seed(0)
+    # The last layer begins at zero, which lets no gradient through.
+    torch.nn.init.normal_(model.flow.out_layer.weight, std=0.1)
+    batch = flow_batch(toys, parts.encoder, 2, 28, TINY.variety, 0.1, rng)
+    model.loss(batch.encoded.voxels, batch.encoded.latents, batch.inputs, TINY, rng).backward()
+    for name, parameter in model.named_parameters():
+        if not any(part in name for part in UNUSED):
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().max() > 0, name
+
+
+def test_it_learns_and_saves(toys: LatentSet, parts: CodecParts, tmp_path: Path) -> None:
+    rate = LearningRate(peak=1e-2, warmup_steps=1, hold=1 / 2)
+    long = replace(TINY, budget=Budget(steps=16), rate=rate)
+    model = fit_latent_flow(toys, toys, parts, tmp_path, long)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert sum(losses[-4:]) < sum(losses[:4]) - 0.1
+    assert {"error", "error_constant", "psnr", "psnr_ceiling"} <= set(lines[-1])
+    assert (tmp_path / "latents.png").exists()
+    final = tmp_path / "final"
+    flow = LatentFlow.from_pretrained(final / "latent_flow")
+    assert torch.equal(weights(flow), weights(model.flow))
+    fuser = Fuser.from_pretrained(final / "latent_fuser")
+    assert torch.equal(weights(fuser), weights(model.fuser))
+    statistics = load_config(final / STATISTICS_NAME, LatentStatistics)
+    assert statistics == latent_statistics(toys, parts.encoder)
+    made = flow_batch(toys, parts.encoder, 1, 28, TINY.variety, 0.0, torch.Generator())
+    noise = torch.zeros_like(made.encoded.latents)
+    sampled = sample_latents(flow, fuser(made.inputs), made.encoded.voxels, noise)
+    assert sampled.isfinite().all()
+
+
+def test_a_killed_run_goes_on_as_if_never_killed(
+    toys: LatentSet, parts: CodecParts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fit_latent_flow(toys, toys, parts, tmp_path / "whole", TINY)
+    tick = RunDirectory.tick
+
+    def kill_at_the_third(run: RunDirectory) -> None:
+        if run.step == 2:
+            raise KeyboardInterrupt
+        tick(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "tick", kill_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            fit_latent_flow(toys, toys, parts, tmp_path / "killed", TINY)
+    resumed = fit_latent_flow(toys, toys, parts, tmp_path / "killed", TINY)
+    assert torch.equal(weights(resumed), weights(whole))
