@@ -65,3 +65,8 @@ def test_what_is_trained_is_the_preset() -> None:
     parts = home().parts
     assert {f.name: getattr(parts, f.name) for f in dataclasses.fields(parts)} == trained
     assert home().run.structure == structure.sampling
+    # What only training needs fits what is shipped.
+    encoder = StructureCodecTraining().encoder
+    assert encoder.latent_channels == parts.structure_flow.shape_channels
+    assert encoder.factor * parts.structure_flow.resolution == codec.encoder.torso.resolution
+    assert codec.encoder.latent_channels == parts.latent_flow.channels

@@ -38,6 +38,12 @@ COMMANDS = {
     "data objects": Command(
         "loci.data.make_objects:objects", "Render and voxelise objects to learn from."
     ),
+    "data hold-out": Command(
+        "loci.data.held_out:hold_out", "Choose the objects that nothing is trained on."
+    ),
+    "data credits": Command(
+        "loci.data.credits:write_credits", "List the sources and licences of a set of objects."
+    ),
     "train codec": Command("loci.app.training:codec", "Train the autoencoder of frames."),
     "train world": Command("loci.app.training:world", "Train the world model."),
     "train structure-codec": Command(
@@ -52,17 +58,27 @@ COMMANDS = {
     "train latents": Command(
         "loci.app.latent_training:latents", "Train what paints an object's voxels from a picture."
     ),
+    "train ship-home": Command(
+        "loci.app.training:ship_home", "Put trained parts together as a model that lifts."
+    ),
     "train ship": Command("loci.app.training:ship", "Put trained parts together as one model."),
     "bench horizon": Command("loci.bench.horizon:horizon", "Cost per chunk as a walk grows."),
     "bench memory": Command(
         "loci.bench.memory:memory", "Does it remember? Revisits, drift, control."
+    ),
+    "bench objects": Command(
+        "loci.bench.objects:objects", "What becomes of objects nothing was trained on?"
+    ),
+    "bench speed": Command("loci.bench.speed:speed", "What skipping saves, and at what loss?"),
+    "bench speed-parts": Command(
+        "loci.bench.speed_parts:speed_parts", "Seconds of the released model's parts."
     ),
     "convert": Command("loci.app.training:convert", "Turn published weights into safetensors."),
 }
 GROUPS = {
     "data": "Make worlds and objects to learn from.",
     "train": "Train the small models.",
-    "bench": "Measure cost and memory.",
+    "bench": "Measure cost, memory and shapes.",
 }
 
 

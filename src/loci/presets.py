@@ -40,6 +40,7 @@ def doom_transformer(reckoned: bool = True) -> TransformerConfig:
         reckoned=ReckonedConfig(blind=not reckoned),
         memory_stream="fixed",
         prediction="data",
+        round_timestep=False,
     )
 
 

@@ -46,7 +46,7 @@ def home() -> ObjectModel:
             full_frame=("rgb_image_mask",),
         ),
         structure_flow=StructureFlowConfig(
-            192, 192, blocks=6, heads=3, mlp_ratio=3, resolution=4, shape_channels=32
+            192, 192, blocks=5, heads=3, mlp_ratio=3, resolution=4, shape_channels=32
         ),
         structure_decoder=StructureDecoderConfig(32, (128, 64, 16, 8), 1, 1),
         latent_fuser=FuserConfig(

@@ -76,6 +76,18 @@ def test_an_object_is_written_whole(run: Run, capsys: pytest.CaptureFixture) -> 
     assert "chair: holds notes.txt already" in capsys.readouterr().err
 
 
+def test_a_speed_ends_with_its_ledger(run: Run, capsys: pytest.CaptureFixture) -> None:
+    argv = ["p.png", "--mask", "m.png", "--speed", "faster", "--tolerance", "0.5", "--verify"]
+    assert run(*argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    head = next(n for n, line in enumerate(lines) if line.startswith("stage "))
+    assert "evaluations  saved" in lines[head]
+    stages = {line.split()[0]: line.split() for line in lines[head + 1 :]}
+    assert float(stages["structure"][-1]) >= 0
+    assert float(stages["latents"][-1]) >= 0
+    assert stages["pictures"][-1] == "-"
+
+
 def test_several_masks_make_a_scene(run: Run, capsys: pytest.CaptureFixture) -> None:
     Image.fromarray(INSIDE | True).save("all.png")
     assert run("p.png", "--mask", "m.png", "--mask", "all.png", "--out", "scene") == 0
@@ -187,6 +199,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "someone's folder": (["p.png", *m, "--out", "stranger"], "stranger: holds"),
         "input in output": (["stranger/p.png", *m, "--out", "stranger"], "would be replaced"),
         "a file": (["p.png", *m, "--out", "m.png"], "m.png: is a file, expected"),
+        "no tolerance": (["p.png", *m, "--tolerance", "-1"], "tolerance: -1, expected a number"),
         "no device": (["p.png", *m, "--device", "abacus"], "--device: abacus, expected auto"),
     }
 

@@ -105,6 +105,14 @@ def test_an_action_file_leads_the_same_way(command, folder: Path) -> None:
     assert np.array_equal(frames_of("a.mp4"), frames_of("b.mp4"))
 
 
+def test_a_speed_ends_with_its_ledger(command, folder: Path, capsys) -> None:
+    assert command(str(folder / "room.png"), "--keys", "w*4", "--speed", "faster") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("stage ")
+    (chunks,) = (line.split() for line in lines if line.startswith("chunks"))
+    assert int(chunks[1]) + int(chunks[2]) == 2
+
+
 def test_a_resumed_walk_is_the_walk_gone_straight(command, folder: Path) -> None:
     picture = str(folder / "room.png")
     assert command(picture, "--keys", "w*8 wj*8", "--save", "straight.loci") == 0

@@ -86,7 +86,7 @@ def test_everything_is_measured() -> None:
     needs_the_engine()
     pytest.importorskip("efficientnet_lite_pytorch")
     pytest.importorskip("skimage")
-    drift = DriftPlan(frames=48, early=(4, 11), late=(41, 48), still=8)
+    drift = DriftPlan(frames=32, early=(4, 11), late=(25, 32), still=8)
     results = measure(small_world(), small_world(1), MemoryPlan((56,), 1, drift), seed=0)
     assert list(results["revisit_psnr"]) == list(VARIANTS)
     missing = {name for name, value in results["revisit_psnr"].items() if value is None}

@@ -5,6 +5,7 @@ import torch
 
 from loci.layers.attention import Attention, KeysValues
 from loci.layers.cross_attention import CrossAttention
+from loci.layers.modulation import gated, modulated
 from loci.layers.norms import AffineLayerNorm, HeadRMSNorm, RMSNorm, layer_norm
 from loci.layers.rotary import grid_rotation, rotate, split_pairs
 from loci.layers.timestep import timestep_code
@@ -76,3 +77,15 @@ def test_timesteps_are_coded_cosines_first() -> None:
     assert code[0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
     assert code[1, 0].item() == pytest.approx(math.cos(250), abs=1e-6)
     assert code[1, 5].item() == pytest.approx(math.sin(250 * 10000 ** (-1 / 4)), abs=1e-6)
+
+
+def test_a_float32_modulation_of_bfloat16_tokens_is_computed_in_float32() -> None:
+    x, update = torch.randn(2, 2, 5, 8).bfloat16().unbind(0)
+    shift, scale = torch.randn(2, 2, 1, 8).unbind(0)
+    bent, added = modulated(x, shift, scale), gated(x, update, scale)
+    assert bent.dtype == added.dtype == torch.bfloat16
+    assert torch.equal(bent, (x.float() * (1 + scale) + shift).bfloat16())
+    assert torch.equal(added, (x.float() + update.float() * scale).bfloat16())
+    # In bfloat16 throughout when all of it is.
+    narrow = shift.bfloat16(), scale.bfloat16()
+    assert torch.equal(modulated(x, *narrow), x * (1 + narrow[1]) + narrow[0])

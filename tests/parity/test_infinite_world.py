@@ -8,6 +8,7 @@ from loci.flow.guidance import guided
 from loci.flow.objective import flow_loss, noised
 from loci.flow.sampler import sample
 from loci.flow.schedule import TIMESTEPS, euler_timesteps
+from loci.layers.modulation import gated
 from loci.layers.rotary import grid_rotation
 from loci.layers.weights import load_strict
 from loci.memory.compressor import (
@@ -16,7 +17,7 @@ from loci.memory.compressor import (
     WindowPlan,
     published_memory,
 )
-from loci.world.block import Block, gated
+from loci.world.block import Block
 from loci.world.context import Actions, Prompt
 from loci.world.transformer import TransformerConfig, WorldTransformer
 

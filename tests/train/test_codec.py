@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from loci.train.codec import CodecTraining, fit_codec, psnr, to_float
-from loci.train.run import Budget, RunDirectory
+from loci.train.run import Budget
 from loci.world.frame_codec import FrameCodec, FrameCodecConfig
+
+from .killing import killed
 
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
@@ -47,22 +49,11 @@ def test_it_learns_and_saves(tmp_path: Path) -> None:
     assert (tmp_path / "reconstructions.png").exists()
 
 
-def test_a_killed_run_goes_on_as_if_never_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_goes_on_as_if_never_killed(tmp_path: Path) -> None:
     data = frames(40, 0), frames(8, 1)
     whole = fit_codec(*data, tmp_path / "whole", TINY)
-    tick = RunDirectory.tick
-
-    def kill_at_the_fourth(run: RunDirectory) -> None:
-        if run.step == 3:
-            raise KeyboardInterrupt
-        tick(run)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunDirectory, "tick", kill_at_the_fourth)
-        with pytest.raises(KeyboardInterrupt):
-            fit_codec(*data, tmp_path / "killed", TINY)
+    with killed(after=3):
+        fit_codec(*data, tmp_path / "killed", TINY)
     assert not (tmp_path / "killed" / "final").exists()
     resumed = fit_codec(*data, tmp_path / "killed", TINY)
     assert torch.equal(weights(resumed), weights(whole))

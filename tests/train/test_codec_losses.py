@@ -8,7 +8,7 @@ from torch import Tensor
 from loci.geometry.feature_mesh import CHANNELS
 from loci.geometry.gaussians import SH_BAND_0, Gaussians
 from loci.objects.voxel_features import cell_corners
-from loci.train.codec_losses import corner_shares, gaussian_losses, joined, mesh_losses
+from loci.train.codec_losses import corner_shares, gaussian_losses, mesh_losses
 from loci.train.latent_batches import CodecBatch, codec_batch
 
 from .toy_objects import toy_object
@@ -89,10 +89,3 @@ def test_shares_are_trilinear() -> None:
     assert shares[0, 0] == 1
     assert shares[1, 1] == 1  # x fastest
     assert shares[3].nonzero()[:, 0].tolist() == [4, 5]
-
-
-def test_items_are_joined_in_order() -> None:
-    one = fitted(batch())
-    both = joined([one, one])
-    assert len(both) == 2 * len(one)
-    assert torch.equal(both.scales[len(one) :], one.scales)

@@ -14,10 +14,11 @@ from loci.objects.latent_encoder import LatentEncoderConfig
 from loci.objects.mesh_decoder import MeshDecoderConfig
 from loci.objects.voxel_features import CHANNELS
 from loci.train.codec_parts import CodecConfig, CodecParts
-from loci.train.latent_codec import LatentCodecTraining, fit_latent_codec, means, step_losses
+from loci.train.latent_codec import LatentCodecTraining, fit_latent_codec, step_losses
 from loci.train.latent_set import LatentSet
-from loci.train.run import Budget, LearningRate, RunDirectory
+from loci.train.run import Budget, LearningRate
 
+from .killing import killed
 from .toy_objects import toy_set
 
 TORSO = TorsoConfig(dim=24, blocks=1, heads=2, resolution=8)
@@ -74,25 +75,10 @@ def test_it_learns_and_saves(toys: LatentSet, tmp_path: Path) -> None:
     assert (tmp_path / "codec.png").exists()
 
 
-def test_a_killed_run_goes_on_as_if_never_killed(
-    toys: LatentSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_goes_on_as_if_never_killed(toys: LatentSet, tmp_path: Path) -> None:
     whole = fit_latent_codec(toys, toys, tmp_path / "whole", TINY)
-    tick = RunDirectory.tick
-
-    def kill_at_the_third(run: RunDirectory) -> None:
-        if run.step == 2:
-            raise KeyboardInterrupt
-        tick(run)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunDirectory, "tick", kill_at_the_third)
-        with pytest.raises(KeyboardInterrupt):
-            fit_latent_codec(toys, toys, tmp_path / "killed", TINY)
+    with killed(after=2):
+        fit_latent_codec(toys, toys, tmp_path / "killed", TINY)
     assert not (tmp_path / "killed" / "final").exists()
     resumed = fit_latent_codec(toys, toys, tmp_path / "killed", TINY)
     assert torch.equal(weights(resumed), weights(whole))
-
-
-def test_means_are_over_those_that_have_a_name() -> None:
-    assert means([{"a": 1.0}, {"a": 3.0, "b": 5.0}]) == {"a": 2.0, "b": 5.0}

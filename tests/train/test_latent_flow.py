@@ -23,8 +23,9 @@ from loci.train.latent_flow import (
 from loci.train.latent_set import LatentSet
 from loci.train.latent_targets import encoded, flow_batch, latent_statistics
 from loci.train.object_scenes import SceneVariety
-from loci.train.run import Budget, LearningRate, RunDirectory
+from loci.train.run import Budget, LearningRate
 
+from .killing import killed
 from .test_latent_codec import TINY as CODEC
 from .toy_objects import toy_set
 
@@ -134,19 +135,10 @@ def test_it_learns_and_saves(toys: LatentSet, parts: CodecParts, tmp_path: Path)
 
 
 def test_a_killed_run_goes_on_as_if_never_killed(
-    toys: LatentSet, parts: CodecParts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toys: LatentSet, parts: CodecParts, tmp_path: Path
 ) -> None:
     whole = fit_latent_flow(toys, toys, parts, tmp_path / "whole", TINY)
-    tick = RunDirectory.tick
-
-    def kill_at_the_third(run: RunDirectory) -> None:
-        if run.step == 2:
-            raise KeyboardInterrupt
-        tick(run)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunDirectory, "tick", kill_at_the_third)
-        with pytest.raises(KeyboardInterrupt):
-            fit_latent_flow(toys, toys, parts, tmp_path / "killed", TINY)
+    with killed(after=2):
+        fit_latent_flow(toys, toys, parts, tmp_path / "killed", TINY)
     resumed = fit_latent_flow(toys, toys, parts, tmp_path / "killed", TINY)
     assert torch.equal(weights(resumed), weights(whole))

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from loci.errors import LociError
-from loci.train.run import Budget, Ema, LearningRate, RunDirectory, step_generator
+from loci.train.run import Budget, Ema, LearningRate, RunDirectory, means, step_generator
 
 
 def test_minutes_count_before_steps() -> None:
@@ -61,11 +61,11 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     assert run.resume() is None
     for _ in range(3):
-        run.tick()
+        run.tick(0.5)
     run.log(loss=1.0)
     run.save(weights={"w": torch.ones(2)})
     expected = torch.rand(2)
-    run.tick()
+    run.tick(0.5)
     run.log(loss=math.pi)
     again = RunDirectory(tmp_path)
     state = again.resume()
@@ -80,7 +80,7 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
 
 def test_a_failed_write_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    run.tick()
+    run.tick(0.5)
     run.save(value=torch.ones(1))
     with pytest.raises(Exception, match="pickle"):
         run.save(value=lambda: None)
@@ -125,3 +125,15 @@ def test_sheet(tmp_path: Path) -> None:
     assert picture.size == (15, 8)
     assert picture.getpixel((0, 0)) == (255, 255, 255)
     assert picture.getpixel((0, 7)) == (0, 0, 0)
+
+
+def test_means_are_over_those_that_have_a_name() -> None:
+    assert means([{"a": 1.0}, {"a": 3.0, "b": 5.0}]) == {"a": 2.0, "b": 5.0}
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.tick(0.5)
+    with pytest.raises(LociError, match=r"run: the loss is nan after step 1, not a number"):
+        run.tick(float("nan"))
+    assert run.step == 1

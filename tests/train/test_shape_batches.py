@@ -1,6 +1,5 @@
 import torch
 
-from loci.train.primitives import crossed, primitive_shape
 from loci.train.shape_batches import Shapes, ShapeVariety, coarser
 from loci.train.voxel_pictures import voxel_pictures
 
@@ -34,21 +33,13 @@ def pieces(shape: torch.Tensor) -> int:
         labels = spread
 
 
-def test_primitives_are_closed_surfaces() -> None:
-    for seed in range(6):
-        shape = primitive_shape(16, rng(seed))
-        assert shape.dtype == torch.bool
-        assert shape.any()
-        assert not shape.all()
-
-
-def test_a_solid_is_crossed_only_at_its_surface() -> None:
-    inside = torch.zeros(9, 9, 9)
-    inside[2:7, 2:7, 2:7] = 1
-    shape = crossed(inside)
-    assert shape.shape == (8, 8, 8)
-    assert not shape[3, 3, 3]
-    assert shape[1:7, 1:7, 1:7].sum() == shape.sum() == 6**3 - 4**3
+def test_primitives_are_no_objects_and_differ() -> None:
+    shapes = Shapes([hollow_box()])
+    drawn = shapes.batch(4, ShapeVariety(primitives=1.0), rng())[:, 0] > 0
+    assert drawn.flatten(1).any(dim=1).all()
+    assert len({*map(bytes, drawn.flatten(1).numpy())}) == 4
+    own = {*map(bytes, (s.contiguous().numpy() for s in symmetries(shapes.plain(0))))}
+    assert not own & {*map(bytes, drawn.numpy())}
 
 
 def test_an_unchanged_object_is_its_own_voxels() -> None:

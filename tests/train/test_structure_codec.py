@@ -8,7 +8,7 @@ import torch
 
 from loci.objects.structure_decoder import StructureDecoder, StructureDecoderConfig
 from loci.objects.structure_encoder import StructureEncoder, StructureEncoderConfig
-from loci.train.run import Budget, LearningRate, RunDirectory
+from loci.train.run import Budget, LearningRate
 from loci.train.shape_batches import Shapes, ShapeVariety
 from loci.train.structure_codec import (
     StructureCodec,
@@ -17,6 +17,8 @@ from loci.train.structure_codec import (
     reconstruction_loss,
     voxel_iou,
 )
+
+from .killing import killed
 
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
@@ -90,22 +92,11 @@ def test_every_weight_gets_a_gradient() -> None:
     assert without == []
 
 
-def test_a_killed_run_goes_on_as_if_never_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_goes_on_as_if_never_killed(tmp_path: Path) -> None:
     shapes = boxes()
     whole = fit_structure_codec(shapes, shapes, tmp_path / "whole", TINY)
-    tick = RunDirectory.tick
-
-    def kill_at_the_fourth(run: RunDirectory) -> None:
-        if run.step == 3:
-            raise KeyboardInterrupt
-        tick(run)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunDirectory, "tick", kill_at_the_fourth)
-        with pytest.raises(KeyboardInterrupt):
-            fit_structure_codec(shapes, shapes, tmp_path / "killed", TINY)
+    with killed(after=3):
+        fit_structure_codec(shapes, shapes, tmp_path / "killed", TINY)
     assert not (tmp_path / "killed" / "final").exists()
     resumed = fit_structure_codec(shapes, shapes, tmp_path / "killed", TINY)
     assert torch.equal(weights(resumed), weights(whole))

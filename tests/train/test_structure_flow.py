@@ -17,11 +17,12 @@ from loci.objects.structure_flow import StructureFlow, StructureFlowConfig
 from loci.objects.structure_sampling import StructureSampling
 from loci.train.object_batches import random_pairs, structure_batch
 from loci.train.object_scenes import CLEAN, SceneVariety
-from loci.train.run import Budget, LearningRate, RunDirectory
+from loci.train.run import Budget, LearningRate
 from loci.train.structure_exam import Codec, StructureExam, fscore, pose_figures
 from loci.train.structure_flow import StructureTraining, fit_structure, shape_latents
 from loci.train.structure_objective import StructureLoss, StructureObjective
 
+from .killing import killed
 from .toy_views import toy_viewed
 
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
@@ -106,21 +107,10 @@ def test_it_learns_what_it_sees(tmp_path: Path) -> None:
     assert torch.equal(saved, weights(trained))
 
 
-def test_a_killed_run_goes_on_as_if_never_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_goes_on_as_if_never_killed(tmp_path: Path) -> None:
     whole = fit_structure(OBJECTS, codec(), None, tmp_path / "whole", TINY)
-    tick = RunDirectory.tick
-
-    def kill_at_the_fourth(run: RunDirectory) -> None:
-        if run.step == 3:
-            raise KeyboardInterrupt
-        tick(run)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunDirectory, "tick", kill_at_the_fourth)
-        with pytest.raises(KeyboardInterrupt):
-            fit_structure(OBJECTS, codec(), None, tmp_path / "killed", TINY)
+    with killed(after=3):
+        fit_structure(OBJECTS, codec(), None, tmp_path / "killed", TINY)
     resumed = fit_structure(OBJECTS, codec(), None, tmp_path / "killed", TINY)
     assert torch.equal(weights(resumed), weights(whole))
 

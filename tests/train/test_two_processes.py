@@ -23,8 +23,8 @@ from tests.train.test_world import CONFIG, weights
 from loci.train.run import Budget
 from loci.train.world import fit_world
 
-config = replace(CONFIG, budget=Budget(steps=5))
-model = fit_world(wandering(length=100), None, Path(sys.argv[1]) / "run", config)
+config = replace(CONFIG, budget=Budget(steps=3))
+model = fit_world(wandering(length=80), None, Path(sys.argv[1]) / "run", config)
 rank = torch.distributed.get_rank()
 torch.save(weights(model), Path(sys.argv[1]) / f"{rank}.pt")
 """
@@ -43,4 +43,4 @@ def test_both_processes_end_with_the_same_weights(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert torch.equal(first, second)
-    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 5
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 3

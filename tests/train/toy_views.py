@@ -23,7 +23,7 @@ def toy_viewed(seed: int, views: int = 2, side: int = 64, resolution: int = 16) 
     occupancy[half:, half:, :half] = False
     surface = item.surface[~((item.surface[:, :3] * torch.tensor([-1, -1, 1]) < 0).all(dim=1))]
     rng = torch.Generator().manual_seed(seed)
-    renders = [_render(surface, rng, side) for _ in range(views)]
+    renders = [render_points(surface, rng, side) for _ in range(views)]
     rgba, depth, fov, rotation, translation, scale = (
         torch.stack(column) for column in zip(*renders, strict=True)
     )
@@ -32,7 +32,8 @@ def toy_viewed(seed: int, views: int = 2, side: int = 64, resolution: int = 16) 
     return ViewedObject(f"table {seed}", shown, occupancy)
 
 
-def _render(surface: Tensor, rng: torch.Generator, side: int) -> tuple[Tensor, ...]:
+def render_points(surface: Tensor, rng: torch.Generator, side: int) -> tuple[Tensor, ...]:
+    """RGBA, depth, field of view, rotation, translation and scale of a random view."""
     azimuth, elevation, width, size = torch.rand(4, generator=rng).tolist()
     fov, scale = 30 + 40 * width, 0.3 + size
     distance = 0.9 * scale / math.tan(math.radians(fov) / 2) + scale / 2

@@ -127,7 +127,7 @@ class DynamicModes:
         slopes = reduced.diff(dim=0) / places.diff()[:, None]
         middles = (reduced[1:] + reduced[:-1]) / 2
         gram = middles.T @ middles
-        damping = self.ridge * gram.trace() * torch.eye(len(gram), dtype=gram.dtype)
+        damping = self.ridge * gram.trace() * torch.eye(len(gram)).to(gram)
         generator = torch.linalg.solve(gram + damping, middles.T @ slopes).T
         moved = _followed(generator, reduced[-1], at - samples[-1].position, places)
         change = (moved - reduced[-1]) @ basis

@@ -72,11 +72,14 @@ class Ledger:
         return Watched(self.entry(stage), policy or Always(), interval)
 
     def verified(self, stage: str, state: State, exact: State) -> None:
-        """Writes down how far a result is from the exact one: rms difference over rms."""
-        self.entry(stage).errors = {
-            name: float((state[name] - x).square().mean().sqrt() / x.square().mean().sqrt())
-            for name, x in exact.items()
-        }
+        """Writes down how far a result is from the exact one: rms difference over rms.
+
+        Of several results of a stage the largest error of each tensor stays.
+        """
+        errors = self.entry(stage).errors
+        for name, x in exact.items():
+            error = float((state[name] - x).square().mean().sqrt() / x.square().mean().sqrt())
+            errors[name] = max(error, errors.get(name, 0.0))
 
     def to_dict(self) -> dict[str, Any]:
         """For a JSON file."""

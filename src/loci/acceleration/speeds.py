@@ -3,6 +3,7 @@
 A `Speed` holds settings only; its methods make the policies, afresh for every run.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,13 @@ from loci.acceleration.token_carving import CarvingConfig, PaperCarving, Release
 from loci.errors import LociError
 from loci.flow.policy import Always, StepPolicy
 
+StructurePolicies = Callable[[Interval | None], StepPolicy]
+"""Makes a policy for one run of the structure flow, guided between two timesteps."""
+LatentPolicies = Callable[[Interval | None, Tensor, Tensor], StepPolicy]
+"""Makes a policy for one run of the latent flow; arguments as of `Speed.latent_policy`."""
+WalkPolicies = Callable[[], StepPolicy]
+"""Makes a policy for one chunk of a walk."""
+
 LAYOUT = ("6drotation_normalized", "scale", "translation", "translation_scale")
 """The tensors of SAM 3D Objects' first stage that say where an object stands."""
 
@@ -25,26 +33,33 @@ LAYOUT = ("6drotation_normalized", "scale", "translation", "translation_scale")
 class Speed:
     """What is spared, stage by stage; None spares nothing.
 
+    A flow takes settings of the policies of this package, or a function that makes a policy of any
+    other kind afresh for every run.
+
     Args:
-        name: as shown in a ledger.
+        name: what it is called.
         structure: steps of the structure flow.
         latents: steps and tokens of the latent flow.
         decoding: the resolution of the voxels that are decoded.
         prune: drop interior voxels, as the original pipeline does and the published fast one
             does not.
+        dropped: of the voxels that were found, the share that goes at random, for comparison.
         walk: steps of a chunk of a walk.
     """
 
     name: str
-    structure: StepCacheConfig | None = None
-    latents: CarvingConfig | TokenBudgetConfig | StepCacheConfig | None = None
+    structure: StepCacheConfig | StructurePolicies | None = None
+    latents: CarvingConfig | TokenBudgetConfig | StepCacheConfig | LatentPolicies | None = None
     decoding: DecodingConfig | None = None
     prune: bool = True
-    walk: StepCacheConfig | None = None
+    dropped: float = 0.0
+    walk: StepCacheConfig | WalkPolicies | None = None
 
     def structure_policy(self, interval: Interval | None) -> StepPolicy:
         """For one run of the structure flow, guided between two timesteps."""
-        return Always() if self.structure is None else step_cache(self.structure, interval)
+        if isinstance(self.structure, StepCacheConfig):
+            return step_cache(self.structure, interval)
+        return Always() if self.structure is None else self.structure(interval)
 
     def latent_policy(
         self,
@@ -70,20 +85,36 @@ class Speed:
                 return ReleasedCarving(config, scores)
             case CarvingConfig() as config:
                 return PaperCarving(config, scores, blocks)
+            case make:
+                return make(interval, scores, blocks)
 
     def walk_policy(self) -> StepPolicy:
         """For one chunk of a walk."""
-        return Always() if self.walk is None else step_cache(self.walk)
+        if isinstance(self.walk, StepCacheConfig):
+            return step_cache(self.walk)
+        return Always() if self.walk is None else self.walk()
 
     def within(self, tolerance: float) -> "Speed":
-        """The same mechanisms in mode `loci`, spending so much error in every flow."""
-        structure = replace(
-            self.structure or StepCacheConfig(layout=LAYOUT), mode="loci", tolerance=tolerance
-        )
+        """In mode `loci`, spending so much error in every flow; other mechanisms stay.
+
+        Raises:
+            LociError: for a tolerance that is no number from 0 on.
+        """
+        if not 0 <= tolerance < math.inf:
+            raise LociError(f"tolerance: {tolerance:g}, expected a number from 0 on")
+
+        def cache(given: object, layout: tuple[str, ...]) -> StepCacheConfig:
+            base = given if isinstance(given, StepCacheConfig) else StepCacheConfig(layout=layout)
+            return replace(base, mode="loci", tolerance=tolerance)
+
         latents = self.latents if isinstance(self.latents, TokenBudgetConfig) else None
-        latents = replace(latents or TokenBudgetConfig(), tolerance=tolerance)
-        name = f"{self.name}, tolerance {tolerance:g}"
-        return replace(self, name=name, structure=structure, latents=latents)
+        return replace(
+            self,
+            name=f"{self.name}, tolerance {tolerance:g}",
+            structure=cache(self.structure, LAYOUT),
+            latents=replace(latents or TokenBudgetConfig(), tolerance=tolerance),
+            walk=cache(self.walk, ()),
+        )
 
 
 def exact() -> Speed:
@@ -136,6 +167,17 @@ def faster() -> Speed:
 SPEEDS: dict[str, Callable[[], Speed]] = {
     make.__name__: make for make in (exact, fast, faster, released, paper)
 }
+
+
+def chosen_speed(given: "str | Speed | None") -> Speed:
+    """A speed as it is given, or by its name; exact for None.
+
+    Raises:
+        LociError: when there is none of that name.
+    """
+    if given is None:
+        return exact()
+    return speed(given) if isinstance(given, str) else given
 
 
 def speed(name: str) -> Speed:

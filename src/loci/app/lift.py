@@ -18,6 +18,7 @@ from loci.errors import LociError
 from loci.files import replacing_folder
 
 if TYPE_CHECKING:
+    from loci.acceleration.speeds import Speed
     from loci.objects.lifter import Lifter
     from loci.objects.lifting import Progress
     from loci.objects.scene import Scene
@@ -55,6 +56,12 @@ class Lift:
     """Where to compute: cpu, cuda, mps; auto takes what is there, in the order cuda, mps, cpu."""
     seed: int = 0
     """Of the noise."""
+    speed: Literal["exact", "fast", "faster"] = "exact"
+    """What may be spared: nothing, what is hardly seen, or more."""
+    tolerance: Annotated[float | None, tyro.conf.arg(metavar="ERROR")] = None
+    """The error that each flow may spend, as a part of its way, in place of the speed's own."""
+    verify: bool = False
+    """Run both flows a second time, exactly, and tell the error."""
     out: Path = Path("lifted")
     """The folder to write; what this command wrote there before is replaced."""
 
@@ -67,6 +74,7 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
     """
     _check(options)
 
+    from loci.acceleration.ledger import Ledger
     from loci.objects.costs import cost_table
     from loci.objects.lifter import Lifter
     from loci.objects.view import View, touches_edge
@@ -81,11 +89,19 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
             if touches_edge(mask):
                 print(f"{name}: touches the picture's edge; what is cut off there is guessed")
         lifter = Lifter.from_pretrained(options.model, chosen_device(options.device))
+        ledger = Ledger()
         with _bar(lifter, len(masks)) as progress:
-            scene = lifter.lift(view, masks, names, options.seed, progress=progress)
+            scene = lifter.lift(
+                *(view, masks, names, options.seed),
+                speed=_speed(options),
+                ledger=ledger,
+                verify=options.verify,
+                progress=progress,
+            )
         _write(draft, scene, view.pixels, masks, cut_from=len(options.mask))
         written = sorted(str(path.relative_to(draft)) for path in draft.rglob("*.*"))
     print(cost_table(scene.objects[0].costs))
+    print(ledger.table())
     print(f"{options.out}: {', '.join(written)}")
 
 
@@ -95,12 +111,21 @@ def _check(options: Lift) -> None:
         raise LociError("--mask: none, expected a mask, a --box or a --point for each object")
     if options.pointmap is None and options.pointmap_frame != "pytorch3d":
         raise LociError("--pointmap-frame: given without --pointmap, expected both or neither")
+    if options.tolerance is not None:
+        _speed(options)
     out = options.out.resolve()
     for given in filter(None, (options.picture, options.pointmap, *options.mask)):
         if out in given.resolve().parents:
             raise LociError(
                 f"{given}: would be replaced by what is written, expected another --out"
             )
+
+
+def _speed(options: Lift) -> Speed:
+    from loci.acceleration.speeds import speed
+
+    chosen = speed(options.speed)
+    return chosen if options.tolerance is None else chosen.within(options.tolerance)
 
 
 def _cut(options: Lift, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Bool[np.ndarray, "h w"]]:

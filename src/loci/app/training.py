@@ -70,6 +70,30 @@ def ship(codec: Path, world: Path, out: Path) -> None:
     shipping.ship(codec, world, out)
 
 
+def ship_home(
+    structure_codec: Path,
+    structure: Path,
+    latent_codec: Path,
+    latents: Path,
+    out: Path,
+    data: Path = Path("runs/objects"),
+) -> None:
+    """Put trained parts together as one model that loci lift can load.
+
+    Args:
+        structure_codec: the folder of a finished run of loci train structure-codec.
+        structure: the folder of a finished run of loci train structure.
+        latent_codec: the folder of a finished run of loci train latent-codec.
+        latents: the folder of a finished run of loci train latents.
+        out: the model folder to write, with bfloat16 weights; an older model there is replaced.
+        data: the objects that all were trained on, for licences and an example picture.
+    """
+    from loci.train import ship_home as shipping
+
+    runs = shipping.Runs(structure_codec, structure, latent_codec, latents)
+    shipping.ship_home(runs, data, out)
+
+
 def convert(source: Path, out: Path) -> None:
     """Turn published weights into safetensors.
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import tyro
@@ -59,6 +59,8 @@ class Walk:
     """Where to save the walk, so that it can be resumed."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A saved walk to go on with, in place of a picture."""
+    speed: Literal["exact", "fast", "faster"] = "exact"
+    """What may be spared: nothing, what is hardly seen, or more."""
 
     @property
     def sheet(self) -> Path:
@@ -83,6 +85,7 @@ def walk(options: Annotated[Walk, tyro.conf.arg(name="")]) -> None:
     from loci.world.world import SHIPPED, World
 
     world = World.from_pretrained(options.model, chosen_device(options.device))
+    world = world.at_speed(options.speed)
     if len(actions) % world.codec.temporal_factor:
         raise LociError(
             f"{len(actions)} frames: {options.model} makes them in groups, expected a multiple of "
@@ -187,10 +190,12 @@ def _generate_and_save(
         contact_sheet(np.stack(list(tiles.values())), labels, scale=scale).save(part, format="PNG")
     written = ", ".join(str(path) for path in (options.out, options.sheet, save) if path)
     print(f"{done} frames in {seconds:.1f} s, {done / seconds:.1f} a second: {written}")
+    print(world.ledger.table())
     if done < len(actions):
         raise LociError(
             f"stopped after {done} of {len(actions)} frames; go on with: loci walk "
             f"--resume {shlex.quote(str(save))} --model {shlex.quote(options.model)} "
+            f"--speed {options.speed} "
             f"--keys {shlex.quote(describe(actions[done:]))} "
             f"--out {shlex.quote(str(options.out.with_suffix('.rest.mp4')))}"
         )

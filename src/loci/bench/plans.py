@@ -1,4 +1,4 @@
-"""How much `loci bench memory` measures."""
+"""How much `loci bench memory` and `loci bench objects` measure."""
 
 from dataclasses import dataclass, field
 
@@ -31,3 +31,29 @@ QUICK = MemoryPlan(
     maps=2,
     drift=DriftPlan(frames=192, early=(16, 79), late=(129, 192), still=48),
 )
+
+
+@dataclass(frozen=True)
+class ObjectPlan:
+    """How many held-out objects (None: all of them), how many views of each that were not shown are
+    compared, and how many views of every training object are there to be retrieved."""
+
+    objects: int | None = None
+    views: int = 4
+    retrievable: int = 16
+
+
+QUICK_OBJECTS = ObjectPlan(objects=12, views=2, retrievable=2)
+
+
+@dataclass(frozen=True)
+class SpeedPlan:
+    """How many held-out objects every method lifts (None: all of them), how many views of each that
+    were not shown are compared, and on how many objects the error budget is fitted and tried."""
+
+    objects: int | None = 32
+    views: int = 4
+    budget: int = 12
+
+
+QUICK_SPEED = SpeedPlan(objects=4, views=2, budget=2)

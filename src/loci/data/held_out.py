@@ -1,16 +1,18 @@
 """Which objects are never trained on, and the rule by which they were chosen.
 
-Whole families (files of one library whose names differ in a number at most) are drawn, some of
-every category. Then every object that is nearly the same shape as one of them is held out too, so
-that no near-duplicate is left to train on. The result is the list `held_out_objects.txt`.
+Whole families (files of one library whose names differ in a number at most) are drawn for testing,
+some of every category. Every other object that is nearly the same as one of them, by its shape or
+by its name, is set aside: used for nothing, so that no near-duplicate is left to train on. The
+result is the list `held_out_objects.txt`, with a word and a name on every line.
 """
 
 import re
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,50 +24,54 @@ from loci.data.objects import ObjectSet
 from loci.errors import LociError
 from loci.files import replacing
 
+Split = Literal["train", "test", "aside"]
 LIST = "held_out_objects.txt"
 SHARE = 0.1
 LARGEST_FAMILY = 4
 ALIKE = 0.8  # overlap of volumes from which two objects are near-duplicates
 RESOLUTION = 32
+SHORTEST_NAME = 4
 
 
-def held_out_names() -> frozenset[str]:
-    """The names of the objects that `loci data objects` puts into "test"."""
-    text = (files("loci.data") / LIST).read_text(encoding="utf-8")
-    return frozenset(line for line in text.splitlines() if line and not line.startswith("#"))
+def held_out() -> dict[str, Split]:
+    """The objects that are in "test" or set aside, by name; all others are for training."""
+    lines = (files("loci.data") / LIST).read_text(encoding="utf-8").splitlines()
+    splits: dict[str, Split] = {"test": "test", "aside": "aside"}
+    words = [line.split() for line in lines if line and not line.startswith("#")]
+    return {name: splits[split] for split, name, *_ in words}
 
 
-def hold_out(source: Path, out: Path, objects: Path | None = None) -> None:
+def hold_out(source: Path, objects: Path, out: Path) -> None:
     """Write the list of held-out objects.
 
     Args:
         source: the meshes, as for `loci data objects`.
+        objects: what `loci data objects` has made of them, however it is divided.
         out: the text file to write.
-        objects: what `loci data objects` has made of them. Without it, only names are looked at.
     """
-    drawn = draw(find_sources(source))
-    twins: dict[str, str] = {}
-    if objects is not None:
-        volumes: dict[str, Tensor] = {}
-        for split in ("train", "test"):
-            held = ObjectSet.load(objects / split)
-            volumes |= {record.name: volume(held, i) for i, record in enumerate(held.records)}
-        drawn = [name for name in drawn if name in volumes]
-        twins = near_duplicates(drawn, volumes)
+    volumes: dict[str, Bool[Tensor, "r r r"]] = {}
+    for folder in sorted(path for path in objects.iterdir() if path.is_dir()):
+        held = ObjectSet.load(folder)
+        volumes |= {record.name: volume(held, i) for i, record in enumerate(held.records)}
+    sources = find_sources(source)
+    drawn = [name for name in draw(sources) if name in volumes]
+    test = [item for item in sources if item.name in drawn]
+    rest = [item for item in sources if item.name in volumes and item.name not in drawn]
+    aside = namesakes(test, rest)
+    aside |= near_duplicates(drawn, [item.name for item in rest], volumes)
     lines = [
-        "# Objects that are never trained on: made by loci data hold-out.",
-        f"# {len(drawn)} drawn by family and category, then {len(twins)} nearly of the same shape.",
-        *sorted(drawn),
-        *(f"# like {twin}\n{name}" for name, twin in sorted(twins.items())),
+        "# Never trained on (loci data hold-out): objects to test with, and what is like them.",
+        *(f"test {name}" for name in sorted(drawn)),
+        *(f"aside {name} like {other}" for name, other in sorted(aside.items())),
     ]
     with replacing(out) as draft:
         draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"{out}: {len(drawn) + len(twins)} objects held out")
+    print(f"{out}: {len(drawn)} objects to test with, {len(aside)} set aside")
 
 
-def family(source: Source) -> str:
-    """Name of a library or folder and of the file, without numbers: one family."""
-    return re.sub(r"[\d_-]+", "", source.name)
+def family(name: str) -> str:
+    """The letters of a name: objects that differ in a number are one family."""
+    return re.sub(r"[\W\d_]+", "", name)
 
 
 def draw(sources: Sequence[Source], share: float = SHARE) -> list[str]:
@@ -77,7 +83,7 @@ def draw(sources: Sequence[Source], share: float = SHARE) -> list[str]:
     usable = [source for source in sources if _named_well(source)]
     families: dict[str, list[Source]] = defaultdict(list)
     for source in usable:
-        families[family(source)].append(source)
+        families[family(source.name)].append(source)
     wanted = Counter(source.category for source in usable)
     taken: Counter[str] = Counter()
     drawn: list[str] = []
@@ -93,30 +99,37 @@ def draw(sources: Sequence[Source], share: float = SHARE) -> list[str]:
     return drawn
 
 
-def near_duplicates(
-    drawn: Sequence[str], volumes: Mapping[str, Bool[Tensor, "r r r"]]
-) -> dict[str, str]:
-    """Objects that overlap a held-out one, or one found so, almost wholly: name -> which one.
-
-    Turned by quarters around the vertical and mirrored, too.
-    """
-    names = sorted(volumes)
-    flat = torch.stack([volumes[name].flatten() for name in names]).float()
+def namesakes(drawn: Iterable[Source], others: Sequence[Source]) -> dict[str, str]:
+    """Objects called as a drawn one but for its end: "sofa" and "sofa-bed-closed" are set aside for
+    "sofa-bed-opened"."""
     found: dict[str, str] = {}
-    fresh = list(drawn)
-    while fresh:
-        name = fresh.pop(0)
+    for source in drawn:
+        for other in others:
+            stem = PurePosixPath(other.origin).stem
+            known = len(family(stem)) >= SHORTEST_NAME
+            shorter = known and family(source.name).startswith(family(other.name))
+            long = len(_words(stem)) > 2
+            if shorter or (long and _words(source.name)[:-1] == _words(other.name)[:-1]):
+                found.setdefault(other.name, source.name)
+    return found
+
+
+def near_duplicates(
+    drawn: Iterable[str], others: list[str], volumes: Mapping[str, Bool[Tensor, "r r r"]]
+) -> dict[str, str]:
+    """Objects that overlap a drawn one almost wholly, turned by quarters and mirrored too."""
+    flat = torch.stack([volumes[name].flatten() for name in others]).float()
+    found: dict[str, str] = {}
+    for name in drawn:
         for row in _likeness(volumes[name], flat).ge(ALIKE).nonzero()[:, 0].tolist():
-            if names[row] not in drawn and names[row] not in found:
-                found[names[row]] = name
-                fresh.append(names[row])
+            found.setdefault(others[row], name)
     return found
 
 
 def volume(objects: ObjectSet, index: int) -> Bool[Tensor, "r r r"]:
     """What an object fills: its inside and its surface."""
-    inside = objects.sdf(index)[None, None, 1:-1:2, 1:-1:2, 1:-1:2] < 0
-    return inside[0, 0] | objects.occupancy(index, RESOLUTION)
+    inside = objects.sdf(index)[1:-1:2, 1:-1:2, 1:-1:2] < 0
+    return inside | objects.occupancy(index, RESOLUTION)
 
 
 def _likeness(one: Bool[Tensor, "r r r"], flat: Float[Tensor, "n m"]) -> Float[Tensor, " n"]:
@@ -126,6 +139,10 @@ def _likeness(one: Bool[Tensor, "r r r"], flat: Float[Tensor, "n m"]) -> Float[T
     common = flat @ poses.T
     union = flat.sum(dim=1, keepdim=True) + poses.sum(dim=1) - common
     return (common / union).amax(dim=1)
+
+
+def _words(name: str) -> list[str]:
+    return re.split(r"[\W_]+", name)
 
 
 def _named_well(source: Source) -> bool:

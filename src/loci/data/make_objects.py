@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loci.data.held_out import held_out_names
+from loci.data.held_out import held_out
 from loci.data.mesh_cleaning import Unusable, check_name, normalized
 from loci.data.mesh_files import need_trimesh
 from loci.data.object_cameras import ViewConfig, random_camera, random_lights
@@ -28,7 +28,7 @@ from loci.files import replacing
 VERSION = 1
 META = "meta.json"
 DROPPED = "dropped.json"
-SPLITS = ("train", "test")
+SPLITS = ("train", "test", "aside")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def objects(
 ) -> None:
     """Render, voxelise and sample objects from meshes (.sh3f, .obj, .glb).
 
-    The same command goes on with what was stopped. Held-out objects go to the folder "test".
+    The same command goes on with what was stopped. Held-out objects go to the folder "test", what
+    is nearly like one of them to "aside", the others to "train".
 
     Args:
         source: a file, or a folder of them.
@@ -108,15 +109,11 @@ def generate(
     sources = list(_spread(find_sources(source), limit))
     _begin(out, config)
     dropped = _read_json(out / DROPPED) if (out / DROPPED).exists() else {}
-    test = held_out_names()
+    splits = held_out()
     jobs = []
     for item in sources:
-        split = SPLITS[item.name in test]
-        path = out / split / (item.name + SUFFIX)
-        other = out / SPLITS[item.name not in test] / path.name
-        if other.exists():  # the list of held-out objects has changed
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(other, path)
+        path = out / splits.get(item.name, "train") / (item.name + SUFFIX)
+        _fetch(path)
         if not path.exists() and item.name not in dropped:
             jobs.append((item, path, config))
     # In no order, so that what is there of a set in the making is fit to try things on.
@@ -151,7 +148,7 @@ def make_object(
     surface = even_samples(seen, area, SURFACE, rng)
     arrays = _views(renderer, surface.points[: SURFACE // 8], source.size, config, rng)
     return arrays | {
-        "surface": surface.rows(),
+        "surface": surface.table(),
         "occupancy": pack(occupied(seen.points, GRID)),
         "sdf": signed_distance(seen, sides),
     }
@@ -244,6 +241,15 @@ def _begin(out: Path, config: ObjectsConfig) -> None:
                 raise LociError(f"{out}: holds other data: {text}")
         return
     _write_json(out / META, described)
+
+
+def _fetch(path: Path) -> None:
+    """Move an object to its folder from another, as the list of held-out objects has changed."""
+    for split in SPLITS:
+        other = path.parent.parent / split / path.name
+        if other != path and other.exists():
+            path.parent.mkdir(exist_ok=True)
+            os.replace(other, path)
 
 
 def _read_json(path: Path) -> dict:

@@ -78,7 +78,7 @@ def _percentile_box(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _within(part: Part, lowest: np.ndarray, highest: np.ndarray) -> Part:
     """Without the triangles that have no corner in the box, and without unused vertices."""
-    inside = ((part.vertices >= lowest) & (part.vertices <= highest)).all(axis=1)
+    inside = np.all((part.vertices >= lowest) & (part.vertices <= highest), axis=1)
     faces = part.faces[inside[part.faces].any(axis=1)]
     used, rows = np.unique(faces, return_inverse=True)
     return replace(

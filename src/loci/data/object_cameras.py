@@ -63,8 +63,10 @@ class Camera:
         """The camera's place in the object's frame and 1; with parallel rays, where they come
         from and 0."""
         if not self.fov:
-            return (*map(float, -self.rotation[:, 2]), 0.0)
-        return (*map(float, -self.rotation @ self.translation / self.scale), 1.0)
+            x, y, z = -self.rotation[:, 2]
+            return float(x), float(y), float(z), 0.0
+        x, y, z = -self.rotation @ self.translation / self.scale
+        return float(x), float(y), float(z), 1.0
 
 
 @dataclass(frozen=True)

@@ -228,11 +228,11 @@ def _context() -> Any:
             "moderngl is missing, expected: pip install 'genius-loci[objects]'"
         ) from error
     reasons = []
-    for backend in ({"backend": "egl"}, {}):
+    for settings in ({"backend": "egl"}, {}):  # without a screen, else as the platform has it
         try:
-            return moderngl.create_context(standalone=True, **backend)
+            return moderngl.create_context(standalone=True, **settings)  # pyright: ignore
         except Exception as error:  # every platform fails in its own way
-            reasons.append(f"{backend.get('backend', 'default')}: {error}")
+            reasons.append(f"{settings.get('backend', 'default')}: {error}")
     raise LociError(
         "no OpenGL context to draw objects, expected EGL (on Debian: apt install libegl1 "
         f"libgl1-mesa-dri) or a display ({'; '.join(reasons)})"

@@ -39,11 +39,13 @@ class Surface(NamedTuple):
     normals: Float32[np.ndarray, "n 3"]
     colors: Float32[np.ndarray, "n 3"]
 
-    def __getitem__(self, rows: object) -> "Surface":  # pyright: ignore
-        return Surface(*(np.asarray(part)[rows] for part in tuple(self)))
+    def take(self, rows: np.ndarray) -> "Surface":
+        """Some of the samples, by their numbers or a mask."""
+        return Surface(self.points[rows], self.normals[rows], self.colors[rows])
 
-    def rows(self) -> Float32[np.ndarray, "n 9"]:
-        return np.concatenate(list(self), axis=1)
+    def table(self) -> Float32[np.ndarray, "n 9"]:
+        """Position, normal and colour of each sample."""
+        return np.concatenate([self.points, self.normals, self.colors], axis=1)
 
 
 def seen_surface(
@@ -86,7 +88,7 @@ def seen_surface(
         raise Unusable("nothing to be seen")
     inside = (np.abs(surface.points) < 0.5).all(axis=1)
     share = np.concatenate(areas) / _observers(surface, np.concatenate(seers))
-    return surface[inside], share[inside].astype(np.float32), sides
+    return surface.take(inside), share[inside].astype(np.float32), sides
 
 
 def even_samples(
@@ -106,7 +108,7 @@ def even_samples(
     spare = np.setdiff1d(np.arange(count), np.unique(cells[chosen], return_index=True)[1])
     missed = missed[: len(spare)]
     chosen[spare[: len(missed)]] = missed
-    return surface[chosen]
+    return surface.take(chosen)
 
 
 def cell_numbers(points: Float32[np.ndarray, "n 3"], resolution: int) -> Int[np.ndarray, " n"]:

@@ -1,4 +1,4 @@
-"""Reading rendered objects: views over any background, pointmaps, voxels and their features."""
+"""Reading rendered objects: views over any background, pointmaps, surfaces and voxels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from loci.data.object_files import ARRAYS, HEADER, SUFFIX
 from loci.data.voxelise import GRID, unpack
 from loci.errors import LociError
+from loci.geometry.camera import Camera
 
 Light = Literal["random", "even"]
-FEATURES = 17
-"""Channels of `ObjectSet.voxels`: mean colour, mean normal, mean offset, the eight sub-voxels."""
 
 
 class View(NamedTuple):
@@ -43,23 +42,12 @@ class View(NamedTuple):
 
     def pointmap(self) -> Float[Tensor, "s s 3"]:
         """Where each pixel's surface is in the camera frame; NaN where nothing is."""
-        return depth_pointmap(self.depth, self.fov)
+        known = torch.where(self.depth.isfinite(), self.depth, torch.nan)
+        return Camera.identity(self.fov).unproject(known)
 
     def place(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
         """Points of the object in the camera frame."""
         return (points * self.scale) @ self.rotation + self.translation
-
-
-class Voxels(NamedTuple):
-    """What a surface is like in the voxels that it touches.
-
-    `coords` are integer x, y, z; channels of `features`: 0-2 mean RGB in [0, 1], 3-5 mean normal
-    (shorter where normals differ), 6-8 mean place from the voxel's middle in voxels, 9-16 which
-    eighths are touched, in the order 4 x + 2 y + z.
-    """
-
-    coords: Int[Tensor, "n 3"]
-    features: Float[Tensor, "n 17"]
 
 
 @dataclass(frozen=True)
@@ -170,56 +158,6 @@ class ObjectSet:
         outside; cut at 4 voxels."""
         return self.records[index].read("sdf").float() / (32 * GRID)
 
-    def voxels(self, index: int, resolution: int = 32) -> Voxels:
-        """The touched voxels with what the surface is like there (input of the latent encoder).
-
-        Args:
-            index: of the object.
-            resolution: a divisor of 32.
-        """
-        grid, fine = self.occupancy(index, resolution), self.occupancy(index, 2 * resolution)
-        return voxel_features(self.surface(index), grid, fine)
-
-
-def voxel_features(
-    surface: Float[Tensor, "n 9"], grid: Bool[Tensor, "r r r"], fine: Bool[Tensor, "q q q"]
-) -> Voxels:
-    """Means of surface samples in each occupied voxel; `fine` is the grid at twice the resolution.
-
-    A voxel that no sample fell into takes the means of its neighbours that have some.
-    """
-    resolution = len(grid)
-    coords = grid.nonzero()
-    row = torch.full((resolution**3,), -1)
-    row[_flat(coords, resolution)] = torch.arange(len(coords))
-    scaled = (surface[:, :3] + 0.5) * resolution
-    cells = scaled.long().clamp(0, resolution - 1)
-    rows = row[_flat(cells, resolution)]
-    kept = rows >= 0
-    offset = scaled - cells - 0.5
-    values = torch.cat([surface[:, 6:9], surface[:, 3:6], offset, torch.ones(len(surface), 1)], 1)
-    total = torch.zeros(len(coords), 10).index_add_(0, rows[kept], values[kept])
-    bare = total[:, 9] == 0
-    if bare.any():
-        total[bare] = _around(total, coords, row, resolution)[bare]
-    means = total[:, :9] / total[:, 9:].clamp(min=1)
-    parts = fine.reshape(resolution, 2, resolution, 2, resolution, 2).permute(0, 2, 4, 1, 3, 5)
-    eighths = parts.reshape(resolution, resolution, resolution, 8)[coords.unbind(1)]
-    return Voxels(coords, torch.cat([means, eighths.float()], dim=1))
-
-
-def depth_pointmap(depth: Float[Tensor, "h w"], fov: float) -> Float[Tensor, "h w 3"]:
-    """Points in the camera frame (x left, y up, z forward) from z; NaN where depth is not finite.
-
-    `fov` is horizontal, in degrees; pixels are square and their middles at i + 0.5.
-    """
-    height, width = depth.shape
-    focal = width / 2 / torch.tan(torch.deg2rad(torch.tensor(fov) / 2))
-    x = (width / 2 - (torch.arange(width) + 0.5)) / focal
-    y = (height / 2 - (torch.arange(height) + 0.5)) / focal
-    known = torch.where(depth.isfinite(), depth, torch.nan)
-    return torch.stack([x[None] * known, y[:, None] * known, known], dim=-1)
-
 
 def over(
     color: UInt8[Tensor, "h w 3"], alpha: UInt8[Tensor, "h w 1"], behind: UInt8[Tensor, "h w 3"]
@@ -227,23 +165,6 @@ def over(
     """A picture in front of another."""
     share = alpha.float() / 255
     return (color * share + behind * (1 - share)).round().to(torch.uint8)
-
-
-def _around(total: Tensor, coords: Tensor, row: Tensor, resolution: int) -> Tensor:
-    """Sums over the 3x3x3 voxels around each, with places left out: they say nothing here."""
-    steps = torch.cartesian_prod(*[torch.arange(-1, 2)] * 3)
-    near = coords[:, None] + steps
-    inside = ((near >= 0) & (near < resolution)).all(dim=-1)
-    rows = row[_flat(near.clamp(0, resolution - 1), resolution)]
-    rows = torch.where(inside, rows, -1)
-    sums = torch.where((rows >= 0)[..., None], total[rows], 0.0).sum(dim=1)
-    sums[:, 6:9] = 0
-    return sums
-
-
-def _flat(coords: Tensor, resolution: int) -> Tensor:
-    x, y, z = coords.unbind(-1)
-    return (x * resolution + y) * resolution + z
 
 
 def _open(path: Path) -> tuple[ObjectRecord, tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Random compositions of simple solids: shapes without end for the structure models.
+"""Random compositions of simple solids: shapes that no list of furniture has, without end.
 
 Only occupancies: voxels that the surface touches, as of real objects. A seed gives the same shape
 always, so nothing is stored.
@@ -84,15 +84,17 @@ def solid_occupancy(solids: list[Solid], resolution: int = 32) -> Bool[np.ndarra
     lowest, highest = bounds[:, 0].min(axis=0), bounds[:, 1].max(axis=0)
     fine = 2 * resolution
     axis = np.linspace(-0.5, 0.5, fine + 1) * ((highest - lowest).max() / LENGTH)
-    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
-    points = (grid + (lowest + highest) / 2).astype(np.float32)
-    full = np.zeros(len(points), bool)
-    for solid in solids:
-        full |= solid.holds(points)
-    corners = full.reshape([fine + 1] * 3)
+    axes = (axis + (lowest + highest)[:, None] / 2).astype(np.float32)
+    corners = np.zeros([fine + 1] * 3, bool)
+    for solid, (low, high) in zip(solids, bounds, strict=True):
+        ends = zip(axes, low, high, strict=True)
+        near = tuple(slice(*np.searchsorted(places, pair)) for places, *pair in ends)
+        places = (places[part] for places, part in zip(axes, near, strict=True))
+        grid = np.stack(np.meshgrid(*places, indexing="ij"), axis=-1)
+        corners[near] |= solid.holds(grid.reshape(-1, 3)).reshape(grid.shape[:3])
     touched = _mixed(corners)
     blocks = touched.reshape(resolution, 2, resolution, 2, resolution, 2)
-    return blocks.any(axis=(1, 3, 5))
+    return np.logical_or.reduce(blocks, axis=(1, 3, 5))
 
 
 def primitive_occupancy(seed: int, resolution: int = 32) -> Bool[np.ndarray, "r r r"]:
@@ -109,7 +111,7 @@ def _solid(rng: np.random.Generator, middle: np.ndarray, size: float) -> Solid:
     half = np.maximum(half, THINNEST)
     turn = np.eye(3)[rng.permutation(3)]
     if rng.random() < 0.3:
-        turn = turn @ _turned(rng.uniform(0, np.pi), rng.integers(3))
+        turn = turn @ _turned(rng.uniform(0, np.pi), int(rng.integers(3)))
     return Solid(KINDS[rng.choice(len(KINDS), p=SHARES)], middle, half, turn)
 
 

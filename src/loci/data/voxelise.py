@@ -27,13 +27,6 @@ def occupied(points: Float32[np.ndarray, "n 3"], resolution: int) -> Bool[np.nda
     return grid.reshape(resolution, resolution, resolution)
 
 
-def coarse(grid: Bool[np.ndarray, "r r r"], resolution: int) -> Bool[np.ndarray, "q q q"]:
-    """A grid of lower resolution: a voxel is occupied when any of its parts is."""
-    factor = len(grid) // resolution
-    shape = (resolution, factor) * 3
-    return grid.reshape(shape).any(axis=(1, 3, 5))
-
-
 def pack(grid: Bool[np.ndarray, "r r r"]) -> UInt8[np.ndarray, " n"]:
     return np.packbits(grid)
 

@@ -42,7 +42,8 @@ class Asset:
 
     Attributes:
         pose: object to camera, a batch of one.
-        voxels: x, y, z of the occupied voxels in a grid of `resolution`, `[n, 3]`.
+        voxels: x, y, z of the occupied voxels in a grid of `resolution`, `[n, 3]`; as they were
+            found, also where the object was decoded on fewer (`acceleration.aggregation`).
         resolution: voxels along the side of the grid, which is the cube [-0.5, 0.5]^3.
         coarsening: how many times smaller than its grid says the object was drawn to keep the
             voxels few; the pose's scale makes up for it.
@@ -56,7 +57,7 @@ class Asset:
     pose: Pose
     voxels: Int[Tensor, "n 3"]
     resolution: int
-    coarsening: int
+    coarsening: float
     gaussians: Gaussians | None
     mesh: Mesh | None
     fov: float

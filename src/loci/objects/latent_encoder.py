@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,11 +23,7 @@ FIRST_LOG_VARIANCE = -4.0
 class LatentEncoderConfig:
     """Sizes: those of the small model. `torso.channels` is the width of a voxel's features."""
 
-    torso: TorsoConfig = field(
-        default_factory=lambda: TorsoConfig(
-            channels=CHANNELS, dim=96, blocks=2, heads=3, resolution=32
-        )
-    )
+    torso: TorsoConfig = TorsoConfig(channels=CHANNELS, dim=96, blocks=2, heads=3, resolution=32)
     latent_channels: int = 8
 
 

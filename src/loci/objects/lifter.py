@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
+from loci.acceleration.ledger import Ledger
+from loci.acceleration.speeds import Speed
 from loci.errors import LociError
 from loci.layers.weights import load_config, pretrained_folder, save_config
 from loci.objects.asset import Asset
-from loci.objects.lifting import LIFTER_NAME, LifterConfig, Lifting, Policies, Progress
+from loci.objects.lifting import LIFTER_NAME, LifterConfig, Lifting, Progress
 from loci.objects.own_pointmap import Frame
+from loci.objects.pace import Pace
 from loci.objects.parts import DECODERS, Parts, SavedParts, save_parts
 from loci.objects.released import ReleasedParts
 from loci.objects.scene import Scene
@@ -147,7 +150,9 @@ class Lifter:
         seed: int = 0,
         *,
         decoders: Sequence[str] | None = None,
-        policies: Policies | None = None,
+        speed: str | Speed | None = None,
+        ledger: Ledger | None = None,
+        verify: bool = False,
         progress: Callable[[Progress], None] | None = None,
     ) -> Scene:
         """Lift objects out of a picture that was read before.
@@ -158,11 +163,14 @@ class Lifter:
             names: what errors call the objects.
             seed: of the noise.
             decoders: which of the model's decoders to run; all by default.
-            policies: may save evaluations.
+            speed: what may be spared, or its name: "exact" (the same to the last bit as none),
+                "fast", "faster", or one of your own (docs/acceleration.md).
+            ledger: written with what is done and spared.
+            verify: run both flows once more, exactly, and write the error into the ledger.
             progress: called before every step of every stage.
 
         Raises:
-            LociError: when nothing was found, or a part does not fit.
+            LociError: when nothing was found, a part does not fit, or there is no such speed.
         """
         if not masks:
             raise LociError("masks: none, expected one for each object")
@@ -170,7 +178,8 @@ class Lifter:
             view.subject(mask, name, seed, self.config.input_size)
             for mask, name in zip(masks, names, strict=True)
         ]
-        run = Lifting(self._with_decoders(decoders), self.stages, subjects, policies, progress)
+        pace = Pace(speed, ledger, verify)
+        run = Lifting(self._with_decoders(decoders), self.stages, subjects, pace, progress)
         found = run.run()
         return Scene(tuple(replace(view.asset(one), costs=tuple(run.costs)) for one in found))
 

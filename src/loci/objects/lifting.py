@@ -5,20 +5,20 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from loci.errors import LociError
-from loci.flow.policy import State, StepPolicy
+from loci.flow.policy import State
 from loci.geometry.gaussians import Gaussians
 from loci.geometry.mesh import Mesh
-from loci.layers.sparse import Voxels
 from loci.objects.conditioning import POINTMAPS, Fuser
 from loci.objects.costs import StageCost
 from loci.objects.gaussian_decoder import GaussianDecoder
 from loci.objects.latent_flow import LatentFlow
-from loci.objects.latent_sampling import LatentSampling, latent_noise, sample_latents
+from loci.objects.latent_sampling import LatentSampling, latent_noise
 from loci.objects.mesh_decoder import MeshDecoder
+from loci.objects.pace import Pace
 from loci.objects.parts import (
     DECODERS,
     GAUSSIAN_DECODER,
@@ -36,8 +36,9 @@ from loci.objects.preprocess import INPUT_SIZE
 from loci.objects.stages import Stages
 from loci.objects.structure_decoder import StructureDecoder, occupied
 from loci.objects.structure_flow import StructureFlow
-from loci.objects.structure_sampling import StructureSampling, sample_structure
-from loci.objects.voxels import VOXEL_LIMIT, coarsen, prune
+from loci.objects.structure_sampling import StructureSampling
+from loci.objects.voxel_choice import VoxelChoice, choose_voxels
+from loci.objects.voxels import VOXEL_LIMIT
 
 LIFTER_NAME = "lifter.json"
 """The file in a model's folder that holds its LifterConfig."""
@@ -68,14 +69,6 @@ class LifterConfig:
         return tuple(name for name in PARTS if name not in DECODERS or name in self.decoders)
 
 
-@dataclass(frozen=True)
-class Policies:
-    """Who may propose velocities in place of evaluations: called for a fresh policy per object."""
-
-    structure: Callable[[], StepPolicy] | None = None
-    latents: Callable[[Voxels], StepPolicy] | None = None
-
-
 class Progress(NamedTuple):
     """Where a run is: step `step` of `steps` for object `number` of `objects`, from 0."""
 
@@ -94,21 +87,22 @@ class Subject(NamedTuple):
         tensors: the inputs of both stages, as `structure_inputs` makes them.
         normaliser: what its pose is measured by.
         seed: of its noise, whatever other objects there are.
+        cutout: the part of the picture around it, the alpha channel its mask.
     """
 
     name: str
     tensors: Mapping[str, Tensor]
     normaliser: Normaliser
     seed: int
+    cutout: UInt8[Tensor, "h w 4"]
 
 
 class Lifted(NamedTuple):
     """An object that has been found."""
 
     pose: Pose
-    voxels: Voxels
+    choice: VoxelChoice
     resolution: int
-    coarsening: int
     gaussians: Gaussians | None = None
     mesh: Mesh | None = None
 
@@ -124,11 +118,11 @@ class Lifting:
         config: LifterConfig,
         stages: Stages,
         subjects: Sequence[Subject],
-        policies: Policies | None = None,
+        pace: Pace | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self.config, self.stages, self.subjects = config, stages, subjects
-        self.policies, self.progress = policies or Policies(), progress
+        self.pace, self.progress = pace or Pace(), progress
         self.costs: list[StageCost] = []
         # The noise of stage 2 is drawn after that of stage 1, as released.
         self._noise = [
@@ -157,25 +151,26 @@ class Lifting:
         with self.stages.use(name, Fuser, self.costs) as fuser:
             given = [self._placed(subject.tensors) for subject in self.subjects]
             read = {source.name for row in fuser.sources for source in row}
-            shared = {n: fuser.embed(n, given[0][n]) for n in read & {PICTURE}}
+            with self.pace.timed("pictures"):
+                shared = {n: fuser.embed(n, given[0][n]) for n in read & {PICTURE}}
             conditions = []
             for number, tensors in enumerate(given):
                 self._tell(name, number)
                 dropped = [n for n in POINTMAPS if n in read and n not in tensors]
-                conditions.append(fuser(tensors, dropped, shared))
+                with self.pace.timed("pictures"):
+                    conditions.append(fuser(tensors, dropped, shared))
             return conditions
 
     def _layouts(self, conditions: list[Tensor]) -> list[State]:
         """Stage 1: shape and layout latents."""
-        settings, policy = self.config.structure, self.policies.structure
+        settings = self.config.structure
         with self.stages.use(STRUCTURE_FLOW, StructureFlow, self.costs) as flow:
             return [
-                sample_structure(
+                self.pace.structure(
                     flow,
                     condition,
                     flow.noise(1, self._noise[number]),
                     settings,
-                    policy() if policy else None,
                     self._teller(STRUCTURE_FLOW, number, settings.steps),
                 )
                 for number, condition in enumerate(conditions)
@@ -187,8 +182,9 @@ class Lifting:
         with self.stages.use(STRUCTURE_DECODER, StructureDecoder, self.costs) as decoder:
             for number, (subject, latents) in enumerate(zip(self.subjects, layouts, strict=True)):
                 self._tell(STRUCTURE_DECODER, number)
-                logits = decoder(latents["shape"].to(self.stages.dtype)).float()
-                found.append(self._structure(subject, latents, logits))
+                with self.pace.timed("voxels"):
+                    logits = decoder(latents["shape"].to(self.stages.dtype)).float()
+                    found.append(self._structure(subject, latents, logits))
         return found
 
     def _structure(self, subject: Subject, latents: State, logits: Tensor) -> Lifted:
@@ -197,25 +193,26 @@ class Lifting:
             raise LociError(
                 f"{subject.name}: no voxel above threshold, expected a mask around an object"
             )
-        chance = torch.Generator().manual_seed(subject.seed)
-        if self.config.prune:
-            coords = prune(coords, self.config.prune)
-        coords, coarsening = coarsen(coords, self.config.voxel_limit, chance)
+        chance, config = torch.Generator().manual_seed(subject.seed), self.config
+        choice = choose_voxels(
+            *(coords, logits, subject.cutout, self.pace.speed),
+            *(config.prune, config.voxel_limit, chance),
+        )
+        if choice.merged is not None:
+            self.pace.ledger.entry("decoding").decoding_factor = choice.merged.factor
         scale, shift = (part.to(self.stages.device)[None] for part in subject.normaliser)
-        pose = decode_pose(latents, scale, shift, coarsening, self.config.convention)
-        return Lifted(pose, Voxels(coords), logits.shape[-1], coarsening)
+        pose = decode_pose(latents, scale, shift, choice.shrunk, config.convention)
+        return Lifted(pose, choice, logits.shape[-1])
 
     def _latents(self, conditions: list[Tensor], found: list[Lifted]) -> list[Tensor]:
         """Stage 2: what the decoders take."""
-        settings, policy = self.config.latents, self.policies.latents
-        latents = []
+        settings, latents = self.config.latents, []
         with self.stages.use(LATENT_FLOW, LatentFlow, self.costs) as flow:
             for number, (condition, one) in enumerate(zip(conditions, found, strict=True)):
-                noise = latent_noise(flow, one.voxels, self._noise[number])
-                skip = policy(one.voxels) if policy else None
+                noise = latent_noise(flow, one.choice.voxels, self._noise[number])
                 tell = self._teller(LATENT_FLOW, number, settings.steps)
                 latents.append(
-                    sample_latents(flow, condition, one.voxels, noise, settings, skip, tell)
+                    self.pace.latents(flow, condition, one.choice, noise, settings, tell)
                 )
         return latents
 
@@ -224,7 +221,9 @@ class Lifting:
             done = []
             for number, (one, x) in enumerate(zip(found, latents, strict=True)):
                 self._tell(GAUSSIAN_DECODER, number)
-                done.append(one._replace(gaussians=decoder.decode(x, one.voxels)[0]))
+                with self.pace.timed("decoding"):
+                    splats = decoder.decode(x, one.choice.voxels)[0]
+                done.append(one._replace(gaussians=one.choice.true_gaussians(splats)))
             return done
 
     def _with_meshes(self, found: list[Lifted], latents: list[Tensor]) -> list[Lifted]:
@@ -232,7 +231,9 @@ class Lifting:
             done = []
             for number, (one, x) in enumerate(zip(found, latents, strict=True)):
                 self._tell(MESH_DECODER, number)
-                done.append(one._replace(mesh=decoder.decode(x, one.voxels)[0]))
+                with self.pace.timed("decoding"):
+                    mesh = decoder.decode(one.choice.mesh_latents(x), one.choice.mesh_voxels)[0]
+                done.append(one._replace(mesh=one.choice.true_mesh(mesh)))
             return done
 
     def _placed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

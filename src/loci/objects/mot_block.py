@@ -1,7 +1,7 @@
 """One block of the Mixture-of-Transformers: several token streams, one of them protected."""
 
 from collections.abc import Mapping
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from loci.layers.attention import KeysValues
 from loci.layers.cross_attention import CrossAttention
 from loci.layers.feed_forward import FeedForward
+from loci.layers.modulation import Modulation, gated, modulated
 from loci.layers.norms import AffineLayerNorm, HeadRMSNorm, layer_norm
 
 SHAPE = "shape"
@@ -24,17 +25,6 @@ Streams = Mapping[str, Tensor]
 """`[b, n, d]` tokens by stream."""
 StreamKeys = Mapping[str, KeysValues]
 """Keys and values of a condition by stream: each stream has its own projection."""
-
-
-class Modulation(NamedTuple):
-    """Six vectors `[b, 1, d]` that bend a block to a timestep; the same for both streams."""
-
-    shift_attention: Tensor
-    scale_attention: Tensor
-    gate_attention: Tensor
-    shift_mlp: Tensor
-    scale_mlp: Tensor
-    gate_mlp: Tensor
 
 
 class StreamAttention(nn.Module):
@@ -89,7 +79,7 @@ class TwoStreamBlock(nn.Module):
         return {s: self._cross(s).keys_values(condition) for s in STREAMS}
 
     def modulate(self, moment: Float[Tensor, "b d"]) -> Modulation:
-        """The block's modulation at an embedded time."""
+        """The modulation at an embedded time, `[b, 1, d]` each, the same for both streams."""
         return Modulation(*self.adaLN_modulation(moment)[:, None].chunk(6, dim=-1))
 
     def forward(
@@ -97,13 +87,14 @@ class TwoStreamBlock(nn.Module):
     ) -> dict[str, Tensor]:
         """Both streams one block on; `context` None is the unconditional branch."""
         m = self.modulate(moment)
-        bent = {s: _bent(x[s], m.shift_attention, m.scale_attention) for s in STREAMS}
+        bent = {s: modulated(layer_norm(x[s], EPS), m.shift1, m.scale1) for s in STREAMS}
         attended = self.self_attn(bent)
         out = {}
         for s in STREAMS:
-            y = x[s] + m.gate_attention * attended[s]
+            y = gated(x[s], attended[s], m.gate1)
             y = y + self._cross_attended(y, s, context)
-            out[s] = y + m.gate_mlp * self.mlp[s](_bent(y, m.shift_mlp, m.scale_mlp))
+            update = self.mlp[s](modulated(layer_norm(y, EPS), m.shift2, m.scale2))
+            out[s] = gated(y, update, m.gate2)
         return out
 
     def _cross_attended(self, x: Tensor, stream: str, context: StreamKeys | None) -> Tensor:
@@ -113,10 +104,6 @@ class TwoStreamBlock(nn.Module):
 
     def _cross(self, stream: str) -> CrossAttention:
         return cast(CrossAttention, self.cross_attn[stream])
-
-
-def _bent(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return layer_norm(x, EPS) * (1 + scale) + shift
 
 
 def _joined(first: KeysValues, second: KeysValues) -> KeysValues:

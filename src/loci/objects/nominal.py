@@ -67,11 +67,11 @@ def nominal_pose(
     depth = true.translation[:, 2]
     ray = true.translation / depth[:, None]
     seen = torch.cat([ray[:, :2] * zoom[:, None], ray[:, 2:]], dim=1)
-    turned = true.rotation @ _turn(ray, seen)
+    turned = true.rotation @ turn_onto(ray, seen)
     return Placement(turned, distance * seen, true.scale * distance * zoom / depth)
 
 
-def _turn(first: Float[Tensor, "b 3"], second: Float[Tensor, "b 3"]) -> Float[Tensor, "b 3 3"]:
+def turn_onto(first: Float[Tensor, "b 3"], second: Float[Tensor, "b 3"]) -> Float[Tensor, "b 3 3"]:
     """The smallest rotation R with first @ R parallel to second; they are less than 180 degrees
     apart."""
     a, b = F.normalize(first, dim=1), F.normalize(second, dim=1)

@@ -58,7 +58,7 @@ def decode_pose(
     latents: Mapping[str, Tensor],
     scene_scale: Float[Tensor, "b 3"],
     scene_shift: Float[Tensor, "b 3"],
-    coarsening: int = 1,
+    coarsening: float = 1,
     convention: Convention = "ScaleShiftInvariant",
 ) -> Pose:
     """The pose of sampled layout latents `[b, 1, channels]` (SAM 3D Objects, 11).

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from loci.acceleration.spectral import MARGIN
 from loci.errors import LociError
 from loci.geometry.rotations import matrix_quaternion, quaternion_matrix
 from loci.objects.asset import Asset
@@ -108,15 +109,15 @@ class View:
         mask = torch.from_numpy(inside)[None].float()
         inputs = structure_inputs(rgb, mask, self.pointmap, input_size)
         units = inputs.normaliser if self.pointmap is not None else nominal_scene(mask)
-        return Subject(name, inputs.tensors, units, seed)
+        return Subject(name, inputs.tensors, units, seed, cutout(self.pixels, inside))
 
     def asset(self, found: Lifted) -> Asset:
         """The object that was found."""
         return Asset(
             pose=found.pose if self.pointmap is not None else _seen_with(found.pose, self.fov),
-            voxels=found.voxels.coords[:, 1:],
+            voxels=found.choice.structure[:, 1:].long(),
             resolution=found.resolution,
-            coarsening=found.coarsening,
+            coarsening=found.choice.shrunk,
             gaussians=found.gaussians,
             mesh=found.mesh,
             fov=self.fov,
@@ -132,6 +133,22 @@ def _seen_with(pose: Pose, fov: float) -> Pose:
     seen = nominal_pose(nominal, pose.scale.new_tensor([NOMINAL_FOV]), nominal_fov=fov)
     scale = seen.scale[:, None].expand(-1, 3)
     return Pose(matrix_quaternion(seen.rotation), seen.translation, scale)
+
+
+def cutout(
+    pixels: UInt8[np.ndarray, "h w 3"], inside: Bool[np.ndarray, "h w"]
+) -> UInt8[Tensor, "k l 4"]:
+    """The picture around an object, the alpha channel its mask.
+
+    The border is what `acceleration.spectral.picture_ratio` looks at around a mask, so that it
+    finds the same in this part as in the whole picture.
+    """
+    part = tuple(
+        slice(max(0, int(places.min()) - MARGIN), int(places.max()) + 1 + 2 * MARGIN)
+        for places in np.nonzero(inside)
+    )
+    alpha = inside[part].astype(np.uint8)[:, :, None] * np.uint8(255)
+    return torch.from_numpy(np.concatenate([pixels[part], alpha], axis=2))
 
 
 def touches_edge(inside: Bool[np.ndarray, "h w"]) -> bool:

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from loci.layers.attention import KeysValues
 from loci.layers.feed_forward import FeedForward
+from loci.layers.modulation import Modulation, gated, modulated
 from loci.layers.norms import AffineLayerNorm, layer_norm
 from loci.layers.sparse import Voxels, downsample, upsample
 from loci.layers.sparse_attention import VoxelAttention, VoxelCrossAttention
@@ -54,7 +55,7 @@ class ResidualBlock(nn.Module):
             feats = upsample(feats, fine)
         scale, shift = per_voxel(self.emb_layers(moment), voxels).chunk(2, dim=-1)
         h = self.conv1(F.silu(self.norm1(feats)), voxels)
-        h = layer_norm(h, EPS) * (1 + scale) + shift
+        h = modulated(layer_norm(h, EPS), shift, scale)
         return self.conv2(F.silu(h), voxels) + self.skip_connection(feats)
 
 
@@ -78,9 +79,9 @@ class VoxelFlowBlock(nn.Module):
     ) -> Float[Tensor, "n d"]:
         """One block on; `context` None is the unconditional branch."""
         rows = per_voxel(self.adaLN_modulation(moment), voxels)
-        shift1, scale1, gate1, shift2, scale2, gate2 = rows.chunk(6, dim=-1)
-        h = layer_norm(feats, EPS) * (1 + scale1) + shift1
-        feats = feats + gate1 * self.self_attn(h, voxels.by_item)
+        m = Modulation(*rows.chunk(6, dim=-1))
+        h = modulated(layer_norm(feats, EPS), m.shift1, m.scale1)
+        feats = gated(feats, self.self_attn(h, voxels.by_item), m.gate1)
         feats = feats + self.cross_attn(self.norm2(feats), context, voxels)
-        h = layer_norm(feats, EPS) * (1 + scale2) + shift2
-        return feats + gate2 * self.mlp(h)
+        h = modulated(layer_norm(feats, EPS), m.shift2, m.scale2)
+        return gated(feats, self.mlp(h), m.gate2)

@@ -86,7 +86,7 @@ def fit_codec(
         accelerator.clip_grad_norm_(model.parameters(), config.clip_gradient)
         optimizer.step()
         ema.update(codec)
-        run.tick()
+        run.tick(loss.item())
         if run.due("log", config.log_seconds):
             run.log(loss=loss.item(), rate=rate)
         if run.due("evaluate", config.evaluate_seconds) and run.writes:

@@ -6,8 +6,6 @@ rendered view costs as much as a whole batch of this, and refines it (`train.lat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,12 +20,6 @@ from loci.train.latent_batches import CodecBatch
 BLUR = 0.08
 """Deviation added to Gaussians when samples judge them, in voxels: flat surfaces would make
 their likelihood infinite."""
-
-
-def joined(parts: Sequence[Gaussians]) -> Gaussians:
-    """The Gaussians of all items of a batch in one."""
-    columns = zip(*(vars(part).values() for part in parts), strict=True)
-    return Gaussians(*(torch.cat(column) for column in columns))
 
 
 def gaussian_losses(gaussians: Gaussians, batch: CodecBatch, side: int) -> dict[str, Tensor]:

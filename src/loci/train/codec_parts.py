@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from loci.objects.decoder_torso import TorsoConfig
 from loci.objects.gaussian_decoder import GaussianDecoder, GaussianDecoderConfig
 from loci.objects.latent_encoder import LatentEncoder, LatentEncoderConfig
 from loci.objects.mesh_decoder import MeshDecoder, MeshDecoderConfig
+from loci.presets_objects import home
 
-
-def _home_torso(blocks: int) -> TorsoConfig:
-    return TorsoConfig(dim=96, blocks=blocks, heads=3, resolution=32)
+HOME = home().parts
 
 
 @dataclass(frozen=True)
 class CodecConfig:
     """Sizes: those of the small model `home`."""
 
-    encoder: LatentEncoderConfig = field(default_factory=LatentEncoderConfig)
-    gaussians: GaussianDecoderConfig = field(
-        default_factory=lambda: GaussianDecoderConfig(
-            _home_torso(3),
-            gaussians=8,
-            scale_start=0.006,
-            opacity_start=0.8,
-            rotation_rate=1.0,
-        )
-    )
-    mesh: MeshDecoderConfig = field(
-        default_factory=lambda: MeshDecoderConfig(
-            _home_torso(2), narrowing=(4,), norm_groups=8, closed=True
-        )
-    )
+    encoder: LatentEncoderConfig = LatentEncoderConfig()
+    gaussians: GaussianDecoderConfig = HOME.gaussian_decoder
+    mesh: MeshDecoderConfig = HOME.mesh_decoder
 
 
 class CodecParts(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -12,15 +12,14 @@ from loci.geometry.splat_render import render_gaussians
 from loci.layers.sparse import Voxels
 from loci.objects.conditioning import Fuser
 from loci.objects.latent_flow import LatentFlow, LatentStatistics
-from loci.objects.latent_sampling import LatentSampling, latent_noise, sample_latents
+from loci.objects.latent_sampling import latent_noise, sample_latents
+from loci.presets_objects import home
 from loci.train.codec_exam import PIXELS, WHITE, picture_psnr, sheet_rows, spread
 from loci.train.codec_parts import CodecParts
 from loci.train.latent_set import LatentSet, SeenView
 from loci.train.latent_targets import clean_inputs, encoded
 from loci.train.object_scenes import Sight
 from loci.train.run import RunDirectory
-
-STEPS = 8
 
 
 class Case(NamedTuple):
@@ -64,7 +63,7 @@ class FlowExam:
         mean latents (constant).
         """
         size = fuser_size(fuser)
-        settings = LatentSampling(steps=STEPS, statistics=self.statistics)
+        settings = replace(home().run.latents, statistics=self.statistics)
         rows: dict[str, list[Tensor]] = {name: [] for name in ("truth", *PSNRS)}
         scores: dict[str, list[float]] = {}
         for number, case in enumerate(self.cases):

@@ -6,20 +6,21 @@ share of the budget on, renders of recorded views refine the Gaussians.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from loci.geometry.placing import merge_gaussians
 from loci.geometry.splat_render import render_gaussians
 from loci.objects.latent_encoder import kl
 from loci.train.codec_exam import examine_codec
-from loci.train.codec_losses import gaussian_losses, joined, mesh_losses
+from loci.train.codec_losses import gaussian_losses, mesh_losses
 from loci.train.codec_parts import CodecConfig, CodecParts
 from loci.train.latent_batches import codec_batch, disturbed, varied
 from loci.train.latent_set import LatentSet
-from loci.train.run import Budget, Ema, LearningRate, RunDirectory, step_generator
+from loci.train.run import Budget, Ema, LearningRate, RunDirectory, means, step_generator
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class LatentCodecTraining:
     """How to train. `rendered_from` is the share of the budget after which every step renders a
     view, `pixels` its side; `disturbance` the largest share of voxels lost or wrong."""
 
-    parts: CodecConfig = field(default_factory=CodecConfig)
+    parts: CodecConfig = CodecConfig()
     weights: LossWeights = LossWeights()
     budget: Budget = Budget(minutes=20)
     rate: LearningRate = LearningRate(peak=2e-3, warmup_steps=50, hold=0.3)
@@ -98,7 +99,7 @@ def fit_latent_codec(
         nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
         optimizer.step()
         ema.update(model)
-        run.tick()
+        run.tick(total.item())
         logged.append({"loss": total.item()} | {name: x.item() for name, x in losses.items()})
         if run.due("log", config.log_seconds):
             run.log(**means(logged), rate=rate)
@@ -133,7 +134,7 @@ def step_losses(
     latents = mean + (0.5 * log_variance).exp() * noise
     decoded = model.gaussians.decode(latents, batch.voxels)
     side = config.parts.gaussians.torso.resolution
-    losses = gaussian_losses(joined(decoded), batch, side)
+    losses = gaussian_losses(merge_gaussians(decoded), batch, side)
     feats, _ = model.mesh(latents, batch.voxels)
     losses |= mesh_losses(feats, batch, config.parts.mesh.resolution)
     losses["kl"] = kl(mean, log_variance)
@@ -152,13 +153,6 @@ def averaged(ema: Ema, config: LatentCodecTraining) -> CodecParts:
     parts = CodecParts(config.parts)
     ema.copy_to(parts)
     return parts.eval().requires_grad_(False)
-
-
-def means(records: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each name over those records that have it."""
-    names = dict.fromkeys(name for record in records for name in record)
-    found = {name: [r[name] for r in records if name in r] for name in names}
-    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 def train_latent_codec(

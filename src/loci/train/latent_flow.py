@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -14,39 +14,30 @@ from loci.flow.schedule import TIMESTEPS
 from loci.layers.sparse import Voxels
 from loci.layers.weights import save_config
 from loci.objects.conditioning import Fuser, FuserConfig
-from loci.objects.dinov2 import DinoConfig, DinoEmbedderConfig
 from loci.objects.latent_flow import LatentFlow, LatentFlowConfig
 from loci.objects.voxel_blocks import VoxelFlowBlock
+from loci.presets_objects import home
 from loci.train.codec_parts import CodecParts
 from loci.train.flow_exam import FlowExam
-from loci.train.latent_codec import means
 from loci.train.latent_set import LatentSet
 from loci.train.latent_targets import flow_batch, latent_statistics
 from loci.train.object_scenes import SceneVariety
-from loci.train.run import Budget, Ema, LearningRate, RunDirectory, step_generator
+from loci.train.run import Budget, Ema, LearningRate, RunDirectory, means, step_generator
 
+HOME = home().parts
 STATISTICS_NAME = "latent_statistics.json"
-
-
-def home_latent_fuser() -> FuserConfig:
-    """Stage 2 of the small model looks at the crop alone: 8 x 8 patches of picture and mask."""
-    return FuserConfig(
-        picture=DinoEmbedderConfig(DinoConfig(14, 192, 4, 3, registers=1, grid=8), 112, "prenorm"),
-        mask=DinoEmbedderConfig(DinoConfig(14, 96, 1, 3, registers=1, grid=8), 112, "prenorm"),
-        dim=128,
-        full_frame=(),
-    )
 
 
 @dataclass(frozen=True)
 class LatentFlowTraining:
-    """How to train. `disturbance` is the largest share of voxels lost, `unconditional` that of
-    pictures withheld, `time_mean` shifts the logit-normal times towards the data."""
+    """How to train; the default sizes are those of `home`.
 
-    flow: LatentFlowConfig = LatentFlowConfig(
-        dim=128, condition_dim=128, blocks=4, heads=4, io_channels=(48,), frequencies=64
-    )
-    fuser: FuserConfig = field(default_factory=home_latent_fuser)
+    `disturbance` is the largest share of voxels lost, `unconditional` that of pictures withheld,
+    `time_mean` shifts the logit-normal times towards the data.
+    """
+
+    flow: LatentFlowConfig = HOME.latent_flow
+    fuser: FuserConfig = HOME.latent_fuser
     variety: SceneVariety = SceneVariety()
     budget: Budget = Budget(minutes=20)
     rate: LearningRate = LearningRate(peak=1.5e-3, warmup_steps=100, hold=0.5)
@@ -160,7 +151,7 @@ def fit_latent_flow(
         nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
         optimizer.step()
         ema.update(model)
-        run.tick()
+        run.tick(loss.item())
         logged.append({"loss": loss.item()})
         if run.due("log", config.log_seconds):
             run.log(**means(logged), rate=rate, samples=run.step * config.batch)

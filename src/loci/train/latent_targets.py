@@ -10,17 +10,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loci.errors import LociError
 from loci.layers.sparse import Voxels
 from loci.objects.latent_encoder import LatentEncoder
 from loci.objects.latent_flow import LatentStatistics
 from loci.objects.preprocess import latent_inputs
 from loci.train.latent_batches import MIRROR, LatentObject, codec_batch, disturbed
 from loci.train.latent_set import LatentSet
-from loci.train.object_scenes import CLEAN, SceneVariety, Sight, compose, recoloring
+from loci.train.object_scenes import (
+    CLEAN,
+    Scene,
+    SceneVariety,
+    Sight,
+    compose,
+    pictured,
+    recoloring,
+)
 
 SMALLEST_STD = 0.05
-TRIES = 8
 
 
 class Encoded(NamedTuple):
@@ -69,6 +75,13 @@ def flow_batch(
     disturbed as for the autoencoder.
     """
     plain = replace(variety, mirrored=0.0, recolored=0.0)
+
+    def another() -> Sight:
+        return random_sight(objects, int(torch.randint(len(objects), (), generator=rng)), rng)
+
+    def inputs_of(scene: Scene) -> dict[str, Tensor]:
+        return latent_inputs(scene.rgb, scene.mask, size)
+
     items, shown = [], []
     for number in torch.randperm(len(objects), generator=rng)[:count].tolist():
         item, sight = objects.items[number], random_sight(objects, number, rng)
@@ -80,7 +93,8 @@ def flow_batch(
             color = torch.einsum("ij,jhw->ihw", matrix, sight.color).clamp(0, 1)
             sight = sight._replace(color=color)
         items.append(disturbed(item, disturbance, rng))
-        shown.append(_pictured(objects, sight, plain, size, rng))
+        _, inputs = pictured(sight, another, plain, rng, inputs_of)
+        shown.append(inputs)
     inputs = {name: torch.cat([x[name] for x in shown]) for name in shown[0]}
     return FlowBatch(encoded(items, encoder), inputs)
 
@@ -94,20 +108,6 @@ def clean_inputs(sight: Sight, size: int, rng: torch.Generator) -> dict[str, Flo
     """A view before a random plain background, for examinations."""
     scene = compose(sight, sight, CLEAN, rng)
     return latent_inputs(scene.rgb, scene.mask, size)
-
-
-def _pictured(
-    objects: LatentSet, sight: Sight, variety: SceneVariety, size: int, rng: torch.Generator
-) -> dict[str, Tensor]:
-    """A picture as stage 1 gets them; what hides too much is tried anew."""
-    for _ in range(TRIES):
-        other = int(torch.randint(len(objects), (), generator=rng))
-        scene = compose(sight, random_sight(objects, other, rng), variety, rng)
-        try:
-            return latent_inputs(scene.rgb, scene.mask, size)
-        except LociError:
-            continue
-    raise LociError("a render without an object, expected at least three pixels across")
 
 
 def _in_colors(item: LatentObject, matrix: Float[Tensor, "3 3"]) -> LatentObject:

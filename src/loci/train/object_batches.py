@@ -11,15 +11,13 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from loci.data.objects import ObjectRecord, ObjectSet
-from loci.errors import LociError
 from loci.objects.conditioning import POINTMAPS
 from loci.objects.nominal import Placement, nominal_pose, nominal_scene
 from loci.objects.pose import encode_pose
 from loci.objects.preprocess import StructureInputs, structure_inputs
-from loci.train.object_scenes import Scene, SceneVariety, Sight, Views, compose
+from loci.train.object_scenes import Scene, SceneVariety, Sight, Views, pictured
 
 Rng = torch.Generator
-TRIES = 8
 
 
 class ViewedObject(NamedTuple):
@@ -143,7 +141,16 @@ def _sample(
     sight = objects[index].views.sight(view)
     mirrored = float(torch.rand((), generator=rng)) < variety.mirrored
     sight = sight.mirrored() if mirrored else sight
-    scene, inputs = _pictured(objects, sight, with_pointmap, size, variety, rng)
+
+    def another() -> Sight:
+        ((other, seen),) = random_pairs(objects, 1, rng)
+        return objects[other].views.sight(seen)
+
+    def inputs_of(scene: Scene) -> StructureInputs:
+        points = scene.pointmap if with_pointmap else None
+        return structure_inputs(scene.rgb, scene.mask, points, size)
+
+    scene, inputs = pictured(sight, another, variety, rng, inputs_of)
     truth = Placement(*(part[None] for part in sight.placement))
     if with_pointmap:
         placement, normaliser = truth, inputs.normaliser
@@ -152,23 +159,3 @@ def _sample(
         normaliser = nominal_scene(scene.mask)
     placement = Placement(*(part[0] for part in placement))
     return _Sample(inputs.tensors, index, mirrored, normaliser.scale, normaliser.shift, placement)
-
-
-def _pictured(
-    objects: Sequence[ViewedObject],
-    sight: Sight,
-    with_pointmap: bool,
-    size: int,
-    variety: SceneVariety,
-    rng: Rng,
-) -> tuple[Scene, StructureInputs]:
-    """A picture and the inputs made of it as for a user's. What hides too much is tried anew."""
-    for _ in range(TRIES):
-        ((other, view),) = random_pairs(objects, 1, rng)
-        scene = compose(sight, objects[other].views.sight(view), variety, rng)
-        try:
-            points = scene.pointmap if with_pointmap else None
-            return scene, structure_inputs(scene.rgb, scene.mask, points, size)
-        except LociError:
-            continue
-    raise LociError("a render without an object, expected at least three pixels across")

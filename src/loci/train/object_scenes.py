@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from loci.errors import LociError
+from loci.geometry.camera import Camera
 from loci.objects.nominal import Placement
 
 Rng = torch.Generator
-
+T = TypeVar("T")
+TRIES = 8
 
 Render = tuple[UInt8[Tensor, "s s 4"], Float[Tensor, "s s"]]
 """RGB and alpha, not multiplied, and z in the camera frame, not finite where nothing is."""
@@ -66,10 +69,8 @@ class Sight(NamedTuple):
 
     def rays(self) -> Float[Tensor, "3 s s"]:
         """For every pixel the point at depth 1, in the frame x left, y up, z forward."""
-        side = self.depth.shape[-1]
-        axis = (1 - (2 * torch.arange(side) + 1) / side) * math.tan(math.radians(self.fov) / 2)
-        across, up = axis.expand(side, side), axis[:, None].expand(side, side)
-        return torch.stack([across, up, torch.ones(side, side)])
+        unit = torch.ones_like(self.depth)
+        return Camera.identity(self.fov).unproject(unit).permute(2, 0, 1)
 
 
 class Scene(NamedTuple):
@@ -126,6 +127,28 @@ def compose(sight: Sight, other: Sight, variety: SceneVariety, rng: Rng) -> Scen
     known = depth.isfinite()
     points = torch.where(known, sight.rays() * torch.where(known, depth, 0.0), torch.nan)
     return Scene(rgb, mask[None].float(), points)
+
+
+def pictured(
+    sight: Sight,
+    another: Callable[[], Sight],
+    variety: SceneVariety,
+    rng: Rng,
+    inputs: Callable[[Scene], T],
+) -> tuple[Scene, T]:
+    """A picture of `sight` and the inputs made of it as of a user's. What hides too much, so that
+    no inputs can be made, is tried anew with another object beside it.
+
+    Raises:
+        LociError: when nothing comes of it.
+    """
+    for _ in range(TRIES):
+        scene = compose(sight, another(), variety, rng)
+        try:
+            return scene, inputs(scene)
+        except LociError:
+            continue
+    raise LociError("a render without an object, expected at least three pixels across")
 
 
 def recolored(sight: Sight, rng: Rng) -> Sight:

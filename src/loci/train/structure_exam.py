@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from loci.geometry.surface_distance import surface_distance
 from loci.objects.pose import decode_pose, quaternion_matrix
 from loci.objects.structure_decoder import StructureDecoder
 from loci.objects.structure_encoder import StructureEncoder
@@ -126,20 +127,14 @@ def shape_figures(
 def fscore(output: Bool[Tensor, "r r r"], truth: Bool[Tensor, "r r r"]) -> float:
     """Harmonic mean of the shares of either's voxel centres that are near one of the other's."""
     one, other = ((torch.argwhere(shape) + 0.5) / len(shape) for shape in (output, truth))
-    if not len(one) or not len(other):
-        return 0.0
-    apart = torch.cdist(one, other)
-    right, found = ((apart.amin(dim=d) <= REACH).float().mean().item() for d in (1, 0))
-    return 2 * right * found / max(right + found, 1e-9)
+    return surface_distance(one, other, REACH).f_score
 
 
 def pose_figures(latents: Latents, batch: StructureBatch) -> dict[str, float]:
     """Median errors: of rotation in degrees, of size as a factor, of place in object sizes."""
     truth = batch.placement
     pose = decode_pose(latents, *batch.normaliser)
-    both = quaternion_matrix(pose.rotation).mT @ truth.rotation
-    cosine = (both.diagonal(dim1=1, dim2=2).sum(dim=1) - 1) / 2
-    turned = torch.rad2deg(torch.acos(cosine.clamp(-1, 1)))
+    turned = degrees_apart(quaternion_matrix(pose.rotation), truth.rotation)
     larger = (pose.scale[:, 0] / truth.scale).log().abs().exp()
     away = (pose.translation - truth.translation).norm(dim=1) / truth.scale
     return {
@@ -147,3 +142,12 @@ def pose_figures(latents: Latents, batch: StructureBatch) -> dict[str, float]:
         "size_factor": larger.median().item(),
         "place": away.median().item(),
     }
+
+
+def degrees_apart(
+    first: Float[Tensor, "b 3 3"], second: Float[Tensor, "b 3 3"]
+) -> Float[Tensor, "b"]:
+    """The angle of the turn that leads from one rotation to the other."""
+    both = first.mT @ second
+    cosine = (both.diagonal(dim1=1, dim2=2).sum(dim=1) - 1) / 2
+    return torch.rad2deg(torch.acos(cosine.clamp(-1, 1)))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from loci.objects.structure_decoder import StructureDecoder
 from loci.objects.structure_encoder import StructureEncoder
 from loci.objects.structure_flow import StructureFlowConfig
 from loci.objects.structure_sampling import StructureSampling
+from loci.presets_objects import home
 from loci.train.object_batches import ViewedObject, random_pairs, structure_batch, viewed_objects
 from loci.train.object_scenes import SceneVariety
 from loci.train.run import (
@@ -26,15 +26,13 @@ from loci.train.run import (
     RunDirectory,
     accelerated,
     agreed,
+    means,
     step_generator,
 )
 from loci.train.structure_exam import Codec, StructureExam
-from loci.train.structure_objective import (
-    StructureLoss,
-    StructureObjective,
-    home_flow,
-    home_fuser,
-)
+from loci.train.structure_objective import StructureLoss, StructureObjective
+
+HOME = home()
 
 
 @dataclass(frozen=True)
@@ -44,11 +42,11 @@ class StructureTraining:
     `pointmaps` is the share of samples that come with one.
     """
 
-    fuser: FuserConfig = field(default_factory=home_fuser)
-    flow: StructureFlowConfig = field(default_factory=home_flow)
+    fuser: FuserConfig = HOME.parts.structure_fuser
+    flow: StructureFlowConfig = HOME.parts.structure_flow
     loss: StructureLoss = StructureLoss()
     variety: SceneVariety = SceneVariety()
-    sampling: StructureSampling = StructureSampling(steps=12, guidance=2.0)
+    sampling: StructureSampling = HOME.run.structure
     budget: Budget = Budget(minutes=40)
     rate: LearningRate = LearningRate(peak=1e-3, warmup_steps=100, floor=0.02, hold=0.5)
     batch: int = 12
@@ -110,7 +108,7 @@ def fit_structure(
     model, optimizer = accelerator.prepare(trained, optimizer)
     shapes = shape_latents(objects, codec)
     size, with_pointmap = config.fuser.picture.input_size, round(config.pointmaps * config.batch)
-    sums: defaultdict[str, list[float]] = defaultdict(list)
+    logged: list[dict[str, float]] = []
 
     def save() -> None:
         run.save(model=trained.state_dict(), optimizer=optimizer.state_dict(), ema=ema.state_dict())
@@ -125,17 +123,16 @@ def fit_structure(
         batch = batch.to(accelerator.device)
         losses = model(batch, {k: x.to(accelerator.device) for k, x in data.items()}, rng)
         optimizer.zero_grad()
-        accelerator.backward(trained.total(losses))
+        total = trained.total(losses)
+        accelerator.backward(total)
         accelerator.clip_grad_norm_(model.parameters(), config.clip_gradient)
         optimizer.step()
         ema.update(trained)
-        run.tick()
-        for name, loss in losses.items():
-            sums[name].append(loss.item())
+        run.tick(total.item())
+        logged.append({name: loss.item() for name, loss in losses.items()})
         if run.due("log", config.log_seconds):
-            means = {name: sum(values) / len(values) for name, values in sums.items()}
-            run.log(**means, rate=rate, samples=run.step * config.batch)
-            sums.clear()
+            run.log(**means(logged), rate=rate, samples=run.step * config.batch)
+            logged.clear()
         if exam is not None and run.due("exam", config.exam_seconds) and run.writes:
             run.log(**exam.mark(averaged(ema, config), run))
         if run.due("checkpoint", config.checkpoint_seconds):

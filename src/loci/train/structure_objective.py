@@ -14,40 +14,13 @@ from loci.flow.objective import flow_loss, noised
 from loci.flow.schedule import TIMESTEPS, sample_levels
 from loci.layers.attention import KeysValues
 from loci.objects.conditioning import POINTMAPS, Fuser, FuserConfig
-from loci.objects.dinov2 import DinoConfig, DinoEmbedderConfig
 from loci.objects.mot_block import SHAPE, TwoStreamBlock
-from loci.objects.pointmap_embedder import PointmapEmbedderConfig
 from loci.objects.pose import ROTATION
 from loci.objects.structure_flow import Context, StructureFlow, StructureFlowConfig
 from loci.train.object_batches import StructureBatch
 
 GATES = (2, 5)
 """Which of the six parts of a block's modulation are gates."""
-
-
-def home_fuser() -> FuserConfig:
-    """The condition of the small model: crop of picture, mask and pointmap, and the whole mask,
-    which tells where in the frame the object is."""
-    return FuserConfig(
-        picture=DinoEmbedderConfig(DinoConfig(14, 192, 4, 3, registers=2, grid=8), 112),
-        mask=DinoEmbedderConfig(DinoConfig(14, 96, 3, 2, registers=1, grid=8), 112),
-        pointmap=PointmapEmbedderConfig(input_size=64, patch=8, dim=48, heads=2),
-        dim=192,
-        full_frame=("rgb_image_mask",),
-    )
-
-
-def home_flow() -> StructureFlowConfig:
-    """The stage-1 transformer of the small model: 4^3 shape tokens."""
-    return StructureFlowConfig(
-        dim=192,
-        condition_dim=192,
-        blocks=6,
-        heads=3,
-        mlp_ratio=3,
-        resolution=4,
-        shape_channels=32,
-    )
 
 
 def modality_weights() -> dict[str, float]:

@@ -171,7 +171,7 @@ def fit_world(
         optimizer.step()
         ema.update(world)
         losses.append(loss.item())
-        run.tick()
+        run.tick(loss.item())
         if run.due("log", config.log_seconds):
             run.log(loss=sum(losses) / len(losses), rate=rate, samples=run.step * config.batch)
             losses.clear()

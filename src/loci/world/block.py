@@ -1,40 +1,14 @@
 """One transformer block over two streams: a memory that never sees the noise, and the noise."""
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from loci.layers.attention import Attention, KeysValues
 from loci.layers.learned import learned
+from loci.layers.modulation import Modulation, gated, modulated
 from loci.layers.norms import AffineLayerNorm, layer_norm
 from loci.layers.rotary import Rotation
-
-
-class Modulation(NamedTuple):
-    """Six float32 vectors `[b, 1, d]` that bend a block to a timestep."""
-
-    shift1: Tensor
-    scale1: Tensor
-    gate1: Tensor
-    shift2: Tensor
-    scale2: Tensor
-    gate2: Tensor
-
-
-def modulated(
-    normed: Float[Tensor, "b n d"], shift: Float[Tensor, "b 1 d"], scale: Float[Tensor, "b 1 d"]
-) -> Float[Tensor, "b n d"]:
-    """normed * (1 + scale) + shift in float32, returned in the type of `normed`."""
-    return (normed.float() * (1 + scale) + shift).to(normed.dtype)
-
-
-def gated(
-    x: Float[Tensor, "b n d"], update: Float[Tensor, "b n d"], gate: Float[Tensor, "b 1 d"]
-) -> Float[Tensor, "b n d"]:
-    """x + update * gate in float32, returned in the type of `x`."""
-    return (x.float() + update.float() * gate).to(x.dtype)
 
 
 class Block(nn.Module):
@@ -57,7 +31,7 @@ class Block(nn.Module):
         self.eps = eps
 
     def modulate(self, projected: Float[Tensor, "b 6 d"]) -> Modulation:
-        """The block's own table plus the projected time embedding."""
+        """The block's own table plus the projected time embedding, `[b, 1, d]` each; float32."""
         return Modulation(*(self.modulation.float() + projected).unsqueeze(2).unbind(1))
 
     def norm(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:

@@ -46,7 +46,11 @@ def sample_chunk(
     sampling: SamplingConfig,
     policy: StepPolicy | None = None,
 ) -> Float[Tensor, "1 16 t h w"]:
-    """Latents of a chunk from its noise; guided where the context has a negative row."""
+    """Latents of a chunk from its noise; guided where the context has a negative row.
+
+    A policy is for this chunk alone: what it knows of one velocity says nothing of the next
+    chunk's.
+    """
 
     def velocity(state: State, timestep: Tensor) -> State:
         return {"video": model.velocity(state["video"], timestep, context)}

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from loci.actions.encoder import ActionEncoder, ActionEncoderConfig
 from loci.flow.schedule import TIMESTEPS
 from loci.layers.learned import learned
+from loci.layers.modulation import modulated
 from loci.layers.norms import layer_norm
 from loci.layers.rotary import Rotation, grid_rotation
 from loci.layers.timestep import timestep_code
@@ -28,7 +29,7 @@ from loci.memory.compressor import LatentEncoder, LatentEncoderConfig
 from loci.memory.poses import relative_poses, with_spread
 from loci.memory.reckoned import PoseEmbedding, ReckonedConfig, memory_times, reckoned_rotation
 from loci.memory.reckoned_encoder import ReckonedEncoder
-from loci.world.block import Block, modulated
+from loci.world.block import Block
 from loci.world.context import Actions, Address, Context, LayerContext, Prompt
 
 PATCH = 2
@@ -42,7 +43,7 @@ class TransformerConfig:
     reckoned pose; `memory_stream` "fixed" keeps the memory tokens as the compressor made them, so
     that their keys and values are computed once per chunk; `prediction` "data" lets the network
     predict the clean latents, from which the velocity follows; `round_timestep` rounds the
-    timestep to the weights' type, as the released bfloat16 run does (6).
+    timestep to the weights' type, as the released run does (6); without effect in float32.
     """
 
     dim: int = 1536
@@ -59,7 +60,7 @@ class TransformerConfig:
     reckoned: ReckonedConfig | None = None
     memory_stream: Literal["evolving", "fixed"] = "evolving"
     prediction: Literal["velocity", "data"] = "velocity"
-    round_timestep: bool = False
+    round_timestep: bool = True
 
 
 class Head(nn.Module):

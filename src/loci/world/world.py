@@ -1,5 +1,6 @@
 """A world that can be walked: start from a picture, step by actions, fork at will."""
 
+import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,8 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor
 
+from loci.acceleration.ledger import Ledger
+from loci.acceleration.speeds import Speed, chosen_speed
 from loci.actions.reckoning import Stride, reckon
 from loci.actions.vocabulary import MOVES, VIEWS, to_ids
 from loci.errors import LociError
@@ -100,6 +103,7 @@ class World:
     ) -> None:
         self.config, self.transformer, self.codec = config, transformer, codec
         self.text_encoder = text_encoder
+        self.speed, self.ledger = chosen_speed(None), Ledger()
         self._check()
         encoder = transformer.latent_encoder
         published = partial(published_memory, encoder) if config.horizon.exact else None
@@ -146,6 +150,23 @@ class World:
         if self.text_encoder is not None:
             self.text_encoder.save_pretrained(folder / "text_encoder")
         save_config(folder / CONFIG_NAME, self.config)
+
+    def at_speed(self, speed: str | Speed, ledger: Ledger | None = None) -> "World":
+        """The same world, walked at another speed; parts and walks are shared.
+
+        Args:
+            speed: its name ("exact", "fast", "faster"), or one of your own
+                (docs/acceleration.md). Every chunk gets a policy of its own.
+            ledger: written with what is done and spared; a new one by default. It is the world's
+                `ledger` afterwards.
+
+        Raises:
+            LociError: when there is no speed of that name.
+        """
+        other = copy.copy(self)
+        other.speed = chosen_speed(speed)
+        other.ledger = ledger if ledger is not None else Ledger()
+        return other
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -220,8 +241,11 @@ class World:
         latents, target_poses = self._sample(state, ids, ahead)
         first = int(self.config.overlap)
         keep = len(ids) // self.codec.temporal_factor + first
-        video = self.codec.decode(latents[:, :, :keep])[:, :, first:]
-        return latents, video, self._advance(state, ids, video, latents, target_poses)
+        with self.ledger.timed("frames"):
+            video = self.codec.decode(latents[:, :, :keep])[:, :, first:]
+        with self.ledger.timed("history"):
+            state = self._advance(state, ids, video, latents, target_poses)
+        return latents, video, state
 
     def _check(self) -> None:
         config, factor = self.config, self.codec.temporal_factor
@@ -246,11 +270,15 @@ class World:
         self, state: WalkState, ids: Int[np.ndarray, "n 2"], ahead: ArrayLike | None
     ) -> tuple[Tensor, Tensor | None]:
         """The chunk's latents, and the reckoned poses of its frames."""
-        context, poses = self._context(state, ids, ahead)
+        with self.ledger.timed("context"):
+            context, poses = self._context(state, ids, ahead)
         frames = self.config.chunk // self.codec.temporal_factor + int(self.config.overlap)
         shape = (*state.local.shape[:2], frames, *state.local.shape[3:])
         noise = chunk_noise(state.seed, state.chunks, shape, self._device)
-        return sample_chunk(self.transformer, noise, context, self.config.sampling), poses
+        with self.ledger.timed("chunks"):
+            policy = self.ledger.watched("chunks", self.speed.walk_policy())
+            latents = sample_chunk(self.transformer, noise, context, self.config.sampling, policy)
+        return latents, poses
 
     def _context(
         self, state: WalkState, ids: Int[np.ndarray, "n 2"], ahead: ArrayLike | None

@@ -1,0 +1,102 @@
+"""Held-out objects as the benchmark shows them: a picture of one view, and what is true of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from loci.data.objects import ObjectSet
+from loci.data.voxelise import GRID
+from loci.objects.nominal import Placement, nominal_pose
+from loci.train.codec_exam import PIXELS, spread
+from loci.train.latent_batches import LatentObject
+from loci.train.latent_set import LatentSet, SeenView
+from loci.train.object_scenes import CLEAN, compose
+from loci.train.run import step_generator
+
+
+@dataclass(frozen=True)
+class Case:
+    """One object, and one picture of it.
+
+    Attributes:
+        name: of the object.
+        view: which of its views is shown.
+        pixels: the picture.
+        mask: where the object is in it.
+        pointmap: x left, y up, z forward, NaN where unknown.
+        fov: horizontal field of view in degrees.
+        occupancy: the voxels that its surface touches.
+        item: its surface, and its voxels at half that resolution.
+        placement: its pose, with a batch axis of one.
+        unseen: views that are not shown, by an even light.
+    """
+
+    name: str
+    view: int
+    pixels: UInt8[np.ndarray, "s s 3"]
+    mask: Bool[np.ndarray, "s s"]
+    pointmap: Float[Tensor, "s s 3"]
+    fov: float
+    occupancy: Bool[Tensor, "64 64 64"]
+    item: LatentObject
+    placement: Placement
+    unseen: tuple[SeenView, ...]
+
+    @property
+    def nominal(self) -> Placement:
+        """What the picture alone can tell of the pose: it is measured by the object's distance."""
+        return nominal_pose(self.placement, torch.tensor([self.fov]))
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Objects that nothing was trained on; a case is the same whatever others are looked at.
+
+    Pictures are made as for the examinations in training: nothing else is in them, and behind the
+    object is a pattern, or a floor and a wall. `unseen` views of each are compared.
+    """
+
+    objects: ObjectSet
+    material: LatentSet
+    seed: int
+    unseen: int
+
+    @classmethod
+    def load(cls, folder: Path, seed: int, unseen: int) -> HeldOut:
+        """The objects of a folder.
+
+        Raises:
+            LociError: when there are none, or one is damaged.
+        """
+        return cls(ObjectSet.load(folder), LatentSet.load(folder), seed, unseen)
+
+    def chosen(self, count: int | None) -> list[int]:
+        """Numbers of so many objects, spread over all; None for all of them."""
+        return spread(len(self.objects), count or len(self.objects))
+
+    def case(self, number: int) -> Case:
+        """The object of that number, in a picture that depends on nothing but it and the seed."""
+        rng = step_generator(self.seed, number)
+        shown = int(torch.randint(self.material.views, (), generator=rng))
+        sight = self.material.recorded(number, shown).sight
+        scene = compose(sight, sight, CLEAN, rng)
+        others = [view for view in range(self.material.views) if view != shown]
+        unseen = [others[k] for k in spread(len(others), self.unseen)]
+        return Case(
+            name=self.objects.records[number].name,
+            view=shown,
+            pixels=(scene.rgb * 255).round().to(torch.uint8).movedim(0, -1).numpy(),
+            mask=scene.mask[0].numpy() > 0.5,
+            pointmap=scene.pointmap.movedim(0, -1),
+            fov=sight.fov,
+            occupancy=self.objects.occupancy(number, GRID),
+            item=self.material.items[number],
+            placement=Placement(*(part[None] for part in sight.placement)),
+            unseen=tuple(self.material.recorded(number, view).seen(PIXELS) for view in unseen),
+        )

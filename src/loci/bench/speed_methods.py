@@ -1,0 +1,110 @@
+"""What `loci bench speed` compares: our speeds, the published ones piece by piece, and others."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+
+from loci.acceleration.baselines import EasyCache, TaylorSeer
+from loci.acceleration.fast3dcache import Fast3DCache
+from loci.acceleration.spectral import DecodingConfig
+from loci.acceleration.speeds import Speed, exact, fast, faster, paper, released
+from loci.acceleration.token_baselines import MergedTokens, RandomTokens
+from loci.objects.lifting import LifterConfig
+
+EXACT = "exact"
+FEWER = (1 / 2, 1 / 3, 1 / 4)
+"""Parts of the steps of both flows, for the baseline of fewer steps."""
+UNIFORM = DecodingConfig("released", high=math.inf, low=-math.inf, minimum=0)
+"""The factor 1.5 whatever the object is like."""
+
+
+class Method(NamedTuple):
+    """One row of the comparison.
+
+    Attributes:
+        name: of the row.
+        group: what it is drawn with.
+        speed: at which objects are lifted.
+        steps: the part of both flows' steps that is taken.
+    """
+
+    name: str
+    group: str
+    speed: Speed
+    steps: float = 1.0
+
+    def config(self, config: LifterConfig) -> LifterConfig:
+        """The run with so many steps; at least one each."""
+        if self.steps == 1:
+            return config
+        return replace(
+            config,
+            structure=replace(config.structure, steps=self._of(config.structure.steps)),
+            latents=replace(config.latents, steps=self._of(config.latents.steps)),
+        )
+
+    def _of(self, steps: int) -> int:
+        return max(1, round(self.steps * steps))
+
+
+def methods(seed: int) -> list[Method]:
+    """All rows, exact first; names are distinct.
+
+    Args:
+        seed: of what is random in the baselines.
+    """
+    fewer = [Method(f"steps x {part:.2g}", "fewer steps", exact(), part) for part in FEWER]
+    return [
+        Method(EXACT, EXACT, exact()),
+        *fewer,
+        *(Method(name, "baselines", speed) for name, speed in _baselines(seed).items()),
+        *_ablation(released()),
+        *_ablation(paper()),
+        Method("fast", "loci", fast()),
+        Method("faster", "loci", faster()),
+    ]
+
+
+def _baselines(seed: int) -> dict[str, Speed]:
+    """With the settings of their papers; shares and factors are not told and are ours."""
+
+    def chance() -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+    return {
+        "random drop": Speed("random drop", dropped=0.5),
+        "random tokens": Speed(
+            "random tokens", latents=lambda interval, scores, blocks: RandomTokens(0.5, chance())
+        ),
+        "uniform merge": Speed("uniform merge", decoding=UNIFORM),
+        "merged tokens": Speed(
+            "merged tokens", latents=lambda interval, scores, blocks: MergedTokens(blocks)
+        ),
+        "Fast3DCache": Speed("Fast3DCache", latents=lambda interval, scores, blocks: Fast3DCache()),
+        "TaylorSeer": Speed(
+            "TaylorSeer",
+            structure=lambda interval: TaylorSeer(),
+            latents=lambda interval, scores, blocks: TaylorSeer(),
+        ),
+        "EasyCache": Speed(
+            "EasyCache",
+            structure=lambda interval: EasyCache(),
+            latents=lambda interval, scores, blocks: EasyCache(),
+        ),
+    }
+
+
+def _ablation(whole: Speed) -> list[Method]:
+    """A published system by its three mechanisms: each, each two, and all of them."""
+    pieces = ("structure", "latents", "decoding")
+    kept = [pieces[:1], pieces[1:2], pieces[2:], pieces[:2], pieces[::2], pieces[1:], pieces]
+    found = []
+    for some in kept:
+        name = whole.name if some == pieces else f"{whole.name} {' + '.join(some)}"
+        without = {piece: None for piece in pieces if piece not in some}
+        found.append(Method(name, whole.name, replace(whole, name=name, **without)))
+    return found

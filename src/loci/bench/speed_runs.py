@@ -1,0 +1,149 @@
+"""One object lifted by every method from the same noise: what comes out, and what it cost."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from loci.acceleration.ledger import Ledger
+from loci.bench.objects_cases import Case
+from loci.bench.objects_lifts import guess_of
+from loci.bench.objects_marks import Guess, Marks, mark
+from loci.bench.speed_methods import EXACT, Method
+from loci.errors import LociError
+from loci.geometry.gaussians import Gaussians
+from loci.geometry.surface_distance import surface_distance
+from loci.objects.lifter import Lifter
+
+
+class ToExact(NamedTuple):
+    """How far an asset is from the one that exact makes of the same picture and noise.
+
+    Attributes:
+        chamfer: of the surfaces, in the object's own frame.
+        f_score: at 0.05, 0 to 1.
+        voxel_iou: of the structures, 0 to 1.
+    """
+
+    chamfer: float
+    f_score: float
+    voxel_iou: float
+
+
+NOTHING = ToExact(float("nan"), 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One object by one method.
+
+    Attributes:
+        marks: against the true object.
+        to_exact: against exact.
+        ledger: what was done and spared.
+        speedup: seconds of exact over its own, both without loading.
+        voxels: of stage 2, their number over that of exact.
+        failure: why nothing came out.
+    """
+
+    marks: Marks
+    to_exact: ToExact
+    ledger: Ledger
+    speedup: float
+    voxels: float = 1.0
+    failure: str | None = None
+
+    @property
+    def evaluations(self) -> int:
+        """Of both flows' networks; a guided step takes two."""
+        return sum(entry.made for entry in self.ledger.stages.values())
+
+
+class _Lifted(NamedTuple):
+    guess: Guess | None
+    ledger: Ledger
+    failure: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        return sum(entry.seconds for entry in self.ledger.stages.values())
+
+
+def run_all(
+    lifter: Lifter,
+    case: Case,
+    methods: Sequence[Method],
+    seed: int,
+    told: Callable[[str], None] = lambda name: None,
+) -> dict[str, Run]:
+    """Runs of every method, by name.
+
+    Exact runs before the others and again after them, and its seconds are the mean of both: what
+    else the machine does changes slowly.
+
+    Args:
+        lifter: that keeps its parts, which are in memory already.
+        case: the object.
+        methods: exact among them.
+        seed: of the noise.
+        told: called with a method's name before its run.
+    """
+    (exact,) = (method for method in methods if method.name == EXACT)
+    lifted = {exact.name: _lift(lifter, case, exact, seed)}
+    for method in methods:
+        told(method.name)
+        if method.name not in lifted:
+            lifted[method.name] = _lift(lifter, case, method, seed)
+    first, again = lifted[exact.name], _lift(lifter, case, exact, seed)
+    seconds = statistics.mean([first.seconds, again.seconds])
+    return {
+        name: Run(
+            mark(one.guess, case, case.placement),
+            to_exact(one.guess, first.guess),
+            one.ledger,
+            1.0 if name == exact.name else seconds / one.seconds,
+            _part(one.guess, first.guess),
+            one.failure,
+        )
+        for name, one in lifted.items()
+    }
+
+
+def to_exact(guess: Guess | None, exact: Guess | None) -> ToExact:
+    """Zero distance and full marks when both are the same."""
+    if guess is None or exact is None:
+        return NOTHING
+    distance = surface_distance(guess.points, exact.points)
+    grids = []
+    for one in (guess, exact):
+        grid = torch.zeros((one.resolution,) * 3, dtype=torch.bool)
+        grid[one.voxels.long().unbind(1)] = True
+        grids.append(grid)
+    common, either = (grids[0] & grids[1]).sum(), (grids[0] | grids[1]).sum()
+    return ToExact(distance.chamfer, distance.f_score, float(common / either))
+
+
+def _part(guess: Guess | None, exact: Guess | None) -> float:
+    """Of exact's voxels, by the splats, of which every voxel has the same number."""
+    if guess is None or exact is None:
+        return 1.0
+    things = guess.thing, exact.thing
+    few, all_of_them = (len(one) if isinstance(one, Gaussians) else 1 for one in things)
+    return few / all_of_them
+
+
+def _lift(lifter: Lifter, case: Case, method: Method, seed: int) -> _Lifted:
+    runner, ledger = copy.copy(lifter), Ledger()  # the parts in memory are shared
+    runner.config = method.config(lifter.config)
+    try:
+        asset = runner(
+            *(case.pixels, case.mask, case.pointmap, seed), speed=method.speed, ledger=ledger
+        )
+    except LociError as error:  # mostly: no voxel above threshold
+        return _Lifted(None, ledger, str(error))
+    return _Lifted(guess_of(asset), ledger)

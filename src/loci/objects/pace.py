@@ -1,0 +1,96 @@
+"""The two flows at the speed of a run: policies made, watched, and checked if wanted."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from jaxtyping import Float
+from torch import Tensor
+
+from loci.acceleration.ledger import Ledger, StageEntry
+from loci.acceleration.progress import Interval
+from loci.acceleration.speeds import Speed, chosen_speed
+from loci.flow.policy import State
+from loci.layers.sparse import Voxels
+from loci.objects.latent_flow import LatentFlow
+from loci.objects.latent_sampling import LATENTS, LatentSampling, sample_latents
+from loci.objects.structure_flow import StructureFlow
+from loci.objects.structure_sampling import StructureSampling, sample_structure
+from loci.objects.voxel_choice import VoxelChoice
+
+OnStep = Callable[[int, State], None]
+
+
+class Pace:
+    """A speed with the ledger of one run or of several.
+
+    With `verify` every flow runs a second time, exactly, from the same noise and on the same
+    voxels. What that costs is not in the ledger, and what it finds does not change the run.
+    """
+
+    def __init__(
+        self,
+        speed: str | Speed | None = None,
+        ledger: Ledger | None = None,
+        verify: bool = False,
+    ) -> None:
+        self.speed, self.verify = chosen_speed(speed), verify
+        self.ledger = ledger if ledger is not None else Ledger()
+
+    def timed(self, stage: str) -> AbstractContextManager[StageEntry]:
+        """Adds the seconds of the block to the stage."""
+        return self.ledger.timed(stage)
+
+    def structure(
+        self,
+        flow: StructureFlow,
+        condition: Float[Tensor, "1 m c"],
+        noise: State,
+        settings: StructureSampling,
+        tell: OnStep,
+    ) -> State:
+        """Stage 1 of an object; arguments as of `sample_structure`."""
+        interval = guided_interval(settings)
+        policy = self.speed.structure_policy(interval)
+        with self.timed("structure"):
+            watched = self.ledger.watched("structure", policy, interval)
+            found = sample_structure(flow, condition, noise, settings, watched, tell)
+        if self.verify:
+            exact = sample_structure(flow, condition, noise, settings)
+            self.ledger.verified("structure", found, exact)
+        return found
+
+    def latents(
+        self,
+        flow: LatentFlow,
+        condition: Float[Tensor, "1 m c"],
+        choice: VoxelChoice,
+        noise: Float[Tensor, "n c"],
+        settings: LatentSampling,
+        tell: OnStep,
+    ) -> Float[Tensor, "n c"]:
+        """Stage 2 of an object; arguments as of `sample_latents`."""
+        interval, voxels = guided_interval(settings), choice.voxels
+        blocks = tokens_of(voxels, len(flow.config.io_channels))
+        policy = self.speed.latent_policy(interval, choice.scores, blocks)
+        with self.timed("latents"):
+            watched = self.ledger.watched("latents", policy, interval)
+            found = sample_latents(flow, condition, voxels, noise, settings, watched, tell)
+        if self.verify:
+            exact = sample_latents(flow, condition, voxels, noise, settings)
+            self.ledger.verified("latents", {LATENTS: found}, {LATENTS: exact})
+        return found
+
+
+def guided_interval(settings: StructureSampling | LatentSampling) -> Interval | None:
+    """The timesteps between which a flow takes two evaluations; None if it never does."""
+    shortcut = isinstance(settings, StructureSampling) and settings.shortcut
+    return None if shortcut or settings.guidance <= 0 else settings.interval
+
+
+def tokens_of(voxels: Voxels, levels: int) -> Tensor:
+    """For every voxel the token that stands for it so many levels further down, as a label."""
+    labels = voxels.coarser.parent
+    for _ in range(levels - 1):
+        voxels = voxels.coarser.voxels
+        labels = voxels.coarser.parent[labels]
+    return labels

@@ -1,0 +1,168 @@
+"""From four training runs to the model folder `home`: parts, settings, logs, card and example."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from loci.data.credits import credits_text
+from loci.data.objects import ObjectRecord, ObjectSet
+from loci.errors import LociError
+from loci.files import replacing_folder
+from loci.layers.weights import load_config
+from loci.objects.conditioning import Fuser
+from loci.objects.latent_flow import LatentStatistics
+from loci.objects.lifter import Lifter
+from loci.objects.lifting import LIFTER_NAME, LifterConfig
+from loci.objects.parts import (
+    GAUSSIAN_DECODER,
+    LATENT_FLOW,
+    LATENT_FUSER,
+    MESH_DECODER,
+    PARTS,
+    STRUCTURE_DECODER,
+    STRUCTURE_FLOW,
+    STRUCTURE_FUSER,
+    GivenParts,
+    SavedParts,
+)
+from loci.presets_objects import home
+from loci.train.curves import draw_panels
+from loci.train.latent_flow import STATISTICS_NAME
+from loci.train.ship_example import EXAMPLE, MASK, write_example
+
+CARD, CREDITS, TRAINING = "README.md", "CREDITS.md", "training"
+OURS = {*PARTS, LIFTER_NAME, CARD, CREDITS, TRAINING, EXAMPLE, MASK}
+"""What an older model folder holds and may be replaced."""
+TEMPLATE = "home_card.md"
+
+
+class Runs(NamedTuple):
+    """The folders of the four finished runs, in the order in which they are trained."""
+
+    structure_codec: Path
+    structure: Path
+    latent_codec: Path
+    latents: Path
+
+    def sources(self) -> dict[str, Path]:
+        """Where each part of the model is taken from."""
+        return {
+            STRUCTURE_FUSER: self.structure,
+            STRUCTURE_FLOW: self.structure,
+            STRUCTURE_DECODER: self.structure_codec,
+            LATENT_FUSER: self.latents,
+            LATENT_FLOW: self.latents,
+            GAUSSIAN_DECODER: self.latent_codec,
+            MESH_DECODER: self.latent_codec,
+        }
+
+
+def ship_home(runs: Runs, data: Path, out: Path) -> Lifter:
+    """Write one model folder, all or nothing, and print what it weighs.
+
+    Args:
+        runs: finished runs; each has its parts in final.
+        data: the objects of the runs: licences and the example picture come from there.
+        out: the folder; an older model in it is replaced.
+
+    Returns:
+        What was written, as a lifter.
+
+    Raises:
+        LociError: when a run is not finished, does not fit the others, or the data is not there.
+    """
+    for run in runs:
+        if not (run / "final").is_dir():
+            raise LociError(f"{run}: expected a finished training run, with its model in final")
+    modules = {name: SavedParts(run / "final").load(name) for name, run in runs.sources().items()}
+    _check_same_codec(runs, modules[STRUCTURE_DECODER])
+    lifter = Lifter(lifter_config(runs, modules[STRUCTURE_FUSER]), GivenParts(modules))
+    train, test = (ObjectSet.load(data / part) for part in ("train", "test"))
+    with replacing_folder(out, OURS.__contains__) as draft:
+        lifter.save_pretrained(draft, torch.bfloat16)
+        for name, run in zip(Runs._fields, runs, strict=True):
+            logs = draft / TRAINING / name.replace("_", "-")
+            logs.mkdir(parents=True)
+            shutil.copyfile(run / "log.jsonl", logs / "log.jsonl")
+            draw_panels(run / "log.jsonl", logs / "curves.png")
+        shown = write_example(test, draft)
+        (draft / CREDITS).write_text(credits_text(train.records, test.records), encoding="utf-8")
+        text = card(runs, modules, (train, test), shown)
+        (draft / CARD).write_text(text, encoding="utf-8")
+        size = sum(path.stat().st_size for path in draft.rglob("*.safetensors"))
+        whole = sum(path.stat().st_size for path in draft.rglob("*") if path.is_file())
+    print(f"{out}: {size / 1e6:.1f} MB of weights, {whole / 1e6:.1f} MB in all")
+    return Lifter.from_pretrained(out)
+
+
+def lifter_config(runs: Runs, fuser: nn.Module) -> LifterConfig:
+    """The settings of `home` with the statistics that were measured on the trained latents."""
+    assert isinstance(fuser, Fuser)
+    assert fuser.config is not None
+    settings = home().run
+    statistics = load_config(runs.latents / "final" / STATISTICS_NAME, LatentStatistics)
+    return replace(
+        settings,
+        input_size=fuser.config.picture.input_size,
+        latents=replace(settings.latents, statistics=statistics),
+    )
+
+
+def card(
+    runs: Runs,
+    modules: Mapping[str, nn.Module],
+    objects: tuple[ObjectSet, ObjectSet],
+    shown: ObjectRecord,
+) -> str:
+    """The model card: the template beside this file, with what can be counted filled in.
+
+    Args:
+        runs: whose logs tell how long was trained.
+        modules: the parts by name.
+        objects: to train on, and held out.
+        shown: the object in the example picture.
+    """
+    train, test = objects
+    counts = {name: sum(p.numel() for p in modules[name].parameters()) for name in PARTS}
+    template = Template((files("loci.train") / TEMPLATE).read_text(encoding="utf-8"))
+    return template.substitute(
+        parts=_table("part", "parameters", {k: f"{n / 1e6:.2f} M" for k, n in counts.items()}),
+        parameters=f"{sum(counts.values()) / 1e6:.1f}",
+        times=_table("run", "trained", {run.name: _trained(run) for run in runs}),
+        licences=credits_text(train.records, test.records).split("\n\n")[0],
+        train=len(train),
+        test=len(test),
+        example=f"“{shown.title}” by {shown.author} ({shown.licence})",
+    )
+
+
+def _table(first: str, second: str, rows: Mapping[str, str]) -> str:
+    lines = [f"| {first} | {second} |", "| --- | --- |"]
+    return "\n".join(lines + [f"| `{name}` | {value} |" for name, value in rows.items()])
+
+
+def _trained(run: Path) -> str:
+    last = json.loads((run / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    return f"{last['step']} steps, {last['seconds'] / 60:.0f} minutes"
+
+
+def _check_same_codec(runs: Runs, decoder: nn.Module) -> None:
+    """The structure run keeps a copy of the decoder whose latents it learned."""
+    copied = SavedParts(runs.structure / "final").load(STRUCTURE_DECODER).state_dict()
+    own = decoder.state_dict()
+    same = copied.keys() == own.keys() and all(torch.equal(copied[k], own[k]) for k in own)
+    if not same:
+        raise LociError(
+            f"{runs.structure}: trained with another decoder, expected that of "
+            f"{runs.structure_codec}"
+        )

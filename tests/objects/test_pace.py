@@ -1,0 +1,218 @@
+"""Speeds in the pipeline: exact to the last bit, spared evaluations, true sizes, the ledger."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from loci.acceleration.ledger import Ledger
+from loci.acceleration.spectral import DecodingConfig, picture_ratio
+from loci.acceleration.speeds import Speed, exact, fast, paper, released
+from loci.errors import LociError
+from loci.geometry.gaussians import Gaussians
+from loci.geometry.mesh import Mesh
+from loci.layers.sparse import Voxels
+from loci.objects import pace
+from loci.objects.asset import Asset
+from loci.objects.lifter import Lifter
+from loci.objects.pace import Pace, guided_interval, tokens_of
+from loci.objects.structure_sampling import StructureSampling
+from loci.objects.view import cutout
+from loci.objects.voxel_choice import choose_voxels
+
+from .lifters import example, small_lifter
+from .test_lifter import same
+
+PIXELS, INSIDE = example()
+UNIFORM = {"high": float("inf"), "low": -float("inf"), "minimum": 0}
+
+
+class Held:
+    """Evaluates the first step, and holds its velocity."""
+
+    def propose(self, step: int, timesteps: Tensor, state: Any) -> Any:
+        return self.last if step else None
+
+    def observe(self, step: int, timesteps: Tensor, state: Any, velocity: Any) -> None:
+        self.last = velocity
+
+
+HELD = Speed("held", structure=lambda interval: Held(), latents=lambda *known: Held())
+
+
+@pytest.fixture(scope="module")
+def lifter() -> Lifter:
+    lifter = small_lifter()
+    lifter.stages.keep = True
+    return lifter
+
+
+@pytest.fixture(scope="module")
+def asset(lifter: Lifter) -> Asset:
+    return lifter(PIXELS, INSIDE, seed=3)
+
+
+def test_exact_is_no_policy_at_all_to_the_last_bit(
+    lifter: Lifter, asset: Asset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert same(asset, lifter(PIXELS, INSIDE, seed=3, speed="exact"))
+    assert same(asset, lifter(PIXELS, INSIDE, seed=3, speed=fast().within(0.0)))
+
+    def alone(function: Callable[..., Any], inputs: int) -> Callable[..., Any]:
+        return lambda *given: function(*given[:inputs])
+
+    monkeypatch.setattr(pace, "sample_structure", alone(pace.sample_structure, 4))
+    monkeypatch.setattr(pace, "sample_latents", alone(pace.sample_latents, 5))
+    assert same(asset, lifter(PIXELS, INSIDE, seed=3))
+
+
+def test_the_ledger_counts_what_is_made_and_spared(lifter: Lifter) -> None:
+    whole, held = Ledger(), Ledger()
+    lifter(PIXELS, INSIDE, seed=3, ledger=whole)
+    lifter(PIXELS, INSIDE, seed=3, speed=HELD, ledger=held)
+    # Guided up to the middle of the time: of 3 steps (0, 1/7, 2/5) all, of 2 both.
+    assert [whole.entry(name).made for name in ("structure", "latents")] == [6, 4]
+    assert [whole.entry(name).saved for name in ("structure", "latents")] == [0, 0]
+    assert [held.entry(name).made for name in ("structure", "latents")] == [2, 2]
+    assert [held.entry(name).saved for name in ("structure", "latents")] == [4, 2]
+    assert list(whole.stages) == ["pictures", "structure", "voxels", "latents", "decoding"]
+    assert all(entry.seconds > 0 for entry in whole.stages.values())
+
+
+def test_verifying_tells_the_error_and_changes_nothing(lifter: Lifter, asset: Asset) -> None:
+    ledger = Ledger()
+    assert same(asset, lifter(PIXELS, INSIDE, seed=3, verify=True, ledger=ledger))
+    for stage in ("structure", "latents"):
+        assert set(ledger.entry(stage).errors.values()) == {0.0}
+    plain, verified = Ledger(), Ledger()
+    first = lifter(PIXELS, INSIDE, seed=3, speed=HELD, ledger=plain)
+    assert same(first, lifter(PIXELS, INSIDE, seed=3, speed=HELD, ledger=verified, verify=True))
+    assert verified.entry("structure").made == plain.entry("structure").made
+    assert verified.entry("structure").errors.keys() >= {"shape", "scale"}
+    assert min(verified.entry("latents").errors.values()) > 0
+
+
+def test_objects_of_a_scene_are_as_if_alone_at_any_speed(lifter: Lifter) -> None:
+    masks = [INSIDE, np.roll(INSIDE, -12, axis=1)]
+    scene = lifter.scene(PIXELS, masks, seed=3, speed=HELD)
+    for mask, together in zip(masks, scene.objects, strict=True):
+        assert same(together, lifter(PIXELS, mask, seed=3, speed=HELD))
+
+
+@pytest.mark.parametrize("made", [released, paper])
+def test_published_speeds_run_through(lifter: Lifter, made: Callable[[], Speed]) -> None:
+    asset = lifter(PIXELS, INSIDE, seed=3, speed=made())
+    assert asset.gaussians is not None
+    assert asset.gaussians.positions.isfinite().all()
+
+
+def test_speeds_that_are_none_are_named(lifter: Lifter) -> None:
+    with pytest.raises(LociError, match="unknown speed 'slow': expected one of exact, fast"):
+        lifter(PIXELS, INSIDE, speed="slow")
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(LociError, match="tolerance: .*, expected a number from 0 on"):
+            exact().within(wrong)
+
+
+def test_guidance_that_is_off_has_no_interval() -> None:
+    assert guided_interval(StructureSampling()) == (0.0, 500.0)
+    assert guided_interval(StructureSampling(guidance=0)) is None
+    assert guided_interval(StructureSampling(shortcut=True)) is None
+    assert Pace("faster").speed.name == "faster"
+
+
+def test_tokens_are_ancestors() -> None:
+    coords = torch.cartesian_prod(torch.zeros(1).long(), *[torch.arange(8)] * 3)
+    voxels = Voxels(coords[torch.randperm(len(coords), generator=torch.Generator().manual_seed(0))])
+    for levels in (1, 2):
+        labels = tokens_of(voxels, levels)
+        blocks = (voxels.coords[:, 1:] // 2**levels * torch.tensor([64, 8, 1])).sum(dim=1)
+        _, expected = torch.unique(blocks, return_inverse=True)
+        assert len(labels.unique()) == (8 // 2**levels) ** 3
+        assert (torch.stack([labels, expected]).unique(dim=1).shape[1]) == len(labels.unique())
+
+
+def ball(resolution: int = 32) -> tuple[Tensor, Tensor]:
+    """Voxels of a shell off the grid's middle, and logits of the grid."""
+    axis = torch.arange(resolution) + 0.5
+    middle = torch.tensor([18.0, 15.0, 16.0])
+    grid = torch.cartesian_prod(axis, axis, axis).view(*(resolution,) * 3, 3)
+    logits = 2.5 - ((grid - middle).norm(dim=-1) - 10).abs()
+    return torch.argwhere(logits[None] > 0).int(), logits[None, None]
+
+
+def chosen(speed: Speed, limit: int = 42000) -> Any:
+    coords, logits = ball()
+    picture = cutout(PIXELS, INSIDE)
+    return choose_voxels(
+        *(coords, logits, picture, speed), *(1, limit, torch.Generator().manual_seed(0))
+    )
+
+
+def test_unmerged_voxels_are_the_structure() -> None:
+    coords, _ = ball()
+    choice = chosen(exact())
+    assert choice.voxels is choice.mesh_voxels
+    assert torch.equal(choice.voxels.coords, choice.structure.long())
+    assert len(choice.structure) < len(coords), "the interior is pruned"
+    assert len(chosen(released()).structure) == len(coords)
+    assert choice.scores.shape == (len(choice.structure),)
+    assert choice.shrunk == 1
+    small = chosen(exact(), limit=100)
+    assert small.shrunk == 2
+    assert len(small.voxels) == len(small.scores) == 100
+
+
+def test_merged_assets_come_out_at_their_true_size() -> None:
+    """Splats in the middles of the voxels are where they would have been, half a voxel apart."""
+    for mode, late in (("loci", False), ("paper", True)):
+        speed = Speed("merged", decoding=DecodingConfig(mode, **UNIFORM))  # pyright: ignore
+        choice = chosen(speed)
+        assert choice.merged.factor == 1.5
+        assert choice.late == late
+        assert choice.shrunk == 1
+        made = choice.mesh_voxels.coords[:, 1:]
+        mesh = Mesh((made + 0.5) / 32 - 0.5, torch.zeros(0, 3, dtype=torch.long))
+        true = (choice.structure[:, 1:] + 0.5) / 32 - 0.5
+        apart = torch.cdist(true, choice.true_mesh(mesh).vertices).amin(dim=1)
+        assert apart.max() < 1.8 * 1.5 / 32
+        assert len(choice.scores) == len(choice.voxels)
+        values = torch.rand(len(choice.voxels), 8)
+        assert len(choice.mesh_latents(values)) == len(choice.mesh_voxels)
+        splats = Gaussians(
+            *(mesh.vertices, mesh.vertices, torch.ones_like(mesh.vertices)),
+            *(torch.ones(len(made), 4), torch.ones(len(made))),
+        )
+        grown = choice.true_gaussians(splats)
+        assert torch.equal(grown.scales, splats.scales * (1 if late else 1.5))
+
+
+def test_released_merging_is_made_up_for_by_the_pose(lifter: Lifter, asset: Asset) -> None:
+    speed = Speed("merged", decoding=DecodingConfig("released", **UNIFORM))
+    ledger = Ledger()
+    small = lifter(PIXELS, INSIDE, seed=3, speed=speed, ledger=ledger)
+    assert torch.allclose(small.pose.scale, 1.5 * asset.pose.scale)
+    assert torch.equal(small.voxels, asset.voxels), "as they were found"
+    assert small.coarsening == 1.5
+    assert ledger.entry("decoding").decoding_factor == 1.5
+    assert "1.5" in ledger.table()
+
+
+def test_dropped_voxels_are_gone() -> None:
+    kept, whole = chosen(Speed("drop", dropped=0.5)), chosen(exact())
+    assert len(kept.structure) == round(len(whole.structure) / 2)
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (-14, -30), (-13, -22), (10, 8)])
+def test_a_cutout_has_the_ratio_of_the_whole_picture(shift: tuple[int, int]) -> None:
+    inside = np.zeros_like(INSIDE)
+    inside[14:30, 30:52] = True
+    inside = np.roll(inside, shift, axis=(0, 1))
+    noise = np.random.default_rng(0).integers(0, 256, PIXELS.shape, dtype=np.uint8)
+    whole = np.concatenate([noise, inside[:, :, None] * np.uint8(255)], axis=2)
+    part = cutout(noise, inside)
+    assert part.shape[0] * part.shape[1] < inside.size
+    assert picture_ratio(part) == picture_ratio(torch.from_numpy(whole))

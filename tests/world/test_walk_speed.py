@@ -1,0 +1,69 @@
+"""Walks at a speed: exact to the last bit, a fresh policy for every chunk, a ledger."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from loci.acceleration.ledger import Ledger
+from loci.acceleration.speeds import Speed
+from loci.errors import LociError
+from loci.flow.policy import Always
+from loci.flow.sampler import sample
+from loci.world import rollout
+
+from .models import small_world
+from .test_world import walked
+
+
+class Held(Always):
+    """Evaluates the first step, and holds its velocity."""
+
+    def propose(self, step, timesteps, state):
+        return self.last if step else None
+
+    def observe(self, step, timesteps, state, velocity):
+        self.last = velocity
+
+
+def test_exact_is_no_policy_at_all_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = small_world()
+    frames, state = walked(world, 3)
+    named, again = walked(world.at_speed("exact"), 3)
+    monkeypatch.setattr(rollout, "sample", lambda *given: sample(*given[:3]))
+    plain, by_hand = walked(world, 3)
+    assert np.array_equal(frames, named)
+    assert np.array_equal(frames, plain)
+    assert (state.local == again.local).all()
+    assert (state.local == by_hand.local).all()
+
+
+def test_every_chunk_has_a_policy_of_its_own() -> None:
+    made: list[Held] = []
+
+    def policy() -> Held:
+        made.append(Held())
+        return made[-1]
+
+    world, ledger = small_world(), Ledger()
+    quick = world.at_speed(Speed("held", walk=policy), ledger)
+    frames, _ = walked(quick, 3)
+    assert len(made) == 3
+    entry = ledger.entry("chunks")
+    assert (entry.made, entry.saved, entry.steps) == (3, 3, 6)
+    assert set(ledger.stages) == {"context", "chunks", "frames", "history"}
+    assert quick.ledger is ledger
+    exact, _ = walked(world, 3)
+    assert not np.array_equal(frames, exact)
+    assert world.ledger.entry("chunks").saved == 0, "the world it was made from is as it was"
+
+
+def test_named_speeds_save_evaluations() -> None:
+    world = small_world()
+    world.config = replace(world.config, sampling=replace(world.config.sampling, steps=12))
+    quick = world.at_speed(Speed("any", walk=None).within(10.0))
+    walked(quick, 2)
+    entry = quick.ledger.entry("chunks")
+    assert 0 < entry.made < entry.exact == 24
+    with pytest.raises(LociError, match="unknown speed 'slow'"):
+        world.at_speed("slow")
