@@ -218,6 +218,17 @@ def test_lights_change_only_the_lit_picture(renderer: ObjectRenderer, tmp_path: 
     assert ratio.mean() == pytest.approx(0.5, abs=0.02)
 
 
+def test_no_context_to_draw_in_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    moderngl = pytest.importorskip("moderngl", reason="moderngl is not installed")
+
+    def refuse(**settings: object) -> None:
+        raise ValueError("no driver")
+
+    monkeypatch.setattr(moderngl, "create_context", refuse)
+    with pytest.raises(LociError, match=r"no OpenGL context.*expected EGL.*egl: no driver"):
+        ObjectRenderer()
+
+
 def test_the_header_can_be_read_by_any_reader(made: Path) -> None:
     with safe_open(made / "out" / "train" / "lib-lamp1.safetensors", "np") as file:
         assert file.metadata()["author"] == "Somebody"

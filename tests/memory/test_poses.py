@@ -25,8 +25,7 @@ def test_mean_headings_wrap() -> None:
 
 
 def test_the_arc_of_a_merged_code_holds_those_of_its_parts() -> None:
-    headings = torch.tensor([0.2, -0.2, 0.2, -0.2], dtype=torch.float64)
-    codes = torch.stack([pose(h, 1) for h in headings])[None]
+    codes = torch.stack([pose(heading, 1) for heading in (0.2, -0.2, 0.2, -0.2)])[None]
     codes = with_spread(codes) + torch.tensor([0, 0, 0, 0.5], dtype=torch.float64)
     assert panorama_pose(codes)[0].tolist() == pytest.approx([0, 1, 0, 0.4 + 0.5])
     spin = torch.stack([pose(k * math.pi / 2) for k in range(4)])[None]

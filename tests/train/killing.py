@@ -13,10 +13,10 @@ def killed(after: int) -> Iterator[None]:
     """What trains inside is killed in the step that follows `after` whole ones."""
     tick = RunDirectory.tick
 
-    def kill(run: RunDirectory) -> None:
+    def kill(run: RunDirectory, loss: float) -> None:
         if run.step == after:
             raise KeyboardInterrupt
-        tick(run)
+        tick(run, loss)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunDirectory, "tick", kill)

@@ -86,7 +86,7 @@ def seen_surface(
     surface = Surface(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
     if len(surface.points) == 0:
         raise Unusable("nothing to be seen")
-    inside = (np.abs(surface.points) < 0.5).all(axis=1)
+    inside = np.all(np.abs(surface.points) < 0.5, axis=1)
     share = np.concatenate(areas) / _observers(surface, np.concatenate(seers))
     return surface.take(inside), share[inside].astype(np.float32), sides
 
