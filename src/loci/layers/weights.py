@@ -146,7 +146,9 @@ def pretrained_folder(source: Path | str) -> Path:
         return Path(source)
     text = str(source)
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
-        raise LociError(f"{text}: no such model folder")
+        raise LociError(
+            f"{text}: no such model folder, expected one, a shipped model, or a hub id (owner/name)"
+        )
     try:
         from huggingface_hub import snapshot_download
 
