@@ -16,7 +16,8 @@ def test_the_model_continues_a_walk_under_its_actions() -> None:
     made = slice(own.start + 1, own.stop)
     assert torch.equal(history[:, : own.start + 1], truth[:, : own.start + 1])
     assert torch.equal(history[:, own.stop :], truth[:, own.stop :])
-    assert not torch.isclose(history[:, made], truth[:, made]).any(dim=-1).all()
+    same = torch.isclose(history[:, made], truth[:, made]).float().mean()
+    assert same < 0.01, "every latent in between is the model's own"
     assert own.has_room_for(Recipe((1, 0, 0)))
     assert not own.has_room_for(Recipe((0, 0, 40)))
 

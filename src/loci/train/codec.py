@@ -14,6 +14,7 @@ from loci.data.shards import load_shards
 from loci.train.run import (
     Budget,
     Ema,
+    Learner,
     LearningRate,
     RunDirectory,
     accelerated,
@@ -66,12 +67,10 @@ def fit_codec(
     """`train_codec` on frames already in memory."""
     accelerator = accelerated()
     run = RunDirectory(out, writes=accelerator.is_main_process)
-    codec, optimizer, ema = _begun(run, train, config, accelerator.device)
+    learner = _begun(run, train, config, accelerator.device)
+    codec, optimizer, ema = learner
     model, optimizer = accelerator.prepare(codec, optimizer)
     sample = _spread(test, config.held_out_frames)
-
-    def save() -> None:
-        run.save(model=codec.state_dict(), optimizer=optimizer.state_dict(), ema=ema.state_dict())
 
     run.start_clock()
     while (fraction := agreed(config.budget.fraction(run.step, run.seconds), accelerator)) < 1:
@@ -92,8 +91,8 @@ def fit_codec(
         if run.due("evaluate", config.evaluate_seconds) and run.writes:
             run.log(psnr=_evaluate(_averaged(ema, config), sample, run))
         if run.due("checkpoint", config.checkpoint_seconds):
-            save()
-    save()
+            learner.save(run)
+    learner.save(run)
     return _finish(_averaged(ema, config), train, sample, run)
 
 
@@ -110,20 +109,16 @@ def to_float(frames: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
 
 def _begun(
     run: RunDirectory, train: Tensor, config: CodecTraining, device: torch.device
-) -> tuple[FrameCodec, torch.optim.Optimizer, Ema]:
+) -> Learner[FrameCodec]:
     """A new codec that starts at the principal components, or the one last saved."""
     torch.manual_seed(config.seed)
     codec = FrameCodec(config.codec).to(device)
     optimizer = torch.optim.Adam(codec.parameters(), lr=config.rate.peak, betas=(0.9, 0.95))
-    state = run.resume()
-    if state is None:
-        codec.set_linear_path(_patches(train, codec.spatial_factor).to(device))
-        return codec, optimizer, Ema(codec, config.ema)
-    codec.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    ema = Ema(codec, config.ema)
-    ema.load_state_dict(state["ema"])
-    return codec, optimizer, ema
+    learner = Learner(codec, optimizer, Ema(codec, config.ema))
+    if learner.resume(run):
+        return learner
+    codec.set_linear_path(_patches(train, codec.spatial_factor).to(device))
+    return Learner(codec, optimizer, Ema(codec, config.ema))
 
 
 def _finish(codec: FrameCodec, train: Tensor, sample: Tensor, run: RunDirectory) -> FrameCodec:

@@ -20,7 +20,7 @@ from loci.train.codec_losses import gaussian_losses, mesh_losses
 from loci.train.codec_parts import CodecConfig, CodecParts
 from loci.train.latent_batches import codec_batch, disturbed, varied
 from loci.train.latent_set import LatentSet
-from loci.train.run import Budget, Ema, LearningRate, RunDirectory, means, step_generator
+from loci.train.run import Budget, Ema, Learner, LearningRate, RunDirectory, means, step_generator
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,9 @@ def fit_latent_codec(
         model.parameters(), lr=config.rate.peak, betas=(0.9, 0.98), weight_decay=0.01
     )
     ema = Ema(model, config.ema)
-    state = run.resume()
-    if state is not None:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        ema.load_state_dict(state["ema"])
+    learner = Learner(model, optimizer, ema)
+    learner.resume(run)
     logged: list[dict[str, float]] = []
-
-    def save() -> None:
-        run.save(model=model.state_dict(), optimizer=optimizer.state_dict(), ema=ema.state_dict())
 
     run.start_clock()
     while (fraction := config.budget.fraction(run.step, run.seconds)) < 1:
@@ -107,8 +101,8 @@ def fit_latent_codec(
         if run.due("exam", config.exam_seconds):
             run.log(**examine_codec(averaged(ema, config), test, config.examined, run))
         if run.due("checkpoint", config.checkpoint_seconds):
-            save()
-    save()
+            learner.save(run)
+    learner.save(run)
     final = averaged(ema, config)
     run.log(**examine_codec(final, test, config.examined, run), final=True)
     final.save_pretrained(run.path / "final")

@@ -22,7 +22,7 @@ from loci.train.flow_exam import FlowExam
 from loci.train.latent_set import LatentSet
 from loci.train.latent_targets import flow_batch, latent_statistics
 from loci.train.object_scenes import SceneVariety
-from loci.train.run import Budget, Ema, LearningRate, RunDirectory, means, step_generator
+from loci.train.run import Budget, Ema, Learner, LearningRate, RunDirectory, means, step_generator
 
 HOME = home().parts
 STATISTICS_NAME = "latent_statistics.json"
@@ -126,16 +126,10 @@ def fit_latent_flow(
         model.parameters(), lr=config.rate.peak, betas=(0.9, 0.98), weight_decay=0.01
     )
     ema = Ema(model, config.ema)
-    state = run.resume()
-    if state is not None:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        ema.load_state_dict(state["ema"])
+    learner = Learner(model, optimizer, ema)
+    learner.resume(run)
     size = config.fuser.picture.input_size
     logged: list[dict[str, float]] = []
-
-    def save() -> None:
-        run.save(model=model.state_dict(), optimizer=optimizer.state_dict(), ema=ema.state_dict())
 
     run.start_clock()
     while (fraction := config.budget.fraction(run.step, run.seconds)) < 1:
@@ -160,8 +154,8 @@ def fit_latent_flow(
             averaged = _averaged(ema, config)
             run.log(**exam.examine(averaged.fuser, averaged.flow, run))
         if run.due("checkpoint", config.checkpoint_seconds):
-            save()
-    save()
+            learner.save(run)
+    learner.save(run)
     final = _averaged(ema, config)
     run.log(**exam.examine(final.fuser, final.flow, run), final=True)
     final.save_pretrained(run.path / "final")

@@ -12,7 +12,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from loci.files import replacing
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,8 @@ def agreed(fraction: float, accelerator: Accelerator) -> float:
 class RunDirectory:
     """`log.jsonl`, `checkpoint.pt` and sample sheets under one folder, and the run's clock.
 
-    Usage: `run = RunDirectory(out)`, `state = run.resume()`, then per step `run.tick(loss)`, and
-    `run.due("checkpoint", 120)` to ask whether something is due by the clock. Only the main
+    Usage: `run = RunDirectory(out)`, `Learner(...).resume(run)`, then per step `run.tick(loss)`,
+    and `run.due("checkpoint", 120)` to ask whether something is due by the clock. Only the main
     process of a distributed run writes (`writes=True`).
     """
 
@@ -241,3 +243,23 @@ class RunDirectory:
         pixels = (torch.cat(strips, dim=1).clamp(-1, 1) + 1).mul(127.5).round().byte()
         with replacing(self.path / f"{name}.png") as draft:
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(draft, format="PNG")
+
+
+class Learner(NamedTuple, Generic[M]):
+    """What every trainer's checkpoint holds."""
+
+    model: M
+    optimizer: torch.optim.Optimizer
+    ema: Ema
+
+    def resume(self, run: RunDirectory) -> bool:
+        """Go on from the run's last checkpoint; False when there is none."""
+        state = run.resume()
+        if state is None:
+            return False
+        for name, part in self._asdict().items():
+            part.load_state_dict(state[name])
+        return True
+
+    def save(self, run: RunDirectory) -> None:
+        run.save(**{name: part.state_dict() for name, part in self._asdict().items()})

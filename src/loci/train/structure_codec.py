@@ -21,6 +21,7 @@ from loci.presets_objects import home
 from loci.train.run import (
     Budget,
     Ema,
+    Learner,
     LearningRate,
     RunDirectory,
     accelerated,
@@ -132,16 +133,10 @@ def fit_structure_codec(
         codec.parameters(), lr=config.rate.peak, betas=(0.9, 0.98), weight_decay=0.01
     )
     ema = Ema(codec, config.ema)
-    state = run.resume()
-    if state is not None:
-        codec.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        ema.load_state_dict(state["ema"])
+    learner = Learner(codec, optimizer, ema)
+    learner.resume(run)
     model, optimizer = accelerator.prepare(codec, optimizer)
     truth = torch.stack([test.plain(i) for i in range(len(test))])
-
-    def save() -> None:
-        run.save(model=codec.state_dict(), optimizer=optimizer.state_dict(), ema=ema.state_dict())
 
     run.start_clock()
     while (fraction := agreed(config.budget.fraction(run.step, run.seconds), accelerator)) < 1:
@@ -160,8 +155,8 @@ def fit_structure_codec(
         if run.due("evaluate", config.evaluate_seconds) and run.writes:
             run.log(**_evaluate(_averaged(ema, config), truth, run))
         if run.due("checkpoint", config.checkpoint_seconds):
-            save()
-    save()
+            learner.save(run)
+    learner.save(run)
     return _finish(_averaged(ema, config), train, truth, run)
 
 

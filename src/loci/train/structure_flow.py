@@ -22,6 +22,7 @@ from loci.train.object_scenes import SceneVariety
 from loci.train.run import (
     Budget,
     Ema,
+    Learner,
     LearningRate,
     RunDirectory,
     accelerated,
@@ -100,18 +101,12 @@ def fit_structure(
         trained.parameters(), lr=config.rate.peak, betas=(0.9, 0.98), weight_decay=0.02
     )
     ema = Ema(trained, config.ema)
-    state = run.resume()
-    if state is not None:
-        trained.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        ema.load_state_dict(state["ema"])
+    learner = Learner(trained, optimizer, ema)
+    learner.resume(run)
     model, optimizer = accelerator.prepare(trained, optimizer)
     shapes = shape_latents(objects, codec)
     size, with_pointmap = config.fuser.picture.input_size, round(config.pointmaps * config.batch)
     logged: list[dict[str, float]] = []
-
-    def save() -> None:
-        run.save(model=trained.state_dict(), optimizer=optimizer.state_dict(), ema=ema.state_dict())
 
     run.start_clock()
     while (fraction := agreed(config.budget.fraction(run.step, run.seconds), accelerator)) < 1:
@@ -136,8 +131,8 @@ def fit_structure(
         if exam is not None and run.due("exam", config.exam_seconds) and run.writes:
             run.log(**exam.mark(averaged(ema, config), run))
         if run.due("checkpoint", config.checkpoint_seconds):
-            save()
-    save()
+            learner.save(run)
+    learner.save(run)
     final = averaged(ema, config)
     if run.writes:
         if exam is not None:

@@ -16,7 +16,7 @@ from loci.flow.schedule import TIMESTEPS, sample_levels
 from loci.train.conditions import address, remember
 from loci.train.material import Material
 from loci.train.recall import Exam, examine
-from loci.train.run import Budget, Ema, LearningRate, RunDirectory, accelerated, agreed
+from loci.train.run import Budget, Ema, Learner, LearningRate, RunDirectory, accelerated, agreed
 from loci.train.window_codes import WindowCodes
 from loci.world.context import Actions
 from loci.world.frame_codec import FrameCodec
@@ -133,17 +133,11 @@ def fit_world(
         world.parameters(), lr=config.rate.peak, betas=(0.9, 0.98), weight_decay=0.01
     )
     ema = Ema(world, config.ema)
-    state = run.resume()
-    if state is not None:
-        world.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        ema.load_state_dict(state["ema"])
+    learner = Learner(world, optimizer, ema)
+    learner.resume(run)
     model, optimizer = accelerator.prepare(trained, optimizer)
     losses: list[float] = []
     material = Material(walks, config.seed)
-
-    def save() -> None:
-        run.save(model=world.state_dict(), optimizer=optimizer.state_dict(), ema=ema.state_dict())
 
     run.start_clock()
     while True:
@@ -178,10 +172,10 @@ def fit_world(
         if exam is not None and run.due("exam", config.exam_seconds) and run.writes:
             run.log(**examine(averaged(ema, config.model), exam, run))
         if run.due("checkpoint", config.checkpoint_seconds):
-            save()
+            learner.save(run)
         if on_step is not None:
             on_step(run.step, loss.item())
-    save()
+    learner.save(run)
     final = averaged(ema, config.model)
     if run.writes:
         if exam is not None:
