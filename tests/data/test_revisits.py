@@ -23,7 +23,7 @@ def spinning(walks: int = 3, length: int = 160) -> LatentWalks:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_batch_holds_what_its_recipe_says(recipe: Recipe) -> None:
     batch = draw(spinning(), recipe, 4, np.random.default_rng(0))
-    for level, (count, latents) in enumerate(zip(recipe.spans, SPAN_LATENTS, strict=True)):
+    for level, (count, latents) in enumerate(zip(recipe.spans, SPAN_LATENTS[:3], strict=True)):
         span = batch.spans[level]
         assert span.shape == (4, count, latents, 2, 4, 4)
         ends, first, last = batch.ends[level], span[:, :, 0, 0, 0, 0], span[:, :, -1, 0, 0, 0]
@@ -34,6 +34,30 @@ def test_a_batch_holds_what_its_recipe_says(recipe: Recipe) -> None:
     assert torch.equal(batch.local[:, 0, 0, 0], batch.now.float())
     steps = torch.arange(1, 9) * recipe.stride
     assert torch.equal(batch.target[:, :, 0, 0, 0], (batch.now[:, None] + steps).float())
+
+
+def test_a_whole_past_follows_the_hierarchy_at_every_length() -> None:
+    walks, rng, seen = spinning(length=400), np.random.default_rng(0), set()
+    for _ in range(12):
+        batch = draw(walks, Recipe(stride=2, whole=12, lengths=range(60, 500)), 2, rng, moves=0.5)
+        now = int(batch.now[0])
+        assert now % 8 == 0
+        assert 60 <= now < 400 - 16
+        seen.add(now)
+        covered = [
+            frame
+            for latents, ends in zip(SPAN_LATENTS, batch.ends, strict=True)
+            for end in ends[0].tolist()
+            for frame in range(end - latents, end)
+        ]
+        assert sorted(covered) == list(range(now)), "without gap or overlap"
+        codes = sum(batch.ends[level].shape[1] * (2 if level == 0 else 1) for level in range(4))
+        assert codes <= 12
+    assert len(seen) > 6
+    with pytest.raises(ValueError, match="does not fit"):
+        draw(walks, Recipe(whole=12, lengths=range(395, 500)), 1, rng)
+    with pytest.raises(ValueError, match="levels"):
+        draw(spinning(length=3000), Recipe(whole=8, lengths=range(2800, 2900)), 1, rng)
 
 
 def test_targets_of_a_stride_have_no_single_action() -> None:

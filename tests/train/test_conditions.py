@@ -50,6 +50,26 @@ def test_training_compresses_as_the_endless_memory_does() -> None:
     assert found == {1, 2, 3}
 
 
+def test_a_whole_past_is_what_a_walk_of_that_length_holds() -> None:
+    walks = wandering()
+    model = randomised(reckoned())
+    recipe = Recipe(whole=12, lengths=range(280, 306))
+    batch = draw(walks, recipe, 3, np.random.default_rng(1))
+    now = int(batch.now[0])
+    assert batch.now.tolist() == [now] * 3
+    assert now in (280, 288, 296, 304)
+    remembered = remember(model.latent_encoder, batch)
+    memory = HorizonMemory(HorizonConfig(HierarchyConfig(budget=12)), model.latent_encoder)
+    past, where = walks.latents[batch.walks, :now], walks.reckoned[batch.walks, :now]
+    held = memory.codes(memory.append(memory.empty(), past.transpose(1, 2), where))
+    assert {span.level for span in held.spans} >= {1, 2, 3}
+    assert held.poses is not None
+    order = [remembered.ends[0].tolist().index(span.end) for span in held.spans]
+    assert sorted(order) == list(range(len(remembered.ends[0])))
+    assert torch.allclose(remembered.codes[:, :, order], held.tokens, atol=1e-4)
+    assert torch.allclose(remembered.poses[:, order], held.poses)
+
+
 def test_a_walk_is_conditioned_as_in_training() -> None:
     """The same history, place and keys give the same velocity through `World` and a batch."""
     world, walks = small_world(), pressed_keys()

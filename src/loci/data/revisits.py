@@ -2,7 +2,7 @@
 
 An example is a local frame, the chunk of frames that follows it, and windows of the history
 before it. Histories are given as the hierarchy would hold them: some windows as level-one codes,
-some merged once, some merged twice.
+some merged once or more often; or all of the past, divided as the hierarchy divides it.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from loci.actions.vocabulary import UNCERTAIN
 from loci.data.latent_walks import LatentWalks
+from loci.memory.compressor import RATE
+from loci.memory.hierarchy import HierarchyConfig, Plan
 
 WINDOW = 8
 NEAR_CELLS = 0.5
@@ -25,20 +27,24 @@ OUT_OF_SIGHT = np.radians(40.0)
 class Recipe:
     """What a batch holds: aligned spans per level, and how far apart its target frames lie.
 
-    `spans[0]` windows of 8 latents are taken, two codes of level one each; `spans[1]` spans of 16
-    and `spans[2]` of 64 latents, one code of level two and three each.
+    `spans[0]` windows of 8 latents are taken, two codes of level one each; `spans[l]` spans of
+    4 ** (l + 1) latents, one code each. Or `whole`: instead of some spans all of them, as they
+    stand in a hierarchy with this budget of codes when `lengths` latents have been seen (every
+    batch draws its length).
     """
 
-    spans: tuple[int, int, int] = (6, 0, 0)
+    spans: tuple[int, ...] = (6, 0, 0)
     stride: int = 1
     targets: int = 8
+    whole: int | None = None
+    lengths: range = range(96, 1200)
 
     @property
     def reach(self) -> int:
         return self.stride * self.targets
 
 
-SPAN_LATENTS = (WINDOW, 2 * WINDOW, 8 * WINDOW)
+SPAN_LATENTS = (WINDOW, 2 * WINDOW, 8 * WINDOW, 32 * WINDOW)
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,9 @@ def draw(
     room = places(walks, recipe, within)
     if not room:
         raise ValueError(f"{recipe} does not fit walks of {walks.length} latents within {within}")
+    if recipe.whole:
+        now = int(rng.choice(room))
+        room = range(now, now + 1)
     examples = []
     for chance in rng.random(size):
         if chance < moves:
@@ -129,7 +138,7 @@ def _moving(
     """A place of a random walk where a random move begins, is under way or ends."""
     for _ in range(tries):
         walk = int(rng.integers(walks.count))
-        taken = walks.actions[walk, room.start : room.stop, 0].numpy()
+        taken = walks.actions[walk, room.start : room.stop + recipe.targets - 1, 0].numpy()
         found = np.flatnonzero(taken == rng.integers(1, UNCERTAIN))
         if len(found):
             now = room.start + int(rng.choice(found)) - int(rng.integers(-1, recipe.targets))
@@ -144,11 +153,16 @@ def places(walks: LatentWalks, recipe: Recipe, within: range | None = None) -> r
 
     Empty where there is no such place.
     """
-    need = max([SPAN_LATENTS[i] * n for i, n in enumerate(recipe.spans) if n], default=1)
-    first, last = need, walks.length - recipe.reach
+    first, last = 1, walks.length - recipe.reach
+    if recipe.whole:
+        first, last = recipe.lengths.start, min(last, recipe.lengths.stop)
+    for latents, count in zip(SPAN_LATENTS, recipe.spans, strict=False):
+        if not recipe.whole:
+            first = max(first, latents * count)
     if within is not None:
         first, last = max(first, within.start), min(last, within.stop)
-    return range(first, last)
+    # The hierarchy of a whole past is drawn where windows are complete.
+    return range(-(-first // WINDOW) * WINDOW, last, WINDOW) if recipe.whole else range(first, last)
 
 
 def _revisited(poses: np.ndarray, now: int, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -169,11 +183,13 @@ def _turn(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _choose_spans(
     recipe: Recipe, example: _Example, rng: np.random.Generator
 ) -> tuple[list[int], ...]:
-    """Distinct aligned spans before `now`, those that saw the hidden targets first."""
+    """Where the spans of each level begin: distinct, aligned, and all before `now`."""
     now = example.now
+    if recipe.whole:
+        return _whole_past(now, recipe.whole)
     useful = example.seen[example.hidden].any(axis=0).repeat(2)[:now]
     chosen = []
-    for latents, count in zip(SPAN_LATENTS, recipe.spans, strict=True):
+    for latents, count in zip(SPAN_LATENTS, recipe.spans, strict=False):
         complete = now // latents
         score = useful[: complete * latents].reshape(complete, latents).any(axis=1) * 1.0
         score += rng.random(complete) * 1.5
@@ -181,6 +197,15 @@ def _choose_spans(
             score[-1] += 0.5
         chosen.append(sorted((np.argsort(-score)[:count] * latents).tolist()))
     return tuple(chosen)
+
+
+def _whole_past(length: int, budget: int) -> tuple[list[int], ...]:
+    plan, _ = Plan(HierarchyConfig(WINDOW, budget)).extend(length)
+    starts = [[span.start for span in plan.spans if span.level == 1 + i] for i in range(4)]
+    if sum(map(len, starts)) < len(plan.spans):
+        raise ValueError(f"{length} latents in {budget} codes need levels beyond {len(starts)}")
+    starts[0] = starts[0][:: WINDOW // RATE]
+    return tuple(starts)
 
 
 def _gather(
@@ -193,7 +218,7 @@ def _gather(
     now = torch.tensor([e.now for e in examples])
     frames = now[:, None] + recipe.stride * torch.arange(1, recipe.targets + 1)
     spans, poses, ends = [], [], []
-    for level, latents in enumerate(SPAN_LATENTS):
+    for level, latents in enumerate(SPAN_LATENTS[: len(chosen[0])]):
         starts = torch.tensor([spans[level] for spans in chosen], dtype=torch.long)
         starts = starts.view(len(examples), -1)
         index = starts[..., None] + torch.arange(latents)

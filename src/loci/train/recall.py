@@ -27,6 +27,7 @@ SIZE = 24
 RECIPES = {
     "near": Recipe((6, 0, 0), 3),
     "far": Recipe((2, 4, 0), 3),
+    "whole": Recipe(stride=3, whole=20, lengths=range(512, 513)),
 }
 
 

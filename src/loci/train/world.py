@@ -15,12 +15,22 @@ from loci.flow.objective import flow_loss, noised
 from loci.flow.schedule import TIMESTEPS, sample_levels
 from loci.train.conditions import address, remember
 from loci.train.material import Material
+from loci.train.muon import MuonWithAdam
 from loci.train.recall import Exam, examine
 from loci.train.run import Budget, Ema, Learner, LearningRate, RunDirectory, accelerated, agreed
 from loci.train.window_codes import WindowCodes
 from loci.world.context import Actions
 from loci.world.frame_codec import FrameCodec
 from loci.world.transformer import TransformerConfig, WorldTransformer
+
+HIDDEN = (
+    "blocks.",
+    "latent_encoder.down_block",
+    "latent_encoder.mid_block",
+    "latent_encoder.panorama.layers.",
+    "time_projection.",
+)
+"""Whose matrices Muon trains."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +67,19 @@ def doom_stages() -> tuple[Stage, ...]:
         Recipe((1, 2, 1), 2),
         Recipe((0, 0, 0), 1),
     )
+    # All of a long past, as a walk will hold it; small budgets stand for pasts longer still.
     long = (
-        Recipe((8, 0, 0), 1),
-        Recipe((6, 5, 0), 1),
-        Recipe((3, 6, 1), 2),
-        Recipe((2, 6, 2), 1),
-        Recipe((2, 6, 1), 4),
-        Recipe((1, 0, 0), 1),
+        Recipe(whole=20),
+        Recipe(stride=3, whole=20, lengths=range(256, 1200)),
+        Recipe(stride=3, whole=20, lengths=range(64, 320)),
+        Recipe(stride=4, whole=12),
+        Recipe((6, 3, 0), 3),
+        Recipe((2, 0, 0), 1),
     )
     return (
         Stage(0.35, short, noise=0.15),
-        Stage(0.75, merged, noise=0.2, keep_windows=True),
-        Stage(1.0, long, noise=0.3, revisits=0.45, moves=0.35, own=0.35, keep_windows=True),
+        Stage(0.6, merged, noise=0.2, keep_windows=True),
+        Stage(1.0, long, noise=0.3, revisits=0.5, moves=0.3, own=0.3, keep_windows=True),
     )
 
 
@@ -89,7 +100,7 @@ class WorldTraining:
     log_seconds: float = 30.0
     exam_seconds: float = 600.0
     checkpoint_seconds: float = 120.0
-    own_seconds: float = 240.0
+    own_seconds: float = 480.0
     seed: int = 0
 
     def stage(self, fraction: float) -> Stage:
@@ -129,9 +140,7 @@ def fit_world(
     world.initialise(gate=1.0)
     world.to(accelerator.device)
     trained = Objective(world, config)
-    optimizer = torch.optim.AdamW(
-        world.parameters(), lr=config.rate.peak, betas=(0.9, 0.98), weight_decay=0.01
-    )
+    optimizer = MuonWithAdam(world, HIDDEN, lr=config.rate.peak)
     ema = Ema(world, config.ema)
     learner = Learner(world, optimizer, ema)
     learner.resume(run)

@@ -1,0 +1,106 @@
+"""Muon for the matrices inside a network, AdamW for everything else, as one optimiser.
+
+torch has a Muon of its own, which orthogonalises in bfloat16: two orders of magnitude slower on a
+processor that has to emulate it. This one stays in the type of the weights.
+"""
+
+from collections.abc import Callable, Iterable
+from itertools import chain
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the quintic that Muon iterates (Jordan et al., 2024)."""
+ITERATIONS = 5
+MOMENTUM = 0.95
+ADAM_BETAS = (0.9, 0.98)
+
+
+@torch.no_grad()
+def orthogonalised(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
+    """The matrix with singular values near 1 (0.7 to 1.2), by Newton and Schulz's iteration."""
+    a, b, c = COEFFICIENTS
+    x = matrix / matrix.norm().clamp(min=1e-7)
+    if x.shape[0] > x.shape[1]:
+        return orthogonalised(matrix.T).T
+    for _ in range(ITERATIONS):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum, orthogonalised; of weights with two or more dimensions.
+
+    Steps are scaled by 0.2 sqrt(max(m, n)), so that learning rate and decay are those of AdamW
+    (Liu et al., "Muon is scalable for LLM training", 2025). Convolutions are taken as matrices of
+    one row per output channel.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float, weight_decay: float = 0.01) -> None:
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One step; parameters without a gradient stay as they are."""
+        assert closure is None, "this optimiser does not evaluate its loss"
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                kept = self.state[weight]
+                momentum = kept.setdefault("momentum", torch.zeros_like(weight))
+                momentum.lerp_(weight.grad, 1 - MOMENTUM)
+                ahead = weight.grad.lerp(momentum, MOMENTUM).flatten(1)
+                step = orthogonalised(ahead).view_as(weight)
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(step, alpha=-0.2 * group["lr"] * max(ahead.shape) ** 0.5)
+
+
+class MuonWithAdam(torch.optim.Optimizer):
+    """Muon for the weights of a model whose names begin with one of `hidden`, AdamW for the rest.
+
+    First and last layers, embeddings, biases and gains are no maps between hidden states and
+    belong to AdamW.
+    """
+
+    def __init__(
+        self, model: nn.Module, hidden: tuple[str, ...], lr: float, weight_decay: float = 0.01
+    ) -> None:
+        named = list(model.named_parameters())
+        inner = [p for name, p in named if name.startswith(hidden) and is_matrix(name, p)]
+        chosen = {id(p) for p in inner}
+        rest = [p for _, p in named if id(p) not in chosen]
+        if not inner or not rest:
+            raise ValueError(f"{hidden} names {len(inner)} of {len(named)} parameters")
+        self.parts = (
+            Muon(inner, lr, weight_decay),
+            torch.optim.AdamW(rest, lr=lr, betas=ADAM_BETAS, weight_decay=weight_decay),
+        )
+        super().__init__([*inner, *rest], {"lr": lr})
+        self.param_groups = list(chain.from_iterable(part.param_groups for part in self.parts))
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for part in self.parts:
+            part.step(closure)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raises ValueError where the state is another optimiser's."""
+        states = state_dict.get("parts", [])
+        if len(states) != len(self.parts):
+            raise ValueError("not the state of Muon beside AdamW")
+        for part, state in zip(self.parts, states, strict=True):
+            part.load_state_dict(state)
+        # Loading replaces the groups; a schedule must reach those that step.
+        self.param_groups = list(chain.from_iterable(part.param_groups for part in self.parts))
+
+
+def is_matrix(name: str, parameter: Tensor) -> bool:
+    """A weight with rows and columns."""
+    return name.endswith("weight") and parameter.ndim >= 2
