@@ -1,15 +1,18 @@
 """The same world with other memories, and the reasons why some cannot be had."""
 
 import copy
+from dataclasses import replace
 
 from loci.memory.baselines import Memory, NoMemory, RawMemory, SampledMemory, WrongMemory
 from loci.memory.codes import Codes
+from loci.memory.horizon import HorizonMemory
 from loci.world.world import World
 
 TIME = "time"
 RAW_REASON = (
     "this transformer reads codes of its own width on the patch grid; raw latents do not fit it"
 )
+AGE_REASON = "the memory measured as hpmc is merged by age"
 TIME_REASON = "needs a second model, addressed by time: --time-model PATH"
 
 
@@ -29,7 +32,8 @@ def takes_raw_latents(world: World) -> bool:
 def variants(world: World, wrong: Codes | None = None) -> dict[str, World]:
     """The memories to compare, by name; `wrong` are another scene's codes, if there is one.
 
-    `window` and `stride` have the budget of the shipped memory, in codes of level one.
+    `window` and `stride` have the budget of the shipped memory, in codes of level one; `age`
+    is the same hierarchy merged by age alone, where it follows views.
     """
     compressor, hierarchy = world.transformer.latent_encoder, world.config.horizon.hierarchy
     memories: dict[str, Memory] = {
@@ -38,6 +42,9 @@ def variants(world: World, wrong: Codes | None = None) -> dict[str, World]:
         "window": SampledMemory(compressor=compressor, config=hierarchy),
         "stride": SampledMemory(compressor=compressor, config=hierarchy, strided=True),
     }
+    if hierarchy.follow == "views":
+        by_age = replace(world.config.horizon, hierarchy=replace(hierarchy, follow="age"))
+        memories["age"] = HorizonMemory(by_age, compressor)
     if wrong is not None:
         memories["wrong"] = WrongMemory(world.memory, wrong)
     if takes_raw_latents(world):

@@ -4,11 +4,15 @@ Latents arrive one by one. Every four make a slot, a code of level one; when the
 than the budget allows, four neighbours become one code of the next level, as in a log-structured
 tree. Groups are aligned to multiples of their own size, so a code is determined by its span and
 not by the moment it was made, and a span that was once made is never divided again.
+
+Which group goes first is a matter of age, or of what was seen: views that stand elsewhere as
+finely lose nothing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from loci.memory.compressor import RATE
 
@@ -48,11 +52,14 @@ class HierarchyConfig:
     of two, so that no aligned span straddles a window). At most `budget` codes stand at any
     length. The `recent` newest codes are merged only when nothing else can be; each code kept so
     makes the past coarser, and without any 3 to 4 codes of level one stand at the end anyway.
+    `follow` says what is merged first: of the finest groups the oldest ("age"), or the group with
+    the fewest views that nothing else shows as finely ("views"; needs poses).
     """
 
     window: int = 8
     budget: int = 20
     recent: int = 0
+    follow: Literal["age", "views"] = "age"
 
     def __post_init__(self) -> None:
         slots = self.window // RATE
@@ -73,14 +80,26 @@ class HierarchyConfig:
 Folds = dict[Span, tuple[Span, ...]]
 
 
+class Views(Protocol):
+    """Knows where spans look; told of every merge."""
+
+    def unique(self, spans: Sequence[Span]) -> Sequence[Sequence[bool]]:
+        """For every four neighbours, which of them show what no span outside of them shows as
+        finely: one row for each place where four neighbours begin."""
+        ...
+
+    def merge(self, parent: Span, parts: Sequence[Span]) -> None: ...
+
+
 @dataclass(frozen=True)
 class Plan:
     """The spans, oldest first, that cover the first `length` latents without gap or overlap.
 
-    A function of the length alone, however the latents were handed over. The budget holds at any
-    length. While the base-4 digits of the number of slots sum to less than it (up to 49 148
-    latents for a budget of 20), aligned groups are enough. Beyond, where none is left, the four
-    oldest codes fold into one of unequal parts, and alignment counts from its end.
+    A function of the length alone (and of the views, where it follows them), however the latents
+    were handed over. The budget holds at any length. While the base-4 digits of the number of slots
+    sum to less than it (up to 49 148 latents for a budget of 20), aligned groups are enough.
+    Beyond, where none is left, the four oldest codes fold into one of unequal parts, and alignment
+    counts from its end.
     """
 
     config: HierarchyConfig = field(default_factory=HierarchyConfig)
@@ -97,8 +116,13 @@ class Plan:
         """The spans whose codes are final; the others lie in the window that is filling."""
         return tuple(span for span in self.spans if span.end <= self.settled)
 
-    def extend(self, count: int) -> tuple["Plan", Folds]:
-        """The plan `count` latents later, and the parts of each fold made on the way."""
+    def extend(self, count: int, views: Views | None = None) -> tuple["Plan", Folds]:
+        """The plan `count` latents later, and the parts of each fold made on the way.
+
+        Raises ValueError unless views are given exactly where the configuration follows them.
+        """
+        if (views is None) != (self.config.follow == "age"):
+            raise ValueError(f"a plan that follows {self.config.follow}: views do not go with it")
         spans, folds = list(self.spans), Folds()
         end = self.length + count
         for start in range(self.length - self.length % RATE, end, RATE):
@@ -107,37 +131,56 @@ class Plan:
             elif len(spans) >= self.config.budget:
                 # One merge makes room for three; every slot here is full, so when a merge
                 # happens and what it takes do not depend on how many latents came at once.
-                _merge_one(spans, self.config.recent, folds)
+                _merge_one(spans, self.config.recent, folds, views)
             spans.append(Span(1, start, min(start + RATE, end)))
         return Plan(self.config, end, tuple(spans)), folds
 
 
-def _merge_one(spans: list[Span], recent: int, folds: Folds) -> None:
+def _merge_one(spans: list[Span], recent: int, folds: Folds, views: Views | None) -> None:
     """Replace four neighbours by their parent, in place."""
-    at = _oldest_finest_group(spans[: max(0, len(spans) - recent)])
+    at = _first_to_go(spans, max(0, len(spans) - recent), views)
     if at is None:
-        at = _oldest_finest_group(spans)
+        at = _first_to_go(spans, len(spans), views)
     first = at or 0
     parts = tuple(spans[first : first + RATE])
     parent = Span(1 + max(part.level for part in parts), parts[0].start, parts[-1].end)
     if at is None:
         folds[parent] = parts
+    if views is not None:
+        views.merge(parent, parts)
     spans[first : first + RATE] = [parent]
 
 
-def _oldest_finest_group(spans: list[Span]) -> int | None:
-    """Where the oldest aligned group of the finest level that has one begins."""
-    if not spans:
+def _first_to_go(spans: list[Span], stop: int, views: Views | None) -> int | None:
+    """Where the group begins that is to be merged first, among the spans before index `stop`."""
+    groups = _groups(spans[:stop])
+    if not groups:
         return None
+    if views is None:
+        return min(groups, key=lambda at: (spans[at].level, at))
+    unique = views.unique(spans)
+
+    def loss(at: int) -> tuple[int, int, int]:
+        lost = sum(unique[at])
+        # Of views seen twice the older are kept: what a walk made itself is never truer than
+        # what it was made from.
+        return lost, spans[at].level, at if lost else -at
+
+    return min(groups, key=loss)
+
+
+def _groups(spans: list[Span]) -> list[int]:
+    """Where aligned groups of four begin."""
+    if not spans:
+        return []
     origin = 0 if spans[0].complete else spans[0].end
-    best: int | None = None
+    found = []
     for at in range(len(spans) - RATE + 1):
         first, group = spans[at], spans[at : at + RATE]
         aligned = (first.start - origin) % RATE ** (first.level + 1) == 0
-        whole = all(span.complete and span.level == first.level for span in group)
-        if aligned and whole and (best is None or first.level < spans[best].level):
-            best = at
-    return best
+        if aligned and all(span.complete and span.level == first.level for span in group):
+            found.append(at)
+    return found
 
 
 def is_cover(spans: tuple[Span, ...], length: int) -> bool:

@@ -17,6 +17,7 @@ from loci.errors import LociError
 from loci.memory.codes import CodeBook, Codes, Compressor, mean_poses, slot_spans
 from loci.memory.compressor import RATE, WindowPlan
 from loci.memory.hierarchy import HierarchyConfig, Plan, Span, is_cover
+from loci.memory.views import SeenViews
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,15 @@ class HorizonMemory:
     ) -> HorizonState:
         """The state n latents later; windows that became complete are compressed, once.
 
-        Raises ValueError when the shapes do not continue the state.
+        Raises ValueError when the shapes do not continue the state, or when a hierarchy that
+        follows views is given no poses.
         """
         tail, tail_poses = continued(state.tail, state.tail_poses, latents, poses)
         length = state.length + latents.shape[2]
         if length <= self.config.exact_limit:
             return HorizonState(length, state.plan, tail=tail, tail_poses=tail_poses)
-        plan, folds = state.plan.extend(length - state.plan.length)
+        views = _views(state, tail_poses) if self.config.hierarchy.follow == "views" else None
+        plan, folds = state.plan.extend(length - state.plan.length, views)
         first, fresh = state.plan.settled, plan.settled - state.plan.settled
         book = CodeBook(self.compressor, self.config.batch, state.settled)
         done_poses = None if tail_poses is None else tail_poses[:, :fresh]
@@ -203,6 +206,17 @@ class HorizonMemory:
             if not fits or tensor.shape[:1] != batch:
                 found = list(tensor.shape)
                 raise LociError(f"memory state: {name} must have {size} entries, found {found}")
+
+
+def _views(state: HorizonState, tail_poses: Tensor | None) -> SeenViews:
+    """Where everything looks that stands or is to come; `tail_poses` begin at the tail."""
+    if tail_poses is None:
+        raise ValueError("a hierarchy that follows views needs the poses of all latents")
+    known = {}
+    if state.settled is not None and state.settled.poses is not None:
+        rows = state.settled.poses.cpu().unbind(1)
+        known = dict(zip(state.settled.spans, rows, strict=True))
+    return SeenViews(known, tail_poses.cpu(), state.plan.settled)
 
 
 def published_spans(plan: WindowPlan, length: int) -> tuple[Span, ...]:
