@@ -66,6 +66,9 @@ COMMANDS = {
     "bench memory": Command(
         "loci.bench.memory:memory", "Does it remember? Revisits, drift, control."
     ),
+    "bench returns": Command(
+        "loci.bench.returns:returns", "A picture of views that come back, and of those that do not."
+    ),
     "bench objects": Command(
         "loci.bench.objects:objects", "What becomes of objects nothing was trained on?"
     ),
