@@ -112,6 +112,12 @@ def test_the_published_folder(tmp_path: Path) -> None:
     assert files.text_encoder.suffix == ".safetensors"
 
 
+def test_a_file_that_holds_no_weights_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(LociError, match=r"notes.txt: expected a model folder, or .*\.safetensors"):
+        World.from_pretrained(tmp_path / "notes.txt")
+
+
 def test_converted_files_make_a_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers", reason="the extra `text` is not installed")
     models = tmp_path / "models"
@@ -155,5 +161,5 @@ def test_a_conversion_that_fails_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
-    with pytest.raises(LociError, match="out: is there already"):
+    with pytest.raises(LociError, match="out: holds mine already"):
         released.convert(tmp_path, tmp_path / "out")

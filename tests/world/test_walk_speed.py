@@ -7,6 +7,8 @@ import pytest
 
 from loci.acceleration.ledger import Ledger
 from loci.acceleration.speeds import Speed
+from loci.acceleration.step_cache import StepCacheConfig
+from loci.acceleration.token_budget import TokenBudgetConfig
 from loci.errors import LociError
 from loci.flow.policy import Always
 from loci.flow.sampler import sample
@@ -30,7 +32,7 @@ def test_exact_is_no_policy_at_all_to_the_last_bit(monkeypatch: pytest.MonkeyPat
     world = small_world()
     frames, state = walked(world, 3)
     named, again = walked(world.at_speed("exact"), 3)
-    monkeypatch.setattr(rollout, "sample", lambda *given: sample(*given[:3]))
+    monkeypatch.setattr(rollout, "sample", lambda *given, **partly: sample(*given[:3]))
     plain, by_hand = walked(world, 3)
     assert np.array_equal(frames, named)
     assert np.array_equal(frames, plain)
@@ -56,6 +58,31 @@ def test_every_chunk_has_a_policy_of_its_own() -> None:
     exact, _ = walked(world, 3)
     assert not np.array_equal(frames, exact)
     assert world.ledger.entry("chunks").saved == 0, "the world it was made from is as it was"
+
+
+def test_carving_in_a_walk() -> None:
+    world = small_world()
+    world.config = replace(world.config, sampling=replace(world.config.sampling, steps=12))
+    exact, _ = walked(world, 3)
+    none = world.at_speed(Speed("carved", walk=TokenBudgetConfig(tolerance=0.0)))
+    assert np.array_equal(walked(none, 3)[0], exact)
+    config = TokenBudgetConfig(tolerance=0.02, carving_share=1.0, whole_above=0.95)
+    carved = world.at_speed(Speed("carved", walk=config))
+    frames, state = walked(carved, 3)
+    entry = carved.ledger.entry("chunks")
+    assert entry.active_share is not None
+    assert 0.1 < entry.active_share < 0.97
+    assert not np.array_equal(frames, exact)
+    assert np.abs(frames.astype(int) - exact).mean() < 8
+    again, other = walked(carved, 3)
+    assert np.array_equal(frames, again)
+    assert (state.local == other.local).all()
+
+
+def test_one_dial_for_whichever_policy_a_walk_has() -> None:
+    carved = Speed("carved", walk=TokenBudgetConfig(0.1, stale=2)).within(0.3)
+    assert carved.walk == TokenBudgetConfig(0.3, stale=2)
+    assert Speed("exact").within(0.3).walk == StepCacheConfig(tolerance=0.3)
 
 
 def test_named_speeds_save_evaluations() -> None:

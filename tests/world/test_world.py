@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from loci.actions.reckoning import Stride
 from loci.errors import LociError
 from loci.memory.compressor import published_memory
+from loci.world.frame_codec import FrameCodec
 from loci.world.walk_file import load_walk, save_walk
 from loci.world.world import World, WorldConfig
 
@@ -169,6 +171,22 @@ def test_a_world_saves_and_loads_itself(tmp_path: Path) -> None:
     assert np.array_equal(ours, expected)
     with pytest.raises(LociError, match="no such model"):
         World.from_pretrained(tmp_path / "nowhere")
+
+
+def test_a_world_is_saved_over_an_older_one_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "w"
+    small_world().save_pretrained(folder)
+    small_world(1).save_pretrained(folder)
+    whole = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr(FrameCodec, "save_pretrained", Mock(side_effect=KeyboardInterrupt))
+        small_world(2).save_pretrained(folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == whole
+    (folder / "notes.txt").touch()
+    with pytest.raises(LociError, match="holds notes.txt already"):
+        small_world().save_pretrained(folder)
 
 
 def test_a_world_walks_in_bfloat16(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Does the picture move the way the keys say? Measured frame by frame."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -28,6 +28,7 @@ _SIGNS = {
     "left": ((STRAFE_LEFT, 0), shift_right, 1),
     "right": ((STRAFE_RIGHT, 0), shift_right, -1),
 }
+Obeyed = dict[str, Bool[np.ndarray, "k"]]
 _MOVED = 1.0  # map units or degrees, of the 12 or 7.5 of a step: less is a wall in the way
 
 
@@ -35,7 +36,7 @@ def obeyed(
     frames: UInt8[np.ndarray, "n+1 h w 3"],
     actions: Int[np.ndarray, "n 2"],
     counted: Bool[np.ndarray, "n"],
-) -> dict[str, Bool[np.ndarray, "k"]]:
+) -> Obeyed:
     """For every kind of action, in which of its counted frames the motion has the right sign."""
     result = {}
     for name, (action, measure, sign) in _SIGNS.items():
@@ -51,8 +52,7 @@ def action_accuracy(world: World, maps: Sequence[int], seed: int) -> dict[str, o
     The engine's frames tell how far the measurement itself can be trusted. Frames in which the
     engine's walker was held up by something count in neither.
     """
-    made: dict[str, list] = {name: [] for name in _SIGNS}
-    true: dict[str, list] = {name: [] for name in _SIGNS}
+    made, true = [], []
     for map_seed in maps:
         frames, poses = film(map_seed, SCRIPT)
         counted = moved(poses)
@@ -60,14 +60,19 @@ def action_accuracy(world: World, maps: Sequence[int], seed: int) -> dict[str, o
         frames = fitted(frames, (size[0], size[1]))
         generated, _ = walk_on(world, world.start(frames[0], seed), SCRIPT)
         generated = np.concatenate([frames[:1], generated])
-        for found, shown in ((made, generated), (true, frames)):
-            for name, right in obeyed(shown, SCRIPT, counted).items():
-                found[name].append(right)
+        made.append(obeyed(generated, SCRIPT, counted))
+        true.append(obeyed(frames, SCRIPT, counted))
     return {
-        "action_accuracy": _share(made.values()),
-        "action_accuracy_true": _share(true.values()),
-        "action_accuracy_by_action": {name: _share([parts]) for name, parts in made.items()},
+        "action_accuracy": accuracy(made),
+        "action_accuracy_true": accuracy(true),
+        "action_accuracy_by_action": {name: accuracy(made, (name,)) for name in _SIGNS},
     }
+
+
+def accuracy(walks: Sequence[Obeyed], names: Iterable[str] = tuple(_SIGNS)) -> float | None:
+    """The share of right frames in what `obeyed` says of some walks; None where none counts."""
+    parts = [walk[name] for name in names for walk in walks if name in walk]
+    return float(np.concatenate(parts).mean()) if parts else None
 
 
 def moved(poses: Float[np.ndarray, "n+1 3"]) -> Bool[np.ndarray, "n"]:
@@ -75,8 +80,3 @@ def moved(poses: Float[np.ndarray, "n+1 3"]) -> Bool[np.ndarray, "n"]:
     change = np.abs(np.diff(poses, axis=0))
     change[:, 2] = np.minimum(change[:, 2], 360 - change[:, 2])
     return change.max(axis=1) > _MOVED
-
-
-def _share(groups) -> float | None:
-    parts = [part for group in groups for part in group]
-    return float(np.concatenate(parts).mean()) if parts else None

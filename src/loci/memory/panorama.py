@@ -1,5 +1,7 @@
 """Merging codes by where they look: four views become one panorama."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -8,9 +10,16 @@ from loci.layers.attention import Attention
 from loci.layers.norms import layer_norm
 from loci.memory.compressor import RATE
 from loci.memory.poses import panorama_pose, relative_poses
-from loci.memory.reckoned import PoseEmbedding, ReckonedConfig, reckoned_rotation
+from loci.memory.reckoned import (
+    PoseEmbedding,
+    ReckonedConfig,
+    panorama_angles,
+    reckoned_rotation,
+)
 
 LAYERS = 2
+SHARPNESS = 2.0
+"""How fast a token's part in a column falls with the angle between them, in its own widths."""
 
 
 class PanoramaLayer(nn.Module):
@@ -34,10 +43,11 @@ class PanoramaLayer(nn.Module):
 class PanoramaMerge(nn.Module):
     """Four codes `[b, d, 4, h, w]` to one of the same size.
 
-    The new code's columns divide the whole arc that the four saw; each of its tokens finds what
-    belongs there by the same rotary angles with which the transformer will find it. Averaging
-    frames of different headings in place, as a convolution over time does, loses exactly what
-    a walker turns back for.
+    The new code's columns divide the whole arc that the four saw. Each begins as what the four hold
+    of its direction, row by row, so that a merged code is read as its parts are; then its tokens
+    look at all parts, by the same rotary angles with which the transformer will find them.
+    Averaging frames of different headings in place, as a convolution over time does, loses exactly
+    what a walker turns back for.
     """
 
     def __init__(self, dim: int, reckoned: ReckonedConfig) -> None:
@@ -47,9 +57,16 @@ class PanoramaMerge(nn.Module):
         self.reckoned = reckoned
         heads = dim // (2 * reckoned.pairs)
         self.pose_embedding = PoseEmbedding(dim)
-        self.spread_embedding = nn.Linear(1, dim)
         self.layers = nn.ModuleList(PanoramaLayer(dim, heads) for _ in range(LAYERS))
-        self.out = nn.Linear(dim, dim)
+        self.initialise()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Layers begin without effect: what is gathered by direction alone can be read already."""
+        for layer in self.layers:
+            for last in (layer.attn.o, layer.ffn[-1]):
+                last.weight.zero_()
+                last.bias.zero_()
 
     def forward(
         self, codes: Float[Tensor, "b d 4 h w"], poses: Float[Tensor, "b 4 4"]
@@ -68,12 +85,25 @@ class PanoramaMerge(nn.Module):
             own, parts = torch.zeros_like(own), torch.zeros_like(parts)
         at = self._rotation(own, [0.0], rows, columns, codes.device)
         parts_at = self._rotation(parts, [-4.0, -3.0, -2.0, -1.0], rows, columns, codes.device)
+        share = self._shares(own, parts, columns).to(codes)
+        x = torch.einsum("bckv,bdkhv->bhcd", share, codes).flatten(1, 2)
         views = codes.flatten(3).permute(0, 2, 3, 1)
-        x = views.mean(dim=1) + self.spread_embedding(own[..., 3:].to(codes))
         views = layer_norm(views + self.pose_embedding(parts)[:, :, None]).flatten(1, 2)
         for layer in self.layers:
             x = layer(x, views, at, parts_at)
-        return self.out(x).transpose(1, 2).unflatten(2, (1, rows, columns))
+        return x.transpose(1, 2).unflatten(2, (1, rows, columns))
+
+    def _shares(
+        self, own: Float[Tensor, "b 1 4"], parts: Float[Tensor, "b 4 4"], columns: int
+    ) -> Float[Tensor, "b w 4 w"]:
+        """How much of every part's columns is in each new column, by the angles between them."""
+        to = own[..., :1] - panorama_angles(own[..., 3], columns, self.reckoned.fov)
+        seen = parts[..., :1] - panorama_angles(parts[..., 3], columns, self.reckoned.fov)
+        away = to[:, 0, :, None, None] - seen[:, None]
+        away = torch.atan2(away.sin(), away.cos())
+        arcs = (parts[..., 3] + math.radians(self.reckoned.fov)).clamp(max=2 * math.pi)
+        nearness = -SHARPNESS * (away / (arcs / columns)[:, None, :, None]).square()
+        return nearness.flatten(2).softmax(dim=-1).view_as(away)
 
     def _rotation(self, poses: Tensor, times: list[float], rows: int, columns: int, device):
         moments = torch.tensor(times, dtype=torch.float64).expand(poses.shape[0], -1)

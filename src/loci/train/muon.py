@@ -61,7 +61,7 @@ class Muon(torch.optim.Optimizer):
 
 
 class MuonWithAdam(torch.optim.Optimizer):
-    """Muon for the weights of a model whose names begin with one of `hidden`, AdamW for the rest.
+    """Muon for the weights of a model whose names contain one of `hidden`, AdamW for the rest.
 
     First and last layers, embeddings, biases and gains are no maps between hidden states and
     belong to AdamW.
@@ -71,7 +71,7 @@ class MuonWithAdam(torch.optim.Optimizer):
         self, model: nn.Module, hidden: tuple[str, ...], lr: float, weight_decay: float = 0.01
     ) -> None:
         named = list(model.named_parameters())
-        inner = [p for name, p in named if name.startswith(hidden) and is_matrix(name, p)]
+        inner = [p for name, p in named if is_matrix(name, p) and any(h in name for h in hidden)]
         chosen = {id(p) for p in inner}
         rest = [p for _, p in named if id(p) not in chosen]
         if not inner or not rest:

@@ -17,6 +17,7 @@ from loci.objects.structure_encoder import StructureEncoder
 from loci.objects.structure_flow import StructureFlowConfig
 from loci.objects.structure_sampling import StructureSampling
 from loci.presets_objects import home
+from loci.train.muon import MuonWithAdam
 from loci.train.object_batches import ViewedObject, random_pairs, structure_batch, viewed_objects
 from loci.train.object_scenes import SceneVariety
 from loci.train.run import (
@@ -50,7 +51,7 @@ class StructureTraining:
     sampling: StructureSampling = HOME.run.structure
     budget: Budget = Budget(minutes=40)
     rate: LearningRate = LearningRate(peak=1e-3, warmup_steps=100, floor=0.02, hold=0.5)
-    batch: int = 12
+    batch: int = 16
     pointmaps: float = 0.5
     ema: float = 0.998
     clip_gradient: float = 1.0
@@ -97,9 +98,7 @@ def fit_structure(
     run = RunDirectory(out, writes=accelerator.is_main_process)
     torch.manual_seed(config.seed)
     trained = StructureObjective(config.fuser, config.flow, config.loss).to(accelerator.device)
-    optimizer = torch.optim.AdamW(
-        trained.parameters(), lr=config.rate.peak, betas=(0.9, 0.98), weight_decay=0.02
-    )
+    optimizer = MuonWithAdam(trained, ("blocks.",), lr=config.rate.peak, weight_decay=0.02)
     ema = Ema(trained, config.ema)
     learner = Learner(trained, optimizer, ema)
     learner.resume(run)

@@ -47,7 +47,7 @@ class StructureLoss:
 
     draws: int = 2
     dropped: float = 0.1
-    level_mean: float = 0.6
+    level_mean: float = 1.0
     weights: Mapping[str, float] = field(default_factory=modality_weights)
 
 

@@ -25,9 +25,9 @@ from loci.world.transformer import TransformerConfig, WorldTransformer
 
 HIDDEN = (
     "blocks.",
-    "latent_encoder.down_block",
-    "latent_encoder.mid_block",
-    "latent_encoder.panorama.layers.",
+    "down_block",
+    "mid_block",
+    "panorama.layers.",
     "time_projection.",
 )
 """Whose matrices Muon trains."""

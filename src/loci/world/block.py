@@ -9,6 +9,7 @@ from loci.layers.learned import learned
 from loci.layers.modulation import Modulation, gated, modulated
 from loci.layers.norms import AffineLayerNorm, layer_norm
 from loci.layers.rotary import Rotation
+from loci.world.partial import Seen
 
 
 class Block(nn.Module):
@@ -67,11 +68,17 @@ class Block(nn.Module):
         return self.self_attn.keys_values(tokens, at)
 
     def attend(
-        self, x: Float[Tensor, "b n d"], now: Modulation, at: Rotation, memory: KeysValues
+        self,
+        x: Float[Tensor, "b n d"],
+        now: Modulation,
+        at: Rotation,
+        memory: KeysValues,
+        seen: Seen | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """Noisy tokens attend to memory and to each other."""
+        """Noisy tokens attend to memory and to each other, or to what `seen` makes of them."""
         tokens = modulated(self.norm(x), now.shift1, now.scale1)
         own = self.self_attn.keys_values(tokens, at)
+        own = own if seen is None else seen(own)
         both = (torch.cat(pair, dim=2) for pair in zip(memory, own, strict=True))
         return self.self_attn.attend(self.self_attn.queries(tokens, at), KeysValues(*both))
 
@@ -82,9 +89,10 @@ class Block(nn.Module):
         at: Rotation,
         memory: KeysValues,
         text: KeysValues | None,
+        seen: Seen | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """The noisy stream's way through this block."""
-        x = gated(x, self.attend(x, now, at, memory), now.gate1)
+        """The noisy stream's way through this block; `seen` as for `attend`."""
+        x = gated(x, self.attend(x, now, at, memory, seen), now.gate1)
         return self._finish(x, now, text)
 
     def _finish(self, x: Tensor, now: Modulation, text: KeysValues | None) -> Tensor:

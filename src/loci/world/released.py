@@ -6,9 +6,7 @@ diffusers and transformers, whose names differ; the tables here are the whole di
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +15,14 @@ import torch
 from torch import Tensor
 
 from loci.errors import LociError
+from loci.files import replacing_folder
 from loci.layers.weights import CONFIG_NAME, load_strict, read_tensors, save_config
 from loci.world.text import TextEncoder, TextEncoderConfig, load_tokenizer
 from loci.world.transformer import TransformerConfig, WorldTransformer
 from loci.world.wan_codec import WanCodec, WanCodecConfig
 from loci.world.world import World, WorldConfig
 
+SUFFIXES = (".ckpt", ".safetensors")
 NOT_WEIGHTS = ("pos_embed", "pos_embed_temporal")
 # Folders of a saved world.
 TRANSFORMER, CODEC, TEXT_ENCODER = "transformer", "codec", "text_encoder"
@@ -74,6 +74,10 @@ class ReleasedFiles:
         """`source` is the checkpoint folder, the folder above it, or the transformer's file.
         Raises LociError naming what is not there."""
         source = Path(source)
+        if source.is_file() and source.suffix not in SUFFIXES:
+            raise LociError(
+                f"{source}: expected a model folder, or a transformer in {' or '.join(SUFFIXES)}"
+            )
         root = source.parent if source.is_file() else source
         if (root / "checkpoints").is_dir():
             root = root / "checkpoints"
@@ -147,34 +151,29 @@ def load_world(
         WorldConfig(),
         load_transformer(files.transformer).to(device, dtype or torch.float32),
         load_codec(files.codec).to(device, torch.float32),
+        # 11 GB, used once a walk: not on the device.
         load_text_encoder(files.text_encoder, files.tokenizer),
     )
 
 
 def convert(source: Path, out: Path) -> None:
-    """Turn published weights into safetensors.
-
-    Checks the name and the shape of every tensor, and writes a folder that --model takes.
+    """Checks the name and shape of every published tensor, and writes a model folder, all or
+    nothing.
 
     Args:
-        source: The folder of published checkpoints, or the transformer's file in it.
-        out: The folder to write; it must not hold anything yet.
+        source: the folder of published checkpoints, or the transformer's file in it.
+        out: the folder to write; it must not hold anything yet.
+
+    Raises:
+        LociError: naming every tensor that does not fit, or when `out` is there already.
     """
     files = ReleasedFiles.find(source)
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise LociError(f"{out}: is there already, expected the name of a new folder")
-    draft = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
+    with replacing_folder(out) as draft:
         load_transformer(files.transformer).save_pretrained(draft / TRANSFORMER)
         load_codec(files.codec).save_pretrained(draft / CODEC)
         text_encoder = load_text_encoder(files.text_encoder, files.tokenizer)
         text_encoder.save_pretrained(draft / TEXT_ENCODER)
         save_config(draft / CONFIG_NAME, WorldConfig())
-        os.replace(draft, out)
-    except OSError as error:
-        raise LociError(f"{out}: cannot be written ({error.strerror})") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _renamed(name: str, renames: Renames) -> str:

@@ -6,12 +6,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loci.flow.guidance import guided
-from loci.flow.policy import State, StepPolicy
+from loci.flow.guidance import Velocity, guided
+from loci.flow.policy import Rows, State, StepPolicy, TokenPolicy
 from loci.flow.sampler import sample
 from loci.flow.schedule import euler_timesteps
 from loci.world.context import Actions, Address, Context, Prompt
+from loci.world.partial import KeptTokens, TokenView
+from loci.world.patches import to_latents, to_tokens
 from loci.world.transformer import WorldTransformer
+
+VIDEO = "video"
+"""The name of the only tensor that flows in a chunk: its tokens `[n, p]` (`world/patches.py`)."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +54,68 @@ def sample_chunk(
     """Latents of a chunk from its noise; guided where the context has a negative row.
 
     A policy is for this chunk alone: what it knows of one velocity says nothing of the next
-    chunk's.
+    chunk's. The state it meets is `{"video": tokens [n, p]}`, a row for every token.
+    """
+    keeping = isinstance(policy, TokenPolicy) and not policy.alone
+    flow = ChunkFlow(model, context, noise.shape, keeping)
+
+    def stepped(velocity: Velocity) -> Velocity:
+        several = context.target_offset.shape[0] > 1
+        return guided(velocity, sampling.guidance) if several else velocity
+
+    state = sample(
+        stepped(flow.whole),
+        {VIDEO: to_tokens(noise)[0]},
+        euler_timesteps(sampling.steps, sampling.shift, sampling.even),
+        policy,
+        partial=lambda state, timestep, rows: stepped(flow.part(rows))(state, timestep),
+    )
+    return to_latents(state[VIDEO][None], noise.shape)
+
+
+class ChunkFlow:
+    """The velocity of one chunk's tokens for a sampler: of all, or of some rows.
+
+    With `keeping` it remembers every evaluation, and when some tokens are evaluated the others
+    stay keys and values of self-attention. Without, they are absent.
+
+    Args:
+        model: the transformer.
+        context: of the chunk. Where it has several rows, states hold the tokens of as many copies
+            of the chunk, one after the other, and velocities are alike.
+        shape: of the chunk's latents.
+        keeping: whether evaluations are remembered.
     """
 
-    def velocity(state: State, timestep: Tensor) -> State:
-        return {"video": model.velocity(state["video"], timestep, context)}
+    def __init__(
+        self, model: WorldTransformer, context: Context, shape: torch.Size, keeping: bool
+    ) -> None:
+        self.model, self.context = model, context
+        self.shape = torch.Size((context.target_offset.shape[0], *shape[1:]))
+        self.kept = KeptTokens() if keeping else None
 
-    rows = context.target_offset.shape[0]
-    step = guided(velocity, sampling.guidance) if rows > 1 else velocity
-    grid = euler_timesteps(sampling.steps, sampling.shift, sampling.even)
-    return sample(step, {"video": noise}, grid, policy)["video"]
+    def whole(self, state: State, timestep: Float[Tensor, "m"]) -> State:
+        """Of every token."""
+        view = TokenView() if self.kept is None else self.kept.whole()
+        return {VIDEO: self._tokens(state, timestep, view).flatten(0, 1)}
+
+    def part(self, rows: Rows) -> Velocity:
+        """Of some tokens of the chunk; asked with the state of all."""
+
+        def velocity(state: State, timestep: Tensor) -> State:
+            if self.kept is not None and self.kept.empty:  # there is nothing to look back at
+                every = self._tokens(state, timestep, self.kept.whole())
+                return {VIDEO: every[:, rows].flatten(0, 1)}
+            view = TokenView(rows) if self.kept is None else self.kept.part(rows)
+            return {VIDEO: self._tokens(state, timestep, view).flatten(0, 1)}
+
+        return velocity
+
+    def _tokens(self, state: State, timestep: Tensor, view: TokenView) -> Tensor:
+        """Every token is at the same time, so the network gets it once for each copy."""
+        copies = self.shape[0]
+        noisy = to_latents(state[VIDEO].unflatten(0, (copies, -1)), self.shape)
+        return self.model.token_velocity(noisy, timestep[:copies], self.context, view)
 
 
 def chunk_noise(

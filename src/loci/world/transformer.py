@@ -31,8 +31,8 @@ from loci.memory.reckoned import PoseEmbedding, ReckonedConfig, memory_times, re
 from loci.memory.reckoned_encoder import ReckonedEncoder
 from loci.world.block import Block
 from loci.world.context import Actions, Address, Context, LayerContext, Prompt
-
-PATCH = 2
+from loci.world.partial import TokenView
+from loci.world.patches import PATCH, to_latents, to_tokens
 
 
 @dataclass(frozen=True)
@@ -156,24 +156,40 @@ class WorldTransformer(nn.Module):
         Raises:
             ValueError: when the context was made for another number of frames.
         """
+        return to_latents(self.token_velocity(noisy, timestep, context), noisy.shape)
+
+    def token_velocity(
+        self,
+        noisy: Float[Tensor, "b 16 t h w"],
+        timestep: Float[Tensor, "b"],
+        context: Context,
+        view: TokenView | None = None,
+    ) -> Float[Tensor, "b k p"]:
+        """`velocity` as tokens (`world/patches.py`): all of them, or those of a view.
+
+        Raises:
+            ValueError: as `velocity`.
+        """
         if context.target_offset.shape[1] != noisy.shape[2]:
             frames, actions = noisy.shape[2], context.target_offset.shape[1]
             raise ValueError(f"{frames} noisy latents need as many action latents, got {actions}")
+        view = view or TokenView()
         e, projected = self._time(timestep)
         x = self._patches(noisy, mask=0.0)
         tokens_per_frame = x.shape[1] // noisy.shape[2]
-        x = x + context.target_offset.repeat_interleave(tokens_per_frame, dim=1)
-        for block, layer in zip(self._layers, context.layers, strict=True):
+        x = view.chosen(x + context.target_offset.repeat_interleave(tokens_per_frame, dim=1))
+        at = view.places(context.target_at)
+        for i, (block, layer) in enumerate(zip(self._layers, context.layers, strict=True)):
             now = block.modulate(projected)
             memory = layer.memory
             if memory is None:
                 memory = block.memory_keys(layer.normed_memory, context.memory_at, now)
-            x = block(x, now, context.target_at, memory, layer.text)
-        out = self._unpatch(self.head(x, e), noisy.shape)
+            x = block(x, now, at, memory, layer.text, view.seen(i))
+        out = self.head(x, e)
         if self.config.prediction == "velocity":
             return out
-        level = (timestep / TIMESTEPS).view(-1, 1, 1, 1, 1).clamp(min=1e-3)
-        return (noisy.float() - out) / level
+        level = (timestep / TIMESTEPS).view(-1, 1, 1).clamp(min=1e-3)
+        return (view.chosen(to_tokens(noisy)).float() - out) / level
 
     def forward(
         self,
@@ -213,6 +229,8 @@ class WorldTransformer(nn.Module):
             for layer in (embedding[0], embedding[2]):
                 nn.init.normal_(cast(nn.Linear, layer).weight, std=0.02)
         nn.init.zeros_(self.head.head.weight)
+        if isinstance(self.latent_encoder, ReckonedEncoder):
+            self.latent_encoder.panorama.initialise()
         with torch.no_grad():
             for block in self._layers:
                 block.modulation[:, [2, 5]] += gate
@@ -249,12 +267,6 @@ class WorldTransformer(nn.Module):
     def _patches(self, latents: Tensor, mask: float) -> Tensor:
         sequence = self.sequence(latents.to(self.patch_embedding.weight.dtype), mask)
         return self.patch_embedding(sequence).flatten(2).transpose(1, 2)
-
-    def _unpatch(self, x: Tensor, shape: torch.Size) -> Tensor:
-        batch, channels, frames, height, width = shape
-        grid = (frames, height // PATCH, width // PATCH, PATCH, PATCH, channels)
-        x = x.view(batch, *grid).permute(0, 6, 1, 2, 4, 3, 5)
-        return x.reshape(batch, channels, frames, height, width)
 
     def _conditioning_tokens(
         self, memory: Tensor | None, local: Tensor, address: Address | None

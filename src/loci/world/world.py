@@ -13,11 +13,13 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor
 
+from loci.acceleration.laws import LAWS_NAME, Laws
 from loci.acceleration.ledger import Ledger
-from loci.acceleration.speeds import Speed, chosen_speed
+from loci.acceleration.speeds import UNCALIBRATED, Speed, chosen_speed
 from loci.actions.reckoning import Stride, reckon
 from loci.actions.vocabulary import MOVES, VIEWS, to_ids
 from loci.errors import LociError
+from loci.files import replacing_folder
 from loci.layers.weights import CONFIG_NAME, load_config, pretrained_folder, save_config
 from loci.memory.codes import Codes
 from loci.memory.compressor import WindowPlan, published_memory
@@ -34,6 +36,8 @@ from loci.world.transformer import WorldTransformer
 from loci.world.wan_codec import WanCodec
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
+SAVED = {"transformer", "codec", "text_encoder", CONFIG_NAME, LAWS_NAME}
+"""What a saved world consists of."""
 
 
 def _released_horizon() -> HorizonConfig:
@@ -100,9 +104,10 @@ class World:
         transformer: WorldTransformer,
         codec: Codec,
         text_encoder: TextEncoder | None = None,
+        laws: Laws | None = None,
     ) -> None:
         self.config, self.transformer, self.codec = config, transformer, codec
-        self.text_encoder = text_encoder
+        self.text_encoder, self.laws = text_encoder, laws or Laws()
         self.speed, self.ledger = chosen_speed(None), Ledger()
         self._check()
         encoder = transformer.latent_encoder
@@ -139,17 +144,20 @@ class World:
         transformer = transformer.to(device, dtype or torch.float32).requires_grad_(False)
         text = None
         if config.text:
-            text = TextEncoder.from_pretrained(folder / "text_encoder").to(device)
-        return cls(config, transformer, codec, text)
+            # 11 GB, used once a walk: not on the device.
+            text = TextEncoder.from_pretrained(folder / "text_encoder")
+        return cls(config, transformer, codec, text, Laws.beside(folder))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write a folder that `from_pretrained` reads; floating weights as `dtype` if given."""
-        folder = Path(folder)
-        self.transformer.save_pretrained(folder / "transformer", dtype)
-        self.codec.save_pretrained(folder / "codec", dtype)
-        if self.text_encoder is not None:
-            self.text_encoder.save_pretrained(folder / "text_encoder")
-        save_config(folder / CONFIG_NAME, self.config)
+        """Write a folder that `from_pretrained` reads, all or nothing; floating weights as `dtype`
+        if given. Raises LociError when `folder` holds anything but an older world."""
+        with replacing_folder(folder, SAVED.__contains__) as draft:
+            self.transformer.save_pretrained(draft / "transformer", dtype)
+            self.codec.save_pretrained(draft / "codec", dtype)
+            if self.text_encoder is not None:
+                self.text_encoder.save_pretrained(draft / "text_encoder")
+            save_config(draft / CONFIG_NAME, self.config)
+            self.laws.write(draft)
 
     def at_speed(self, speed: str | Speed, ledger: Ledger | None = None) -> "World":
         """The same world, walked at another speed; parts and walks are shared.
@@ -164,8 +172,10 @@ class World:
             LociError: when there is no speed of that name.
         """
         other = copy.copy(self)
-        other.speed = chosen_speed(speed)
+        other.speed = chosen_speed(speed).calibrated(self.laws)
         other.ledger = ledger if ledger is not None else Ledger()
+        if "walk" in other.speed.uncalibrated:
+            other.ledger.note(UNCALIBRATED)
         return other
 
     @property
@@ -218,7 +228,7 @@ class World:
         """The frames that follow from 1 to `chunk` actions, and the walk after them.
 
         Args:
-            actions: ids `[n, 2]` (move, view) or `Action`s, one per new frame.
+            actions: ids `[n, 2]` (move, view) or `Action`s, one per new frame, or keys ("w*8").
             ahead: for models whose chunks overlap, the action that follows these; "no-op" if it
                 is not known.
 
@@ -253,6 +263,8 @@ class World:
             raise LociError("world: a stride and reckoned addressing go together, got only one")
         if config.stride is not None and (config.overlap or factor > 1):
             raise LociError("world: reckoned poses need a latent for each new frame, no overlap")
+        if config.stride is None and config.horizon.hierarchy.follow == "views":
+            raise LociError("world: a memory that follows views needs a stride to reckon poses by")
         if factor > 1 and (config.chunk % factor or not config.overlap):
             raise LociError(
                 f"world: a codec of {factor} frames a latent needs chunks that overlap, of a "
