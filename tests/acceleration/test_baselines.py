@@ -3,12 +3,7 @@ import torch
 
 from loci.acceleration.baselines import EasyCache, TaylorSeer
 from loci.acceleration.fast3dcache import Fast3DCache, Fast3DCacheConfig
-from loci.acceleration.token_baselines import (
-    MergedTokens,
-    RandomTokens,
-    random_drop,
-    uniform_merge,
-)
+from loci.acceleration.token_baselines import MergedTokens, RandomTokens, random_drop
 
 from .toy import INTERVAL, Toy, error, run, same, times, tokens
 
@@ -84,11 +79,10 @@ def test_merged_tokens_share_the_velocity_of_their_block() -> None:
     assert toy.parts == [3] * 22
 
 
-def test_voxels_dropped_and_merged() -> None:
+def test_voxels_dropped() -> None:
     coords = torch.cartesian_prod(torch.zeros(1, dtype=torch.long), *(torch.arange(8),) * 3)
     kept = random_drop(coords, 0.5, torch.Generator().manual_seed(0))
     assert len(kept) == 256
     assert torch.equal(torch.unique(kept, dim=0), kept)
-    assert len(uniform_merge(coords, 2).coords) == 64
     with pytest.raises(ValueError, match="share"):
         random_drop(coords, 1.0)

@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from loci import cli
@@ -86,6 +87,21 @@ def test_a_speed_ends_with_its_ledger(run: Run, capsys: pytest.CaptureFixture) -
     assert float(stages["structure"][-1]) >= 0
     assert float(stages["latents"][-1]) >= 0
     assert stages["pictures"][-1] == "-"
+
+
+def test_the_networks_compute_in_what_is_asked_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def noted(self: Lifting) -> None:
+        seen.append(self.stages.dtype)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Lifting, "run", noted)
+    assert run("p.png", "--mask", "m.png", "--dtype", "bfloat16") == 130
+    assert run("p.png", "--mask", "m.png") == 130
+    assert seen == [torch.bfloat16, torch.float32]
 
 
 def test_several_masks_make_a_scene(run: Run, capsys: pytest.CaptureFixture) -> None:
@@ -199,7 +215,9 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "someone's folder": (["p.png", *m, "--out", "stranger"], "stranger: holds"),
         "input in output": (["stranger/p.png", *m, "--out", "stranger"], "would be replaced"),
         "a file": (["p.png", *m, "--out", "m.png"], "m.png: is a file, expected"),
+        "one file": (["p.png", *m, "--out", "chair.glb"], "chair.glb, expected the name of a fol"),
         "no tolerance": (["p.png", *m, "--tolerance", "-1"], "tolerance: -1, expected a number"),
+        "no seed": (["p.png", *m, "--seed", str(2**64)], f"--seed: {2**64}, expected 0 to"),
         "no device": (["p.png", *m, "--device", "abacus"], "--device: abacus, expected auto"),
     }
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from loci.data.object_cameras import Camera, look, sphere_directions
+from loci.data.object_cameras import RenderCamera, look, sphere_directions
 from loci.data.object_surface import Side, Surface, even_samples
 from loci.data.voxelise import (
     GRID,
@@ -19,7 +19,7 @@ PIXELS = 160
 
 def ball_side(direction: np.ndarray) -> Side:
     """A ball as it is seen with parallel rays from outside."""
-    camera = Camera(look(-direction), np.array([0.0, 0.0, 2.0]), reach=0.9)
+    camera = RenderCamera(look(-direction), np.array([0.0, 0.0, 2.0]), reach=0.9)
     axis = camera.reach - (np.arange(PIXELS) + 0.5) * (2 * camera.reach / PIXELS)
     height = RADIUS**2 - axis[:, None] ** 2 - axis[None] ** 2
     depth = np.where(height > 0, 2 - np.sqrt(np.maximum(height, 0)), np.inf)
@@ -74,7 +74,7 @@ def test_a_sheet_gets_a_thickness() -> None:
     normals[:, 2] = rng.choice([-1, 1], len(points))
     sides = []
     for height in (-1.0, 1.0):
-        camera = Camera(look(np.array([0, 0, -height])), np.array([0.0, 0.0, 2.0]), reach=0.9)
+        camera = RenderCamera(look(np.array([0, 0, -height])), np.array([0.0, 0.0, 2.0]), reach=0.9)
         axis = np.abs(camera.reach - (np.arange(PIXELS) + 0.5) * (2 * camera.reach / PIXELS))
         covered = (axis[:, None] < 0.4) & (axis[None] < 0.4)
         depth = np.where(covered, 2 - height * 0.003, np.inf)

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from loci.data.doom_maps import make_map
 from loci.data.doom_steps import (
-    BACK,
     BEARING,
     FORWARD,
     LEFT,
@@ -18,7 +17,7 @@ from loci.data.doom_steps import (
     stepped,
     turn_between,
 )
-from loci.data.scripted import out_and_back, spin, there_and_back
+from loci.data.scripted import spin, there_and_back
 from loci.data.walks import KINDS, Kind, Wanderer
 
 seeds = st.integers(0, 2**40)
@@ -104,7 +103,6 @@ def test_a_step_turns_first() -> None:
 
 def test_scripts_have_the_length_asked_for() -> None:
     assert spin(50).tolist() == [[0, LEFT]] * 50
-    assert out_and_back(5).tolist() == [[FORWARD, 0]] * 2 + [[BACK, 0]] * 3
     for frames in (0, 1, 64, 65):
         assert there_and_back(1, frames).shape == (frames, 2)
 

@@ -46,27 +46,6 @@ def test_opencv_projects_to_the_same_pixels(camera: Camera, seed: int) -> None:
     assert torch.allclose(flip(seen, OPENCV), camera.view(points), atol=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
-@given(ORBITS, st.sampled_from(["opencv", "blender", "gltf"]))
-def test_conversions_go_back(camera: Camera, name: str) -> None:
-    back = getattr(Camera, f"from_{name}")(getattr(camera, f"to_{name}")(), camera.fov)
-    assert torch.allclose(back.rotation, camera.rotation, atol=1e-5)
-    assert torch.allclose(back.translation, camera.translation, atol=1e-4)
-    assert torch.linalg.det(back.rotation) == pytest.approx(1, abs=1e-4)
-
-
-def test_a_camera_set_up_in_blender_or_gltf() -> None:
-    front = Camera.orbit(0, 0, 3, 40)
-    # Blender: moved to y = -3 and turned by 90 degrees about x it looks along +y.
-    blender = torch.tensor([[1.0, 0, 0, 0], [0, 0, -1, -3], [0, 1, 0, 0], [0, 0, 0, 1]])
-    # glTF: unturned it looks along -z, which is our +y; up is y.
-    gltf = torch.eye(4)
-    gltf[2, 3] = 3
-    for camera in (Camera.from_blender(blender, 40), Camera.from_gltf(gltf, 40)):
-        assert torch.allclose(camera.rotation, front.rotation, atol=1e-6)
-        assert torch.allclose(camera.translation, front.translation, atol=1e-6)
-
-
 def test_a_pose_seen_from_the_object() -> None:
     turned = Camera.orbit(40, 20, 1, 50)
     place, points = torch.tensor([0.3, -0.2, 4.0]), torch.rand(6, 3) - 0.5
@@ -87,5 +66,3 @@ def test_a_depth_map_becomes_the_points_that_were_seen() -> None:
 def test_what_is_no_camera_is_refused() -> None:
     with pytest.raises(LociError, match="field of view of 180"):
         Camera.identity(180)
-    with pytest.raises(LociError, match="rigid"):
-        Camera.from_opencv(torch.eye(4) * 2, 40)

@@ -15,17 +15,17 @@ from loci.errors import LociError
 from loci.geometry.gaussians import Gaussians
 from loci.geometry.glb import from_gltf_frame, linear, to_gltf_frame, write_glb
 from loci.geometry.mesh import Mesh
-from loci.geometry.ply import write_mesh_ply, write_splat
+from loci.geometry.ply import write_splat
 
 KINDS = {5126: "<f4", 5123: "<u2", 5125: "<u4"}
 WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
 
 
-def random_mesh(vertices: int, faces: int, colored: bool = True) -> Mesh:
+def random_mesh(vertices: int, faces: int) -> Mesh:
     generator = torch.Generator().manual_seed(vertices * 100 + faces)
     places, colors = torch.rand(2, vertices, 3, generator=generator).unbind(0)
     rows = torch.randint(vertices, (faces, 3), generator=generator)
-    return Mesh(places - 0.5, rows, colors if colored else None)
+    return Mesh(places - 0.5, rows, colors)
 
 
 def random_gaussians(count: int) -> Gaussians:
@@ -131,23 +131,6 @@ def test_a_splat_has_the_columns_viewers_expect(tmp_path: Path) -> None:
     assert np.allclose(np.exp(table["scale_1"]), gaussians.scales[:, 1])
     assert np.allclose(table["rot_3"], gaussians.quaternions[:, 3])
     assert np.allclose(0.5 + 0.28209479 * table["f_dc_2"], gaussians.colors[:, 2], atol=1e-6)
-
-
-@settings(max_examples=25)
-@given(st.integers(1, 40), st.integers(0, 60), st.booleans())
-def test_a_mesh_ply_holds_the_mesh(vertices: int, faces: int, colored: bool) -> None:
-    mesh = random_mesh(vertices, faces, colored)
-    with TemporaryDirectory() as folder:
-        write_mesh_ply(Path(folder) / "mesh.ply", mesh)
-        lines, body = read_ply(Path(folder) / "mesh.ply")
-    assert f"element face {faces}" in lines
-    kind = [("xyz", "<f4", 3)] + ([("rgb", "u1", 3)] if colored else [])
-    rows = np.frombuffer(body, kind, vertices)
-    assert np.array_equal(rows["xyz"], mesh.vertices.numpy())
-    if mesh.colors is not None:
-        assert np.array_equal(rows["rgb"], (mesh.colors * 255).round().numpy())
-    rest = np.frombuffer(body[rows.nbytes :], [("n", "u1"), ("rows", "<i4", 3)])
-    assert np.array_equal(rest["rows"], mesh.faces.numpy())
 
 
 def test_unit_rotations_and_vertex_normals() -> None:

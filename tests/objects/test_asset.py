@@ -64,6 +64,25 @@ def test_an_exported_object_can_be_read_by_others(tmp_path: Path) -> None:
     assert torch.allclose(from_gltf_frame(vertices), CORNERS, atol=1e-6)
 
 
+def test_one_file_holds_one_part(tmp_path: Path) -> None:
+    asset = made()
+    for name in ("chair.ply", "chair.glb", "new/chair.OBJ"):
+        assert asset.export(tmp_path / name) == [tmp_path / name]
+        assert (tmp_path / name).is_file()
+    assert np.allclose(ply_positions(tmp_path / "chair.ply"), CORNERS)
+    for name in ("chair.glb", "new/chair.OBJ"):
+        mesh = trimesh.load(tmp_path / name, force="mesh", process=False)
+        vertices = torch.tensor(np.asarray(mesh.vertices), dtype=torch.float32)
+        assert torch.allclose(from_gltf_frame(vertices), CORNERS, atol=1e-6)
+    for name, part, message in (
+        ("a.ply", "gaussians", "has no splats"),
+        ("a.obj", "mesh", "has no mesh"),
+    ):
+        with pytest.raises(LociError, match=rf"{name}: the object {message}"):
+            replace(asset, **{part: None}).export(tmp_path / name)
+        assert not (tmp_path / name).exists()
+
+
 def test_the_pose_file_places_the_object_by_its_own_words(tmp_path: Path) -> None:
     asset = made(3)
     asset.export(tmp_path)

@@ -40,6 +40,16 @@ def test_a_point_cuts_out_what_is_there() -> None:
     assert overlap(mask, DISC) > 0.9
 
 
+def test_a_point_on_a_small_object_takes_nothing_of_its_ground() -> None:
+    rng = np.random.default_rng(2)
+    pixels = rng.integers(60, 250, (2, 3, 3)).repeat(60, 0).repeat(54, 1)[:, :160]
+    rows, columns = np.mgrid[0:120, 0:160]
+    disc = np.hypot(rows - 64, columns - 86) < 15
+    pixels[disc] = (10, 20, 30)
+    noisy = (pixels + rng.normal(0, 4, pixels.shape)).clip(0, 255).astype(np.uint8)
+    assert overlap(mask_from_point(noisy, (90, 67)), disc) > 0.95
+
+
 def test_the_same_cut_every_time() -> None:
     first, second = (mask_from_box(PIXELS, (40, 14, 104, 76)) for _ in range(2))
     assert np.array_equal(first, second)

@@ -3,13 +3,7 @@ import torch
 from torch import Tensor
 
 from loci.errors import LociError
-from loci.objects.pointmap import (
-    clip_far,
-    from_opencv,
-    normaliser,
-    preview_stride,
-    user_pointmap,
-)
+from loci.objects.pointmap import from_opencv, normaliser, user_pointmap
 from loci.objects.preprocess import Box, as_mask, crop_box, latent_inputs, structure_inputs
 
 SIZE = 28
@@ -150,16 +144,3 @@ def test_a_users_pointmap_is_taken_as_it_is() -> None:
             user_pointmap(wrong, 4, 4)
     with pytest.raises(LociError, match="at least one finite point"):
         user_pointmap(torch.full((2, 2, 3), torch.nan), 4, 4)
-
-
-def test_far_points_can_be_cut() -> None:
-    _, mask, points = scene(slice(4, 15), slice(8, 14))
-    points[2, 0, 0] = 1000
-    cut = clip_far(points, mask, 10.0)
-    assert cut[:, 0, 0].isnan().all()
-    assert torch.equal(cut[:, 1:], points[:, 1:])
-
-
-def test_fix_the_largest_pictures_are_shown_at_an_eighth() -> None:
-    strides = [preview_stride(100, side) for side in (1200, 1201, 1900, 1901, 3800, 3801)]
-    assert strides == [1, 2, 2, 4, 4, 8]

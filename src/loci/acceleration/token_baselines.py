@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from loci.acceleration.aggregation import Aggregation, aggregate
 from loci.acceleration.progress import is_last
 from loci.flow.policy import Rows, State
 
@@ -17,11 +16,6 @@ def random_drop(
         raise ValueError(f"a share from 0 to below 1 can be dropped, got {share}")
     kept = torch.randperm(len(coords), generator=generator)[: round((1 - share) * len(coords))]
     return coords[kept.sort().values.to(coords.device)]
-
-
-def uniform_merge(coords: Int[Tensor, "n 4"], factor: float) -> Aggregation:
-    """The structure in a coarser grid, every object by the same factor."""
-    return aggregate(coords, factor, "released")
 
 
 class RandomTokens:

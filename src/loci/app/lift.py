@@ -13,8 +13,8 @@ import numpy as np
 import tyro
 from jaxtyping import Bool, UInt8
 
-from loci.app.walk import chosen_device
-from loci.errors import LociError
+from loci.app.walk import Dtype, chosen_device, chosen_dtype
+from loci.errors import LociError, check_seed
 from loci.files import replacing_folder
 
 if TYPE_CHECKING:
@@ -40,37 +40,46 @@ class Lift:
     """The picture."""
     mask: Annotated[tyro.conf.UseAppendAction[tuple[Path, ...]], tyro.conf.arg(metavar="FILE")] = ()
     """White (or opaque) on the object, as large as the picture; again for every further object."""
-    box: tyro.conf.UseAppendAction[tuple[tuple[int, int, int, int], ...]] = ()
-    """Left, top, right and bottom pixels around an object, which is cut out; again for more."""
-    point: tyro.conf.UseAppendAction[tuple[tuple[int, int], ...]] = ()
-    """Column and row of a pixel on an object, which is cut out; again for more."""
+    box: Annotated[
+        tyro.conf.UseAppendAction[tuple[tuple[int, int, int, int], ...]],
+        tyro.conf.arg(metavar="LEFT TOP RIGHT BOTTOM"),
+    ] = ()
+    """In place of a mask: pixels around an object, which is then cut out; again for more."""
+    point: Annotated[
+        tyro.conf.UseAppendAction[tuple[tuple[int, int], ...]],
+        tyro.conf.arg(metavar="COLUMN ROW"),
+    ] = ()
+    """In place of a mask: a pixel on an object, which is then cut out; less sure than a box."""
     pointmap: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Geometry in .npy: points [h, w, 3] in any unit, NaN unknown, or depths along z [h, w]."""
     pointmap_frame: Literal["pytorch3d", "opencv"] = "pytorch3d"
-    """Of its points: pytorch3d is x left, y up, z forward; opencv x right, y down, z forward."""
+    """Axes of points; pytorch3d: x left, y up, z forward; opencv: x right, y down, z forward."""
     fov: Annotated[float | None, tyro.conf.arg(metavar="DEGREES")] = None
     """Horizontal field of view: needed for depths; 50 is assumed where there is no pointmap."""
     model: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")] = "home"
     """A shipped model, a folder, the published checkpoints of SAM 3D Objects, or a hub id."""
     device: str = "auto"
     """Where to compute: cpu, cuda, mps; auto takes what is there, in the order cuda, mps, cpu."""
+    dtype: Dtype = "float32"
+    """What the networks compute in; the half ones where the device is made for them."""
     seed: int = 0
-    """Of the noise."""
+    """Of the noise that it begins with: another seed, another guess at what is hidden."""
     speed: Literal["exact", "fast", "faster"] = "exact"
-    """What may be spared: nothing, what is hardly seen, or more."""
+    """What work may be spared: none, what is hardly seen, or more."""
     tolerance: Annotated[float | None, tyro.conf.arg(metavar="ERROR")] = None
-    """The error that each flow may spend, as a part of its way, in place of the speed's own."""
+    """In place of the speed's own: the error sparing may cause in a flow (0.02: 2% of its way)."""
     verify: bool = False
-    """Run both flows a second time, exactly, and tell the error."""
+    """Run both flows a second time, exactly, and print the error that sparing caused."""
     out: Path = Path("lifted")
     """The folder to write; what this command wrote there before is replaced."""
 
 
 def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
-    """Lift objects out of a picture.
+    """Lift objects out of a picture: a mask, a box or a point says which.
 
-    Writes splat.ply, mesh.glb, pose.json, preview.png and turntable.mp4; of several objects a
-    folder each, numbered masks first, then boxes, then points, and the scene they make.
+    Writes splat.ply, mesh.glb, pose.json, preview.png and turntable.mp4, and mask.png if it was
+    cut out. Several objects get a folder each, numbered masks first, then boxes, then points, and
+    stand together in scene.ply and scene.glb.
     """
     _check(options)
 
@@ -88,7 +97,9 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
         for name, mask in zip(names, masks, strict=True):
             if touches_edge(mask):
                 print(f"{name}: touches the picture's edge; what is cut off there is guessed")
-        lifter = Lifter.from_pretrained(options.model, chosen_device(options.device))
+        lifter = Lifter.from_pretrained(
+            options.model, chosen_device(options.device), chosen_dtype(options.dtype)
+        )
         ledger = Ledger()
         with _bar(lifter, len(masks)) as progress:
             scene = lifter.lift(
@@ -111,6 +122,11 @@ def _check(options: Lift) -> None:
         raise LociError("--mask: none, expected a mask, a --box or a --point for each object")
     if options.pointmap is None and options.pointmap_frame != "pytorch3d":
         raise LociError("--pointmap-frame: given without --pointmap, expected both or neither")
+    from loci.objects.asset import FILES
+
+    if options.out.suffix.lower() in FILES:
+        raise LociError(f"--out: {options.out}, expected the name of a folder for several files")
+    check_seed(options.seed)
     if options.tolerance is not None:
         _speed(options)
     out = options.out.resolve()

@@ -16,8 +16,11 @@ METRES = (0.3, 2.0)
 
 
 @dataclass(frozen=True)
-class Camera:
-    """A square view of an object.
+class RenderCamera:
+    """A square view of an object, with what OpenGL needs to draw it.
+
+    Not `geometry.camera.Camera`, which stands in a world and is a pinhole: here the object comes
+    with its pose and size before the camera, and rays may be parallel.
 
     Attributes:
         rotation, translation, scale: the pose (see above).
@@ -115,7 +118,7 @@ def random_camera(
     points: Float[np.ndarray, "n 3"],
     size: float | None,
     config: ViewConfig,
-) -> Camera:
+) -> RenderCamera:
     """A view that shows all of `points`, not always in the middle.
 
     Args:
@@ -137,7 +140,8 @@ def random_camera(
     shift = rng.uniform(-1, 1, 2)
     for factor in (1.0, 0.7, 0.45, 0.25, 0.1, 0.0):
         turn = _turn(shift * factor * max(1 - share, 0.0) / zoom)
-        camera = Camera(rotation @ turn, np.array([0, 0, distance]) @ turn, scale, fov)
+        place = np.array([0, 0, distance]) @ turn
+        camera = RenderCamera(rotation @ turn, place, scale, fov)
         if np.abs(_on_screen(camera.place(points), zoom)).max() < 0.98:
             break
     return camera

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from loci.data.mesh_files import Part
-from loci.data.object_cameras import Camera, Lights
+from loci.data.object_cameras import Lights, RenderCamera
 from loci.errors import LociError
 
 VERTEX = """
@@ -137,7 +137,7 @@ class ObjectRenderer:
             self.drawables.append(_Drawable(array, tuple(map(float, part.color)), texture))
 
     def draw(
-        self, camera: Camera, size: int, lights: Lights | None = None, smooth: bool = True
+        self, camera: RenderCamera, size: int, lights: Lights | None = None, smooth: bool = True
     ) -> Picture:
         """The loaded mesh as `camera` sees it, `[size, size]`.
 
@@ -155,7 +155,7 @@ class ObjectRenderer:
         depth = np.where(geometry[..., 3] > 0, geometry[..., 3], np.float32(np.inf))
         return Picture(even, lit, geometry[..., :3], depth)
 
-    def _render(self, camera: Camera, size: int, lights: Lights) -> Any:
+    def _render(self, camera: RenderCamera, size: int, lights: Lights) -> Any:
         target = self._target(size)
         target.use()
         self.context.enable_only(self.context.DEPTH_TEST)

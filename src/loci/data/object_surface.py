@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from loci.data.mesh_cleaning import Unusable
-from loci.data.object_cameras import Camera, look, sphere_directions
+from loci.data.object_cameras import RenderCamera, look, sphere_directions
 from loci.data.object_render import ObjectRenderer
 
 SIDES = 32
@@ -22,7 +22,7 @@ CELLS = 96  # of the grid in which a place's observers are counted
 class Side(NamedTuple):
     """A view with parallel rays: z in its camera frame, inf where nothing is."""
 
-    camera: Camera
+    camera: RenderCamera
     depth: Float32[np.ndarray, "s s"]
 
 
@@ -62,7 +62,7 @@ def seen_surface(
     found, seers, areas, sides = [], [], [], []
     for index, direction in enumerate(sphere_directions(SIDES)):
         rotation = look(-direction)
-        camera = Camera(rotation, np.array([0.0, 0.0, 2.0]), reach=0.9)
+        camera = RenderCamera(rotation, np.array([0.0, 0.0, 2.0]), reach=0.9)
         picture = renderer.draw(camera, PIXELS, smooth=False)
         sides.append(Side(camera, picture.depth))
         cosine = -(picture.normal @ rotation[:, 2].astype(np.float32))

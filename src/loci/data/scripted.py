@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from loci.data.doom_maps import make_map
-from loci.data.doom_steps import FORWARD, LEFT, OPPOSITE, Pose, Run, other_way, stepped
+from loci.data.doom_steps import LEFT, OPPOSITE, Pose, Run, other_way, stepped
 from loci.data.walks import Wanderer
 
 
@@ -22,11 +22,6 @@ def runs(parts: Sequence[Run]) -> Int[np.ndarray, "n 2"]:
 def spin(frames: int, view: int = LEFT) -> Int[np.ndarray, "n 2"]:
     """Turn on the spot; every 48 frames the view is the same again."""
     return runs([(0, view, frames)])
-
-
-def out_and_back(frames: int, move: int = FORWARD) -> Int[np.ndarray, "n 2"]:
-    """Half of the frames straight on, half back again; wants that much free space."""
-    return runs([(move, 0, frames // 2), (OPPOSITE[move], 0, frames - frames // 2)])
 
 
 def there_and_back(map_seed: int, frames: int, seed: int = 0) -> Int[np.ndarray, "n 2"]:

@@ -131,36 +131,12 @@ class Camera:
         translation = torch.tensor([0.0, 0.0, distance]) - torch.tensor(target) @ rotation
         return cls(rotation, translation, fov)
 
-    @classmethod
-    def from_opencv(cls, extrinsics: Float[Tensor, "4 4"], fov: float) -> "Camera":
-        """From OpenCV's world-to-camera matrix for column vectors."""
-        return _from_world_to_camera(extrinsics, OPENCV, fov)
-
     def to_opencv(self) -> Float[Tensor, "4 4"]:
         """OpenCV's world-to-camera matrix for column vectors."""
-        return _world_to_camera(self, OPENCV)
-
-    @classmethod
-    def from_blender(cls, matrix_world: Float[Tensor, "4 4"], fov: float) -> "Camera":
-        """From a Blender camera's `matrix_world`: camera to world (z up), column vectors."""
-        return _from_world_to_camera(torch.linalg.inv(matrix_world), OPENGL, fov)
-
-    def to_blender(self) -> Float[Tensor, "4 4"]:
-        """A Blender camera's `matrix_world`."""
-        return torch.linalg.inv(_world_to_camera(self, OPENGL))
-
-    @classmethod
-    def from_gltf(cls, node: Float[Tensor, "4 4"], fov: float) -> "Camera":
-        """From the global matrix of a glTF camera's node: camera to world (y up), column vectors.
-
-        glTF states a vertical field of view; `fov` is the horizontal one.
-        """
-        return cls.from_blender(_z_up(node).T @ node, fov)
-
-    def to_gltf(self) -> Float[Tensor, "4 4"]:
-        """The matrix of a glTF camera's node."""
-        world = self.to_blender()
-        return _z_up(world) @ world
+        matrix = torch.eye(4).to(self.rotation)
+        matrix[:3, :3] = flip(self.rotation, OPENCV).T
+        matrix[:3, 3] = flip(self.translation, OPENCV)
+        return matrix
 
 
 def both(size: Size) -> tuple[int, int]:
@@ -174,26 +150,3 @@ def flip(points: Float[Tensor, "*n 3"], signs: tuple[float, float, float]) -> Fl
     A pointmap in OpenCV's frame, as depth networks give it, comes into ours so.
     """
     return points * points.new_tensor(signs)
-
-
-def _world_to_camera(camera: Camera, signs: tuple[float, float, float]) -> Float[Tensor, "4 4"]:
-    matrix = torch.eye(4).to(camera.rotation)
-    matrix[:3, :3] = flip(camera.rotation, signs).T
-    matrix[:3, 3] = flip(camera.translation, signs)
-    return matrix
-
-
-def _from_world_to_camera(
-    matrix: Float[Tensor, "4 4"], signs: tuple[float, float, float], fov: float
-) -> Camera:
-    rotation = matrix[:3, :3].T
-    eye = torch.eye(3).to(rotation)
-    if matrix.shape != (4, 4) or not torch.allclose(rotation @ rotation.T, eye, atol=1e-4):
-        raise LociError("a camera matrix that turns and scales, expected a rigid 4 x 4 one")
-    return Camera(flip(rotation, signs), flip(matrix[:3, 3], signs), fov)
-
-
-def _z_up(like: Tensor) -> Float[Tensor, "4 4"]:
-    """World z up to world y up, for column vectors: (x, y, z) -> (x, z, -y)."""
-    rows = [[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]]
-    return like.new_tensor(rows)

@@ -1,4 +1,4 @@
-"""PLY files: splats as every Gaussian viewer reads them, and meshes with coloured vertices."""
+"""PLY files of splats, as every Gaussian viewer reads them."""
 
 from pathlib import Path
 
@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from loci.geometry.gaussians import Gaussians
-from loci.geometry.mesh import Mesh
 from loci.layers.weights import write_whole
 
 
@@ -38,40 +37,9 @@ def write_splat(path: Path | str, gaussians: Gaussians) -> None:
     for name, column in columns.items():
         vertices[name] = column
     properties = [f"property float {name}" for name in columns]
-    header = _header([f"element vertex {len(gaussians)}", *properties])
-    write_whole(Path(path), header + vertices.tobytes())
-
-
-def write_mesh_ply(path: Path | str, mesh: Mesh) -> None:
-    """Writes a binary PLY of a mesh in the object's frame, with its colours if it has any.
-
-    Raises LociError if the file cannot be written.
-    """
-    fields = [(name, "<f4", "float") for name in ("x", "y", "z")]
-    if mesh.colors is not None:
-        fields += [(name, "u1", "uchar") for name in ("red", "green", "blue")]
-    vertices = np.empty(len(mesh.vertices), dtype=[(name, kind) for name, kind, _ in fields])
-    values = [*_numpy(mesh.vertices).T]
-    if mesh.colors is not None:
-        values += [*np.round(_numpy(mesh.colors).clip(0, 1) * 255).T]
-    for (name, _, _), column in zip(fields, values, strict=True):
-        vertices[name] = column
-    faces = np.empty(len(mesh.faces), dtype=[("count", "u1"), ("rows", "<i4", (3,))])
-    faces["count"], faces["rows"] = 3, mesh.faces.cpu().numpy()
-    header = _header(
-        [
-            f"element vertex {len(vertices)}",
-            *(f"property {kind} {name}" for name, _, kind in fields),
-            f"element face {len(faces)}",
-            "property list uchar int vertex_indices",
-        ]
-    )
-    write_whole(Path(path), header + vertices.tobytes() + faces.tobytes())
-
-
-def _header(lines: list[str]) -> bytes:
-    text = ["ply", "format binary_little_endian 1.0", *lines, "end_header"]
-    return ("\n".join(text) + "\n").encode()
+    form = ["ply", "format binary_little_endian 1.0", f"element vertex {len(gaussians)}"]
+    header = "\n".join([*form, *properties, "end_header\n"])
+    write_whole(Path(path), header.encode() + vertices.tobytes())
 
 
 def _numpy(values: Tensor) -> np.ndarray:

@@ -33,10 +33,11 @@ def mesh_points(
     areas = torch.linalg.cross(b - a, c - a).norm(dim=-1)
     if not areas.sum() > 0:
         return mesh.vertices.new_zeros(0, 3)
-    # In float64 and by hand: torch.multinomial takes no more than 2^24 categories.
-    ends = areas.double().cumsum(0)
-    drawn = torch.rand(count, generator=generator, dtype=torch.float64).to(ends) * ends[-1]
-    face = torch.searchsorted(ends, drawn).clamp(max=len(areas) - 1)
+    # In float64 (on the CPU: MPS has none) and by hand: torch.multinomial takes no more than 2^24
+    # categories.
+    ends = areas.cpu().double().cumsum(0)
+    drawn = torch.rand(count, generator=generator, dtype=torch.float64) * ends[-1]
+    face = torch.searchsorted(ends, drawn).clamp(max=len(areas) - 1).to(areas.device)
     u, v = torch.rand(2, count, 1, generator=generator).to(corners)
     root = u.sqrt()
     return (1 - root) * a[face] + root * (1 - v) * b[face] + root * v * c[face]

@@ -13,6 +13,7 @@ from loci.errors import LociError
 from loci.geometry.gaussians import Gaussians
 from loci.geometry.glb import write_glb
 from loci.geometry.mesh import Mesh
+from loci.geometry.obj import write_obj
 from loci.geometry.ply import write_splat
 from loci.geometry.rotations import quaternion_matrix
 from loci.layers.weights import write_whole
@@ -21,6 +22,8 @@ from loci.objects.nominal import NOMINAL_DISTANCE
 from loci.objects.pose import Pose
 
 SPLAT, MESH, POSE = "splat.ply", "mesh.glb", "pose.json"
+FILES = (".ply", ".glb", ".obj")
+"""What a path ends in when one file is wanted: splats, or the mesh in one of two formats."""
 
 CONVENTION = {
     "convention": "row vectors: p_camera = (p_object * scale) @ rotation_matrix + translation",
@@ -80,25 +83,42 @@ class Asset:
             **CONVENTION,
         }
 
-    def export(self, folder: str | Path) -> list[Path]:
-        """Writes `splat.ply`, `mesh.glb` (vertex colours) and `pose.json`; returns their paths.
+    def export(self, path: str | Path) -> list[Path]:
+        """Writes the object into a folder, or a part of it into one file; returns the paths.
 
-        Each file is written whole or not at all; the folder is made if need be.
+        A folder gets `splat.ply`, `mesh.glb` (vertex colours) and `pose.json`. A path that ends
+        in .ply becomes the splats alone, one in .glb or .obj the mesh alone (y up, vertex
+        colours). Each file is written whole or not at all; folders are made if need be.
 
         Raises:
             LociError: when one cannot be written, or holds nothing or numbers that are not finite.
         """
-        folder = Path(folder)
         self.check()
+        folder = Path(path)
+        if folder.suffix.lower() in FILES:
+            self._write_one(folder)
+            return [folder]
         written = []
         if self.gaussians is not None:
-            write_splat(folder / SPLAT, self.gaussians)
+            self._write_one(folder / SPLAT)
             written.append(folder / SPLAT)
         if self.mesh is not None:
-            write_glb(folder / MESH, {"object": self.mesh})
+            self._write_one(folder / MESH)
             written.append(folder / MESH)
         write_json(folder / POSE, self.pose_record())
         return [*written, folder / POSE]
+
+    def _write_one(self, path: Path) -> None:
+        match path.suffix.lower(), self.gaussians, self.mesh:
+            case ".ply", Gaussians() as gaussians, _:
+                write_splat(path, gaussians)
+            case ".glb", _, Mesh() as mesh:
+                write_glb(path, {"object": mesh})
+            case ".obj", _, Mesh() as mesh:
+                write_obj(path, mesh)
+            case kind, _, _:
+                part = "splats" if kind == ".ply" else "mesh"
+                raise LociError(f"{path}: the object has no {part}, expected one to write")
 
     def check(self, name: str = "object") -> None:
         """Raises LociError when there is nothing to write, or not a finite number."""

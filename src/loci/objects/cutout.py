@@ -10,9 +10,14 @@ from loci.errors import LociError
 WORKING_SIDE = 320
 """Pixels of the longer side that a picture is cut at: GrabCut takes minutes on large ones."""
 ROUNDS = 4
-DISC, REACH, RIM = 0.02, 0.3, 0.01
-"""Around a point: what is surely inside, what may be, and what is surely outside at the picture's
-edge; as parts of the longer side."""
+DISC, RIM = 0.02, 0.01
+"""What is surely inside around a point, and surely outside at the picture's edge; as parts of the
+longer side."""
+LENGTH, CHANGE = 600.0, 0.125
+"""What a way through the picture costs: so much for the longer side, and this part of how steeply
+the colour changes (Sobel, in Lab) at every pixel."""
+TURNS = 16
+"""How many corners a way may have, at most."""
 SMALLEST = 4
 """Pixels across, as worked on, that a cut out object must have."""
 
@@ -50,7 +55,8 @@ def mask_from_box(pixels: Pixels, box: tuple[int, int, int, int]) -> Inside:
 
 
 def mask_from_point(pixels: Pixels, point: tuple[int, int]) -> Inside:
-    """The object at a point: what looks like the point's surroundings and is connected to it.
+    """The object at a point: first what is nearer to the point than to the picture's edge, on ways
+    that shun changes of colour; then what looks like that and is connected to the point.
 
     Args:
         pixels: RGB.
@@ -66,22 +72,54 @@ def mask_from_point(pixels: Pixels, point: tuple[int, int]) -> Inside:
     small, zoom = _shrunk(pixels)
     rows, columns = np.mgrid[0 : small.shape[0], 0 : small.shape[1]] + 0.5
     distance = np.hypot(columns - (x + 0.5) * zoom, rows - (y + 0.5) * zoom)
-    hint = _around(distance, max(small.shape[:2]))
+    hint = _around(small, distance)
     inside = _connected(_cut(small, hint), distance.argmin())
     return _grown(inside, pixels, f"point {x} {y}")
 
 
-def _around(distance: Float[np.ndarray, "h w"], side: int) -> UInt8[np.ndarray, "h w"]:
-    """Hints by the distance to the point."""
-    cv2 = _cv2()
-    hint = np.full(distance.shape, cv2.GC_PR_BGD, np.uint8)
+def _around(pixels: Pixels, distance: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """Hints from the distance to a point, in pixels."""
+    cv2, side = _cv2(), max(pixels.shape[:2])
+    inside = distance <= max(1.0, DISC * side)
+    outside = np.ones_like(inside)
     rim = max(1, round(RIM * side))
-    hint[distance < REACH * side] = cv2.GC_PR_FGD
-    outer = np.ones_like(hint, dtype=bool)
-    outer[rim:-rim, rim:-rim] = False
-    hint[outer] = cv2.GC_BGD
-    hint[distance <= max(1.0, DISC * side)] = cv2.GC_FGD
+    outside[rim:-rim, rim:-rim] = False
+    cost = LENGTH / side + CHANGE * _steepness(pixels)
+    nearer = _ways(inside, cost) < _ways(outside, cost)
+    hint = np.where(nearer, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    hint[outside], hint[inside] = cv2.GC_BGD, cv2.GC_FGD
     return hint
+
+
+def _steepness(pixels: Pixels) -> Float[np.ndarray, "h w"]:
+    """How much the colour changes at each pixel; grain does not count."""
+    cv2 = _cv2()
+    lab = cv2.cvtColor(cv2.medianBlur(pixels, 5), cv2.COLOR_RGB2LAB).astype(np.float32)
+    slopes = [cv2.Sobel(lab, cv2.CV_32F, *axis) for axis in ((1, 0), (0, 1))]
+    return np.linalg.norm(np.concatenate(slopes, axis=2), axis=2).astype(np.float64)
+
+
+def _ways(start: Inside, cost: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+    """What the cheapest way from any of the `start` costs, by steps along rows and columns."""
+    ways = np.where(start, 0.0, 1e9)
+    for _ in range(TURNS):
+        before = ways
+        ways = _along_rows(ways, cost)
+        ways = _along_rows(ways.T, cost.T).T
+        if np.array_equal(ways, before):
+            break
+    return ways
+
+
+def _along_rows(
+    ways: Float[np.ndarray, "h w"], cost: Float[np.ndarray, "h w"]
+) -> Float[np.ndarray, "h w"]:
+    """The cheapest when one may go on to the right, and then to the left."""
+    steps = np.zeros_like(cost)
+    steps[:, 1:] = np.cumsum((cost[:, 1:] + cost[:, :-1]) / 2, axis=1)
+    right = np.minimum(ways, steps + np.minimum.accumulate(ways - steps, axis=1))
+    left = np.minimum.accumulate((right + steps)[:, ::-1], axis=1)[:, ::-1]
+    return np.minimum(right, left - steps)
 
 
 def _cut(pixels: Pixels, hint: UInt8[np.ndarray, "h w"]) -> Inside:

@@ -50,17 +50,6 @@ def user_pointmap(points: Tensor, height: int, width: int) -> Float[Tensor, "3 h
     return F.interpolate(pointmap[None], (height, width), mode="nearest")[0]
 
 
-def clip_far(
-    pointmap: Float[Tensor, "3 h w"], mask: Float[Tensor, "1 h w"], factor: float
-) -> Float[Tensor, "3 h w"]:
-    """Points deeper than `factor` times the object's median depth become NaN.
-
-    The released configuration does not do this.
-    """
-    median = pointmap[2][mask[0] > 0.5].nanmedian()
-    return torch.where(pointmap[2].abs() > factor * median, torch.nan, pointmap)
-
-
 def normaliser(pointmap: Float[Tensor, "3 h w"], mask: Float[Tensor, "1 h' w'"]) -> Normaliser:
     """Centre on the object, measure by the scene (SAM 3D Objects, 2.2).
 
@@ -78,12 +67,3 @@ def normaliser(pointmap: Float[Tensor, "3 h w"], mask: Float[Tensor, "1 h' w'"])
     # Like the released code's maximum, amax is NaN where any axis is.
     scale = (points - shift[:, None]).abs().amax(dim=0).nanmedian()
     return Normaliser(scale.expand(3).clone(), shift)
-
-
-def preview_stride(height: int, width: int) -> int:
-    """Every how many pixels a pointmap is shown: the larger the picture, the fewer.
-
-    The released code means to show an eighth above 3800 pixels, and overwrites it with a quarter.
-    """
-    side = max(height, width)
-    return next((stride for limit, stride in ((3800, 8), (1900, 4), (1200, 2)) if side > limit), 1)
