@@ -14,6 +14,7 @@ help:
 	@echo '            (make walk ARGS="photo.jpg --frames 256" passes arguments to loci walk)'
 	@echo 'make test   install the development tools too; lint, check types, run the tests'
 	@echo 'make env    only make the environment;  make dev  only the environment of make test'
+	@echo 'Linux without an NVIDIA GPU: add PIP_EXTRA="--extra-index-url https://download.pytorch.org/whl/cpu"'
 
 env: $(VENV)/.env
 dev: $(VENV)/.dev

@@ -25,3 +25,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=Path(__file__).parent / "parity" / "fixtures",
         help="folder of reference fixtures for tests/parity",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A folder without fixtures is a mistake: every parity test would be skipped in silence."""
+    folder = config.option.parity_fixtures
+    if not any(path.with_suffix(".safetensors").is_file() for path in folder.rglob("*.json")):
+        raise pytest.UsageError(
+            f"--fixtures {folder}: expected a folder with pairs of NAME.json and NAME.safetensors"
+        )

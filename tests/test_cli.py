@@ -73,8 +73,9 @@ def test_wrong_usage_exits_with_2(argv: list[str]) -> None:
     [
         (["--keys", "w", "--actions", "a.json"], "--actions and --keys: both given"),
         (["a.png", "--resume", "a.loci"], "PICTURE and --resume: both given"),
-        (["--frames", "0"], "--frames: 0, expected at least 1"),
-        (["--frames", "-3"], "--frames: -3, expected at least 1"),
+        (["--frames", "0"], "--frames: 0, expected 1 to 1000000"),
+        (["--frames", "-3"], "--frames: -3, expected 1 to 1000000"),
+        (["--frames", "99999999999999"], "--frames: 99999999999999, expected 1 to 1000000"),
         (["--keys", "ws"], "'ws'"),
         (["--keys", "w*4 a*4", "--frames", "9"], "--keys: 8 actions, expected one for each of 9"),
         (["--actions", "nowhere.json"], "nowhere.json: cannot read the actions"),
@@ -104,3 +105,36 @@ def test_mistakes_are_one_line_and_leave_nothing(
     assert said in printed.err
     assert printed.err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["short.json"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["convert", "nowhere", "out"], "nowhere"),
+        (["data", "objects", "nowhere", "--out", "out"], "nowhere"),
+        (["data", "objects", ".", "--out", "out", "--seed", "-1"], "--seed: -1, expected 0 to"),
+        (["data", "objects", ".", "--out", "out", "--limit", "0"], "limit 0, expected 1 to"),
+        (
+            ["train", "codec", "--data", ".", "--out", "out", "--minutes", "nan"],
+            "--minutes: nan, expected a number greater than 0",
+        ),
+        (
+            ["train", "structure-codec", "--data", ".", "--out", "out", "--seed", str(2**63)],
+            f"--seed: {2**63}, expected 0 to",
+        ),
+    ],
+)
+def test_so_are_mistakes_in_other_commands(
+    argv: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(argv) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("loci: ")
+    assert said in printed.err
+    assert printed.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

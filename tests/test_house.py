@@ -23,6 +23,13 @@ GROUPS = [
     ["app"],
     ["cli"],
 ]
+# What runs on the device of a model, and the files in it that only meet tensors on the CPU.
+MODEL_ROOMS = ("layers", "flow", "acceleration", "memory", "geometry", "world", "objects")
+ON_CPU = {
+    "memory/horizon.py": "poses",
+    "memory/reckoned.py": "poses, brought there by its caller",
+    "objects/own_pointmap.py": "a file's points",
+}
 RANK = {module: rank for rank, group in enumerate(GROUPS) for module in group}
 FILES = [p for p in sorted(SOURCE.rglob("*.py")) if p != SOURCE / "__init__.py"]
 
@@ -59,6 +66,48 @@ def test_imports_go_one_way() -> None:
         if wrong_way(room(path), imported)
     ]
     assert not wrong, "imports against the direction of the house: " + "; ".join(wrong)
+
+
+def doubles(source: str) -> list[int]:
+    """Lines on which numbers become float64 where they may not be on the CPU.
+
+    That is `.double()` or `.to(torch.float64)` of what is not a `.cpu()`, and a new tensor of
+    float64 on a device that is named or on that of another tensor.
+    """
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        given = [ast.unparse(a) for a in (*node.args, *(k.value for k in node.keywords))]
+        wide = "torch.float64" in given
+        name, of = node.func.attr, ast.unparse(node.func.value)
+        if name == "double" or (name in ("to", "type") and wide):
+            elsewhere = ".cpu()" not in of
+        else:
+            placed = any(keyword.arg == "device" for keyword in node.keywords)
+            elsewhere = wide and (placed or name.startswith("new_"))
+        if elsewhere:
+            found.append(node.lineno)
+    return found
+
+
+def test_float64_stays_on_the_cpu() -> None:
+    """MPS has none."""
+    wrong = [
+        f"{path.relative_to(SOURCE)}:{line}"
+        for path in FILES
+        if room(path) in MODEL_ROOMS and str(path.relative_to(SOURCE)) not in ON_CPU
+        for line in doubles(path.read_text(encoding="utf-8"))
+    ]
+    assert not wrong, "float64 that may not be on the CPU: " + ", ".join(wrong)
+
+
+def test_the_check_sees_float64() -> None:
+    wrong = ["x.double()", "x.to(torch.float64)", "x.new_zeros(3, dtype=torch.float64)"]
+    wrong += ["torch.zeros(3, dtype=torch.float64, device=x.device)", "x.double().cpu()"]
+    right = ["x.cpu().double()", "x[1:].cpu().to(torch.float64)", "x.to(y)"]
+    right += ["torch.arange(3, dtype=torch.float64)", "x.new_zeros(3)"]
+    assert doubles("\n".join(wrong + right)) == [1, 2, 3, 4, 5]
 
 
 def test_the_check_itself_sees_arrows() -> None:

@@ -73,6 +73,12 @@ COMMANDS = {
         "loci.bench.objects:objects", "What becomes of objects nothing was trained on?"
     ),
     "bench speed": Command("loci.bench.speed:speed", "What skipping saves, and at what loss?"),
+    "bench walk-speed": Command(
+        "loci.bench.walk_speed:walk_speed", "The same for walks, and does it last?"
+    ),
+    "bench calibrate": Command(
+        "loci.bench.calibrate:calibrate", "What does a tolerance mean for a model?"
+    ),
     "bench speed-parts": Command(
         "loci.bench.speed_parts:speed_parts", "Seconds of the released model's parts."
     ),

@@ -7,3 +7,9 @@ class LociError(Exception):
     The message is one line that names the thing and says what was expected. The command prints
     it without a traceback and exits with status 2.
     """
+
+
+def check_seed(seed: int) -> None:
+    """Raises LociError unless every generator of random numbers takes the seed."""
+    if not 0 <= seed < 2**63:
+        raise LociError(f"--seed: {seed}, expected 0 to {2**63 - 1}")

@@ -7,9 +7,9 @@ from loci.acceleration.aggregation import aggregate, shrunk
 from loci.acceleration.area_resize import area_resized
 from loci.acceleration.spectral import (
     DecodingConfig,
+    Thresholds,
     decoding_factor,
     grid_ratio,
-    opaque,
     picture_ratio,
     thresholds,
     token_scores,
@@ -40,10 +40,8 @@ def test_noise_has_more_detail_than_a_slope(mode: str) -> None:
     assert 0 <= smooth < 0.5 * fine < 1
 
 
-def test_pictures_without_object_or_alpha() -> None:
+def test_a_picture_without_an_object_has_no_ratio() -> None:
     assert picture_ratio(torch.zeros(20, 20, 4, dtype=torch.uint8)) == 0
-    picture = cutout(torch.full((96, 96), 120))[..., :3] * (cutout(torch.ones(96, 96))[..., 3:] > 0)
-    assert torch.equal(opaque(picture)[..., 3], cutout(torch.ones(96, 96))[..., 3])
 
 
 def test_token_scores_lie_in_the_unit_interval() -> None:
@@ -59,11 +57,26 @@ def test_token_scores_lie_in_the_unit_interval() -> None:
 
 def test_thresholds_divide_objects_evenly() -> None:
     joint = torch.rand(99, generator=torch.Generator().manual_seed(0))
-    high, low = thresholds(joint)
-    config = DecodingConfig("loci", high, low, picture_weight=1.0)
+    config = DecodingConfig("loci", picture_weight=1.0).at(thresholds(joint))
     factors = [decoding_factor(r, 0.5, 5000, config) for r in joint.tolist()]
     counts = {f: factors.count(f) for f in (1.25, 1.5, 2.0)}
     assert counts == {1.25: 33, 1.5: 33, 2.0: 33}
+
+
+def test_ours_merges_nothing_without_thresholds() -> None:
+    assert decoding_factor(0.1, 0.1, 10**6, DecodingConfig("loci")) == 1
+    assert decoding_factor(0.1, 0.1, 5000, DecodingConfig("released")) == 2
+    with pytest.raises(ValueError, match="low <= high"):
+        Thresholds(0.1, 0.2)
+
+
+def test_counts_of_voxels_go_with_the_grid_in_ours() -> None:
+    """An object of 32^3 voxels has a quarter of the surface that it has in 64^3."""
+    ours, theirs = DecodingConfig("loci", 0.7, 0.5), DecodingConfig("released")
+    for count, factor in ((511, 1), (512, 1.5), (10_499, 1.5), (10_500, 2)):
+        assert decoding_factor(0.6, 0.6, count, ours, 32) == factor
+        assert decoding_factor(0.6, 0.6, count * 4, ours, 64) == factor
+    assert decoding_factor(0.6, 0.6, 2047, theirs, 32) == 1
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([8, 16]))

@@ -139,3 +139,9 @@ def test_ids_from_actions() -> None:
     assert ids.dtype == np.int64
     assert ids.tolist() == [[1, 3], [0, 0]]
     assert to_ids(np.ones((4, 2), np.int32)).dtype == np.int64
+
+
+def test_keys_are_actions_too() -> None:
+    assert np.array_equal(to_ids("w*2 wj"), [(1, 0), (1, 0), (1, 3)])
+    with pytest.raises(LociError, match="'x'"):
+        to_ids("w x")

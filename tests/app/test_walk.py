@@ -105,6 +105,15 @@ def test_an_action_file_leads_the_same_way(command, folder: Path) -> None:
     assert np.array_equal(frames_of("a.mp4"), frames_of("b.mp4"))
 
 
+def test_the_transformer_may_compute_in_less(command, folder: Path) -> None:
+    picture = str(folder / "room.png")
+    assert command(picture, "--keys", "w*4", "--out", "whole.mp4") == 0
+    for dtype in ("bfloat16", "float16"):
+        assert command(picture, "--keys", "w*4", "--out", "half.mp4", "--dtype", dtype) == 0
+        half, whole = (frames_of(name).astype(int) for name in ("half.mp4", "whole.mp4"))
+        assert 0 < np.abs(half - whole).mean() < 8
+
+
 def test_a_speed_ends_with_its_ledger(command, folder: Path, capsys) -> None:
     assert command(str(folder / "room.png"), "--keys", "w*4", "--speed", "faster") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -159,6 +168,16 @@ def test_a_second_ctrl_c_costs_nothing(
     press_in_step(monkeypatch, 3)
     assert command(str(folder / "room.png"), "--keys", KEYS) == 2
     assert {p.name for p in Path().iterdir()} == {"walk.mp4", "walk.png", "walk.stopped.loci"}
+
+
+def test_a_stopped_walk_is_not_replaced_by_the_next(
+    command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("walk.stopped.loci").write_text("kept")
+    press_in_step(monkeypatch, 3)
+    assert command(str(folder / "room.png"), "--keys", KEYS) == 2
+    assert Path("walk.stopped.loci").read_text() == "kept"
+    assert Path("walk.stopped-2.loci").is_file()
 
 
 def test_ctrl_c_before_the_first_frame_leaves_nothing(
@@ -219,7 +238,7 @@ def test_frames_come_in_the_codecs_groups(
 ) -> None:
     world = small_world()
     world.codec.temporal_factor = 4
-    monkeypatch.setattr(World, "from_pretrained", lambda model, device: world)
+    monkeypatch.setattr(World, "from_pretrained", lambda model, device, dtype: world)
     assert command(str(folder / "room.png"), "--keys", KEYS) == 2
     assert "14 frames" in (said := capsys.readouterr().err)
     assert "expected a multiple of 4" in said

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from loci import cli
 from loci.bench.memory import describe, measure
 from loci.bench.plans import DriftPlan, MemoryPlan
 from loci.bench.recall import VARIANTS, Tally
@@ -17,6 +18,21 @@ SIZE = (32, 32)
 
 def needs_the_engine() -> None:
     pytest.importorskip("vizdoom", reason="ViZDoom is not installed (the extra `doom`)")
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--maps", "0"], "--maps: 0, expected at least 1"),
+        (["--maps", "-1"], "--maps: -1, expected at least 1"),
+        (["--lengths", "64", "48"], "--lengths: 64 48, expected more than 48 actions each"),
+    ],
+)
+def test_a_measure_of_nothing_is_refused(argv: list[str], said: str, tmp_path, capsys) -> None:
+    path = tmp_path / "memory.json"
+    assert cli.main(["bench", "memory", "--json", str(path), *argv]) == 2
+    assert capsys.readouterr().err == f"loci: {said}\n"
+    assert not path.exists()
 
 
 def test_held_out_maps_are_odd_and_follow_the_seed() -> None:

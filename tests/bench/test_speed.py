@@ -10,17 +10,19 @@ import pytest
 import torch
 from PIL import Image
 
+from loci.acceleration.budget import Calibration
+from loci.acceleration.laws import Laws
 from loci.bench import objects_marks
 from loci.bench.objects_cases import Case
 from loci.bench.objects_lifts import guess_of
 from loci.bench.report import write_json
 from loci.bench.speed import STAGES, describe, measure
-from loci.bench.speed_budget import TOLERANCES, error_budget, fitted, shares
-from loci.bench.speed_methods import methods
+from loci.bench.speed_budget import TOLERANCES, error_budget, fitted, shares, tried
+from loci.bench.speed_methods import chosen_methods, methods
 from loci.bench.speed_plot import draw, frontier
 from loci.bench.speed_runs import run_all, to_exact
-from loci.objects.latent_flow import LatentStatistics
-from loci.objects.latent_sampling import LatentSampling
+from loci.errors import LociError
+from loci.objects import pace
 from loci.objects.lifter import Lifter
 from loci.objects.nominal import Placement
 from loci.objects.parts import GivenParts
@@ -36,7 +38,6 @@ from ..objects.lifters import (
 from ..train.toy_objects import toy_object
 
 PIXELS, INSIDE = example()
-LATENTS = LatentSampling(steps=6, statistics=LatentStatistics((0.0,) * 4, (1.0,) * 4))
 
 
 def case(name: str = "table") -> Case:
@@ -81,6 +82,8 @@ def test_every_row_has_every_figure(results: dict[str, Any], tmp_path: Path) -> 
     assert list(rows)[0] == "exact"
     assert {"fast", "faster", "TaylorSeer", "EasyCache", "Fast3DCache"} <= rows.keys()
     assert {"random drop", "uniform merge", "steps x 0.5", "released", "paper"} <= rows.keys()
+    assert {"loci", "loci structure", "loci latents", "loci decoding"} <= rows.keys()
+    assert {"loci line", "loci Hermite", "loci modes"} <= rows.keys()
     for mode in ("released", "paper"):  # with exact, the eight rows of the paper's ablation
         assert sum(name.startswith(mode) for name in rows) == 7
     for name, row in rows.items():
@@ -98,6 +101,9 @@ def test_every_row_has_every_figure(results: dict[str, Any], tmp_path: Path) -> 
     assert rows["random drop"]["voxel_iou_to_exact"] < 1
     assert rows["uniform merge"]["decoding_factor"] == 1.5
     assert rows["random tokens"]["evaluations"] == exact["evaluations"]
+    (one,) = rows["fast"]["runs"]
+    assert one["object"] == "table 0"
+    assert sum(s["made"] for s in one["ledger"].values()) == rows["fast"]["evaluations"]
     write_json(tmp_path / "speed.json", results)
     assert json.loads((tmp_path / "speed.json").read_text())["rows"]["fast"]["group"] == "loci"
     printed = describe(results)
@@ -123,6 +129,36 @@ def test_methods_differ_and_leave_the_model_as_it_was(lifter: Lifter) -> None:
     assert again["exact"].marks.f_score == runs["exact"].marks.f_score
 
 
+def test_rows_that_treat_the_structure_alike_share_one_run(lifter: Lifter) -> None:
+    some = chosen_methods(0, ["random drop", "loci structure", "steps x 0.5"])
+    assert [method.name for method in some][0] == "exact"
+    assert len(some) == 4
+    calls: list[str] = []
+
+    def count(name: str) -> None:
+        calls.append(name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        sample = pace.sample_structure
+
+        def counted(*given: Any) -> Any:
+            count("structure")
+            return sample(*given)
+
+        patch.setattr(pace, "sample_structure", counted)
+        runs = run_all(lifter, case(), some, seed=0)
+    # Exact twice, for its seconds; the random drop takes exact's.
+    assert len(calls) == 4
+    stages = {name: run.ledger.entry("structure") for name, run in runs.items()}
+    assert stages["random drop"] is stages["exact"]
+    assert stages["loci structure"] is not stages["exact"]
+    alone = run_all(lifter, case(), chosen_methods(0, ["random drop"]), seed=0)
+    assert alone["random drop"].marks == runs["random drop"].marks
+    with pytest.raises(LociError, match="--rows: 'slow', expected some of: exact, steps x 0.5"):
+        chosen_methods(0, ["fast", "slow"])
+    assert len(chosen_methods(0, [])) == len(methods(0))
+
+
 def test_a_failure_is_a_row_and_no_end(lifter: Lifter, monkeypatch: pytest.MonkeyPatch) -> None:
     from loci.objects import lifting
 
@@ -141,16 +177,23 @@ def test_distance_to_exact_sees_a_shift(lifter: Lifter) -> None:
     assert np.isnan(to_exact(guess, None).chamfer)
 
 
-def test_the_error_budget_is_fitted_and_tried() -> None:
-    config = small_config(structure=StructureSampling(steps=8), latents=LATENTS)
+def test_tolerances_are_tried_under_laws() -> None:
+    config = small_config(structure=StructureSampling(steps=8))
     lifter = Lifter(config, GivenParts(small_modules()), keep=True)
-    found = error_budget(lifter, [case()], [case()], seed=0)
-    assert list(found) == ["structure", "latents"]
-    for budget in found.values():
-        assert [line["tolerance"] for line in budget["held_out"]] == list(TOLERANCES)
-        assert all(line["error_9_in_10"] >= 0 for line in budget["held_out"])
-    results = {"objects": 1, "rows": {}, "notes": [], "error_budget": found}
-    assert "share within" in describe(results)
+    strict = Laws(structure=Calibration(1e3), latents=Calibration(1e3))
+    free, held = (tried(lifter, [case()], laws, seed=0) for laws in (Laws(), strict))
+    for found, laws in ((free, Laws()), (held, strict)):
+        budget = error_budget(found, laws)
+        assert list(budget) == ["structure", "latents"]
+        for lines in budget.values():
+            assert [line["tolerance"] for line in lines["held_out"]] == list(TOLERANCES)
+            assert all(line["error_9_in_10"] >= 0 for line in lines["held_out"])
+        results = {"objects": 1, "rows": {}, "notes": [], "error_budget": budget}
+        assert "share within" in describe(results)
+    assert sum(error for _, error in free.pairs["structure"]) > 0
+    assert sum(error for _, error in held.pairs["structure"]) == 0, "nothing is skipped"
+    assert len(free.details) == 1
+    assert 0 < free.details[0] < 1
 
 
 def test_a_fitted_law_is_kept_by_nine_in_ten() -> None:

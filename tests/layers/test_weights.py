@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import huggingface_hub
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from torch import nn
 from loci.errors import LociError
 from loci.layers.weights import (
     load_config,
+    load_pretrained,
     load_strict,
     pretrained_folder,
     read_tensors,
@@ -30,6 +33,7 @@ class Outer:
     rival: Inner | None = None
     pairs: tuple[tuple[int, int], ...] = ()
     name: str = "x"
+    kind: Literal["plain", "fancy"] = "plain"
 
 
 def test_pickles_and_safetensors_read_alike(tmp_path: Path) -> None:
@@ -116,6 +120,7 @@ def test_configurations_come_back_equal(tmp_path: Path) -> None:
         ("[]", "expected a Outer"),
         ('{"config": "Inner"}', "expected a Outer"),
         ('{"size": 3}', "unknown field size"),
+        ('{"kind": "odd"}', "'odd', expected 'plain' or 'fancy'"),
     ],
 )
 def test_wrong_configurations_are_named(tmp_path: Path, text: str, said: str) -> None:
@@ -134,3 +139,33 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 def test_what_is_neither_folder_nor_hub_id(source: str) -> None:
     with pytest.raises(LociError, match="no such model folder"):
         pretrained_folder(source)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_hub_id_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype | None
+) -> None:
+    """What the hub's own client fetches is read as a folder is; the hub itself is not asked."""
+    asked = []
+
+    def snapshot_download(name: str, allow_patterns: list[str]) -> str:
+        asked.append(name)
+        assert {"*.json", "*.safetensors"} <= set(allow_patterns)
+        return str(tmp_path / "fetched")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    layer = nn.Linear(2, 3)
+    save_pretrained(tmp_path / "fetched", Inner(), layer, dtype)
+    loaded = load_pretrained(lambda config: nn.Linear(2, 3), Inner, "owner/name")
+    assert asked == ["owner/name"]
+    assert torch.equal(loaded.weight, layer.weight.to(dtype or torch.float32))
+
+
+def test_a_hub_id_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot_download(name: str, **options: object) -> str:
+        raise ConnectionError("no way there")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(LociError, match="owner/name: neither a model folder nor a reachable"):
+        pretrained_folder("owner/name")

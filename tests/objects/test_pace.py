@@ -1,6 +1,7 @@
 """Speeds in the pipeline: exact to the last bit, spared evaluations, true sizes, the ledger."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from loci.acceleration.budget import Calibration
+from loci.acceleration.laws import Laws
 from loci.acceleration.ledger import Ledger
-from loci.acceleration.spectral import DecodingConfig, picture_ratio
-from loci.acceleration.speeds import Speed, exact, fast, paper, released
+from loci.acceleration.spectral import DecodingConfig, Thresholds, picture_ratio
+from loci.acceleration.speeds import (
+    UNCALIBRATED,
+    Speed,
+    exact,
+    fast,
+    faster,
+    paper,
+    released,
+)
 from loci.errors import LociError
 from loci.geometry.gaussians import Gaussians
 from loci.geometry.mesh import Mesh
@@ -19,11 +30,12 @@ from loci.objects import pace
 from loci.objects.asset import Asset
 from loci.objects.lifter import Lifter
 from loci.objects.pace import Pace, guided_interval, tokens_of
+from loci.objects.parts import GivenParts
 from loci.objects.structure_sampling import StructureSampling
 from loci.objects.view import cutout
 from loci.objects.voxel_choice import choose_voxels
 
-from .lifters import example, small_lifter
+from .lifters import example, small_config, small_lifter, small_modules
 from .test_lifter import same
 
 PIXELS, INSIDE = example()
@@ -93,6 +105,53 @@ def test_verifying_tells_the_error_and_changes_nothing(lifter: Lifter, asset: As
     assert verified.entry("structure").made == plain.entry("structure").made
     assert verified.entry("structure").errors.keys() >= {"shape", "scale"}
     assert min(verified.entry("latents").errors.values()) > 0
+
+
+def test_a_calibration_in_the_folder_changes_what_is_skipped(tmp_path: Path) -> None:
+    """The same weights and tolerance; true errors said to be as predicted, or a thousand times."""
+    settings = {"structure": StructureSampling(steps=12)}
+    small_lifter(**settings).save_pretrained(tmp_path)
+    made, notes = {}, {}
+    for name, laws in {
+        "none": Laws(),
+        "mild": Laws(Calibration(), Calibration()),
+        "strict": Laws(Calibration(1e3), Calibration(1e3)),
+    }.items():
+        laws.write(tmp_path)
+        lifter, ledger = Lifter.from_pretrained(tmp_path), Ledger()
+        assert lifter.laws == laws
+        lifter(PIXELS, INSIDE, seed=3, speed=exact().within(0.3), ledger=ledger)
+        made[name], notes[name] = ledger.entry("structure").made, ledger.notes
+    assert made["none"] == made["mild"] < made["strict"]
+    assert notes == {"none": [UNCALIBRATED], "mild": [], "strict": []}
+    assert UNCALIBRATED in ledger_of(small_lifter(), "fast").table()
+    assert UNCALIBRATED not in ledger_of(small_lifter(), "exact").table()
+
+
+def ledger_of(lifter: Lifter, speed: str) -> Ledger:
+    ledger = Ledger()
+    lifter(PIXELS, INSIDE, seed=3, speed=speed, ledger=ledger)
+    return ledger
+
+
+def test_laws_go_where_the_model_goes(tmp_path: Path) -> None:
+    laws = Laws(decoding=Thresholds(0.6, 0.4))
+    Lifter(small_config(), GivenParts(small_modules()), laws=laws).save_pretrained(tmp_path / "a")
+    Lifter.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
+    assert Laws.beside(tmp_path / "b") == laws
+
+
+def test_thresholds_in_the_folder_decide_how_finely_faster_decodes() -> None:
+    """All objects are below these: the factor is 2, and the asset at its true size."""
+    coarse = Laws(decoding=Thresholds(2.0, 2.0))
+    lifter = Lifter(small_config(), GivenParts(small_modules()), keep=True, laws=coarse)
+    plain, merged = (ledger_of(one, "faster") for one in (small_lifter(), lifter))
+    assert plain.entry("decoding").decoding_factor == 1
+    assert 0 < (plain.entry("decoding").detail or 0) < 1
+    assert merged.entry("decoding").detail == plain.entry("decoding").detail
+    assert merged.entry("decoding").decoding_factor == 2
+    assert chosen(faster().calibrated(coarse)).merged.factor == 2
+    assert chosen(faster()).merged is None
 
 
 def test_objects_of_a_scene_are_as_if_alone_at_any_speed(lifter: Lifter) -> None:

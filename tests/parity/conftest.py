@@ -1,7 +1,8 @@
-"""Finds reference fixtures: pairs of NAME.safetensors and NAME.json in `--fixtures DIR`.
+"""Finds reference fixtures: pairs of NAME.safetensors and NAME.json in and under `--fixtures DIR`.
 
 Every test here takes `fixture` and is marked with the kind it checks; it runs once for each
-fixture of that kind in the folder, and is skipped, with the reason, where there is none.
+fixture of that kind in the folder, and is skipped, with the reason, where there is none. A fixture
+of a kind that no test is marked with fails test_fixtures.py.
 """
 
 import json
@@ -46,12 +47,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     mark = metafunc.definition.get_closest_marker("kind")
     assert mark is not None, "a parity test must name the kind of fixture it checks"
     folder: Path = metafunc.config.option.parity_fixtures
-    paths = [p for p in sorted(folder.glob("*.json")) if _kind(p) == mark.args[0]]
+    paths = [path for path, kind in found(folder) if kind == mark.args[0]]
     missing = pytest.param(
         None, marks=pytest.mark.skip(reason=f"no {mark.args[0]} fixture in {folder}"), id="none"
     )
     cases = [pytest.param(path, id=path.stem) for path in paths] or [missing]
     metafunc.parametrize("fixture", cases, indirect=True)
+
+
+def found(folder: Path) -> list[tuple[Path, str | None]]:
+    """The sidecars in a folder and under it, with their kinds."""
+    return [(path, _kind(path)) for path in sorted(folder.rglob("*.json"))]
 
 
 def _kind(sidecar: Path) -> str | None:

@@ -19,6 +19,12 @@ def test_minutes_count_before_steps() -> None:
     assert Budget(minutes=1).fraction(0, seconds=61) == 1
 
 
+@pytest.mark.parametrize("minutes", [0.0, -1.0, math.nan, math.inf])
+def test_a_budget_ends(minutes: float) -> None:
+    with pytest.raises(LociError, match="--minutes: .*, expected a number greater than 0"):
+        Budget(minutes=minutes)
+
+
 def test_rate_warms_up_and_falls_to_its_floor() -> None:
     rate = LearningRate(peak=1.0, warmup_steps=10, floor=0.1)
     assert rate.at(0, 0) == pytest.approx(0.1)

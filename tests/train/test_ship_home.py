@@ -9,6 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from loci.acceleration.budget import Calibration
+from loci.acceleration.laws import LAWS_NAME, Laws
 from loci.data.objects import ObjectSet
 from loci.errors import LociError
 from loci.layers.weights import save_config
@@ -67,7 +69,7 @@ def shipped(runs: Runs, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_what_is_shipped_lifts_its_example(shipped: Path) -> None:
-    assert {path.name for path in shipped.iterdir()} == OURS
+    assert {path.name for path in shipped.iterdir()} == OURS - {LAWS_NAME}
     lifter = Lifter.from_pretrained(shipped)
     assert lifter.config.input_size == 28
     assert lifter.config.structure == home().run.structure
@@ -109,7 +111,9 @@ def test_an_older_model_is_replaced_and_nothing_else(
     runs: Runs, data: Path, shipped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (shipped / "README.md").write_text("older")
+    Laws(structure=Calibration(3.0)).write(shipped)
     ship_home(runs, data, shipped)
+    assert not (shipped / LAWS_NAME).exists(), "measured on other weights"
     assert (shipped / "README.md").read_text().startswith("# Model card: `home`")
     assert "MB of weights" in capsys.readouterr().out
     notes = shipped / "notes.txt"

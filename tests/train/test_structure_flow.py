@@ -39,7 +39,7 @@ TINY = StructureTraining(
     flow=StructureFlowConfig(
         dim=32, condition_dim=32, blocks=2, heads=2, resolution=2, shape_channels=4
     ),
-    loss=StructureLoss(draws=2),
+    loss=StructureLoss(),
     sampling=StructureSampling(steps=3, guidance=1.0),
     budget=Budget(steps=5),
     rate=LearningRate(peak=3e-3, warmup_steps=5),

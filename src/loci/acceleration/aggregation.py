@@ -68,8 +68,8 @@ def aggregate(
     middle = resolution / 2 if mode == "loci" else 0.0
     # A voxel goes where its centre goes; in `paper` where its corner does.
     anchor = 0.5 if mode == "loci" else 0.0
-    places = (coords[:, 1:].double() + anchor - middle) / factor + middle
-    moved = torch.cat([coords[:, :1], places.floor().to(coords.dtype)], dim=1)
+    places = (coords[:, 1:].cpu().double() + anchor - middle) / factor + middle
+    moved = torch.cat([coords[:, :1], places.floor().to(coords)], dim=1)
     shift = 0.0 if mode == "loci" else (factor - 1) / 2
     return Aggregation(*_merged(moved), factor, asset_factor=factor, asset_shift=shift)
 

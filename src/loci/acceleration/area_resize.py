@@ -21,7 +21,7 @@ def area_resized(picture: UInt8[Tensor, "h w"], size: int) -> UInt8[Tensor, "siz
     height, width = picture.shape
     if height >= size and width >= size:
         rows, columns = (_shares(n, size) for n in (height, width))
-        means = rows @ picture.double() @ columns.T
+        means = rows @ picture.cpu().double() @ columns.T
         # Means of four are rounded half up, all others half to even.
         halved = height == width == 2 * size
         return ((means + 0.5).floor() if halved else means.round()).to(torch.uint8)

@@ -23,6 +23,10 @@ class Calibration:
     factor: float = 1.0
     power: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not (0 < self.factor < math.inf and 0 < self.power < math.inf):
+            raise ValueError(f"calibration: expected a factor and a power above 0, got {self}")
+
     def predicted(self, true: float) -> float:
         """The predicted error to allow when the true one may be `true`."""
         return 0.0 if true <= 0 else (true / self.factor) ** (1 / self.power)

@@ -122,7 +122,8 @@ class DynamicModes:
         if len(samples) < 3:
             return Taylor(1)(samples, at)
         latest = samples[-1].velocity
-        basis, reduced = _spanned(torch.stack([s.velocity.flatten().double() for s in samples]))
+        rows = torch.stack([s.velocity.flatten().cpu().double() for s in samples])
+        basis, reduced = _spanned(rows)
         places = reduced.new_tensor([s.position for s in samples])
         slopes = reduced.diff(dim=0) / places.diff()[:, None]
         middles = (reduced[1:] + reduced[:-1]) / 2
@@ -131,7 +132,7 @@ class DynamicModes:
         generator = torch.linalg.solve(gram + damping, middles.T @ slopes).T
         moved = _followed(generator, reduced[-1], at - samples[-1].position, places)
         change = (moved - reduced[-1]) @ basis
-        return latest + change.to(latest.dtype).view_as(latest)
+        return latest + change.to(latest).view_as(latest)
 
 
 def differences(samples: Sequence[Sample]) -> list[Tensor]:

@@ -19,7 +19,8 @@ class StageEntry:
     """One stage of a run. Evaluations are of the network: a guided step takes two.
 
     `tokens` adds up, over the evaluations, the part of the tokens that each was of. `errors` are
-    relative, by name of tensor, and only there if the run was verified.
+    relative, by name of tensor, and only there if the run was verified. `detail` is the joint
+    spectral ratio by which the decoding factor is chosen.
     """
 
     made: int = 0
@@ -29,6 +30,7 @@ class StageEntry:
     steps_skipped: int = 0
     seconds: float = 0.0
     decoding_factor: float | None = None
+    detail: float | None = None
     errors: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -46,9 +48,15 @@ class Ledger:
 
     def __init__(self) -> None:
         self.stages: dict[str, StageEntry] = {}
+        self.notes: list[str] = []
 
     def entry(self, stage: str) -> StageEntry:
         return self.stages.setdefault(stage, StageEntry())
+
+    def note(self, text: str) -> None:
+        """Adds a line below the table, once."""
+        if text not in self.notes:
+            self.notes.append(text)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[StageEntry]:
@@ -95,10 +103,11 @@ class Ledger:
         if len(self.stages) > 1:
             rows.append(self._total())
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
+        lines = (
             "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
             for row in rows
         )
+        return "\n".join([*lines, *(f"({note})" for note in self.notes)])
 
     def _total(self) -> Cells:
         entries = self.stages.values()

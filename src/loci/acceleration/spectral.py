@@ -2,10 +2,11 @@
 
 The high-frequency ratio (HFER) of a picture and of a coarse structure give the factor by which
 the object's grid is made coarser. Published code sums magnitudes, the paper energies; the two
-differ by orders of magnitude, and with them what a threshold means.
+differ by orders of magnitude, and with them what a threshold means. Spectra are taken in float64,
+on the CPU wherever the model is.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -19,7 +20,25 @@ PICTURE_RADIUS = 38
 """Frequencies of a picture beyond this are high: 15 in 100 of its size."""
 GRID_PART = 8
 """Frequencies of a grid from its resolution over this on are high."""
+RESOLUTION = 64
+"""Of the released grid, by which the released counts of voxels are meant."""
 MARGIN = 2
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Joint ratios: from `high` on the factor is the least, 1.25; up to `low` it is 2; between
+    them 1.5."""
+
+    high: float
+    low: float
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.high:
+            raise ValueError(f"thresholds: expected low <= high, got {self.low} and {self.high}")
+
+
+RELEASED_THRESHOLDS = Thresholds(high=0.7, low=0.5)
 
 
 @dataclass(frozen=True)
@@ -28,28 +47,44 @@ class DecodingConfig:
 
     Args:
         mode: `released` sums magnitudes and keeps a grid's zero frequency; `paper` sums energies;
-            `loci` sums energies without the zero frequency, and its thresholds must come from
-            objects (`thresholds`).
-        high: from this joint ratio on the factor is the least, 1.25.
-        low: up to this it is 2; between them 1.5.
+            `loci` sums energies without the zero frequency.
+        high: as of `Thresholds`; None with `low` for the released ones, in mode `loci` for those
+            that were measured with the model (`Laws`), without which nothing is merged.
+        low: likewise.
         picture_weight: of the picture's ratio in the joint one.
-        limit: with at least so many voxels the factor is 2 whatever the ratio.
+        limit: with at least so many voxels the factor is 2 whatever the ratio. Counts are of a
+            grid of 64^3; in mode `loci` they go with the area, so a grid of 32^3 has a quarter.
         minimum: with fewer voxels it is 1.
     """
 
     mode: Literal["released", "paper", "loci"] = "released"
-    high: float = 0.7
-    low: float = 0.5
+    high: float | None = None
+    low: float | None = None
     picture_weight: float = 0.9
     limit: int = 42000
     minimum: int = 2048
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """None where nothing is to be merged."""
+        if self.high is not None and self.low is not None:
+            return Thresholds(self.high, self.low)
+        return None if self.mode == "loci" else RELEASED_THRESHOLDS
+
+    def at(self, thresholds: Thresholds | None) -> "DecodingConfig":
+        """With these thresholds, if it has none of its own."""
+        if thresholds is None or self.thresholds is not None:
+            return self
+        return replace(self, high=thresholds.high, low=thresholds.low)
 
     def joint(self, picture: float, grid: float) -> float:
         """The joint ratio of a picture's and a grid's."""
         return self.picture_weight * picture + (1 - self.picture_weight) * grid
 
 
-def decoding_factor(picture: float, grid: float, voxels: int, config: DecodingConfig) -> float:
+def decoding_factor(
+    picture: float, grid: float, voxels: int, config: DecodingConfig, resolution: int = RESOLUTION
+) -> float:
     """1, 1.25, 1.5 or 2. A ratio of exactly 0 is a ratio that could not be had: factor 1.
 
     Args:
@@ -57,22 +92,26 @@ def decoding_factor(picture: float, grid: float, voxels: int, config: DecodingCo
         grid: that of the coarse structure.
         voxels: how many the structure has.
         config: thresholds.
+        resolution: of the structure's grid.
     """
-    if voxels >= config.limit:
+    thresholds = config.thresholds
+    if thresholds is None:
+        return 1.0
+    area = (resolution / RESOLUTION) ** 2 if config.mode == "loci" else 1.0
+    if voxels >= config.limit * area:
         return 2.0
-    if voxels < config.minimum or picture == 0 or grid == 0:
+    if voxels < config.minimum * area or picture == 0 or grid == 0:
         return 1.0
     joint = config.joint(picture, grid)
-    if joint >= config.high:
+    if joint >= thresholds.high:
         return 1.25
-    return 1.5 if joint > config.low else 2.0
+    return 1.5 if joint > thresholds.low else 2.0
 
 
-def thresholds(joint: Float[Tensor, "n"], share: float = 1 / 3) -> tuple[float, float]:
-    """(high, low) such that `share` of these objects get the least factor and `share` the most."""
+def thresholds(joint: Float[Tensor, "n"], share: float = 1 / 3) -> Thresholds:
+    """Such that `share` of these objects get the least factor and `share` the most."""
     wanted = joint.new_tensor([1 - share, share])
-    high, low = torch.quantile(joint, wanted).tolist()
-    return high, low
+    return Thresholds(*torch.quantile(joint, wanted).tolist())
 
 
 def picture_ratio(picture: UInt8[Tensor, "h w 4"], mode: str = "released") -> float:
@@ -80,7 +119,7 @@ def picture_ratio(picture: UInt8[Tensor, "h w 4"], mode: str = "released") -> fl
 
     The zero frequency does not count. A picture with no support has the ratio 0.
     """
-    spectrum = torch.fft.fftshift(torch.fft.fft2(windowed(picture).double()))
+    spectrum = torch.fft.fftshift(torch.fft.fft2(windowed(picture).cpu().double()))
     if mode == "released":
         size = spectrum.abs()
         size[PICTURE_SIZE // 2, PICTURE_SIZE // 2] = 0
@@ -91,6 +130,7 @@ def picture_ratio(picture: UInt8[Tensor, "h w 4"], mode: str = "released") -> fl
 
 def windowed(picture: UInt8[Tensor, "h w 4"]) -> Float[Tensor, "256 256"]:
     """The object's grey values, cropped to it, resized, its mean around it, faded to the border."""
+    picture = picture.cpu()
     alpha, shade = picture[..., 3], grey(picture[..., :3])
     inside = alpha.nonzero()
     if not len(inside):
@@ -111,16 +151,10 @@ def grey(rgb: UInt8[Tensor, "h w 3"]) -> UInt8[Tensor, "h w"]:
     return ((9798 * r + 19235 * g + 3735 * b + 2**14) >> 15).to(torch.uint8)
 
 
-def opaque(picture: UInt8[Tensor, "h w 3"]) -> UInt8[Tensor, "h w 4"]:
-    """A picture without alpha as a cut-out: what is not black supports it."""
-    alpha = (grey(picture) > 1).to(torch.uint8) * 255
-    return torch.cat([picture, alpha[..., None]], dim=-1)
-
-
 def grid_ratio(
     coords: Int[Tensor, "n 4"],
     values: Float[Tensor, "n"],
-    resolution: int = 64,
+    resolution: int = RESOLUTION,
     mode: str = "released",
 ) -> float:
     """The high-frequency ratio of a structure: its positive logits in an empty grid."""
@@ -132,21 +166,21 @@ def grid_ratio(
 
 
 def token_scores(
-    coords: Int[Tensor, "n 4"], values: Float[Tensor, "n"], resolution: int = 64
+    coords: Int[Tensor, "n 4"], values: Float[Tensor, "n"], resolution: int = RESOLUTION
 ) -> Float[Tensor, "n"]:
     """Of every voxel, the size of the structure's high frequencies there, from 0 to 1."""
     spectrum, high = _spectrum(coords, values, resolution)
     detail = torch.fft.ifftn(torch.fft.ifftshift(spectrum * high)).abs()
-    here = detail[coords[:, 1:].long().unbind(1)]
+    here = detail[coords[:, 1:].cpu().long().unbind(1)]
     low, top = here.amin(), here.amax()
-    return ((here - low) / (top - low).clamp(min=1e-12)).float()
+    return ((here - low) / (top - low).clamp(min=1e-12)).float().to(values.device)
 
 
 def _spectrum(coords: Tensor, values: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
     """The grid's spectrum, zero frequency in the middle, and where it is high."""
-    grid = torch.zeros((resolution,) * 3, dtype=torch.float64, device=values.device)
-    grid[coords[:, 1:].long().unbind(1)] = values.double().clamp(min=0)
-    high = _distance(resolution, 3).to(values.device) >= resolution / GRID_PART
+    grid = torch.zeros((resolution,) * 3, dtype=torch.float64)
+    grid[coords[:, 1:].cpu().long().unbind(1)] = values.cpu().double().clamp(min=0)
+    high = _distance(resolution, 3) >= resolution / GRID_PART
     return torch.fft.fftshift(torch.fft.fftn(grid)), high
 
 

@@ -6,10 +6,12 @@ A `Speed` holds settings only; its methods make the policies, afresh for every r
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from loci.acceleration.laws import Laws
 from loci.acceleration.progress import Interval
 from loci.acceleration.spectral import DecodingConfig
 from loci.acceleration.step_cache import StepCacheConfig, step_cache
@@ -24,6 +26,8 @@ LatentPolicies = Callable[[Interval | None, Tensor, Tensor], StepPolicy]
 """Makes a policy for one run of the latent flow; arguments as of `Speed.latent_policy`."""
 WalkPolicies = Callable[[], StepPolicy]
 """Makes a policy for one chunk of a walk."""
+
+UNCALIBRATED = "the tolerance is not calibrated on this model: true errors may exceed it"
 
 LAYOUT = ("6drotation_normalized", "scale", "translation", "translation_scale")
 """The tensors of SAM 3D Objects' first stage that say where an object stands."""
@@ -44,7 +48,7 @@ class Speed:
         prune: drop interior voxels, as the original pipeline does and the published fast one
             does not.
         dropped: of the voxels that were found, the share that goes at random, for comparison.
-        walk: steps of a chunk of a walk.
+        walk: steps and tokens of a chunk of a walk.
     """
 
     name: str
@@ -53,7 +57,7 @@ class Speed:
     decoding: DecodingConfig | None = None
     prune: bool = True
     dropped: float = 0.0
-    walk: StepCacheConfig | WalkPolicies | None = None
+    walk: StepCacheConfig | TokenBudgetConfig | WalkPolicies | None = None
 
     def structure_policy(self, interval: Interval | None) -> StepPolicy:
         """For one run of the structure flow, guided between two timesteps."""
@@ -90,9 +94,15 @@ class Speed:
 
     def walk_policy(self) -> StepPolicy:
         """For one chunk of a walk."""
-        if isinstance(self.walk, StepCacheConfig):
-            return step_cache(self.walk)
-        return Always() if self.walk is None else self.walk()
+        match self.walk:
+            case None:
+                return Always()
+            case StepCacheConfig() as config:
+                return step_cache(config)
+            case TokenBudgetConfig() as config:
+                return TokenBudget(config)
+            case make:
+                return make()
 
     def within(self, tolerance: float) -> "Speed":
         """In mode `loci`, spending so much error in every flow; other mechanisms stay.
@@ -108,13 +118,43 @@ class Speed:
             return replace(base, mode="loci", tolerance=tolerance)
 
         latents = self.latents if isinstance(self.latents, TokenBudgetConfig) else None
+        walk = self.walk
         return replace(
             self,
             name=f"{self.name}, tolerance {tolerance:g}",
             structure=cache(self.structure, LAYOUT),
             latents=replace(latents or TokenBudgetConfig(), tolerance=tolerance),
-            walk=cache(self.walk, ()),
+            walk=replace(walk, tolerance=tolerance)
+            if isinstance(walk, TokenBudgetConfig)
+            else cache(walk, ()),
         )
+
+    def calibrated(self, laws: Laws) -> "Speed":
+        """What it means for a model of which these laws were measured.
+
+        Only what is left open is filled in: a calibration or thresholds of its own stay.
+        """
+        measured: dict[str, Any] = {
+            name: replace(getattr(self, name), calibration=getattr(laws, name))
+            for name in self.uncalibrated
+        }
+        if self.decoding is not None and self.decoding.mode == "loci":
+            measured["decoding"] = self.decoding.at(laws.decoding)
+        return replace(self, **measured)
+
+    @property
+    def uncalibrated(self) -> tuple[str, ...]:
+        """The flows that have a tolerance of predicted errors, as nobody said what they become."""
+        return tuple(
+            name for name in ("structure", "latents", "walk") if _spends(getattr(self, name))
+        )
+
+
+def _spends(stage: object) -> bool:
+    """Whether errors are budgeted, in a unit that is left to the model."""
+    if not isinstance(stage, StepCacheConfig | TokenBudgetConfig):
+        return False
+    return bool(stage.tolerance) and stage.calibration is None
 
 
 def exact() -> Speed:
@@ -160,6 +200,7 @@ def faster() -> Speed:
         "faster",
         StepCacheConfig("loci", layout=LAYOUT, tolerance=0.08),
         TokenBudgetConfig(tolerance=0.08),
+        DecodingConfig("loci"),
         walk=StepCacheConfig("loci", tolerance=0.05),
     )
 

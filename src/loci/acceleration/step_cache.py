@@ -33,7 +33,8 @@ class StepCacheConfig:
         layout: names of the tensors to smooth.
         forecast: in mode `loci`, instead of the extrapolation of `order`.
         tolerance: in mode `loci`, skips by an error budget instead of a stride.
-        calibration: what the tolerance means.
+        calibration: what the tolerance means; None leaves it to the model that runs (`Laws`), and
+            where that knows nothing, predicted errors count as they are.
         trust: with a tolerance, a forecast goes no further ahead than so many times the distance
             of the latest two samples: how it went wrong nearby says little about far away.
     """
@@ -46,7 +47,7 @@ class StepCacheConfig:
     layout: tuple[str, ...] = ()
     forecast: Forecast | None = None
     tolerance: float | None = None
-    calibration: Calibration = Calibration()
+    calibration: Calibration | None = None
     trust: float = 2.0
 
 

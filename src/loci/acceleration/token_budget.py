@@ -22,7 +22,8 @@ class TokenBudgetConfig:
 
     Args:
         tolerance: error a run may spend, as a part of the way it goes; 0 evaluates everything.
-        calibration: what the tolerance means.
+        calibration: what the tolerance means; None leaves it to the model that runs (`Laws`), and
+            where that knows nothing, predicted errors count as they are.
         warmup: whole evaluations at the beginning and after guidance switches; at least 2.
         carving_share: of the room a step has, what carving may spend. The rest is for later
             steps to be skipped whole.
@@ -33,7 +34,7 @@ class TokenBudgetConfig:
     """
 
     tolerance: float = 0.02
-    calibration: Calibration = Calibration()
+    calibration: Calibration | None = None
     warmup: int = 2
     carving_share: float = 0.5
     whole_above: float = 0.7
@@ -188,8 +189,7 @@ def cheapest(cost: Float[Tensor, "n"], blocks: Int[Tensor, "n"] | None, limit: f
     """
     if blocks is None:
         blocks = torch.arange(len(cost), device=cost.device)
-    total = cost.new_zeros(int(blocks.max()) + 1, dtype=torch.float64)
-    total = total.index_add(0, blocks, cost.double())
+    total = cost.new_zeros(int(blocks.max()) + 1).index_add(0, blocks, cost)
     sorted_cost, order = total.sort()
     taken = torch.zeros_like(total, dtype=torch.bool)
     taken[order] = sorted_cost.cumsum(0) <= limit

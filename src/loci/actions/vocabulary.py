@@ -3,7 +3,7 @@
 An action is a move and a view, each an id from 0 to 9 (Infinite-World, 4.1). There are three
 ways to write a list of them, and all become one array of ids `[n, 2]`, move first:
 
-- ids or `Action`s in Python (`to_ids`),
+- ids, `Action`s or keys in Python (`to_ids`),
 - the published file, a JSON list of `{"move": name, "view": name}`, one per frame (`read_actions`),
 - keys: words such as `w*40 wa*16 .*8`, each a chord held for a number of frames (`parse_keys`).
 """
@@ -66,11 +66,14 @@ class Action(NamedTuple):
 
 
 def to_ids(actions: ArrayLike | Iterable[Action]) -> NDArray[np.int64]:
-    """Actions, or anything array-like `[n, 2]` of ids, as a checked int64 array `[n, 2]`.
+    """Actions, keys, or anything array-like `[n, 2]` of ids, as a checked int64 array `[n, 2]`.
 
     Raises:
-        LociError: when empty, of another shape or type, or with an id outside 0..9.
+        LociError: when empty, of another shape or type, or with an id outside 0..9; for keys as
+            in `parse_keys`.
     """
+    if isinstance(actions, str):
+        return parse_keys(actions)
     ids = np.asarray(actions if isinstance(actions, np.ndarray) else list(actions))  # type: ignore
     if ids.ndim != 2 or ids.shape[0] == 0 or ids.shape[1] != 2:
         raise LociError(f"actions: shape {list(ids.shape)}, expected [frames > 0, 2] (move, view)")

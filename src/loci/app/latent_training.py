@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from loci.errors import check_seed
+
 
 def latent_codec(data: Path, out: Path, minutes: float = 20.0, seed: int = 0) -> None:
     """Train the autoencoder of what voxels hold, with its Gaussians and its mesh.
@@ -18,6 +20,7 @@ def latent_codec(data: Path, out: Path, minutes: float = 20.0, seed: int = 0) ->
         minutes: of training, over all resumes.
         seed: of the weights and the batches.
     """
+    check_seed(seed)
     from loci.train.latent_codec import LatentCodecTraining, train_latent_codec
     from loci.train.run import Budget
 
@@ -35,6 +38,7 @@ def latents(data: Path, codec: Path, out: Path, minutes: float = 20.0, seed: int
         minutes: of training, over all resumes.
         seed: of the weights and the batches.
     """
+    check_seed(seed)
     from loci.train.latent_flow import LatentFlowTraining, train_latent_flow
     from loci.train.run import Budget
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from loci.errors import check_seed
+
 
 def structure_codec(data: Path, out: Path, minutes: float = 15.0, seed: int = 0) -> None:
     """Train the autoencoder of objects' voxels.
@@ -19,6 +21,7 @@ def structure_codec(data: Path, out: Path, minutes: float = 15.0, seed: int = 0)
         minutes: of training, over all resumes.
         seed: of the weights and the batches.
     """
+    check_seed(seed)
     from loci.train.run import Budget
     from loci.train.structure_codec import StructureCodecTraining, train_structure_codec
 
@@ -36,6 +39,7 @@ def structure(data: Path, codec: Path, out: Path, minutes: float = 40.0, seed: i
         minutes: of training, over all resumes.
         seed: of the weights and the batches.
     """
+    check_seed(seed)
     from loci.train.run import Budget
     from loci.train.structure_flow import StructureTraining, train_structure
 

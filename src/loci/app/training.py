@@ -8,7 +8,11 @@ are set in Python.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
+
+from loci.errors import check_seed
 
 
 def codec(data: Path, out: Path, minutes: float = 30.0, seed: int = 0) -> None:
@@ -20,6 +24,7 @@ def codec(data: Path, out: Path, minutes: float = 30.0, seed: int = 0) -> None:
         minutes: of training, over all resumes.
         seed: of the weights and the batches.
     """
+    check_seed(seed)
     from loci.train.codec import CodecTraining, train_codec
     from loci.train.run import Budget
 
@@ -44,6 +49,7 @@ def world(
         addressing: how memory is addressed: by where a token looks, or as published by time.
         seed: of the weights and the batches.
     """
+    check_seed(seed)
     from loci.presets import doom_transformer
     from loci.train.run import Budget
     from loci.train.world import WorldTraining, train_world
@@ -94,7 +100,10 @@ def ship_home(
     shipping.ship_home(runs, data, out)
 
 
-def convert(source: Path, out: Path) -> None:
+def convert(
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
+) -> None:
     """Turn published weights into safetensors.
 
     Checks the name and the shape of every tensor, and writes a folder that --model takes.

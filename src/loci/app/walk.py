@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,7 +15,7 @@ import numpy as np
 import tyro
 from jaxtyping import Int, UInt8
 
-from loci.actions.vocabulary import KEYS_HELP, describe, parse_keys, read_actions
+from loci.actions.vocabulary import KEYS_HELP, MOST_FRAMES, describe, parse_keys, read_actions
 from loci.app.interruption import Interruption
 from loci.errors import LociError
 from loci.files import check_writable, replacing
@@ -30,6 +31,7 @@ SCRIPT = "j*48 w*24 l*24 w*24 l*24 a*16 d*16 s*16 w*16 l*48 wj*48 w*32 j*24 w*32
 # Pixels of the shorter side at least: of the video, of a tile of the contact sheet.
 WATCHABLE, TILE = 384, 128
 TILES = 64
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Walk:
     """What the world is like, for models that read text."""
     device: str = "auto"
     """Where to compute: cpu, cuda, mps; auto takes what is there, in the order cuda, mps, cpu."""
+    dtype: Dtype = "float32"
+    """What the transformer computes in; the half ones where the device is made for them."""
     seed: int = 0
     """Of the noise; a saved walk keeps its own."""
     out: Path = Path("walk.mp4")
@@ -68,9 +72,11 @@ class Walk:
 
     @property
     def stopped(self) -> Path:
-        """Where a walk ended by Ctrl-C is saved unless told otherwise: a name that no walk
-        saved on purpose has, so that none is replaced."""
-        return self.save or self.out.with_suffix(".stopped.loci")
+        """Where a walk ended by Ctrl-C is saved unless told otherwise: a name that no file has,
+        so that none is replaced."""
+        ends = chain([""], (f"-{number}" for number in count(2)))
+        names = (self.out.with_suffix(f".stopped{end}.loci") for end in ends)
+        return self.save or next(name for name in names if not name.exists())
 
 
 def walk(options: Annotated[Walk, tyro.conf.arg(name="")]) -> None:
@@ -84,7 +90,9 @@ def walk(options: Annotated[Walk, tyro.conf.arg(name="")]) -> None:
     from loci.world.walk_file import load_walk
     from loci.world.world import SHIPPED, World
 
-    world = World.from_pretrained(options.model, chosen_device(options.device))
+    world = World.from_pretrained(
+        options.model, chosen_device(options.device), chosen_dtype(options.dtype)
+    )
     world = world.at_speed(options.speed)
     if len(actions) % world.codec.temporal_factor:
         raise LociError(
@@ -119,6 +127,13 @@ def chosen_device(name: str) -> torch.device:
     return device
 
 
+def chosen_dtype(name: Dtype) -> torch.dtype:
+    """The element type of that name."""
+    import torch
+
+    return getattr(torch, name)
+
+
 def _check(options: Walk) -> None:
     """Everything that can be known to be wrong before any work is done."""
     if options.actions is not None and options.keys is not None:
@@ -127,8 +142,8 @@ def _check(options: Walk) -> None:
         raise LociError("PICTURE and --resume: both given, expected one of them")
     if options.resume is not None and options.prompt is not None:
         raise LociError("--prompt and --resume: both given, but a saved walk has its own prompt")
-    if options.frames is not None and options.frames < 1:
-        raise LociError(f"--frames: {options.frames}, expected at least 1")
+    if options.frames is not None and not 1 <= options.frames <= MOST_FRAMES:
+        raise LociError(f"--frames: {options.frames}, expected 1 to {MOST_FRAMES}")
     outputs = [options.out, options.sheet, *filter(None, [options.save])]
     if len({path.absolute() for path in outputs}) < len(outputs):
         raise LociError(f"--save: {options.save} is also the video or its contact sheet")
@@ -195,7 +210,7 @@ def _generate_and_save(
         raise LociError(
             f"stopped after {done} of {len(actions)} frames; go on with: loci walk "
             f"--resume {shlex.quote(str(save))} --model {shlex.quote(options.model)} "
-            f"--speed {options.speed} "
+            f"--device {options.device} --dtype {options.dtype} --speed {options.speed} "
             f"--keys {shlex.quote(describe(actions[done:]))} "
             f"--out {shlex.quote(str(options.out.with_suffix('.rest.mp4')))}"
         )

@@ -25,7 +25,7 @@ def memory(
     seed: int = 0,
     model: str = "doom",
     time_model: str | None = None,
-    lengths: tuple[int, ...] = (),
+    lengths: tuple[int, ...] | None = None,
     maps: int | None = None,
 ) -> None:
     """Does it remember? Revisits, drift and control on held-out Doom maps.
@@ -40,13 +40,17 @@ def memory(
         maps: how many held-out maps, likewise.
     """
     check_writable(json)
+    plan = QUICK if quick else MemoryPlan()
+    plan = replace(
+        plan,
+        lengths=plan.lengths if lengths is None else lengths,
+        maps=plan.maps if maps is None else maps,
+    )
 
     from loci.world.world import World
 
     world = World.from_pretrained(model)
     rival = None if time_model is None else World.from_pretrained(time_model)
-    plan = QUICK if quick else MemoryPlan()
-    plan = replace(plan, lengths=lengths or plan.lengths, maps=maps or plan.maps)
     results = measure(world, rival, plan, seed)
     write_json(json, {"model": model, "time_model": time_model, "quick": quick, **results})
     print(describe(results))

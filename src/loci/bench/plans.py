@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from loci.data.doom_steps import FULL_TURN
+from loci.errors import LociError
+
 
 @dataclass(frozen=True)
 class DriftPlan:
@@ -19,11 +22,22 @@ class DriftPlan:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Lengths of the trials in actions, and how many held-out maps they go through."""
+    """Lengths of the trials in actions, and how many held-out maps they go through.
+
+    Raises:
+        LociError: when there is none, or a length leaves nothing to see again after a full turn.
+    """
 
     lengths: tuple[int, ...] = (64, 128, 256, 512, 1024)
     maps: int = 3
     drift: DriftPlan = field(default_factory=DriftPlan)
+
+    def __post_init__(self) -> None:
+        if not self.lengths or min(self.lengths) <= FULL_TURN:
+            text = " ".join(map(str, self.lengths)) or "none"
+            raise LociError(f"--lengths: {text}, expected more than {FULL_TURN} actions each")
+        if self.maps < 1:
+            raise LociError(f"--maps: {self.maps}, expected at least 1")
 
 
 QUICK = MemoryPlan(
@@ -49,11 +63,11 @@ QUICK_OBJECTS = ObjectPlan(objects=12, views=2, retrievable=2)
 @dataclass(frozen=True)
 class SpeedPlan:
     """How many held-out objects every method lifts (None: all of them), how many views of each that
-    were not shown are compared, and on how many objects the error budget is fitted and tried."""
+    were not shown are compared, and on how many objects the error budget is tried."""
 
     objects: int | None = 32
     views: int = 4
     budget: int = 12
 
 
-QUICK_SPEED = SpeedPlan(objects=4, views=2, budget=2)
+QUICK_SPEED = SpeedPlan(objects=2, views=2, budget=2)

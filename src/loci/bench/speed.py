@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,7 @@ NOTES = (
     "row's own",
     "fscore in points of 100 at 0.05; rotation_error: median, degrees; *_to_exact: against what "
     "exact made of the same object",
+    "methods that treat the structure flow alike share one run of it, its seconds included",
     "an asset that mode released shrinks is measured as it comes out, without its pose",
 )
 
@@ -42,6 +45,7 @@ def speed(
     data: Path = Path("runs/objects"),
     device: str = "cpu",
     objects: int | None = None,
+    rows: tuple[str, ...] = (),
     plot: Path | None = None,
 ) -> None:
     """What do the ways to spare computation cost, and what do they save? On held-out objects.
@@ -54,6 +58,8 @@ def speed(
         data: folder with the objects train and test, as made by loci data objects.
         device: where to lift: cpu, cuda or mps.
         objects: how many, in place of those of the quick or the full measure.
+        rows: names of the methods to measure beside exact, without the table of the error budget;
+            all by default.
         plot: the picture of speed against loss; beside the results by default.
     """
     plot = plot or json.with_suffix(".png")
@@ -63,22 +69,24 @@ def speed(
         check_writable(path)
 
     from loci.bench.objects_cases import HeldOut
-    from loci.bench.speed_budget import error_budget
-    from loci.bench.speed_methods import methods
+    from loci.bench.speed_budget import error_budget, tried
+    from loci.bench.speed_methods import chosen_methods
     from loci.bench.speed_plot import check_drawable, draw
     from loci.objects.lifter import Lifter
 
     check_drawable()
-    plan = QUICK_SPEED if quick else SpeedPlan()
+    plan, compared = QUICK_SPEED if quick else SpeedPlan(), chosen_methods(seed, rows)
+    if objects is not None and objects < 1:
+        raise LociError(f"--objects: {objects}, expected at least 1")
     lifter = Lifter.from_pretrained(model, device, keep=True)
     held_out = HeldOut.load(data / "test", seed, plan.views)
-    train = HeldOut.load(data / "train", seed, 0)
-    results = measure(lifter, held_out, methods(seed), objects or plan.objects, seed)
-    known, unknown = (
-        [some.case(number) for number in some.chosen(plan.budget)] for some in (train, held_out)
-    )
-    results["error_budget"] = error_budget(lifter, known, unknown, seed)
+    results = measure(lifter, held_out, compared, objects or plan.objects, seed)
+    if not rows:
+        cases = [held_out.case(number) for number in held_out.chosen(plan.budget)]
+        found = tried(lifter, cases, lifter.laws, seed)
+        results["error_budget"] = error_budget(found, lifter.laws)
     asked = {"model": model, "data": str(data), "device": device, "quick": quick, "seed": seed}
+    asked |= {"laws": dataclasses.asdict(lifter.laws)}
     write_json(json, {**asked, **results})
     draw(plot, results["rows"])
     print(describe(results))
@@ -95,7 +103,8 @@ def measure(
     """
     from tqdm import tqdm
 
-    from loci.bench.speed_runs import run_all
+    from loci.bench.speed_runs import lifted, run_all
+    from loci.objects.pace import Pace
 
     began, numbers = time.perf_counter(), held_out.chosen(objects)
     runs: dict[str, list[Run]] = {method.name: [] for method in methods}
@@ -108,7 +117,8 @@ def measure(
         for place, number in enumerate(numbers):
             case = held_out.case(number)
             if place == 0:  # loads the parts, and wakes what only the first run wakes
-                run_all(lifter, case, methods[:1], seed)
+                with suppress(LociError):
+                    lifted(lifter, case, lifter.config, Pace(), seed)
             for name, run in run_all(lifter, case, methods, seed, told).items():
                 runs[name].append(run)
     if all(run.failure for run in runs[methods[0].name]):
@@ -146,6 +156,17 @@ def row(runs: list[Run]) -> dict[str, Any]:
         "shares": _shares(worked),
         "decoding_factor": _mean([1.0 if f is None else f for f in factors]),
         "failures": len(runs) - len(worked),
+        "runs": [_run(run) for run in runs],
+    }
+
+
+def _run(run: Run) -> dict[str, Any]:
+    """One object by one method."""
+    return {
+        "object": run.name,
+        "speedup": None if run.failure else run.speedup,
+        **run.marks._asdict(),
+        "ledger": run.ledger.to_dict(),
     }
 
 
@@ -172,11 +193,11 @@ def describe(results: dict[str, Any]) -> str:
     ]
     head = ["", *(name.replace("_", " ") for name in COLUMNS), *(f"{name} s" for name in STAGES)]
     lines = [f"{results['objects']} held-out objects", table(head, rows), ""]
-    lines += _budgets(results.get("error_budget", {}))
+    lines += budget_table(results.get("error_budget", {}))
     return "\n".join([*lines, *(f"({note})" for note in results["notes"])])
 
 
-def _budgets(found: dict[str, Any]) -> list[str]:
+def budget_table(found: dict[str, Any]) -> list[str]:
     """What tolerances became, a line for each."""
     rows = [
         [stage, *(line[name] for name in ("tolerance", "error", "error_9_in_10", "kept"))]

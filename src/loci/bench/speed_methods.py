@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,9 +11,12 @@ import torch
 
 from loci.acceleration.baselines import EasyCache, TaylorSeer
 from loci.acceleration.fast3dcache import Fast3DCache
+from loci.acceleration.forecast import DynamicModes, Hermite, Taylor
 from loci.acceleration.spectral import DecodingConfig
 from loci.acceleration.speeds import Speed, exact, fast, faster, paper, released
+from loci.acceleration.step_cache import StepCacheConfig
 from loci.acceleration.token_baselines import MergedTokens, RandomTokens
+from loci.errors import LociError
 from loci.objects.lifting import LifterConfig
 
 EXACT = "exact"
@@ -64,9 +68,24 @@ def methods(seed: int) -> list[Method]:
         *(Method(name, "baselines", speed) for name, speed in _baselines(seed).items()),
         *_ablation(released()),
         *_ablation(paper()),
+        *(Method(name, "loci", speed) for name, speed in _ours().items()),
         Method("fast", "loci", fast()),
         Method("faster", "loci", faster()),
     ]
+
+
+def chosen_methods(seed: int, names: Sequence[str]) -> list[Method]:
+    """The rows of these names and exact, which the others are compared with; all if none is named.
+
+    Raises:
+        LociError: when there is no row of a name.
+    """
+    known = methods(seed)
+    strange = sorted(set(names) - {method.name for method in known})
+    if strange:
+        expected = ", ".join(method.name for method in known)
+        raise LociError(f"--rows: {strange[0]!r}, expected some of: {expected}")
+    return [method for method in known if not names or method.name in {EXACT, *names}]
 
 
 def _baselines(seed: int) -> dict[str, Speed]:
@@ -96,6 +115,24 @@ def _baselines(seed: int) -> dict[str, Speed]:
             latents=lambda interval, scores, blocks: EasyCache(),
         ),
     }
+
+
+def _ours() -> dict[str, Speed]:
+    """Our mechanisms by one and together, at the tolerance of `fast`; then the forecasts, each in
+    the step caches of both flows."""
+    mild, decoding = fast(), DecodingConfig("loci")
+    assert isinstance(mild.structure, StepCacheConfig)
+    found = {
+        "loci structure": Speed("loci structure", structure=mild.structure),
+        "loci latents": Speed("loci latents", latents=mild.latents),
+        "loci decoding": Speed("loci decoding", decoding=decoding),
+        "loci": replace(mild, name="loci", decoding=decoding),
+    }
+    forecasts = {"line": Taylor(), "Hermite": Hermite(), "modes": DynamicModes()}
+    for kind, forecast in forecasts.items():
+        steps = replace(mild.structure, forecast=forecast)
+        found[f"loci {kind}"] = Speed(f"loci {kind}", steps, replace(steps, layout=()))
+    return found
 
 
 def _ablation(whole: Speed) -> list[Method]:

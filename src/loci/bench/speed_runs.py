@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from loci.acceleration.ledger import Ledger
+from loci.acceleration.ledger import Ledger, StageEntry
 from loci.bench.objects_cases import Case
 from loci.bench.objects_lifts import guess_of
 from loci.bench.objects_marks import Guess, Marks, mark
 from loci.bench.speed_methods import EXACT, Method
 from loci.errors import LociError
+from loci.flow.policy import State
 from loci.geometry.gaussians import Gaussians
 from loci.geometry.surface_distance import surface_distance
 from loci.objects.lifter import Lifter
+from loci.objects.lifting import Lifted, LifterConfig, Lifting
+from loci.objects.pace import OnStep, Pace
+from loci.objects.structure_flow import StructureFlow
+from loci.objects.structure_sampling import StructureSampling
+from loci.objects.view import View
 
 
 class ToExact(NamedTuple):
@@ -43,6 +50,7 @@ class Run:
     """One object by one method.
 
     Attributes:
+        name: of the object.
         marks: against the true object.
         to_exact: against exact.
         ledger: what was done and spared.
@@ -51,6 +59,7 @@ class Run:
         failure: why nothing came out.
     """
 
+    name: str
     marks: Marks
     to_exact: ToExact
     ledger: Ledger
@@ -64,7 +73,34 @@ class Run:
         return sum(entry.made for entry in self.ledger.stages.values())
 
 
-class _Lifted(NamedTuple):
+Known = dict[tuple[Any, StructureSampling], tuple[State, StageEntry]]
+"""Structures of one object and their cost, by what made them."""
+
+
+class Shared(Pace):
+    """Takes the structure from an earlier run of the same object where it would be the same."""
+
+    def __init__(self, method: Method, lifter: Lifter, known: Known) -> None:
+        super().__init__(method.speed, laws=lifter.laws)
+        self.known = known
+
+    def structure(
+        self,
+        flow: StructureFlow,
+        condition: Float[Tensor, "1 m c"],
+        noise: State,
+        settings: StructureSampling,
+        tell: OnStep,
+    ) -> State:
+        key = self.speed.structure, settings
+        if key not in self.known:
+            made = super().structure(flow, condition, noise, settings, tell)
+            self.known[key] = made, self.ledger.entry("structure")
+        found, self.ledger.stages["structure"] = self.known[key]
+        return found
+
+
+class _Lift(NamedTuple):
     guess: Guess | None
     ledger: Ledger
     failure: str | None = None
@@ -84,7 +120,8 @@ def run_all(
     """Runs of every method, by name.
 
     Exact runs before the others and again after them, and its seconds are the mean of both: what
-    else the machine does changes slowly.
+    else the machine does changes slowly. Methods that treat the structure flow alike share one run
+    of it, its seconds included.
 
     Args:
         lifter: that keeps its parts, which are in memory already.
@@ -94,15 +131,17 @@ def run_all(
         told: called with a method's name before its run.
     """
     (exact,) = (method for method in methods if method.name == EXACT)
-    lifted = {exact.name: _lift(lifter, case, exact, seed)}
+    known: Known = {}
+    lifts = {exact.name: _lift(lifter, case, exact, seed, known)}
     for method in methods:
         told(method.name)
-        if method.name not in lifted:
-            lifted[method.name] = _lift(lifter, case, method, seed)
-    first, again = lifted[exact.name], _lift(lifter, case, exact, seed)
+        if method.name not in lifts:
+            lifts[method.name] = _lift(lifter, case, method, seed, known)
+    first, again = lifts[exact.name], _lift(lifter, case, exact, seed, {})
     seconds = statistics.mean([first.seconds, again.seconds])
     return {
         name: Run(
+            case.name,
             mark(one.guess, case, case.placement),
             to_exact(one.guess, first.guess),
             one.ledger,
@@ -110,7 +149,7 @@ def run_all(
             _part(one.guess, first.guess),
             one.failure,
         )
-        for name, one in lifted.items()
+        for name, one in lifts.items()
     }
 
 
@@ -137,13 +176,24 @@ def _part(guess: Guess | None, exact: Guess | None) -> float:
     return few / all_of_them
 
 
-def _lift(lifter: Lifter, case: Case, method: Method, seed: int) -> _Lifted:
-    runner, ledger = copy.copy(lifter), Ledger()  # the parts in memory are shared
-    runner.config = method.config(lifter.config)
+def lifted(
+    lifter: Lifter, case: Case, config: LifterConfig, pace: Pace, seed: int
+) -> tuple[View, Lifted]:
+    """The case's object as `lifter(...)` lifts it, by these settings and at this pace.
+
+    Raises:
+        LociError: when nothing is found.
+    """
+    view = View.read(case.pixels, case.pointmap)
+    subject = view.subject(view.mask(case.mask), case.name, seed, config.input_size)
+    (found,) = Lifting(config, lifter.stages, [subject], pace).run()
+    return view, found
+
+
+def _lift(lifter: Lifter, case: Case, method: Method, seed: int, known: Known) -> _Lift:
+    pace = Shared(method, lifter, known)
     try:
-        asset = runner(
-            *(case.pixels, case.mask, case.pointmap, seed), speed=method.speed, ledger=ledger
-        )
+        view, found = lifted(lifter, case, method.config(lifter.config), pace, seed)
     except LociError as error:  # mostly: no voxel above threshold
-        return _Lifted(None, ledger, str(error))
-    return _Lifted(guess_of(asset), ledger)
+        return _Lift(None, pace.ledger, str(error))
+    return _Lift(guess_of(view.asset(found)), pace.ledger)

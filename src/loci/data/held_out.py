@@ -12,9 +12,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+import tyro
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -41,7 +42,11 @@ def held_out() -> dict[str, Split]:
     return {name: splits[split] for split, name, *_ in words}
 
 
-def hold_out(source: Path, objects: Path, out: Path) -> None:
+def hold_out(
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
+    objects: Path,
+    out: Path,
+) -> None:
     """Write the list of held-out objects.
 
     Args:

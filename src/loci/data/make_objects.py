@@ -10,8 +10,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import tyro
 
 from loci.data.held_out import held_out
 from loci.data.mesh_cleaning import Unusable, check_name, normalized
@@ -22,7 +24,7 @@ from loci.data.object_render import ObjectRenderer
 from loci.data.object_source import Source, find_sources
 from loci.data.object_surface import even_samples, seen_surface
 from loci.data.voxelise import GRID, need_scipy, occupied, pack, signed_distance
-from loci.errors import LociError
+from loci.errors import LociError, check_seed
 from loci.files import replacing
 
 VERSION = 1
@@ -53,7 +55,7 @@ class Making:
 
 
 def objects(
-    source: Path,
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
     out: Path,
     views: int = 16,
     size: int = 192,
@@ -99,10 +101,11 @@ def generate(
         ("views", config.views, 4096),
         ("size", config.size, 2048),
         ("workers", workers, 1024),
-        ("limit", limit or 1, 1_000_000),
+        ("limit", 1 if limit is None else limit, 1_000_000),
     ):
         if not 1 <= value <= most:
             raise LociError(f"{name} {value}, expected 1 to {most}")
+    check_seed(config.seed)
     need_trimesh()
     need_scipy()
     began = time.perf_counter()

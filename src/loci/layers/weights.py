@@ -12,7 +12,7 @@ import typing
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -147,7 +147,8 @@ def pretrained_folder(source: Path | str) -> Path:
     text = str(source)
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise LociError(
-            f"{text}: no such model folder, expected one, a shipped model, or a hub id (owner/name)"
+            f"{text}: no such model folder, and no model of that name is shipped; expected one of "
+            "them or a hub id (owner/name)"
         )
     try:
         from huggingface_hub import snapshot_download
@@ -204,6 +205,9 @@ def _build(kind: Any, value: Any) -> Any:
             raise TypeError(f"unknown field {', '.join(unknown)}")
         fields = {name: _build(hints[name], entry) for name, entry in value.items()}
         return typing.cast(Any, kind)(**fields)
+    if typing.get_origin(kind) is Literal and value not in typing.get_args(kind):
+        expected = " or ".join(map(repr, typing.get_args(kind)))
+        raise ValueError(f"{value!r}, expected {expected}")
     if typing.get_origin(kind) is tuple and isinstance(value, list):
         entry = typing.get_args(kind)[0]
         return tuple(_build(entry, item) for item in value)

@@ -82,14 +82,14 @@ def reckoned_rotation(
     """
     batch, frames = relative.shape[:2]
     full = (batch, frames, rows, columns)
-    poses = with_spread(relative.double().cpu())
+    poses = with_spread(relative.cpu().double())
     heading, x, y = (part[:, :, None, None, None] for part in poses[..., :3].unbind(-1))
     angles = panorama_angles(poses[..., 3], columns, config.fov)
     view = heading - angles[:, :, None, :, None]
     place = torch.tensor(config.place, dtype=torch.float64)
 
     def axis(values: Tensor, pairs: int, base: float) -> Tensor:
-        return values.double().cpu()[..., None] * axis_frequencies(pairs, base)
+        return values.cpu().double()[..., None] * axis_frequencies(pairs, base)
 
     parts = [
         axis(times, config.time, 100.0)[:, :, None, None],

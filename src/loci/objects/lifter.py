@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
+from loci.acceleration.laws import Laws
 from loci.acceleration.ledger import Ledger
 from loci.acceleration.speeds import Speed
 from loci.errors import LociError
@@ -28,12 +29,20 @@ from loci.objects.view import Mask, Picture, Pointmap, View, mask_names
 SHIPPED = Path(__file__).parents[1] / "shipped"
 
 
+def shipped_folder(source: str | Path) -> Path | None:
+    """Where the shipped model of a name is; None if there is none of that name."""
+    folder = SHIPPED / source
+    named = Path(source).name == str(source)
+    return folder if named and (folder / LIFTER_NAME).is_file() else None
+
+
 class Lifter:
     """A model that lifts objects out of pictures.
 
     Nothing is loaded before the first run. Its parts come in when their stage begins and go when
     it has ended, so that memory holds one of them at a time; with `keep` they stay for the next
-    run. One instance may be used again and again: a run leaves nothing behind in it.
+    run. One instance may be used again and again: a run leaves nothing behind in it. `laws` say
+    what a tolerance means for this model.
     """
 
     def __init__(
@@ -43,8 +52,9 @@ class Lifter:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         keep: bool = False,
+        laws: Laws | None = None,
     ) -> None:
-        self.config = config
+        self.config, self.laws = config, laws or Laws()
         self.stages = Stages(parts, torch.device(device), dtype, keep)
 
     @classmethod
@@ -68,25 +78,24 @@ class Lifter:
             LociError: when there is no such model, or one of its parts is not there. That a part's
                 tensors fit is checked when it is loaded.
         """
-        folder = Path(source)
-        if folder.name == str(source) and (SHIPPED / folder / LIFTER_NAME).is_file():
-            folder = SHIPPED / folder
-        elif folder.is_dir() and (released := ReleasedParts.find(folder)) is not None:
-            return cls(LifterConfig(), released, device, dtype, keep)
-        else:
+        folder = shipped_folder(source)
+        if folder is None:
             folder = pretrained_folder(source)
+            if (released := ReleasedParts.find(folder)) is not None:
+                return cls(LifterConfig(), released, device, dtype, keep, Laws.beside(folder))
         config = load_config(folder / LIFTER_NAME, LifterConfig)
         unknown = set(config.decoders) - set(DECODERS)
         if unknown or not config.decoders:
             raise LociError(f"{folder / LIFTER_NAME}: decoders, expected {' or '.join(DECODERS)}")
         parts = SavedParts(folder)
         parts.check(config.parts)
-        return cls(config, parts, device, dtype, keep)
+        return cls(config, parts, device, dtype, keep, Laws.beside(folder))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a folder that `from_pretrained` reads; floating weights as `dtype` if given."""
         save_parts(Path(folder), self.stages.parts, self.config.parts, dtype)
         save_config(Path(folder) / LIFTER_NAME, self.config)
+        self.laws.write(Path(folder))
 
     def __call__(
         self,
@@ -178,7 +187,7 @@ class Lifter:
             view.subject(mask, name, seed, self.config.input_size)
             for mask, name in zip(masks, names, strict=True)
         ]
-        pace = Pace(speed, ledger, verify)
+        pace = Pace(speed, ledger, verify, self.laws)
         run = Lifting(self._with_decoders(decoders), self.stages, subjects, pace, progress)
         found = run.run()
         return Scene(tuple(replace(view.asset(one), costs=tuple(run.costs)) for one in found))

@@ -198,8 +198,10 @@ class Lifting:
             *(coords, logits, subject.cutout, self.pace.speed),
             *(config.prune, config.voxel_limit, chance),
         )
-        if choice.merged is not None:
-            self.pace.ledger.entry("decoding").decoding_factor = choice.merged.factor
+        if choice.detail is not None:
+            entry = self.pace.ledger.entry("decoding")
+            entry.detail = choice.detail
+            entry.decoding_factor = choice.merged.factor if choice.merged else 1.0
         scale, shift = (part.to(self.stages.device)[None] for part in subject.normaliser)
         pose = decode_pose(latents, scale, shift, choice.shrunk, config.convention)
         return Lifted(pose, choice, logits.shape[-1])

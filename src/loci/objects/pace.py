@@ -6,9 +6,10 @@ from contextlib import AbstractContextManager
 from jaxtyping import Float
 from torch import Tensor
 
+from loci.acceleration.laws import Laws
 from loci.acceleration.ledger import Ledger, StageEntry
 from loci.acceleration.progress import Interval
-from loci.acceleration.speeds import Speed, chosen_speed
+from loci.acceleration.speeds import UNCALIBRATED, Speed, chosen_speed
 from loci.flow.policy import State
 from loci.layers.sparse import Voxels
 from loci.objects.latent_flow import LatentFlow
@@ -23,8 +24,9 @@ OnStep = Callable[[int, State], None]
 class Pace:
     """A speed with the ledger of one run or of several.
 
-    With `verify` every flow runs a second time, exactly, from the same noise and on the same
-    voxels. What that costs is not in the ledger, and what it finds does not change the run.
+    What the speed leaves open the model's `laws` say. With `verify` every flow runs a second time,
+    exactly, from the same noise and on the same voxels. What that costs is not in the ledger, and
+    what it finds does not change the run.
     """
 
     def __init__(
@@ -32,9 +34,12 @@ class Pace:
         speed: str | Speed | None = None,
         ledger: Ledger | None = None,
         verify: bool = False,
+        laws: Laws | None = None,
     ) -> None:
-        self.speed, self.verify = chosen_speed(speed), verify
+        self.speed, self.verify = chosen_speed(speed).calibrated(laws or Laws()), verify
         self.ledger = ledger if ledger is not None else Ledger()
+        if {"structure", "latents"} & set(self.speed.uncalibrated):
+            self.ledger.note(UNCALIBRATED)
 
     def timed(self, stage: str) -> AbstractContextManager[StageEntry]:
         """Adds the seconds of the block to the stage."""

@@ -33,7 +33,8 @@ class VoxelChoice(NamedTuple):
         scores: of each of `voxels`, for the carving of tokens (`spectral.token_scores`).
         shrunk: how many times smaller than its grid says the object was drawn; the pose's scale
             makes up for it.
-        merged: how voxels were merged for their spectrum's sake, None if they were not to be.
+        merged: how voxels were merged for their spectrum's sake, None if they were not.
+        detail: the joint spectral ratio that decides it, None if it was not asked for.
     """
 
     structure: Int[Tensor, "k 4"]
@@ -42,6 +43,7 @@ class VoxelChoice(NamedTuple):
     scores: Float[Tensor, "n"]
     shrunk: float = 1
     merged: Aggregation | None = None
+    detail: float | None = None
 
     @property
     def late(self) -> bool:
@@ -101,13 +103,16 @@ def choose_voxels(
     if speed.decoding is None:
         return _whole(coords, scores, resolution, limit, chance)
     config = speed.decoding
-    factor = decoding_factor(
+    ratios = (
         picture_ratio(cutout, config.mode),
         grid_ratio(coords, values, resolution, config.mode),
-        len(coords),
-        config,
     )
-    return _merged(coords, scores, resolution, factor, config, limit, chance)
+    factor = decoding_factor(*ratios, len(coords), config, resolution)
+    if config.mode == "loci" and factor == 1:
+        choice = _whole(coords, scores, resolution, limit, chance)
+    else:
+        choice = _merged(coords, scores, resolution, factor, config, limit, chance)
+    return choice._replace(detail=config.joint(*ratios))
 
 
 def _whole(

@@ -29,15 +29,24 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: `steps` optimiser steps, or `minutes` of training time if given."""
+    """How long to train: `steps` optimiser steps, or `minutes` of training time if given.
+
+    Raises:
+        LociError: when the minutes are not a number greater than 0.
+    """
 
     steps: int = 10_000
     minutes: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise LociError(f"--minutes: {self.minutes}, expected a number greater than 0")
+
     def fraction(self, step: int, seconds: float) -> float:
         """Share of the budget used, in [0, 1]."""
-        used = seconds / (60 * self.minutes) if self.minutes else step / max(self.steps, 1)
-        return min(used, 1.0)
+        if self.minutes is not None:
+            return min(seconds / (60 * self.minutes), 1.0)
+        return min(step / max(self.steps, 1), 1.0)
 
 
 @dataclass(frozen=True)

@@ -7,24 +7,30 @@ from pathlib import Path
 import torch
 
 from loci.errors import LociError
-from loci.files import replacing
+from loci.files import replacing, replacing_folder
 from loci.presets import doom_world
 from loci.world.frame_codec import FrameCodec
 from loci.world.transformer import WorldTransformer
-from loci.world.world import World
+from loci.world.world import SAVED, World
 
 EXAMPLE_MAP = (5, 104)
 """Seed and episode of the held-out map whose first view is the example picture."""
 EXAMPLE_PIXELS = 384
+EXAMPLE, CARD = "example.png", "README.md"
+OURS = {*SAVED, EXAMPLE, CARD}
+"""What an older model folder holds and may be replaced."""
 
 
 def ship(codec: Path, world: Path, out: Path) -> None:
-    """Put trained parts together as one model that loci walk can load.
+    """Write one model folder that loci walk can load, all or nothing, and print what it weighs.
 
     Args:
         codec: the folder of a finished run of loci train codec.
         world: the folder of a finished run of loci train world.
-        out: the model folder to write.
+        out: the folder; an older model in it is replaced, except for its card.
+
+    Raises:
+        LociError: when a run is not finished, or the folder holds anything else.
     """
     for run in (codec, world):
         if not (run / "final").is_dir():
@@ -33,13 +39,15 @@ def ship(codec: Path, world: Path, out: Path) -> None:
         WorldTransformer.from_pretrained(world / "final"),
         FrameCodec.from_pretrained(codec / "final"),
     )
-    out.mkdir(parents=True, exist_ok=True)
-    _example(out / "example.png")
-    World(doom_world(), *parts).save_pretrained(out, torch.bfloat16)
-    for run, name in ((codec, "codec"), (world, "transformer")):
-        shutil.copyfile(run / "log.jsonl", out / name / "log.jsonl")
-        draw_curves(run / "log.jsonl", out / name / "curves.png")
-    size = sum(path.stat().st_size for path in out.rglob("*.safetensors"))
+    with replacing_folder(out, OURS.__contains__) as draft:
+        World(doom_world(), *parts).save_pretrained(draft, torch.bfloat16)
+        _example(draft / EXAMPLE)
+        for run, name in ((codec, "codec"), (world, "transformer")):
+            shutil.copyfile(run / "log.jsonl", draft / name / "log.jsonl")
+            draw_curves(run / "log.jsonl", draft / name / "curves.png")
+        if (out / CARD).is_file():
+            shutil.copyfile(out / CARD, draft / CARD)
+        size = sum(path.stat().st_size for path in draft.rglob("*.safetensors"))
     print(f"{out}: {size / 1e6:.1f} MB of weights")
 
 

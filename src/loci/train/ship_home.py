@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from loci.acceleration.laws import LAWS_NAME
 from loci.data.credits import credits_text
 from loci.data.objects import ObjectRecord, ObjectSet
 from loci.errors import LociError
@@ -41,8 +42,8 @@ from loci.train.latent_flow import STATISTICS_NAME
 from loci.train.ship_example import EXAMPLE, MASK, write_example
 
 CARD, CREDITS, TRAINING = "README.md", "CREDITS.md", "training"
-OURS = {*PARTS, LIFTER_NAME, CARD, CREDITS, TRAINING, EXAMPLE, MASK}
-"""What an older model folder holds and may be replaced."""
+OURS = {*PARTS, LIFTER_NAME, LAWS_NAME, CARD, CREDITS, TRAINING, EXAMPLE, MASK}
+"""What an older model folder holds and may be replaced. Laws are measured on the shipped model."""
 TEMPLATE = "home_card.md"
 
 

@@ -39,15 +39,15 @@ class StructureLoss:
     """How a batch is judged.
 
     Attributes:
-        draws: noise levels per sample: the condition is the dear part, and is made once.
         dropped: share of samples without any condition, which guidance needs.
-        level_mean: of the logit-normal noise levels; above 0 prefers noise.
+        level_means: of the logit-normal noise levels, one level per sample for each: the condition
+            is the dear part, and is made once. Above 0 prefers noise; where there is next to
+            nothing but noise, all that can be learned is what the picture says.
         weights: of the latents.
     """
 
-    draws: int = 2
     dropped: float = 0.1
-    level_mean: float = 1.0
+    level_means: tuple[float, ...] = (2.5, 0.5)
     weights: Mapping[str, float] = field(default_factory=modality_weights)
 
 
@@ -84,9 +84,10 @@ class StructureObjective(nn.Module):
         condition = self.condition(batch)
         kept = torch.rand(len(condition), generator=rng) >= self.loss.dropped
         condition = condition * kept.to(condition)[:, None, None]
-        draws, size = self.loss.draws, len(condition)
+        draws, size = len(self.loss.level_means), len(condition)
         context = repeated(self.flow.context(condition), draws)
-        level = sample_levels(draws * size, 1.0, rng, self.loss.level_mean).to(condition.device)
+        levels = [sample_levels(size, 1.0, rng, mean) for mean in self.loss.level_means]
+        level = torch.cat(levels).to(condition.device)
         data = {name: x.repeat(draws, 1, 1) for name, x in data.items()}
         noise = {
             name: torch.randn(x.shape, generator=rng).to(x) for name, x in sorted(data.items())

@@ -1,0 +1,105 @@
+"""`loci bench calibrate` on a tiny models with random weights."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loci.acceleration.budget import Calibration
+from loci.acceleration.laws import LAWS_NAME, Laws
+from loci.acceleration.ledger import Ledger
+from loci.acceleration.speeds import exact
+from loci.bench import walk_budget
+from loci.bench.calibrate import calibrate, measured
+from loci.bench.speed_budget import TOLERANCES, Tried
+from loci.bench.walk_budget import recorded, tried_walks
+from loci.data.shards import shard_path, write_meta, write_shard
+from loci.errors import LociError
+from loci.objects.lifter import Lifter
+from loci.objects.structure_sampling import StructureSampling
+from loci.world.world import World
+
+from ..objects.lifters import example, small_lifter
+from ..world.models import small_world
+from .object_folders import write_tables
+
+
+def test_a_model_reads_what_was_measured_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, data = tmp_path / "model", tmp_path / "objects"
+    small_lifter(structure=StructureSampling(steps=8)).save_pretrained(model)
+    write_tables(data / "train", [1])
+    write_tables(data / "test", [2])
+    Laws(walk=Calibration(5.0)).write(model)
+    calibrate(str(model), data, train=1, held_out=1, json=tmp_path / "budget.json")
+    laws = Lifter.from_pretrained(model).laws
+    assert laws.structure is not None
+    assert laws.decoding is not None
+    assert laws.walk == Calibration(5.0)
+    printed = capsys.readouterr().out
+    assert "share within" in printed
+    assert LAWS_NAME in printed
+    assert (tmp_path / "budget.json").exists()
+    ledger = Ledger()
+    speed = exact().within(TOLERANCES[-1])
+    Lifter.from_pretrained(model)(*example(), seed=0, speed=speed, ledger=ledger)
+    assert (ledger.notes == []) == (laws.latents is not None)
+
+
+def test_a_world_reads_what_was_measured_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Untrained, so lines go wrong at once: with many steps there is something to skip."""
+    monkeypatch.setattr(walk_budget, "TOLERANCES", (0.2, 0.4))
+    model, data = tmp_path / "model", tmp_path / "walks"
+    world = small_world()
+    world.config = replace(world.config, sampling=replace(world.config.sampling, steps=10))
+    world.save_pretrained(model)
+    for part in ("train", "test"):
+        write_walk(data / part, 1 + world.chunk)
+    calibrate(str(model), data, train=1, held_out=1)
+    law = World.from_pretrained(model).laws.walk
+    assert law is not None
+    (walk,) = recorded(data / "test", 1)
+    assert walk.actions.shape == (1 + world.chunk, 2)
+    pairs = tried_walks(world, [walk], Laws(walk=Calibration(1e4)), 0)
+    assert {error for _, error in pairs} == {0.0}
+
+
+def write_walk(folder: Path, frames: int) -> None:
+    """One walk past noise, as `loci data doom` would leave it."""
+    rng = np.random.default_rng(0)
+    sizes = {"version": 1, "episodes": 1, "frames": frames, "frame_size": 32}
+    write_meta(folder, sizes | {"episodes_per_shard": 1})
+    arrays = {
+        "frames": rng.integers(0, 256, (1, frames, 32, 32, 3), np.uint8),
+        "poses": np.zeros((1, frames, 3), np.float32),
+        "actions": rng.integers(0, 3, (1, frames, 2), np.uint8),
+        "kinds": np.zeros(1, np.uint8),
+        "map_seeds": np.zeros(1, np.int64),
+    }
+    write_shard(shard_path(folder, 0), arrays)
+
+
+def test_laws_follow_from_runs() -> None:
+    found = Tried(Laws())
+    with pytest.raises(LociError, match="no object can be lifted"):
+        measured(found, Laws())
+    found.details = [0.1, 0.2, 0.3, 0.4]
+    found.pairs["structure"] = [(t, 3 * t) for t in TOLERANCES]
+    found.pairs["latents"] = [(t, 0.0) for t in TOLERANCES]
+    laws = measured(found, Laws(latents=Calibration(2.0)))
+    assert laws.structure is not None
+    assert laws.structure.true(0.1) == pytest.approx(0.3)
+    assert laws.latents is None, "nothing was skipped"
+    assert laws.decoding is not None
+    assert (laws.decoding.high, laws.decoding.low) == pytest.approx((0.3, 0.2))
+
+
+def test_models_without_a_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(LociError, match="owner/name: no such model folder"):
+        calibrate("owner/name", tmp_path)
+    with pytest.raises(LociError, match="--train: 0, expected at least 1"):
+        calibrate("home", tmp_path, train=0)
