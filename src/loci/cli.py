@@ -72,6 +72,9 @@ COMMANDS = {
     "bench objects": Command(
         "loci.bench.objects:objects", "What becomes of objects nothing was trained on?"
     ),
+    "bench walk-parts": Command(
+        "loci.bench.walk_parts:walk_parts", "Where the time of a walk goes; compiled, halved."
+    ),
     "bench speed": Command("loci.bench.speed:speed", "What skipping saves, and at what loss?"),
     "bench walk-speed": Command(
         "loci.bench.walk_speed:walk_speed", "The same for walks, and does it last?"

@@ -115,7 +115,7 @@ def test_the_transformer_may_compute_in_less(command, folder: Path) -> None:
 
 
 def test_a_speed_ends_with_its_ledger(command, folder: Path, capsys) -> None:
-    assert command(str(folder / "room.png"), "--keys", "w*4", "--speed", "faster") == 0
+    assert command(str(folder / "room.png"), "--keys", "w*4", "--speed", "faster", "--verify") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("stage ")
     (chunks,) = (line.split() for line in lines if line.startswith("chunks"))

@@ -94,3 +94,14 @@ def test_named_speeds_save_evaluations() -> None:
     assert 0 < entry.made < entry.exact == 24
     with pytest.raises(LociError, match="unknown speed 'slow'"):
         world.at_speed("slow")
+
+
+def test_a_verified_walk_is_the_same_walk_and_knows_its_error() -> None:
+    world, checked = small_world(), Ledger()
+    held = Speed("held", walk=Held)
+    frames, _ = walked(world.at_speed(held), 2)
+    again, _ = walked(world.at_speed(held, checked, verify=True), 2)
+    assert np.array_equal(frames, again)
+    assert checked.entry("chunks").errors["video"] > 0
+    walked(world.at_speed("exact", same := Ledger(), verify=True), 1)
+    assert same.entry("chunks").errors["video"] == 0

@@ -221,12 +221,13 @@ def chosen_speed(given: "str | Speed | None") -> Speed:
     return speed(given) if isinstance(given, str) else given
 
 
-def speed(name: str) -> Speed:
-    """The speed of a name.
+def speed(name: str, tolerance: float | None = None) -> Speed:
+    """The speed of a name, or what it becomes within a tolerance of its own (`Speed.within`).
 
     Raises:
-        LociError: when there is none of that name.
+        LociError: when there is none of that name, or the tolerance is no number from 0 on.
     """
     if name not in SPEEDS:
         raise LociError(f"unknown speed {name!r}: expected one of {', '.join(SPEEDS)}")
-    return SPEEDS[name]()
+    chosen = SPEEDS[name]()
+    return chosen if tolerance is None else chosen.within(tolerance)

@@ -18,7 +18,6 @@ from loci.errors import LociError, check_seed
 from loci.files import replacing_folder
 
 if TYPE_CHECKING:
-    from loci.acceleration.speeds import Speed
     from loci.objects.lifter import Lifter
     from loci.objects.lifting import Progress
     from loci.objects.scene import Scene
@@ -84,6 +83,7 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
     _check(options)
 
     from loci.acceleration.ledger import Ledger
+    from loci.acceleration.speeds import speed
     from loci.objects.costs import cost_table
     from loci.objects.lifter import Lifter
     from loci.objects.view import View, touches_edge
@@ -104,7 +104,7 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
         with _bar(lifter, len(masks)) as progress:
             scene = lifter.lift(
                 *(view, masks, names, options.seed),
-                speed=_speed(options),
+                speed=speed(options.speed, options.tolerance),
                 ledger=ledger,
                 verify=options.verify,
                 progress=progress,
@@ -122,26 +122,19 @@ def _check(options: Lift) -> None:
         raise LociError("--mask: none, expected a mask, a --box or a --point for each object")
     if options.pointmap is None and options.pointmap_frame != "pytorch3d":
         raise LociError("--pointmap-frame: given without --pointmap, expected both or neither")
+    from loci.acceleration.speeds import speed
     from loci.objects.asset import FILES
 
     if options.out.suffix.lower() in FILES:
         raise LociError(f"--out: {options.out}, expected the name of a folder for several files")
     check_seed(options.seed)
-    if options.tolerance is not None:
-        _speed(options)
+    speed(options.speed, options.tolerance)
     out = options.out.resolve()
     for given in filter(None, (options.picture, options.pointmap, *options.mask)):
         if out in given.resolve().parents:
             raise LociError(
                 f"{given}: would be replaced by what is written, expected another --out"
             )
-
-
-def _speed(options: Lift) -> Speed:
-    from loci.acceleration.speeds import speed
-
-    chosen = speed(options.speed)
-    return chosen if options.tolerance is None else chosen.within(options.tolerance)
 
 
 def _cut(options: Lift, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Bool[np.ndarray, "h w"]]:

@@ -65,6 +65,10 @@ class Walk:
     """A saved walk to go on with, in place of a picture."""
     speed: Literal["exact", "fast", "faster"] = "exact"
     """What may be spared: nothing, what is hardly seen, or more."""
+    tolerance: Annotated[float | None, tyro.conf.arg(metavar="ERROR")] = None
+    """In place of the speed's own: the error sparing may cause in a chunk (0.02: 2% of its way)."""
+    verify: bool = False
+    """Compute every chunk exactly as well and say how far off it is; the walk stays the same."""
 
     @property
     def sheet(self) -> Path:
@@ -87,13 +91,14 @@ def walk(options: Annotated[Walk, tyro.conf.arg(name="")]) -> None:
     _check(options)
     actions = choose_actions(options)
 
+    from loci.acceleration.speeds import speed
     from loci.world.walk_file import load_walk
     from loci.world.world import SHIPPED, World
 
     world = World.from_pretrained(
         options.model, chosen_device(options.device), chosen_dtype(options.dtype)
     )
-    world = world.at_speed(options.speed)
+    world = world.at_speed(speed(options.speed, options.tolerance), verify=options.verify)
     if len(actions) % world.codec.temporal_factor:
         raise LociError(
             f"{len(actions)} frames: {options.model} makes them in groups, expected a multiple of "

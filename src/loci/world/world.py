@@ -30,7 +30,7 @@ from loci.world.codec import Codec, CodecState
 from loci.world.context import Actions, Address, Context, Prompt
 from loci.world.frame_codec import FrameCodec
 from loci.world.picture import choose_bucket, load_picture, tensor_to_frames
-from loci.world.rollout import SamplingConfig, chunk_context, chunk_noise, sample_chunk
+from loci.world.rollout import VIDEO, SamplingConfig, chunk_context, chunk_noise, sample_chunk
 from loci.world.text import NEGATIVE_PROMPT, TextEncoder
 from loci.world.transformer import WorldTransformer
 from loci.world.wan_codec import WanCodec
@@ -108,7 +108,7 @@ class World:
     ) -> None:
         self.config, self.transformer, self.codec = config, transformer, codec
         self.text_encoder, self.laws = text_encoder, laws or Laws()
-        self.speed, self.ledger = chosen_speed(None), Ledger()
+        self.speed, self.ledger, self.verify = chosen_speed(None), Ledger(), False
         self._check()
         encoder = transformer.latent_encoder
         published = partial(published_memory, encoder) if config.horizon.exact else None
@@ -159,7 +159,9 @@ class World:
             save_config(draft / CONFIG_NAME, self.config)
             self.laws.write(draft)
 
-    def at_speed(self, speed: str | Speed, ledger: Ledger | None = None) -> "World":
+    def at_speed(
+        self, speed: str | Speed, ledger: Ledger | None = None, verify: bool = False
+    ) -> "World":
         """The same world, walked at another speed; parts and walks are shared.
 
         Args:
@@ -167,11 +169,13 @@ class World:
                 (docs/acceleration.md). Every chunk gets a policy of its own.
             ledger: written with what is done and spared; a new one by default. It is the world's
                 `ledger` afterwards.
+            verify: sample every chunk once more, exactly, and write the error into the ledger.
 
         Raises:
             LociError: when there is no speed of that name.
         """
         other = copy.copy(self)
+        other.verify = verify
         other.speed = chosen_speed(speed).calibrated(self.laws)
         other.ledger = ledger if ledger is not None else Ledger()
         if "walk" in other.speed.uncalibrated:
@@ -290,6 +294,9 @@ class World:
         with self.ledger.timed("chunks"):
             policy = self.ledger.watched("chunks", self.speed.walk_policy())
             latents = sample_chunk(self.transformer, noise, context, self.config.sampling, policy)
+        if self.verify:
+            exact = sample_chunk(self.transformer, noise, context, self.config.sampling)
+            self.ledger.verified("chunks", {VIDEO: latents}, {VIDEO: exact})
         return latents, poses
 
     def _context(
