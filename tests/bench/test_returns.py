@@ -12,10 +12,15 @@ from ..world.models import small_world
 from .test_memory import needs_the_engine
 
 
+def two_maps() -> tuple[int, int]:
+    room, another = held_out_maps(2, 0)
+    return room, another
+
+
 def test_true_remembered_and_forgotten_views_stand_below_each_other(tmp_path: Path) -> None:
     needs_the_engine()
     world = small_world()
-    trial = make_trial("spin", 88, *held_out_maps(2, 0), world.size or (64, 64))
+    trial = make_trial("spin", 88, *two_maps(), world.size or (64, 64))
     height, width = trial.truth.shape[1:3]
     sheet = np.asarray(drawn(world, trial, seed=0))
     step = SCALE * (height + GAP)

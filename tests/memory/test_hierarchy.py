@@ -1,5 +1,7 @@
 """The plan of the unbounded memory: coverage, budget and permanence at every length."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -111,6 +113,6 @@ def test_the_plan_does_not_depend_on_how_latents_are_handed_over(
     "sizes",
     [{"window": 0}, {"window": 6}, {"window": 12}, {"budget": 6}, {"recent": -1}],
 )
-def test_impossible_configurations_are_refused(sizes: dict[str, int]) -> None:
+def test_impossible_configurations_are_refused(sizes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="window|budget|recent"):
         HierarchyConfig(**sizes)

@@ -1,4 +1,5 @@
 from copy import deepcopy
+from typing import cast
 
 import pytest
 import torch
@@ -39,16 +40,17 @@ def test_it_learns_and_the_matrix_inside_moves_by_the_rate() -> None:
     targets = torch.stack([inputs.sum(dim=1), inputs[:, 0] * inputs[:, 1]], dim=1)
     losses = []
     for number in range(60):
-        inner, bias = model[2].weight.detach().clone(), model[2].bias.detach().clone()
+        middle = cast(nn.Linear, model[2])
+        inner, bias = middle.weight.detach().clone(), middle.bias.detach().clone()
         loss = (model(inputs) - targets).square().mean()
         steps.zero_grad()
         loss.backward()
         steps.step()
         losses.append(loss.item())
         if number == 0:
-            moved = (model[2].weight - inner).square().mean().sqrt().item()
+            moved = (middle.weight - inner).square().mean().sqrt().item()
             assert moved == pytest.approx(0.2 * 2e-2, rel=0.3), "as long as a step of AdamW"
-            assert not torch.equal(model[2].bias, bias), "biases are AdamW's"
+            assert not torch.equal(middle.bias, bias), "biases are AdamW's"
     assert losses[-1] < 0.2 * losses[0]
 
 

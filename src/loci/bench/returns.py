@@ -41,7 +41,8 @@ def returns(out: Path, model: str = "doom", length: int = 96, seed: int = 0) -> 
     from loci.world.world import World
 
     world = World.from_pretrained(model)
-    trial = make_trial("spin", length, *held_out_maps(2, seed), world.size or (FRAME, FRAME))
+    room, another = held_out_maps(2, seed)
+    trial = make_trial("spin", length, room, another, world.size or (FRAME, FRAME))
     if trial.hidden.sum() < TILES:
         raise LociError(f"--length: {length} frames bring back too few views, expected 64 or more")
     with replacing(out) as draft:

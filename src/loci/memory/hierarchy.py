@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, NamedTuple, Protocol
 
+import numpy as np
+from jaxtyping import Bool
+
 from loci.memory.compressor import RATE
 
 
@@ -83,7 +86,7 @@ Folds = dict[Span, tuple[Span, ...]]
 class Views(Protocol):
     """Knows where spans look; told of every merge."""
 
-    def unique(self, spans: Sequence[Span]) -> Sequence[Sequence[bool]]:
+    def unique(self, spans: Sequence[Span]) -> Bool[np.ndarray, "n-3 4"]:
         """For every four neighbours, which of them show what no span outside of them shows as
         finely: one row for each place where four neighbours begin."""
         ...

@@ -1,6 +1,7 @@
 """Merging codes by where they look: four views become one panorama."""
 
 import math
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -31,6 +32,11 @@ class PanoramaLayer(nn.Module):
         self.ffn = nn.Sequential(
             nn.Linear(dim, 2 * dim), nn.GELU(approximate="tanh"), nn.Linear(2 * dim, dim)
         )
+
+    @property
+    def last(self) -> tuple[nn.Linear, nn.Linear]:
+        """Where attention and feed-forward end."""
+        return self.attn.o, cast(nn.Linear, self.ffn[-1])
 
     def forward(
         self, x: Float[Tensor, "b n d"], views: Float[Tensor, "b m d"], at, views_at
@@ -64,7 +70,7 @@ class PanoramaMerge(nn.Module):
     def initialise(self) -> None:
         """Layers begin without effect: what is gathered by direction alone can be read already."""
         for layer in self.layers:
-            for last in (layer.attn.o, layer.ffn[-1]):
+            for last in cast(PanoramaLayer, layer).last:
                 last.weight.zero_()
                 last.bias.zero_()
 
