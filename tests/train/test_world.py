@@ -96,7 +96,7 @@ def test_every_weight_gets_a_gradient() -> None:
     model.initialise(gate=1.0)
     # What begins as zeros hides the gradients of what stands before it.
     torch.nn.init.normal_(model.head.head.weight, std=0.02)
-    for name, weight in model.latent_encoder.named_parameters():
+    for weight in model.latent_encoder.parameters():
         if not weight.any():
             torch.nn.init.normal_(weight, std=0.02)
     batch = draw(wandering(), Recipe((2, 1, 0)), 2, np.random.default_rng(0))
