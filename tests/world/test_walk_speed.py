@@ -105,3 +105,14 @@ def test_a_verified_walk_is_the_same_walk_and_knows_its_error() -> None:
     assert checked.entry("chunks").errors["video"] > 0
     walked(world.at_speed("exact", same := Ledger(), verify=True), 1)
     assert same.entry("chunks").errors["video"] == 0
+
+
+def test_fewer_steps_are_written_down_as_saved() -> None:
+    world = small_world()
+    steps = world.config.sampling.steps
+    frames, _ = walked(world.at_speed(Speed("half", walk_steps=0.5), ledger := Ledger()), 3)
+    entry = ledger.entry("chunks")
+    assert (entry.made, entry.made + entry.saved) == (3 * round(steps / 2), 3 * steps)
+    fewer = small_world()
+    fewer.config = replace(fewer.config, sampling=replace(fewer.config.sampling, steps=steps // 2))
+    assert np.array_equal(frames, walked(fewer, 3)[0])

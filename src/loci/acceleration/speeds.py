@@ -49,6 +49,7 @@ class Speed:
             does not.
         dropped: of the voxels that were found, the share that goes at random, for comparison.
         walk: steps and tokens of a chunk of a walk.
+        walk_steps: the part of a chunk's Euler steps that is taken; the steps are longer.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Speed:
     prune: bool = True
     dropped: float = 0.0
     walk: StepCacheConfig | TokenBudgetConfig | WalkPolicies | None = None
+    walk_steps: float = 1.0
 
     def structure_policy(self, interval: Interval | None) -> StepPolicy:
         """For one run of the structure flow, guided between two timesteps."""
@@ -127,6 +129,7 @@ class Speed:
             walk=replace(walk, tolerance=tolerance)
             if isinstance(walk, TokenBudgetConfig)
             else cache(walk, ()),
+            walk_steps=1.0,
         )
 
     def calibrated(self, laws: Laws) -> "Speed":
@@ -190,7 +193,7 @@ def fast() -> Speed:
         "fast",
         StepCacheConfig("loci", layout=LAYOUT, tolerance=0.03),
         TokenBudgetConfig(tolerance=0.03),
-        walk=StepCacheConfig("loci", tolerance=0.02),
+        walk_steps=0.5,
     )
 
 
@@ -201,7 +204,7 @@ def faster() -> Speed:
         StepCacheConfig("loci", layout=LAYOUT, tolerance=0.08),
         TokenBudgetConfig(tolerance=0.08),
         DecodingConfig("loci"),
-        walk=StepCacheConfig("loci", tolerance=0.05),
+        walk_steps=0.25,
     )
 
 

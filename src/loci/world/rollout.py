@@ -1,11 +1,13 @@
 """One chunk of a walk: from what is remembered and what is pressed to new latents."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from loci.acceleration.ledger import Ledger
+from loci.acceleration.speeds import Speed
 from loci.flow.guidance import Velocity, guided
 from loci.flow.policy import Rows, State, StepPolicy, TokenPolicy
 from loci.flow.sampler import sample
@@ -27,6 +29,10 @@ class SamplingConfig:
     shift: float = 7.0
     even: bool = False
     guidance: float = 5.0
+
+    def fewer(self, part: float) -> "SamplingConfig":
+        """With a part of the steps, at least one."""
+        return replace(self, steps=max(1, round(part * self.steps)))
 
 
 def chunk_context(
@@ -71,6 +77,30 @@ def sample_chunk(
         partial=lambda state, timestep, rows: stepped(flow.part(rows))(state, timestep),
     )
     return to_latents(state[VIDEO][None], noise.shape)
+
+
+def sample_at_speed(
+    model: WorldTransformer,
+    noise: Float[Tensor, "1 16 t h w"],
+    context: Context,
+    sampling: SamplingConfig,
+    speed: Speed,
+    ledger: Ledger,
+    verify: bool = False,
+) -> Float[Tensor, "1 16 t h w"]:
+    """`sample_chunk` with what a speed spares, written down under "chunks".
+
+    With `verify` it is sampled once more, exactly, and the error is written down as well.
+    """
+    taken = sampling.fewer(speed.walk_steps)
+    with ledger.timed("chunks") as entry:
+        policy = ledger.watched("chunks", speed.walk_policy())
+        latents = sample_chunk(model, noise, context, taken, policy)
+        entry.exact += sampling.steps - taken.steps
+    if verify:
+        exact = sample_chunk(model, noise, context, sampling)
+        ledger.verified("chunks", {VIDEO: latents}, {VIDEO: exact})
+    return latents
 
 
 class ChunkFlow:

@@ -30,7 +30,7 @@ from loci.world.codec import Codec, CodecState
 from loci.world.context import Actions, Address, Context, Prompt
 from loci.world.frame_codec import FrameCodec
 from loci.world.picture import choose_bucket, load_picture, tensor_to_frames
-from loci.world.rollout import VIDEO, SamplingConfig, chunk_context, chunk_noise, sample_chunk
+from loci.world.rollout import SamplingConfig, chunk_context, chunk_noise, sample_at_speed
 from loci.world.text import NEGATIVE_PROMPT, TextEncoder
 from loci.world.transformer import WorldTransformer
 from loci.world.wan_codec import WanCodec
@@ -291,12 +291,8 @@ class World:
         frames = self.config.chunk // self.codec.temporal_factor + int(self.config.overlap)
         shape = (*state.local.shape[:2], frames, *state.local.shape[3:])
         noise = chunk_noise(state.seed, state.chunks, shape, self._device)
-        with self.ledger.timed("chunks"):
-            policy = self.ledger.watched("chunks", self.speed.walk_policy())
-            latents = sample_chunk(self.transformer, noise, context, self.config.sampling, policy)
-        if self.verify:
-            exact = sample_chunk(self.transformer, noise, context, self.config.sampling)
-            self.ledger.verified("chunks", {VIDEO: latents}, {VIDEO: exact})
+        run = self.speed, self.ledger, self.verify
+        latents = sample_at_speed(self.transformer, noise, context, self.config.sampling, *run)
         return latents, poses
 
     def _context(
