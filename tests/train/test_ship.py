@@ -62,7 +62,7 @@ def test_what_fails_leaves_the_older_model(
     def broken(log: Path, image: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shipping, "draw_curves", broken)
+    monkeypatch.setattr(shipping, "draw_panels", broken)
     with pytest.raises(KeyboardInterrupt):
         ship(*runs, out)
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "config.json"]

@@ -4,6 +4,7 @@ Judged by sampled frames against the engine's true ones. A gap in the loss is no
 that cannot recall show a large one at low noise.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -27,6 +28,9 @@ SIZE = 24
 RECIPES = {
     "near": Recipe((6, 0, 0), 3),
     "far": Recipe((2, 4, 0), 3),
+    # By themselves: beside unmerged codes, merged ones can be empty and nobody notices.
+    "merged": Recipe((0, 8, 0), 3),
+    "twice_merged": Recipe((0, 0, 2), 3),
     "whole": Recipe(stride=3, whole=20, lengths=range(512, 513)),
 }
 
@@ -40,10 +44,18 @@ class Exam:
     codec: Codec
 
     @classmethod
-    def prepare(cls, walks: LatentWalks, frames: np.ndarray, codec: Codec) -> "Exam":
-        """Fixed batches: the same questions at every examination."""
-        rng = np.random.default_rng(7)
-        batches = {name: draw(walks, r, SIZE, rng, revisits=1.0) for name, r in RECIPES.items()}
+    def prepare(
+        cls,
+        walks: LatentWalks,
+        frames: np.ndarray,
+        codec: Codec,
+        recipes: Mapping[str, Recipe] = RECIPES,
+    ) -> "Exam":
+        """Fixed batches: the same questions at every examination, whatever else is asked."""
+        batches = {
+            name: draw(walks, recipe, SIZE, np.random.default_rng(7), revisits=1.0)
+            for name, recipe in recipes.items()
+        }
         true = {}
         for name, batch in batches.items():
             rows = batch.walks[:, None].numpy(), batch.target_frames.numpy()

@@ -1,6 +1,5 @@
 """From training runs to a model folder: bfloat16 weights, configs, logs and curves."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 from loci.errors import LociError
 from loci.files import replacing, replacing_folder
 from loci.presets import doom_world
+from loci.train.curves import draw_panels
 from loci.world.frame_codec import FrameCodec
 from loci.world.transformer import WorldTransformer
 from loci.world.world import SAVED, World
@@ -44,7 +44,7 @@ def ship(codec: Path, world: Path, out: Path) -> None:
         _example(draft / EXAMPLE)
         for run, name in ((codec, "codec"), (world, "transformer")):
             shutil.copyfile(run / "log.jsonl", draft / name / "log.jsonl")
-            draw_curves(run / "log.jsonl", draft / name / "curves.png")
+            draw_panels(run / "log.jsonl", draft / name / "curves.png")
         if (out / CARD).is_file():
             shutil.copyfile(out / CARD, draft / CARD)
         size = sum(path.stat().st_size for path in draft.rglob("*.safetensors"))
@@ -65,23 +65,3 @@ def _example(image: Path) -> None:
     )
     with replacing(image) as part:
         picture.save(part, format="PNG")
-
-
-def draw_curves(log: Path, image: Path) -> None:
-    """Loss above, held-out PSNR below, over the steps of a run."""
-    from matplotlib.figure import Figure
-
-    records = [json.loads(line) for line in log.read_text().splitlines()]
-    figure = Figure(figsize=(7, 5), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True)
-    losses = [(r["step"], r["loss"]) for r in records if "loss" in r]
-    above.plot(*zip(*losses, strict=True))
-    above.set(ylabel="loss", yscale="log")
-    unrelated = {"step", "seconds", "loss", "rate", "samples", "final"}
-    for name in sorted({key for r in records for key in r} - unrelated):
-        points = [(r["step"], r[name]) for r in records if name in r]
-        below.plot(*zip(*points, strict=True), marker="o", label=name)
-    below.set(xlabel="step", ylabel="held-out PSNR, dB")
-    below.legend(fontsize="x-small")
-    with replacing(image) as part:
-        figure.savefig(part, format="png", dpi=110)
