@@ -44,16 +44,18 @@ def home() -> ObjectModel:
             pointmap=PointmapEmbedderConfig(input_size=64, patch=8, dim=48, heads=2),
             dim=192,
             full_frame=("rgb_image_mask",),
+            cutout=True,
         ),
         structure_flow=StructureFlowConfig(
             192, 192, blocks=5, heads=3, mlp_ratio=3, resolution=4, shape_channels=32
         ),
         structure_decoder=StructureDecoderConfig(32, (128, 64, 16, 8), 1, 1),
         latent_fuser=FuserConfig(
-            picture=_picture(dim=192, depth=4, heads=3, tokens="prenorm"),
+            picture=_picture(dim=192, depth=4, heads=3, registers=2, tokens="prenorm"),
             mask=_picture(dim=96, depth=1, heads=3, tokens="prenorm"),
             dim=128,
             full_frame=(),
+            cutout=True,
         ),
         latent_flow=LatentFlowConfig(
             dim=128, condition_dim=128, blocks=4, heads=4, io_channels=(48,), frequencies=64

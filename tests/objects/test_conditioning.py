@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from loci.objects.conditioning import POINTMAPS, Embedder, Fuser, latent_fuser, structure_fuser
+from loci.objects.conditioning import (
+    POINTMAPS,
+    Embedder,
+    Fuser,
+    FuserConfig,
+    latent_fuser,
+    structure_fuser,
+)
 from loci.objects.dinov2 import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -111,6 +118,18 @@ def test_crop_and_full_frame_are_told_apart() -> None:
     same = model.embed("image", given["image"]) - model.embed("rgb_image", given["image"])
     expected = (model.idx_emb[0] - model.idx_emb[1]).expand_as(same)
     assert torch.allclose(same, expected, atol=1e-6)
+
+
+def test_a_cutout_shows_what_is_inside_the_mask_alone() -> None:
+    given = inputs()
+    given["mask"] = (torch.rand(1, 1, 24, 24) > 0.5).float()
+    changed = dict(given)
+    changed["image"] = torch.where(given["mask"] > 0.5, given["image"], torch.rand(1, 3, 24, 24))
+    for cutout in (False, True):
+        model = Fuser.of(FuserConfig(PICTURE, dim=24, full_frame=(), cutout=cutout)).eval()
+        assert torch.equal(model(given), model(changed)) == cutout
+    changed["image"] = given["image"].flip(1)
+    assert not torch.equal(model(given), model(changed))
 
 
 def test_what_is_missing_is_named() -> None:

@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from loci.errors import LociError
 from loci.layers.weights import load_config
 from loci.objects.conditioning import Fuser, FuserConfig
 from loci.objects.dinov2 import DinoConfig, DinoEmbedderConfig
 from loci.objects.latent_flow import LatentFlow, LatentFlowConfig, LatentStatistics
 from loci.objects.latent_sampling import sample_latents
+from loci.objects.pointmap_embedder import PointmapEmbedderConfig
 from loci.train.codec_parts import CodecParts
 from loci.train.latent_flow import (
     STATISTICS_NAME,
@@ -97,6 +99,23 @@ def test_mirrored_pictures_have_mirrored_voxels(toys: LatentSet, parts: CodecPar
     assert {(i, 7 - x, y, z) for i, x, y, z in plain} == mirrored
     masks = [b.inputs["rgb_image_mask"] for b in found]
     assert torch.equal(masks[0].flip(-1), masks[1])
+    (left, seen), (right, also) = (b.coordinates[0].split([3, 1]) for b in found)
+    both = (seen.flip(-1) > 0.9) & (also > 0.9)  # The crop may begin a pixel further
+    assert both.sum() > 3
+    apart = left.flip(-1) * torch.tensor([-1.0, 1, 1])[:, None, None] - right
+    assert (apart.norm(dim=0) * both[0]).sum() / both.sum() < 0.15
+
+
+def test_it_begins_with_the_eyes_of_stage_1() -> None:
+    torch.manual_seed(1)
+    first = Fuser.of(replace(TINY.fuser, pointmap=PointmapEmbedderConfig(16, 8, 16, 2), dim=24))
+    model = PicturedFlow(TINY)
+    assert not torch.equal(weights(model.fuser.module_list[0]), weights(first.module_list[0]))
+    model.begin_with(first)
+    assert torch.equal(weights(model.fuser.module_list[0]), weights(first.module_list[0]))
+    wide = DinoEmbedderConfig(DinoConfig(14, 32, 1, 2, registers=1, grid=2), 28)
+    with pytest.raises(LociError, match="embedder of other sizes"):
+        model.begin_with(Fuser.of(replace(TINY.fuser, picture=wide)))
 
 
 def test_every_weight_learns(toys: LatentSet, parts: CodecParts) -> None:
@@ -105,7 +124,7 @@ def test_every_weight_learns(toys: LatentSet, parts: CodecParts) -> None:
     # The last layer begins at zero, which lets no gradient through.
     torch.nn.init.normal_(model.flow.out_layer.weight, std=0.1)
     batch = flow_batch(toys, parts.encoder, 2, 28, TINY.variety, 0.1, rng)
-    model.loss(batch.encoded.voxels, batch.encoded.latents, batch.inputs, TINY, rng).backward()
+    sum(model.losses(batch, batch.encoded.latents, TINY, rng), torch.tensor(0.0)).backward()
     for name, parameter in model.named_parameters():
         if not any(part in name for part in UNUSED):
             assert parameter.grad is not None, name
@@ -117,7 +136,7 @@ def test_it_learns_and_saves(toys: LatentSet, parts: CodecParts, tmp_path: Path)
     long = replace(TINY, budget=Budget(steps=16), rate=rate)
     model = fit_latent_flow(toys, toys, parts, tmp_path, long)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    losses = [line["loss"] for line in lines if "loss" in line]
+    losses = [line["velocity"] for line in lines if "velocity" in line]
     assert sum(losses[-4:]) < sum(losses[:4]) - 0.1
     assert {"error", "error_constant", "psnr", "psnr_ceiling"} <= set(lines[-1])
     assert (tmp_path / "latents.png").exists()

@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from loci.objects.conditioning import FuserConfig
+from loci.objects.dinov2 import DinoConfig, DinoEmbedderConfig
 from loci.objects.nominal import Placement, nominal_pose
 from loci.objects.pose import decode_pose, quaternion_matrix
 from loci.train.object_batches import StructureBatch, structure_batch
+from loci.train.object_coordinates import CELL, CoordinateReader, coordinate_loss
 from loci.train.object_scenes import CLEAN, SceneVariety, compose
 
 from .toy_views import toy_viewed
@@ -50,6 +53,40 @@ def test_the_pointmap_lies_on_the_shape_at_the_decoded_pose(mirrored: float) -> 
         assert share_inside(local, right) > 0.95
         margin += share_inside(local, right) - share_inside(local, wrong)
     assert margin > 0.05
+
+
+@pytest.mark.parametrize("mirrored", [0.0, 1.0])
+def test_what_a_crop_shows_lies_on_the_shape(mirrored: float) -> None:
+    some = batch(0, replace(CLEAN, mirrored=mirrored))
+    assert some.coordinates.shape == (4, 4, SIZE // CELL, SIZE // CELL)
+    for n, index in enumerate(some.objects.tolist()):
+        places, share = some.coordinates[n].split([3, 1])
+        seen = share[0] > 0.3
+        assert seen.sum() > 5
+        assert not places[:, share[0] == 0].any()
+        shape = OBJECTS[index].occupancy
+        # A cell's mean can lie before a corner or behind an edge.
+        assert share_inside(places[:, seen].T, shape.flip(0) if mirrored else shape) > 0.7
+
+
+def test_the_reader_knows_which_token_shows_which_patch() -> None:
+    fuser = FuserConfig(DinoEmbedderConfig(DinoConfig(14, 32, 1, 2, registers=1, grid=4), SIZE))
+    reader = CoordinateReader(replace(fuser, dim=8))
+    tokens = torch.randn(1, 40, 8, requires_grad=True)
+    found = reader(tokens)
+    assert found.shape == (1, 3, SIZE // CELL, SIZE // CELL)
+    found[0, :, 2 * 2 + 1, 3 * 2].sum().backward()  # Third row of patches, fourth column
+    assert tokens.grad is not None
+    (moved,) = torch.nonzero(tokens.grad.abs().sum(dim=2))[:, 1].tolist()
+    assert moved == 1 + 2 * 4 + 3  # After the class token
+
+
+def test_places_that_are_hidden_do_not_count() -> None:
+    seen = batch(0).coordinates
+    hidden = seen[:, 3:] == 0
+    assert hidden.any()
+    assert coordinate_loss(seen[:, :3] + 9.0 * hidden, seen) == 0
+    assert coordinate_loss(seen[:, :3] + 0.25, seen) == pytest.approx(0.45)
 
 
 def test_without_a_pointmap_the_pose_is_where_a_lone_picture_puts_it() -> None:

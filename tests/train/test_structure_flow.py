@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from loci.objects.conditioning import Fuser, FuserConfig
 from loci.objects.dinov2 import DinoConfig, DinoEmbedderConfig
@@ -66,7 +67,7 @@ def model() -> StructureObjective:
     return StructureObjective(TINY.fuser, TINY.flow, TINY.loss)
 
 
-def weights(trained: StructureObjective) -> torch.Tensor:
+def weights(trained: nn.Module) -> torch.Tensor:
     return torch.cat([p.flatten() for p in trained.parameters()])
 
 
@@ -98,13 +99,15 @@ def test_it_learns_what_it_sees(tmp_path: Path) -> None:
     losses = [json.loads(line) for line in lines if '"shape"' in line]
     early, late = (sum(line["shape"] for line in part) for part in (losses[:10], losses[-10:]))
     assert late < 0.9 * early
+    assert '"shape"' not in lines[0]  # It begins with reading
     assert '"known_rotation"' in lines[-1]
     assert '"alone_fscore"' in lines[-1]
     assert (tmp_path / "samples.png").exists()
     fuser = Fuser.from_pretrained(tmp_path / "final" / "structure_fuser")
     flow = StructureFlow.from_pretrained(tmp_path / "final" / "structure_flow")
-    saved = torch.cat([p.flatten() for part in (fuser, flow) for p in part.parameters()])
-    assert torch.equal(saved, weights(trained))
+    pairs = ((fuser, trained.fuser), (flow, trained.flow))
+    for saved, learned in pairs:
+        assert torch.equal(weights(saved), weights(learned))
 
 
 def test_a_killed_run_goes_on_as_if_never_killed(tmp_path: Path) -> None:

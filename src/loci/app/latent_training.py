@@ -28,13 +28,22 @@ def latent_codec(data: Path, out: Path, minutes: float = 20.0, seed: int = 0) ->
     train_latent_codec(data, out, config)
 
 
-def latents(data: Path, codec: Path, out: Path, minutes: float = 20.0, seed: int = 0) -> None:
+def latents(
+    data: Path,
+    codec: Path,
+    out: Path,
+    structure: Path | None = None,
+    minutes: float = 20.0,
+    seed: int = 0,
+) -> None:
     """Train what makes the latents of an object's voxels from a picture.
 
     Args:
         data: folder with the objects train and test, as made by loci data objects.
         codec: the folder of a finished run of loci train latent-codec.
         out: folder of the run: log, samples, checkpoint; at the end, the parts in final.
+        structure: the folder of a finished run of loci train structure, to begin with what it has
+            learned to see in pictures; without it, from nothing.
         minutes: of training, over all resumes.
         seed: of the weights and the batches.
     """
@@ -43,4 +52,4 @@ def latents(data: Path, codec: Path, out: Path, minutes: float = 20.0, seed: int
     from loci.train.run import Budget
 
     config = LatentFlowTraining(budget=Budget(minutes=minutes), seed=seed)
-    train_latent_flow(data, codec, out, config)
+    train_latent_flow(data, codec, out, config, structure)

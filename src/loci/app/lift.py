@@ -35,8 +35,8 @@ SIDE, FPS = 256, 24
 class Lift:
     """What `loci lift` is asked for."""
 
-    picture: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE")]
-    """The picture."""
+    picture: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PICTURE]")] = None
+    """The picture; the shipped example, with its mask, if none is given."""
     mask: Annotated[tyro.conf.UseAppendAction[tuple[Path, ...]], tyro.conf.arg(metavar="FILE")] = ()
     """White (or opaque) on the object, as large as the picture; again for every further object."""
     box: Annotated[
@@ -81,6 +81,7 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
     stand together in scene.ply and scene.glb.
     """
     _check(options)
+    picture, masked = _given(options)
 
     from loci.acceleration.ledger import Ledger
     from loci.acceleration.speeds import speed
@@ -89,9 +90,9 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
     from loci.objects.view import View, touches_edge
 
     with replacing_folder(options.out, lambda name: OURS.fullmatch(name) is not None) as draft:
-        view = View.read(options.picture, options.pointmap, options.pointmap_frame, options.fov)
-        masks = [view.mask(path) for path in options.mask] + _cut(options, view.pixels)
-        names = [*map(str, options.mask)]
+        view = View.read(picture, options.pointmap, options.pointmap_frame, options.fov)
+        masks = [view.mask(path) for path in masked] + _cut(options, view.pixels)
+        names = [*map(str, masked)]
         names += [f"box {' '.join(map(str, box))}" for box in options.box]
         names += [f"point {' '.join(map(str, point))}" for point in options.point]
         for name, mask in zip(names, masks, strict=True):
@@ -109,7 +110,7 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
                 verify=options.verify,
                 progress=progress,
             )
-        _write(draft, scene, view.pixels, masks, cut_from=len(options.mask))
+        _write(draft, scene, view.pixels, masks, cut_from=len(masked))
         written = sorted(str(path.relative_to(draft)) for path in draft.rglob("*.*"))
     print(cost_table(scene.objects[0].costs))
     print(ledger.table())
@@ -118,7 +119,10 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
 
 def _check(options: Lift) -> None:
     """Everything that can be known to be wrong before any work is done."""
-    if not options.mask and not options.box and not options.point:
+    told = options.mask or options.box or options.point
+    if options.picture is None and (told or options.pointmap):
+        raise LociError("PICTURE: none, expected the one that masks or a pointmap belong to")
+    if options.picture is not None and not told:
         raise LociError("--mask: none, expected a mask, a --box or a --point for each object")
     if options.pointmap is None and options.pointmap_frame != "pytorch3d":
         raise LociError("--pointmap-frame: given without --pointmap, expected both or neither")
@@ -135,6 +139,15 @@ def _check(options: Lift) -> None:
             raise LociError(
                 f"{given}: would be replaced by what is written, expected another --out"
             )
+
+
+def _given(options: Lift) -> tuple[Path, tuple[Path, ...]]:
+    """The picture and the files of masks."""
+    if options.picture is not None:
+        return options.picture, options.mask
+    from loci.objects.lifter import SHIPPED
+
+    return SHIPPED / "home" / "example.png", (SHIPPED / "home" / "example_mask.png",)
 
 
 def _cut(options: Lift, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Bool[np.ndarray, "h w"]]:

@@ -19,6 +19,7 @@ GROUPS = 3
 """Rows of the released table of groups; the third is never used."""
 
 POINTMAPS = ("pointmap", "rgb_pointmap")
+GREY = 0.5
 
 
 class Embedder(Protocol):
@@ -50,6 +51,8 @@ class FuserConfig:
 
     `mask` None makes the masks' embedder as large as the pictures'; `pointmap` None leaves
     pointmaps out. Inputs of the full frame that `full_frame` does not name are left out too.
+    With `cutout`, of the picture's crop only what is inside the mask is shown, on grey: a small
+    embedder need not learn to find the object.
     """
 
     picture: DinoEmbedderConfig = field(
@@ -59,6 +62,7 @@ class FuserConfig:
     pointmap: PointmapEmbedderConfig | None = None
     dim: int = 1024
     full_frame: tuple[str, ...] = ("rgb_image", "rgb_image_mask", "rgb_pointmap")
+    cutout: bool = False
 
 
 class Fuser(nn.Module):
@@ -137,6 +141,8 @@ class Fuser(nn.Module):
         missing = [n for n in names if n not in inputs and n not in known and n not in dropped]
         if missing:
             raise ValueError(f"the condition needs {', '.join(missing)}")
+        if self.config is not None and self.config.cutout:
+            inputs = {**inputs, "image": GREY + inputs["mask"] * (inputs["image"] - GREY)}
         tokens = {
             name: known[name] if name in known else self.embed(name, inputs[name])
             for name in names

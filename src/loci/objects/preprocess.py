@@ -115,6 +115,15 @@ def crop_box(mask: Float[Tensor, "1 h w"], factor: float = BOX_FACTOR) -> Box:
     return Box(int(x - half), int(y - half), int(x + half), int(y + half))
 
 
+def square_crop(x: Float[Tensor, "c h w"], mask: Float[Tensor, "1 h w"]) -> Float[Tensor, "c n n"]:
+    """What the crop of an object shows of an image, not resized; zeros outside the image.
+
+    Raises:
+        LociError: when the mask is less than two pixels wide and high.
+    """
+    return _square(_cropped(x, crop_box(mask)))
+
+
 def _cropped(x: Tensor, box: Box) -> Tensor:
     """The box, with zeros outside the picture."""
     height, width = x.shape[-2:]

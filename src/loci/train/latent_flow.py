@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from loci.errors import LociError
 from loci.flow.schedule import TIMESTEPS
-from loci.layers.sparse import Voxels
 from loci.layers.weights import save_config
 from loci.objects.conditioning import Fuser, FuserConfig
 from loci.objects.latent_flow import LatentFlow, LatentFlowConfig
 from loci.objects.voxel_blocks import VoxelFlowBlock
 from loci.presets_objects import home
 from loci.train.codec_parts import CodecParts
+from loci.train.first_look import begin_fuser
 from loci.train.flow_exam import FlowExam
 from loci.train.latent_set import LatentSet
-from loci.train.latent_targets import flow_batch, latent_statistics
+from loci.train.latent_targets import FlowBatch, flow_batch, latent_statistics
+from loci.train.muon import MuonWithAdam
+from loci.train.object_coordinates import CoordinateReader, coordinate_loss
 from loci.train.object_scenes import SceneVariety
 from loci.train.run import Budget, Ema, Learner, LearningRate, RunDirectory, means, step_generator
 
@@ -33,18 +36,20 @@ class LatentFlowTraining:
     """How to train; the default sizes are those of `home`.
 
     `disturbance` is the largest share of voxels lost, `unconditional` that of pictures withheld,
-    `time_mean` shifts the logit-normal times towards the data.
+    `time_mean` shifts the logit-normal times towards the data. `reading` is the weight of the
+    places on the object that are read off the tokens of the crop.
     """
 
     flow: LatentFlowConfig = HOME.latent_flow
     fuser: FuserConfig = HOME.latent_fuser
     variety: SceneVariety = SceneVariety()
     budget: Budget = Budget(minutes=20)
-    rate: LearningRate = LearningRate(peak=1.5e-3, warmup_steps=100, hold=0.5)
+    rate: LearningRate = LearningRate(peak=1e-3, warmup_steps=60, hold=0.5)
     batch: int = 4
     disturbance: float = 0.08
     unconditional: float = 0.1
     time_mean: float = -0.3
+    reading: float = 0.5
     ema: float = 0.995
     clip_gradient: float = 1.0
     examined: int = 8
@@ -54,6 +59,13 @@ class LatentFlowTraining:
     seed: int = 0
 
 
+class FlowLosses(NamedTuple):
+    """Mean squared error of the velocity, and the loss of the places read off the picture."""
+
+    velocity: Float[Tensor, ""]
+    coordinates: Float[Tensor, ""]
+
+
 class PicturedFlow(nn.Module):
     """The fuser and the flow, which learn together."""
 
@@ -61,27 +73,43 @@ class PicturedFlow(nn.Module):
         super().__init__()
         self.fuser = Fuser.of(config.fuser)
         self.flow = LatentFlow(config.flow)
+        self.reader = CoordinateReader(config.fuser)
+        begin_fuser(self.fuser)
         _begin(self.flow)
 
-    def loss(
+    def begin_with(self, other: Fuser) -> None:
+        """Take over what `other`, the fuser of stage 1, has learned to see in pictures.
+
+        Raises:
+            LociError: when its embedder of pictures has other sizes.
+        """
+        mine, theirs = self.fuser.module_list[0], other.module_list[0]
+        try:
+            mine.load_state_dict(theirs.state_dict())
+        except RuntimeError as error:
+            raise LociError("the fuser of stage 1 has an embedder of other sizes") from error
+
+    def losses(
         self,
-        voxels: Voxels,
+        batch: FlowBatch,
         data: Float[Tensor, "n c"],
-        inputs: dict[str, Tensor],
         config: LatentFlowTraining,
         rng: torch.Generator,
-    ) -> Float[Tensor, ""]:
-        """Mean squared error of the velocity data - noise, at a random time for every item."""
+    ) -> FlowLosses:
+        """With the velocity data - noise, at a random time for every item; `data` are the
+        normalised latents of the batch."""
+        voxels = batch.encoded.voxels
         count = len(voxels.items)
         shown = (torch.rand(count, 1, 1, generator=rng) >= config.unconditional).float()
         time = torch.sigmoid(torch.randn(count, generator=rng) + config.time_mean)
         noise = torch.randn(data.shape, generator=rng)
         share = time[voxels.coords[:, 0], None]
         # All-zero tokens are the unconditional branch.
-        condition = self.fuser(inputs) * shown
+        tokens = self.fuser(batch.inputs)
         state = share * data + (1 - share) * noise
-        velocity = self.flow(state, time * TIMESTEPS, voxels, condition)
-        return (velocity - (data - noise)).square().mean()
+        velocity = self.flow(state, time * TIMESTEPS, voxels, tokens * shown)
+        places = coordinate_loss(self.reader(tokens), batch.coordinates)
+        return FlowLosses((velocity - (data - noise)).square().mean(), places)
 
     def save_pretrained(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write `latent_fuser` and `latent_flow` into a folder."""
@@ -90,17 +118,25 @@ class PicturedFlow(nn.Module):
 
 
 def train_latent_flow(
-    data: Path, codec: Path, out: Path, config: LatentFlowTraining | None = None
+    data: Path,
+    codec: Path,
+    out: Path,
+    config: LatentFlowTraining | None = None,
+    structure: Path | None = None,
 ) -> PicturedFlow:
     """Train on `data/train` with the autoencoder that a run of `train_latent_codec` left in
     `codec/final`, examine on `data/test`, and save under `out/final`.
 
+    With the folder of a run of `train_structure`, the embedder of pictures begins as that of
+    stage 1.
+
     Raises:
-        LociError: on unusable data, or when a part of the autoencoder is missing.
+        LociError: on unusable data, or when a part of the autoencoder or of stage 1 is missing.
     """
     parts = CodecParts.from_pretrained(Path(codec) / "final")
+    first = structure and Fuser.from_pretrained(Path(structure) / "final" / "structure_fuser")
     train, test = (LatentSet.load(Path(data) / part) for part in ("train", "test"))
-    return fit_latent_flow(train, test, parts, out, config)
+    return fit_latent_flow(train, test, parts, out, config, first)
 
 
 def fit_latent_flow(
@@ -109,8 +145,9 @@ def fit_latent_flow(
     parts: CodecParts,
     out: Path,
     config: LatentFlowTraining | None = None,
+    first: Fuser | None = None,
 ) -> PicturedFlow:
-    """`train_latent_flow` on objects already in memory.
+    """`train_latent_flow` on objects already in memory; `first` is the fuser of stage 1.
 
     Saves the averaged fuser and flow and, as `latent_statistics.json`, how latents are
     normalised. A run that was killed goes on from its last checkpoint. Returns the averaged
@@ -122,9 +159,9 @@ def fit_latent_flow(
     exam = FlowExam.prepare(test, parts, statistics, config.examined)
     torch.manual_seed(config.seed)
     model = PicturedFlow(config)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.rate.peak, betas=(0.9, 0.98), weight_decay=0.01
-    )
+    if first is not None:
+        model.begin_with(first)
+    optimizer = MuonWithAdam(model, ("blocks.",), lr=config.rate.peak)
     ema = Ema(model, config.ema)
     learner = Learner(model, optimizer, ema)
     learner.resume(run)
@@ -139,14 +176,15 @@ def fit_latent_flow(
             train, parts.encoder, config.batch, size, config.variety, config.disturbance, rng
         )
         data = statistics.normalise(batch.encoded.latents)
-        loss = model.loss(batch.encoded.voxels, data, batch.inputs, config, rng)
+        losses = model.losses(batch, data, config, rng)
+        loss = losses.velocity + config.reading * losses.coordinates
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
         optimizer.step()
         ema.update(model)
         run.tick(loss.item())
-        logged.append({"loss": loss.item()})
+        logged.append({name: part.item() for name, part in losses._asdict().items()})
         if run.due("log", config.log_seconds):
             run.log(**means(logged), rate=rate, samples=run.step * config.batch)
             logged.clear()

@@ -16,6 +16,7 @@ from loci.objects.latent_flow import LatentStatistics
 from loci.objects.preprocess import latent_inputs
 from loci.train.latent_batches import MIRROR, LatentObject, codec_batch, disturbed
 from loci.train.latent_set import LatentSet
+from loci.train.object_coordinates import coordinates_in_crop
 from loci.train.object_scenes import (
     CLEAN,
     Scene,
@@ -37,10 +38,12 @@ class Encoded(NamedTuple):
 
 
 class FlowBatch(NamedTuple):
-    """Encoded voxels, and the inputs of stage 2 by name, a row for every object."""
+    """Encoded voxels, the inputs of stage 2 by name, a row for every object, and what its crop
+    shows (`coordinates_in_crop`)."""
 
     encoded: Encoded
     inputs: dict[str, Tensor]
+    coordinates: Float[Tensor, "b 4 g g"]
 
 
 @torch.no_grad()
@@ -82,7 +85,7 @@ def flow_batch(
     def inputs_of(scene: Scene) -> dict[str, Tensor]:
         return latent_inputs(scene.rgb, scene.mask, size)
 
-    items, shown = [], []
+    items, shown, places = [], [], []
     for number in torch.randperm(len(objects), generator=rng)[:count].tolist():
         item, sight = objects.items[number], random_sight(objects, number, rng)
         if torch.rand((), generator=rng) < variety.mirrored:
@@ -93,10 +96,11 @@ def flow_batch(
             color = torch.einsum("ij,jhw->ihw", matrix, sight.color).clamp(0, 1)
             sight = sight._replace(color=color)
         items.append(disturbed(item, disturbance, rng))
-        _, inputs = pictured(sight, another, plain, rng, inputs_of)
+        scene, inputs = pictured(sight, another, plain, rng, inputs_of)
         shown.append(inputs)
+        places.append(coordinates_in_crop(sight, scene, size))
     inputs = {name: torch.cat([x[name] for x in shown]) for name in shown[0]}
-    return FlowBatch(encoded(items, encoder), inputs)
+    return FlowBatch(encoded(items, encoder), inputs, torch.stack(places))
 
 
 def random_sight(objects: LatentSet, number: int, rng: torch.Generator) -> Sight:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loci.data.objects import ObjectRecord, ObjectSet
@@ -15,6 +15,7 @@ from loci.objects.conditioning import POINTMAPS
 from loci.objects.nominal import Placement, nominal_pose, nominal_scene
 from loci.objects.pose import encode_pose
 from loci.objects.preprocess import StructureInputs, structure_inputs
+from loci.train.object_coordinates import coordinates_in_crop
 from loci.train.object_scenes import Scene, SceneVariety, Sight, Views, pictured
 
 Rng = torch.Generator
@@ -34,6 +35,7 @@ class StructureBatch(NamedTuple):
     Attributes:
         pictures: inputs of all samples by name; see `preprocess.StructureInputs`.
         pointmaps: the same of the first samples only: the others have none.
+        coordinates: what the crops show of their objects; see `coordinates_in_crop`.
         layout: targets by released name, `[b, 1, c]`.
         objects: which object each sample shows.
         mirrored: whether it is the mirror image of that object.
@@ -43,6 +45,7 @@ class StructureBatch(NamedTuple):
 
     pictures: Mapping[str, Tensor]
     pointmaps: Mapping[str, Tensor]
+    coordinates: Float[Tensor, "b 4 g g"]
     layout: Mapping[str, Tensor]
     objects: Int[Tensor, "b"]
     mirrored: Bool[Tensor, "b"]
@@ -60,11 +63,13 @@ class StructureBatch(NamedTuple):
             {name: x.to(device) for name, x in part.items()}
             for part in (self.pictures, self.pointmaps)
         )
-        return self._replace(pictures=pictures, pointmaps=pointmaps)
+        coordinates = self.coordinates.to(device)
+        return self._replace(pictures=pictures, pointmaps=pointmaps, coordinates=coordinates)
 
 
 class _Sample(NamedTuple):
     tensors: Mapping[str, Tensor]
+    coordinates: Tensor
     index: int
     mirrored: bool
     scale: Tensor
@@ -115,6 +120,7 @@ def structure_batch(
     return StructureBatch(
         {name: torch.cat([s.tensors[name] for s in samples]) for name in names},
         {name: torch.cat([s.tensors[name] for s in first]) for name in POINTMAPS if first},
+        torch.stack([s.coordinates for s in samples]),
         encode_pose(placement.rotation, placement.translation, sizes, scale, shift),
         torch.tensor([s.index for s in samples]),
         torch.tensor([s.mirrored for s in samples]),
@@ -158,4 +164,6 @@ def _sample(
         placement = nominal_pose(truth, torch.tensor([sight.fov]))
         normaliser = nominal_scene(scene.mask)
     placement = Placement(*(part[0] for part in placement))
-    return _Sample(inputs.tensors, index, mirrored, normaliser.scale, normaliser.shift, placement)
+    coordinates = coordinates_in_crop(sight, scene, size)
+    scale, shift = normaliser
+    return _Sample(inputs.tensors, coordinates, index, mirrored, scale, shift, placement)

@@ -17,6 +17,7 @@ from loci.objects.structure_encoder import StructureEncoder
 from loci.objects.structure_flow import Latents
 from loci.objects.structure_sampling import StructureSampling, sample_structure
 from loci.train.object_batches import StructureBatch, ViewedObject, structure_batch
+from loci.train.object_coordinates import coordinate_loss
 from loci.train.object_scenes import CLEAN
 from loci.train.run import RunDirectory, step_generator
 from loci.train.structure_codec import voxel_iou
@@ -89,7 +90,8 @@ class StructureExam:
     def mark(self, model: StructureObjective, run: RunDirectory | None = None) -> dict[str, float]:
         """Figures of a model in evaluation mode, and the sheet `samples` if there is a run.
 
-        Means over objects of voxel IoU and F-score, and the median rotation error in degrees:
+        Means over objects of voxel IoU, F-score and the loss of the places read off the picture,
+        and the median rotation error in degrees:
         with pointmaps (`known_`), without (`alone_`), and of the autoencoder (`ceiling_`).
         """
         ceiling = self.codec.shapes(self.codec.latents(self.truth))
@@ -101,6 +103,8 @@ class StructureExam:
             latents = sample_structure(model.flow, condition, noise, self.sampling)
             shapes = self.codec.shapes(latents["shape"])
             marks = shape_figures(shapes, self.truth) | pose_figures(latents, batch)
+            away = coordinate_loss(model.reader(condition), batch.coordinates)
+            marks["coordinates"] = away.item()
             figures |= {f"{name}_{k}": v for k, v in marks.items()}
             shown.append(shapes)
         if run is not None:

@@ -41,7 +41,9 @@ HOME = home()
 class StructureTraining:
     """How to train stage 1; the default sizes are those of `home`.
 
-    `pointmaps` is the share of samples that come with one.
+    `pointmaps` is the share of samples that come with one, `reading` the share of the budget in
+    which the flow waits while the picture's embedder learns to tell which place on the object each
+    patch shows.
     """
 
     fuser: FuserConfig = HOME.parts.structure_fuser
@@ -53,6 +55,7 @@ class StructureTraining:
     rate: LearningRate = LearningRate(peak=1e-3, warmup_steps=100, floor=0.02, hold=0.5)
     batch: int = 16
     pointmaps: float = 0.5
+    reading: float = 0.05
     ema: float = 0.998
     clip_gradient: float = 1.0
     exam_objects: int = 24
@@ -115,7 +118,8 @@ def fit_structure(
         batch = structure_batch(objects, pairs, with_pointmap, size, config.variety, rng)
         data = {"shape": shapes[batch.objects, batch.mirrored.long()], **batch.layout}
         batch = batch.to(accelerator.device)
-        losses = model(batch, {k: x.to(accelerator.device) for k, x in data.items()}, rng)
+        data = {name: x.to(accelerator.device) for name, x in data.items()}
+        losses = model(batch, data, rng, reading=fraction < config.reading)
         optimizer.zero_grad()
         total = trained.total(losses)
         accelerator.backward(total)

@@ -17,20 +17,27 @@ from loci.objects.conditioning import POINTMAPS, Fuser, FuserConfig
 from loci.objects.mot_block import SHAPE, TwoStreamBlock
 from loci.objects.pose import ROTATION
 from loci.objects.structure_flow import Context, StructureFlow, StructureFlowConfig
+from loci.train.first_look import begin_fuser
 from loci.train.object_batches import StructureBatch
+from loci.train.object_coordinates import CoordinateReader, coordinate_loss
 
 GATES = (2, 5)
 """Which of the six parts of a block's modulation are gates."""
 
 
-def modality_weights() -> dict[str, float]:
-    """How much each latent counts; `translation_scale` is 0 in every target."""
+COORDINATES = "coordinates"
+
+
+def loss_weights() -> dict[str, float]:
+    """How much each latent counts, and what the picture's tokens tell of the object's places;
+    `translation_scale` is 0 in every target."""
     return {
         SHAPE: 1.0,
         ROTATION: 0.3,
         "translation": 0.2,
         "scale": 0.2,
         "translation_scale": 0.02,
+        COORDINATES: 1.0,
     }
 
 
@@ -43,12 +50,12 @@ class StructureLoss:
         level_means: of the logit-normal noise levels, one level per sample for each: the condition
             is the dear part, and is made once. Above 0 prefers noise; where there is next to
             nothing but noise, all that can be learned is what the picture says.
-        weights: of the latents.
+        weights: of the parts, by name.
     """
 
     dropped: float = 0.1
     level_means: tuple[float, ...] = (2.5, 0.5)
-    weights: Mapping[str, float] = field(default_factory=modality_weights)
+    weights: Mapping[str, float] = field(default_factory=loss_weights)
 
 
 class StructureObjective(nn.Module):
@@ -57,6 +64,8 @@ class StructureObjective(nn.Module):
     def __init__(self, fuser: FuserConfig, flow: StructureFlowConfig, loss: StructureLoss) -> None:
         super().__init__()
         self.fuser, self.flow, self.loss = Fuser.of(fuser), StructureFlow(flow), loss
+        self.reader = CoordinateReader(fuser)
+        begin_fuser(self.fuser)
         initialise(self.flow)
 
     def condition(self, batch: StructureBatch) -> Float[Tensor, "b m c"]:
@@ -72,16 +81,25 @@ class StructureObjective(nn.Module):
         return torch.cat(parts)
 
     def forward(
-        self, batch: StructureBatch, data: Mapping[str, Tensor], rng: torch.Generator
+        self,
+        batch: StructureBatch,
+        data: Mapping[str, Tensor],
+        rng: torch.Generator,
+        reading: bool = False,
     ) -> dict[str, Float[Tensor, ""]]:
-        """Mean squared error of every latent's velocity.
+        """Mean squared error of every latent's velocity, and of the object's places as read off
+        the tokens of the crop.
 
         Args:
             batch: what is seen.
             data: the latents behind it by released name, `[b, n, c]`.
             rng: of levels, noise and dropping; on the CPU.
+            reading: only the places; the flow waits.
         """
         condition = self.condition(batch)
+        places = {COORDINATES: coordinate_loss(self.reader(condition), batch.coordinates)}
+        if reading:
+            return places
         kept = torch.rand(len(condition), generator=rng) >= self.loss.dropped
         condition = condition * kept.to(condition)[:, None, None]
         draws, size = len(self.loss.level_means), len(condition)
@@ -95,7 +113,9 @@ class StructureObjective(nn.Module):
         state = {name: noised(x, noise[name], level) for name, x in data.items()}
         velocity = self.flow.velocity(state, (1 - level) * TIMESTEPS, context)
         # This flow counts from noise to data: its velocity is data - noise.
-        return {name: flow_loss(v, noise[name], data[name]).mean() for name, v in velocity.items()}
+        return places | {
+            name: flow_loss(v, noise[name], data[name]).mean() for name, v in velocity.items()
+        }
 
     def total(self, losses: Mapping[str, Tensor]) -> Float[Tensor, ""]:
         """The weighted sum that is minimised."""
