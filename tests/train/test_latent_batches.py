@@ -10,6 +10,7 @@ from loci.train.latent_batches import (
     beside,
     codec_batch,
     disturbed,
+    motley,
     recoloured,
     varied,
 )
@@ -62,7 +63,19 @@ def test_other_colours_are_the_same_object() -> None:
     assert not torch.equal(other.surface, TOY.surface)
     assert other.surface[:, 6:].min() >= 0
     assert other.surface[:, 6:].max() <= 1
-    assert len(varied(TOY, rng(2)).coords) == len(TOY.coords)
+    assert len(varied(TOY, 0.5, rng(2)).coords) == len(TOY.coords)
+
+
+def test_a_motley_object_has_a_colour_in_every_voxel() -> None:
+    many = motley(TOY, rng(1))
+    assert torch.equal(many.surface[:, :6], TOY.surface[:, :6])
+    assert many.surface[:, 6:].min() >= 0
+    assert many.surface[:, 6:].max() <= 1
+    batch = codec_batch([TOY], 4096, rng())
+    added = codec_batch([many], 4096, rng()).samples[:, 6:] - 0.3 * batch.samples[:, 6:]
+    first = added.new_zeros(len(batch.voxels), 3).index_copy(0, batch.owner, added)
+    torch.testing.assert_close(first[batch.owner], added, atol=1e-5, rtol=0)  # One in a voxel, ...
+    assert first[batch.filled].std(dim=0).min() > 0.1  # ... another in the next
 
 
 def test_disturbed_voxels_stay_near() -> None:

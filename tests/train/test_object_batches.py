@@ -86,7 +86,11 @@ def test_places_that_are_hidden_do_not_count() -> None:
     hidden = seen[:, 3:] == 0
     assert hidden.any()
     assert coordinate_loss(seen[:, :3] + 9.0 * hidden, seen) == 0
-    assert coordinate_loss(seen[:, :3] + 0.25, seen) == pytest.approx(0.45)
+    above = torch.tensor([0.0, 0.0, 0.25])[:, None, None]
+    assert coordinate_loss(seen[:, :3] + above, seen) == pytest.approx(0.45 / 3)
+    x, y, z = seen[:, :3].unbind(1)
+    assert coordinate_loss(torch.stack([y, -x, z], dim=1), seen) == 0  # A quarter turn
+    assert coordinate_loss(torch.stack([y, x, z], dim=1), seen) > 0.01  # Another object
 
 
 def test_without_a_pointmap_the_pose_is_where_a_lone_picture_puts_it() -> None:

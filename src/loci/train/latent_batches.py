@@ -117,10 +117,11 @@ def _item(
     return (placed, features, corners, *picked, filled)
 
 
-def varied(item: LatentObject, rng: torch.Generator) -> LatentObject:
-    """The object turned or mirrored at random, and in other colours."""
+def varied(item: LatentObject, motley_share: float, rng: torch.Generator) -> LatentObject:
+    """The object turned or mirrored at random, and in other colours, here and there in many."""
     swap, flip_x, flip_y = (torch.rand(3, generator=rng) < 0.5).tolist()
-    return recoloured(Symmetry(swap, flip_x, flip_y).apply(item), rng)
+    item = recoloured(Symmetry(swap, flip_x, flip_y).apply(item), rng)
+    return motley(item, rng) if torch.rand((), generator=rng) < motley_share else item
 
 
 def recoloured(item: LatentObject, rng: torch.Generator) -> LatentObject:
@@ -130,6 +131,19 @@ def recoloured(item: LatentObject, rng: torch.Generator) -> LatentObject:
     if torch.rand((), generator=rng) < 0.25:
         color = 1 - color
     return item._replace(surface=torch.cat([place, color], dim=1))
+
+
+def motley(item: LatentObject, rng: torch.Generator) -> LatentObject:
+    """Every voxel in a random colour, of which its own is a shade.
+
+    An object has a few colours and a batch a few objects: too few to learn from that colours can
+    be anything.
+    """
+    side = item.resolution
+    place, color = item.surface.float().split([6, 3], dim=1)
+    voxel, _, _ = cells(place[:, :3], side)
+    colors = torch.rand(side, side, side, 3, generator=rng)[voxel.unbind(1)]
+    return item._replace(surface=torch.cat([place, torch.lerp(color, colors, 0.7)], dim=1))
 
 
 def disturbed(item: LatentObject, most: float, rng: torch.Generator) -> LatentObject:

@@ -20,6 +20,7 @@ from loci.train.codec_losses import gaussian_losses, mesh_losses
 from loci.train.codec_parts import CodecConfig, CodecParts
 from loci.train.latent_batches import codec_batch, disturbed, varied
 from loci.train.latent_set import LatentSet
+from loci.train.muon import MuonWithAdam
 from loci.train.run import Budget, Ema, Learner, LearningRate, RunDirectory, means, step_generator
 
 
@@ -42,15 +43,17 @@ class LossWeights:
 @dataclass(frozen=True)
 class LatentCodecTraining:
     """How to train. `rendered_from` is the share of the budget after which every step renders a
-    view, `pixels` its side; `disturbance` the largest share of voxels lost or wrong."""
+    view, `pixels` its side; `disturbance` the largest share of voxels lost or wrong, `motley` that
+    of objects whose voxels have a colour each."""
 
     parts: CodecConfig = CodecConfig()
     weights: LossWeights = LossWeights()
     budget: Budget = Budget(minutes=20)
-    rate: LearningRate = LearningRate(peak=2e-3, warmup_steps=50, hold=0.3)
+    rate: LearningRate = LearningRate(peak=1.5e-3, warmup_steps=50, hold=0.4)
     batch: int = 2
     samples: int = 4096
     disturbance: float = 0.1
+    motley: float = 0.5
     rendered_from: float = 0.35
     pixels: int = 128
     ema: float = 0.995
@@ -73,9 +76,7 @@ def fit_latent_codec(
     run = RunDirectory(out)
     torch.manual_seed(config.seed)
     model = CodecParts(config.parts)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.rate.peak, betas=(0.9, 0.98), weight_decay=0.01
-    )
+    optimizer = MuonWithAdam(model, ("blocks.", "upsample."), lr=config.rate.peak)
     ema = Ema(model, config.ema)
     learner = Learner(model, optimizer, ema)
     learner.resume(run)
@@ -120,7 +121,10 @@ def step_losses(
     chosen = torch.randperm(len(train), generator=rng)[: config.batch].tolist()
     # What is rendered keeps its colours and its place; the others are varied.
     items = [train.items[number] for number in chosen]
-    items = [item if render and i == 0 else varied(item, rng) for i, item in enumerate(items)]
+    items = [
+        item if render and i == 0 else varied(item, config.motley, rng)
+        for i, item in enumerate(items)
+    ]
     items = [disturbed(item, config.disturbance, rng) for item in items]
     batch = codec_batch(items, config.samples, rng)
     mean, log_variance = model.encoder(batch.features, batch.voxels)
