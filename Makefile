@@ -1,4 +1,4 @@
-# make walk | make test | make env. A Linux machine without an NVIDIA GPU can save two gigabytes:
+# make walk | make lift | make test | make env. A Linux machine without an NVIDIA GPU can save two gigabytes:
 #   make walk PIP_EXTRA="--extra-index-url https://download.pytorch.org/whl/cpu"
 PYTHON ?= python3
 PIP_EXTRA ?=
@@ -8,10 +8,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) -c constraints.txt
 
-.PHONY: help env dev walk test
+.PHONY: help env dev walk lift test
 help:
 	@echo 'make walk   install what is needed into $(VENV) and walk: walk.mp4, walk.png'
 	@echo '            (make walk ARGS="photo.jpg --frames 256" passes arguments to loci walk)'
+	@echo 'make lift   the same, and lift an object out of a picture: lifted/'
 	@echo 'make test   install the development tools too; lint, check types, run the tests'
 	@echo 'make env    only make the environment;  make dev  only the environment of make test'
 	@echo 'Linux without an NVIDIA GPU: add PIP_EXTRA="--extra-index-url https://download.pytorch.org/whl/cpu"'
@@ -21,6 +22,9 @@ dev: $(VENV)/.dev
 
 walk: env
 	$(BIN)/loci walk $(ARGS)
+
+lift: env
+	$(BIN)/loci lift $(ARGS)
 
 test: dev
 	$(BIN)/ruff check

@@ -23,7 +23,7 @@ from loci.train.latent_flow import (
     fit_latent_flow,
 )
 from loci.train.latent_set import LatentSet
-from loci.train.latent_targets import encoded, flow_batch, latent_statistics
+from loci.train.latent_targets import cut, encoded, flow_batch, latent_statistics
 from loci.train.object_scenes import SceneVariety
 from loci.train.run import Budget, LearningRate
 
@@ -39,6 +39,9 @@ TINY = LatentFlowTraining(
     fuser=FuserConfig(EYE, dim=16, full_frame=()),
     budget=Budget(steps=4),
     batch=2,
+    cut_batch=3,
+    cut=20,
+    whole_from=0.5,
     examined=1,
     log_seconds=0,
     exam_seconds=1e9,
@@ -104,6 +107,21 @@ def test_mirrored_pictures_have_mirrored_voxels(toys: LatentSet, parts: CodecPar
     assert both.sum() > 3
     apart = left.flip(-1) * torch.tensor([-1.0, 1, 1])[:, None, None] - right
     assert (apart.norm(dim=0) * both[0]).sum() / both.sum() < 0.15
+
+
+def test_a_part_of_an_object_is_the_voxels_around_one(toys: LatentSet, parts: CodecParts) -> None:
+    whole = encoded(toys.items, parts.encoder)
+    part = cut(whole, 20, torch.Generator().manual_seed(0))
+    assert [rows.stop - rows.start for rows in part.voxels.items] == [20] * 3
+    latents = {
+        tuple(c): x for c, x in zip(whole.voxels.coords.tolist(), whole.latents, strict=True)
+    }
+    for coords, latent in zip(part.voxels.coords.tolist(), part.latents, strict=True):
+        assert torch.equal(latents[tuple(coords)], latent)
+    spread = part.voxels.coords[part.voxels.items[0], 1:].float().std(dim=0).mean()
+    assert spread < 0.8 * whole.voxels.coords[whole.voxels.items[0], 1:].float().std(dim=0).mean()
+    everything = cut(whole, 10_000, torch.Generator())
+    assert torch.equal(everything.voxels.coords, whole.voxels.coords)
 
 
 def test_it_begins_with_the_eyes_of_stage_1() -> None:

@@ -21,7 +21,7 @@ from loci.train.codec_parts import CodecParts
 from loci.train.first_look import begin_fuser
 from loci.train.flow_exam import FlowExam
 from loci.train.latent_set import LatentSet
-from loci.train.latent_targets import FlowBatch, flow_batch, latent_statistics
+from loci.train.latent_targets import FlowBatch, cut, flow_batch, latent_statistics
 from loci.train.muon import MuonWithAdam
 from loci.train.object_coordinates import CoordinateReader, coordinate_loss
 from loci.train.object_scenes import SceneVariety
@@ -37,7 +37,9 @@ class LatentFlowTraining:
 
     `disturbance` is the largest share of voxels lost, `unconditional` that of pictures withheld,
     `time_mean` shifts the logit-normal times towards the data. `reading` is the weight of the
-    places on the object that are read off the tokens of the crop.
+    places on the object that are read off the tokens of the crop. Before the share `whole_from` of
+    the budget only `cut` voxels of an object are shown, but of `cut_batch` objects: pictures and
+    colours are what there are too few of.
     """
 
     flow: LatentFlowConfig = HOME.latent_flow
@@ -46,6 +48,9 @@ class LatentFlowTraining:
     budget: Budget = Budget(minutes=20)
     rate: LearningRate = LearningRate(peak=1e-3, warmup_steps=60, hold=0.5)
     batch: int = 4
+    cut_batch: int = 12
+    cut: int = 600
+    whole_from: float = 0.6
     disturbance: float = 0.08
     unconditional: float = 0.1
     time_mean: float = -0.3
@@ -172,9 +177,13 @@ def fit_latent_flow(
     while (fraction := config.budget.fraction(run.step, run.seconds)) < 1:
         rate = config.rate.apply(optimizer, run.step, fraction)
         rng = step_generator(config.seed, run.step)
+        whole = fraction >= config.whole_from
+        count = config.batch if whole else config.cut_batch
         batch = flow_batch(
-            train, parts.encoder, config.batch, size, config.variety, config.disturbance, rng
+            train, parts.encoder, count, size, config.variety, config.disturbance, rng
         )
+        if not whole:
+            batch = batch._replace(encoded=cut(batch.encoded, config.cut, rng))
         data = statistics.normalise(batch.encoded.latents)
         losses = model.losses(batch, data, config, rng)
         loss = losses.velocity + config.reading * losses.coordinates
@@ -186,7 +195,7 @@ def fit_latent_flow(
         run.tick(loss.item())
         logged.append({name: part.item() for name, part in losses._asdict().items()})
         if run.due("log", config.log_seconds):
-            run.log(**means(logged), rate=rate, samples=run.step * config.batch)
+            run.log(**means(logged), rate=rate)
             logged.clear()
         if run.due("exam", config.exam_seconds):
             averaged = _averaged(ema, config)

@@ -103,6 +103,19 @@ def flow_batch(
     return FlowBatch(encoded(items, encoder), inputs, torch.stack(places))
 
 
+def cut(whole: Encoded, most: int, rng: torch.Generator) -> Encoded:
+    """Of every object the `most` voxels around a random one of its own."""
+    kept = []
+    for rows in whole.voxels.items:
+        coords = whole.voxels.coords[rows, 1:]
+        middle = coords[int(torch.randint(len(coords), (), generator=rng))]
+        away = (coords - middle).square().sum(dim=1)
+        nearest = away.argsort(stable=True)[:most].sort().values
+        kept.append(nearest + rows.start)
+    chosen = torch.cat(kept)
+    return Encoded(Voxels(whole.voxels.coords[chosen]), whole.latents[chosen])
+
+
 def random_sight(objects: LatentSet, number: int, rng: torch.Generator) -> Sight:
     """One of an object's views."""
     return objects.recorded(number, int(torch.randint(objects.views, (), generator=rng))).sight

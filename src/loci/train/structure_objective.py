@@ -80,6 +80,11 @@ class StructureObjective(nn.Module):
             parts.append(self.fuser(seen, dropped=POINTMAPS))
         return torch.cat(parts)
 
+    def picture_alone(self, batch: StructureBatch) -> Float[Tensor, "b m c"]:
+        """As `condition`, but only the tokens of the picture's crop are not zeros."""
+        names = [source.name for row in self.fuser.sources for source in row]
+        return self.fuser(batch.pictures, dropped=[name for name in names if name != "image"])
+
     def forward(
         self,
         batch: StructureBatch,
@@ -94,9 +99,9 @@ class StructureObjective(nn.Module):
             batch: what is seen.
             data: the latents behind it by released name, `[b, n, c]`.
             rng: of levels, noise and dropping; on the CPU.
-            reading: only the places; the flow waits.
+            reading: only the places, from the crop alone; all else waits.
         """
-        condition = self.condition(batch)
+        condition = self.picture_alone(batch) if reading else self.condition(batch)
         places = {COORDINATES: coordinate_loss(self.reader(condition), batch.coordinates)}
         if reading:
             return places
