@@ -35,11 +35,13 @@ STATISTICS_NAME = "latent_statistics.json"
 class LatentFlowTraining:
     """How to train; the default sizes are those of `home`.
 
-    `disturbance` is the largest share of voxels lost, `unconditional` that of pictures withheld,
-    `time_mean` shifts the logit-normal times towards the data. `reading` is the weight of the
-    places on the object that are read off the tokens of the crop. Before the share `whole_from` of
-    the budget only `cut` voxels of an object are shown, but of `cut_batch` objects: pictures and
-    colours are what there are too few of.
+    `disturbance` is the largest share of voxels lost, `unconditional` that of pictures withheld.
+    `time_means` shift the logit-normal times towards the data, for every object one of them:
+    through little noise the voxels tell each other's colour, so what the picture says of it is
+    learned where there is nearly nothing but noise. `reading` is the weight of the places on the
+    object that are read off the tokens of the crop. Before the share `whole_from` of the budget
+    only `cut` voxels of an object are shown, but of `cut_batch` objects: pictures and colours are
+    what there are too few of.
     """
 
     flow: LatentFlowConfig = HOME.latent_flow
@@ -53,7 +55,7 @@ class LatentFlowTraining:
     whole_from: float = 0.6
     disturbance: float = 0.08
     unconditional: float = 0.1
-    time_mean: float = -0.3
+    time_means: tuple[float, ...] = (-0.3, -4.0)
     reading: float = 0.5
     ema: float = 0.995
     clip_gradient: float = 1.0
@@ -106,7 +108,9 @@ class PicturedFlow(nn.Module):
         voxels = batch.encoded.voxels
         count = len(voxels.items)
         shown = (torch.rand(count, 1, 1, generator=rng) >= config.unconditional).float()
-        time = torch.sigmoid(torch.randn(count, generator=rng) + config.time_mean)
+        means = torch.tensor(config.time_means)
+        means = means[torch.randint(len(means), (count,), generator=rng)]
+        time = torch.sigmoid(torch.randn(count, generator=rng) + means)
         noise = torch.randn(data.shape, generator=rng)
         share = time[voxels.coords[:, 0], None]
         # All-zero tokens are the unconditional branch.
