@@ -11,7 +11,7 @@ from loci.data.make_objects import ObjectsConfig, generate
 from loci.data.object_cameras import Lights, RenderCamera, look, random_camera
 from loci.data.object_cameras import ViewConfig as Views
 from loci.data.object_render import ObjectRenderer
-from loci.data.objects import ObjectSet, View
+from loci.data.objects import ObjectSet, View, training_folders
 from loci.errors import LociError
 
 from .small_meshes import write_box, write_library
@@ -178,6 +178,25 @@ def test_other_settings_need_another_folder(made: Path) -> None:
         generate(made / "in", made / "out", ObjectsConfig(views=4, size=48))
     with pytest.raises(LociError, match="workers 0, expected 1 to 1024"):
         generate(made / "in", made / "out", CONFIG, workers=0)
+
+
+def test_more_objects_have_a_folder_of_their_own(made: Path, tmp_path: Path) -> None:
+    config = ObjectsConfig(views=1, size=32, stretched=1, composed=2)
+    generate(made / "in" / "scopia", tmp_path, config, limit=1)
+    assert not (tmp_path / "more" / "scopia-rabbit--1.safetensors").exists(), "it is held out"
+    generate(made / "in" / "lib.sh3f", tmp_path, config)
+    more = ObjectSet.load(tmp_path / "more")
+    names = [record.name for record in more.records]
+    assert names == ["composed-0001", "composed-0002", "lib-box--1", "lib-lamp1--1"]
+    plain = ObjectSet.load(tmp_path / "train")
+    sides = [np.ptp(one.surface(i)[:, :3].numpy(), axis=0) for one, i in ((plain, 0), (more, 2))]
+    assert (np.abs(sides[0] - sides[1]) > 0.02).any()
+    assert max(sides[1]) == pytest.approx(0.95, abs=0.01)
+    both = training_folders(tmp_path)
+    assert len(ObjectSet.load(*both)) == 6
+    assert training_folders(made / "out") == [made / "out" / "train"]
+    with pytest.raises(LociError, match="composed 10000, expected 0 to 9999"):
+        generate(made / "in", tmp_path, ObjectsConfig(composed=10_000))
 
 
 def test_what_is_no_object_is_named(tmp_path: Path, made: Path) -> None:

@@ -33,6 +33,17 @@ def test_all_directions_of_a_step_are_equally_long(shape: tuple[int, int]) -> No
     )
 
 
+def test_it_forgives_the_narrow_type() -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(24, 40)
+    narrow = orthogonalised(matrix, torch.bfloat16)
+    assert narrow.dtype is torch.float32
+    wide = orthogonalised(matrix)
+    cosine = nn.functional.cosine_similarity(narrow.flatten(), wide.flatten(), dim=0)
+    assert cosine > 0.99
+    assert not torch.equal(narrow, wide)
+
+
 def test_it_learns_and_the_matrix_inside_moves_by_the_rate() -> None:
     model = network()
     steps = optimizer(model)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from loci.data.revisits import Recipe
+from loci.errors import LociError
 from loci.train.run import Budget, LearningRate
 from loci.train.world import Stage, WorldTraining, fit_world
 from loci.world.transformer import WorldTransformer
@@ -84,6 +85,18 @@ def test_a_killed_run_ends_where_the_whole_one_does(tmp_path: Path) -> None:
         fit_world(walks, None, tmp_path / "run", config, on_step=kill)
     resumed = fit_world(walks, None, tmp_path / "run", config)
     assert torch.allclose(weights(resumed), weights(whole), atol=1e-6)
+
+
+def test_it_begins_with_what_another_model_has_learned(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    start = WorldTransformer(CONFIG.model)
+    start.initialise(gate=1.0)
+    still = replace(CONFIG, budget=Budget(steps=1), rate=LearningRate(peak=1e-7))
+    model = fit_world(wandering(), None, tmp_path / "run", still, start)
+    assert torch.allclose(weights(model), weights(start), atol=1e-5)
+    other = WorldTransformer(replace(CONFIG.model, layers=CONFIG.model.layers + 1))
+    with pytest.raises(LociError, match="to begin with"):
+        fit_world(wandering(), None, tmp_path / "other", still, other)
 
 
 def test_every_weight_gets_a_gradient() -> None:

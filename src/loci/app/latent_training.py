@@ -9,9 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from loci.errors import check_seed
+from loci.train.precision import Precision
 
 
-def latent_codec(data: Path, out: Path, minutes: float = 20.0, seed: int = 0) -> None:
+def latent_codec(
+    data: Path, out: Path, minutes: float = 20.0, seed: int = 0, precision: Precision = "auto"
+) -> None:
     """Train the autoencoder of what voxels hold, with its Gaussians and its mesh.
 
     Args:
@@ -19,12 +22,13 @@ def latent_codec(data: Path, out: Path, minutes: float = 20.0, seed: int = 0) ->
         out: folder of the run: log, samples, checkpoint; at the end, the three parts in final.
         minutes: of training, over all resumes.
         seed: of the weights and the batches.
+        precision: what to multiply in; auto is bfloat16 where it is faster.
     """
     check_seed(seed)
     from loci.train.latent_codec import LatentCodecTraining, train_latent_codec
     from loci.train.run import Budget
 
-    config = LatentCodecTraining(budget=Budget(minutes=minutes), seed=seed)
+    config = LatentCodecTraining(budget=Budget(minutes=minutes), seed=seed, precision=precision)
     train_latent_codec(data, out, config)
 
 
@@ -35,6 +39,7 @@ def latents(
     structure: Path | None = None,
     minutes: float = 20.0,
     seed: int = 0,
+    precision: Precision = "auto",
 ) -> None:
     """Train what makes the latents of an object's voxels from a picture.
 
@@ -46,10 +51,11 @@ def latents(
             learned to see in pictures; without it, from nothing.
         minutes: of training, over all resumes.
         seed: of the weights and the batches.
+        precision: what to multiply in; auto is bfloat16 where it is faster.
     """
     check_seed(seed)
     from loci.train.latent_flow import LatentFlowTraining, train_latent_flow
     from loci.train.run import Budget
 
-    config = LatentFlowTraining(budget=Budget(minutes=minutes), seed=seed)
+    config = LatentFlowTraining(budget=Budget(minutes=minutes), seed=seed, precision=precision)
     train_latent_flow(data, codec, out, config, structure)

@@ -10,9 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from loci.errors import check_seed
+from loci.train.precision import Precision
 
 
-def structure_codec(data: Path, out: Path, minutes: float = 15.0, seed: int = 0) -> None:
+def structure_codec(
+    data: Path, out: Path, minutes: float = 15.0, seed: int = 0, precision: Precision = "auto"
+) -> None:
     """Train the autoencoder of objects' voxels.
 
     Args:
@@ -20,16 +23,24 @@ def structure_codec(data: Path, out: Path, minutes: float = 15.0, seed: int = 0)
         out: folder of the run: log, samples, checkpoint; at the end, both halves in final.
         minutes: of training, over all resumes.
         seed: of the weights and the batches.
+        precision: what to multiply in; auto is bfloat16 where it is faster.
     """
     check_seed(seed)
     from loci.train.run import Budget
     from loci.train.structure_codec import StructureCodecTraining, train_structure_codec
 
-    config = StructureCodecTraining(budget=Budget(minutes=minutes), seed=seed)
+    config = StructureCodecTraining(budget=Budget(minutes=minutes), seed=seed, precision=precision)
     train_structure_codec(data, out, config)
 
 
-def structure(data: Path, codec: Path, out: Path, minutes: float = 40.0, seed: int = 0) -> None:
+def structure(
+    data: Path,
+    codec: Path,
+    out: Path,
+    minutes: float = 40.0,
+    seed: int = 0,
+    precision: Precision = "auto",
+) -> None:
     """Train what finds an object's shape and pose in a picture.
 
     Args:
@@ -38,10 +49,11 @@ def structure(data: Path, codec: Path, out: Path, minutes: float = 40.0, seed: i
         out: folder of the run: log, samples, checkpoint; at the end, the parts in final.
         minutes: of training, over all resumes.
         seed: of the weights and the batches.
+        precision: what to multiply in; auto is bfloat16 where it is faster.
     """
     check_seed(seed)
     from loci.train.run import Budget
     from loci.train.structure_flow import StructureTraining, train_structure
 
-    config = StructureTraining(budget=Budget(minutes=minutes), seed=seed)
+    config = StructureTraining(budget=Budget(minutes=minutes), seed=seed, precision=precision)
     train_structure(data, codec, out, config)

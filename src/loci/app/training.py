@@ -13,9 +13,12 @@ from typing import Annotated, Literal
 import tyro
 
 from loci.errors import check_seed
+from loci.train.precision import Precision
 
 
-def codec(data: Path, out: Path, minutes: float = 30.0, seed: int = 0) -> None:
+def codec(
+    data: Path, out: Path, minutes: float = 30.0, seed: int = 0, precision: Precision = "auto"
+) -> None:
     """Train the autoencoder of frames.
 
     Args:
@@ -23,21 +26,26 @@ def codec(data: Path, out: Path, minutes: float = 30.0, seed: int = 0) -> None:
         out: folder of the run: log, samples, checkpoint; at the end, the codec in final.
         minutes: of training, over all resumes.
         seed: of the weights and the batches.
+        precision: what to multiply in; auto is bfloat16 where it is faster.
     """
     check_seed(seed)
     from loci.train.codec import CodecTraining, train_codec
     from loci.train.run import Budget
 
-    train_codec(data, out, CodecTraining(budget=Budget(minutes=minutes), seed=seed))
+    train_codec(
+        data, out, CodecTraining(budget=Budget(minutes=minutes), seed=seed, precision=precision)
+    )
 
 
 def world(
     data: Path,
     codec: Path,
     out: Path,
+    start: Path | None = None,
     minutes: float = 90.0,
     addressing: Literal["reckoned", "time"] = "reckoned",
     seed: int = 0,
+    precision: Precision = "auto",
 ) -> None:
     """Train the world model.
 
@@ -45,22 +53,28 @@ def world(
         data: folder with the recordings train and test, as made by loci data doom.
         codec: the trained codec, a folder or hub id.
         out: folder of the run: log, checkpoint, examinations; at the end, the model in final.
+        start: a model folder whose weights to begin with, such as src/loci/shipped/doom; without
+            it, from nothing.
         minutes: of training, over all resumes.
         addressing: how memory is addressed: by where a token looks, or as published by time.
         seed: of the weights and the batches.
+        precision: what to multiply in; auto is bfloat16 where it is faster.
     """
     check_seed(seed)
     from loci.presets import doom_transformer
     from loci.train.run import Budget
     from loci.train.world import WorldTraining, train_world
     from loci.world.frame_codec import FrameCodec
+    from loci.world.transformer import WorldTransformer
 
     config = WorldTraining(
         model=doom_transformer(reckoned=addressing == "reckoned"),
         budget=Budget(minutes=minutes),
         seed=seed,
+        precision=precision,
     )
-    train_world(data, FrameCodec.from_pretrained(codec), out, config)
+    first = start and WorldTransformer.from_pretrained(start / "transformer").float()
+    train_world(data, FrameCodec.from_pretrained(codec), out, config, first)
 
 
 def ship(codec: Path, world: Path, out: Path) -> None:

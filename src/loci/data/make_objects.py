@@ -5,7 +5,7 @@ import os
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -18,6 +18,8 @@ import tyro
 from loci.data.held_out import held_out
 from loci.data.mesh_cleaning import Unusable, check_name, normalized
 from loci.data.mesh_files import need_trimesh
+from loci.data.more_objects import composed as composed_source
+from loci.data.more_objects import stretched as stretched_source
 from loci.data.object_cameras import ViewConfig, random_camera, random_lights
 from loci.data.object_files import SUFFIX, SURFACE, write_object
 from loci.data.object_render import ObjectRenderer
@@ -28,19 +30,24 @@ from loci.errors import LociError, check_seed
 from loci.files import replacing
 
 VERSION = 1
+MOST_MORE = 9999
 META = "meta.json"
 DROPPED = "dropped.json"
-SPLITS = ("train", "test", "aside")
+MORE = "more"
+SPLITS = ("train", "test", "aside", MORE)
 
 
 @dataclass(frozen=True)
 class ObjectsConfig:
-    """What is drawn of every object."""
+    """What is drawn of every object; and how many are made of each training object by stretching
+    it, and of random solids."""
 
     views: int = 16
     size: int = 192
     seed: int = 1
     cameras: ViewConfig = ViewConfig()
+    stretched: int = 0
+    composed: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,12 +68,15 @@ def objects(
     size: int = 192,
     seed: int = 1,
     limit: int | None = None,
+    stretched: int = 0,
+    composed: int = 0,
     workers: int = os.cpu_count() or 1,
 ) -> None:
     """Render, voxelise and sample objects from meshes (.sh3f, .obj, .glb).
 
     The same command goes on with what was stopped. Held-out objects go to the folder "test", what
-    is nearly like one of them to "aside", the others to "train".
+    is nearly like one of them to "aside", the others to "train". What is made of others or of
+    nothing goes to "more".
 
     Args:
         source: a file, or a folder of them.
@@ -75,9 +85,12 @@ def objects(
         size: of the pictures, in pixels.
         seed: of cameras and lights.
         limit: take only so many objects, spread over the source.
+        stretched: how often every training object is drawn again in other proportions.
+        composed: how many objects of random solids are drawn.
         workers: how many processes.
     """
-    done = generate(source, out, ObjectsConfig(views, size, seed), limit, workers)
+    config = ObjectsConfig(views, size, seed, stretched=stretched, composed=composed)
+    done = generate(source, out, config, limit, workers)
     reasons = Counter(reason.split(",")[0] for reason in done.dropped.values())
     left = "".join(f"\n  left out {count}: {reason}" for reason, count in reasons.most_common())
     print(f"{out}: {done.held} objects ({done.made} new, {done.seconds:.0f} s){left}")
@@ -105,6 +118,9 @@ def generate(
     ):
         if not 1 <= value <= most:
             raise LociError(f"{name} {value}, expected 1 to {most}")
+    for name, value in (("stretched", config.stretched), ("composed", config.composed)):
+        if not 0 <= value <= MOST_MORE:
+            raise LociError(f"{name} {value}, expected 0 to {MOST_MORE}")
     check_seed(config.seed)
     need_trimesh()
     need_scipy()
@@ -114,8 +130,8 @@ def generate(
     dropped = _read_json(out / DROPPED) if (out / DROPPED).exists() else {}
     splits = held_out()
     jobs = []
-    for item in sources:
-        path = out / splits.get(item.name, "train") / (item.name + SUFFIX)
+    for split, item in _with_more(sources, splits, config):
+        path = out / split / (item.name + SUFFIX)
         _fetch(path)
         if not path.exists() and item.name not in dropped:
             jobs.append((item, path, config))
@@ -203,6 +219,20 @@ def _work(jobs: Iterable) -> Iterator[tuple[str, str | None]]:
                 yield source.name, str(reason)
             else:
                 yield source.name, None
+
+
+def _with_more(
+    sources: Sequence[Source], splits: Mapping[str, str], config: ObjectsConfig
+) -> Iterator[tuple[str, Source]]:
+    """Every source with its folder, and what else is to be made."""
+    for item in sources:
+        split = splits.get(item.name, "train")
+        yield split, item
+        if split == "train":
+            for number in range(1, config.stretched + 1):
+                yield MORE, stretched_source(item, number, config.seed)
+    for number in range(1, config.composed + 1):
+        yield MORE, composed_source(number, config.seed)
 
 
 def _spread(sources: list[Source], limit: int | None) -> Iterable[Source]:

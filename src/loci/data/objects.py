@@ -80,29 +80,40 @@ class ObjectRecord:
         return {name: value for name, value in self.__dict__.items() if name != "file"}
 
 
+def training_folders(data: Path | str) -> list[Path]:
+    """The folders of a data set to train on: its objects and, if any, those made besides."""
+    more = Path(data) / "more"
+    return [Path(data) / "train", *([more] if more.is_dir() else [])]
+
+
 @dataclass(frozen=True)
 class ObjectSet:
-    """Objects of one folder ("train" or "test"), ordered by name."""
+    """Objects of one folder ("train" or "test") or of several, each ordered by name."""
 
     records: Sequence[ObjectRecord]
     views: int
     size: int
 
     @classmethod
-    def load(cls, folder: Path | str) -> "ObjectSet":
-        """Open the objects in a folder that `loci data objects` has made.
+    def load(cls, *folders: Path | str) -> "ObjectSet":
+        """Open the objects in folders that `loci data objects` has made.
 
         Raises:
-            LociError: when there are none, or one is damaged or of another shape.
+            LociError: when one has none, or an object is damaged or of another shape.
         """
-        paths = sorted(Path(folder).glob("[!.]*" + SUFFIX))
-        if not paths:
-            message = f"{folder}: expected objects (make some: loci data objects)"
-            raise LociError(message)
+        paths = []
+        for folder in folders:
+            found = sorted(Path(folder).glob("[!.]*" + SUFFIX))
+            if not found:
+                message = f"{folder}: expected objects (make some: loci data objects)"
+                raise LociError(message)
+            paths += found
         opened = [_open(path) for path in paths]
         shapes = {shape for _, shape in opened}
         if len(shapes) > 1:
-            raise LociError(f"{folder}: views of {sorted(shapes)}, expected one number and size")
+            raise LociError(
+                f"{paths[0].parent}: views of {sorted(shapes)}, expected one number and size"
+            )
         return cls([record for record, _ in opened], *shapes.pop())
 
     def __len__(self) -> int:

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from loci.layers.mixing import mixed_values
 from loci.layers.norms import RMSNorm
 from loci.layers.rotary import Rotation, rotate
 
@@ -51,7 +51,7 @@ class Attention(nn.Module):
         self, queries: Float[Tensor, "b h n e"], context: KeysValues
     ) -> Float[Tensor, "b n d"]:
         """Attention output after the output projection."""
-        mixed = F.scaled_dot_product_attention(queries, *context)
+        mixed = mixed_values(queries, *context)
         return self.o(mixed.transpose(1, 2).flatten(-2))
 
     def forward(

@@ -2,9 +2,9 @@
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from loci.layers.attention import KeysValues
+from loci.layers.mixing import mixed_values
 
 
 class CrossAttention(nn.Module):
@@ -39,5 +39,5 @@ class CrossAttention(nn.Module):
     def forward(self, x: Float[Tensor, "b n d"], context: KeysValues) -> Float[Tensor, "b n d"]:
         """What the tokens find in the condition."""
         queries = self.to_q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        mixed = F.scaled_dot_product_attention(queries, *context)
+        mixed = mixed_values(queries, *context)
         return self.to_out(mixed.transpose(1, 2).flatten(-2))

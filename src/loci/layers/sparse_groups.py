@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
+
+from loci.layers.mixing import mixed_values
 
 
 class Bucket(NamedTuple):
@@ -55,7 +56,7 @@ class Groups:
         for rows, real, _ in self.buckets:
             mask = None if real is None else real[:, None, None]
             parts = (part[rows].transpose(1, 2) for part in (q, k, v))
-            mixed.append(F.scaled_dot_product_attention(*parts, attn_mask=mask))
+            mixed.append(mixed_values(*parts, mask=mask))
         return self._restore(mixed, q)
 
     def attend_to(
@@ -65,7 +66,7 @@ class Groups:
         mixed = []
         for rows, _, labels in self.buckets:
             queries = q[rows].transpose(1, 2)
-            mixed.append(F.scaled_dot_product_attention(queries, k[labels], v[labels]))
+            mixed.append(mixed_values(queries, k[labels], v[labels]))
         return self._restore(mixed, q)
 
     def _restore(self, mixed: list[Tensor], like: Tensor) -> Tensor:

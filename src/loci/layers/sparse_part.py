@@ -10,8 +10,8 @@ from functools import cached_property
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
+from loci.layers.mixing import mixed_values
 from loci.layers.sparse import Coarsening, Pairs, Voxels
 from loci.layers.sparse_groups import Groups
 
@@ -128,6 +128,6 @@ class _KeptGroups(Groups):
             queries, keys, values = (
                 x.transpose(0, 1)[None] for x in (q[asking == item], k[of_item], v[of_item])
             )
-            answer = F.scaled_dot_product_attention(queries, keys, values)
+            answer = mixed_values(queries, keys, values)
             mixed[asking == item] = answer[0].transpose(0, 1)
         return mixed

@@ -6,11 +6,11 @@ from typing import cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from loci.layers.attention import KeysValues
 from loci.layers.cross_attention import CrossAttention
 from loci.layers.feed_forward import FeedForward
+from loci.layers.mixing import mixed_values
 from loci.layers.modulation import Modulation, gated, modulated
 from loci.layers.norms import AffineLayerNorm, HeadRMSNorm, layer_norm
 
@@ -111,4 +111,4 @@ def _joined(first: KeysValues, second: KeysValues) -> KeysValues:
 
 
 def _attended(queries: Tensor, context: KeysValues) -> Tensor:
-    return F.scaled_dot_product_attention(queries, *context).transpose(1, 2).flatten(-2)
+    return mixed_values(queries, *context).transpose(1, 2).flatten(-2)

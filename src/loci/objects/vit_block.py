@@ -5,6 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from loci.layers.mixing import mixed_values
+
 
 class SelfAttention(nn.Module):
     """softmax(q k^T / sqrt(head_dim)) v with one projection for all three."""
@@ -19,7 +21,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).transpose(1, 3).unbind(2)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = mixed_values(q, k, v)
         return self.proj(mixed.transpose(1, 2).flatten(-2))
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from loci.data.shards import load_shards
+from loci.train.precision import Precision, matmul_type
 from loci.train.run import (
     Budget,
     Ema,
@@ -43,6 +44,7 @@ class CodecTraining:
     evaluate_seconds: float = 90.0
     checkpoint_seconds: float = 120.0
     seed: int = 0
+    precision: Precision = "float32"
 
 
 def train_codec(data: Path, out: Path, config: CodecTraining | None = None) -> FrameCodec:
@@ -65,7 +67,7 @@ def fit_codec(
     config: CodecTraining,
 ) -> FrameCodec:
     """`train_codec` on frames already in memory."""
-    accelerator = accelerated()
+    accelerator = accelerated(matmul_type(config.precision))
     run = RunDirectory(out, writes=accelerator.is_main_process)
     learner = _begun(run, train, config, accelerator.device)
     codec, optimizer, ema = learner

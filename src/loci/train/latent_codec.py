@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from loci.data.objects import training_folders
 from loci.geometry.placing import merge_gaussians
 from loci.geometry.splat_render import render_gaussians
 from loci.objects.latent_encoder import kl
@@ -21,6 +22,7 @@ from loci.train.codec_parts import CodecConfig, CodecParts
 from loci.train.latent_batches import codec_batch, disturbed, varied
 from loci.train.latent_set import LatentSet
 from loci.train.muon import MuonWithAdam
+from loci.train.precision import Precision, matmul_type, multiplying
 from loci.train.run import Budget, Ema, Learner, LearningRate, RunDirectory, means, step_generator
 
 
@@ -63,6 +65,7 @@ class LatentCodecTraining:
     exam_seconds: float = 400.0
     checkpoint_seconds: float = 120.0
     seed: int = 0
+    precision: Precision = "float32"
 
 
 def fit_latent_codec(
@@ -73,10 +76,10 @@ def fit_latent_codec(
     A run that was killed goes on from its last checkpoint. Returns the parts in evaluation mode.
     """
     config = config or LatentCodecTraining()
-    run = RunDirectory(out)
+    run, dtype = RunDirectory(out), matmul_type(config.precision)
     torch.manual_seed(config.seed)
     model = CodecParts(config.parts)
-    optimizer = MuonWithAdam(model, ("blocks.", "upsample."), lr=config.rate.peak)
+    optimizer = MuonWithAdam(model, ("blocks.", "upsample."), config.rate.peak, dtype=dtype)
     ema = Ema(model, config.ema)
     learner = Learner(model, optimizer, ema)
     learner.resume(run)
@@ -86,7 +89,8 @@ def fit_latent_codec(
     while (fraction := config.budget.fraction(run.step, run.seconds)) < 1:
         rate = config.rate.apply(optimizer, run.step, fraction)
         rng = step_generator(config.seed, run.step)
-        losses = step_losses(model, train, config, rng, render=fraction >= config.rendered_from)
+        with multiplying(dtype):
+            losses = step_losses(model, train, config, rng, render=fraction >= config.rendered_from)
         total = sum(getattr(config.weights, name) * loss for name, loss in losses.items())
         assert isinstance(total, Tensor)
         optimizer.zero_grad()
@@ -156,7 +160,8 @@ def averaged(ema: Ema, config: LatentCodecTraining) -> CodecParts:
 def train_latent_codec(
     data: Path, out: Path, config: LatentCodecTraining | None = None
 ) -> CodecParts:
-    """`fit_latent_codec` on the objects in `data/train`, examined on those in `data/test`."""
+    """`fit_latent_codec` on the objects in `data/train` and, if there, `data/more`, examined on
+    those in `data/test`."""
     return fit_latent_codec(
-        LatentSet.load(data / "train"), LatentSet.load(data / "test"), out, config
+        LatentSet.load(*training_folders(data)), LatentSet.load(data / "test"), out, config
     )

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from loci.data.objects import training_folders
 from loci.errors import LociError
 from loci.flow.schedule import TIMESTEPS
 from loci.layers.weights import save_config
@@ -25,6 +26,7 @@ from loci.train.latent_targets import FlowBatch, cut, flow_batch, latent_statist
 from loci.train.muon import MuonWithAdam
 from loci.train.object_coordinates import CoordinateReader, coordinate_loss
 from loci.train.object_scenes import SceneVariety
+from loci.train.precision import Precision, matmul_type, multiplying
 from loci.train.run import Budget, Ema, Learner, LearningRate, RunDirectory, means, step_generator
 
 HOME = home().parts
@@ -64,6 +66,7 @@ class LatentFlowTraining:
     exam_seconds: float = 600.0
     checkpoint_seconds: float = 120.0
     seed: int = 0
+    precision: Precision = "float32"
 
 
 class FlowLosses(NamedTuple):
@@ -133,8 +136,8 @@ def train_latent_flow(
     config: LatentFlowTraining | None = None,
     structure: Path | None = None,
 ) -> PicturedFlow:
-    """Train on `data/train` with the autoencoder that a run of `train_latent_codec` left in
-    `codec/final`, examine on `data/test`, and save under `out/final`.
+    """Train on `data/train` and, if there, `data/more`, with the autoencoder that a run of
+    `train_latent_codec` left in `codec/final`, examine on `data/test`, and save under `out/final`.
 
     With the folder of a run of `train_structure`, the embedder of pictures begins as that of
     stage 1.
@@ -144,7 +147,8 @@ def train_latent_flow(
     """
     parts = CodecParts.from_pretrained(Path(codec) / "final")
     first = structure and Fuser.from_pretrained(Path(structure) / "final" / "structure_fuser")
-    train, test = (LatentSet.load(Path(data) / part) for part in ("train", "test"))
+    train = LatentSet.load(*training_folders(data))
+    test = LatentSet.load(Path(data) / "test")
     return fit_latent_flow(train, test, parts, out, config, first)
 
 
@@ -163,14 +167,14 @@ def fit_latent_flow(
     networks in evaluation mode.
     """
     config = config or LatentFlowTraining()
-    run = RunDirectory(out)
+    run, dtype = RunDirectory(out), matmul_type(config.precision)
     statistics = latent_statistics(train, parts.encoder)
     exam = FlowExam.prepare(test, parts, statistics, config.examined)
     torch.manual_seed(config.seed)
     model = PicturedFlow(config)
     if first is not None:
         model.begin_with(first)
-    optimizer = MuonWithAdam(model, ("blocks.",), lr=config.rate.peak)
+    optimizer = MuonWithAdam(model, ("blocks.",), config.rate.peak, dtype=dtype)
     ema = Ema(model, config.ema)
     learner = Learner(model, optimizer, ema)
     learner.resume(run)
@@ -189,7 +193,8 @@ def fit_latent_flow(
         if not whole:
             batch = batch._replace(encoded=cut(batch.encoded, config.cut, rng))
         data = statistics.normalise(batch.encoded.latents)
-        losses = model.losses(batch, data, config, rng)
+        with multiplying(dtype):
+            losses = model.losses(batch, data, config, rng)
         loss = losses.velocity + config.reading * losses.coordinates
         optimizer.zero_grad()
         loss.backward()

@@ -65,13 +65,13 @@ class LatentSet:
         return len(self.items)
 
     @classmethod
-    def load(cls, folder: Path, resolution: int = 32) -> LatentSet:
-        """The objects of a folder as `loci.data.objects` reads them.
+    def load(cls, *folders: Path, resolution: int = 32) -> LatentSet:
+        """The objects of folders as `loci.data.objects` reads them.
 
         Raises:
-            LociError: when there are none, or one is damaged.
+            LociError: when one has none, or an object is damaged.
         """
-        objects = ObjectSet.load(folder)
+        objects = ObjectSet.load(*folders)
         occupied = [objects.occupancy(i, resolution) for i in range(len(objects))]
         floors = [lowest(grid) for grid in occupied]
         items = [

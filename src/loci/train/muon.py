@@ -1,7 +1,7 @@
 """Muon for the matrices inside a network, AdamW for everything else, as one optimiser.
 
 torch has a Muon of its own, which orthogonalises in bfloat16: two orders of magnitude slower on a
-processor that has to emulate it. This one stays in the type of the weights.
+processor that has to emulate it. Here the type is the caller's to say.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,16 +20,23 @@ ADAM_BETAS = (0.9, 0.98)
 
 
 @torch.no_grad()
-def orthogonalised(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
-    """The matrix with singular values near 1 (0.7 to 1.2), by Newton and Schulz's iteration."""
+def orthogonalised(
+    matrix: Float[Tensor, "m n"], dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "m n"]:
+    """The matrix with singular values near 1 (0.7 to 1.2), by Newton and Schulz's iteration.
+
+    Args:
+        matrix: any, in float32.
+        dtype: to multiply in; the iteration forgives what bfloat16 rounds.
+    """
     a, b, c = COEFFICIENTS
-    x = matrix / matrix.norm().clamp(min=1e-7)
-    if x.shape[0] > x.shape[1]:
-        return orthogonalised(matrix.T).T
+    if matrix.shape[0] > matrix.shape[1]:
+        return orthogonalised(matrix.T, dtype).T
+    x = (matrix / matrix.norm().clamp(min=1e-7)).to(dtype)
     for _ in range(ITERATIONS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x
+    return x.to(matrix.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -37,10 +44,17 @@ class Muon(torch.optim.Optimizer):
 
     Steps are scaled by 0.2 sqrt(max(m, n)), so that learning rate and decay are those of AdamW
     (Liu et al., "Muon is scalable for LLM training", 2025). Convolutions are taken as matrices of
-    one row per output channel.
+    one row per output channel. `dtype` is what it multiplies in.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float, weight_decay: float = 0.01) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        lr: float,
+        weight_decay: float = 0.01,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.dtype = dtype
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -55,7 +69,7 @@ class Muon(torch.optim.Optimizer):
                 momentum = kept.setdefault("momentum", torch.zeros_like(weight))
                 momentum.lerp_(weight.grad, 1 - MOMENTUM)
                 ahead = weight.grad.lerp(momentum, MOMENTUM).flatten(1)
-                step = orthogonalised(ahead).view_as(weight)
+                step = orthogonalised(ahead, self.dtype).view_as(weight)
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.add_(step, alpha=-0.2 * group["lr"] * max(ahead.shape) ** 0.5)
 
@@ -68,7 +82,12 @@ class MuonWithAdam(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, model: nn.Module, hidden: tuple[str, ...], lr: float, weight_decay: float = 0.01
+        self,
+        model: nn.Module,
+        hidden: tuple[str, ...],
+        lr: float,
+        weight_decay: float = 0.01,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         named = list(model.named_parameters())
         inner = [p for name, p in named if is_matrix(name, p) and any(h in name for h in hidden)]
@@ -77,7 +96,7 @@ class MuonWithAdam(torch.optim.Optimizer):
         if not inner or not rest:
             raise ValueError(f"{hidden} names {len(inner)} of {len(named)} parameters")
         self.parts = (
-            Muon(inner, lr, weight_decay),
+            Muon(inner, lr, weight_decay, dtype),
             torch.optim.AdamW(rest, lr=lr, betas=ADAM_BETAS, weight_decay=weight_decay),
         )
         super().__init__([*inner, *rest], {"lr": lr})

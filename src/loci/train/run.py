@@ -131,14 +131,19 @@ def means(records: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(values) / len(values) for name, values in found.items()}
 
 
-def accelerated() -> Accelerator:
-    """The processes and devices of this run. Raises LociError if the extra is missing."""
+def accelerated(dtype: torch.dtype = torch.float32) -> Accelerator:
+    """The processes and devices of this run, which multiplies in `dtype`.
+
+    Raises LociError if the extra is missing.
+    """
     try:
         from accelerate import Accelerator, DistributedDataParallelKwargs
     except ImportError as error:
         raise LociError("training needs accelerate: pip install 'genius-loci[train]'") from error
     # Not every batch uses every part: one without history leaves the memory encoder idle.
-    return Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    mixed = "bf16" if dtype is torch.bfloat16 else "no"
+    return Accelerator(mixed_precision=mixed, kwargs_handlers=[unused])
 
 
 def agreed(fraction: float, accelerator: Accelerator) -> float:

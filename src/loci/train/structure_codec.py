@@ -18,6 +18,7 @@ from loci.objects.structure_decoder import (
 )
 from loci.objects.structure_encoder import StructureEncoder, StructureEncoderConfig
 from loci.presets_objects import home
+from loci.train.precision import Precision, matmul_type
 from loci.train.run import (
     Budget,
     Ema,
@@ -61,6 +62,7 @@ class StructureCodecTraining:
     evaluate_seconds: float = 180.0
     checkpoint_seconds: float = 120.0
     seed: int = 0
+    precision: Precision = "float32"
 
 
 class StructureCodec(nn.Module):
@@ -125,7 +127,7 @@ def fit_structure_codec(
     train: Shapes, test: Shapes, out: Path, config: StructureCodecTraining
 ) -> StructureCodec:
     """`train_structure_codec` on shapes already in memory."""
-    accelerator = accelerated()
+    accelerator = accelerated(matmul_type(config.precision))
     run = RunDirectory(out, writes=accelerator.is_main_process)
     torch.manual_seed(config.seed)
     codec = StructureCodec(config).to(accelerator.device)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loci.data.objects import ObjectSet
+from loci.data.objects import ObjectSet, training_folders
 from loci.objects.conditioning import FuserConfig
 from loci.objects.structure_decoder import StructureDecoder
 from loci.objects.structure_encoder import StructureEncoder
@@ -20,6 +20,7 @@ from loci.presets_objects import home
 from loci.train.muon import MuonWithAdam
 from loci.train.object_batches import ViewedObject, random_pairs, structure_batch, viewed_objects
 from loci.train.object_scenes import SceneVariety
+from loci.train.precision import Precision, matmul_type
 from loci.train.run import (
     Budget,
     Ema,
@@ -63,14 +64,15 @@ class StructureTraining:
     exam_seconds: float = 600.0
     checkpoint_seconds: float = 120.0
     seed: int = 0
+    precision: Precision = "float32"
 
 
 def train_structure(
     data: Path, codec: Path, out: Path, config: StructureTraining | None = None
 ) -> StructureObjective:
-    """Train on `data/train`, examine on `data/test`, save the averaged parts to
-    `out/final/structure_fuser` and `out/final/structure_flow`. A killed run goes on from its last
-    checkpoint.
+    """Train on `data/train` and, if there, `data/more`, examine on `data/test`, save the averaged
+    parts to `out/final/structure_fuser` and `out/final/structure_flow`. A killed run goes on from
+    its last checkpoint.
 
     `codec` is the run folder of the autoencoder, whose decoder is copied beside the other parts.
     """
@@ -80,7 +82,8 @@ def train_structure(
         StructureEncoder.from_pretrained(final / "structure_encoder"),
         StructureDecoder.from_pretrained(final / "structure_decoder"),
     )
-    train, test = (viewed_objects(ObjectSet.load(Path(data) / part)) for part in ("train", "test"))
+    train = viewed_objects(ObjectSet.load(*training_folders(data)))
+    test = viewed_objects(ObjectSet.load(Path(data) / "test"))
     exam = StructureExam.prepare(
         test, halves, config.sampling, config.exam_objects, config.fuser.picture.input_size
     )
@@ -97,11 +100,12 @@ def fit_structure(
     config: StructureTraining,
 ) -> StructureObjective:
     """`train_structure` on objects already in memory."""
-    accelerator = accelerated()
+    dtype = matmul_type(config.precision)
+    accelerator = accelerated(dtype)
     run = RunDirectory(out, writes=accelerator.is_main_process)
     torch.manual_seed(config.seed)
     trained = StructureObjective(config.fuser, config.flow, config.loss).to(accelerator.device)
-    optimizer = MuonWithAdam(trained, ("blocks.",), lr=config.rate.peak, weight_decay=0.02)
+    optimizer = MuonWithAdam(trained, ("blocks.",), config.rate.peak, 0.02, dtype)
     ema = Ema(trained, config.ema)
     learner = Learner(trained, optimizer, ema)
     learner.resume(run)

@@ -11,11 +11,13 @@ from torch import Tensor
 from loci.data.latent_walks import LatentWalks, latent_walks
 from loci.data.revisits import Batch, Recipe, draw
 from loci.data.shards import load_shards
+from loci.errors import LociError
 from loci.flow.objective import flow_loss, noised
 from loci.flow.schedule import TIMESTEPS, sample_levels
 from loci.train.conditions import address, remember
 from loci.train.material import Material
 from loci.train.muon import MuonWithAdam
+from loci.train.precision import Precision, matmul_type
 from loci.train.recall import Exam, examine
 from loci.train.run import Budget, Ema, Learner, LearningRate, RunDirectory, accelerated, agreed
 from loci.train.window_codes import WindowCodes
@@ -102,17 +104,26 @@ class WorldTraining:
     checkpoint_seconds: float = 120.0
     own_seconds: float = 480.0
     seed: int = 0
+    precision: Precision = "float32"
 
     def stage(self, fraction: float) -> Stage:
         return next((s for s in self.stages if fraction < s.until), self.stages[-1])
 
 
 def train_world(
-    data: Path, codec: FrameCodec, out: Path, config: WorldTraining
+    data: Path,
+    codec: FrameCodec,
+    out: Path,
+    config: WorldTraining,
+    start: WorldTransformer | None = None,
 ) -> WorldTransformer:
     """Train on `data/train`, examine on `data/test`, save the averaged model to `out/final`.
 
-    Encoded walks are kept under `out/../latents`. A killed run goes on from its last checkpoint.
+    Begins with the weights of `start`, if given. Encoded walks are kept under `out/../latents`. A
+    killed run goes on from its last checkpoint.
+
+    Raises:
+        LociError: on unusable data, or when `start` has another configuration.
     """
     train = load_shards(data / "train")
     count = min(config.walks, len(train.frames))
@@ -121,7 +132,7 @@ def train_world(
     count = min(config.held_out_walks, len(test.frames))
     held_out = latent_walks(test, codec, out.parent / "latents" / "test", count)
     exam = Exam.prepare(held_out, test.frames, codec)
-    return fit_world(walks, exam, out, config)
+    return fit_world(walks, exam, out, config, start)
 
 
 def fit_world(
@@ -129,18 +140,24 @@ def fit_world(
     exam: Exam | None,
     out: Path,
     config: WorldTraining,
+    start: WorldTransformer | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> WorldTransformer:
     """`train_world` on walks already encoded; `on_step` hears each step's number and loss."""
-    accelerator = accelerated()
+    dtype = matmul_type(config.precision)
+    accelerator = accelerated(dtype)
     rank = accelerator.process_index
     run = RunDirectory(out, writes=accelerator.is_main_process)
     torch.manual_seed(config.seed)
     world = WorldTransformer(config.model)
     world.initialise(gate=1.0)
+    if start is not None:
+        if start.config != config.model:
+            raise LociError(f"to begin with: {start.config}, expected {config.model}")
+        world.load_state_dict(start.state_dict())
     world.to(accelerator.device)
     trained = Objective(world, config)
-    optimizer = MuonWithAdam(world, HIDDEN, lr=config.rate.peak)
+    optimizer = MuonWithAdam(world, HIDDEN, config.rate.peak, dtype=dtype)
     ema = Ema(world, config.ema)
     learner = Learner(world, optimizer, ema)
     learner.resume(run)
