@@ -48,10 +48,12 @@ def weights(parts: CodecParts) -> Tensor:
     return torch.cat([p.flatten() for p in parts.parameters()])
 
 
-def test_every_weight_learns(toys: LatentSet) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_weight_learns(toys: LatentSet, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     parts = CodecParts(TINY.parts)
-    losses = step_losses(parts, toys, TINY, torch.Generator().manual_seed(0), render=True)
+    losses = step_losses(parts, toys, TINY, torch.Generator().manual_seed(0), True, dtype)
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
     assert set(losses) == set(vars(TINY.weights))
     sum(losses.values(), torch.zeros(())).backward()
     for name, parameter in parts.named_parameters():

@@ -89,8 +89,7 @@ def fit_latent_codec(
     while (fraction := config.budget.fraction(run.step, run.seconds)) < 1:
         rate = config.rate.apply(optimizer, run.step, fraction)
         rng = step_generator(config.seed, run.step)
-        with multiplying(dtype):
-            losses = step_losses(model, train, config, rng, render=fraction >= config.rendered_from)
+        losses = step_losses(model, train, config, rng, fraction >= config.rendered_from, dtype)
         total = sum(getattr(config.weights, name) * loss for name, loss in losses.items())
         assert isinstance(total, Tensor)
         optimizer.zero_grad()
@@ -120,8 +119,12 @@ def step_losses(
     config: LatentCodecTraining,
     rng: torch.Generator,
     render: bool,
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
-    """The parts of one step's loss on randomly chosen, turned and recoloured objects."""
+    """The parts of one step's loss on randomly chosen, turned and recoloured objects.
+
+    The networks multiply in `dtype`; what is made of their outputs is measured in float32.
+    """
     chosen = torch.randperm(len(train), generator=rng)[: config.batch].tolist()
     # What is rendered keeps its colours and its place; the others are varied.
     items = [train.items[number] for number in chosen]
@@ -131,13 +134,14 @@ def step_losses(
     ]
     items = [disturbed(item, config.disturbance, rng) for item in items]
     batch = codec_batch(items, config.samples, rng)
-    mean, log_variance = model.encoder(batch.features, batch.voxels)
-    noise = torch.randn(mean.shape, generator=rng)
-    latents = mean + (0.5 * log_variance).exp() * noise
-    decoded = model.gaussians.decode(latents, batch.voxels)
+    with multiplying(dtype):
+        mean, log_variance = model.encoder(batch.features, batch.voxels)
+        noise = torch.randn(mean.shape, generator=rng)
+        latents = mean + (0.5 * log_variance).exp() * noise
+        decoded = model.gaussians.decode(latents, batch.voxels)
+        feats, _ = model.mesh(latents, batch.voxels)
     side = config.parts.gaussians.torso.resolution
     losses = gaussian_losses(merge_gaussians(decoded), batch, side)
-    feats, _ = model.mesh(latents, batch.voxels)
     losses |= mesh_losses(feats, batch, config.parts.mesh.resolution)
     losses["kl"] = kl(mean, log_variance)
     if render:

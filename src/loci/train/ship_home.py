@@ -16,7 +16,7 @@ from torch import nn
 
 from loci.acceleration.laws import LAWS_NAME
 from loci.data.credits import credits_text
-from loci.data.objects import ObjectRecord, ObjectSet
+from loci.data.objects import ObjectRecord, ObjectSet, training_folders
 from loci.errors import LociError
 from loci.files import replacing_folder
 from loci.layers.weights import load_config
@@ -98,7 +98,8 @@ def ship_home(runs: Runs, data: Path, out: Path) -> Lifter:
             draw_panels(run / "log.jsonl", logs / "curves.png")
         shown = write_example(test, draft)
         (draft / CREDITS).write_text(credits_text(train.records, test.records), encoding="utf-8")
-        text = card(runs, modules, (train, test), shown)
+        made = sum(len(ObjectSet.load(folder)) for folder in training_folders(data)[1:])
+        text = card(runs, modules, (train, test), made, shown)
         (draft / CARD).write_text(text, encoding="utf-8")
         size = sum(path.stat().st_size for path in draft.rglob("*.safetensors"))
         whole = sum(path.stat().st_size for path in draft.rglob("*") if path.is_file())
@@ -123,6 +124,7 @@ def card(
     runs: Runs,
     modules: Mapping[str, nn.Module],
     objects: tuple[ObjectSet, ObjectSet],
+    made: int,
     shown: ObjectRecord,
 ) -> str:
     """The model card: the template beside this file, with what can be counted filled in.
@@ -131,6 +133,7 @@ def card(
         runs: whose logs tell how long was trained.
         modules: the parts by name.
         objects: to train on, and held out.
+        made: how many objects to train on were made besides.
         shown: the object in the example picture.
     """
     train, test = objects
@@ -142,6 +145,7 @@ def card(
         times=_table("run", "trained", {run.name: _trained(run) for run in runs}),
         licences=credits_text(train.records, test.records).split("\n\n")[0],
         train=len(train),
+        more=made,
         test=len(test),
         example=f"“{shown.title}” by {shown.author} ({shown.licence})",
     )
