@@ -18,10 +18,12 @@ def test_written_out_it_is_the_same_with_the_same_gradients(masked: bool) -> Non
     )
     narrow, wide = inputs(torch.bfloat16, True), inputs(torch.bfloat16, False)
     wide = [x.float().requires_grad_() for x in wide]
-    ours = mixed_values(*narrow, mask=mask)
+    q, k, v = narrow
+    ours = mixed_values(q, k, v, mask)
     assert ours.dtype is torch.bfloat16
     assert "ScaledDotProduct" not in type(ours.grad_fn).__name__
-    theirs = F.scaled_dot_product_attention(*wide, attn_mask=mask)
+    q, k, v = wide
+    theirs = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     torch.testing.assert_close(ours.float(), theirs, atol=2e-2, rtol=2e-2)
     ours.float().square().sum().backward()
     theirs.square().sum().backward()
@@ -41,5 +43,16 @@ def test_masked_keys_are_not_looked_at() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_without_gradients_it_is_the_fused_kernel(dtype: torch.dtype) -> None:
-    parts = inputs(dtype, False)
-    assert torch.equal(mixed_values(*parts), F.scaled_dot_product_attention(*parts))
+    q, k, v = inputs(dtype, False)
+    assert torch.equal(mixed_values(q, k, v), F.scaled_dot_product_attention(q, k, v))
+
+
+def test_under_autocast_it_is_written_out_too() -> None:
+    q, k, v = inputs(torch.float32, True)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = mixed_values(q, k, v)
+    assert ours.dtype is torch.bfloat16
+    assert "ScaledDotProduct" not in type(ours.grad_fn).__name__
+    theirs = F.scaled_dot_product_attention(q, k, v)
+    assert "ScaledDotProduct" in type(theirs.grad_fn).__name__, "torch calls its kernels otherwise"
+    torch.testing.assert_close(ours.float(), theirs, atol=2e-2, rtol=2e-2)

@@ -17,11 +17,19 @@ def mixed_values(
     torch's fused kernel, except for bfloat16 on the CPU where a gradient is wanted: its backward
     pass takes from three to fifteen times as long there as that of the products written out.
     """
-    narrow = queries.dtype is torch.bfloat16 and queries.device.type == "cpu"
-    if not (narrow and queries.requires_grad):
+    if not (queries.requires_grad and _narrow_on_cpu(queries)):
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    q, k, v = (part.bfloat16() for part in (queries, keys, values))
     with torch.autocast("cpu", enabled=False):
-        scores = (queries * queries.shape[-1] ** -0.5) @ keys.to(queries.dtype).mT
+        scores = (q * q.shape[-1] ** -0.5) @ k.mT
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
-        return scores.softmax(dim=-1) @ values.to(queries.dtype)
+        return scores.softmax(dim=-1) @ v
+
+
+def _narrow_on_cpu(x: Tensor) -> bool:
+    """Whether products of it are computed in bfloat16 on the CPU."""
+    if x.device.type != "cpu":
+        return False
+    given = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    return given is torch.bfloat16

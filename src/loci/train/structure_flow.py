@@ -53,7 +53,7 @@ class StructureTraining:
     variety: SceneVariety = SceneVariety()
     sampling: StructureSampling = HOME.run.structure
     budget: Budget = Budget(minutes=40)
-    rate: LearningRate = LearningRate(peak=1e-3, warmup_steps=100, floor=0.02, hold=0.5)
+    rate: LearningRate = LearningRate(peak=2e-3, warmup_steps=100, floor=0.02, hold=0.5)
     batch: int = 16
     pointmaps: float = 0.5
     reading: float = 0.05
