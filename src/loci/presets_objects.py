@@ -12,6 +12,7 @@ from loci.objects.lifting import LifterConfig
 from loci.objects.mesh_decoder import MeshDecoderConfig
 from loci.objects.parts import PartConfigs
 from loci.objects.pointmap_embedder import PointmapEmbedderConfig
+from loci.objects.refinement import RefinementConfig
 from loci.objects.structure_decoder import StructureDecoderConfig
 from loci.objects.structure_flow import StructureFlowConfig
 from loci.objects.structure_sampling import StructureSampling
@@ -45,6 +46,7 @@ def home() -> ObjectModel:
             dim=192,
             full_frame=("rgb_image_mask",),
             cutout=True,
+            even=True,
         ),
         structure_flow=StructureFlowConfig(
             192, 192, blocks=5, heads=3, mlp_ratio=3, resolution=4, shape_channels=32
@@ -70,6 +72,7 @@ def home() -> ObjectModel:
         structure=StructureSampling(steps=12, guidance=2.0),
         latents=LatentSampling(steps=8, statistics=LatentStatistics((0.0,) * 8, (1.0,) * 8)),
         prune=0,
+        refinement=RefinementConfig(),
     )
     return ObjectModel(parts, run)
 

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from loci.objects.conditioning import (
+    CROPPED,
     POINTMAPS,
     Embedder,
     Fuser,
@@ -130,6 +131,18 @@ def test_a_cutout_shows_what_is_inside_the_mask_alone() -> None:
         assert torch.equal(model(given), model(changed)) == cutout
     changed["image"] = given["image"].flip(1)
     assert not torch.equal(model(given), model(changed))
+
+
+def test_even_tokens_are_all_as_loud_whatever_made_them() -> None:
+    for even in (False, True):
+        model = Fuser.of(FuserConfig(PICTURE, dim=24, full_frame=(), even=even)).eval()
+        torch.nn.init.normal_(model.idx_emb)
+        for net in model.projection_nets:
+            net[1].w2.weight.mul_(0.3)  # pyright: ignore[reportIndexIssue]
+        tokens = model(inputs()) - model.idx_emb[CROPPED]
+        loudness = tokens.square().mean(dim=-1).sqrt()
+        assert (loudness.min() > 0.95) == even
+        assert (loudness.max() < 0.5) != even
 
 
 def test_what_is_missing_is_named() -> None:

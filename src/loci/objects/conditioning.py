@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from loci.layers.feed_forward import GatedFeedForward
+from loci.layers.norms import layer_norm
 from loci.layers.weights import load_pretrained, save_pretrained
 from loci.objects.dinov2 import DinoEmbedder, DinoEmbedderConfig
 from loci.objects.pointmap_embedder import PointmapEmbedder, PointmapEmbedderConfig
@@ -52,7 +53,8 @@ class FuserConfig:
     `mask` None makes the masks' embedder as large as the pictures'; `pointmap` None leaves
     pointmaps out. Inputs of the full frame that `full_frame` does not name are left out too.
     With `cutout`, of the picture's crop only what is inside the mask is shown, on grey: a small
-    embedder need not learn to find the object.
+    embedder need not learn to find the object. With `even`, tokens are normalised before they are
+    marked: what is no use to the flow yet cannot be made so quiet that it never becomes any.
     """
 
     picture: DinoEmbedderConfig = field(
@@ -63,6 +65,7 @@ class FuserConfig:
     dim: int = 1024
     full_frame: tuple[str, ...] = ("rgb_image", "rgb_image_mask", "rgb_pointmap")
     cutout: bool = False
+    even: bool = False
 
 
 class Fuser(nn.Module):
@@ -117,8 +120,10 @@ class Fuser(nn.Module):
         hand them to `forward` as `known`.
         """
         index, source = self._find(name)
-        embedded = self.module_list[index](x)
-        return self.projection_nets[index](embedded) + self.idx_emb[source.group]
+        tokens = self.projection_nets[index](self.module_list[index](x))
+        if self.config is not None and self.config.even:
+            tokens = layer_norm(tokens, 1e-5)
+        return tokens + self.idx_emb[source.group]
 
     def forward(
         self,

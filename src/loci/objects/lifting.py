@@ -33,6 +33,7 @@ from loci.objects.parts import (
 from loci.objects.pointmap import Normaliser
 from loci.objects.pose import Convention, Pose, decode_pose
 from loci.objects.preprocess import INPUT_SIZE
+from loci.objects.refinement import RefinementConfig, Seen, refined
 from loci.objects.stages import Stages
 from loci.objects.structure_decoder import StructureDecoder, occupied
 from loci.objects.structure_flow import StructureFlow
@@ -52,7 +53,8 @@ class LifterConfig:
     """How the parts are run. The defaults are the released pipeline (SAM 3D Objects, 14).
 
     `input_size` is the side that pictures, masks and pointmaps are brought to; `prune` how deep
-    inside an object voxels are dropped, 0 for none; `decoders` names the parts that end a run.
+    inside an object voxels are dropped, 0 for none; `decoders` names the parts that end a run;
+    `refinement` is how the pose is refined at the end, None for not at all.
     """
 
     input_size: int = INPUT_SIZE
@@ -62,6 +64,7 @@ class LifterConfig:
     voxel_limit: int = VOXEL_LIMIT
     convention: Convention = "ScaleShiftInvariant"
     decoders: tuple[str, ...] = DECODERS
+    refinement: RefinementConfig | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -88,6 +91,7 @@ class Subject(NamedTuple):
         normaliser: what its pose is measured by.
         seed: of its noise, whatever other objects there are.
         cutout: the part of the picture around it, the alpha channel its mask.
+        seen: what its pose can be refined by; None leaves it as it is.
     """
 
     name: str
@@ -95,6 +99,7 @@ class Subject(NamedTuple):
     normaliser: Normaliser
     seed: int
     cutout: UInt8[Tensor, "h w 4"]
+    seen: Seen | None = None
 
 
 class Lifted(NamedTuple):
@@ -203,7 +208,11 @@ class Lifting:
             entry.detail = choice.detail
             entry.decoding_factor = choice.merged.factor if choice.merged else 1.0
         scale, shift = (part.to(self.stages.device)[None] for part in subject.normaliser)
-        pose = decode_pose(latents, scale, shift, choice.shrunk, config.convention)
+        pose = decode_pose(latents, scale, shift, convention=config.convention)
+        if subject.seen is not None and config.refinement is not None:
+            found = choice.structure[:, 1:]
+            pose = refined(pose, found, logits.shape[-1], subject.seen, config.refinement)
+        pose = pose._replace(scale=pose.scale * choice.shrunk)
         return Lifted(pose, choice, logits.shape[-1])
 
     def _latents(self, conditions: list[Tensor], found: list[Lifted]) -> list[Tensor]:

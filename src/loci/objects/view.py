@@ -28,6 +28,7 @@ from loci.objects.own_pointmap import (
 )
 from loci.objects.pose import Pose
 from loci.objects.preprocess import structure_inputs
+from loci.objects.refinement import Seen
 from loci.picture import read_mask, read_pixels
 
 LONGEST_TO_SHORTEST = 16
@@ -109,7 +110,10 @@ class View:
         mask = torch.from_numpy(inside)[None].float()
         inputs = structure_inputs(rgb, mask, self.pointmap, input_size)
         units = inputs.normaliser if self.pointmap is not None else nominal_scene(mask)
-        return Subject(name, inputs.tensors, units, seed, cutout(self.pixels, inside))
+        # Without a pointmap it is lifted in the nominal scene.
+        fov = self.fov if self.pointmap is not None else NOMINAL_FOV
+        seen = Seen(mask[0] > 0.5, self.pointmap, fov)
+        return Subject(name, inputs.tensors, units, seed, cutout(self.pixels, inside), seen)
 
     def asset(self, found: Lifted) -> Asset:
         """The object that was found."""

@@ -224,7 +224,10 @@ class Objective(torch.nn.Module):
         device = world.patch_embedding.weight.device
         size = batch.local.shape[0]
         deviation = history_noise * torch.rand(size)
-        remembered = remember(world.latent_encoder, batch, deviation, kept)
+        # In bfloat16 oneDNN's gradient of small 3-D convolutions is now and then no number (torch
+        # 2.13).
+        with torch.autocast(device.type, enabled=False):
+            remembered = remember(world.latent_encoder, batch, deviation, kept)
         local = batch.local + deviation.view(-1, 1, 1, 1) * torch.randn_like(batch.local)
         context = world.context(
             remembered.codes,
