@@ -17,6 +17,7 @@ from .test_ledger import BLOCKS, SCORES
 from .toy import INTERVAL, run, same, tokens
 
 STRICT = Calibration(factor=8.0)
+MILD = Speed("mild", StepCacheConfig(tolerance=0.03), TokenBudgetConfig(tolerance=0.03))
 LAWS = Laws(STRICT, Calibration(2.0, 1.5), Calibration(4.0), Thresholds(0.6, 0.4))
 
 
@@ -49,7 +50,7 @@ def test_damaged_laws_are_named(tmp_path: Path, content: str) -> None:
 
 def test_named_speeds_mean_what_the_laws_say() -> None:
     """Errors eight times as large as predicted: fewer steps are skipped for the same tolerance."""
-    open_, strict = fast(), fast().calibrated(LAWS)
+    open_, strict = MILD, MILD.calibrated(LAWS)
     counts = [len(run(s.structure_policy(INTERVAL))[1].evaluated) for s in (open_, strict)]
     assert counts[0] < counts[1] <= 25
     runs = [
@@ -57,7 +58,7 @@ def test_named_speeds_mean_what_the_laws_say() -> None:
     ]
     assert sum(map(len, (runs[0].evaluated,))) <= len(runs[1].evaluated)
     assert strict.calibrated(Laws(structure=Calibration())) == strict, "what is settled stays"
-    open_, strict = fast().within(0.03), fast().within(0.03).calibrated(LAWS)
+    open_, strict = exact().within(0.03), exact().within(0.03).calibrated(LAWS)
     walks = [run(s.walk_policy(), start=tokens())[1] for s in (open_, strict)]
     assert len(walks[0].evaluated) < len(walks[1].evaluated)
 
@@ -71,9 +72,10 @@ def test_the_dial_means_what_the_laws_say() -> None:
 
 def test_what_is_not_calibrated_is_known() -> None:
     assert exact().uncalibrated == released().uncalibrated == paper().uncalibrated == ()
-    assert fast().uncalibrated == ("structure", "latents")
+    assert MILD.uncalibrated == ("structure", "latents")
+    assert fast().uncalibrated == faster().uncalibrated == (), "they spend steps, not errors"
     assert fast().within(0.1).uncalibrated == ("structure", "latents", "walk")
-    assert fast().calibrated(LAWS).uncalibrated == ()
+    assert MILD.calibrated(LAWS).uncalibrated == ()
     assert fast().within(0.1).calibrated(Laws(walk=STRICT)).uncalibrated == (
         "structure",
         "latents",

@@ -74,12 +74,13 @@ def test_every_speed(name: str) -> None:
     exact, _ = run(None)
     ends = [run(chosen.structure_policy(INTERVAL)) for _ in range(2)]
     assert same(ends[0][0], ends[1][0])
-    spared = len(ends[0][1].evaluated) < 25
-    assert spared == (name != "exact")
+    skips = name in ("released", "paper")
+    assert (len(ends[0][1].evaluated) < 25) == skips
     assert error(ends[0][0], exact) < 0.3
     latents, toy = run(chosen.latent_policy(INTERVAL, SCORES, BLOCKS), start=tokens())
     assert latents["latents"].isfinite().all()
-    assert (len(toy.evaluated) < 25 or bool(toy.parts)) == (name != "exact")
+    assert (len(toy.evaluated) < 25 or bool(toy.parts)) == skips
+    assert (chosen.lift_steps < 1) == (name in ("fast", "faster"))
     walked, _ = run(chosen.walk_policy(), start=tokens())
     assert walked["latents"].isfinite().all()
 
@@ -97,3 +98,14 @@ def test_one_dial() -> None:
 def test_an_unknown_speed_names_the_known() -> None:
     with pytest.raises(LociError, match="unknown speed 'warp': expected one of exact, fast"):
         speed("warp")
+
+
+def test_a_held_difference_is_an_evaluation_saved() -> None:
+    ledger = Ledger()
+    plain, held = Ledger(), ledger.watched("structure", None, INTERVAL, every=1000)
+    run(plain.watched("structure", None, INTERVAL))
+    run(held)
+    exact, entry = plain.entry("structure"), ledger.entry("structure")
+    assert entry.exact == exact.exact == exact.made
+    assert entry.made == entry.steps + 1
+    assert entry.saved == exact.made - entry.steps - 1

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from loci.flow.guidance import guided, guided_within
+from loci.flow.guidance import Velocity, guided, guided_within
 from loci.flow.objective import flow_loss, noised
 from loci.flow.policy import State
 from loci.flow.sampler import sample
@@ -161,3 +161,28 @@ def test_the_loss_is_zero_only_for_the_true_velocity() -> None:
     data, noise = torch.randn(3, 4, 2), torch.randn(3, 4, 2)
     assert flow_loss(noise - data, data, noise).tolist() == [0, 0, 0]
     assert bool((flow_loss(data - noise, data, noise) > 0).all())
+
+
+def test_the_difference_is_held_between_guided_evaluations() -> None:
+    """Of a difference that stays the same nothing is lost; the dear branch is always made."""
+    calls = {"conditional": 0, "unconditional": 0}
+
+    def branch(name: str, shift: float) -> Velocity:
+        def velocity(state: State, timestep: Tensor) -> State:
+            calls[name] += 1
+            return {"x": state["x"] * timestep[0] + shift}
+
+        return velocity
+
+    branches = branch("conditional", 2.0), branch("unconditional", -1.0)
+    times = torch.tensor([100.0, 200.0, 300.0, 400.0, 600.0, 700.0])
+    state = {"x": torch.randn(1, 5)}
+    plain = guided_within(*branches, 3.0, (0.0, 500.0))
+    expected = [plain(state, t[None])["x"] for t in times]
+    assert calls == {"conditional": 6, "unconditional": 4}
+    for every, made in ((2, 2), (3, 2), (100, 1)):
+        calls.update(conditional=0, unconditional=0)
+        held = guided_within(*branches, 3.0, (0.0, 500.0), every)
+        for t, x in zip(times, expected, strict=True):
+            torch.testing.assert_close(held(state, t[None])["x"], x)
+        assert calls == {"conditional": 6, "unconditional": made}

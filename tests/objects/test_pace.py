@@ -14,6 +14,7 @@ from loci.acceleration.laws import Laws
 from loci.acceleration.ledger import Ledger
 from loci.acceleration.spectral import DecodingConfig, Thresholds, picture_ratio
 from loci.acceleration.speeds import (
+    GUIDED_ONCE,
     UNCALIBRATED,
     Speed,
     exact,
@@ -124,11 +125,11 @@ def test_a_calibration_in_the_folder_changes_what_is_skipped(tmp_path: Path) -> 
         made[name], notes[name] = ledger.entry("structure").made, ledger.notes
     assert made["none"] == made["mild"] < made["strict"]
     assert notes == {"none": [UNCALIBRATED], "mild": [], "strict": []}
-    assert UNCALIBRATED in ledger_of(small_lifter(), "fast").table()
+    assert UNCALIBRATED in ledger_of(small_lifter(), exact().within(0.03)).table()
     assert UNCALIBRATED not in ledger_of(small_lifter(), "exact").table()
 
 
-def ledger_of(lifter: Lifter, speed: str) -> Ledger:
+def ledger_of(lifter: Lifter, speed: str | Speed) -> Ledger:
     ledger = Ledger()
     lifter(PIXELS, INSIDE, seed=3, speed=speed, ledger=ledger)
     return ledger
@@ -275,3 +276,16 @@ def test_a_cutout_has_the_ratio_of_the_whole_picture(shift: tuple[int, int]) -> 
     part = cutout(noise, inside)
     assert part.shape[0] * part.shape[1] < inside.size
     assert picture_ratio(part) == picture_ratio(torch.from_numpy(whole))
+
+
+def test_fewer_steps_and_a_held_difference_are_written_down(lifter: Lifter) -> None:
+    full, spared = Ledger(), Ledger()
+    lifter(PIXELS, INSIDE, seed=3, ledger=full)
+    speed = Speed("spared", lift_steps=0.5, guide_every=GUIDED_ONCE)
+    lifter(PIXELS, INSIDE, seed=3, ledger=spared, speed=speed)
+    for stage in ("structure", "latents"):
+        exact, entry = full.entry(stage), spared.entry(stage)
+        assert entry.exact == exact.made, "what exact would have made"
+        assert entry.steps == round(exact.steps / 2)
+        assert entry.steps < entry.made + 1 <= entry.steps + 2
+        assert entry.saved == exact.made - entry.made

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from loci.acceleration.progress import Interval, is_guided
+from loci.flow.guidance import both_made
 from loci.flow.policy import Always, Rows, State, StepPolicy, TokenPolicy
 
 Cells = list[str]
@@ -68,7 +69,11 @@ class Ledger:
             entry.seconds += time.perf_counter() - start
 
     def watched(
-        self, stage: str, policy: StepPolicy | None = None, interval: Interval | None = None
+        self,
+        stage: str,
+        policy: StepPolicy | None = None,
+        interval: Interval | None = None,
+        every: int = 1,
     ) -> TokenPolicy:
         """The same policy, with everything it decides written down.
 
@@ -76,8 +81,9 @@ class Ledger:
             stage: under which name.
             policy: for one run; evaluates everything by default.
             interval: the timesteps between which a step takes two evaluations; None if none does.
+            every: of how many guided evaluations one does (`flow.guidance.guided_within`).
         """
-        return Watched(self.entry(stage), policy or Always(), interval)
+        return Watched(self.entry(stage), policy or Always(), interval, every)
 
     def verified(self, stage: str, state: State, exact: State) -> None:
         """Writes down how far a result is from the exact one: rms difference over rms.
@@ -119,8 +125,11 @@ class Ledger:
 class Watched:
     """A policy that writes down what another one decides."""
 
-    def __init__(self, entry: StageEntry, policy: StepPolicy, interval: Interval | None) -> None:
-        self.entry, self.policy, self.interval = entry, policy, interval
+    def __init__(
+        self, entry: StageEntry, policy: StepPolicy, interval: Interval | None, every: int = 1
+    ) -> None:
+        self.entry, self.policy, self.interval, self.every = entry, policy, interval, every
+        self._guided = 0
         self.alone = policy.alone if isinstance(policy, TokenPolicy) else True
         self._part = 1.0
 
@@ -128,7 +137,7 @@ class Watched:
         velocity = self.policy.propose(step, timesteps, state)
         self._part = 1.0
         self.entry.steps += 1
-        self.entry.exact += self._evaluations(step, timesteps)
+        self.entry.exact += 2 if is_guided(step, timesteps, self.interval) else 1
         self.entry.steps_skipped += velocity is not None
         return velocity
 
@@ -146,13 +155,13 @@ class Watched:
         return self.policy.fill(step, timesteps, state, rows, part)
 
     def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
-        evaluations = self._evaluations(step, timesteps)
+        evaluations = 1
+        if is_guided(step, timesteps, self.interval):
+            evaluations += both_made(self._guided, self.every)
+            self._guided += 1
         self.entry.made += evaluations
         self.entry.tokens += evaluations * self._part
         self.policy.observe(step, timesteps, state, velocity)
-
-    def _evaluations(self, step: int, timesteps: Tensor) -> int:
-        return 2 if is_guided(step, timesteps, self.interval) else 1
 
 
 def _row(name: str, entry: StageEntry) -> Cells:

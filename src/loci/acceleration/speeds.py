@@ -29,6 +29,9 @@ WalkPolicies = Callable[[], StepPolicy]
 
 UNCALIBRATED = "the tolerance is not calibrated on this model: true errors may exceed it"
 
+GUIDED_ONCE = 1_000
+"""As `Speed.guide_every`: the first guided evaluation alone makes both velocities."""
+
 LAYOUT = ("6drotation_normalized", "scale", "translation", "translation_scale")
 """The tensors of SAM 3D Objects' first stage that say where an object stands."""
 
@@ -50,6 +53,9 @@ class Speed:
         dropped: of the voxels that were found, the share that goes at random, for comparison.
         walk: steps and tokens of a chunk of a walk.
         walk_steps: the part of a chunk's Euler steps that is taken; the steps are longer.
+        lift_steps: the same of both flows of a lift.
+        guide_every: in a lift, of how many guided evaluations one makes the unconditional velocity
+            anew (`flow.guidance.guided_within`).
     """
 
     name: str
@@ -60,6 +66,8 @@ class Speed:
     dropped: float = 0.0
     walk: StepCacheConfig | TokenBudgetConfig | WalkPolicies | None = None
     walk_steps: float = 1.0
+    lift_steps: float = 1.0
+    guide_every: int = 1
 
     def structure_policy(self, interval: Interval | None) -> StepPolicy:
         """For one run of the structure flow, guided between two timesteps."""
@@ -130,6 +138,8 @@ class Speed:
             if isinstance(walk, TokenBudgetConfig)
             else cache(walk, ()),
             walk_steps=1.0,
+            lift_steps=1.0,
+            guide_every=1,
         )
 
     def calibrated(self, laws: Laws) -> "Speed":
@@ -191,8 +201,8 @@ def fast() -> Speed:
     """Ours, with an error that should not be seen."""
     return Speed(
         "fast",
-        StepCacheConfig("loci", layout=LAYOUT, tolerance=0.03),
-        TokenBudgetConfig(tolerance=0.03),
+        lift_steps=0.5,
+        guide_every=GUIDED_ONCE,
         walk_steps=0.5,
     )
 
@@ -201,9 +211,9 @@ def faster() -> Speed:
     """Ours, with an error that may be seen."""
     return Speed(
         "faster",
-        StepCacheConfig("loci", layout=LAYOUT, tolerance=0.08),
-        TokenBudgetConfig(tolerance=0.08),
-        DecodingConfig("loci"),
+        decoding=DecodingConfig("loci"),
+        lift_steps=0.25,
+        guide_every=GUIDED_ONCE,
         walk_steps=0.25,
     )
 

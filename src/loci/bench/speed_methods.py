@@ -13,15 +13,27 @@ from loci.acceleration.baselines import EasyCache, TaylorSeer
 from loci.acceleration.fast3dcache import Fast3DCache
 from loci.acceleration.forecast import DynamicModes, Hermite, Taylor
 from loci.acceleration.spectral import DecodingConfig
-from loci.acceleration.speeds import Speed, exact, fast, faster, paper, released
+from loci.acceleration.speeds import (
+    GUIDED_ONCE,
+    LAYOUT,
+    Speed,
+    exact,
+    fast,
+    faster,
+    paper,
+    released,
+)
 from loci.acceleration.step_cache import StepCacheConfig
 from loci.acceleration.token_baselines import MergedTokens, RandomTokens
+from loci.acceleration.token_budget import TokenBudgetConfig
 from loci.errors import LociError
 from loci.objects.lifting import LifterConfig
 
 EXACT = "exact"
 FEWER = (1 / 2, 1 / 3, 1 / 4)
 """Parts of the steps of both flows, for the baseline of fewer steps."""
+MILD = 0.03
+"""The tolerance of the rows that spend an error."""
 UNIFORM = DecodingConfig("released", high=math.inf, low=-math.inf, minimum=0)
 """The factor 1.5 whatever the object is like."""
 
@@ -118,10 +130,13 @@ def _baselines(seed: int) -> dict[str, Speed]:
 
 
 def _ours() -> dict[str, Speed]:
-    """Our mechanisms by one and together, at the tolerance of `fast`; then the forecasts, each in
-    the step caches of both flows."""
-    mild, decoding = fast(), DecodingConfig("loci")
-    assert isinstance(mild.structure, StepCacheConfig)
+    """Our mechanisms by one and together, at one tolerance; then the forecasts, each in the step
+    caches of both flows; then guidance whose difference is held, alone and with fewer steps."""
+    steps, tokens = (
+        StepCacheConfig("loci", layout=LAYOUT, tolerance=MILD),
+        TokenBudgetConfig(tolerance=MILD),
+    )
+    mild, decoding = Speed("mild", steps, tokens), DecodingConfig("loci")
     found = {
         "loci structure": Speed("loci structure", structure=mild.structure),
         "loci latents": Speed("loci latents", latents=mild.latents),
@@ -130,8 +145,13 @@ def _ours() -> dict[str, Speed]:
     }
     forecasts = {"line": Taylor(), "Hermite": Hermite(), "modes": DynamicModes()}
     for kind, forecast in forecasts.items():
-        steps = replace(mild.structure, forecast=forecast)
-        found[f"loci {kind}"] = Speed(f"loci {kind}", steps, replace(steps, layout=()))
+        cached = replace(steps, forecast=forecast)
+        found[f"loci {kind}"] = Speed(f"loci {kind}", cached, replace(cached, layout=()))
+    for every in (2, GUIDED_ONCE):
+        often = "once" if every == GUIDED_ONCE else f"1 in {every}"
+        for part in (1, *FEWER):
+            name = f"guided {often}" + (f", steps x {part:.2g}" if part < 1 else "")
+            found[name] = Speed(name, lift_steps=part, guide_every=every)
     return found
 
 

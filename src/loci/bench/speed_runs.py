@@ -73,8 +73,9 @@ class Run:
         return sum(entry.made for entry in self.ledger.stages.values())
 
 
-Known = dict[tuple[Any, StructureSampling], tuple[State, StageEntry]]
-"""Structures of one object and their cost, by what made them."""
+Known = dict[tuple[Any, StructureSampling, int], tuple[State, StageEntry]]
+"""Structures of one object and their cost, by what made them: the policy, the steps and how often
+guidance is made anew."""
 
 
 class Shared(Pace):
@@ -92,7 +93,8 @@ class Shared(Pace):
         settings: StructureSampling,
         tell: OnStep,
     ) -> State:
-        key = self.speed.structure, settings
+        speed = self.speed
+        key = speed.structure, settings.fewer(speed.lift_steps), speed.guide_every
         if key not in self.known:
             made = super().structure(flow, condition, noise, settings, tell)
             self.known[key] = made, self.ledger.entry("structure")

@@ -1,7 +1,7 @@
 """Sampling stage 2: noise to the latents of every voxel."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,10 @@ class LatentSampling:
     interval: tuple[float, float] = (0.0, 500.0)
     statistics: LatentStatistics = field(default_factory=LatentStatistics)
 
+    def fewer(self, part: float) -> "LatentSampling":
+        """With a part of the steps, at least one."""
+        return replace(self, steps=max(1, round(part * self.steps)))
+
 
 def latent_noise(
     flow: LatentFlow, voxels: Voxels, generator: torch.Generator | None = None
@@ -50,6 +54,7 @@ def sample_latents(
     settings: LatentSampling | None = None,
     policy: StepPolicy | None = None,
     on_step: Callable[[int, State], None] | None = None,
+    guide_every: int = 1,
 ) -> Float[Tensor, "n c"]:
     """The latents of an object's voxels, denormalised: what the decoders take.
 
@@ -62,6 +67,7 @@ def sample_latents(
         policy: may propose a velocity instead of an evaluation, or choose voxels to evaluate;
             evaluates everything by default.
         on_step: called before each step with its index and the state `{"latents": ...}`.
+        guide_every: as `every` of `guided_within`; of whole evaluations, a part makes both.
     """
     settings = settings or LatentSampling()
     times = rescaled_times(settings.steps, settings.rescale)
@@ -83,7 +89,7 @@ def sample_latents(
         return guided_within(*branches, *guidance)(state, time)
 
     state = sample(
-        guided_within(whole(conditional), whole(unconditional), *guidance),
+        guided_within(whole(conditional), whole(unconditional), *guidance, guide_every),
         {LATENTS: noise},
         times[:-1] * TIMESTEPS,
         policy,

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from loci.acceleration.laws import Laws
 from loci.acceleration.ledger import Ledger, StageEntry
-from loci.acceleration.progress import Interval
+from loci.acceleration.progress import Interval, is_guided
 from loci.acceleration.speeds import UNCALIBRATED, Speed, chosen_speed
 from loci.flow.policy import State
+from loci.flow.schedule import TIMESTEPS, rescaled_times
 from loci.layers.sparse import Voxels
 from loci.objects.latent_flow import LatentFlow
 from loci.objects.latent_sampling import LATENTS, LatentSampling, sample_latents
@@ -54,11 +55,13 @@ class Pace:
         tell: OnStep,
     ) -> State:
         """Stage 1 of an object; arguments as of `sample_structure`."""
-        interval = guided_interval(settings)
+        interval, every = guided_interval(settings), self.speed.guide_every
+        taken = settings.fewer(self.speed.lift_steps)
         policy = self.speed.structure_policy(interval)
-        with self.timed("structure"):
-            watched = self.ledger.watched("structure", policy, interval)
-            found = sample_structure(flow, condition, noise, settings, watched, tell)
+        with self.timed("structure") as entry:
+            watched = self.ledger.watched("structure", policy, interval, every)
+            found = sample_structure(flow, condition, noise, taken, watched, tell, every)
+            entry.exact += evaluations(settings) - evaluations(taken)
         if self.verify:
             exact = sample_structure(flow, condition, noise, settings)
             self.ledger.verified("structure", found, exact)
@@ -77,9 +80,11 @@ class Pace:
         interval, voxels = guided_interval(settings), choice.voxels
         blocks = tokens_of(voxels, len(flow.config.io_channels))
         policy = self.speed.latent_policy(interval, choice.scores, blocks)
-        with self.timed("latents"):
-            watched = self.ledger.watched("latents", policy, interval)
-            found = sample_latents(flow, condition, voxels, noise, settings, watched, tell)
+        taken, every = settings.fewer(self.speed.lift_steps), self.speed.guide_every
+        with self.timed("latents") as entry:
+            watched = self.ledger.watched("latents", policy, interval, every)
+            found = sample_latents(flow, condition, voxels, noise, taken, watched, tell, every)
+            entry.exact += evaluations(settings) - evaluations(taken)
         if self.verify:
             exact = sample_latents(flow, condition, voxels, noise, settings)
             self.ledger.verified("latents", {LATENTS: found}, {LATENTS: exact})
@@ -90,6 +95,13 @@ def guided_interval(settings: StructureSampling | LatentSampling) -> Interval | 
     """The timesteps between which a flow takes two evaluations; None if it never does."""
     shortcut = isinstance(settings, StructureSampling) and settings.shortcut
     return None if shortcut or settings.guidance <= 0 else settings.interval
+
+
+def evaluations(settings: StructureSampling | LatentSampling) -> int:
+    """Of the network in a whole run, guided ones counted twice."""
+    times = rescaled_times(settings.steps, settings.rescale)[:-1] * TIMESTEPS
+    interval = guided_interval(settings)
+    return len(times) + sum(is_guided(step, times, interval) for step in range(len(times)))
 
 
 def tokens_of(voxels: Voxels, levels: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Sampling stage 1: noise to shape and layout latents."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,10 @@ class StructureSampling:
     interval: tuple[float, float] = (0.0, 500.0)
     shortcut: bool = False
 
+    def fewer(self, part: float) -> "StructureSampling":
+        """With a part of the steps, at least one."""
+        return replace(self, steps=max(1, round(part * self.steps)))
+
 
 def sample_structure(
     flow: StructureFlow,
@@ -37,6 +41,7 @@ def sample_structure(
     settings: StructureSampling | None = None,
     policy: StepPolicy | None = None,
     on_step: Callable[[int, State], None] | None = None,
+    guide_every: int = 1,
 ) -> State:
     """The latents of an object, by released name.
 
@@ -47,6 +52,7 @@ def sample_structure(
         settings: the released run by default.
         policy: may propose a velocity instead of an evaluation; evaluates every step by default.
         on_step: called before each step with its index and the state.
+        guide_every: as `every` of `guided_within`.
     """
     settings = settings or StructureSampling()
     # In float64, so that the steps' lengths are the released ones to the last bit.
@@ -58,5 +64,6 @@ def sample_structure(
         lambda x, t: flow.velocity(x, t, None, torch.full_like(t, told)),
         0.0 if settings.shortcut else settings.guidance,
         settings.interval,
+        guide_every,
     )
     return sample(velocity, noise, times[:-1] * TIMESTEPS, policy, on_step, end=1.0)
