@@ -35,13 +35,13 @@ class RefinementConfig:
     Attributes:
         turns: about the object's vertical, evenly around the circle.
         tilts: degrees by which the whole is tipped towards the camera.
-        finer: how often the steps around the best are halved.
+        finer: how often the steps around the best are halved, in both directions.
         doubt: by how much more of mask and depths another pose has to cover than the flow's own.
         depths: what mean depth errors count beside the mask, per object size.
     """
 
     turns: int = 24
-    tilts: tuple[float, ...] = (-20.0, -10.0, 0.0, 10.0, 20.0)
+    tilts: tuple[float, ...] = (0.0,)
     finer: int = 2
     doubt: float = 0.03
     depths: float = 3.0
