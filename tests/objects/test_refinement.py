@@ -47,7 +47,7 @@ def seen(pose: Pose, with_pointmap: bool) -> Seen:
     depth = depth.view(SIDE, SIDE)
     mask = depth.isfinite()
     points = Camera.identity(FOV).unproject(depth.masked_fill(~mask, torch.nan)).movedim(-1, 0)
-    return Seen(mask, points if with_pointmap else None, FOV)
+    return Seen(mask, points, FOV) if with_pointmap else Seen(mask, None, FOV, DISTANCE)
 
 
 def error(found: Pose, truth: Pose) -> tuple[float, float, float]:
@@ -62,8 +62,8 @@ def error(found: Pose, truth: Pose) -> tuple[float, float, float]:
 def test_a_wrong_front_is_put_right(wrong: float, with_pointmap: bool) -> None:
     truth = true_pose()
     rotation = turn(wrong) @ quaternion_matrix(truth.rotation)
-    # Without a pointmap the distance cannot be seen: only its product with the size is wrong.
-    moved = truth.translation * (1.2 if with_pointmap else 1.0)
+    # Without a pointmap the distance has to be agreed on.
+    moved = truth.translation * 3.0
     given = Pose(matrix_quaternion(rotation), moved, truth.scale * 1.3)
     found = refined(given, chair(), 32, seen(truth, with_pointmap))
     degrees, factor, place = error(found, truth)
@@ -95,7 +95,7 @@ def test_points_that_are_not_known_leave_the_mask() -> None:
     truth = true_pose()
     known = seen(truth, True)
     assert known.pointmap is not None
-    nowhere = Seen(known.mask, torch.full_like(known.pointmap, torch.nan), FOV)
+    nowhere = Seen(known.mask, torch.full_like(known.pointmap, torch.nan), FOV, DISTANCE)
     given = Pose(matrix_quaternion(turn(90) @ quaternion_matrix(truth.rotation)), *truth[1:])
     alone = refined(given, chair(), 32, seen(truth, False))
     found = refined(given, chair(), 32, nowhere)

@@ -201,8 +201,8 @@ def fast() -> Speed:
     """Ours, with an error that should not be seen."""
     return Speed(
         "fast",
+        decoding=DecodingConfig("loci"),
         lift_steps=0.5,
-        guide_every=GUIDED_ONCE,
         walk_steps=0.5,
     )
 
@@ -213,7 +213,7 @@ def faster() -> Speed:
         "faster",
         decoding=DecodingConfig("loci"),
         lift_steps=0.25,
-        guide_every=GUIDED_ONCE,
+        guide_every=2,
         walk_steps=0.25,
     )
 

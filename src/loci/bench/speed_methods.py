@@ -152,6 +152,9 @@ def _ours() -> dict[str, Speed]:
         for part in (1, *FEWER):
             name = f"guided {often}" + (f", steps x {part:.2g}" if part < 1 else "")
             found[name] = Speed(name, lift_steps=part, guide_every=every)
+    for part in FEWER:
+        name = f"loci decoding, steps x {part:.2g}"
+        found[name] = Speed(name, decoding=decoding, lift_steps=part)
     return found
 
 

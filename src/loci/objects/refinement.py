@@ -54,11 +54,13 @@ class Seen(NamedTuple):
         mask: of the whole picture.
         pointmap: in the camera frame x left, y up, z forward, NaN where unknown; or None.
         fov: horizontal field of view of the picture in degrees.
+        distance: the depth of the object's middle where that is agreed on, as in the nominal scene.
     """
 
     mask: Bool[Tensor, "h w"]
     pointmap: Float[Tensor, "3 h w"] | None
     fov: float
+    distance: float | None = None
 
 
 class Cells(NamedTuple):
@@ -121,6 +123,11 @@ def refined(
     cells = cells_of(seen, resolution)
     own = _Poses(quaternion_matrix(pose.rotation), pose.translation, pose.scale[:, 0])
 
+    # Fits begin at the depth of what is seen: from too far off they would not get there.
+    depth = seen.distance or float(cells.depth.nanmedian().nan_to_num(own.translation[0, 2]))
+    nearer = depth / own.translation[:, 2]
+    start = _Poses(own.rotation, own.translation * nearer, own.scale * nearer)
+
     def best_of(poses: _Poses) -> tuple[_Poses, float]:
         marks = _marks(poses, points, cells, config)
         return poses.take(marks.argmax()[None]), float(marks.max())
@@ -128,13 +135,13 @@ def refined(
     turn, tilts = 2 * math.pi / config.turns, torch.deg2rad(torch.tensor(config.tilts))
     tilt = float(tilts.diff().abs().max()) if len(tilts) > 1 else turn
     grid = torch.cartesian_prod(torch.arange(config.turns) * turn, tilts)
-    best, most = best_of(_fitted(_turned(own, grid), points, cells))
+    best, most = best_of(_fitted(_turned(start, grid), points, cells))
     for number in range(1, config.finer + 1):
         around = torch.tensor([-1.0, 0.0, 1.0]) / 2**number
         near = _turned(best, torch.cartesian_prod(around * turn, around * tilt))
         better, more = best_of(_fitted(near, points, cells))
         best, most = (better, more) if more > most else (best, most)
-    kept, enough = best_of(_Poses.joined(own, _fitted(own, points, cells)))
+    kept, enough = best_of(_Poses.joined(own, _fitted(start, points, cells)))
     best = best if most > enough + config.doubt else kept
     scale = best.scale[:, None].expand(-1, 3)
     found = Pose(matrix_quaternion(best.rotation), best.translation, scale)
@@ -144,7 +151,7 @@ def refined(
 def cells_of(seen: Seen, cells: int) -> Cells:
     """The mask and the visible depths in `cells` x `cells`, best as many as the shape has voxels
     along a side."""
-    mask, pointmap, fov = seen
+    mask, pointmap, fov, _ = seen
     height, width = mask.shape
     focal = Camera.identity(fov).focal((height, width))
     rows, columns = torch.nonzero(mask, as_tuple=True)

@@ -18,7 +18,13 @@ from loci.errors import LociError
 from loci.geometry.rotations import matrix_quaternion, quaternion_matrix
 from loci.objects.asset import Asset
 from loci.objects.lifting import Lifted, Subject
-from loci.objects.nominal import NOMINAL_FOV, Placement, nominal_pose, nominal_scene
+from loci.objects.nominal import (
+    NOMINAL_DISTANCE,
+    NOMINAL_FOV,
+    Placement,
+    nominal_pose,
+    nominal_scene,
+)
 from loci.objects.own_pointmap import (
     Frame,
     check_covers,
@@ -111,8 +117,10 @@ class View:
         inputs = structure_inputs(rgb, mask, self.pointmap, input_size)
         units = inputs.normaliser if self.pointmap is not None else nominal_scene(mask)
         # Without a pointmap it is lifted in the nominal scene.
-        fov = self.fov if self.pointmap is not None else NOMINAL_FOV
-        seen = Seen(mask[0] > 0.5, self.pointmap, fov)
+        if self.pointmap is None:
+            seen = Seen(mask[0] > 0.5, None, NOMINAL_FOV, NOMINAL_DISTANCE)
+        else:
+            seen = Seen(mask[0] > 0.5, self.pointmap, self.fov)
         return Subject(name, inputs.tensors, units, seed, cutout(self.pixels, inside), seen)
 
     def asset(self, found: Lifted) -> Asset:
