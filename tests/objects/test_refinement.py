@@ -72,6 +72,18 @@ def test_a_wrong_front_is_put_right(wrong: float, with_pointmap: bool) -> None:
     assert place < 0.1
 
 
+def test_a_flow_that_is_far_off_is_fetched_back() -> None:
+    truth = true_pose()
+    lost = truth._replace(translation=torch.tensor([[4.0, -3.0, -1.0]]), scale=truth.scale * 9)
+    for with_pointmap in (False, True):
+        degrees, factor, place = error(
+            refined(lost, chair(), 32, seen(truth, with_pointmap)), truth
+        )
+        assert degrees < 10
+        assert factor < 1.06
+        assert place < 0.1
+
+
 def test_a_right_pose_stays_as_good_as_it_is() -> None:
     truth = true_pose(-60)
     found = refined(truth, chair(), 32, seen(truth, True))
@@ -87,7 +99,8 @@ def test_a_mask_that_is_cut_off_tells_nothing() -> None:
     cut.mask[-1, SIDE // 2] = True
     assert refined(given, chair(), 32, cut) is given
     behind = given._replace(translation=-given.translation)
-    assert refined(behind, chair(), 32, seen(truth, False)) is behind
+    unknown = seen(truth, False)._replace(distance=None)
+    assert refined(behind, chair(), 32, unknown) is behind
     assert refined(given, chair()[:0], 32, seen(truth, False)) is given
 
 

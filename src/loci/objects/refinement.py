@@ -22,7 +22,7 @@ from loci.objects.pose import Pose
 BORDER = 2
 """Pixels from the picture's edge within which a mask counts as cut off."""
 POINTS = 1500
-FITS = 3
+FITS = 4
 MARGIN = 1.25
 FAR = 0.25
 """In object sizes: more than this is as wrong as can be."""
@@ -115,7 +115,7 @@ def refined(
         config: what is tried.
     """
     config = config or RefinementConfig()
-    if _cut_off(seen.mask) or not len(voxels) or pose.translation[0, 2] <= 0:
+    if _cut_off(seen.mask) or not len(voxels):
         return pose
     given, pose = pose, Pose(*(part.float().cpu() for part in pose))
     chosen = torch.linspace(0, len(voxels) - 1, min(POINTS, len(voxels))).long()
@@ -123,10 +123,14 @@ def refined(
     cells = cells_of(seen, resolution)
     own = _Poses(quaternion_matrix(pose.rotation), pose.translation, pose.scale[:, 0])
 
-    # Fits begin at the depth of what is seen: from too far off they would not get there.
+    # Fits begin where the mask is and at the depth of what is seen: from too far off, as a flow of
+    # few steps may put it, they would not get there.
     depth = seen.distance or float(cells.depth.nanmedian().nan_to_num(own.translation[0, 2]))
-    nearer = depth / own.translation[:, 2]
-    start = _Poses(own.rotation, own.translation * nearer, own.scale * nearer)
+    if depth <= 0:
+        return given
+    middle, size = (cells.low + cells.high) / 2, (cells.high - cells.low).max()
+    ray = torch.cat([middle, torch.ones(1)])
+    start = _Poses(own.rotation, (depth * ray)[None], (depth * size)[None])
 
     def best_of(poses: _Poses) -> tuple[_Poses, float]:
         marks = _marks(poses, points, cells, config)
