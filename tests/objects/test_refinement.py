@@ -37,8 +37,9 @@ def true_pose(azimuth: float = 35.0) -> Pose:
 
 
 def seen(pose: Pose, with_pointmap: bool) -> Seen:
-    """The chair as points, many to a pixel."""
-    steps = (torch.arange(FINE) + 0.5) / FINE
+    """The chair as points, many to a pixel. A voxel's surface is in the middle of it on average, so
+    they fill the inner half of each voxel."""
+    steps = (torch.arange(FINE) + 0.5) / FINE / 2 + 0.25
     points = chair()[:, None] + torch.cartesian_prod(steps, steps, steps)
     placed = pose.place((points.flatten(0, 1) / 32 - 0.5)[None])[0]
     at = Camera.identity(FOV).project(placed, SIDE)
