@@ -105,6 +105,12 @@ def test_a_mask_that_is_cut_off_tells_nothing() -> None:
     assert refined(given, chair()[:0], 32, seen(truth, False)) is given
 
 
+def test_a_single_voxel_has_a_pose_too() -> None:
+    for with_pointmap in (False, True):
+        found = refined(true_pose(), chair()[:1], 32, seen(true_pose(), with_pointmap))
+        assert all(part.isfinite().all() for part in found)
+
+
 def test_points_that_are_not_known_leave_the_mask() -> None:
     truth = true_pose()
     known = seen(truth, True)

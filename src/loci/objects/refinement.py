@@ -125,7 +125,8 @@ def refined(
 
     # Fits begin where the mask is and at the depth of what is seen: from too far off, as a flow of
     # few steps may put it, they would not get there.
-    depth = seen.distance or float(cells.depth.nanmedian().nan_to_num(own.translation[0, 2]))
+    visible = float(cells.depth.nanmedian())
+    depth = visible if math.isfinite(visible) else seen.distance or float(own.translation[0, 2])
     if depth <= 0:
         return given
     middle, size = (cells.low + cells.high) / 2, (cells.high - cells.low).max()
@@ -218,7 +219,8 @@ def _fitted(poses: _Poses, points: Tensor, cells: Cells) -> _Poses:
         flat = place[..., :2] / depth
         low, high = flat.amin(dim=1), flat.amax(dim=1)
         # The surface lies anywhere in a voxel that it touches: in the middle of it, on average.
-        scale = scale * wanted / (high - low).sum(dim=1)
+        # A single one has no size to tell anything by.
+        scale = scale * wanted / (high - low).sum(dim=1).clamp(min=0.01 * float(wanted))
         shift = (middle - (low + high) / 2) * translation[:, 2:]
         translation = torch.cat([translation[:, :2] + shift, translation[:, 2:]], dim=1)
         if number < FITS - 1:
