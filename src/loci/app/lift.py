@@ -18,6 +18,7 @@ from loci.errors import LociError, check_seed
 from loci.files import replacing_folder
 
 if TYPE_CHECKING:
+    from loci.acceleration.speeds import Speed
     from loci.objects.lifter import Lifter
     from loci.objects.lifting import Progress
     from loci.objects.scene import Scene
@@ -101,11 +102,11 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
         lifter = Lifter.from_pretrained(
             options.model, chosen_device(options.device), chosen_dtype(options.dtype)
         )
-        ledger = Ledger()
-        with _bar(lifter, len(masks)) as progress:
+        ledger, chosen = Ledger(), speed(options.speed, options.tolerance)
+        with _bar(lifter, len(masks), chosen) as progress:
             scene = lifter.lift(
                 *(view, masks, names, options.seed),
-                speed=speed(options.speed, options.tolerance),
+                speed=chosen,
                 ledger=ledger,
                 verify=options.verify,
                 progress=progress,
@@ -158,12 +159,13 @@ def _cut(options: Lift, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Bool[np.ndar
 
 
 @contextmanager
-def _bar(lifter: Lifter, objects: int) -> Iterator[Callable[[Progress], None]]:
+def _bar(lifter: Lifter, objects: int, speed: Speed) -> Iterator[Callable[[Progress], None]]:
     """A bar over all steps of all stages."""
     from tqdm import tqdm
 
     config = lifter.config
-    steps = config.structure.steps + config.latents.steps + len(config.parts) - 2
+    flows = (config.structure, config.latents)
+    steps = sum(flow.fewer(speed.lift_steps).steps for flow in flows) + len(config.parts) - 2
     with tqdm(total=objects * steps, unit=" steps") as bar:
 
         def show(progress: Progress) -> None:

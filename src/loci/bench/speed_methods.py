@@ -55,16 +55,8 @@ class Method(NamedTuple):
 
     def config(self, config: LifterConfig) -> LifterConfig:
         """The run with so many steps; at least one each."""
-        if self.steps == 1:
-            return config
-        return replace(
-            config,
-            structure=replace(config.structure, steps=self._of(config.structure.steps)),
-            latents=replace(config.latents, steps=self._of(config.latents.steps)),
-        )
-
-    def _of(self, steps: int) -> int:
-        return max(1, round(self.steps * steps))
+        structure, latents = (flow.fewer(self.steps) for flow in (config.structure, config.latents))
+        return replace(config, structure=structure, latents=latents)
 
 
 def methods(seed: int) -> list[Method]:

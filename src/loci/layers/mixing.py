@@ -15,7 +15,7 @@ def mixed_values(
     """Values weighed by how well their keys answer the queries, where `mask` is true.
 
     torch's fused kernel, except for bfloat16 on the CPU where a gradient is wanted: its backward
-    pass takes from three to fifteen times as long there as that of the products written out.
+    pass takes several times as long there as that of the products written out.
     """
     if not (queries.requires_grad and _narrow_on_cpu(queries)):
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)

@@ -176,7 +176,7 @@ class Lifting:
                     condition,
                     flow.noise(1, self._noise[number]),
                     settings,
-                    self._teller(STRUCTURE_FLOW, number, settings.steps),
+                    self._teller(STRUCTURE_FLOW, number, self.pace.steps(settings)),
                 )
                 for number, condition in enumerate(conditions)
             ]
@@ -221,7 +221,7 @@ class Lifting:
         with self.stages.use(LATENT_FLOW, LatentFlow, self.costs) as flow:
             for number, (condition, one) in enumerate(zip(conditions, found, strict=True)):
                 noise = latent_noise(flow, one.choice.voxels, self._noise[number])
-                tell = self._teller(LATENT_FLOW, number, settings.steps)
+                tell = self._teller(LATENT_FLOW, number, self.pace.steps(settings))
                 latents.append(
                     self.pace.latents(flow, condition, one.choice, noise, settings, tell)
                 )

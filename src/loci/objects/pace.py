@@ -46,6 +46,10 @@ class Pace:
         """Adds the seconds of the block to the stage."""
         return self.ledger.timed(stage)
 
+    def steps(self, settings: StructureSampling | LatentSampling) -> int:
+        """How many Euler steps of a flow are taken."""
+        return settings.fewer(self.speed.lift_steps).steps
+
     def structure(
         self,
         flow: StructureFlow,
