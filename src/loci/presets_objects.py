@@ -9,6 +9,7 @@ from loci.objects.gaussian_decoder import GaussianDecoderConfig
 from loci.objects.latent_flow import LatentFlowConfig, LatentStatistics
 from loci.objects.latent_sampling import LatentSampling
 from loci.objects.lifting import LifterConfig
+from loci.objects.lite_features import STRIDE
 from loci.objects.mesh_decoder import MeshDecoderConfig
 from loci.objects.parts import PartConfigs
 from loci.objects.pointmap_embedder import PointmapEmbedderConfig
@@ -17,7 +18,7 @@ from loci.objects.structure_decoder import StructureDecoderConfig
 from loci.objects.structure_flow import StructureFlowConfig
 from loci.objects.structure_sampling import StructureSampling
 
-_SIDE, _PATCHES = 112, 8  # of the small model's pictures, in pixels and in patches
+_SIDE, _PATCHES = 112, 8  # of what the small model sees, in pixels and in patches
 
 
 class ObjectModel(NamedTuple):
@@ -40,7 +41,10 @@ def home() -> ObjectModel:
     """
     parts = PartConfigs(
         structure_fuser=FuserConfig(
-            picture=_picture(dim=192, depth=4, heads=3, registers=2),
+            picture=DinoEmbedderConfig(
+                DinoConfig(STRIDE, 192, 2, 3, registers=2, grid=_PATCHES, stem="lite"),
+                STRIDE * _PATCHES,
+            ),
             mask=_picture(dim=96, depth=3, heads=2),
             pointmap=PointmapEmbedderConfig(input_size=64, patch=8, dim=48, heads=2),
             dim=192,
@@ -68,7 +72,7 @@ def home() -> ObjectModel:
         mesh_decoder=MeshDecoderConfig(_torso(2), narrowing=(4,), norm_groups=8, closed=True),
     )
     run = LifterConfig(
-        input_size=_SIDE,
+        input_size=STRIDE * _PATCHES,
         structure=StructureSampling(steps=12, guidance=4.0),
         latents=LatentSampling(steps=8, statistics=LatentStatistics((0.0,) * 8, (1.0,) * 8)),
         prune=0,

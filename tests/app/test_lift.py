@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
+import trimesh
 from PIL import Image
 
 from loci import cli
@@ -75,6 +76,26 @@ def test_an_object_is_written_whole(run: Run, capsys: pytest.CaptureFixture) -> 
     assert run("p.png", "--mask", "m.png", "--out", "chair") == 2
     assert names("chair") == sorted([*ONE, "notes.txt"])
     assert "chair: holds notes.txt already" in capsys.readouterr().err
+
+
+def test_a_mesh_is_finished_as_asked_for(run: Run, capsys: pytest.CaptureFixture) -> None:
+    assert run("p.png", "--mask", "m.png", "--faces", "60", "--texture", "64") == 0
+    (mesh,) = trimesh.load_scene("lifted/mesh.glb").geometry.values()
+    assert 0 < len(mesh.faces) <= 200, len(mesh.faces)
+    picture = mesh.visual.material.baseColorTexture
+    assert picture.size == (64, 64)
+    assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 4
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "least"), [("--faces", "3", "4"), ("--texture", "15", "16")]
+)
+def test_a_mesh_has_to_have_a_size(
+    run: Run, quick: None, capsys: pytest.CaptureFixture, option: str, value: str, least: str
+) -> None:
+    assert run("p.png", "--mask", "m.png", option, value) == 2
+    assert f"{option}: {value}, expected at least {least}" in capsys.readouterr().err
+    assert not Path("lifted").exists()
 
 
 def test_a_speed_ends_with_its_ledger(run: Run, capsys: pytest.CaptureFixture) -> None:

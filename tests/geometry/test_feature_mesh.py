@@ -46,7 +46,8 @@ def on_the_whole_grid(feats: Tensor, coords: Tensor) -> Mesh:
         mean[:, 4:],
     )
     assert surface.attributes is not None
-    return Mesh(surface.vertices, surface.faces, *surface.attributes.split(3, dim=1))
+    colors, normals = surface.attributes.split(3, dim=1)
+    return Mesh(surface.vertices, surface.faces, colors, normals)
 
 
 @settings(max_examples=25)

@@ -54,6 +54,35 @@ def ply_positions(path: Path) -> np.ndarray:
     return np.asarray(vertices, np.float32)
 
 
+def test_a_texture_is_painted_from_the_mesh_where_there_are_no_splats(tmp_path: Path) -> None:
+    asset = replace(made(), gaussians=None)
+    assert asset.mesh is not None
+    red = replace(asset.mesh, colors=torch.tensor([[0.9, 0.1, 0.2]]).expand(4, 3))
+    textured = replace(asset, mesh=red).textured(32)
+    assert textured.mesh is not None
+    assert textured.mesh.texture is not None
+    assert textured.mesh.texture.picture.float().mean(dim=(0, 1)).tolist() == pytest.approx(
+        [229.5, 25.5, 51], abs=6
+    )
+    scene = Scene((textured, textured))
+    scene.export(tmp_path / "scene")
+    read = trimesh.load_scene(tmp_path / "scene" / "scene.glb")
+    assert [mesh.visual.kind for mesh in read.geometry.values()] == ["texture", "texture"]
+    textured.export(tmp_path / "red.obj")
+    first = (tmp_path / "red.obj").read_text().splitlines()[1].split()
+    assert [float(x) for x in first[4:]] == pytest.approx([0.9, 0.1, 0.2], abs=0.03)
+
+
+def test_what_is_not_there_cannot_be_finished() -> None:
+    asset = replace(made(), mesh=None)
+    with pytest.raises(LociError, match="no mesh"):
+        asset.textured(32)
+    with pytest.raises(LociError, match="no mesh"):
+        asset.simplified(10)
+    with pytest.raises(LociError, match="15 pixels"):
+        made().textured(15)
+
+
 def test_an_exported_object_can_be_read_by_others(tmp_path: Path) -> None:
     asset = made()
     written = asset.export(tmp_path / "chair")

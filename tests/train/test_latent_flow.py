@@ -8,13 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from loci.errors import LociError
 from loci.layers.weights import load_config
 from loci.objects.conditioning import Fuser, FuserConfig
 from loci.objects.dinov2 import DinoConfig, DinoEmbedderConfig
 from loci.objects.latent_flow import LatentFlow, LatentFlowConfig, LatentStatistics
 from loci.objects.latent_sampling import sample_latents
-from loci.objects.pointmap_embedder import PointmapEmbedderConfig
 from loci.train.codec_parts import CodecParts
 from loci.train.latent_flow import (
     STATISTICS_NAME,
@@ -122,18 +120,6 @@ def test_a_part_of_an_object_is_the_voxels_around_one(toys: LatentSet, parts: Co
     assert spread < 0.8 * whole.voxels.coords[whole.voxels.items[0], 1:].float().std(dim=0).mean()
     everything = cut(whole, 10_000, torch.Generator())
     assert torch.equal(everything.voxels.coords, whole.voxels.coords)
-
-
-def test_it_begins_with_the_eyes_of_stage_1() -> None:
-    torch.manual_seed(1)
-    first = Fuser.of(replace(TINY.fuser, pointmap=PointmapEmbedderConfig(16, 8, 16, 2), dim=24))
-    model = PicturedFlow(TINY)
-    assert not torch.equal(weights(model.fuser.module_list[0]), weights(first.module_list[0]))
-    model.begin_with(first)
-    assert torch.equal(weights(model.fuser.module_list[0]), weights(first.module_list[0]))
-    wide = DinoEmbedderConfig(DinoConfig(14, 32, 1, 2, registers=1, grid=2), 28)
-    with pytest.raises(LociError, match="embedder of other sizes"):
-        model.begin_with(Fuser.of(replace(TINY.fuser, picture=wide)))
 
 
 def test_every_weight_learns(toys: LatentSet, parts: CodecParts) -> None:

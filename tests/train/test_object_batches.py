@@ -11,7 +11,7 @@ from loci.objects.dinov2 import DinoConfig, DinoEmbedderConfig
 from loci.objects.nominal import Placement, nominal_pose
 from loci.objects.pose import decode_pose, quaternion_matrix
 from loci.train.object_batches import StructureBatch, structure_batch
-from loci.train.object_coordinates import CELL, CoordinateReader, coordinate_loss
+from loci.train.object_coordinates import GRID, CoordinateReader, coordinate_loss
 from loci.train.object_scenes import CLEAN, SceneVariety, compose
 
 from .toy_views import toy_viewed
@@ -58,7 +58,7 @@ def test_the_pointmap_lies_on_the_shape_at_the_decoded_pose(mirrored: float) -> 
 @pytest.mark.parametrize("mirrored", [0.0, 1.0])
 def test_what_a_crop_shows_lies_on_the_shape(mirrored: float) -> None:
     some = batch(0, replace(CLEAN, mirrored=mirrored))
-    assert some.coordinates.shape == (4, 4, SIZE // CELL, SIZE // CELL)
+    assert some.coordinates.shape == (4, 4, GRID, GRID)
     for n, index in enumerate(some.objects.tolist()):
         places, share = some.coordinates[n].split([3, 1])
         seen = share[0] > 0.3
@@ -74,8 +74,9 @@ def test_the_reader_knows_which_token_shows_which_patch() -> None:
     reader = CoordinateReader(replace(fuser, dim=8))
     tokens = torch.randn(1, 40, 8, requires_grad=True)
     found = reader(tokens)
-    assert found.shape == (1, 3, SIZE // CELL, SIZE // CELL)
-    found[0, :, 2 * 2 + 1, 3 * 2].sum().backward()  # Third row of patches, fourth column
+    assert found.shape == (1, 3, GRID, GRID)
+    cells = GRID // 4
+    found[0, :, 2 * cells + 1, 3 * cells].sum().backward()  # Third row of patches, fourth column
     assert tokens.grad is not None
     (moved,) = torch.nonzero(tokens.grad.abs().sum(dim=2))[:, 1].tolist()
     assert moved == 1 + 2 * 4 + 3  # After the class token

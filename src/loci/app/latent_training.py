@@ -36,7 +36,6 @@ def latents(
     data: Path,
     codec: Path,
     out: Path,
-    structure: Path | None = None,
     minutes: float = 20.0,
     seed: int = 0,
     precision: Precision = "auto",
@@ -47,8 +46,6 @@ def latents(
         data: folder with the objects train and test, as made by loci data objects.
         codec: the folder of a finished run of loci train latent-codec.
         out: folder of the run: log, samples, checkpoint; at the end, the parts in final.
-        structure: the folder of a finished run of loci train structure, to begin with what it has
-            learned to see in pictures; without it, from nothing.
         minutes: of training, over all resumes.
         seed: of the weights and the batches.
         precision: what to multiply in; auto is bfloat16 where it is faster.
@@ -58,4 +55,4 @@ def latents(
     from loci.train.run import Budget
 
     config = LatentFlowTraining(budget=Budget(minutes=minutes), seed=seed, precision=precision)
-    train_latent_flow(data, codec, out, config, structure)
+    train_latent_flow(data, codec, out, config)

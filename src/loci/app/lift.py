@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -68,6 +68,10 @@ class Lift:
     """What work may be spared: none, what is hardly seen, or more."""
     tolerance: Annotated[float | None, tyro.conf.arg(metavar="ERROR")] = None
     """In place of the speed's own: the error sparing may cause in a flow (0.02: 2% of its way)."""
+    faces: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Close small holes of the mesh and leave it about so many faces."""
+    texture: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
+    """Paint the mesh with a texture of so many pixels a side instead of colours at its vertices."""
     verify: bool = False
     """Run both flows a second time, exactly, and print the error that sparing caused."""
     out: Path = Path("lifted")
@@ -111,6 +115,7 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
                 verify=options.verify,
                 progress=progress,
             )
+        scene = _finished(scene, options)
         _write(draft, scene, view.pixels, masks, cut_from=len(masked))
         written = sorted(str(path.relative_to(draft)) for path in draft.rglob("*.*"))
     print(cost_table(scene.objects[0].costs))
@@ -133,6 +138,9 @@ def _check(options: Lift) -> None:
     if options.out.suffix.lower() in FILES:
         raise LociError(f"--out: {options.out}, expected the name of a folder for several files")
     check_seed(options.seed)
+    for name, value, least in (("faces", options.faces, 4), ("texture", options.texture, 16)):
+        if value is not None and value < least:
+            raise LociError(f"--{name}: {value}, expected at least {least}")
     speed(options.speed, options.tolerance)
     out = options.out.resolve()
     for given in filter(None, (options.picture, options.pointmap, *options.mask)):
@@ -156,6 +164,16 @@ def _cut(options: Lift, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Bool[np.ndar
 
     boxes = [mask_from_box(pixels, box) for box in options.box]
     return boxes + [mask_from_point(pixels, point) for point in options.point]
+
+
+def _finished(scene: Scene, options: Lift) -> Scene:
+    """With meshes as they are asked for."""
+    objects = scene.objects
+    if options.faces is not None:
+        objects = tuple(asset.simplified(options.faces) for asset in objects)
+    if options.texture is not None:
+        objects = tuple(asset.textured(options.texture) for asset in objects)
+    return replace(scene, objects=objects)
 
 
 @contextmanager

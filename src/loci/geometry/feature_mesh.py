@@ -62,7 +62,8 @@ def features_to_mesh(
         corners.colors,
     )
     assert surface.attributes is not None
-    return Mesh(surface.vertices, surface.faces, *surface.attributes.split(3, dim=1))
+    colors, normals = surface.attributes.split(3, dim=1)
+    return Mesh(surface.vertices, surface.faces, colors, normals)
 
 
 def _key(places: Int[Tensor, "*n 3"], side: int) -> Int[Tensor, "*n"]:

@@ -1,22 +1,26 @@
-"""Binary glTF: meshes with coloured vertices in one file that any viewer opens coloured."""
+"""Binary glTF: meshes with coloured vertices or textures in one file that any viewer opens."""
 
+import io
 import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from loci.errors import LociError
-from loci.geometry.mesh import Mesh
+from loci.geometry.mesh import Mesh, Texture
 from loci.layers.weights import write_whole
 
 FLOAT, UNSIGNED_SHORT, UNSIGNED_INT = 5126, 5123, 5125
 VERTICES, INDICES = 34962, 34963  # what a buffer view is for
-MATERIAL = {
+LINEAR, CLAMP = 9729, 33071  # how a texture is read
+MATERIAL: dict[str, Any] = {
     "doubleSided": True,
     "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0},
 }
@@ -37,8 +41,9 @@ def from_gltf_frame(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
 def write_glb(path: Path | str, meshes: Mapping[str, Mesh]) -> None:
     """Writes a scene with one node for each named mesh, all or nothing.
 
-    Colours are taken as sRGB and stored linear, as glTF wants them: stored as they are, they
-    would look washed out.
+    A mesh with a texture has no vertex colours in the file: viewers would multiply the two. Vertex
+    colours are taken as sRGB and stored linear, as glTF wants them: stored as they are, they would
+    look washed out.
 
     Raises:
         LociError: for no mesh, a mesh without faces or with vertices that are not finite, or a
@@ -70,6 +75,8 @@ class _Scene:
         self.views: list[dict] = []
         self.accessors: list[dict] = []
         self.meshes: list[dict] = []
+        self.materials: list[dict] = [MATERIAL]
+        self.images: list[dict] = []
 
     def add(self, name: str, mesh: Mesh) -> None:
         places = _numpy(to_gltf_frame(mesh.vertices))
@@ -80,13 +87,17 @@ class _Scene:
             "POSITION": self._array(places, FLOAT, VERTICES, **bounds),
             "NORMAL": self._array(normals, FLOAT, VERTICES),
         }
-        if mesh.colors is not None:
+        material = 0
+        if mesh.texture is not None:
+            attributes["TEXCOORD_0"] = self._array(_numpy(mesh.texture.places), FLOAT, VERTICES)
+            material = self._painted(mesh.texture)
+        elif mesh.colors is not None:
             colors = np.full((len(places), 4), 65535, dtype="<u2")
             colors[:, :3] = np.round(linear(_numpy(mesh.colors).clip(0, 1)) * 65535)
             attributes["COLOR_0"] = self._array(colors, UNSIGNED_SHORT, VERTICES, normalized=True)
         rows = mesh.faces.cpu().numpy().astype("<u4").reshape(-1, 1)
         indices = self._array(rows, UNSIGNED_INT, INDICES)
-        primitive = {"attributes": attributes, "indices": indices, "material": 0}
+        primitive = {"attributes": attributes, "indices": indices, "material": material}
         self.meshes.append({"name": name, "primitives": [primitive]})
 
     def content(self) -> bytes:
@@ -97,22 +108,41 @@ class _Scene:
             "scenes": [{"nodes": list(range(len(nodes)))}],
             "nodes": nodes,
             "meshes": self.meshes,
-            "materials": [MATERIAL],
+            "materials": self.materials,
             "accessors": self.accessors,
             "bufferViews": self.views,
             "buffers": [{"byteLength": len(self.data)}],
         }
+        if self.images:
+            described |= {
+                "images": self.images,
+                "textures": [{"source": i, "sampler": 0} for i in range(len(self.images))],
+                "samplers": [{"magFilter": LINEAR, "wrapS": CLAMP, "wrapT": CLAMP}],
+            }
         text = json.dumps(described).encode()
         chunks = _chunk(b"JSON", text, b" ") + _chunk(b"BIN\0", bytes(self.data), b"\0")
         return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
 
-    def _array(self, values: np.ndarray, kind: int, target: int, **extra: object) -> int:
-        raw = values.tobytes()
+    def _painted(self, texture: Texture) -> int:
+        """A material of its own, with the picture inside the file."""
+        png = io.BytesIO()
+        Image.fromarray(texture.picture.cpu().numpy()).save(png, "PNG")
+        self.images.append({"bufferView": self._view(png.getvalue()), "mimeType": "image/png"})
+        shading = MATERIAL["pbrMetallicRoughness"]
+        painted = {**shading, "baseColorTexture": {"index": len(self.images) - 1}}
+        self.materials.append({**MATERIAL, "pbrMetallicRoughness": painted})
+        return len(self.materials) - 1
+
+    def _view(self, raw: bytes, **extra: object) -> int:
         view = {"buffer": 0, "byteOffset": len(self.data), "byteLength": len(raw)}
-        self.views.append(view | {"target": target})
+        self.views.append(view | extra)
         self.data += raw + b"\0" * (-len(raw) % 4)
-        shape = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}[values.shape[1]]
-        described = {"bufferView": len(self.views) - 1, "componentType": kind, "type": shape}
+        return len(self.views) - 1
+
+    def _array(self, values: np.ndarray, kind: int, target: int, **extra: object) -> int:
+        view = self._view(values.tobytes(), target=target)
+        shape = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4"}[values.shape[1]]
+        described = {"bufferView": view, "componentType": kind, "type": shape}
         self.accessors.append(described | {"count": len(values)} | extra)
         return len(self.accessors) - 1
 

@@ -3,9 +3,31 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Texture:
+    """Colours of a surface, spread out flat.
+
+    Attributes:
+        places: of the vertices in the picture, `[v, 2]`: from the left and from the top, in [0, 1].
+        picture: RGB, `[h, w, 3]`.
+    """
+
+    places: Float[Tensor, "v 2"]
+    picture: UInt8[Tensor, "h w 3"]
+
+    def at(self, places: Float[Tensor, "n 2"]) -> Float[Tensor, "n 3"]:
+        """Colours in [0, 1] at places in the picture, bilinear."""
+        picture = self.picture.permute(2, 0, 1)[None].to(places) / 255
+        grid = (2 * places - 1)[None, None]
+        found = F.grid_sample(
+            picture, grid, mode="bilinear", padding_mode="border", align_corners=False
+        )
+        return found[0, :, 0].T
 
 
 @dataclass(frozen=True)
@@ -18,12 +40,14 @@ class Mesh:
         colors: RGB in [0, 1] at the vertices, `[v, 3]`, or None.
         learned_normals: normals at the vertices as a decoder predicts them, each coordinate
             mapped to [0, 1], `[v, 3]`, or None.
+        texture: what the surface looks like where that is finer than its vertices, or None.
     """
 
     vertices: Float[Tensor, "v 3"]
     faces: Int[Tensor, "f 3"]
     colors: Float[Tensor, "v 3"] | None = None
     learned_normals: Float[Tensor, "v 3"] | None = None
+    texture: Texture | None = None
 
     @property
     def face_normals(self) -> Float[Tensor, "f 3"]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -48,7 +48,8 @@ def render_mesh(
     light: Light | None = Light(),
     samples: int = 2,
 ) -> Rendering:
-    """Draws a mesh with its vertex colours; both sides of a face are seen. Not differentiable.
+    """Draws a mesh with its texture or vertex colours; both sides of a face are seen. Not
+    differentiable.
 
     Args:
         mesh: in the camera's world. Faces that reach nearer than `NEAR` are left out.
@@ -61,11 +62,11 @@ def render_mesh(
     height, width = both(size)
     camera = camera.to(mesh.vertices)
     screen = camera.project(mesh.vertices, (height * samples, width * samples))
-    nearest = _nearest_faces(screen, mesh.faces, height * samples, width * samples)
+    nearest = nearest_faces(screen, mesh.faces, height * samples, width * samples)
     covered = nearest >= 0
     colour = screen.new_zeros(3, *nearest.shape)
     depth = screen.new_zeros(nearest.shape)
-    weights, z = _perspective(screen, mesh.faces, nearest, covered)
+    weights, z = face_weights(screen, mesh.faces, nearest, covered)
     depth[covered] = z
     colour[:, covered] = _shaded(mesh, camera, nearest[covered], weights, light).T
     sums = torch.cat([colour, depth[None], covered.to(depth)[None]])
@@ -74,10 +75,16 @@ def render_mesh(
     return Rendering(over(sums[:3], alpha, background), alpha, sums[3] / alpha.clamp(min=1e-6))
 
 
-def _nearest_faces(
+def nearest_faces(
     screen: Float[Tensor, "v 3"], faces: Int[Tensor, "f 3"], height: int, width: int
 ) -> Int[Tensor, "h w"]:
-    """The face seen at every pixel's centre, or -1."""
+    """The face seen at every pixel's centre, or -1.
+
+    Args:
+        screen: x and y of the vertices in pixels, and z, as `Camera.project` makes them.
+        faces: rows of them.
+        height, width: of the picture.
+    """
     best = torch.full((height * width,), NO_FACE, device=screen.device)
     for face, x, y in _candidates(screen, faces, height, width):
         weights = _barycentric(screen[faces[face]], x + 0.5, y + 0.5)
@@ -125,13 +132,14 @@ def _barycentric(
     return parts / parts.sum(1, keepdim=True)
 
 
-def _perspective(
+def face_weights(
     screen: Float[Tensor, "v 3"],
     faces: Int[Tensor, "f 3"],
     nearest: Int[Tensor, "h w"],
-    covered: Tensor,
+    covered: Bool[Tensor, "h w"],
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n"]]:
-    """Weights of the corners in space, and z, at every covered pixel."""
+    """Weights of the corners in space, and z, at every covered pixel; arguments as those of
+    `nearest_faces` and what it returned."""
     y, x = covered.nonzero().unbind(1)
     corners = screen[faces[nearest[covered]]]
     weights = _barycentric(corners, x + 0.5, y + 0.5) / corners[..., 2]
@@ -150,7 +158,9 @@ def _shaded(
     corners = mesh.faces[face]
     plain = (light or Light()).plain
     colour = weights.new_tensor(plain).expand(len(face), 3)
-    if mesh.colors is not None:
+    if mesh.texture is not None:
+        colour = mesh.texture.at((mesh.texture.places[corners] * weights[..., None]).sum(1))
+    elif mesh.colors is not None:
         colour = (mesh.colors[corners] * weights[..., None]).sum(1).clamp(0, 1)
     if light is None:
         return colour

@@ -69,7 +69,7 @@ def place_mesh(
 ) -> Mesh:
     """A mesh in the frame its pose leads to; decoded normals are dropped."""
     placed = place_points(mesh.vertices, rotation, translation, scale)
-    return Mesh(placed, mesh.faces, mesh.colors)
+    return Mesh(placed, mesh.faces, mesh.colors, texture=mesh.texture)
 
 
 def merge_gaussians(parts: Sequence[Gaussians]) -> Gaussians:
@@ -81,7 +81,10 @@ def merge_gaussians(parts: Sequence[Gaussians]) -> Gaussians:
 
 
 def merge_meshes(parts: Sequence[Mesh]) -> Mesh:
-    """One mesh of all faces; colours stay if every part has them. Raises LociError for no part."""
+    """One mesh of all faces; colours stay if every part has them, textures go.
+
+    Raises LociError for no part.
+    """
     if not parts:
         raise LociError("no meshes to merge, expected at least one object")
     faces, first = [], 0

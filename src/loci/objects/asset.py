@@ -1,7 +1,7 @@
 """What comes out of a picture: an object's splats, mesh, voxels and pose."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from loci.errors import LociError
+from loci.geometry.camera import Camera
+from loci.geometry.decimate import decimated
 from loci.geometry.gaussians import Gaussians
 from loci.geometry.glb import write_glb
+from loci.geometry.holes import closed
 from loci.geometry.mesh import Mesh
+from loci.geometry.mesh_render import render_mesh
 from loci.geometry.obj import write_obj
 from loci.geometry.ply import write_splat
 from loci.geometry.rotations import quaternion_matrix
+from loci.geometry.splat_render import Rendering, render_gaussians
+from loci.geometry.texture_bake import BakeConfig, baked
 from loci.layers.weights import write_whole
 from loci.objects.costs import StageCost
 from loci.objects.nominal import NOMINAL_DISTANCE
@@ -24,6 +30,10 @@ from loci.objects.pose import Pose
 SPLAT, MESH, POSE = "splat.ply", "mesh.glb", "pose.json"
 FILES = (".ply", ".glb", ".obj")
 """What a path ends in when one file is wanted: splats, or the mesh in one of two formats."""
+
+MIN_TEXTURE = 16
+PIXELS = 512
+"""Most pixels on a side of the views that a texture is made from."""
 
 CONVENTION = {
     "convention": "row vectors: p_camera = (p_object * scale) @ rotation_matrix + translation",
@@ -83,12 +93,44 @@ class Asset:
             **CONVENTION,
         }
 
+    def simplified(self, faces: int) -> "Asset":
+        """With holes closed and about so many faces in the mesh, its colours kept.
+
+        Raises:
+            LociError: when there is no mesh, for fewer than 4 faces, or a package is missing.
+        """
+        return replace(self, mesh=decimated(closed(self._mesh()), faces))
+
+    def textured(self, side: int = 1024) -> "Asset":
+        """With a texture of `side` pixels on the mesh instead of colours at its vertices: what the
+        Gaussians look like from all around, or the mesh where there are none.
+
+        Raises:
+            LociError: when there is no mesh, for fewer than 16 pixels, or a package is missing.
+        """
+        if side < MIN_TEXTURE:
+            raise LociError(f"a texture of {side} pixels, expected at least {MIN_TEXTURE}")
+        mesh, gaussians = closed(self._mesh()), self.gaussians
+
+        def look(camera: Camera, size: int) -> Rendering:
+            if gaussians is not None:
+                return render_gaussians(gaussians, camera, size)
+            return render_mesh(mesh, camera, size, light=None)
+
+        return replace(self, mesh=baked(mesh, look, BakeConfig(side, pixels=min(side, PIXELS))))
+
+    def _mesh(self) -> Mesh:
+        if self.mesh is None:
+            raise LociError("the object has no mesh, expected one to work on")
+        return self.mesh
+
     def export(self, path: str | Path) -> list[Path]:
         """Writes the object into a folder, or a part of it into one file; returns the paths.
 
-        A folder gets `splat.ply`, `mesh.glb` (vertex colours) and `pose.json`. A path that ends
-        in .ply becomes the splats alone, one in .glb or .obj the mesh alone (y up, vertex
-        colours). Each file is written whole or not at all; folders are made if need be.
+        A folder gets `splat.ply`, `mesh.glb` (with its texture, or vertex colours) and
+        `pose.json`. A path that ends in .ply becomes the splats alone, one in .glb or .obj the
+        mesh alone (y up; an .obj has vertex colours in any case). Each file is written whole or
+        not at all; folders are made if need be.
 
         Raises:
             LociError: when one cannot be written, or holds nothing or numbers that are not finite.

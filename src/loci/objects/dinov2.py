@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from loci.layers.learned import learned
 from loci.layers.norms import layer_norm
+from loci.objects.lite_features import STRIDE, WIDTH, LiteFeatures
 from loci.objects.vit_block import VitBlock
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -27,6 +28,8 @@ class DinoConfig:
     registers: int = 4
     grid: int = 37
     """Patches on a side for which there are learned positions; others are interpolated."""
+    stem: Literal["pixels", "lite"] = "pixels"
+    """What a patch is made of: its pixels, or what `lite_features` sees there (patch 16)."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,21 @@ class PatchEmbedding(nn.Module):
         return self.proj(images)
 
 
+class LiteEmbedding(nn.Module):
+    """What a small trained network sees in each patch to its token; the network stays as it is."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.features = LiteFeatures().requires_grad_(False)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.proj = nn.Linear(WIDTH, dim)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d gh gw"]:
+        mean, std = (images.new_tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+        seen = self.features(2 * (images * std + mean) - 1)
+        return self.proj(self.norm(seen.movedim(1, -1))).movedim(-1, 1)
+
+
 class Dino(nn.Module):
     """The vision transformer under its released names.
 
@@ -64,7 +82,11 @@ class Dino(nn.Module):
         self.pos_embed = learned(1, 1 + c.grid**2, c.dim)
         self.register_tokens = learned(1, c.registers, c.dim)
         self.mask_token = nn.Parameter(torch.zeros(1, c.dim))
-        self.patch_embed = PatchEmbedding(c.patch, c.dim)
+        if c.stem == "lite" and c.patch != STRIDE:
+            raise ValueError(f"patches of {c.patch} pixels, expected {STRIDE} with the lite stem")
+        self.patch_embed = (
+            LiteEmbedding(c.dim) if c.stem == "lite" else PatchEmbedding(c.patch, c.dim)
+        )
         self.blocks = nn.ModuleList(
             VitBlock(c.dim, c.heads, c.mlp_ratio, layer_scale=True) for _ in range(c.depth)
         )

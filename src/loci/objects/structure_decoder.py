@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loci.layers.norms import AffineLayerNorm
+from loci.layers.volumes import Conv3d
 from loci.layers.weights import load_pretrained, save_pretrained
 
 
@@ -35,7 +36,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = ChannelNorm(channels), ChannelNorm(channels)
-        self.conv1, self.conv2 = (nn.Conv3d(channels, channels, 3, padding=1) for _ in range(2))
+        self.conv1, self.conv2 = (Conv3d(channels, channels, 3, padding=1) for _ in range(2))
 
     def forward(self, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b c x y z"]:
         return x + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
@@ -46,7 +47,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(channels, 8 * out, 3, padding=1)
+        self.conv = Conv3d(channels, 8 * out, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b d x2 y2 z2"]:
         return pixel_shuffle(self.conv(x))
@@ -59,7 +60,7 @@ class StructureDecoder(nn.Module):
         super().__init__()
         self.config = c = config or StructureDecoderConfig()
         first, last = c.channels[0], c.channels[-1]
-        self.input_layer = nn.Conv3d(c.latent_channels, first, 3, padding=1)
+        self.input_layer = Conv3d(c.latent_channels, first, 3, padding=1)
         self.middle_block = nn.Sequential(*(ResidualBlock(first) for _ in range(c.middle_blocks)))
         blocks: list[nn.Module] = []
         for level, width in enumerate(c.channels):
@@ -67,7 +68,7 @@ class StructureDecoder(nn.Module):
                 blocks.append(Upsample(c.channels[level - 1], width))
             blocks.extend(ResidualBlock(width) for _ in range(c.blocks_per_level))
         self.blocks = nn.ModuleList(blocks)
-        head = nn.Conv3d(last, 1, 3, padding=1)
+        head = Conv3d(last, 1, 3, padding=1)
         self.out_layer = nn.Sequential(ChannelNorm(last), nn.SiLU(), head)
 
     def forward(self, tokens: Float[Tensor, "b n c"]) -> Float[Tensor, "b 1 r r r"]:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from loci.layers.volumes import Conv3d
 from loci.layers.weights import load_pretrained, save_pretrained
 from loci.objects.structure_decoder import ChannelNorm, ResidualBlock
 
@@ -55,7 +56,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(8 * channels, out, 3, padding=1)
+        self.conv = Conv3d(8 * channels, out, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "b c x2 y2 z2"]) -> Float[Tensor, "b d x y z"]:
         return self.conv(fold_cubes(x, 2))
@@ -68,7 +69,7 @@ class StructureEncoder(nn.Module):
         super().__init__()
         self.config = c = config or StructureEncoderConfig()
         coarsest, finest = c.channels[0], c.channels[-1]
-        self.input_layer = nn.Conv3d(c.fold**3, finest, 3, padding=1)
+        self.input_layer = Conv3d(c.fold**3, finest, 3, padding=1)
         blocks: list[nn.Module] = []
         for level in reversed(range(len(c.channels))):
             width = c.channels[level]
@@ -79,7 +80,7 @@ class StructureEncoder(nn.Module):
         self.middle_block = nn.Sequential(
             *(ResidualBlock(coarsest) for _ in range(c.middle_blocks))
         )
-        head = nn.Conv3d(coarsest, 2 * c.latent_channels, 3, padding=1)
+        head = Conv3d(coarsest, 2 * c.latent_channels, 3, padding=1)
         self.out_layer = nn.Sequential(ChannelNorm(coarsest), nn.SiLU(), head)
 
     def forward(self, occupancy: Float[Tensor, "b 1 r r r"]) -> Posterior:

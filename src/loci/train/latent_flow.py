@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from loci.data.objects import training_folders
-from loci.errors import LociError
 from loci.flow.schedule import TIMESTEPS
 from loci.layers.weights import save_config
 from loci.objects.conditioning import Fuser, FuserConfig
@@ -87,18 +86,6 @@ class PicturedFlow(nn.Module):
         begin_fuser(self.fuser)
         _begin(self.flow)
 
-    def begin_with(self, other: Fuser) -> None:
-        """Take over what `other`, the fuser of stage 1, has learned to see in pictures.
-
-        Raises:
-            LociError: when its embedder of pictures has other sizes.
-        """
-        mine, theirs = self.fuser.module_list[0], other.module_list[0]
-        try:
-            mine.load_state_dict(theirs.state_dict())
-        except RuntimeError as error:
-            raise LociError("the fuser of stage 1 has an embedder of other sizes") from error
-
     def losses(
         self,
         batch: FlowBatch,
@@ -134,22 +121,17 @@ def train_latent_flow(
     codec: Path,
     out: Path,
     config: LatentFlowTraining | None = None,
-    structure: Path | None = None,
 ) -> PicturedFlow:
     """Train on `data/train` and, if there, `data/more`, with the autoencoder that a run of
     `train_latent_codec` left in `codec/final`, examine on `data/test`, and save under `out/final`.
 
-    With the folder of a run of `train_structure`, the embedder of pictures begins as that of
-    stage 1.
-
     Raises:
-        LociError: on unusable data, or when a part of the autoencoder or of stage 1 is missing.
+        LociError: on unusable data, or when a part of the autoencoder is missing.
     """
     parts = CodecParts.from_pretrained(Path(codec) / "final")
-    first = structure and Fuser.from_pretrained(Path(structure) / "final" / "structure_fuser")
     train = LatentSet.load(*training_folders(data))
     test = LatentSet.load(Path(data) / "test")
-    return fit_latent_flow(train, test, parts, out, config, first)
+    return fit_latent_flow(train, test, parts, out, config)
 
 
 def fit_latent_flow(
@@ -158,9 +140,8 @@ def fit_latent_flow(
     parts: CodecParts,
     out: Path,
     config: LatentFlowTraining | None = None,
-    first: Fuser | None = None,
 ) -> PicturedFlow:
-    """`train_latent_flow` on objects already in memory; `first` is the fuser of stage 1.
+    """`train_latent_flow` on objects already in memory.
 
     Saves the averaged fuser and flow and, as `latent_statistics.json`, how latents are
     normalised. A run that was killed goes on from its last checkpoint. Returns the averaged
@@ -172,8 +153,6 @@ def fit_latent_flow(
     exam = FlowExam.prepare(test, parts, statistics, config.examined)
     torch.manual_seed(config.seed)
     model = PicturedFlow(config)
-    if first is not None:
-        model.begin_with(first)
     optimizer = MuonWithAdam(model, ("blocks.",), config.rate.peak, dtype=dtype)
     ema = Ema(model, config.ema)
     learner = Learner(model, optimizer, ema)

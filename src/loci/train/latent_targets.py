@@ -98,7 +98,7 @@ def flow_batch(
         items.append(disturbed(item, disturbance, rng))
         scene, inputs = pictured(sight, another, plain, rng, inputs_of)
         shown.append(inputs)
-        places.append(coordinates_in_crop(sight, scene, size))
+        places.append(coordinates_in_crop(sight, scene))
     inputs = {name: torch.cat([x[name] for x in shown]) for name in shown[0]}
     return FlowBatch(encoded(items, encoder), inputs, torch.stack(places))
 

@@ -89,7 +89,7 @@ class MuonWithAdam(torch.optim.Optimizer):
         weight_decay: float = 0.01,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        named = list(model.named_parameters())
+        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         inner = [p for name, p in named if is_matrix(name, p) and any(h in name for h in hidden)]
         chosen = {id(p) for p in inner}
         rest = [p for _, p in named if id(p) not in chosen]

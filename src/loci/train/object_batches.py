@@ -164,6 +164,6 @@ def _sample(
         placement = nominal_pose(truth, torch.tensor([sight.fov]))
         normaliser = nominal_scene(scene.mask)
     placement = Placement(*(part[0] for part in placement))
-    coordinates = coordinates_in_crop(sight, scene, size)
+    coordinates = coordinates_in_crop(sight, scene)
     scale, shift = normaliser
     return _Sample(inputs.tensors, coordinates, index, mirrored, scale, shift, placement)

@@ -16,12 +16,12 @@ from loci.objects.conditioning import FuserConfig
 from loci.objects.preprocess import square_crop
 from loci.train.object_scenes import Scene, Sight
 
-CELL = 7
-"""Pixels along the side of a crop that share one place."""
+GRID = 16
+"""Cells along the side of a crop; what is shown in one of them has one place."""
 
 
-def coordinates_in_crop(sight: Sight, scene: Scene, size: int) -> Float[Tensor, "4 g g"]:
-    """Mean place of what a crop of side `size` shows in each cell, and how much of the cell is
+def coordinates_in_crop(sight: Sight, scene: Scene) -> Float[Tensor, "4 g g"]:
+    """Mean place of what the crop shows in each cell, and how much of the cell is
     the object, unhidden and inside the mask.
 
     Places are in the object's frame, in [-0.5, 0.5].
@@ -31,7 +31,7 @@ def coordinates_in_crop(sight: Sight, scene: Scene, size: int) -> Float[Tensor, 
     camera = sight.rays() * torch.where(shown, sight.depth, 0.0)
     places = torch.einsum("chw,dc->dhw", camera - t[:, None, None], r) / s
     held = torch.cat([places * shown, shown.float()])
-    pooled = F.adaptive_avg_pool2d(square_crop(held, scene.mask), size // CELL)
+    pooled = F.adaptive_avg_pool2d(square_crop(held, scene.mask), GRID)
     return torch.cat([pooled[:3] / pooled[3:].clamp(min=1e-6), pooled[3:]])
 
 
@@ -45,7 +45,7 @@ class CoordinateReader(nn.Module):
     def __init__(self, fuser: FuserConfig) -> None:
         super().__init__()
         size, patch = fuser.picture.input_size, fuser.picture.backbone.patch
-        self.patches, self.cells = size // patch, patch // CELL
+        self.patches, self.cells = size // patch, GRID // (size // patch)
         registers = fuser.picture.backbone.registers if fuser.picture.tokens == "prenorm" else 0
         self.first = 1 + registers
         self.out = nn.Linear(fuser.dim, 3 * self.cells**2)
