@@ -88,9 +88,10 @@ def test_a_mesh_is_finished_as_asked_for(run: Run, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "least"), [("--faces", "3", "4"), ("--texture", "15", "16")]
+    ("option", "value", "least"),
+    [("--guesses", "0", "1"), ("--faces", "3", "4"), ("--texture", "15", "16")],
 )
-def test_a_mesh_has_to_have_a_size(
+def test_counts_are_checked_before_any_work(
     run: Run, quick: None, capsys: pytest.CaptureFixture, option: str, value: str, least: str
 ) -> None:
     assert run("p.png", "--mask", "m.png", option, value) == 2

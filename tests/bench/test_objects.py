@@ -260,12 +260,14 @@ def test_a_ceiling_shows_how_far_there_is_to_go(
 
 
 def test_means_leave_out_what_is_missing_and_rotations_are_medians() -> None:
-    good = Marks(0.1, 1.0, 0.5, 0.5, 10.0, 20.0)
-    turned = Marks(0.3, 0.5, 0.5, 0.5, 170.0, 10.0)
-    figures = summary([good, good, turned, Marks(math.nan, 0.0, 0.0, 0.0, math.nan, 6.0)])
+    good = Marks(0.1, 1.0, 0.5, 0.5, 10.0, 8.0, 20.0)
+    turned = Marks(0.3, 0.5, 0.5, 0.5, 170.0, 9.0, 10.0)
+    none = Marks(math.nan, 0.0, 0.0, 0.0, math.nan, math.nan, 6.0)
+    figures = summary([good, good, turned, none])
     assert figures["chamfer"] == pytest.approx(0.5 / 3)
     assert figures["f_score"] == pytest.approx(2.5 / 4)
     assert figures["rotation"] == 10
+    assert figures["turn"] == 8
 
 
 def test_the_way_goes_from_retrieval_to_the_ceiling() -> None:

@@ -3,6 +3,7 @@
 import gc
 import json
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,11 +13,14 @@ import torch
 from torch import nn
 
 from loci.errors import LociError
+from loci.objects import lifting
 from loci.objects.asset import Asset
 from loci.objects.costs import cost_table
 from loci.objects.lifter import LIFTER_NAME, Lifter
 from loci.objects.lifting import Lifting, Progress
 from loci.objects.parts import PARTS, GivenParts
+from loci.objects.pose import Pose
+from loci.objects.refinement import Refined, RefinementConfig
 from loci.objects.stages import Stages
 
 from .lifters import (
@@ -84,6 +88,32 @@ def test_fix_no_stage_asks_for_cuda(asset: Asset) -> None:
 def test_the_seed_alone_decides(lifter: Lifter, asset: Asset) -> None:
     assert same(asset, lifter(PIXELS, INSIDE, example_pointmap(), seed=3))
     assert not same(asset, lifter(PIXELS, INSIDE, example_pointmap(), seed=4))
+
+
+def test_of_several_guesses_the_best_one_is_gone_on_with(
+    lifter: Lifter, asset: Asset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Lifter(replace(small_config(), refinement=RefinementConfig()), lifter.stages.parts)
+    tried: list[torch.Tensor] = []
+
+    def marked(pose: Pose, voxels: torch.Tensor, *rest: Any) -> Refined:
+        tried.append(voxels)
+        return Refined(pose, (0.1, 0.9, 0.4)[len(tried) - 1])
+
+    monkeypatch.setattr(lifting, "refined", marked)
+    found = told(PIXELS, INSIDE, example_pointmap(), seed=3, guesses=3)
+    assert len(tried) == 3
+    assert tried[0].tolist() != tried[1].tolist()
+    assert found.voxels.equal(tried[1].long())
+    # The first guess is the only one of a run that makes no more.
+    assert asset.voxels.equal(tried[0].long())
+
+
+def test_where_nothing_tells_guesses_apart_the_first_is_taken(lifter: Lifter, asset: Asset) -> None:
+    found = lifter(PIXELS, INSIDE, example_pointmap(), seed=3, guesses=2)
+    assert same(found, asset, atol=1e-4)
+    with pytest.raises(LociError, match="guesses: 0, expected at least 1"):
+        lifter(PIXELS, INSIDE, guesses=0)
 
 
 def test_a_saved_model_is_the_same_model(folder: Path, asset: Asset) -> None:

@@ -66,7 +66,7 @@ def test_a_wrong_front_is_put_right(wrong: float, with_pointmap: bool) -> None:
     # Without a pointmap the distance has to be agreed on.
     moved = truth.translation * 3.0
     given = Pose(matrix_quaternion(rotation), moved, truth.scale * 1.3)
-    found = refined(given, chair(), 32, seen(truth, with_pointmap))
+    found = refined(given, chair(), 32, seen(truth, with_pointmap)).pose
     degrees, factor, place = error(found, truth)
     assert degrees < 10
     assert factor < 1.06
@@ -78,7 +78,7 @@ def test_a_flow_that_is_far_off_is_fetched_back() -> None:
     lost = truth._replace(translation=torch.tensor([[4.0, -3.0, -1.0]]), scale=truth.scale * 9)
     for with_pointmap in (False, True):
         degrees, factor, place = error(
-            refined(lost, chair(), 32, seen(truth, with_pointmap)), truth
+            refined(lost, chair(), 32, seen(truth, with_pointmap)).pose, truth
         )
         assert degrees < 10
         assert factor < 1.06
@@ -87,7 +87,7 @@ def test_a_flow_that_is_far_off_is_fetched_back() -> None:
 
 def test_a_right_pose_stays_as_good_as_it_is() -> None:
     truth = true_pose(-60)
-    found = refined(truth, chair(), 32, seen(truth, True))
+    found = refined(truth, chair(), 32, seen(truth, True)).pose
     degrees, factor, place = error(found, truth)
     assert degrees < 6
     assert factor < 1.04
@@ -98,17 +98,26 @@ def test_a_mask_that_is_cut_off_tells_nothing() -> None:
     truth, given = true_pose(), true_pose(120)
     cut = seen(truth, False)
     cut.mask[-1, SIDE // 2] = True
-    assert refined(given, chair(), 32, cut) is given
+    assert refined(given, chair(), 32, cut) == (given, -math.inf)
     behind = given._replace(translation=-given.translation)
     unknown = seen(truth, False)._replace(distance=None)
-    assert refined(behind, chair(), 32, unknown) is behind
-    assert refined(given, chair()[:0], 32, seen(truth, False)) is given
+    assert refined(behind, chair(), 32, unknown).pose is behind
+    assert refined(given, chair()[:0], 32, seen(truth, False)).pose is given
 
 
 def test_a_single_voxel_has_a_pose_too() -> None:
     for with_pointmap in (False, True):
-        found = refined(true_pose(), chair()[:1], 32, seen(true_pose(), with_pointmap))
+        found = refined(true_pose(), chair()[:1], 32, seen(true_pose(), with_pointmap)).pose
         assert all(part.isfinite().all() for part in found)
+
+
+def test_the_true_shape_is_marked_above_another() -> None:
+    truth, rng = true_pose(), torch.Generator().manual_seed(0)
+    other = torch.randint(32, (len(chair()), 3), generator=rng)
+    for with_pointmap in (False, True):
+        shown = seen(truth, with_pointmap)
+        right, wrong = (refined(truth, shape, 32, shown).mark for shape in (chair(), other))
+        assert 1 >= right > wrong + 0.1
 
 
 def test_points_that_are_not_known_leave_the_mask() -> None:
@@ -117,8 +126,8 @@ def test_points_that_are_not_known_leave_the_mask() -> None:
     assert known.pointmap is not None
     nowhere = Seen(known.mask, torch.full_like(known.pointmap, torch.nan), FOV, DISTANCE)
     given = Pose(matrix_quaternion(turn(90) @ quaternion_matrix(truth.rotation)), *truth[1:])
-    alone = refined(given, chair(), 32, seen(truth, False))
-    found = refined(given, chair(), 32, nowhere)
+    alone = refined(given, chair(), 32, seen(truth, False)).pose
+    found = refined(given, chair(), 32, nowhere).pose
     assert torch.equal(found.rotation, alone.rotation)
     assert torch.equal(found.translation, alone.translation)
 
@@ -139,6 +148,6 @@ def test_one_turn_and_no_tilt_only_fits() -> None:
     given = truth._replace(scale=truth.scale * 1.4)
     found = refined(
         given, chair(), 32, seen(truth, True), RefinementConfig(turns=1, tilts=(0.0,), finer=0)
-    )
+    ).pose
     assert torch.allclose(found.rotation, given.rotation, atol=1e-5)
     assert error(found, truth)[1] < 1.05

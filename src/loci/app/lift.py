@@ -64,6 +64,8 @@ class Lift:
     """What the networks compute in; the half ones where the device is made for them."""
     seed: int = 0
     """Of the noise that it begins with: another seed, another guess at what is hidden."""
+    guesses: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Of so many shapes take the one that covers mask and depths best; else as the model says."""
     speed: Literal["exact", "fast", "faster"] = "exact"
     """What work may be spared: none, what is hardly seen, or more."""
     tolerance: Annotated[float | None, tyro.conf.arg(metavar="ERROR")] = None
@@ -110,6 +112,7 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
         with _bar(lifter, len(masks), chosen) as progress:
             scene = lifter.lift(
                 *(view, masks, names, options.seed),
+                guesses=options.guesses,
                 speed=chosen,
                 ledger=ledger,
                 verify=options.verify,
@@ -138,7 +141,12 @@ def _check(options: Lift) -> None:
     if options.out.suffix.lower() in FILES:
         raise LociError(f"--out: {options.out}, expected the name of a folder for several files")
     check_seed(options.seed)
-    for name, value, least in (("faces", options.faces, 4), ("texture", options.texture, 16)):
+    counts = (
+        ("guesses", options.guesses, 1),
+        ("faces", options.faces, 4),
+        ("texture", options.texture, 16),
+    )
+    for name, value, least in counts:
         if value is not None and value < least:
             raise LociError(f"--{name}: {value}, expected at least {least}")
     speed(options.speed, options.tolerance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from loci.bench.symmetry import own_turns
 from loci.data.objects import ObjectSet
 from loci.data.voxelise import GRID
 from loci.objects.nominal import Placement, nominal_pose
@@ -47,6 +49,11 @@ class Case:
     item: LatentObject
     placement: Placement
     unseen: tuple[SeenView, ...]
+
+    @cached_property
+    def turns(self) -> Float[Tensor, "k 3 3"]:
+        """What turns leave the object as it is (`symmetry`)."""
+        return own_turns(self.item.surface[:, :3])
 
     @property
     def nominal(self) -> Placement:

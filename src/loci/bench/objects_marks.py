@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from loci.bench.objects_cases import Case
+from loci.bench.symmetry import rotation_error
 from loci.geometry.camera import Camera
 from loci.geometry.gaussians import Gaussians
 from loci.geometry.mesh import Mesh
@@ -52,6 +53,7 @@ class Marks(NamedTuple):
         voxel_iou: 0 to 1.
         box_iou: of the boxes around the guess and the truth, each at its place and turned.
         rotation: degrees.
+        turn: the same to the nearest rotation that looks like the true one (`symmetry`).
         psnr: of renders over white from where the picture does not show it, dB.
     """
 
@@ -60,11 +62,12 @@ class Marks(NamedTuple):
     voxel_iou: float
     box_iou: float
     rotation: float
+    turn: float
     psnr: float
 
 
 FIGURES = Marks._fields
-TYPICAL = ("rotation",)
+TYPICAL = ("rotation", "turn")
 """Figures of which the median is told: objects that look the same from two sides have no mean."""
 
 
@@ -73,7 +76,7 @@ def mark(guess: Guess | None, case: Case, truth: Placement) -> Marks:
     if guess is None:
         blank = torch.ones(3, PIXELS, PIXELS)
         psnr = _mean([picture_psnr(blank, seen) for seen in case.unseen])
-        return Marks(torch.nan, 0.0, 0.0, 0.0, torch.nan, psnr)
+        return Marks(torch.nan, 0.0, 0.0, 0.0, torch.nan, torch.nan, psnr)
     surface = _surface(case)
     distance = surface_distance(guess.points, surface[_some(surface)])
     return Marks(
@@ -141,8 +144,12 @@ def box_iou(first: Box, second: Box) -> float:
 
 def _place(guess: Guess, case: Case, truth: Placement) -> dict[str, float]:
     own, true = Box.around(guess.points, guess.placement), Box.around(_surface(case), truth)
-    rotation = degrees_apart(guess.placement.rotation, truth.rotation)
-    return {"box_iou": box_iou(own, true), "rotation": float(rotation)}
+    found, right = guess.placement.rotation, truth.rotation
+    return {
+        "box_iou": box_iou(own, true),
+        "rotation": float(degrees_apart(found, right)),
+        "turn": rotation_error(found[0], right[0], case.turns),
+    }
 
 
 def _surface(case: Case) -> Float[Tensor, "n 3"]:

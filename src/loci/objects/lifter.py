@@ -159,6 +159,7 @@ class Lifter:
         seed: int = 0,
         *,
         decoders: Sequence[str] | None = None,
+        guesses: int | None = None,
         speed: str | Speed | None = None,
         ledger: Ledger | None = None,
         verify: bool = False,
@@ -172,6 +173,8 @@ class Lifter:
             names: what errors call the objects.
             seed: of the noise.
             decoders: which of the model's decoders to run; all by default.
+            guesses: of so many shapes the one that covers mask and depths best is gone on with;
+                as the model's configuration says by default.
             speed: what may be spared, or its name: "exact" (the same to the last bit as none),
                 "fast", "faster", or one of your own (docs/acceleration.md).
             ledger: written with what is done and spared.
@@ -179,7 +182,8 @@ class Lifter:
             progress: called before every step of every stage.
 
         Raises:
-            LociError: when nothing was found, a part does not fit, or there is no such speed.
+            LociError: when nothing was found, a part does not fit, there is no such speed, or
+                there is not one guess.
         """
         if not masks:
             raise LociError("masks: none, expected one for each object")
@@ -188,15 +192,20 @@ class Lifter:
             for mask, name in zip(masks, names, strict=True)
         ]
         pace = Pace(speed, ledger, verify, self.laws)
-        run = Lifting(self._with_decoders(decoders), self.stages, subjects, pace, progress)
+        run = Lifting(self._configured(decoders, guesses), self.stages, subjects, pace, progress)
         found = run.run()
         return Scene(tuple(replace(view.asset(one), costs=tuple(run.costs)) for one in found))
 
-    def _with_decoders(self, decoders: Sequence[str] | None) -> LifterConfig:
+    def _configured(self, decoders: Sequence[str] | None, guesses: int | None) -> LifterConfig:
+        config = self.config
+        if guesses is not None:
+            if guesses < 1:
+                raise LociError(f"guesses: {guesses}, expected at least 1")
+            config = replace(config, guesses=guesses)
         if decoders is None:
-            return self.config
-        absent = [name for name in decoders if name not in self.config.decoders]
+            return config
+        absent = [name for name in decoders if name not in config.decoders]
         if absent or not decoders:
-            known = " or ".join(self.config.decoders)
+            known = " or ".join(config.decoders)
             raise LociError(f"decoders: {', '.join(absent) or 'none'}, expected {known}")
-        return replace(self.config, decoders=tuple(decoders))
+        return replace(config, decoders=tuple(decoders))

@@ -1,11 +1,12 @@
 """The run itself: stage by stage, every stage over all objects of a picture before the next."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from loci.errors import LociError
@@ -43,6 +44,8 @@ from loci.objects.voxels import VOXEL_LIMIT
 
 LIFTER_NAME = "lifter.json"
 """The file in a model's folder that holds its LifterConfig."""
+GUESS_SEED = 0x9E3779B97F4A7C15
+"""Between the seeds of two guesses: far from any that a user counts up to."""
 PICTURE = "rgb_image"
 """The only input that all objects of a picture have in common: pointmaps are measured anew from
 every object."""
@@ -54,7 +57,9 @@ class LifterConfig:
 
     `input_size` is the side that pictures, masks and pointmaps are brought to; `prune` how deep
     inside an object voxels are dropped, 0 for none; `decoders` names the parts that end a run;
-    `refinement` is how the pose is refined at the end, None for not at all.
+    `refinement` is how the pose is refined at the end, None for not at all. Of so many `guesses` at
+    an object's shape, each from noise of its own, the one that covers mask and depths best is gone
+    on with; where that is not known, as without refinement, the first.
     """
 
     input_size: int = INPUT_SIZE
@@ -65,6 +70,7 @@ class LifterConfig:
     convention: Convention = "ScaleShiftInvariant"
     decoders: tuple[str, ...] = DECODERS
     refinement: RefinementConfig | None = None
+    guesses: int = 1
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -110,6 +116,15 @@ class Lifted(NamedTuple):
     resolution: int
     gaussians: Gaussians | None = None
     mesh: Mesh | None = None
+
+
+class _Guess(NamedTuple):
+    """A shape with its pose, and how well it explains what is seen."""
+
+    coords: Int[Tensor, "n 4"]
+    logits: Float[Tensor, "1 1 r r r"]
+    pose: Pose
+    mark: float
 
 
 class Lifting:
@@ -167,19 +182,27 @@ class Lifting:
             return conditions
 
     def _layouts(self, conditions: list[Tensor]) -> list[State]:
-        """Stage 1: shape and layout latents."""
+        """Stage 1: shape and layout latents, a row for each guess."""
         settings = self.config.structure
         with self.stages.use(STRUCTURE_FLOW, StructureFlow, self.costs) as flow:
             return [
                 self.pace.structure(
                     flow,
-                    condition,
-                    flow.noise(1, self._noise[number]),
+                    condition.expand(self.config.guesses, -1, -1),
+                    self._structure_noise(flow, number),
                     settings,
                     self._teller(STRUCTURE_FLOW, number, self.pace.steps(settings)),
                 )
                 for number, condition in enumerate(conditions)
             ]
+
+    def _structure_noise(self, flow: StructureFlow, number: int) -> State:
+        """The first guess has the same whatever others there are."""
+        noises = [flow.noise(1, self._noise[number])]
+        for guess in range(1, self.config.guesses):
+            seed = (self.subjects[number].seed + guess * GUESS_SEED) % 2**63
+            noises.append(flow.noise(1, torch.Generator(self.stages.device).manual_seed(seed)))
+        return {name: torch.cat([noise[name] for noise in noises]) for name in noises[0]}
 
     def _structures(self, layouts: list[State]) -> list[Lifted]:
         """Voxels and poses."""
@@ -192,12 +215,30 @@ class Lifting:
                     found.append(self._structure(subject, latents, logits))
         return found
 
+    def _guess(self, subject: Subject, latents: State, logits: Tensor) -> _Guess:
+        coords, config = occupied(logits), self.config
+        scale, shift = (part.to(self.stages.device)[None] for part in subject.normaliser)
+        pose = decode_pose(latents, scale, shift, convention=config.convention)
+        if subject.seen is None or config.refinement is None:
+            return _Guess(coords, logits, pose, -math.inf)
+        found = coords[:, 1:]
+        return _Guess(
+            coords,
+            logits,
+            *refined(pose, found, logits.shape[-1], subject.seen, config.refinement),
+        )
+
     def _structure(self, subject: Subject, latents: State, logits: Tensor) -> Lifted:
-        coords = occupied(logits)
-        if not len(coords):
+        guesses = [
+            self._guess(subject, {name: x[row] for name, x in latents.items()}, logits[row])
+            for row in (slice(n, n + 1) for n in range(len(logits)))
+        ]
+        some = [guess for guess in guesses if len(guess.coords)]
+        if not some:
             raise LociError(
                 f"{subject.name}: no voxel above threshold, expected a mask around an object"
             )
+        coords, logits, pose, _ = max(some, key=lambda guess: guess.mark)
         chance, config = torch.Generator().manual_seed(subject.seed), self.config
         choice = choose_voxels(
             *(coords, logits, subject.cutout, self.pace.speed),
@@ -207,11 +248,6 @@ class Lifting:
             entry = self.pace.ledger.entry("decoding")
             entry.detail = choice.detail
             entry.decoding_factor = choice.merged.factor if choice.merged else 1.0
-        scale, shift = (part.to(self.stages.device)[None] for part in subject.normaliser)
-        pose = decode_pose(latents, scale, shift, convention=config.convention)
-        if subject.seen is not None and config.refinement is not None:
-            found = choice.structure[:, 1:]
-            pose = refined(pose, found, logits.shape[-1], subject.seen, config.refinement)
         pose = pose._replace(scale=pose.scale * choice.shrunk)
         return Lifted(pose, choice, logits.shape[-1])
 

@@ -63,6 +63,19 @@ class Seen(NamedTuple):
     distance: float | None = None
 
 
+class Refined(NamedTuple):
+    """A pose, and how well the shape covers mask and depths under it.
+
+    Attributes:
+        pose: as it was given, where there is nothing to go by.
+        mark: overlap of mask and silhouette, at most 1, less the errors in depth; minus infinity
+            where there is nothing to go by.
+    """
+
+    pose: Pose
+    mark: float
+
+
 class Cells(NamedTuple):
     """What poses are compared with: cells of a square around the mask.
 
@@ -103,7 +116,7 @@ def refined(
     resolution: int,
     seen: Seen,
     config: RefinementConfig | None = None,
-) -> Pose:
+) -> Refined:
     """The pose of one object, turned, moved and sized such that it covers its mask.
 
     Args:
@@ -116,7 +129,7 @@ def refined(
     """
     config = config or RefinementConfig()
     if _cut_off(seen.mask) or not len(voxels):
-        return pose
+        return Refined(pose, -math.inf)
     given, pose = pose, Pose(*(part.float().cpu() for part in pose))
     chosen = torch.linspace(0, len(voxels) - 1, min(POINTS, len(voxels))).long()
     points = (voxels.cpu()[chosen].float() + 0.5) / resolution - 0.5
@@ -128,7 +141,7 @@ def refined(
     visible = float(cells.depth.nanmedian())
     depth = visible if math.isfinite(visible) else seen.distance or float(own.translation[0, 2])
     if depth <= 0:
-        return given
+        return Refined(given, -math.inf)
     middle, size = (cells.low + cells.high) / 2, (cells.high - cells.low).max()
     ray = torch.cat([middle, torch.ones(1)])
     start = _Poses(own.rotation, (depth * ray)[None], (depth * size)[None])
@@ -147,10 +160,11 @@ def refined(
         better, more = best_of(_fitted(near, points, cells))
         best, most = (better, more) if more > most else (best, most)
     kept, enough = best_of(_Poses.joined(own, _fitted(start, points, cells)))
-    best = best if most > enough + config.doubt else kept
+    best, mark = (best, most) if most > enough + config.doubt else (kept, enough)
     scale = best.scale[:, None].expand(-1, 3)
     found = Pose(matrix_quaternion(best.rotation), best.translation, scale)
-    return Pose(*(part.to(like) for part, like in zip(found, given, strict=True)))
+    pose = Pose(*(part.to(like) for part, like in zip(found, given, strict=True)))
+    return Refined(pose, mark)
 
 
 def cells_of(seen: Seen, cells: int) -> Cells:
