@@ -7,9 +7,9 @@ from loci.memory.hierarchy import HierarchyConfig
 from loci.memory.horizon import HorizonConfig
 from loci.memory.reckoned import ReckonedConfig
 from loci.memory.reckoned_encoder import POSE_FEATURES
+from loci.world.config import WorldConfig
 from loci.world.rollout import SamplingConfig
 from loci.world.transformer import TransformerConfig
-from loci.world.world import WorldConfig
 
 _DOOM_WIDTH = 192
 

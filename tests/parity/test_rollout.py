@@ -7,11 +7,12 @@ from loci.layers.weights import load_strict
 from loci.memory.compressor import WindowPlan
 from loci.memory.hierarchy import HierarchyConfig
 from loci.memory.horizon import HorizonConfig
+from loci.world.config import WorldConfig
 from loci.world.context import Prompt
 from loci.world.released import renamed_codec
 from loci.world.rollout import SamplingConfig
 from loci.world.wan_codec import WanCodec, WanCodecConfig
-from loci.world.world import World, WorldConfig
+from loci.world.world import World
 
 from .conftest import Fixture, relative_error
 from .test_infinite_world import transformer

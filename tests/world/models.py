@@ -9,10 +9,11 @@ from loci.memory.hierarchy import HierarchyConfig
 from loci.memory.horizon import HorizonConfig
 from loci.memory.reckoned import ReckonedConfig
 from loci.memory.reckoned_encoder import POSE_FEATURES
+from loci.world.config import WorldConfig
 from loci.world.frame_codec import FrameCodec, FrameCodecConfig
 from loci.world.rollout import SamplingConfig
 from loci.world.transformer import TransformerConfig, WorldTransformer
-from loci.world.world import World, WorldConfig
+from loci.world.world import World
 
 
 def released_like(text_width: int | None = 24) -> TransformerConfig:

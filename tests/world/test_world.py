@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 from loci.actions.reckoning import Stride
 from loci.errors import LociError
 from loci.memory.compressor import published_memory
+from loci.world.config import WorldConfig
 from loci.world.frame_codec import FrameCodec
 from loci.world.walk_file import load_walk, save_walk
-from loci.world.world import World, WorldConfig
+from loci.world.world import World
 
 from .models import randomised, released_like, small_world
 

@@ -24,7 +24,8 @@ OURS = {"pointmap": "retrieval_pointmap", "alone": "retrieval_alone"}
 CEILING = "ceiling"
 NOTES = (
     "one view of each object; chamfer, f_score (at 0.05), voxel_iou and psnr (of views that are "
-    "not shown) in the object's own frame; box_iou and rotation and turn (medians, degrees) as it is placed",
+    "not shown) in the object's own frame; box_iou, rotation and turn (medians, degrees) as it is "
+    "placed",
     "turn: the rotation error where turns about the vertical that nobody can see are none",
     "alone: without a pointmap, and the true pose measured by the object's distance",
     "retrieval: the training object whose picture is nearest by image features",

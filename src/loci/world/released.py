@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,10 +18,10 @@ from torch import Tensor
 from loci.errors import LociError
 from loci.files import replacing_folder
 from loci.layers.weights import CONFIG_NAME, load_strict, read_tensors, save_config
+from loci.world.config import WorldConfig
 from loci.world.text import TextEncoder, TextEncoderConfig, load_tokenizer
 from loci.world.transformer import TransformerConfig, WorldTransformer
 from loci.world.wan_codec import WanCodec, WanCodecConfig
-from loci.world.world import World, WorldConfig
 
 SUFFIXES = (".ckpt", ".safetensors")
 NOT_WEIGHTS = ("pos_embed", "pos_embed_temporal")
@@ -141,14 +142,21 @@ def renamed_text_encoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def load_world(
+class ReleasedParts(NamedTuple):
+    """What a world is made of."""
+
+    transformer: WorldTransformer
+    codec: WanCodec
+    text_encoder: TextEncoder
+
+
+def load_released(
     source: Path | str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
-) -> World:
+) -> ReleasedParts:
     """The released world from its published files; the transformer computes in `dtype`, float32
     unless given. Errors as in `load_transformer`."""
     files = ReleasedFiles.find(source)
-    return World(
-        WorldConfig(),
+    return ReleasedParts(
         load_transformer(files.transformer).to(device, dtype or torch.float32),
         load_codec(files.codec).to(device, torch.float32),
         # 11 GB, used once a walk: not on the device.

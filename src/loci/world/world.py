@@ -1,10 +1,9 @@
 """A world that can be walked: start from a picture, step by actions, fork at will."""
 
 import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,21 +15,22 @@ from torch import Tensor
 from loci.acceleration.laws import LAWS_NAME, Laws
 from loci.acceleration.ledger import Ledger
 from loci.acceleration.speeds import UNCALIBRATED, Speed, chosen_speed
-from loci.actions.reckoning import Stride, reckon
+from loci.actions.reckoning import reckon
 from loci.actions.vocabulary import MOVES, VIEWS, to_ids
 from loci.errors import LociError
 from loci.files import replacing_folder
 from loci.layers.weights import CONFIG_NAME, load_config, pretrained_folder, save_config
 from loci.memory.codes import Codes
-from loci.memory.compressor import WindowPlan, published_memory
-from loci.memory.hierarchy import HierarchyConfig
-from loci.memory.horizon import HorizonConfig, HorizonMemory, HorizonState
+from loci.memory.compressor import published_memory
+from loci.memory.horizon import HorizonMemory, HorizonState
 from loci.picture import read_pixels
 from loci.world.codec import Codec, CodecState
+from loci.world.config import WorldConfig
 from loci.world.context import Actions, Address, Context, Prompt
 from loci.world.frame_codec import FrameCodec
 from loci.world.picture import choose_bucket, load_picture, tensor_to_frames
-from loci.world.rollout import SamplingConfig, chunk_context, chunk_noise, sample_at_speed
+from loci.world.released import load_released
+from loci.world.rollout import chunk_context, chunk_noise, sample_at_speed
 from loci.world.text import NEGATIVE_PROMPT, TextEncoder
 from loci.world.transformer import WorldTransformer
 from loci.world.wan_codec import WanCodec
@@ -38,39 +38,6 @@ from loci.world.wan_codec import WanCodec
 SHIPPED = Path(__file__).parents[1] / "shipped"
 SAVED = {"transformer", "codec", "text_encoder", CONFIG_NAME, LAWS_NAME}
 """What a saved world consists of."""
-
-
-def _released_horizon() -> HorizonConfig:
-    """The published memory while its windows touch, then windows of the same size."""
-    exact = WindowPlan()
-    return HorizonConfig(HierarchyConfig(window=exact.window), exact)
-
-
-@dataclass(frozen=True)
-class WorldConfig:
-    """How a world is walked. The defaults are those of the released model.
-
-    `size` is height and width of the frames, None to choose the released bucket nearest to the
-    picture's shape. A chunk makes `chunk` new frames; with `overlap` it makes the newest frame
-    again as its first latent, which is thrown away. With `reencode` the history holds what the
-    codec sees in the decoded frames, otherwise the sampled latents. With `lag` the memory holds
-    everything before the local frame, otherwise that frame as well. `moves` and `views` list the
-    action ids the model was trained on; all of the vocabulary if empty.
-    """
-
-    size: tuple[int, int] | None = None
-    fps: int = 30
-    chunk: int = 80
-    overlap: bool = True
-    reencode: bool = True
-    lag: bool = False
-    codec: Literal["frame", "wan"] = "wan"
-    text: bool = True
-    moves: tuple[int, ...] = ()
-    views: tuple[int, ...] = ()
-    stride: Stride | None = None
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    horizon: HorizonConfig = field(default_factory=_released_horizon)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,9 +99,8 @@ class World:
         if folder.name == str(source) and (SHIPPED / folder / CONFIG_NAME).is_file():
             folder = SHIPPED / folder
         elif folder.is_file() or (folder.is_dir() and not (folder / CONFIG_NAME).is_file()):
-            from loci.world.released import load_world  # stands on this file
-
-            return load_world(folder, device, dtype)
+            parts = load_released(folder, device, dtype)
+            return cls(WorldConfig(), *parts)
         else:
             folder = pretrained_folder(source)
         config = load_config(folder / CONFIG_NAME, WorldConfig)
