@@ -124,11 +124,19 @@ def _trials(
 
 
 def _reasons(world: World, rival: World | None) -> dict[str, str]:
-    from loci.bench.variants import AGE_REASON, RAW_REASON, TIME_REASON, takes_raw_latents
+    from loci.bench.variants import (
+        AGE_REASON,
+        COVER_REASON,
+        RAW_REASON,
+        TIME_REASON,
+        takes_raw_latents,
+    )
 
     reasons = {} if takes_raw_latents(world) else {"raw": RAW_REASON}
     if world.config.horizon.hierarchy.follow == "age":
         reasons["age"] = AGE_REASON
+    if not world.config.horizon.hierarchy.keepsakes:
+        reasons["cover"] = COVER_REASON
     return reasons if rival is not None else {**reasons, "time": TIME_REASON}
 
 

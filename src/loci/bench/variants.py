@@ -12,6 +12,7 @@ TIME = "time"
 RAW_REASON = (
     "this transformer reads codes of its own width on the patch grid; raw latents do not fit it"
 )
+COVER_REASON = "the memory measured as hpmc has no keepsakes"
 AGE_REASON = "the memory measured as hpmc is merged by age"
 TIME_REASON = "needs a second model, addressed by time: --time-model PATH"
 
@@ -33,7 +34,8 @@ def variants(world: World, wrong: Codes | None = None) -> dict[str, World]:
     """The memories to compare, by name; `wrong` are another scene's codes, if there is one.
 
     `window` and `stride` have the budget of the shipped memory, in codes of level one; `age`
-    is the same hierarchy merged by age alone, where it follows views.
+    is the same memory merged by age alone, where it follows views; `cover` spends all of its budget
+    on the cover, where the shipped one has keepsakes.
     """
     compressor, hierarchy = world.transformer.latent_encoder, world.config.horizon.hierarchy
     memories: dict[str, Memory] = {
@@ -45,6 +47,9 @@ def variants(world: World, wrong: Codes | None = None) -> dict[str, World]:
     if hierarchy.follow == "views":
         by_age = replace(world.config.horizon, hierarchy=replace(hierarchy, follow="age"))
         memories["age"] = HorizonMemory(by_age, compressor)
+    if hierarchy.keepsakes:
+        plain = replace(world.config.horizon, hierarchy=replace(hierarchy, keepsakes=0))
+        memories["cover"] = HorizonMemory(plain, compressor)
     if wrong is not None:
         memories["wrong"] = WrongMemory(world.memory, wrong)
     if takes_raw_latents(world):

@@ -56,13 +56,21 @@ class HierarchyConfig:
     length. The `recent` newest codes are merged only when nothing else can be; each code kept so
     makes the past coarser, and without any 3 to 4 codes of level one stand at the end anyway.
     `follow` says what is merged first: of the finest groups the oldest ("age"), or the group with
-    the fewest views that nothing else shows as finely ("views"; needs poses).
+    the fewest views that nothing else shows as finely ("views"; needs poses). `keepsakes` places of
+    the budget are for codes of level one that stay as they are beside the cover
+    (`memory/keepsakes.py`; they need poses).
     """
 
     window: int = 8
     budget: int = 20
     recent: int = 0
     follow: Literal["age", "views"] = "age"
+    keepsakes: int = 0
+
+    @property
+    def cover(self) -> int:
+        """The most codes that the history is divided into."""
+        return self.budget - self.keepsakes
 
     def __post_init__(self) -> None:
         slots = self.window // RATE
@@ -72,9 +80,13 @@ class HierarchyConfig:
         # a fold may take then starts with four codes of whole windows.
         finer = sum(RATE**level < self.window for level in range(1, slots + 1))
         least = RATE + finer * (RATE - 1)
-        if self.budget < least:
+        if self.keepsakes < 0:
+            raise ValueError(f"keepsakes must not be negative, got {self.keepsakes}")
+        if self.cover < least:
+            beside = f" beside {self.keepsakes} keepsakes" if self.keepsakes else ""
             raise ValueError(
-                f"windows of {self.window} need a budget of {least} or more, got {self.budget}"
+                f"windows of {self.window} need a budget of {least} or more{beside}, "
+                f"got {self.cover}"
             )
         if self.recent < 0:
             raise ValueError(f"recent must not be negative, got {self.recent}")
@@ -99,10 +111,10 @@ class Plan:
     """The spans, oldest first, that cover the first `length` latents without gap or overlap.
 
     A function of the length alone (and of the views, where it follows them), however the latents
-    were handed over. The budget holds at any length. While the base-4 digits of the number of slots
-    sum to less than it (up to 49 148 latents for a budget of 20), aligned groups are enough.
-    Beyond, where none is left, the four oldest codes fold into one of unequal parts, and alignment
-    counts from its end.
+    were handed over. There are at most `config.cover` at any length. While the base-4 digits of the
+    number of slots sum to less than it (up to 49 148 latents for a cover of 20, 188 for one of 8),
+    aligned groups are enough. Beyond, where none is left, the four oldest codes fold into one of
+    unequal parts, and alignment counts from its end.
     """
 
     config: HierarchyConfig = field(default_factory=HierarchyConfig)
@@ -131,7 +143,7 @@ class Plan:
         for start in range(self.length - self.length % RATE, end, RATE):
             if start < self.length:
                 spans.pop()  # the slot that was filling
-            elif len(spans) >= self.config.budget:
+            elif len(spans) >= self.config.cover:
                 # One merge makes room for three; every slot here is full, so when a merge
                 # happens and what it takes do not depend on how many latents came at once.
                 _merge_one(spans, self.config.recent, folds, views)

@@ -17,6 +17,7 @@ from loci.errors import LociError
 from loci.memory.codes import CodeBook, Codes, Compressor, mean_poses, slot_spans
 from loci.memory.compressor import RATE, WindowPlan
 from loci.memory.hierarchy import HierarchyConfig, Plan, Span, is_cover
+from loci.memory.keepsakes import beside, kept
 from loci.memory.views import SeenViews
 
 
@@ -39,11 +40,12 @@ class HorizonConfig:
 
 @dataclass(frozen=True, eq=False)
 class HorizonState:
-    """All that is kept of a history of `length` latents: four tensors, none growing without end.
+    """All that is kept of a history of `length` latents: six tensors, none growing without end.
 
     `tokens` and `poses` belong to the settled spans of `plan`, those of complete windows; `tail`
     and `tail_poses` are the raw latents after them (the whole history while it is short enough
-    for the published memory).
+    for the published memory). Keepsakes, if the configuration asks for them, are the codes of
+    `kept_spans`.
     """
 
     length: int
@@ -52,6 +54,16 @@ class HorizonState:
     poses: Float[Tensor, "b k 4"] | None = None
     tail: Float[Tensor, "b c t h w"] | None = None
     tail_poses: Float[Tensor, "b t 3"] | None = None
+    kept_tokens: Float[Tensor, "b d k h2 w2"] | None = None
+    kept_poses: Float[Tensor, "b k 4"] | None = None
+    kept_spans: tuple[Span, ...] = ()
+
+    @property
+    def keepsakes(self) -> Codes | None:
+        """The codes that stay as they are."""
+        if self.kept_tokens is None:
+            return None
+        return Codes(self.kept_tokens, self.kept_poses, self.kept_spans)
 
     @property
     def settled(self) -> Codes | None:
@@ -72,7 +84,7 @@ class HorizonState:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
-_TENSORS = ("tokens", "poses", "tail", "tail_poses")
+_TENSORS = ("tokens", "poses", "tail", "tail_poses", "kept_tokens", "kept_poses")
 
 
 class HorizonMemory:
@@ -109,7 +121,7 @@ class HorizonMemory:
         """The state n latents later; windows that became complete are compressed, once.
 
         Raises ValueError when the shapes do not continue the state, or when a hierarchy that
-        follows views is given no poses.
+        follows views or has keepsakes is given no poses.
         """
         tail, tail_poses = continued(state.tail, state.tail_poses, latents, poses)
         length = state.length + latents.shape[2]
@@ -121,6 +133,9 @@ class HorizonMemory:
         book = CodeBook(self.compressor, self.config.batch, state.settled)
         done_poses = None if tail_poses is None else tail_poses[:, :fresh]
         book.encode(first, tail[:, :, :fresh], done_poses, self.config.hierarchy.window)
+        keepsakes, places = state.keepsakes, self.config.hierarchy.keepsakes
+        if places and fresh:
+            keepsakes = kept(keepsakes, book.read(slot_spans(first, first + fresh)), places)
         book.merge(plan.settled_spans, folds)
         settled = book.read(plan.settled_spans) if plan.settled_spans else None
         return HorizonState(
@@ -131,10 +146,13 @@ class HorizonMemory:
             # Copies, not views: a view would keep all that was appended alive.
             tail=tail[:, :, fresh:].clone(),
             tail_poses=None if tail_poses is None else tail_poses[:, fresh:].clone(),
+            kept_tokens=keepsakes.tokens if keepsakes else None,
+            kept_poses=keepsakes.poses if keepsakes else None,
+            kept_spans=keepsakes.spans if keepsakes else (),
         )
 
     def codes(self, state: HorizonState) -> Codes:
-        """The memory of everything appended, at most `budget` codes.
+        """The memory of everything appended, at most `budget` codes, oldest first.
 
         The latents after the last complete window are encoded as a partial window, anew at each
         call. Raises ValueError for an empty state.
@@ -149,7 +167,8 @@ class HorizonMemory:
         window = self.config.hierarchy.window
         book.encode(state.plan.settled, state.tail, state.tail_poses, window)
         book.merge(state.plan.spans, {})
-        return book.read(state.plan.spans)
+        cover = book.read(state.plan.spans)
+        return cover if state.keepsakes is None else beside(state.keepsakes, cover)
 
     def state_dict(self, state: HorizonState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """A state as named tensors, and the rest as metadata that JSON can hold."""
@@ -158,6 +177,7 @@ class HorizonMemory:
             "length": state.length,
             "planned": state.plan.length,
             "spans": [list(span) for span in state.plan.spans],
+            "kept": [list(span) for span in state.kept_spans],
         }
         return {name: tensor.contiguous() for name, tensor in state.tensors.items()}, metadata
 
@@ -171,8 +191,10 @@ class HorizonMemory:
             raise LociError(f"memory state: expected the configuration {expected}, found {found}")
         try:
             spans = tuple(Span(*map(int, span)) for span in metadata["spans"])
+            kept_spans = tuple(Span(*map(int, span)) for span in metadata["kept"])
             plan = Plan(self.config.hierarchy, int(metadata["planned"]), spans)
-            state = HorizonState(int(metadata["length"]), plan, **tensors)
+            length = int(metadata["length"])
+            state = HorizonState(length, plan, **tensors, kept_spans=kept_spans)
         except (KeyError, TypeError, ValueError) as error:
             raise LociError(f"memory state: damaged, cannot be read ({error!r})") from error
         self._check(state)
@@ -184,20 +206,26 @@ class HorizonMemory:
         expected = 0 if state.length <= self.config.exact_limit else state.length
         if plan.length != expected or not is_cover(plan.spans, plan.length):
             raise LociError(f"memory state: spans do not cover {state.length} latents")
-        kept, rest = len(plan.settled_spans), state.length - plan.settled
+        some, rest = len(plan.settled_spans), state.length - plan.settled
+        keepsakes = len(state.kept_spans)
+        if keepsakes != min(plan.config.keepsakes, plan.settled // RATE):
+            raise LociError(f"memory state: {keepsakes} keepsakes of {state.length} latents")
         posed = "poses" in held or "tail_poses" in held
         wanted = {
             "tail": state.length > 0,
-            "tokens": kept > 0,
+            "tokens": some > 0,
             "tail_poses": posed,
-            "poses": posed and kept > 0,
+            "poses": posed and some > 0,
+            "kept_tokens": keepsakes > 0,
+            "kept_poses": keepsakes > 0,
         }
+        sizes = {"tail": rest, "kept": keepsakes}
         for name, needed in wanted.items():
             if needed and name not in held:
                 raise LociError(f"memory state: lacks {name}")
         batch = held["tail"].shape[:1] if "tail" in held else ()
         for name, tensor in held.items():
-            size = rest if name.startswith("tail") else kept
+            size = sizes.get(name.split("_")[0], some)
             if name.endswith("poses"):
                 width = 3 if name.startswith("tail") else 4
                 fits = tensor.ndim == 3 and tensor.shape[1:] == (size, width)

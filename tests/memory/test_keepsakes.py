@@ -1,0 +1,137 @@
+"""What is kept sharp: views that differ, however a walk came in, and never more than wanted."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from loci.errors import LociError
+from loci.memory.codes import Codes
+from loci.memory.hierarchy import HierarchyConfig, Plan, Span
+from loci.memory.horizon import HorizonConfig, HorizonMemory
+from loci.memory.keepsakes import beside, differences, kept
+
+from .test_horizon import SmallCompressor, by_definition, history, remember, same
+
+CONFIG = HierarchyConfig(8, 16, keepsakes=6)
+
+
+def views(rows: list[tuple[float, float, float]], first: int = 0) -> Codes:
+    """Codes at (degrees, x, y), whose tokens say which they are."""
+    poses = torch.tensor([[math.radians(d), x, y, 0.0] for d, x, y in rows], dtype=torch.float64)
+    tokens = torch.arange(first, first + len(rows), dtype=torch.float64).view(1, 1, -1, 1, 1)
+    spans = tuple(Span(1, 4 * n, 4 * n + 4) for n in range(first, first + len(rows)))
+    return Codes(tokens, poses[None], spans)
+
+
+def numbers(codes: Codes) -> list[int]:
+    return codes.tokens.flatten().int().tolist()
+
+
+def test_views_that_differ_stay() -> None:
+    # Round on the spot, then long in one direction, then elsewhere.
+    round_about = [(90.0 * n, 0.0, 0.0) for n in range(4)]
+    staring = [(5.0, 0.02 * n, 0.0) for n in range(1, 9)]
+    elsewhere = [(5.0, 8.0, 0.0)]
+    found = kept(None, views(round_about + staring + elsewhere), 5)
+    assert numbers(found) == [0, 1, 2, 3, 12]
+
+
+def test_of_two_that_are_the_same_the_older_stays() -> None:
+    found = kept(views([(0, 0, 0), (180, 0, 0)]), views([(0, 0, 0), (180, 0, 0)], first=2), 2)
+    assert numbers(found) == [0, 1]
+
+
+def test_differences_count_turns_the_short_way_and_places() -> None:
+    poses = views([(0, 0, 0), (-40, 0, 0), (350, 0, 0), (0, 2, 0), (0, 0, 4)]).poses
+    assert poses is not None
+    assert differences(poses)[0].tolist() == pytest.approx([0, 1, 0.25, 1, 2], abs=1e-9)
+
+
+def test_what_stands_in_the_cover_is_there_once() -> None:
+    cover, keepsakes = views([(0, 0, 0)] * 3, first=4), views([(0, 0, 0)] * 5)
+    both = beside(keepsakes, cover)
+    assert numbers(both) == [0, 1, 2, 3, 4, 5, 6]
+    assert both.poses is not None
+    assert both.poses.shape == (1, 7, 4)
+
+
+@pytest.mark.parametrize("length", [1, 8, 23, 80, 151, 301, 555])
+def test_the_cover_is_whole_and_the_rest_is_fine(length: int) -> None:
+    compressor = SmallCompressor()
+    latents, poses = history(length, batch=2)
+    memory = HorizonMemory(HorizonConfig(CONFIG), compressor)
+    codes = memory.codes(remember(memory, latents, poses, chunk=21))
+    plan, folds = Plan(CONFIG).extend(length)
+    assert set(plan.spans) <= set(codes.spans)
+    extra = set(codes.spans) - set(plan.spans)
+    assert all(span.level == 1 and span.complete for span in extra)
+    assert len(extra) <= CONFIG.keepsakes
+    assert len(codes.spans) == len(set(codes.spans)) <= CONFIG.budget
+    assert [span.start for span in codes.spans] == sorted(span.start for span in codes.spans)
+    if length > 100:
+        assert extra
+    assert codes.poses is not None
+    for k, span in enumerate(codes.spans):
+        token, pose = by_definition(compressor, CONFIG.window, latents, poses, span, folds)
+        torch.testing.assert_close(codes.tokens[:, :, k : k + 1], token)
+        torch.testing.assert_close(codes.poses[:, k : k + 1], pose)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=8))
+def test_chunks_do_not_matter(counts: list[int]) -> None:
+    memory = HorizonMemory(HorizonConfig(CONFIG), SmallCompressor())
+    latents, poses = history(sum(counts))
+    once = memory.codes(memory.append(memory.empty(), latents, poses))
+    state, at = memory.empty(), 0
+    for count in counts:
+        cut = slice(at, at + count)
+        state = memory.append(state, latents[:, :, cut], poses[:, cut])
+        at += count
+    same(memory.codes(state), once)
+
+
+@pytest.mark.parametrize("length", [0, 5, 16, 90])
+def test_a_saved_state_goes_on_as_before(length: int) -> None:
+    memory = HorizonMemory(HorizonConfig(CONFIG), SmallCompressor())
+    latents, poses = history(length + 40)
+    state = remember(memory, latents[:, :, :length], poses[:, :length], 6)
+    before = dict(state.tensors)
+    tensors, metadata = memory.state_dict(state)
+    back = memory.from_state_dict(tensors, json.loads(json.dumps(metadata)))
+    more = (latents[:, :, length:], poses[:, length:])
+    same(memory.codes(memory.append(back, *more)), memory.codes(memory.append(state, *more)))
+    assert all(state.tensors[name] is tensor for name, tensor in before.items())
+
+
+def damaged(change: dict[str, object], tensors: dict[str, Tensor | None]) -> None:
+    memory = HorizonMemory(HorizonConfig(CONFIG), SmallCompressor())
+    held, metadata = memory.state_dict(remember(memory, *history(90), chunk=20))
+    held = {k: v for k, v in {**held, **tensors}.items() if v is not None}
+    memory.from_state_dict(held, {**metadata, **change})
+
+
+def test_damaged_keepsakes_are_refused() -> None:
+    damaged({}, {})
+    with pytest.raises(LociError, match="keepsakes"):
+        damaged({"kept": [[1, 0, 4]]}, {})
+    with pytest.raises(LociError, match="lacks kept_tokens"):
+        damaged({}, {"kept_tokens": None})
+    with pytest.raises(LociError, match="kept_poses must have 6 entries"):
+        damaged({}, {"kept_poses": torch.zeros(1, 5, 4)})
+
+
+def test_they_need_poses_and_room() -> None:
+    memory = HorizonMemory(HorizonConfig(CONFIG), SmallCompressor())
+    with pytest.raises(ValueError, match="poses"):
+        memory.append(memory.empty(), history(9)[0])
+    with pytest.raises(ValueError, match="7 or more beside 14 keepsakes, got 6"):
+        replace(CONFIG, budget=20, keepsakes=14)
+    with pytest.raises(ValueError, match="negative"):
+        replace(CONFIG, keepsakes=-1)
