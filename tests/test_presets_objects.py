@@ -31,12 +31,12 @@ def test_the_small_model_is_small_and_of_one_piece() -> None:
     parts, run = home()
     # bfloat16, in bytes: what may be shipped.
     assert 2 * sum(parameters(parts).values()) < 40e6
-    for fuser, flow in (
-        (parts.structure_fuser, parts.structure_flow),
-        (parts.latent_fuser, parts.latent_flow),
+    for fuser, flow, size in (
+        (parts.structure_fuser, parts.structure_flow, run.input_size),
+        (parts.latent_fuser, parts.latent_flow, run.latent_input_size),
     ):
         assert fuser.dim == flow.condition_dim
-        assert fuser.picture.input_size <= run.input_size
+        assert fuser.picture.input_size == size
     grid = parts.structure_flow.resolution * 2 ** (len(parts.structure_decoder.channels) - 1)
     decoders = (parts.gaussian_decoder.torso, parts.mesh_decoder.torso)
     assert {torso.resolution for torso in decoders} == {grid}

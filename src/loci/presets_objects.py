@@ -18,7 +18,7 @@ from loci.objects.structure_decoder import StructureDecoderConfig
 from loci.objects.structure_flow import StructureFlowConfig
 from loci.objects.structure_sampling import StructureSampling
 
-_SIDE, _PATCHES = 112, 8  # of what the small model sees, in pixels and in patches
+_SIDE, _PATCHES = 112, 8  # of what the small model's own embedders see, in pixels and in patches
 
 
 class ObjectModel(NamedTuple):
@@ -73,6 +73,7 @@ def home() -> ObjectModel:
     )
     run = LifterConfig(
         input_size=STRIDE * _PATCHES,
+        latent_input_size=_SIDE,
         structure=StructureSampling(steps=12, guidance=4.0),
         latents=LatentSampling(steps=8, statistics=LatentStatistics((0.0,) * 8, (1.0,) * 8)),
         prune=0,

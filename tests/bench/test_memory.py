@@ -92,6 +92,23 @@ def test_variants_differ_in_memory_alone() -> None:
     assert (same == walk_on(world, other, actions[:4])[0]).all()
 
 
+def test_keepsakes_and_cover_part_where_codes_are_merged() -> None:
+    world = small_world()
+    rng = np.random.default_rng(2)
+    frames = rng.integers(0, 256, (161, *SIZE, 3), dtype=np.uint8)
+    actions = np.array([(1, 3)] * 160)
+    spans = {
+        name: other.memory.codes(remember(other, frames, actions, seed=0).memory).spans
+        for name, other in variants(world).items()
+        if name in ("hpmc", "cover")
+    }
+    hierarchy = world.config.horizon.hierarchy
+    assert spans["hpmc"] != spans["cover"]
+    assert max(map(len, spans.values())) <= hierarchy.budget
+    starts = [span.start for span in spans["cover"]]
+    assert len(set(starts)) == len(starts)  # A cover has nothing twice
+
+
 def test_means_pool_frames_and_miss_nothing_silently() -> None:
     tally = Tally({("psnr", "spin", 64, "hpmc"): [np.array([20.0, 22.0]), np.array([27.0])]})
     assert tally.means("psnr", ("hpmc", "raw")) == {"hpmc": 23.0, "raw": None}

@@ -31,6 +31,8 @@ def test_turns_are_those_of_the_shape() -> None:
     assert len(own_turns(TABLE)) == 2
     assert torch.allclose(own_turns(TABLE)[1], turn(180), atol=1e-6)
     assert len(own_turns(torch.cat([TABLE, BACK]))) == 1
+    bulky = torch.cat([box((-0.475, -0.475, -0.475), (0.475, 0.475, 0.475), n) for n in range(5)])
+    assert len(own_turns(bulky)) == 4
     square = box((-0.4, -0.4, -0.1), (0.4, 0.4, 0.1), 4)
     assert len(own_turns(square)) == 4
     angle = 2 * math.pi * torch.rand(4000, generator=torch.Generator().manual_seed(5))

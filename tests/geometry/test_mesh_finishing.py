@@ -18,6 +18,7 @@ from loci.geometry.glb import write_glb
 from loci.geometry.holes import boundary_loops, closed
 from loci.geometry.mesh import Mesh, Texture
 from loci.geometry.mesh_render import render_mesh
+from loci.geometry.placing import place_mesh
 from loci.geometry.splat_render import Rendering
 from loci.geometry.texture_bake import BakeConfig, baked, unwrapped
 
@@ -79,7 +80,7 @@ def test_fewer_faces_keep_the_surface_and_its_colours() -> None:
 
 def test_unwrapped_triangles_do_not_overlap() -> None:
     mesh = ball(2)
-    cut, places, sources = unwrapped(mesh)
+    cut, places, sources = unwrapped(mesh, 256)
     assert cut.vertices.equal(mesh.vertices[sources])
     assert len(cut.faces) == len(mesh.faces)
     assert 0 <= float(places.min()) <= float(places.max()) <= 1
@@ -137,6 +138,40 @@ def test_the_file_holds_the_texture_and_no_colours_that_would_darken_it(
     # trimesh counts from below, glTF and we from the top.
     places = np.stack([read.visual.uv[:, 0], 1 - read.visual.uv[:, 1]], axis=1)
     assert np.allclose(places, painted.texture.places.numpy(), atol=1e-6)
+
+
+def test_no_seam_is_lit(painted: Mesh, tmp_path) -> None:
+    outwards = torch.nn.functional.normalize(painted.vertices, dim=1)
+    assert (painted.vertex_normals * outwards).sum(dim=1).min() > 0.99
+    write_glb(tmp_path / "ball.glb", {"ball": painted})
+    read: Any = trimesh.load_scene(tmp_path / "ball.glb").geometry["ball"]
+    places, normals = (torch.from_numpy(np.array(x)) for x in (read.vertices, read.vertex_normals))
+    places = torch.nn.functional.normalize(places, dim=1)
+    assert (places * normals).sum(dim=1).min() > 0.99
+    quaternion = torch.nn.functional.normalize(torch.tensor([0.9, 0.1, -0.3, 0.2]), dim=0)
+    moved = place_mesh(painted, quaternion, torch.ones(3), torch.full((3,), 2.0))
+    outwards = torch.nn.functional.normalize(moved.vertices - 1, dim=1)
+    assert (moved.vertex_normals * outwards).sum(dim=1).min() > 0.99
+
+
+def test_charts_do_not_bleed_into_each_other_in_a_small_texture() -> None:
+    mesh = ball(3)
+
+    def look(camera: Camera, size: int) -> Rendering:
+        drawn = render_mesh(mesh, camera, size, light=None)
+        return drawn._replace(colour=drawn.alpha.expand(3, -1, -1))
+
+    black = Mesh(mesh.vertices, mesh.faces)
+    white = baked(black, look, BakeConfig(side=64, views=12, pixels=96))
+    assert white.texture is not None
+    middles = white.texture.at(white.texture.places[white.faces].mean(dim=1))
+    assert middles.min() > 0.9
+
+
+def test_what_cannot_be_spread_out_is_refused() -> None:
+    point = Mesh(torch.zeros(3, 3), torch.tensor([[0, 1, 2]]))
+    with pytest.raises(LociError, match="no area"):
+        unwrapped(point, 64)
 
 
 def test_a_texture_is_read_row_by_row_from_the_top() -> None:

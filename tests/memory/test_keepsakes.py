@@ -12,11 +12,12 @@ from torch import Tensor
 
 from loci.errors import LociError
 from loci.memory.codes import Codes
+from loci.memory.compressor import WindowPlan
 from loci.memory.hierarchy import HierarchyConfig, Plan, Span
 from loci.memory.horizon import HorizonConfig, HorizonMemory
 from loci.memory.keepsakes import beside, differences, kept
 
-from .test_horizon import SmallCompressor, by_definition, history, remember, same
+from .test_horizon import WIDTH, SmallCompressor, by_definition, history, remember, same
 
 CONFIG = HierarchyConfig(8, 16, keepsakes=6)
 
@@ -110,6 +111,31 @@ def test_a_saved_state_goes_on_as_before(length: int) -> None:
     assert all(state.tensors[name] is tensor for name, tensor in before.items())
 
 
+def test_they_stand_beside_a_cover_that_follows_views() -> None:
+    config = replace(CONFIG, follow="views")
+    memory = HorizonMemory(HorizonConfig(config), SmallCompressor())
+    latents, poses = history(300)
+    codes = memory.codes(remember(memory, latents, poses, chunk=17))
+    fine = [span for span in codes.spans if span.level == 1]
+    cover = [span for span in codes.spans if span not in fine]
+    assert len(codes.spans) <= config.budget
+    assert len(fine) >= config.keepsakes
+    assert {t for span in (*cover, *fine) for t in range(span.start, span.end)} == set(range(300))
+
+
+def test_they_begin_where_the_published_memory_ends() -> None:
+    exact = WindowPlan(16, 8, 2)
+    memory = HorizonMemory(
+        HorizonConfig(CONFIG, exact), SmallCompressor(), lambda x: x[:, :WIDTH, ::4]
+    )
+    limit, (latents, poses) = exact.contiguous_limit, history(200)
+    short = memory.append(memory.empty(), latents[:, :, :limit], poses[:, :limit])
+    assert short.keepsakes is None
+    long = memory.append(short, latents[:, :, limit:], poses[:, limit:])
+    plain = HorizonMemory(HorizonConfig(CONFIG), SmallCompressor())
+    same(memory.codes(long), plain.codes(plain.append(plain.empty(), latents, poses)))
+
+
 def damaged(change: dict[str, object], tensors: dict[str, Tensor | None]) -> None:
     memory = HorizonMemory(HorizonConfig(CONFIG), SmallCompressor())
     held, metadata = memory.state_dict(remember(memory, *history(90), chunk=20))
@@ -130,7 +156,7 @@ def test_damaged_keepsakes_are_refused() -> None:
 def test_they_need_poses_and_room() -> None:
     memory = HorizonMemory(HorizonConfig(CONFIG), SmallCompressor())
     with pytest.raises(ValueError, match="poses"):
-        memory.append(memory.empty(), history(9)[0])
+        memory.append(memory.empty(), history(1)[0])
     with pytest.raises(ValueError, match="7 or more beside 14 keepsakes, got 6"):
         replace(CONFIG, budget=20, keepsakes=14)
     with pytest.raises(ValueError, match="negative"):

@@ -68,6 +68,9 @@ def test_a_texture_is_painted_from_the_mesh_where_there_are_no_splats(tmp_path: 
     scene.export(tmp_path / "scene")
     read = trimesh.load_scene(tmp_path / "scene" / "scene.glb")
     assert [mesh.visual.kind for mesh in read.geometry.values()] == ["texture", "texture"]
+    for again in (lambda: textured.simplified(10), lambda: textured.textured(32)):
+        with pytest.raises(LociError, match="texture already"):
+            again()
     textured.export(tmp_path / "red.obj")
     first = (tmp_path / "red.obj").read_text().splitlines()[1].split()
     assert [float(x) for x in first[4:]] == pytest.approx([0.9, 0.1, 0.2], abs=0.03)

@@ -22,6 +22,7 @@ from loci.objects.parts import PARTS, GivenParts
 from loci.objects.pose import Pose
 from loci.objects.refinement import Refined, RefinementConfig
 from loci.objects.stages import Stages
+from loci.objects.structure_flow import StructureFlow
 
 from .lifters import (
     example,
@@ -107,6 +108,41 @@ def test_of_several_guesses_the_best_one_is_gone_on_with(
     assert found.voxels.equal(tried[1].long())
     # The first guess is the only one of a run that makes no more.
     assert asset.voxels.equal(tried[0].long())
+
+
+def test_a_guess_without_voxels_is_passed_over(
+    lifter: Lifter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Lifter(replace(small_config(), refinement=RefinementConfig()), lifter.stages.parts)
+    found, asked = lifting.occupied, []
+
+    def none_at_first(logits: torch.Tensor) -> torch.Tensor:
+        asked.append(logits)
+        return found(logits)[:0] if len(asked) == 1 else found(logits)
+
+    monkeypatch.setattr(lifting, "occupied", none_at_first)
+    asset = told(PIXELS, INSIDE, example_pointmap(), seed=3, guesses=2)
+    assert len(asked) == 2
+    assert len(asset.voxels) == len(found(asked[1]))
+
+
+def test_a_mask_at_the_edge_gets_one_guess(lifter: Lifter, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Lifter(replace(small_config(), refinement=RefinementConfig()), lifter.stages.parts)
+    rows: list[int] = []
+    sampled = StructureFlow.velocity
+
+    def counted(self: StructureFlow, latents: Any, *rest: Any) -> Any:
+        rows.append(len(latents["shape"]))
+        return sampled(self, latents, *rest)
+
+    monkeypatch.setattr(StructureFlow, "velocity", counted)
+    told(PIXELS, INSIDE, seed=3, guesses=3)
+    assert set(rows) == {3}
+    rows.clear()
+    cut = INSIDE.copy()
+    cut[:, : np.nonzero(INSIDE)[1].max()] |= INSIDE.any(axis=1)[:, None]
+    told(PIXELS, cut, seed=3, guesses=3)
+    assert set(rows) == {1}
 
 
 def test_where_nothing_tells_guesses_apart_the_first_is_taken(lifter: Lifter, asset: Asset) -> None:

@@ -8,12 +8,12 @@ from safetensors.torch import save_file
 
 from loci.bench.features import Features
 from loci.errors import LociError
+from loci.objects.conditioning import Fuser
 from loci.objects.dinov2 import DinoConfig, DinoEmbedder, DinoEmbedderConfig, LiteEmbedding
 from loci.objects.lite_features import STRIDE, WIDTH, LiteFeatures
 from loci.presets_objects import home
-from loci.train.lite_weights import load_lite
+from loci.train.lite_weights import borrow_eyes, load_lite
 from loci.train.muon import MuonWithAdam
-from loci.train.structure_objective import StructureLoss, StructureObjective
 
 SMALL = DinoEmbedderConfig(DinoConfig(STRIDE, 24, 1, 2, registers=1, grid=4, stem="lite"), 64)
 
@@ -49,15 +49,18 @@ def test_an_embedder_sees_with_it_and_trains_only_what_listens() -> None:
     assert all(x.equal(before[name]) for name, x in stem.features.state_dict().items())
 
 
-def test_patches_of_another_size_are_refused() -> None:
+def test_patches_and_pictures_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match="expected 16"):
         DinoEmbedder(DinoEmbedderConfig(DinoConfig(14, 24, 1, 2, grid=4, stem="lite"), 56))
+    with pytest.raises(ValueError, match="multiple of 16"):
+        DinoEmbedder(DinoEmbedderConfig(SMALL.backbone, 72))
 
 
 def test_home_begins_with_the_published_weights() -> None:
     parts = home().parts
-    model = StructureObjective(parts.structure_fuser, parts.structure_flow, StructureLoss())
-    embedder = model.fuser.module_list[0]
+    fuser = Fuser.of(parts.structure_fuser)
+    borrow_eyes(fuser)
+    embedder = fuser.module_list[0]
     assert isinstance(embedder, DinoEmbedder)
     stem = embedder.backbone.patch_embed
     assert isinstance(stem, LiteEmbedding)

@@ -94,6 +94,7 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
     from loci.acceleration.speeds import speed
     from loci.objects.costs import cost_table
     from loci.objects.lifter import Lifter
+    from loci.objects.parts import MESH_DECODER
     from loci.objects.view import View, touches_edge
 
     with replacing_folder(options.out, lambda name: OURS.fullmatch(name) is not None) as draft:
@@ -108,6 +109,8 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
         lifter = Lifter.from_pretrained(
             options.model, chosen_device(options.device), chosen_dtype(options.dtype)
         )
+        if (options.faces or options.texture) and MESH_DECODER not in lifter.config.decoders:
+            raise LociError(f"{options.model}: makes no mesh, expected no --faces and no --texture")
         ledger, chosen = Ledger(), speed(options.speed, options.tolerance)
         with _bar(lifter, len(masks), chosen) as progress:
             scene = lifter.lift(
@@ -136,6 +139,8 @@ def _check(options: Lift) -> None:
     if options.pointmap is None and options.pointmap_frame != "pytorch3d":
         raise LociError("--pointmap-frame: given without --pointmap, expected both or neither")
     from loci.acceleration.speeds import speed
+    from loci.geometry.decimate import need_decimation
+    from loci.geometry.texture_bake import need_texturing
     from loci.objects.asset import FILES
 
     if options.out.suffix.lower() in FILES:
@@ -149,6 +154,10 @@ def _check(options: Lift) -> None:
     for name, value, least in counts:
         if value is not None and value < least:
             raise LociError(f"--{name}: {value}, expected at least {least}")
+    if options.faces is not None:
+        need_decimation()
+    if options.texture is not None:
+        need_texturing()
     speed(options.speed, options.tolerance)
     out = options.out.resolve()
     for given in filter(None, (options.picture, options.pointmap, *options.mask)):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from loci.layers.sparse import Voxels
 from loci.objects.conditioning import POINTMAPS
-from loci.objects.lifting import LifterConfig
+from loci.objects.lifting import LifterConfig, Subject
 from loci.objects.parts import (
     GAUSSIAN_DECODER,
     LATENT_FLOW,
@@ -41,7 +41,8 @@ class Inputs:
         dtype: torch.dtype,
     ) -> None:
         self.device, self.dtype = device, dtype
-        self.tensors = {name: x.to(device, dtype) for name, x in _pictures(run.input_size).items()}
+        disc = _disc(run)
+        self.tensors = {STRUCTURE_FUSER: disc.tensors, LATENT_FUSER: disc.latent_tensors}
         self.voxels = Voxels(shell(voxels, parts.gaussian_decoder.torso.resolution).to(device))
         tokens, channels = parts.structure_flow.resolution**3, parts.structure_flow.shape_channels
         self.shape = torch.randn(1, tokens, channels, device=device, dtype=dtype)
@@ -51,10 +52,11 @@ class Inputs:
         """What is measured of a part."""
         places, time = self.voxels, torch.full((1,), 250.0, device=self.device)
         if name in (STRUCTURE_FUSER, LATENT_FUSER):
-            dropped = [n for n in POINTMAPS if n not in self.tensors]
-            self.condition = part(self.tensors, dropped)
+            tensors = {n: x.to(self.device, self.dtype) for n, x in self.tensors[name].items()}
+            dropped = [n for n in POINTMAPS if n not in tensors]
+            self.condition = part(tensors, dropped)
             stage = "structure" if name == STRUCTURE_FUSER else "latents"
-            return {f"pictures of {stage}": lambda: part(self.tensors, dropped)}
+            return {f"pictures of {stage}": lambda: part(tensors, dropped)}
         if name == STRUCTURE_FLOW:
             chance = torch.Generator(self.device).manual_seed(0)
             noise, context = part.noise(1, chance), part.context(self.condition)
@@ -83,9 +85,9 @@ def shell(count: int, resolution: int) -> Int[Tensor, "n 4"]:
     return coords[apart.argsort()[:count].sort().values]
 
 
-def _pictures(side: int) -> dict[str, Tensor]:
+def _disc(run: LifterConfig) -> Subject:
     """A slanted wall of noise, and a disc on it."""
-    chance = np.random.default_rng(0)
+    chance, side = np.random.default_rng(0), run.input_size
     rows, columns = np.mgrid[:side, :side] / side - 0.5
     view = View.read(chance.integers(0, 256, (side, side, 3), dtype=np.uint8), 2 + rows, fov=50.0)
-    return dict(view.subject(rows**2 + columns**2 < 0.1, "disc", 0, side).tensors)
+    return view.subject(rows**2 + columns**2 < 0.1, "disc", 0, run)

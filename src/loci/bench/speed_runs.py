@@ -187,7 +187,7 @@ def lifted(
         LociError: when nothing is found.
     """
     view = View.read(case.pixels, case.pointmap)
-    subject = view.subject(view.mask(case.mask), case.name, seed, config.input_size)
+    subject = view.subject(view.mask(case.mask), case.name, seed, config)
     (found,) = Lifting(config, lifter.stages, [subject], pace).run()
     return view, found
 

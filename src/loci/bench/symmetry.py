@@ -8,14 +8,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loci.geometry.surface_distance import surface_distance
+from loci.geometry.surface_distance import nearest_distances
 from loci.train.structure_exam import degrees_apart
 
 STEPS = 24
 """Turns that are tried, evenly around the circle: of a bowl, errors up to half a step remain."""
 POINTS = 2048
 ALIKE = 0.97
-"""F-score at 0.05 of a surface with itself turned, from which both count as the same."""
+"""From this share of points within `REACH` of the surface after a turn it counts as the same."""
+REACH = 0.05
 
 
 def own_turns(surface: Float[Tensor, "n 3"]) -> Float[Tensor, "k 3 3"]:
@@ -27,7 +28,9 @@ def own_turns(surface: Float[Tensor, "n 3"]) -> Float[Tensor, "k 3 3"]:
     rows = torch.randperm(len(surface), generator=torch.Generator().manual_seed(0))[:POINTS]
     points = surface[rows].float()
     turns = [_turn(number) for number in range(STEPS)]
-    alike = [surface_distance(points @ turn, points).f_score >= ALIKE for turn in turns[1:]]
+    # Of all points, so that it does not depend on how large the surface is.
+    apart = [nearest_distances(points @ turn, surface.float()) for turn in turns[1:]]
+    alike = [float((far < REACH).float().mean()) >= ALIKE for far in apart]
     return torch.stack([turns[0], *(t for t, same in zip(turns[1:], alike, strict=True) if same)])
 
 

@@ -1,6 +1,7 @@
 """Fewer faces for the same surface."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -9,6 +10,14 @@ from loci.errors import LociError
 from loci.geometry.mesh import Mesh
 
 EXTRA = "pip install 'genius-loci[objects]'"
+
+
+def need_decimation() -> None:
+    """Raises LociError when a package that spares faces is missing."""
+    names = {"fast_simplification": "fast-simplification", "scipy": "scipy"}
+    missing = [name for module, name in names.items() if find_spec(module) is None]
+    if missing:
+        raise LociError(f"fewer faces need {' and '.join(missing)}: {EXTRA}")
 
 
 def decimated(mesh: Mesh, faces: int) -> Mesh:
@@ -22,11 +31,10 @@ def decimated(mesh: Mesh, faces: int) -> Mesh:
         raise LociError(f"{faces} faces, expected at least 4")
     if len(mesh.faces) <= faces:
         return replace(mesh, learned_normals=None)
-    try:
-        import fast_simplification
-        from scipy.spatial import KDTree
-    except ImportError as error:
-        raise LociError(f"fewer faces need fast-simplification and scipy: {EXTRA}") from error
+    need_decimation()
+    import fast_simplification
+    from scipy.spatial import KDTree
+
     vertices = mesh.vertices.detach().float().cpu().numpy()
     rows = mesh.faces.cpu().numpy().astype(np.int32)
     places, kept = fast_simplification.simplify(vertices, rows, target_count=faces)[:2]

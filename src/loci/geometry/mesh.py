@@ -23,10 +23,10 @@ class Texture:
     def at(self, places: Float[Tensor, "n 2"]) -> Float[Tensor, "n 3"]:
         """Colours in [0, 1] at places in the picture, bilinear."""
         picture = self.picture.permute(2, 0, 1)[None].to(places) / 255
-        grid = (2 * places - 1)[None, None]
-        found = F.grid_sample(
-            picture, grid, mode="bilinear", padding_mode="border", align_corners=False
-        )
+        # Within the middles of the outermost pixels: MPS cannot be told to repeat them.
+        size = places.new_tensor([picture.shape[3], picture.shape[2]])
+        inner = torch.minimum(torch.maximum(places, 0.5 / size), 1 - 0.5 / size)
+        found = F.grid_sample(picture, (2 * inner - 1)[None, None], align_corners=False)
         return found[0, :, 0].T
 
 
@@ -41,6 +41,8 @@ class Mesh:
         learned_normals: normals at the vertices as a decoder predicts them, each coordinate
             mapped to [0, 1], `[v, 3]`, or None.
         texture: what the surface looks like where that is finer than its vertices, or None.
+        normals: unit normals of a surface that was cut open for its texture, `[v, 3]`; along a cut
+            its own faces tell of one side only. None to go by the faces.
     """
 
     vertices: Float[Tensor, "v 3"]
@@ -48,6 +50,7 @@ class Mesh:
     colors: Float[Tensor, "v 3"] | None = None
     learned_normals: Float[Tensor, "v 3"] | None = None
     texture: Texture | None = None
+    normals: Float[Tensor, "v 3"] | None = None
 
     @property
     def face_normals(self) -> Float[Tensor, "f 3"]:
@@ -57,7 +60,10 @@ class Mesh:
 
     @property
     def vertex_normals(self) -> Float[Tensor, "v 3"]:
-        """Unit normals of the faces around each vertex, by their areas; 0 without any face."""
+        """Unit normals of the faces around each vertex, by their areas, unless they are known; 0
+        without any face."""
+        if self.normals is not None:
+            return self.normals
         a, b, c = self.vertices[self.faces].unbind(1)
         areas = torch.linalg.cross(b - a, c - a)
         total = torch.zeros_like(self.vertices)

@@ -69,7 +69,11 @@ def place_mesh(
 ) -> Mesh:
     """A mesh in the frame its pose leads to; decoded normals are dropped."""
     placed = place_points(mesh.vertices, rotation, translation, scale)
-    return Mesh(placed, mesh.faces, mesh.colors, texture=mesh.texture)
+    normals = mesh.normals
+    if normals is not None:
+        upright = place_points(normals, rotation, torch.zeros_like(translation), 1 / scale)
+        normals = torch.nn.functional.normalize(upright, dim=1)
+    return Mesh(placed, mesh.faces, mesh.colors, texture=mesh.texture, normals=normals)
 
 
 def merge_gaussians(parts: Sequence[Gaussians]) -> Gaussians:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,6 +50,13 @@ class BakeConfig:
     behind: float = 0.01
 
 
+def need_texturing() -> None:
+    """Raises LociError when a package that makes a texture is missing."""
+    missing = [name for name in ("xatlas", "scipy") if find_spec(name) is None]
+    if missing:
+        raise LociError(f"a texture needs {' and '.join(missing)}: {EXTRA}")
+
+
 class Texels(NamedTuple):
     """Pixels of a texture that show a part of the surface, with its place, its direction and the
     colours that the mesh has there."""
@@ -73,24 +81,24 @@ class Unwrapped(NamedTuple):
     sources: Int[Tensor, "v"]
 
 
-def unwrapped(mesh: Mesh) -> Unwrapped:
-    """The surface cut open and spread out flat, by xatlas.
+def unwrapped(mesh: Mesh, side: int) -> Unwrapped:
+    """The surface cut open and spread out flat, by xatlas, for a texture of `side` pixels.
 
     Raises:
-        LociError: when a package is missing.
+        LociError: for a surface that cannot be spread out.
     """
-    try:
-        import xatlas
-    except ImportError as error:
-        raise LociError(f"a texture needs xatlas: {EXTRA}") from error
+    import xatlas
+
     vertices = mesh.vertices.detach().float().cpu().numpy()
     rows = mesh.faces.cpu().numpy().astype(np.uint32)
     atlas = xatlas.Atlas()
     atlas.add_mesh(vertices, rows)
     packing = xatlas.PackOptions()
-    packing.padding, packing.bilinear = 2, True
+    packing.padding, packing.bilinear, packing.resolution = 2, True, side
     atlas.generate(xatlas.ChartOptions(), packing)
     sources, faces, places = atlas[0]
+    if not np.isfinite(places).all():
+        raise LociError("a mesh whose faces have no area, expected a surface to paint")
     device = mesh.vertices.device
     chosen = torch.from_numpy(sources.astype(np.int64)).to(device)
     cut = Mesh(
@@ -120,10 +128,11 @@ def baked(
     Raises:
         LociError: for a mesh without faces, or when a package is missing.
     """
+    need_texturing()
     if not len(mesh.faces):
         raise LociError("a mesh without faces, expected a surface to paint")
     config = config or BakeConfig()
-    cut, places, sources = unwrapped(mesh)
+    cut, places, sources = unwrapped(mesh, config.side)
     # Of the whole surface: along a cut the flat pieces know one side only.
     normals = mesh.vertex_normals[sources]
     texels = _texels(cut, places, normals, config.side)
@@ -144,7 +153,7 @@ def baked(
     filled[texels.shown] = known
     painted = (_spread(picture, filled).clamp(0, 1) * 255).round().to(torch.uint8)
     texture = Texture(places, painted)
-    return replace(cut, colors=texture.at(places), texture=texture)
+    return replace(cut, colors=texture.at(places), texture=texture, normals=normals)
 
 
 def cameras_around(config: BakeConfig) -> list[Camera]:
@@ -207,10 +216,8 @@ def _spread(picture: Float[Tensor, "s s 3"], filled: Bool[Tensor, "s s"]) -> Flo
     """Where nothing is known, the nearest that is."""
     if not filled.any():
         return picture
-    try:
-        from scipy.ndimage import distance_transform_edt
-    except ImportError as error:
-        raise LociError(f"a texture needs scipy: {EXTRA}") from error
+    from scipy.ndimage import distance_transform_edt
+
     found: Any = distance_transform_edt(~filled.cpu().numpy(), return_indices=True)
     rows, columns = torch.from_numpy(found[1]).long().to(picture.device)
     return picture[rows, columns]

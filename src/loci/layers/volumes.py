@@ -12,11 +12,11 @@ class Conv3d(nn.Conv3d):
 
     For a single sample on a single thread torch (2.13) leaves oneDNN aside and takes a kernel that
     is several times slower where a volume is large and its channels are few. Without a gradient to
-    keep we ask oneDNN ourselves. Zeros are padded with, as nowhere else in this package.
+    keep we ask oneDNN ourselves.
     """
 
     def forward(self, input: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b d x2 y2 z2"]:
-        if not _for_onednn(input):
+        if self.padding_mode != "zeros" or not _for_onednn(input):
             return super().forward(input)
         assert not isinstance(self.padding, str)
         return torch.mkldnn_convolution(
@@ -31,6 +31,7 @@ def _for_onednn(x: Tensor) -> bool:
         and x.dtype == torch.float32
         and len(x) == 1
         and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()

@@ -72,6 +72,11 @@ class HierarchyConfig:
         """The most codes that the history is divided into."""
         return self.budget - self.keepsakes
 
+    @property
+    def posed(self) -> bool:
+        """Whether every latent needs a pose."""
+        return self.follow == "views" or self.keepsakes > 0
+
     def __post_init__(self) -> None:
         slots = self.window // RATE
         if self.window % RATE or slots & (slots - 1) or slots < 1:

@@ -123,6 +123,8 @@ class HorizonMemory:
         Raises ValueError when the shapes do not continue the state, or when a hierarchy that
         follows views or has keepsakes is given no poses.
         """
+        if poses is None and self.config.hierarchy.posed:
+            raise ValueError("a memory that follows views or has keepsakes needs all poses")
         tail, tail_poses = continued(state.tail, state.tail_poses, latents, poses)
         length = state.length + latents.shape[2]
         if length <= self.config.exact_limit:

@@ -34,11 +34,11 @@ def kept(before: Codes | None, fresh: Codes, count: int) -> Codes:
     codes = fresh if before is None else gather([before, fresh])
     poses, rows = codes.poses, list(range(len(codes.spans) - len(fresh.spans)))
     assert poses is not None
-    apart = differences(poses.double().cpu())
+    known = poses.cpu().double()
     for new in range(len(rows), len(codes.spans)):
         rows.append(new)
         if len(rows) > count:
-            rows.pop(_least_missed(apart[rows][:, rows]))
+            rows.pop(_least_missed(differences(known[:, rows])))
     chosen = torch.tensor(rows, device=codes.tokens.device, dtype=torch.long)
     return Codes(
         codes.tokens[:, :, chosen],

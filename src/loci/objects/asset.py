@@ -97,16 +97,19 @@ class Asset:
         """With holes closed and about so many faces in the mesh, its colours kept.
 
         Raises:
-            LociError: when there is no mesh, for fewer than 4 faces, or a package is missing.
+            LociError: when there is no mesh or it has a texture, for fewer than 4 faces, or when
+                a package is missing.
         """
         return replace(self, mesh=decimated(closed(self._mesh()), faces))
 
     def textured(self, side: int = 1024) -> "Asset":
         """With a texture of `side` pixels on the mesh instead of colours at its vertices: what the
-        Gaussians look like from all around, or the mesh where there are none.
+        Gaussians look like from all around, or the mesh where there are none. Small holes are
+        closed.
 
         Raises:
-            LociError: when there is no mesh, for fewer than 16 pixels, or a package is missing.
+            LociError: when there is no mesh or it has a texture, for fewer than 16 pixels, or when
+                a package is missing.
         """
         if side < MIN_TEXTURE:
             raise LociError(f"a texture of {side} pixels, expected at least {MIN_TEXTURE}")
@@ -120,8 +123,12 @@ class Asset:
         return replace(self, mesh=baked(mesh, look, BakeConfig(side, pixels=min(side, PIXELS))))
 
     def _mesh(self) -> Mesh:
+        """What can be simplified and textured: whole, finite, and not yet cut along its charts."""
+        self.check()
         if self.mesh is None:
             raise LociError("the object has no mesh, expected one to work on")
+        if self.mesh.texture is not None:
+            raise LociError("the mesh has a texture already: simplify first, and texture once")
         return self.mesh
 
     def export(self, path: str | Path) -> list[Path]:

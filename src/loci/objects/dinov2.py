@@ -122,6 +122,9 @@ class DinoEmbedder(nn.Module):
     def __init__(self, config: DinoEmbedderConfig | None = None) -> None:
         super().__init__()
         self.config = config or DinoEmbedderConfig()
+        size, backbone = self.config.input_size, self.config.backbone
+        if backbone.stem == "lite" and size % backbone.patch:
+            raise ValueError(f"pictures of {size} pixels, expected a multiple of {backbone.patch}")
         self.backbone = Dino(self.config.backbone)
 
     @property

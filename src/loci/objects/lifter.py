@@ -188,7 +188,7 @@ class Lifter:
         if not masks:
             raise LociError("masks: none, expected one for each object")
         subjects = [
-            view.subject(mask, name, seed, self.config.input_size)
+            view.subject(mask, name, seed, self.config)
             for mask, name in zip(masks, names, strict=True)
         ]
         pace = Pace(speed, ledger, verify, self.laws)

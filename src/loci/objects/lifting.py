@@ -34,13 +34,13 @@ from loci.objects.parts import (
 from loci.objects.pointmap import Normaliser
 from loci.objects.pose import Convention, Pose, decode_pose
 from loci.objects.preprocess import INPUT_SIZE
-from loci.objects.refinement import RefinementConfig, Seen, refined
+from loci.objects.refinement import RefinementConfig, Seen, cut_off, refined
 from loci.objects.stages import Stages
 from loci.objects.structure_decoder import StructureDecoder, occupied
 from loci.objects.structure_flow import StructureFlow
 from loci.objects.structure_sampling import StructureSampling
 from loci.objects.voxel_choice import VoxelChoice, choose_voxels
-from loci.objects.voxels import VOXEL_LIMIT
+from loci.objects.voxels import VOXEL_LIMIT, prune
 
 LIFTER_NAME = "lifter.json"
 """The file in a model's folder that holds its LifterConfig."""
@@ -55,11 +55,12 @@ every object."""
 class LifterConfig:
     """How the parts are run. The defaults are the released pipeline (SAM 3D Objects, 14).
 
-    `input_size` is the side that pictures, masks and pointmaps are brought to; `prune` how deep
-    inside an object voxels are dropped, 0 for none; `decoders` names the parts that end a run;
+    `input_size` is the side that pictures, masks and pointmaps are brought to, `latent_input_size`
+    that for stage 2, if it is another; `prune` how deep inside an object voxels are dropped, 0 for
+    none; `decoders` names the parts that end a run;
     `refinement` is how the pose is refined at the end, None for not at all. Of so many `guesses` at
     an object's shape, each from noise of its own, the one that covers mask and depths best is gone
-    on with; where that is not known, as without refinement, the first.
+    on with; where that cannot be told, as without refinement, one is all that is made.
     """
 
     input_size: int = INPUT_SIZE
@@ -71,6 +72,11 @@ class LifterConfig:
     decoders: tuple[str, ...] = DECODERS
     refinement: RefinementConfig | None = None
     guesses: int = 1
+    latent_input_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.guesses < 1:
+            raise ValueError(f"guesses: {self.guesses}, expected at least 1")
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -93,7 +99,8 @@ class Subject(NamedTuple):
 
     Attributes:
         name: what an error calls it.
-        tensors: the inputs of both stages, as `structure_inputs` makes them.
+        tensors: the inputs of stage 1, as `structure_inputs` makes them.
+        latent_tensors: those of stage 2.
         normaliser: what its pose is measured by.
         seed: of its noise, whatever other objects there are.
         cutout: the part of the picture around it, the alpha channel its mask.
@@ -102,6 +109,7 @@ class Subject(NamedTuple):
 
     name: str
     tensors: Mapping[str, Tensor]
+    latent_tensors: Mapping[str, Tensor]
     normaliser: Normaliser
     seed: int
     cutout: UInt8[Tensor, "h w 4"]
@@ -156,20 +164,24 @@ class Lifting:
         Raises:
             LociError: when no voxel is occupied, or a part does not fit.
         """
-        layouts = self._layouts(self._conditions(STRUCTURE_FUSER))
+        seen = [subject.tensors for subject in self.subjects]
+        layouts = self._layouts(self._conditions(STRUCTURE_FUSER, seen))
         found = self._structures(layouts)
         del layouts
-        latents = self._latents(self._conditions(LATENT_FUSER), found)
+        seen = [subject.latent_tensors for subject in self.subjects]
+        latents = self._latents(self._conditions(LATENT_FUSER, seen), found)
         if GAUSSIAN_DECODER in self.config.decoders:
             found = self._with_gaussians(found, latents)
         if MESH_DECODER in self.config.decoders:
             found = self._with_meshes(found, latents)
         return found
 
-    def _conditions(self, name: str) -> list[Float[Tensor, "1 m c"]]:
+    def _conditions(
+        self, name: str, seen: Sequence[Mapping[str, Tensor]]
+    ) -> list[Float[Tensor, "1 m c"]]:
         """The tokens of every object; those of the whole picture are made once for all."""
         with self.stages.use(name, Fuser, self.costs) as fuser:
-            given = [self._placed(subject.tensors) for subject in self.subjects]
+            given = [self._placed(tensors) for tensors in seen]
             read = {source.name for row in fuser.sources for source in row}
             with self.pace.timed("pictures"):
                 shared = {n: fuser.embed(n, given[0][n]) for n in read & {PICTURE}}
@@ -188,7 +200,7 @@ class Lifting:
             return [
                 self.pace.structure(
                     flow,
-                    condition.expand(self.config.guesses, -1, -1),
+                    condition,
                     self._structure_noise(flow, number),
                     settings,
                     self._teller(STRUCTURE_FLOW, number, self.pace.steps(settings)),
@@ -198,9 +210,10 @@ class Lifting:
 
     def _structure_noise(self, flow: StructureFlow, number: int) -> State:
         """The first guess has the same whatever others there are."""
+        subject = self.subjects[number]
         noises = [flow.noise(1, self._noise[number])]
-        for guess in range(1, self.config.guesses):
-            seed = (self.subjects[number].seed + guess * GUESS_SEED) % 2**63
+        for guess in range(1, self.config.guesses if self._told_apart(subject) else 1):
+            seed = (subject.seed + guess * GUESS_SEED) % 2**63
             noises.append(flow.noise(1, torch.Generator(self.stages.device).manual_seed(seed)))
         return {name: torch.cat([noise[name] for noise in noises]) for name in noises[0]}
 
@@ -215,18 +228,21 @@ class Lifting:
                     found.append(self._structure(subject, latents, logits))
         return found
 
+    def _told_apart(self, subject: Subject) -> bool:
+        """Whether guesses at it can be compared with what is seen."""
+        seen = subject.seen
+        return self.config.refinement is not None and seen is not None and not cut_off(seen.mask)
+
     def _guess(self, subject: Subject, latents: State, logits: Tensor) -> _Guess:
         coords, config = occupied(logits), self.config
         scale, shift = (part.to(self.stages.device)[None] for part in subject.normaliser)
         pose = decode_pose(latents, scale, shift, convention=config.convention)
         if subject.seen is None or config.refinement is None:
             return _Guess(coords, logits, pose, -math.inf)
-        found = coords[:, 1:]
-        return _Guess(
-            coords,
-            logits,
-            *refined(pose, found, logits.shape[-1], subject.seen, config.refinement),
-        )
+        inside = config.prune if self.pace.speed.prune else 0
+        surface = prune(coords, inside) if inside else coords
+        fitted = refined(pose, surface[:, 1:], logits.shape[-1], subject.seen, config.refinement)
+        return _Guess(coords, logits, *fitted)
 
     def _structure(self, subject: Subject, latents: State, logits: Tensor) -> Lifted:
         guesses = [

@@ -128,7 +128,7 @@ def refined(
         config: what is tried.
     """
     config = config or RefinementConfig()
-    if _cut_off(seen.mask) or not len(voxels):
+    if cut_off(seen.mask) or not len(voxels):
         return Refined(pose, -math.inf)
     given, pose = pose, Pose(*(part.float().cpu() for part in pose))
     chosen = torch.linspace(0, len(voxels) - 1, min(POINTS, len(voxels))).long()
@@ -287,6 +287,7 @@ def _closed(covered: Bool[Tensor, "k g g"]) -> Bool[Tensor, "k g g"]:
     return (F.max_pool2d(-wide, 3, 1, 1) < -0.5)[:, 0]
 
 
-def _cut_off(mask: Bool[Tensor, "h w"]) -> bool:
+def cut_off(mask: Bool[Tensor, "h w"]) -> bool:
+    """Whether a mask reaches the picture's edge: where the object ends is then not known."""
     edges = (mask[:BORDER], mask[-BORDER:], mask[:, :BORDER], mask[:, -BORDER:])
     return any(bool(edge.any()) for edge in edges)

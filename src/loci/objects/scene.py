@@ -70,7 +70,11 @@ class Scene:
             written.append(folder / SCENE_SPLAT)
         if meshes := self.meshes:
             upright = {
-                name: replace(mesh, vertices=_before_gltf(mesh.vertices))
+                name: replace(
+                    mesh,
+                    vertices=_before_gltf(mesh.vertices),
+                    normals=None if mesh.normals is None else _before_gltf(mesh.normals),
+                )
                 for name, mesh in meshes.items()
             }
             write_glb(folder / SCENE_MESH, upright)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from loci.layers.attention import KeysValues
 from loci.layers.learned import fixed, learned
 from loci.layers.norms import layer_norm
 from loci.layers.positions import cube_positions
@@ -184,3 +185,16 @@ class StructureFlow(nn.Module):
 
     def _mapping(self, name: str) -> LatentMapping:
         return cast(LatentMapping, self.latent_mapping[name])
+
+
+def for_all(context: Context | None, rows: int) -> Context | None:
+    """A context of one row for so many, without copies; any other as it is."""
+    if context is None:
+        return None
+    return tuple(
+        {
+            stream: KeysValues(*(x.expand(rows, *x.shape[1:]) if len(x) == 1 else x for x in pair))
+            for stream, pair in keys.items()
+        }
+        for keys in context
+    )

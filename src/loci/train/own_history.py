@@ -11,7 +11,8 @@ from loci.data.latent_walks import LatentWalks
 from loci.data.revisits import Recipe, places
 from loci.flow.sampler import sample
 from loci.flow.schedule import euler_timesteps
-from loci.memory.horizon import HorizonConfig, HorizonMemory
+from loci.memory.horizon import HorizonMemory
+from loci.presets import doom_world
 from loci.world.context import Actions, Address
 from loci.world.transformer import WorldTransformer
 
@@ -75,7 +76,7 @@ def walk_on(
 ) -> Float[Tensor, "b n c h w"]:
     """Generated latents `start + 1 ...` of some walks, from their true past and actions."""
     device = model.patch_embedding.weight.device
-    memory = HorizonMemory(HorizonConfig(), model.latent_encoder)
+    memory = HorizonMemory(doom_world().horizon, model.latent_encoder)
     past = walks.latents[rows, :start].float().transpose(1, 2).to(device)
     state = memory.append(memory.empty(), past, walks.reckoned[rows, :start])
     local, made = walks.latents[rows, start].float()[:, :, None].to(device), []

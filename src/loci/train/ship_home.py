@@ -87,7 +87,7 @@ def ship_home(runs: Runs, data: Path, out: Path) -> Lifter:
             raise LociError(f"{run}: expected a finished training run, with its model in final")
     modules = {name: SavedParts(run / "final").load(name) for name, run in runs.sources().items()}
     _check_same_codec(runs, modules[STRUCTURE_DECODER])
-    lifter = Lifter(lifter_config(runs, modules[STRUCTURE_FUSER]), GivenParts(modules))
+    lifter = Lifter(lifter_config(runs, modules), GivenParts(modules))
     train, test = (ObjectSet.load(data / part) for part in ("train", "test"))
     with replacing_folder(out, OURS.__contains__) as draft:
         lifter.save_pretrained(draft, torch.bfloat16)
@@ -107,17 +107,23 @@ def ship_home(runs: Runs, data: Path, out: Path) -> Lifter:
     return Lifter.from_pretrained(out)
 
 
-def lifter_config(runs: Runs, fuser: nn.Module) -> LifterConfig:
-    """The settings of `home` with the statistics that were measured on the trained latents."""
-    assert isinstance(fuser, Fuser)
-    assert fuser.config is not None
+def lifter_config(runs: Runs, modules: Mapping[str, nn.Module]) -> LifterConfig:
+    """The settings of `home` with what the trained fusers see and the statistics that were measured
+    on the trained latents."""
     settings = home().run
     statistics = load_config(runs.latents / "final" / STATISTICS_NAME, LatentStatistics)
     return replace(
         settings,
-        input_size=fuser.config.picture.input_size,
+        input_size=_seen_by(modules[STRUCTURE_FUSER]),
+        latent_input_size=_seen_by(modules[LATENT_FUSER]),
         latents=replace(settings.latents, statistics=statistics),
     )
+
+
+def _seen_by(fuser: nn.Module) -> int:
+    assert isinstance(fuser, Fuser)
+    assert fuser.config is not None
+    return fuser.config.picture.input_size
 
 
 def card(

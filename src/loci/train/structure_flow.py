@@ -17,6 +17,7 @@ from loci.objects.structure_encoder import StructureEncoder
 from loci.objects.structure_flow import StructureFlowConfig
 from loci.objects.structure_sampling import StructureSampling
 from loci.presets_objects import home
+from loci.train.lite_weights import borrow_eyes
 from loci.train.muon import MuonWithAdam
 from loci.train.object_batches import ViewedObject, random_pairs, structure_batch, viewed_objects
 from loci.train.object_scenes import SceneVariety
@@ -104,7 +105,9 @@ def fit_structure(
     accelerator = accelerated(dtype)
     run = RunDirectory(out, writes=accelerator.is_main_process)
     torch.manual_seed(config.seed)
-    trained = StructureObjective(config.fuser, config.flow, config.loss).to(accelerator.device)
+    trained = StructureObjective(config.fuser, config.flow, config.loss)
+    borrow_eyes(trained.fuser)
+    trained.to(accelerator.device)
     optimizer = MuonWithAdam(trained, ("blocks.",), config.rate.peak, 0.02, dtype)
     ema = Ema(trained, config.ema)
     learner = Learner(trained, optimizer, ema)

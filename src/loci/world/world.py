@@ -233,8 +233,11 @@ class World:
             raise LociError("world: a stride and reckoned addressing go together, got only one")
         if config.stride is not None and (config.overlap or factor > 1):
             raise LociError("world: reckoned poses need a latent for each new frame, no overlap")
-        if config.stride is None and config.horizon.hierarchy.follow == "views":
-            raise LociError("world: a memory that follows views needs a stride to reckon poses by")
+        if config.stride is None and config.horizon.hierarchy.posed:
+            raise LociError(
+                "world: a memory that follows views or has keepsakes needs a stride to reckon "
+                "poses by"
+            )
         if factor > 1 and (config.chunk % factor or not config.overlap):
             raise LociError(
                 f"world: a codec of {factor} frames a latent needs chunks that overlap, of a "
