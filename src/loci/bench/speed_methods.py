@@ -147,6 +147,8 @@ def _ours() -> dict[str, Speed]:
     for part in FEWER:
         name = f"loci decoding, steps x {part:.2g}"
         found[name] = Speed(name, decoding=decoding, lift_steps=part)
+        name = f"loci decoding, guided 1 in 2, steps x {part:.2g}"
+        found[name] = Speed(name, decoding=decoding, lift_steps=part, guide_every=2)
     return found
 
 
