@@ -74,7 +74,7 @@ def home() -> ObjectModel:
     run = LifterConfig(
         input_size=STRIDE * _PATCHES,
         latent_input_size=_SIDE,
-        structure=StructureSampling(steps=12, guidance=4.0),
+        structure=StructureSampling(steps=12, guidance=2.0),
         latents=LatentSampling(steps=8, statistics=LatentStatistics((0.0,) * 8, (1.0,) * 8)),
         prune=0,
         refinement=RefinementConfig(),

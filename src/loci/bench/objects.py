@@ -43,6 +43,7 @@ def objects(
     structure_codec: Path = Path("runs/structure_codec"),
     latent_codec: Path = Path("runs/latent_codec"),
     device: str = "cpu",
+    guesses: int | None = None,
 ) -> None:
     """What becomes of held-out objects: shape, place, look and cost, beside two baselines.
 
@@ -55,6 +56,7 @@ def objects(
         structure_codec: the run that trained the model's voxel autoencoder, for the ceiling.
         latent_codec: the run that trained its other autoencoder, for the ceiling.
         device: where to lift: cpu, cuda or mps.
+        guesses: at each shape, of which the best is taken; as the model says by default.
     """
     check_writable(json)
 
@@ -69,9 +71,10 @@ def objects(
     train = ObjectSet.load(data / "train")
     reason = missing(structure_codec, latent_codec)
     ceiling = None if reason else Ceiling.load(structure_codec, latent_codec)
-    results = measure(lifter, held_out, train, ceiling, plan)
+    results = measure(lifter, held_out, train, ceiling, plan, guesses)
     unmeasured = {CEILING: reason} if reason else {}
     asked = {"model": model, "data": str(data), "device": device, "quick": quick, "seed": seed}
+    asked |= {"guesses": lifter.config.guesses if guesses is None else guesses}
     write_json(json, {**asked, "not_measured": unmeasured, **results})
     print(describe(results))
     for name, why in unmeasured.items():
@@ -84,6 +87,7 @@ def measure(
     train: ObjectSet,
     ceiling: Ceiling | None,
     plan: ObjectPlan,
+    guesses: int | None = None,
 ) -> dict[str, Any]:
     """All that goes into the JSON, besides what was asked for.
 
@@ -106,7 +110,7 @@ def measure(
         row: dict[str, Any] = {"name": case.name, "view": case.view}
         for column in OURS:
             known = column == "pointmap"
-            done = lift(lifter, case, known, held_out.seed)
+            done = lift(lifter, case, known, held_out.seed, guesses)
             lifts[column].append(done)
             row[column] = mark(done.guess, case, case.placement if known else case.nominal)
         rows.append(row)

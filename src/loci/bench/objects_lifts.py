@@ -23,14 +23,16 @@ class Lift(NamedTuple):
     failure: str | None = None
 
 
-def lift(lifter: Lifter, case: Case, with_pointmap: bool, seed: int) -> Lift:
+def lift(
+    lifter: Lifter, case: Case, with_pointmap: bool, seed: int, guesses: int | None = None
+) -> Lift:
     """The case's object as a user lifts it.
 
     Without a pointmap the pose is that of the nominal scene, as `Case.nominal` is.
     """
     pointmap = case.pointmap if with_pointmap else None
     try:
-        asset = lifter(case.pixels, case.mask, pointmap, seed)
+        asset = lifter(case.pixels, case.mask, pointmap, seed, guesses=guesses)
     except LociError as error:  # mostly: no voxel above threshold
         return Lift(None, (), str(error))
     return Lift(guess_of(asset), asset.costs)
