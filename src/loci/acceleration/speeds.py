@@ -213,7 +213,6 @@ def faster() -> Speed:
         "faster",
         decoding=DecodingConfig("loci"),
         lift_steps=0.25,
-        guide_every=GUIDED_ONCE,
         walk_steps=0.25,
     )
 

@@ -147,8 +147,9 @@ def _ours() -> dict[str, Speed]:
     for part in FEWER:
         name = f"loci decoding, steps x {part:.2g}"
         found[name] = Speed(name, decoding=decoding, lift_steps=part)
-        name = f"loci decoding, guided 1 in 2, steps x {part:.2g}"
-        found[name] = Speed(name, decoding=decoding, lift_steps=part, guide_every=2)
+        for often, every in (("1 in 2", 2), ("once", GUIDED_ONCE)):
+            name = f"loci decoding, guided {often}, steps x {part:.2g}"
+            found[name] = Speed(name, decoding=decoding, lift_steps=part, guide_every=every)
     return found
 
 
