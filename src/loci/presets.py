@@ -63,5 +63,5 @@ def doom_world() -> WorldConfig:
         views=(0, 3, 4),
         stride=Stride(),
         sampling=SamplingConfig(steps=8, shift=2.0, even=True, guidance=1.0),
-        horizon=HorizonConfig(HierarchyConfig(8, budget=20, follow="views", keepsakes=12)),
+        horizon=HorizonConfig(HierarchyConfig(window=8, budget=20, follow="views")),
     )

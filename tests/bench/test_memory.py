@@ -77,7 +77,7 @@ def test_variants_differ_in_memory_alone() -> None:
     actions = np.array([(1, 3)] * 40)
     other = remember(world, frames[::-1], actions, seed=0)
     worlds = variants(world, world.memory.codes(other.memory))
-    assert set(worlds) == {"hpmc", "cover", "age", "none", "wrong", "window", "stride"}
+    assert set(worlds) == {"hpmc", "keepsakes", "age", "none", "wrong", "window", "stride"}
     made = {
         name: walk_on(w, remember(w, frames, actions, seed=0), actions[:6])[0]
         for name, w in worlds.items()
@@ -85,8 +85,8 @@ def test_variants_differ_in_memory_alone() -> None:
     assert {frames.shape for frames in made.values()} == {(6, *SIZE, 3)}
     for name in ("none", "wrong"):
         assert (made[name] != made["hpmc"]).any()
-    # Forty latents are ten codes of level one, which all five hold.
-    for name in ("cover", "age", "window", "stride"):
+    # Forty latents are ten codes of level one, which these four hold.
+    for name in ("age", "window", "stride"):
         assert np.abs(made[name].astype(int) - made["hpmc"]).max() <= 1
     same, _ = walk_on(with_memory(world, world.memory), other, actions[:4])
     assert (same == walk_on(world, other, actions[:4])[0]).all()
@@ -100,12 +100,12 @@ def test_keepsakes_and_cover_part_where_codes_are_merged() -> None:
     spans = {
         name: other.memory.codes(remember(other, frames, actions, seed=0).memory).spans
         for name, other in variants(world).items()
-        if name in ("hpmc", "cover")
+        if name in ("hpmc", "keepsakes")
     }
     hierarchy = world.config.horizon.hierarchy
-    assert spans["hpmc"] != spans["cover"]
+    assert spans["hpmc"] != spans["keepsakes"]
     assert max(map(len, spans.values())) <= hierarchy.budget
-    starts = [span.start for span in spans["cover"]]
+    starts = [span.start for span in spans["hpmc"]]
     assert len(set(starts)) == len(starts)  # A cover has nothing twice
 
 

@@ -79,6 +79,6 @@ def small_world(seed: int = 0, reencode: bool = False, lag: bool = True) -> Worl
         text=False,
         stride=Stride(),
         sampling=SamplingConfig(steps=2, shift=2.0, even=True, guidance=1.0),
-        horizon=HorizonConfig(HierarchyConfig(8, budget=20, follow="views", keepsakes=4)),
+        horizon=HorizonConfig(HierarchyConfig(window=8, budget=20, follow="views")),
     )
     return World(config, randomised(reckoned(), seed), codec.eval().requires_grad_(False))

@@ -126,17 +126,18 @@ def _trials(
 def _reasons(world: World, rival: World | None) -> dict[str, str]:
     from loci.bench.variants import (
         AGE_REASON,
-        COVER_REASON,
+        KEEPSAKES_REASON,
         RAW_REASON,
         TIME_REASON,
+        may_keep,
         takes_raw_latents,
     )
 
     reasons = {} if takes_raw_latents(world) else {"raw": RAW_REASON}
     if world.config.horizon.hierarchy.follow == "age":
         reasons["age"] = AGE_REASON
-    if not world.config.horizon.hierarchy.keepsakes:
-        reasons["cover"] = COVER_REASON
+    if not may_keep(world):
+        reasons["keepsakes"] = KEEPSAKES_REASON
     return reasons if rival is not None else {**reasons, "time": TIME_REASON}
 
 

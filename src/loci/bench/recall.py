@@ -14,7 +14,7 @@ from loci.memory.codes import Codes
 from loci.world.picture import frames_to_tensor, tensor_to_frames
 from loci.world.world import World
 
-VARIANTS = ("hpmc", "cover", "age", "none", "wrong", "window", "stride", "raw", TIME, "ceiling")
+VARIANTS = ("hpmc", "keepsakes", "age", "none", "wrong", "window", "stride", "raw", TIME, "ceiling")
 MEASURES = ("psnr", "ssim", "feature_distance")
 Means = dict[str, float | None]
 
