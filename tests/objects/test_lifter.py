@@ -140,7 +140,7 @@ def test_a_mask_at_the_edge_gets_one_guess(lifter: Lifter, monkeypatch: pytest.M
     assert set(rows) == {3}
     rows.clear()
     cut = INSIDE.copy()
-    cut[:, : np.nonzero(INSIDE)[1].max()] |= INSIDE.any(axis=1)[:, None]
+    cut[:, : np.nonzero(INSIDE)[1].max()] |= np.asarray(INSIDE.any(axis=1))[:, None]
     told(PIXELS, cut, seed=3, guesses=3)
     assert set(rows) == {1}
 
