@@ -99,7 +99,7 @@ def test_a_batch_keeps_what_is_new_in_one_of_its_walks() -> None:
 
 def test_poses_are_needed_where_views_are_followed() -> None:
     memory = HorizonMemory(HorizonConfig(CONFIG), SmallCompressor())
-    with pytest.raises(ValueError, match="needs the poses"):
+    with pytest.raises(ValueError, match="needs all poses"):
         memory.append(memory.empty(), torch.randn(1, CHANNELS, 9, 4, 4).double())
     with pytest.raises(ValueError, match="follows views"):
         Plan(CONFIG).extend(1)

@@ -5,6 +5,7 @@ import torch
 from loci.objects.conditioning import Fuser
 from loci.presets_objects import home
 from loci.train.first_look import begin_fuser, plane_waves
+from loci.train.lite_weights import borrow_eyes
 
 
 def test_tokens_of_every_input_come_out_at_the_size_attention_is_made_for() -> None:
@@ -12,6 +13,7 @@ def test_tokens_of_every_input_come_out_at_the_size_attention_is_made_for() -> N
     config = home().parts.structure_fuser
     fuser = Fuser.of(config)
     begin_fuser(fuser)
+    borrow_eyes(fuser)
     side = config.picture.input_size
     place = torch.arange(side) / side - 0.5
     plane = torch.stack([place.expand(side, -1), place.expand(side, -1).T, torch.ones(side, side)])

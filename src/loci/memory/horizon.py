@@ -240,8 +240,7 @@ class HorizonMemory:
 
 def _views(state: HorizonState, tail_poses: Tensor | None) -> SeenViews:
     """Where everything looks that stands or is to come; `tail_poses` begin at the tail."""
-    if tail_poses is None:
-        raise ValueError("a hierarchy that follows views needs the poses of all latents")
+    assert tail_poses is not None
     known = {}
     if state.settled is not None and state.settled.poses is not None:
         rows = state.settled.poses.cpu().unbind(1)
