@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from loci.objects.conditioning import FuserConfig
 from loci.objects.decoder_torso import TorsoConfig
-from loci.objects.dinov2 import DinoConfig, DinoEmbedderConfig
+from loci.objects.dinov2 import DinoConfig, DinoEmbedderConfig, Tokens
 from loci.objects.gaussian_decoder import GaussianDecoderConfig
 from loci.objects.latent_flow import LatentFlowConfig, LatentStatistics
 from loci.objects.latent_sampling import LatentSampling
@@ -12,13 +12,14 @@ from loci.objects.lifting import LifterConfig
 from loci.objects.lite_features import STRIDE
 from loci.objects.mesh_decoder import MeshDecoderConfig
 from loci.objects.parts import PartConfigs
+from loci.objects.pixel_aligned import ALIGNED
 from loci.objects.pointmap_embedder import PointmapEmbedderConfig
 from loci.objects.refinement import RefinementConfig
 from loci.objects.structure_decoder import StructureDecoderConfig
 from loci.objects.structure_flow import StructureFlowConfig
 from loci.objects.structure_sampling import StructureSampling
 
-_SIDE, _PATCHES = 112, 8  # of what the small model's own embedders see, in pixels and in patches
+_SIDE, _PATCHES = 112, 8  # of what the small model's mask embedders see, in pixels, in patches
 
 
 class ObjectModel(NamedTuple):
@@ -41,10 +42,7 @@ def home() -> ObjectModel:
     """
     parts = PartConfigs(
         structure_fuser=FuserConfig(
-            picture=DinoEmbedderConfig(
-                DinoConfig(STRIDE, 192, 2, 3, registers=2, grid=_PATCHES, stem="lite"),
-                STRIDE * _PATCHES,
-            ),
+            picture=_eyes("normal"),
             mask=_picture(dim=96, depth=3, heads=2),
             pointmap=PointmapEmbedderConfig(input_size=64, patch=8, dim=48, heads=2),
             dim=192,
@@ -57,14 +55,21 @@ def home() -> ObjectModel:
         ),
         structure_decoder=StructureDecoderConfig(32, (128, 64, 16, 8), 1, 1),
         latent_fuser=FuserConfig(
-            picture=_picture(dim=192, depth=4, heads=3, registers=2, tokens="prenorm"),
+            picture=_eyes("prenorm"),
             mask=_picture(dim=96, depth=1, heads=3, tokens="prenorm"),
             dim=128,
             full_frame=(),
             cutout=True,
+            even=True,
         ),
         latent_flow=LatentFlowConfig(
-            dim=128, condition_dim=128, blocks=4, heads=4, io_channels=(48,), frequencies=64
+            dim=128,
+            condition_dim=128,
+            blocks=4,
+            heads=4,
+            io_channels=(48,),
+            frequencies=64,
+            aligned=ALIGNED,
         ),
         gaussian_decoder=GaussianDecoderConfig(
             _torso(3), gaussians=8, scale_start=0.006, opacity_start=0.8, rotation_rate=1.0
@@ -73,7 +78,6 @@ def home() -> ObjectModel:
     )
     run = LifterConfig(
         input_size=STRIDE * _PATCHES,
-        latent_input_size=_SIDE,
         structure=StructureSampling(steps=12, guidance=2.0),
         latents=LatentSampling(steps=8, statistics=LatentStatistics((0.0,) * 8, (1.0,) * 8)),
         prune=0,
@@ -82,11 +86,14 @@ def home() -> ObjectModel:
     return ObjectModel(parts, run)
 
 
-def _picture(
-    dim: int, depth: int, heads: int, registers: int = 1, tokens: str = "normal"
-) -> DinoEmbedderConfig:
-    backbone = DinoConfig(_SIDE // _PATCHES, dim, depth, heads, registers=registers, grid=_PATCHES)
-    return DinoEmbedderConfig(backbone, _SIDE, "prenorm" if tokens == "prenorm" else "normal")
+def _eyes(tokens: Tokens) -> DinoEmbedderConfig:
+    backbone = DinoConfig(STRIDE, 192, 2, 3, registers=2, grid=_PATCHES, stem="lite")
+    return DinoEmbedderConfig(backbone, STRIDE * _PATCHES, tokens)
+
+
+def _picture(dim: int, depth: int, heads: int, tokens: Tokens = "normal") -> DinoEmbedderConfig:
+    backbone = DinoConfig(_SIDE // _PATCHES, dim, depth, heads, registers=1, grid=_PATCHES)
+    return DinoEmbedderConfig(backbone, _SIDE, tokens)
 
 
 def _torso(blocks: int) -> TorsoConfig:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from loci.layers.sparse import Voxels
 from loci.objects.latent_branches import LatentBranch
 from loci.objects.latent_sampling import LatentSampling, latent_noise, sample_latents
 
-from .test_latent_flow import LatentFlow, LatentFlowConfig, ball, small_flow
+from .test_latent_flow import SMALL, LatentFlow, LatentFlowConfig, ball, small_flow
 
 SETTINGS = LatentSampling(steps=12)
 
@@ -61,6 +63,15 @@ def test_a_part_is_exact_where_nothing_changed(io_channels: tuple[int, ...]) -> 
     rows = (blocks % 3 == 0).nonzero()[:, 0]
     assert 0 < len(rows) < len(VOXELS)
     assert torch.allclose(branch.part(latents, time, rows), whole[rows], atol=1e-5)
+
+
+def test_a_part_sees_its_own_pixels() -> None:
+    flow = small_flow(replace(SMALL, aligned=3))
+    pixels = torch.randn(len(VOXELS), 3, generator=torch.Generator().manual_seed(5))
+    branch = LatentBranch(flow, VOXELS, flow.context(CONDITION, pixels), keeping=True)
+    latents, time, rows = latent_noise(flow, VOXELS), torch.tensor([300.0]), some_rows()
+    whole = branch.whole(latents, time)[rows]
+    assert torch.allclose(branch.part(latents, time, rows), whole, atol=1e-5)
 
 
 def test_carved_voxels_stay_in_sight_or_not(flow: LatentFlow) -> None:

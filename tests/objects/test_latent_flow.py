@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -102,6 +104,28 @@ def test_the_released_run_takes_thirty_eight_evaluations(monkeypatch: pytest.Mon
         LatentSampling(steps=4, guidance=0.0),
     )
     assert asked == {"conditional": 29, "unconditional": 13}
+
+
+def test_pixels_of_voxels_change_their_velocity_and_none_are_zeros() -> None:
+    flow, voxels = small_flow(replace(SMALL, aligned=6)), Voxels(ball())
+    noise, condition, time = latent_noise(flow, voxels), torch.randn(1, 5, 12), torch.tensor([9.0])
+    without = flow(noise, time, voxels, condition)
+    pixels = torch.zeros(len(voxels), 6)
+    assert torch.equal(flow(noise, time, voxels, condition, pixels), without)
+    pixels[3] = 1
+    changed = (flow(noise, time, voxels, condition, pixels) - without).abs().amax(dim=1)
+    assert changed[3] > 1e-3
+    context = flow.context(condition, pixels)
+    assert context is not None
+    assert context.aligned is not None
+    rows = torch.tensor([5, 3])
+    part = context.part(rows).aligned
+    assert part is not None
+    assert torch.equal(part, context.aligned[rows])
+    with pytest.raises(ValueError, match="4 channels of pixels, not 6"):
+        flow.context(condition, pixels[:, :4])
+    with pytest.raises(ValueError, match="6 channels of pixels, not 0"):
+        small_flow().context(condition, pixels)
 
 
 def test_bfloat16_keeps_to_its_type() -> None:

@@ -16,9 +16,12 @@ from loci.errors import LociError
 from loci.objects import lifting
 from loci.objects.asset import Asset
 from loci.objects.costs import cost_table
+from loci.objects.gaussian_decoder import GaussianDecoder
+from loci.objects.latent_flow import LatentFlow
 from loci.objects.lifter import LIFTER_NAME, Lifter
 from loci.objects.lifting import Lifting, Progress
 from loci.objects.parts import PARTS, GivenParts
+from loci.objects.pixel_aligned import ALIGNED
 from loci.objects.pose import Pose
 from loci.objects.refinement import Refined, RefinementConfig
 from loci.objects.stages import Stages
@@ -31,6 +34,7 @@ from .lifters import (
     small_config,
     small_lifter,
     small_modules,
+    small_parts,
 )
 
 PIXELS, INSIDE = example()
@@ -189,6 +193,9 @@ class Watching:
         self.most = max(self.most, len(self.alive))
         return part
 
+    def has(self, name: str) -> bool:
+        return name in PARTS
+
 
 def test_gain_one_part_at_a_time_is_in_memory() -> None:
     parts = Watching()
@@ -251,6 +258,66 @@ def test_decoders_can_be_left_out(lifter: Lifter, tmp_path: Path) -> None:
     assert {path.name for path in asset.export(tmp_path)} == {"mesh.glb", "pose.json"}
     with pytest.raises(LociError, match="decoders: texture, expected gaussian_decoder or mesh"):
         lifter(PIXELS, INSIDE, decoders=["texture"])
+    with pytest.raises(LociError, match="gaussian_decoder_4, expected gaussian_decoder or mesh"):
+        lifter(PIXELS, INSIDE, decoders=["gaussian_decoder_4"])
+
+
+def test_fewer_splats_come_from_a_decoder_of_their_own(tmp_path: Path) -> None:
+    """SAM 3D Objects, 1: `gaussian_4`, when it is asked for."""
+    torch.manual_seed(1)
+    light = replace(small_parts().gaussian_decoder, gaussians=1)
+    modules = {**small_modules(), "gaussian_decoder_4": GaussianDecoder(light)}
+    lifter = Lifter(small_config(), GivenParts(modules))
+    lifter.save_pretrained(tmp_path)
+    saved = Lifter.from_pretrained(tmp_path)
+    chosen = ["gaussian_decoder_4", "mesh_decoder"]
+    few, many = saved(PIXELS, INSIDE, decoders=chosen), saved(PIXELS, INSIDE)
+    assert few.gaussians is not None
+    assert many.gaussians is not None
+    assert 2 * len(few.gaussians.positions) == len(many.gaussians.positions)
+    assert few.mesh is not None
+    assert many.mesh is not None
+    assert torch.equal(few.mesh.vertices, many.mesh.vertices)
+    assert [cost.stage for cost in few.costs][-2:] == chosen
+    with pytest.raises(LociError, match="expected one of the two"):
+        saved(PIXELS, INSIDE, decoders=["gaussian_decoder", "gaussian_decoder_4"])
+
+
+def aligned_lifter(**changes: Any) -> Lifter:
+    """One whose second stage sees the pixels of each voxel."""
+    modules, parts = small_modules(), small_parts()
+    torch.manual_seed(2)
+    flow = LatentFlow(replace(parts.latent_flow, aligned=ALIGNED))
+    flow.load_state_dict(modules["latent_flow"].state_dict(), strict=False)
+    config = small_config(refinement=RefinementConfig(turns=4, finer=0), **changes)
+    return Lifter(config, GivenParts({**modules, "latent_flow": flow.eval()}))
+
+
+def test_colours_follow_the_pixels_of_their_voxels() -> None:
+    """The second stage of a model that sees them gets the pixels at which a fitted pose puts each
+    voxel, and none where there is no such pose."""
+    given: list[torch.Tensor | None] = []
+    lifter = aligned_lifter()
+    flow = cast(Any, lifter.stages.parts.load("latent_flow"))
+    context = flow.context
+    flow.context = lambda condition, aligned=None: (
+        given.append(aligned),
+        context(condition, aligned),
+    )[1]
+    red = PIXELS.copy()
+    red[INSIDE] = (255, 0, 0)
+    asset = lifter(red, INSIDE)
+    (aligned,) = given
+    assert aligned is not None
+    assert len(aligned) == len(asset.voxels)
+    covered, color = aligned.view(-1, 8, 5)[..., 0], aligned.view(-1, 8, 5)[..., 1:4]
+    assert covered.mean() > 0.5  # The pose was fitted to the mask
+    assert torch.allclose(color[covered > 0.99], torch.tensor([1.0, -1, -1]), atol=0.05)
+    cut_off = np.zeros_like(INSIDE)
+    cut_off[:20, :30] = True
+    lifter(red, cut_off)
+    assert given[1] is None
+    assert aligned_lifter()(PIXELS, INSIDE).gaussians is not None
 
 
 def test_a_coarsened_object_is_placed_at_its_true_size() -> None:
@@ -334,7 +401,7 @@ def test_missing_parts_are_named_before_any_work(folder: Path, tmp_path: Path) -
         Lifter.from_pretrained(tmp_path)
     settings = json.loads((tmp_path / LIFTER_NAME).read_text())
     (tmp_path / LIFTER_NAME).write_text(json.dumps(settings | {"decoders": ["texture"]}))
-    with pytest.raises(LociError, match="decoders, expected gaussian_decoder or mesh_decoder"):
+    with pytest.raises(LociError, match="decoders, expected gaussian_decoder or gauss"):
         Lifter.from_pretrained(tmp_path)
 
 

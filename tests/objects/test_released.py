@@ -1,6 +1,7 @@
 """Published pickles, at small sizes: found, read weights-only, loaded strictly, converted."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from loci.errors import LociError
+from loci.objects.gaussian_decoder import GaussianDecoder
 from loci.objects.lifter import Lifter
 from loci.objects.lifting import LIFTER_NAME, LifterConfig
 from loci.objects.parts import PARTS, GivenParts, PartConfigs
@@ -158,12 +160,27 @@ def test_converted_parts_are_a_model_folder(folder: Path, tmp_path: Path) -> Non
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["model"]
     names = {p.name for p in (tmp_path / "new" / "model").iterdir()}
     assert names == {*PARTS, LIFTER_NAME}
+    assert not small(folder).has("gaussian_decoder_4")
     lifter = Lifter.from_pretrained(tmp_path / "new" / "model")
     assert lifter.config == LifterConfig()
     for name in PARTS:
         first, second = (parts.load(name) for parts in (small(folder), lifter.stages.parts))
         pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
         assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in pairs)
+
+
+def test_the_second_gaussian_decoder_comes_along_if_it_is_there(
+    folder: Path, tmp_path: Path
+) -> None:
+    light = GaussianDecoder(replace(small_parts().gaussian_decoder, gaussians=1))
+    torch.save(light.state_dict(), folder / "slat_decoder_gs_4.ckpt")
+    parts = ReleasedParts(folder, replace(small_parts(), gaussian_decoder_4=light.config))
+    assert parts.has("gaussian_decoder_4")
+    convert(parts, tmp_path / "model")
+    lifter = Lifter.from_pretrained(tmp_path / "model")
+    assert lifter.config == LifterConfig()
+    found = lifter.stages.parts.load("gaussian_decoder_4").state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in light.state_dict().items())
 
 
 def test_a_conversion_that_fails_leaves_nothing(folder: Path, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from loci.objects.conditioning import Fuser, FuserConfig
 from loci.objects.dinov2 import DinoConfig, DinoEmbedderConfig
 from loci.objects.latent_flow import LatentFlow, LatentFlowConfig, LatentStatistics
 from loci.objects.latent_sampling import sample_latents
+from loci.objects.nominal import Placement
+from loci.objects.pixel_aligned import ALIGNED
 from loci.train.codec_parts import CodecParts
 from loci.train.latent_flow import (
     STATISTICS_NAME,
@@ -21,8 +23,15 @@ from loci.train.latent_flow import (
     fit_latent_flow,
 )
 from loci.train.latent_set import LatentSet
-from loci.train.latent_targets import cut, encoded, flow_batch, latent_statistics
-from loci.train.object_scenes import SceneVariety
+from loci.train.latent_targets import (
+    Jolt,
+    cut,
+    encoded,
+    flow_batch,
+    jolted,
+    latent_statistics,
+)
+from loci.train.object_scenes import SceneVariety, Sight
 from loci.train.run import Budget, LearningRate
 
 from .killing import killed
@@ -32,7 +41,13 @@ from .toy_objects import toy_set
 EYE = DinoEmbedderConfig(DinoConfig(14, 16, 1, 2, registers=1, grid=2), 28, "prenorm")
 TINY = LatentFlowTraining(
     flow=LatentFlowConfig(
-        dim=16, condition_dim=16, blocks=1, heads=2, io_channels=(8,), frequencies=16
+        dim=16,
+        condition_dim=16,
+        blocks=1,
+        heads=2,
+        io_channels=(8,),
+        frequencies=16,
+        aligned=ALIGNED,
     ),
     fuser=FuserConfig(EYE, dim=16, full_frame=()),
     budget=Budget(steps=4),
@@ -81,6 +96,8 @@ def test_a_batch_has_a_picture_for_each_object(toys: LatentSet, parts: CodecPart
     made = batch(SceneVariety())
     assert len(made.encoded.voxels.items) == 3
     assert len(made.encoded.latents) == len(made.encoded.voxels)
+    assert made.encoded.aligned is not None
+    assert list(made.encoded.aligned.shape) == [len(made.encoded.voxels), ALIGNED]
     assert {name: list(x.shape) for name, x in made.inputs.items()} == {
         "image": [3, 3, 28, 28],
         "mask": [3, 1, 28, 28],
@@ -98,6 +115,15 @@ def test_mirrored_pictures_have_mirrored_voxels(toys: LatentSet, parts: CodecPar
         found.append(flow_batch(toys, parts.encoder, 1, 32, variety, 0.0, rng))
     plain, mirrored = (set(map(tuple, b.encoded.voxels.coords.tolist())) for b in found)
     assert {(i, 7 - x, y, z) for i, x, y, z in plain} == mirrored
+    # Each voxel is at the same pixels as the one it is the mirror image of.
+    colors = []
+    for sign, made in zip((1, -1), found, strict=True):
+        assert made.encoded.aligned is not None
+        order = [(sign * (2 * x - 7), y, z) for _, x, y, z in made.encoded.voxels.coords.tolist()]
+        rows = sorted(range(len(order)), key=order.__getitem__)
+        colors.append(made.encoded.aligned[rows].view(-1, 8, 5)[..., :4].mean(dim=1))
+    assert colors[0].std(dim=0).min() > 0.05
+    assert (colors[0] - colors[1]).abs().mean() < 0.1
     masks = [b.inputs["rgb_image_mask"] for b in found]
     assert torch.equal(masks[0].flip(-1), masks[1])
     (left, seen), (right, also) = (b.coordinates[0].split([3, 1]) for b in found)
@@ -109,7 +135,10 @@ def test_mirrored_pictures_have_mirrored_voxels(toys: LatentSet, parts: CodecPar
 
 def test_a_part_of_an_object_is_the_voxels_around_one(toys: LatentSet, parts: CodecParts) -> None:
     whole = encoded(toys.items, parts.encoder)
+    whole = whole._replace(aligned=whole.latents + 1)
     part = cut(whole, 20, torch.Generator().manual_seed(0))
+    assert part.aligned is not None
+    assert torch.equal(part.aligned, part.latents + 1)
     assert [rows.stop - rows.start for rows in part.voxels.items] == [20] * 3
     latents = {
         tuple(c): x for c, x in zip(whole.voxels.coords.tolist(), whole.latents, strict=True)
@@ -120,6 +149,24 @@ def test_a_part_of_an_object_is_the_voxels_around_one(toys: LatentSet, parts: Co
     assert spread < 0.8 * whole.voxels.coords[whole.voxels.items[0], 1:].float().std(dim=0).mean()
     everything = cut(whole, 10_000, torch.Generator())
     assert torch.equal(everything.voxels.coords, whole.voxels.coords)
+
+
+def test_a_jolt_moves_the_pose_by_as_much_as_it_says() -> None:
+    placement = Placement(torch.eye(3), torch.tensor([0.1, 0.2, 3.0]), torch.tensor(2.0))
+    blank = torch.zeros(3, 4, 4)
+    sight = Sight(blank, blank[:1], blank[0], 40.0, placement, 0.0)
+    rng = torch.Generator().manual_seed(0)
+    assert jolted(sight, Jolt(0, 0, 0), rng).placement.rotation.equal(torch.eye(3))
+    moved = [jolted(sight, Jolt(3.0, 0.01, 0.05), rng).placement for _ in range(400)]
+    rotations = torch.stack([p.rotation for p in moved])
+    assert torch.allclose(rotations @ rotations.mT, torch.eye(3), atol=1e-5)
+    cosine = (rotations.diagonal(dim1=1, dim2=2).sum(dim=1) - 1) / 2
+    # Three angles of 3 degrees each
+    assert float(cosine.acos().rad2deg().square().mean().sqrt()) == pytest.approx(5.2, abs=0.5)
+    shifts = torch.stack([p.translation for p in moved]) - placement.translation
+    assert float(shifts.std()) == pytest.approx(0.02, rel=0.15)
+    sizes = torch.stack([p.scale for p in moved]).log()
+    assert float(sizes.std()) == pytest.approx(0.05, rel=0.15)
 
 
 def test_every_weight_learns(toys: LatentSet, parts: CodecParts) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from loci.objects.lifting import Progress
     from loci.objects.scene import Scene
 
+Decoder = Literal["gaussian_decoder", "gaussian_decoder_4", "mesh_decoder"]
 PREVIEW, TURNTABLE, MASK = "preview.png", "turntable.mp4", "mask.png"
 # What this command writes, and may replace.
 OURS = re.compile(
@@ -70,10 +71,12 @@ class Lift:
     """What work may be spared: none, what is hardly seen, or more."""
     tolerance: Annotated[float | None, tyro.conf.arg(metavar="ERROR")] = None
     """In place of the speed's own: the error sparing may cause in a flow (0.02: 2% of its way)."""
+    decoders: tuple[Decoder, ...] = ()
+    """Make only these; gaussian_decoder_4, where the model has it, makes fewer splats."""
     faces: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Close small holes of the mesh and leave it about so many faces."""
+    """Clean the mesh of what nobody sees and of small holes, and leave it about so many faces."""
     texture: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
-    """Paint the mesh with a texture of so many pixels a side instead of colours at its vertices."""
+    """Clean it likewise, and paint it with a texture of so many pixels a side."""
     verify: bool = False
     """Run both flows a second time, exactly, and print the error that sparing caused."""
     out: Path = Path("lifted")
@@ -109,12 +112,16 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
         lifter = Lifter.from_pretrained(
             options.model, chosen_device(options.device), chosen_dtype(options.dtype)
         )
-        if (options.faces or options.texture) and MESH_DECODER not in lifter.config.decoders:
-            raise LociError(f"{options.model}: makes no mesh, expected no --faces and no --texture")
+        decoders = options.decoders or lifter.config.decoders
+        if (options.faces or options.texture) and MESH_DECODER not in decoders:
+            raise LociError(
+                "no mesh is made, expected mesh_decoder, or no --faces and no --texture"
+            )
         ledger, chosen = Ledger(), speed(options.speed, options.tolerance)
-        with _bar(lifter, len(masks), chosen) as progress:
+        with _bar(lifter, len(decoders), len(masks), chosen) as progress:
             scene = lifter.lift(
                 *(view, masks, names, options.seed),
+                decoders=decoders,
                 guesses=options.guesses,
                 speed=chosen,
                 ledger=ledger,
@@ -186,6 +193,8 @@ def _cut(options: Lift, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Bool[np.ndar
 def _finished(scene: Scene, options: Lift) -> Scene:
     """With meshes as they are asked for."""
     objects = scene.objects
+    if options.faces is not None or options.texture is not None:
+        objects = tuple(asset.cleaned() for asset in objects)
     if options.faces is not None:
         objects = tuple(asset.simplified(options.faces) for asset in objects)
     if options.texture is not None:
@@ -194,13 +203,16 @@ def _finished(scene: Scene, options: Lift) -> Scene:
 
 
 @contextmanager
-def _bar(lifter: Lifter, objects: int, speed: Speed) -> Iterator[Callable[[Progress], None]]:
+def _bar(
+    lifter: Lifter, decoders: int, objects: int, speed: Speed
+) -> Iterator[Callable[[Progress], None]]:
     """A bar over all steps of all stages."""
     from tqdm import tqdm
 
     config = lifter.config
     flows = (config.structure, config.latents)
-    steps = sum(flow.fewer(speed.lift_steps).steps for flow in flows) + len(config.parts) - 2
+    parts = len(config.parts) - len(config.decoders) + decoders
+    steps = sum(flow.fewer(speed.lift_steps).steps for flow in flows) + parts - len(flows)
     with tqdm(total=objects * steps, unit=" steps") as bar:
 
         def show(progress: Progress) -> None:

@@ -49,7 +49,7 @@ class Ceiling:
         coords = torch.argwhere(self.voxels.shapes(self.voxels.latents(truth[None]))[0])
         if not len(coords):
             return None
-        voxels, latents = encoded([case.item._replace(coords=coords)], self.contents.encoder)
+        voxels, latents, _ = encoded([case.item._replace(coords=coords)], self.contents.encoder)
         gaussians = self.contents.gaussians.decode(latents, voxels)[0]
         mesh = self.contents.mesh.decode(latents, voxels)[0]
         points = surface_points(mesh)

@@ -73,9 +73,13 @@ class Tried(Pace):
         noise: Float[Tensor, "n c"],
         settings: LatentSampling,
         tell: OnStep,
+        aligned: Float[Tensor, "n a"] | None = None,
     ) -> Float[Tensor, "n c"]:
         def run(policy: StepPolicy | None = None) -> State:
-            return {LATENTS: sample_latents(flow, condition, voxels, noise, settings, policy)}
+            found = sample_latents(
+                flow, condition, voxels, noise, settings, policy, aligned=aligned
+            )
+            return {LATENTS: found}
 
         interval, voxels = guided_interval(settings), choice.voxels
         blocks, exact = tokens_of(voxels, len(flow.config.io_channels)), run()

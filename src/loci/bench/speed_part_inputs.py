@@ -41,8 +41,7 @@ class Inputs:
         dtype: torch.dtype,
     ) -> None:
         self.device, self.dtype = device, dtype
-        disc = _disc(run)
-        self.tensors = {STRUCTURE_FUSER: disc.tensors, LATENT_FUSER: disc.latent_tensors}
+        self.tensors = _disc(run).tensors
         self.voxels = Voxels(shell(voxels, parts.gaussian_decoder.torso.resolution).to(device))
         tokens, channels = parts.structure_flow.resolution**3, parts.structure_flow.shape_channels
         self.shape = torch.randn(1, tokens, channels, device=device, dtype=dtype)
@@ -52,7 +51,7 @@ class Inputs:
         """What is measured of a part."""
         places, time = self.voxels, torch.full((1,), 250.0, device=self.device)
         if name in (STRUCTURE_FUSER, LATENT_FUSER):
-            tensors = {n: x.to(self.device, self.dtype) for n, x in self.tensors[name].items()}
+            tensors = {n: x.to(self.device, self.dtype) for n, x in self.tensors.items()}
             dropped = [n for n in POINTMAPS if n not in tensors]
             self.condition = part(tensors, dropped)
             stage = "structure" if name == STRUCTURE_FUSER else "latents"

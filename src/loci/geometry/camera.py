@@ -21,6 +21,9 @@ OPENCV = (-1.0, -1.0, 1.0)
 OPENGL = (-1.0, 1.0, -1.0)
 """Signs from our camera frame to OpenGL's, glTF's and Blender's (x right, y up, z backward)."""
 
+GOLDEN = math.pi * (3 - math.sqrt(5))
+"""Radians between one and the next on a spiral that covers a sphere evenly."""
+
 Size = int | tuple[int, int]
 """Height and width of a picture in pixels; one number for a square."""
 
@@ -130,6 +133,16 @@ class Camera:
         rotation = torch.tensor([left, up, towards]).T
         translation = torch.tensor([0.0, 0.0, distance]) - torch.tensor(target) @ rotation
         return cls(rotation, translation, fov)
+
+    @classmethod
+    def around(cls, count: int, distance: float, fov: float) -> "list[Camera]":
+        """So many cameras evenly on a sphere, looking at its middle; as `orbit`."""
+        cameras = []
+        for number in range(count):
+            elevation = math.degrees(math.asin(1 - (2 * number + 1) / count))
+            azimuth = math.degrees(GOLDEN * number) % 360
+            cameras.append(cls.orbit(azimuth, elevation, distance, fov))
+        return cameras
 
     def to_opencv(self) -> Float[Tensor, "4 4"]:
         """OpenCV's world-to-camera matrix for column vectors."""

@@ -1,6 +1,5 @@
 """A texture from what an object looks like all around."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -19,7 +18,6 @@ from loci.geometry.mesh import Mesh, Texture
 from loci.geometry.mesh_render import face_weights, nearest_faces
 from loci.geometry.splat_render import Rendering
 
-GOLDEN = math.pi * (3 - math.sqrt(5))
 GREY = 0.5
 """Of a surface that no view sees."""
 
@@ -138,7 +136,7 @@ def baked(
     texels = _texels(cut, places, normals, config.side)
     total = torch.zeros_like(texels.places)
     weight = total.new_zeros(len(total))
-    for camera in cameras_around(config):
+    for camera in Camera.around(config.views, config.distance, config.fov):
         seen, colours = _seen(cut, texels, camera.to(total), look, config)
         total += seen[:, None] * colours
         weight += seen
@@ -154,16 +152,6 @@ def baked(
     painted = (_spread(picture, filled).clamp(0, 1) * 255).round().to(torch.uint8)
     texture = Texture(places, painted)
     return replace(cut, colors=texture.at(places), texture=texture, normals=normals)
-
-
-def cameras_around(config: BakeConfig) -> list[Camera]:
-    """Evenly on a sphere, looking at its middle."""
-    cameras = []
-    for number in range(config.views):
-        elevation = math.degrees(math.asin(1 - (2 * number + 1) / config.views))
-        azimuth = math.degrees(GOLDEN * number) % 360
-        cameras.append(Camera.orbit(azimuth, elevation, config.distance, config.fov))
-    return cameras
 
 
 def _texels(cut: Mesh, places: Tensor, normals: Tensor, side: int) -> Texels:

@@ -9,6 +9,9 @@ from torch.nn import functional as F
 
 from loci.layers.sparse import MIDDLE, Voxels
 
+ROWS = 512
+"""What numbers of rows are rounded up to: compiling a product takes ten times as long as one."""
+
 
 class Kernel(nn.Module):
     """Weight `[out, k, k, k, in]` and bias `[out]`, as the released files keep them."""
@@ -38,8 +41,17 @@ class SparseConv3(nn.Module):
         seen = voxels.seen(feats)
         for tap, (target, source) in enumerate(voxels.neighbours):
             if tap != MIDDLE and target.numel():
-                total.index_add_(0, target, F.linear(seen[source], taps[tap]).float())
+                product = F.linear(_rounded_up(seen[source]), taps[tap])
+                total.index_add_(0, target, product[: len(target)].float())
         return total.to(feats.dtype)
+
+
+def _rounded_up(rows: Float[Tensor, "n c"]) -> Float[Tensor, "m c"]:
+    """With zeros below, where products in bfloat16 are compiled anew for every number of rows."""
+    narrow = rows.dtype is torch.bfloat16 or torch.is_autocast_enabled("cpu")
+    if rows.device.type != "cpu" or not narrow:
+        return rows
+    return F.pad(rows, (0, 0, 0, -len(rows) % ROWS))
 
 
 class RereadPointwise(nn.Module):

@@ -15,6 +15,7 @@ from loci.geometry.decimate import decimated
 from loci.geometry.gaussians import Gaussians
 from loci.geometry.glb import write_glb
 from loci.geometry.holes import closed
+from loci.geometry.inside import without_inside
 from loci.geometry.mesh import Mesh
 from loci.geometry.mesh_render import render_mesh
 from loci.geometry.obj import write_obj
@@ -92,6 +93,14 @@ class Asset:
             "horizontal_fov_degrees": self.fov,
             **CONVENTION,
         }
+
+    def cleaned(self) -> "Asset":
+        """Without the faces of the mesh that nobody can see, and with its small holes closed.
+
+        Raises:
+            LociError: when there is no mesh or it has a texture, or when a package is missing.
+        """
+        return replace(self, mesh=closed(without_inside(self._mesh())))
 
     def simplified(self, faces: int) -> "Asset":
         """With holes closed and about so many faces in the mesh, its colours kept.

@@ -13,6 +13,7 @@ from loci.layers.norms import layer_norm
 from loci.objects.lite_features import STRIDE, WIDTH, LiteFeatures
 from loci.objects.vit_block import VitBlock
 
+Tokens = Literal["normal", "prenorm"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -38,7 +39,7 @@ class DinoEmbedderConfig:
 
     backbone: DinoConfig = field(default_factory=DinoConfig)
     input_size: int = 518
-    tokens: Literal["normal", "prenorm"] = "normal"
+    tokens: Tokens = "normal"
     """normal: class and patches after the last norm (stage 1). prenorm: registers too, before
     the last norm, with a plain norm instead (stage 2)."""
 

@@ -40,4 +40,5 @@ class LatentBranch:
             return self.whole(latents, time)[rows]
         else:
             places = self.kept.part(rows)
-        return self.flow.velocity(latents[rows], time, places, self.context)
+        context = None if self.context is None else self.context.part(rows)
+        return self.flow.velocity(latents[rows], time, places, context)

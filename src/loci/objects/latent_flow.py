@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from loci.layers.attention import KeysValues
@@ -16,8 +16,21 @@ from loci.layers.timestep import TimestepEmbedder
 from loci.layers.weights import load_pretrained, save_pretrained
 from loci.objects.voxel_blocks import ResidualBlock, VoxelFlowBlock
 
-Context = tuple[KeysValues, ...]
-"""Keys and values of a condition for every block."""
+
+class Context(NamedTuple):
+    """What a condition is to the flow at every step.
+
+    Attributes:
+        attended: keys and values of its tokens for every block.
+        aligned: what the pixels of each voxel add to it, `[n, io_channels[0]]`; None is nothing.
+    """
+
+    attended: tuple[KeysValues, ...]
+    aligned: Tensor | None = None
+
+    def part(self, rows: Int[Tensor, "k"]) -> "Context":
+        """Of some of the voxels."""
+        return self if self.aligned is None else self._replace(aligned=self.aligned[rows])
 
 
 @dataclass(frozen=True)
@@ -63,7 +76,8 @@ class LatentFlowConfig:
     """Sizes. The defaults are the released model (SAM 3D Objects, 8).
 
     `io_channels` has an entry for each level finer than the transformer's, finest first;
-    `io_blocks` residual blocks stand at each.
+    `io_blocks` residual blocks stand at each. `aligned` is how many channels of the pixels a voxel
+    is seen at come with its latents, none as released (`loci.objects.pixel_aligned`).
     """
 
     channels: int = 8
@@ -75,6 +89,7 @@ class LatentFlowConfig:
     io_channels: tuple[int, ...] = (128,)
     io_blocks: int = 2
     frequencies: int = 256
+    aligned: int = 0
 
 
 class LatentFlow(nn.Module):
@@ -92,6 +107,10 @@ class LatentFlow(nn.Module):
             raise ValueError("the latent flow needs a finer level with at least two blocks")
         self.t_embedder = TimestepEmbedder(c.dim, c.frequencies)
         self.input_layer = nn.Linear(c.channels, c.io_channels[0])
+        # Without a bias: no pixels are pixels of zeros.
+        self.aligned_layer = (
+            nn.Linear(c.aligned, c.io_channels[0], bias=False) if c.aligned else None
+        )
         self.input_blocks = nn.ModuleList(_input_blocks(c))
         self.blocks = nn.ModuleList(
             VoxelFlowBlock(c.dim, c.condition_dim, c.heads, c.mlp_ratio) for _ in range(c.blocks)
@@ -99,14 +118,33 @@ class LatentFlow(nn.Module):
         self.out_blocks = nn.ModuleList(_output_blocks(c))
         self.out_layer = nn.Linear(c.io_channels[0], c.channels)
 
-    def context(self, condition: Float[Tensor, "b m c"] | None) -> Context | None:
-        """Keys and values of a condition for every step; None is the unconditional branch."""
+    def context(
+        self,
+        condition: Float[Tensor, "b m c"] | None,
+        aligned: Float[Tensor, "n a"] | None = None,
+    ) -> Context | None:
+        """What is the same at every step; a condition of None is the unconditional branch.
+
+        Args:
+            condition: tokens of the picture.
+            aligned: the pixels of each voxel, for a flow that was made to see them; None if they
+                are not known.
+
+        Raises:
+            ValueError: for pixels of another number of channels than the configuration's.
+        """
         if condition is None:
             return None
-        condition = condition.to(self.input_layer.weight.dtype)
-        return tuple(
-            cast(VoxelFlowBlock, block).cross_attn.keys_values(condition) for block in self.blocks
+        kind = self.input_layer.weight.dtype
+        attended = tuple(
+            cast(VoxelFlowBlock, block).cross_attn.keys_values(condition.to(kind))
+            for block in self.blocks
         )
+        if aligned is None:
+            return Context(attended)
+        if self.aligned_layer is None or aligned.shape[1] != self.config.aligned:
+            raise ValueError(f"{aligned.shape[1]} channels of pixels, not {self.config.aligned}")
+        return Context(attended, self.aligned_layer(aligned.to(kind)))
 
     def velocity(
         self,
@@ -130,6 +168,8 @@ class LatentFlow(nn.Module):
             raise ValueError(f"{latents.shape[0]} latents for {len(voxels)} voxels")
         moment = self.t_embedder(time)
         x, levels, remembered = self.input_layer(latents.to(moment.dtype)), [voxels], []
+        if context is not None and context.aligned is not None:
+            x = x + context.aligned
         for block in _residual(self.input_blocks):
             x = block(x, moment, levels[-1])
             if block.resample:
@@ -138,7 +178,7 @@ class LatentFlow(nn.Module):
         places = sincos_positions(levels[-1].coords[:, 1:], x.shape[1])
         x = x + places.to(x.dtype)
         for i, block in enumerate(self.blocks):
-            x = block(x, moment, levels[-1], None if context is None else context[i])
+            x = block(x, moment, levels[-1], None if context is None else context.attended[i])
         for block in _residual(self.out_blocks):
             if block.resample:
                 levels.pop()
@@ -151,9 +191,10 @@ class LatentFlow(nn.Module):
         time: Float[Tensor, "b"],
         voxels: Voxels,
         condition: Float[Tensor, "b m c"] | None,
+        aligned: Float[Tensor, "n a"] | None = None,
     ) -> Float[Tensor, "n c"]:
         """`velocity` with a fresh `context`."""
-        return self.velocity(latents, time, voxels, self.context(condition))
+        return self.velocity(latents, time, voxels, self.context(condition, aligned))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write `config.json` and `model.safetensors`, as `dtype` if given."""

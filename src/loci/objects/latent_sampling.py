@@ -55,6 +55,7 @@ def sample_latents(
     policy: StepPolicy | None = None,
     on_step: Callable[[int, State], None] | None = None,
     guide_every: int = 1,
+    aligned: Float[Tensor, "n a"] | None = None,
 ) -> Float[Tensor, "n c"]:
     """The latents of an object's voxels, denormalised: what the decoders take.
 
@@ -68,11 +69,12 @@ def sample_latents(
             evaluates everything by default.
         on_step: called before each step with its index and the state `{"latents": ...}`.
         guide_every: as `every` of `guided_within`; of whole evaluations, a part makes both.
+        aligned: the pixels of each voxel, if they are known (`loci.objects.pixel_aligned`).
     """
     settings = settings or LatentSampling()
     times = rescaled_times(settings.steps, settings.rescale)
     keeping = isinstance(policy, TokenPolicy) and not policy.alone
-    conditional = LatentBranch(flow, voxels, flow.context(condition), keeping)
+    conditional = LatentBranch(flow, voxels, flow.context(condition, aligned), keeping)
     unconditional = LatentBranch(flow, voxels, None, keeping)
 
     # Every voxel is at the same time, so the network gets it once.

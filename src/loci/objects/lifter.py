@@ -20,7 +20,7 @@ from loci.objects.asset import Asset
 from loci.objects.lifting import LIFTER_NAME, LifterConfig, Lifting, Progress
 from loci.objects.own_pointmap import Frame
 from loci.objects.pace import Pace
-from loci.objects.parts import DECODERS, Parts, SavedParts, save_parts
+from loci.objects.parts import ALL_DECODERS, GAUSSIAN_DECODERS, Parts, SavedParts, save_parts
 from loci.objects.released import ReleasedParts
 from loci.objects.scene import Scene
 from loci.objects.stages import Stages
@@ -84,9 +84,10 @@ class Lifter:
             if (released := ReleasedParts.find(folder)) is not None:
                 return cls(LifterConfig(), released, device, dtype, keep, Laws.beside(folder))
         config = load_config(folder / LIFTER_NAME, LifterConfig)
-        unknown = set(config.decoders) - set(DECODERS)
+        unknown = set(config.decoders) - set(ALL_DECODERS)
         if unknown or not config.decoders:
-            raise LociError(f"{folder / LIFTER_NAME}: decoders, expected {' or '.join(DECODERS)}")
+            known = " or ".join(ALL_DECODERS)
+            raise LociError(f"{folder / LIFTER_NAME}: decoders, expected {known}")
         parts = SavedParts(folder)
         parts.check(config.parts)
         return cls(config, parts, device, dtype, keep, Laws.beside(folder))
@@ -172,7 +173,8 @@ class Lifter:
             masks: checked by `view.mask`.
             names: what errors call the objects.
             seed: of the noise.
-            decoders: which of the model's decoders to run; all by default.
+            decoders: which of the model's decoders to run: its own by default. Where it has a
+                gaussian_decoder_4, that may stand in the place of gaussian_decoder.
             guesses: of so many shapes the one that covers mask and depths best is gone on with;
                 as the model's configuration says by default.
             speed: what may be spared, or its name: "exact" (the same to the last bit as none),
@@ -204,8 +206,11 @@ class Lifter:
             config = replace(config, guesses=guesses)
         if decoders is None:
             return config
-        absent = [name for name in decoders if name not in config.decoders]
+        there = [n for n in ALL_DECODERS if n in config.decoders or self.stages.parts.has(n)]
+        absent = [name for name in decoders if name not in there]
         if absent or not decoders:
-            known = " or ".join(config.decoders)
+            known = " or ".join(there)
             raise LociError(f"decoders: {', '.join(absent) or 'none'}, expected {known}")
+        if set(GAUSSIAN_DECODERS) <= set(decoders):
+            raise LociError(f"decoders: {' and '.join(GAUSSIAN_DECODERS)}, expected one of the two")
         return replace(config, decoders=tuple(decoders))

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from loci.errors import LociError
 from loci.flow.policy import State
+from loci.geometry.camera import Camera
 from loci.geometry.gaussians import Gaussians
 from loci.geometry.mesh import Mesh
+from loci.geometry.rotations import quaternion_matrix
 from loci.objects.conditioning import POINTMAPS, Fuser
 from loci.objects.costs import StageCost
 from loci.objects.gaussian_decoder import GaussianDecoder
@@ -21,8 +23,9 @@ from loci.objects.latent_sampling import LatentSampling, latent_noise
 from loci.objects.mesh_decoder import MeshDecoder
 from loci.objects.pace import Pace
 from loci.objects.parts import (
+    ALL_DECODERS,
     DECODERS,
-    GAUSSIAN_DECODER,
+    GAUSSIAN_DECODERS,
     LATENT_FLOW,
     LATENT_FUSER,
     MESH_DECODER,
@@ -31,6 +34,7 @@ from loci.objects.parts import (
     STRUCTURE_FLOW,
     STRUCTURE_FUSER,
 )
+from loci.objects.pixel_aligned import pixel_aligned
 from loci.objects.pointmap import Normaliser
 from loci.objects.pose import Convention, Pose, decode_pose
 from loci.objects.preprocess import INPUT_SIZE
@@ -55,9 +59,8 @@ every object."""
 class LifterConfig:
     """How the parts are run. The defaults are the released pipeline (SAM 3D Objects, 14).
 
-    `input_size` is the side that pictures, masks and pointmaps are brought to, `latent_input_size`
-    that for stage 2, if it is another; `prune` how deep inside an object voxels are dropped, 0 for
-    none; `decoders` names the parts that end a run;
+    `input_size` is the side that pictures, masks and pointmaps are brought to; `prune` how deep
+    inside an object voxels are dropped, 0 for none; `decoders` names the parts that end a run;
     `refinement` is how the pose is refined at the end, None for not at all. Of so many `guesses` at
     an object's shape, each from noise of its own, the one that covers mask and depths best is gone
     on with; where that cannot be told, as without refinement, one is all that is made.
@@ -72,7 +75,6 @@ class LifterConfig:
     decoders: tuple[str, ...] = DECODERS
     refinement: RefinementConfig | None = None
     guesses: int = 1
-    latent_input_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.guesses < 1:
@@ -81,7 +83,8 @@ class LifterConfig:
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of all parts that a run needs, in its order."""
-        return tuple(name for name in PARTS if name not in DECODERS or name in self.decoders)
+        shared = tuple(name for name in PARTS if name not in DECODERS)
+        return (*shared, *(name for name in ALL_DECODERS if name in self.decoders))
 
 
 class Progress(NamedTuple):
@@ -99,8 +102,7 @@ class Subject(NamedTuple):
 
     Attributes:
         name: what an error calls it.
-        tensors: the inputs of stage 1, as `structure_inputs` makes them.
-        latent_tensors: those of stage 2.
+        tensors: the inputs of both stages, as `structure_inputs` makes them.
         normaliser: what its pose is measured by.
         seed: of its noise, whatever other objects there are.
         cutout: the part of the picture around it, the alpha channel its mask.
@@ -109,7 +111,6 @@ class Subject(NamedTuple):
 
     name: str
     tensors: Mapping[str, Tensor]
-    latent_tensors: Mapping[str, Tensor]
     normaliser: Normaliser
     seed: int
     cutout: UInt8[Tensor, "h w 4"]
@@ -117,11 +118,12 @@ class Subject(NamedTuple):
 
 
 class Lifted(NamedTuple):
-    """An object that has been found."""
+    """An object that has been found; `mark` says how well it covers what is seen, if refined."""
 
     pose: Pose
     choice: VoxelChoice
     resolution: int
+    mark: float = -math.inf
     gaussians: Gaussians | None = None
     mesh: Mesh | None = None
 
@@ -168,10 +170,10 @@ class Lifting:
         layouts = self._layouts(self._conditions(STRUCTURE_FUSER, seen))
         found = self._structures(layouts)
         del layouts
-        seen = [subject.latent_tensors for subject in self.subjects]
         latents = self._latents(self._conditions(LATENT_FUSER, seen), found)
-        if GAUSSIAN_DECODER in self.config.decoders:
-            found = self._with_gaussians(found, latents)
+        for name in GAUSSIAN_DECODERS:
+            if name in self.config.decoders:
+                found = self._with_gaussians(name, found, latents)
         if MESH_DECODER in self.config.decoders:
             found = self._with_meshes(found, latents)
         return found
@@ -254,7 +256,7 @@ class Lifting:
             raise LociError(
                 f"{subject.name}: no voxel above threshold, expected a mask around an object"
             )
-        coords, logits, pose, _ = max(some, key=lambda guess: guess.mark)
+        coords, logits, pose, mark = max(some, key=lambda guess: guess.mark)
         chance, config = torch.Generator().manual_seed(subject.seed), self.config
         choice = choose_voxels(
             *(coords, logits, subject.cutout, self.pace.speed),
@@ -265,7 +267,7 @@ class Lifting:
             entry.detail = choice.detail
             entry.decoding_factor = choice.merged.factor if choice.merged else 1.0
         pose = pose._replace(scale=pose.scale * choice.shrunk)
-        return Lifted(pose, choice, logits.shape[-1])
+        return Lifted(pose, choice, logits.shape[-1], mark)
 
     def _latents(self, conditions: list[Tensor], found: list[Lifted]) -> list[Tensor]:
         """Stage 2: what the decoders take."""
@@ -274,16 +276,30 @@ class Lifting:
             for number, (condition, one) in enumerate(zip(conditions, found, strict=True)):
                 noise = latent_noise(flow, one.choice.voxels, self._noise[number])
                 tell = self._teller(LATENT_FLOW, number, self.pace.steps(settings))
+                aligned = self._pixels(self.subjects[number], one) if flow.config.aligned else None
                 latents.append(
-                    self.pace.latents(flow, condition, one.choice, noise, settings, tell)
+                    self.pace.latents(flow, condition, one.choice, noise, settings, tell, aligned)
                 )
         return latents
 
-    def _with_gaussians(self, found: list[Lifted], latents: list[Tensor]) -> list[Lifted]:
-        with self.stages.use(GAUSSIAN_DECODER, GaussianDecoder, self.costs) as decoder:
+    def _pixels(self, subject: Subject, one: Lifted) -> Float[Tensor, "n a"] | None:
+        """Of every voxel; None where no fitted pose says which they are."""
+        seen = subject.seen
+        if seen is None or seen.rgb is None or not math.isfinite(one.mark):
+            return None
+        rotation, translation, scale = (part[0].float().cpu() for part in one.pose)
+        camera = Camera.of_pose(quaternion_matrix(rotation), translation, scale, seen.fov)
+        places, width = one.choice.places(one.resolution), one.choice.width(one.resolution)
+        aligned = pixel_aligned(places.cpu(), width, camera, seen.rgb, seen.mask[None].float())
+        return aligned.to(self.stages.device)
+
+    def _with_gaussians(
+        self, name: str, found: list[Lifted], latents: list[Tensor]
+    ) -> list[Lifted]:
+        with self.stages.use(name, GaussianDecoder, self.costs) as decoder:
             done = []
             for number, (one, x) in enumerate(zip(found, latents, strict=True)):
-                self._tell(GAUSSIAN_DECODER, number)
+                self._tell(name, number)
                 with self.pace.timed("decoding"):
                     splats = decoder.decode(x, one.choice.voxels)[0]
                 done.append(one._replace(gaussians=one.choice.true_gaussians(splats)))

@@ -79,6 +79,7 @@ class Pace:
         noise: Float[Tensor, "n c"],
         settings: LatentSampling,
         tell: OnStep,
+        aligned: Float[Tensor, "n a"] | None = None,
     ) -> Float[Tensor, "n c"]:
         """Stage 2 of an object; arguments as of `sample_latents`."""
         interval, voxels = guided_interval(settings), choice.voxels
@@ -87,10 +88,12 @@ class Pace:
         taken, every = settings.fewer(self.speed.lift_steps), self.speed.guide_every
         with self.timed("latents") as entry:
             watched = self.ledger.watched("latents", policy, interval, every)
-            found = sample_latents(flow, condition, voxels, noise, taken, watched, tell, every)
+            found = sample_latents(
+                *(flow, condition, voxels, noise, taken, watched, tell, every, aligned)
+            )
             entry.exact += evaluations(settings) - evaluations(taken)
         if self.verify:
-            exact = sample_latents(flow, condition, voxels, noise, settings)
+            exact = sample_latents(flow, condition, voxels, noise, settings, aligned=aligned)
             self.ledger.verified("latents", {LATENTS: found}, {LATENTS: exact})
         return found
 

@@ -35,6 +35,10 @@ PARTS = (
 )
 DECODERS = (GAUSSIAN_DECODER, MESH_DECODER)
 """Either may be absent, not both."""
+GAUSSIAN_DECODER_4 = "gaussian_decoder_4"
+"""Runs in the place of the other where it is there and asked for: fewer Gaussians to a voxel."""
+GAUSSIAN_DECODERS = (GAUSSIAN_DECODER, GAUSSIAN_DECODER_4)
+ALL_DECODERS = (*GAUSSIAN_DECODERS, MESH_DECODER)
 
 
 def _released_structure_fuser() -> FuserConfig:
@@ -52,6 +56,7 @@ class PartConfigs:
     latent_flow: LatentFlowConfig = field(default_factory=LatentFlowConfig)
     gaussian_decoder: GaussianDecoderConfig = field(default_factory=GaussianDecoderConfig)
     mesh_decoder: MeshDecoderConfig = field(default_factory=MeshDecoderConfig)
+    gaussian_decoder_4: GaussianDecoderConfig = GaussianDecoderConfig(gaussians=4)
 
     def build(self, name: str) -> nn.Module:
         """A fresh part, on the device that torch is told to make tensors on."""
@@ -69,6 +74,10 @@ class Parts(Protocol):
         """
         ...
 
+    def has(self, name: str) -> bool:
+        """Whether a part is there; what its tensors are is only known when it is loaded."""
+        ...
+
 
 @dataclass(frozen=True)
 class SavedParts:
@@ -76,15 +85,13 @@ class SavedParts:
 
     folder: Path
 
+    def has(self, name: str) -> bool:
+        files = (CONFIG_NAME, WEIGHTS_NAME)
+        return all((self.folder / name / file).is_file() for file in files)
+
     def check(self, names: tuple[str, ...]) -> None:
         """Raises LociError naming the parts that are not there."""
-        absent = [
-            name
-            for name in names
-            if not all(
-                (self.folder / name / file).is_file() for file in (CONFIG_NAME, WEIGHTS_NAME)
-            )
-        ]
+        absent = [name for name in names if not self.has(name)]
         if absent:
             raise LociError(
                 f"{self.folder}: missing {', '.join(absent)}, expected for each a folder with "
@@ -105,12 +112,17 @@ class GivenParts:
     def load(self, name: str) -> nn.Module:
         return self.modules[name].eval()
 
+    def has(self, name: str) -> bool:
+        return name in self.modules
+
 
 def save_parts(
     folder: Path, parts: Parts, names: tuple[str, ...], dtype: torch.dtype | None = None
 ) -> None:
-    """Writes one part after the other, floating weights as `dtype` if given."""
-    for name in names:
+    """Writes one part after the other, and the second Gaussian decoder where there is one,
+    floating weights as `dtype` if given."""
+    further = (GAUSSIAN_DECODER_4,) if parts.has(GAUSSIAN_DECODER_4) else ()
+    for name in dict.fromkeys((*names, *further)):
         cast(Any, parts.load(name)).save_pretrained(folder / name, dtype)
 
 
@@ -122,6 +134,7 @@ _CLASSES: Mapping[str, Any] = {
     LATENT_FLOW: LatentFlow,
     GAUSSIAN_DECODER: GaussianDecoder,
     MESH_DECODER: MeshDecoder,
+    GAUSSIAN_DECODER_4: GaussianDecoder,
 }
 _BUILDERS: Mapping[str, Callable[[Any], nn.Module]] = {
     name: kind.of if kind is Fuser else kind for name, kind in _CLASSES.items()

@@ -55,12 +55,14 @@ class Seen(NamedTuple):
         pointmap: in the camera frame x left, y up, z forward, NaN where unknown; or None.
         fov: horizontal field of view of the picture in degrees.
         distance: the depth of the object's middle where that is agreed on, as in the nominal scene.
+        rgb: the whole picture in [0, 1], for what reads colours off it.
     """
 
     mask: Bool[Tensor, "h w"]
     pointmap: Float[Tensor, "3 h w"] | None
     fov: float
     distance: float | None = None
+    rgb: Float[Tensor, "3 h w"] | None = None
 
 
 class Refined(NamedTuple):
@@ -170,7 +172,7 @@ def refined(
 def cells_of(seen: Seen, cells: int) -> Cells:
     """The mask and the visible depths in `cells` x `cells`, best as many as the shape has voxels
     along a side."""
-    mask, pointmap, fov, _ = seen
+    mask, pointmap, fov = seen[:3]
     height, width = mask.shape
     focal = Camera.identity(fov).focal((height, width))
     rows, columns = torch.nonzero(mask, as_tuple=True)

@@ -19,9 +19,11 @@ from loci.layers.weights import load_strict, read_tensors, save_config
 from loci.objects.lifting import LIFTER_NAME, LifterConfig
 from loci.objects.parts import (
     GAUSSIAN_DECODER,
+    GAUSSIAN_DECODER_4,
     LATENT_FLOW,
     LATENT_FUSER,
     MESH_DECODER,
+    PARTS,
     STRUCTURE_DECODER,
     STRUCTURE_FLOW,
     STRUCTURE_FUSER,
@@ -49,6 +51,7 @@ ORIGINS: Mapping[str, Origin] = {
     LATENT_FLOW: Origin("slat_generator", GENERATOR),
     GAUSSIAN_DECODER: Origin("slat_decoder_gs"),
     MESH_DECODER: Origin("slat_decoder_mesh"),
+    GAUSSIAN_DECODER_4: Origin("slat_decoder_gs_4"),
 }
 SUFFIXES = (".safetensors", ".ckpt", ".pt")
 """In the order of preference: what can be read without unpickling first."""
@@ -72,7 +75,7 @@ class ReleasedParts:
             LociError: naming the files that are missing when some are there.
         """
         for folder in (Path(source), Path(source) / "checkpoints"):
-            stems = sorted({origin.stem for origin in ORIGINS.values()})
+            stems = sorted({ORIGINS[name].stem for name in PARTS})
             missing = [stem for stem in stems if _file(folder, stem) is None]
             if not missing:
                 return cls(folder)
@@ -82,6 +85,9 @@ class ReleasedParts:
                     "all published checkpoints"
                 )
         return None
+
+    def has(self, name: str) -> bool:
+        return _file(self.folder, ORIGINS[name].stem) is not None
 
     def load(self, name: str) -> nn.Module:
         """A part in the type it was published in; of its file, what has another prefix is ignored.

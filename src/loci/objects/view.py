@@ -33,7 +33,7 @@ from loci.objects.own_pointmap import (
     read_pointmap,
 )
 from loci.objects.pose import Pose
-from loci.objects.preprocess import latent_inputs, structure_inputs
+from loci.objects.preprocess import structure_inputs
 from loci.objects.refinement import Seen
 from loci.picture import read_mask, read_pixels
 
@@ -115,19 +115,14 @@ class View:
         rgb = torch.from_numpy(self.pixels.copy()).permute(2, 0, 1).float() / 255
         mask = torch.from_numpy(inside)[None].float()
         inputs = structure_inputs(rgb, mask, self.pointmap, config.input_size)
-        appearance = inputs.tensors
-        if config.latent_input_size not in (None, config.input_size):
-            appearance = latent_inputs(rgb, mask, config.latent_input_size)
-        units = inputs.normaliser if self.pointmap is not None else nominal_scene(mask)
-        # Without a pointmap it is lifted in the nominal scene.
         if self.pointmap is None:
-            seen = Seen(mask[0] > 0.5, None, NOMINAL_FOV, NOMINAL_DISTANCE)
+            # It is lifted in the nominal scene.
+            units = nominal_scene(mask)
+            seen = Seen(mask[0] > 0.5, None, NOMINAL_FOV, NOMINAL_DISTANCE, rgb)
         else:
-            seen = Seen(mask[0] > 0.5, self.pointmap, self.fov)
-        return Subject(
-            *(name, inputs.tensors, appearance, units),
-            *(seed, cutout(self.pixels, inside), seen),
-        )
+            units = inputs.normaliser
+            seen = Seen(mask[0] > 0.5, self.pointmap, self.fov, rgb=rgb)
+        return Subject(name, inputs.tensors, units, seed, cutout(self.pixels, inside), seen)
 
     def asset(self, found: Lifted) -> Asset:
         """The object that was found."""

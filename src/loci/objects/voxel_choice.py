@@ -50,6 +50,19 @@ class VoxelChoice(NamedTuple):
         """Whether voxels are merged for the mesh alone, after stage 2."""
         return self.voxels is not self.mesh_voxels
 
+    def places(self, resolution: int) -> Float[Tensor, "n 3"]:
+        """The middles of `voxels` in the object's frame, at the size that the pose is for."""
+        places = (self.voxels.coords[:, 1:].float() + 0.5) / resolution - 0.5
+        if self.merged is None or self.late:
+            return places
+        return places * self.merged.asset_factor + self.merged.asset_shift
+
+    def width(self, resolution: int) -> float:
+        """Of one of `voxels`, likewise."""
+        if self.merged is None or self.late:
+            return 1 / resolution
+        return self.merged.asset_factor / resolution
+
     def mesh_latents(self, latents: Float[Tensor, "n c"]) -> Float[Tensor, "m c"]:
         """What the mesh decoder takes on `mesh_voxels`."""
         return self.merged.fused(latents) if self.merged and self.late else latents

@@ -13,18 +13,21 @@ from loci.layers.sparse import Voxels
 from loci.objects.conditioning import Fuser
 from loci.objects.latent_flow import LatentFlow, LatentStatistics
 from loci.objects.latent_sampling import latent_noise, sample_latents
+from loci.objects.preprocess import latent_inputs
 from loci.presets_objects import home
 from loci.train.codec_exam import PIXELS, WHITE, picture_psnr, sheet_rows, spread
 from loci.train.codec_parts import CodecParts
+from loci.train.latent_batches import LatentObject
 from loci.train.latent_set import LatentSet, SeenView
-from loci.train.latent_targets import clean_inputs, encoded
+from loci.train.latent_targets import clean_scene, encoded, pixels_of
 from loci.train.object_scenes import Sight
 from loci.train.run import RunDirectory
 
 
 class Case(NamedTuple):
-    """One object: the picture shown, another view to compare with, the voxels, their latents."""
+    """One object, the picture shown, another view to compare with, the voxels, their latents."""
 
+    item: LatentObject
     shown: Sight
     seen: SeenView
     voxels: Voxels
@@ -49,8 +52,9 @@ class FlowExam:
         for number in spread(len(test), count):
             shown = number % test.views
             seen = test.recorded(number, (shown + test.views // 2) % test.views).seen(PIXELS)
-            voxels, latents = encoded([test.items[number]], parts.encoder)
-            cases.append(Case(test.recorded(number, shown).sight, seen, voxels, latents))
+            voxels, latents, _ = encoded([test.items[number]], parts.encoder)
+            sight = test.recorded(number, shown).sight
+            cases.append(Case(test.items[number], sight, seen, voxels, latents))
         return cls(tuple(cases), parts, statistics)
 
     @torch.no_grad()
@@ -68,9 +72,11 @@ class FlowExam:
         scores: dict[str, list[float]] = {}
         for number, case in enumerate(self.cases):
             rng = torch.Generator().manual_seed(number)
-            condition = fuser(clean_inputs(case.shown, size, rng))
+            scene = clean_scene(case.shown, rng)
+            condition = fuser(latent_inputs(scene.rgb, scene.mask, size))
+            aligned = pixels_of(case.item, case.shown, scene) if flow.config.aligned else None
             noise = latent_noise(flow, case.voxels, rng)
-            sampled = sample_latents(flow, condition, case.voxels, noise, settings)
+            sampled = sample_latents(flow, condition, case.voxels, noise, settings, aligned=aligned)
             constant = self.statistics.denormalise(torch.zeros_like(sampled))
             rows["truth"].append(case.seen.over(WHITE))
             found = {

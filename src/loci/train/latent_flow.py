@@ -21,7 +21,8 @@ from loci.train.codec_parts import CodecParts
 from loci.train.first_look import begin_fuser
 from loci.train.flow_exam import FlowExam
 from loci.train.latent_set import LatentSet
-from loci.train.latent_targets import FlowBatch, cut, flow_batch, latent_statistics
+from loci.train.latent_targets import FlowBatch, Jolt, cut, flow_batch, latent_statistics
+from loci.train.lite_weights import borrow_eyes
 from loci.train.muon import MuonWithAdam
 from loci.train.object_coordinates import CoordinateReader, coordinate_loss
 from loci.train.object_scenes import SceneVariety
@@ -36,7 +37,9 @@ STATISTICS_NAME = "latent_statistics.json"
 class LatentFlowTraining:
     """How to train; the default sizes are those of `home`.
 
-    `disturbance` is the largest share of voxels lost, `unconditional` that of pictures withheld.
+    `disturbance` is the largest share of voxels lost, `unconditional` that of pictures withheld,
+    `unaligned` that of pictures of which no pose tells the voxels' pixels; `jolt` is how far poses
+    are from the true ones.
     `time_means` shift the logit-normal times towards the data, for every object one of them:
     through little noise the voxels tell each other's colour, so what the picture says of it is
     learned where there is nearly nothing but noise. `reading` is the weight of the places on the
@@ -56,6 +59,8 @@ class LatentFlowTraining:
     whole_from: float = 0.6
     disturbance: float = 0.08
     unconditional: float = 0.1
+    unaligned: float = 0.15
+    jolt: Jolt = Jolt()
     time_means: tuple[float, ...] = (-0.3, -4.0)
     reading: float = 0.5
     ema: float = 0.995
@@ -98,15 +103,19 @@ class PicturedFlow(nn.Module):
         voxels = batch.encoded.voxels
         count = len(voxels.items)
         shown = (torch.rand(count, 1, 1, generator=rng) >= config.unconditional).float()
+        placed = (torch.rand(count, 1, 1, generator=rng) >= config.unaligned).float() * shown
         means = torch.tensor(config.time_means)
         means = means[torch.randint(len(means), (count,), generator=rng)]
         time = torch.sigmoid(torch.randn(count, generator=rng) + means)
         noise = torch.randn(data.shape, generator=rng)
-        share = time[voxels.coords[:, 0], None]
-        # All-zero tokens are the unconditional branch.
-        tokens = self.fuser(batch.inputs)
+        owner = voxels.coords[:, 0].long()
+        share = time[owner, None]
+        # All-zero tokens and pixels are the unconditional branch.
+        tokens, aligned = self.fuser(batch.inputs), None
+        if self.flow.config.aligned and batch.encoded.aligned is not None:
+            aligned = batch.encoded.aligned * placed[owner, 0]
         state = share * data + (1 - share) * noise
-        velocity = self.flow(state, time * TIMESTEPS, voxels, tokens * shown)
+        velocity = self.flow(state, time * TIMESTEPS, voxels, tokens * shown, aligned)
         places = coordinate_loss(self.reader(tokens), batch.coordinates)
         return FlowLosses((velocity - (data - noise)).square().mean(), places)
 
@@ -153,6 +162,7 @@ def fit_latent_flow(
     exam = FlowExam.prepare(test, parts, statistics, config.examined)
     torch.manual_seed(config.seed)
     model = PicturedFlow(config)
+    borrow_eyes(model.fuser)
     optimizer = MuonWithAdam(model, ("blocks.",), config.rate.peak, dtype=dtype)
     ema = Ema(model, config.ema)
     learner = Learner(model, optimizer, ema)
@@ -167,7 +177,8 @@ def fit_latent_flow(
         whole = fraction >= config.whole_from
         count = config.batch if whole else config.cut_batch
         batch = flow_batch(
-            train, parts.encoder, count, size, config.variety, config.disturbance, rng
+            *(train, parts.encoder, count, size),
+            *(config.variety, config.disturbance, rng, config.jolt, dtype),
         )
         if not whole:
             batch = batch._replace(encoded=cut(batch.encoded, config.cut, rng))

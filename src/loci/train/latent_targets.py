@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from loci.geometry.camera import Camera
 from loci.layers.sparse import Voxels
 from loci.objects.latent_encoder import LatentEncoder
 from loci.objects.latent_flow import LatentStatistics
+from loci.objects.nominal import Placement
+from loci.objects.pixel_aligned import pixel_aligned
 from loci.objects.preprocess import latent_inputs
 from loci.train.latent_batches import MIRROR, LatentObject, codec_batch, disturbed
 from loci.train.latent_set import LatentSet
@@ -26,15 +30,28 @@ from loci.train.object_scenes import (
     pictured,
     recoloring,
 )
+from loci.train.precision import multiplying
 
 SMALLEST_STD = 0.05
 
 
 class Encoded(NamedTuple):
-    """Voxels of some objects and the mean latents `[n, c]` of each, as the encoder gives them."""
+    """Voxels of some objects, the mean latents `[n, c]` of each, as the encoder gives them, and the
+    pixels of each `[n, ALIGNED]`, where there is a picture."""
 
     voxels: Voxels
     latents: Tensor
+    aligned: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Jolt:
+    """Deviations of a found pose from the true one: of each of three angles, of its place and of
+    its size as parts of its size."""
+
+    degrees: float = 3.0
+    places: float = 0.01
+    sizes: float = 0.03
 
 
 class FlowBatch(NamedTuple):
@@ -47,10 +64,14 @@ class FlowBatch(NamedTuple):
 
 
 @torch.no_grad()
-def encoded(items: Sequence[LatentObject], encoder: LatentEncoder) -> Encoded:
-    """The objects as they are."""
+def encoded(
+    items: Sequence[LatentObject], encoder: LatentEncoder, dtype: torch.dtype = torch.float32
+) -> Encoded:
+    """The objects as they are; `dtype` is multiplied in."""
     batch = codec_batch(items, 0, torch.Generator())
-    return Encoded(batch.voxels, encoder(batch.features, batch.voxels)[0])
+    with multiplying(dtype):
+        latents = encoder(batch.features, batch.voxels)[0]
+    return Encoded(batch.voxels, latents.float())
 
 
 def latent_statistics(
@@ -71,12 +92,15 @@ def flow_batch(
     variety: SceneVariety,
     disturbance: float,
     rng: torch.Generator,
+    jolt: Jolt | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> FlowBatch:
     """Random objects, each in a picture of one random view.
 
     Mirrored and recoloured objects are so in the picture and in what is encoded; voxels are
-    disturbed as for the autoencoder.
+    disturbed as for the autoencoder, and poses by `jolt`. Encoding multiplies in `dtype`.
     """
+    jolt = jolt or Jolt()
     plain = replace(variety, mirrored=0.0, recolored=0.0)
 
     def another() -> Sight:
@@ -85,7 +109,7 @@ def flow_batch(
     def inputs_of(scene: Scene) -> dict[str, Tensor]:
         return latent_inputs(scene.rgb, scene.mask, size)
 
-    items, shown, places = [], [], []
+    items, shown, places, aligned = [], [], [], []
     for number in torch.randperm(len(objects), generator=rng)[:count].tolist():
         item, sight = objects.items[number], random_sight(objects, number, rng)
         if torch.rand((), generator=rng) < variety.mirrored:
@@ -97,10 +121,30 @@ def flow_batch(
             sight = sight._replace(color=color)
         items.append(disturbed(item, disturbance, rng))
         scene, inputs = pictured(sight, another, plain, rng, inputs_of)
+        aligned.append(pixels_of(items[-1], jolted(sight, jolt, rng), scene))
         shown.append(inputs)
         places.append(coordinates_in_crop(sight, scene))
     inputs = {name: torch.cat([x[name] for x in shown]) for name in shown[0]}
-    return FlowBatch(encoded(items, encoder), inputs, torch.stack(places))
+    whole = encoded(items, encoder, dtype)._replace(aligned=torch.cat(aligned))
+    return FlowBatch(whole, inputs, torch.stack(places))
+
+
+def pixels_of(item: LatentObject, sight: Sight, scene: Scene) -> Float[Tensor, "n a"]:
+    """What a scene shows of an object's voxels, where the sight says that it stands."""
+    places = (item.coords.float() + 0.5) / item.resolution - 0.5
+    camera = Camera.of_pose(*sight.placement, sight.fov)
+    return pixel_aligned(places, 1 / item.resolution, camera, scene.rgb, scene.mask)
+
+
+def jolted(sight: Sight, jolt: Jolt, rng: torch.Generator) -> Sight:
+    """Where a pose that was found, not known, may put the object."""
+    rotation, translation, scale = sight.placement
+    axis = math.radians(jolt.degrees) * torch.randn(3, generator=rng)
+    x, y, z = axis.tolist()
+    turn = torch.linalg.matrix_exp(torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]]))
+    moved = translation + jolt.places * scale * torch.randn(3, generator=rng)
+    sized = scale * torch.exp(jolt.sizes * torch.randn((), generator=rng))
+    return sight._replace(placement=Placement(rotation @ turn, moved, sized))
 
 
 def cut(whole: Encoded, most: int, rng: torch.Generator) -> Encoded:
@@ -113,7 +157,8 @@ def cut(whole: Encoded, most: int, rng: torch.Generator) -> Encoded:
         nearest = away.argsort(stable=True)[:most].sort().values
         kept.append(nearest + rows.start)
     chosen = torch.cat(kept)
-    return Encoded(Voxels(whole.voxels.coords[chosen]), whole.latents[chosen])
+    aligned = None if whole.aligned is None else whole.aligned[chosen]
+    return Encoded(Voxels(whole.voxels.coords[chosen]), whole.latents[chosen], aligned)
 
 
 def random_sight(objects: LatentSet, number: int, rng: torch.Generator) -> Sight:
@@ -121,10 +166,9 @@ def random_sight(objects: LatentSet, number: int, rng: torch.Generator) -> Sight
     return objects.recorded(number, int(torch.randint(objects.views, (), generator=rng))).sight
 
 
-def clean_inputs(sight: Sight, size: int, rng: torch.Generator) -> dict[str, Float[Tensor, "1 *c"]]:
+def clean_scene(sight: Sight, rng: torch.Generator) -> Scene:
     """A view before a random plain background, for examinations."""
-    scene = compose(sight, sight, CLEAN, rng)
-    return latent_inputs(scene.rgb, scene.mask, size)
+    return compose(sight, sight, CLEAN, rng)
 
 
 def _in_colors(item: LatentObject, matrix: Float[Tensor, "3 3"]) -> LatentObject:

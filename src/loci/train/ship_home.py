@@ -115,7 +115,6 @@ def lifter_config(runs: Runs, modules: Mapping[str, nn.Module]) -> LifterConfig:
     return replace(
         settings,
         input_size=_seen_by(modules[STRUCTURE_FUSER]),
-        latent_input_size=_seen_by(modules[LATENT_FUSER]),
         latents=replace(settings.latents, statistics=statistics),
     )
 
