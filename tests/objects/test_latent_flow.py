@@ -128,6 +128,16 @@ def test_pixels_of_voxels_change_their_velocity_and_none_are_zeros() -> None:
         small_flow().context(condition, pixels)
 
 
+def test_a_lower_temperature_begins_with_less_noise() -> None:
+    flow, voxels = small_flow(), Voxels(ball())
+    noise, condition = latent_noise(flow, voxels), torch.randn(1, 5, 12)
+    cool = LatentSampling(steps=2, temperature=0.5)
+    found = sample_latents(flow, condition, voxels, noise, cool)
+    plain = replace(cool, temperature=1.0)
+    assert torch.equal(found, sample_latents(flow, condition, voxels, 0.5 * noise, plain))
+    assert not torch.allclose(found, sample_latents(flow, condition, voxels, noise, plain))
+
+
 def test_bfloat16_keeps_to_its_type() -> None:
     flow, voxels = small_flow(), Voxels(ball(4))
     noise, time, condition = (

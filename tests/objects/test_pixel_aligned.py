@@ -42,7 +42,7 @@ def test_a_voxel_in_sight_has_the_colour_of_its_own_pixels() -> None:
     assert behind.max() < 0.2
     x, y, _ = FRONT.project(places, SIZE).unbind(1)
     within = covered.amin(dim=1) > 0.99
-    assert within.float().mean() > 0.7
+    assert within.float().mean() > 0.5
     expected = 2 * torch.stack([x / SIZE, 1 - y / SIZE, torch.zeros_like(x)], dim=1) - 1
     assert torch.allclose(color.mean(dim=1)[within], expected[within], atol=0.03)
     # Parts to the right are redder, those above greener.
