@@ -75,11 +75,17 @@ def home() -> ObjectModel:
             _torso(3), gaussians=8, scale_start=0.006, opacity_start=0.8, rotation_rate=1.0
         ),
         mesh_decoder=MeshDecoderConfig(_torso(2), narrowing=(4,), norm_groups=8, closed=True),
+        gaussian_decoder_4=None,
     )
     run = LifterConfig(
         input_size=STRIDE * _PATCHES,
-        structure=StructureSampling(steps=12, guidance=2.0),
-        latents=LatentSampling(steps=8, statistics=LatentStatistics((0.0,) * 8, (1.0,) * 8)),
+        structure=StructureSampling(steps=12, guidance=2.0, temperature=0.2),
+        latents=LatentSampling(
+            steps=8,
+            guidance=0.0,
+            temperature=0.7,
+            statistics=LatentStatistics((0.0,) * 8, (1.0,) * 8),
+        ),
         prune=0,
         refinement=RefinementConfig(),
     )

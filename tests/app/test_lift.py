@@ -87,6 +87,21 @@ def test_a_mesh_is_finished_as_asked_for(run: Run, capsys: pytest.CaptureFixture
     assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 4
 
 
+def test_decoders_are_chosen_and_checked(run: Run, capsys: pytest.CaptureFixture) -> None:
+    mesh_only = ["--decoders", "mesh_decoder"]
+    assert run("p.png", "--mask", "m.png", *mesh_only) == 0
+    assert names("lifted") == sorted(set(ONE) - {"splat.ply"})
+    wrong = {
+        "gaussian_decoder and gaussian_decoder_4, expected one": ["gaussian_decoder_4"],
+        "no mesh_decoder, expected it with --faces": ["--faces", "60"],
+    }
+    for told, rest in wrong.items():
+        assert run("p.png", "--mask", "m.png", "--decoders", "gaussian_decoder", *rest) == 2
+        assert f"--decoders: {told}" in capsys.readouterr().err
+    assert run("p.png", "--mask", "m.png", "--decoders", "gaussian_decoder_4") == 2
+    assert "expected gaussian_decoder or mesh_decoder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("option", "value", "least"),
     [("--guesses", "0", "1"), ("--faces", "3", "4"), ("--texture", "15", "16")],

@@ -5,7 +5,7 @@ import torch
 import trimesh
 
 from loci.geometry.holes import boundary_loops, closed
-from loci.geometry.inside import InsideConfig, visibility, without_inside
+from loci.geometry.inside import InsideConfig, _without, inner_faces, visibility, without_inside
 from loci.geometry.mesh import Mesh
 
 QUICK = InsideConfig(views=40, pixels=128)
@@ -101,3 +101,53 @@ def test_visibility_is_a_share_of_the_views() -> None:
     assert (seen[outer:] == 0).all()
     assert seen[:outer].min() > 0.3
     assert seen.max() < 0.5
+
+
+def test_a_hole_in_what_goes_may_be_as_large_as_it_says() -> None:
+    """A bowl whose inside nobody looks at, as far as is told: it goes only if the rim that it
+    leaves may be so large, and the rim is closed, however many edges it has."""
+    sheet = trimesh.creation.icosphere(4, 0.4)
+    mesh = joined(sheet)
+    middles = mesh.vertices[mesh.faces].mean(dim=1)
+    seen = np.where(middles[:, 2].numpy() > 0.3, 0.0, 0.4).astype(np.float32)
+    rim = 0.4**2 - 0.3**2  # Of its radius, squared
+    area = np.pi * rim
+    assert not inner_faces(mesh, seen, InsideConfig(opening=0.8 * area)).any()
+    gone = inner_faces(mesh, seen, InsideConfig(opening=1.2 * area))
+    assert np.array_equal(gone, seen == 0)
+    again = as_trimesh(_without(mesh, torch.from_numpy(gone)))
+    assert again.is_watertight
+    assert 0.8 * as_trimesh(mesh).volume < again.volume < as_trimesh(mesh).volume
+
+
+def test_a_rim_that_touches_itself_counts() -> None:
+    """Two lids that meet in one vertex."""
+    mesh = joined(ball(0.4, 4))
+    middles = mesh.vertices[mesh.faces].mean(dim=1)
+    corner = int((mesh.vertices - torch.tensor([0.4, 0, 0])).norm(dim=1).argmin())
+    side = torch.nn.functional.normalize(mesh.vertices[corner], dim=0)
+    lids = (middles @ side < 0.39) & (middles @ side > 0.2)
+    lids &= (middles[:, 1].abs() > 0.02) | (mesh.faces == corner).any(dim=1)
+    seen = np.where(lids.numpy(), 0.0, 0.4).astype(np.float32)
+    assert not inner_faces(mesh, seen, InsideConfig()).any()
+    assert inner_faces(mesh, seen, InsideConfig(opening=1.0)).any()
+
+
+def test_what_is_often_seen_is_not_cut_off_with_what_is_not() -> None:
+    """A hidden face at the end of a tongue that is seen by nearly all: the cut is at the face."""
+    mesh = joined(ball(0.4, 4))
+    seen = np.full(len(mesh.faces), 0.4, np.float32)
+    seen[7] = 0
+    gone = inner_faces(mesh, seen, QUICK)
+    assert gone.sum() == 1
+    assert gone[7]
+
+
+def test_faces_without_an_area_and_meshes_without_faces_do_no_harm() -> None:
+    whole = joined(ball(0.4, 3))
+    flat = Mesh(whole.vertices, torch.cat([whole.faces, torch.tensor([[0, 0, 1]])]))
+    assert without_inside(flat, QUICK) is flat
+    nothing = Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.long))
+    assert without_inside(nothing, QUICK) is nothing
+    inwards = joined(ball(0.4, 2, inwards=True))
+    assert without_inside(inwards, QUICK) is inwards  # Seen from nowhere, but all there is

@@ -115,6 +115,8 @@ def test_pixels_of_voxels_change_their_velocity_and_none_are_zeros() -> None:
     pixels[3] = 1
     changed = (flow(noise, time, voxels, condition, pixels) - without).abs().amax(dim=1)
     assert changed[3] > 1e-3
+    with pytest.raises(ValueError, match=f"pixels of 1 for {len(voxels)} voxels"):
+        flow(noise, time, voxels, condition, pixels[:1])
     context = flow.context(condition, pixels)
     assert context is not None
     assert context.aligned is not None
@@ -136,6 +138,8 @@ def test_a_lower_temperature_begins_with_less_noise() -> None:
     plain = replace(cool, temperature=1.0)
     assert torch.equal(found, sample_latents(flow, condition, voxels, 0.5 * noise, plain))
     assert not torch.allclose(found, sample_latents(flow, condition, voxels, noise, plain))
+    with pytest.raises(ValueError, match="temperature: -1, expected a number from 0 on"):
+        replace(cool, temperature=-1)
 
 
 def test_bfloat16_keeps_to_its_type() -> None:

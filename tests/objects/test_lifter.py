@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from loci.errors import LociError
+from loci.geometry.camera import Camera
 from loci.objects import lifting
 from loci.objects.asset import Asset
 from loci.objects.costs import cost_table
@@ -295,7 +296,7 @@ def aligned_lifter(**changes: Any) -> Lifter:
 
 def test_colours_follow_the_pixels_of_their_voxels() -> None:
     """The second stage of a model that sees them gets the pixels at which a fitted pose puts each
-    voxel, and none where there is no such pose."""
+    voxel, also where fewer voxels stand for them, and none where there is no such pose."""
     given: list[torch.Tensor | None] = []
     lifter = aligned_lifter()
     flow = cast(Any, lifter.stages.parts.load("latent_flow"))
@@ -304,20 +305,38 @@ def test_colours_follow_the_pixels_of_their_voxels() -> None:
         given.append(aligned),
         context(condition, aligned),
     )[1]
-    red = PIXELS.copy()
-    red[INSIDE] = (255, 0, 0)
-    asset = lifter(red, INSIDE)
-    (aligned,) = given
-    assert aligned is not None
-    assert len(aligned) == len(asset.voxels)
-    covered, color = aligned.view(-1, 8, 5)[..., 0], aligned.view(-1, 8, 5)[..., 1:4]
-    assert covered.mean() > 0.5  # The pose was fitted to the mask
-    assert torch.allclose(color[covered > 0.99], torch.tensor([1.0, -1, -1]), atol=0.05)
+    height, width = INSIDE.shape
+    rows, columns = np.mgrid[:height, :width]
+    ramps = [255 * columns / width, 255 * rows / height, 0 * rows]  # Red to the right, green down
+    picture = np.stack(ramps, axis=2).astype(np.uint8)
+    whole = lifter(picture, INSIDE)
+    fewer = replace(lifter.config, voxel_limit=len(whole.voxels) - 1)
+    coarse = Lifter(fewer, lifter.stages.parts)(picture, INSIDE)
+    assert coarse.coarsening == 2
+    for asset, aligned in zip((whole, coarse), given, strict=True):
+        assert aligned is not None
+        assert len(aligned) == len(asset.voxels)
+        covered, color = aligned.view(-1, 8, 5)[..., 0], aligned.view(-1, 8, 5)[..., 1:4]
+        assert covered.mean() > 0.5  # The pose was fitted to the mask
+        # Where the voxels that were found stand under the pose that was found.
+        pose = whole.pose
+        found = pose.place(whole.centres()[None])[0]
+        pixels = Camera.identity(whole.fov).project(found, (height, width))
+        seen = covered.mean(dim=1) > 0.8
+        color = color.mean(dim=1) / covered.mean(dim=1, keepdim=True)
+        assert seen.sum() >= 3
+        expected = 2 * pixels[:, :2] / torch.tensor([width, height]) - 1
+        if asset is whole:
+            assert torch.allclose(color[seen, :2], expected[seen], atol=0.1)
+        else:
+            reach = torch.cdist(color[seen, :2], expected).amin(dim=1)
+            assert reach.max() < 0.25  # In the middle of some of them
+        assert (color[seen, 2] < -0.9).all()
     cut_off = np.zeros_like(INSIDE)
     cut_off[:20, :30] = True
-    lifter(red, cut_off)
-    assert given[1] is None
-    assert aligned_lifter()(PIXELS, INSIDE).gaussians is not None
+    given.clear()
+    lifter(picture, cut_off)
+    assert given == [None]
 
 
 def test_a_coarsened_object_is_placed_at_its_true_size() -> None:

@@ -246,6 +246,13 @@ def test_merged_assets_come_out_at_their_true_size() -> None:
             *(mesh.vertices, mesh.vertices, torch.ones_like(mesh.vertices)),
             *(torch.ones(len(made), 4), torch.ones(len(made))),
         )
+        if not late:
+            near = (choice.places - choice.true_mesh(mesh).vertices).abs().amax()
+            assert near < 0.5 * 1.5 / 32 + 1e-6, "each within the cell that stands for it"
+            assert choice.width == 1.5 / 32
+        else:
+            assert torch.equal(choice.places, true)
+            assert choice.width == 1 / 32
         grown = choice.true_gaussians(splats)
         assert torch.equal(grown.scales, splats.scales * (1 if late else 1.5))
 

@@ -21,7 +21,7 @@ def picture(places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Red to the right, green upwards, inside what the voxels cover."""
     x, y, _ = FRONT.project(places, SIZE).unbind(1)
     columns, rows = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="xy")
-    reach = 0.6 * float(x.max() - x.min()) / 7
+    reach = 0.6 * float(x.max() - x.min()) / (len(x) ** 0.5 - 1)
     inside = (columns > x.min() - reach) & (columns < x.max() + reach)
     inside &= (rows > y.min() - reach) & (rows < y.max() + reach)
     rgb = torch.stack([columns / SIZE, 1 - rows / SIZE, torch.zeros(SIZE, SIZE)])
@@ -59,6 +59,16 @@ def test_what_stands_behind_is_known_to() -> None:
     _, _, behind = parts_of(rows)
     assert behind[:64].mean() < 0.2
     assert behind[64:].mean() > 0.9
+
+
+def test_the_far_end_of_a_rod_that_points_at_the_camera_is_behind() -> None:
+    """Its mask is small, and in the crop its voxels stand far apart."""
+    rod = torch.cartesian_prod(torch.arange(3, 5), torch.arange(8), torch.arange(3, 5))
+    places = (rod + 0.5) / RESOLUTION - 0.5
+    rgb, mask = picture(places[rod[:, 1] == 0])
+    _, _, behind = parts_of(pixel_aligned(places, 1 / RESOLUTION, FRONT, rgb, mask))
+    assert behind[rod[:, 1] == 0].max() < 0.3
+    assert behind[rod[:, 1] >= 5].min() > 0.9
 
 
 def test_outside_the_mask_there_is_no_colour() -> None:

@@ -1,6 +1,7 @@
 """From finished runs to a model folder that lifts, at toy size."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from loci.acceleration.laws import LAWS_NAME, Laws
 from loci.data.objects import ObjectSet
 from loci.errors import LociError
 from loci.layers.weights import save_config
+from loci.objects.conditioning import Fuser
 from loci.objects.latent_flow import LatentStatistics
 from loci.objects.lifter import Lifter
 from loci.objects.parts import PARTS
@@ -133,5 +135,14 @@ def test_runs_that_do_not_fit_are_named(data: Path, tmp_path: Path) -> None:
     other.out_layer[-1].bias.data += 1
     other.save_pretrained(runs.structure_codec / "final" / "structure_decoder")
     with pytest.raises(LociError, match="structure: trained with another decoder"):
+        ship_home(runs, data, out)
+    other.out_layer[-1].bias.data -= 1
+    other.save_pretrained(runs.structure_codec / "final" / "structure_decoder")
+    fuser = cast(Any, small_modules()["latent_fuser"])
+    picture = replace(fuser.config.picture, input_size=56)
+    Fuser.of(replace(fuser.config, picture=picture)).save_pretrained(
+        runs.latents / "final" / "latent_fuser"
+    )
+    with pytest.raises(LociError, match=r"latents: trained on pictures of 56 pixels, expected 28"):
         ship_home(runs, data, out)
     assert not out.exists()

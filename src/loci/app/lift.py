@@ -74,9 +74,9 @@ class Lift:
     decoders: tuple[Decoder, ...] = ()
     """Make only these; gaussian_decoder_4, where the model has it, makes fewer splats."""
     faces: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Clean the mesh of what nobody sees and of small holes, and leave it about so many faces."""
+    """Leave the mesh about so many faces at most, without what nobody sees and small holes."""
     texture: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
-    """Clean it likewise, and paint it with a texture of so many pixels a side."""
+    """Clean the mesh likewise, and paint it with a texture of so many pixels a side."""
     verify: bool = False
     """Run both flows a second time, exactly, and print the error that sparing caused."""
     out: Path = Path("lifted")
@@ -112,11 +112,9 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
         lifter = Lifter.from_pretrained(
             options.model, chosen_device(options.device), chosen_dtype(options.dtype)
         )
-        decoders = options.decoders or lifter.config.decoders
+        decoders = tuple(dict.fromkeys(options.decoders)) or lifter.config.decoders
         if (options.faces or options.texture) and MESH_DECODER not in decoders:
-            raise LociError(
-                "no mesh is made, expected mesh_decoder, or no --faces and no --texture"
-            )
+            raise LociError(f"{options.model}: makes no mesh, expected no --faces and no --texture")
         ledger, chosen = Ledger(), speed(options.speed, options.tolerance)
         with _bar(lifter, len(decoders), len(masks), chosen) as progress:
             scene = lifter.lift(
@@ -161,6 +159,11 @@ def _check(options: Lift) -> None:
     for name, value, least in counts:
         if value is not None and value < least:
             raise LociError(f"--{name}: {value}, expected at least {least}")
+    chosen = set(options.decoders)
+    if chosen >= {"gaussian_decoder", "gaussian_decoder_4"}:
+        raise LociError("--decoders: gaussian_decoder and gaussian_decoder_4, expected one of them")
+    if (options.faces or options.texture) and chosen and "mesh_decoder" not in chosen:
+        raise LociError("--decoders: no mesh_decoder, expected it with --faces and --texture")
     if options.faces is not None:
         need_decimation()
     if options.texture is not None:
@@ -193,10 +196,10 @@ def _cut(options: Lift, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Bool[np.ndar
 def _finished(scene: Scene, options: Lift) -> Scene:
     """With meshes as they are asked for."""
     objects = scene.objects
-    if options.faces is not None or options.texture is not None:
-        objects = tuple(asset.cleaned() for asset in objects)
     if options.faces is not None:
         objects = tuple(asset.simplified(options.faces) for asset in objects)
+    if options.faces is not None or options.texture is not None:
+        objects = tuple(asset.cleaned() for asset in objects)
     if options.texture is not None:
         objects = tuple(asset.textured(options.texture) for asset in objects)
     return replace(scene, objects=objects)

@@ -1,14 +1,22 @@
-"""Time grids.
+"""Time grids, and how loud the noise is at their beginning.
 
 Noise level s runs from 1 (noise) to 0 (data); timestep = 1000 s. SAM 3D Objects counts the other
 way: its time t = 1 - s runs from 0 (noise) to 1 (data), and its networks take 1000 t.
 """
+
+import math
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 TIMESTEPS = 1000
+
+
+def check_temperature(temperature: float) -> None:
+    """Raises ValueError for what noise cannot be multiplied by."""
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature: {temperature}, expected a number from 0 on")
 
 
 def shift(level: Float[Tensor, "*n"], factor: float) -> Float[Tensor, "*n"]:

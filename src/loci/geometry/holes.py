@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from loci.geometry.mesh import Mesh
@@ -11,11 +12,16 @@ LONGEST = 55
 """Edges around the largest hole that is closed (SAM 3D Objects, 12)."""
 
 
-def closed(mesh: Mesh, longest: int = LONGEST) -> Mesh:
-    """Every hole of at most `longest` edges gets a fan around its middle; colours of the middle
-    are the mean of the rim's. Rims that touch themselves stay open. The mesh has no texture yet.
+def closed(mesh: Mesh, longest: int = LONGEST, among: Bool[Tensor, "v"] | None = None) -> Mesh:
+    """Every hole of at most `longest` edges gets a fan around its middle, and however long, every
+    one whose rim lies `among` some vertices; colours of the middle are the mean of the rim's. Rims
+    that touch themselves stay open. The mesh has no texture yet.
     """
-    rims = [rim for rim in boundary_loops(mesh.faces) if len(rim) <= longest]
+    rims = [
+        rim
+        for rim in boundary_loops(mesh.faces)
+        if len(rim) <= longest or (among is not None and bool(among[rim].all()))
+    ]
     if not rims:
         return mesh
     faces, middles = [mesh.faces], []

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from loci.errors import LociError
 from loci.geometry.camera import Camera
-from loci.geometry.holes import boundary_loops
+from loci.geometry.decimate import EXTRA
+from loci.geometry.holes import closed
 from loci.geometry.mesh import Mesh
 from loci.geometry.mesh_render import face_weights, nearest_faces
 
@@ -55,7 +56,8 @@ class InsideConfig:
 
 @torch.no_grad()
 def without_inside(mesh: Mesh, config: InsideConfig | None = None) -> Mesh:
-    """The mesh without faces that are inside; vertices that no face uses any more go too.
+    """The mesh without faces that are inside, the holes of that closed; vertices that no face uses
+    any more go too.
 
     Args:
         mesh: in [-0.5, 0.5]^3 or near it, without a texture.
@@ -65,15 +67,15 @@ def without_inside(mesh: Mesh, config: InsideConfig | None = None) -> Mesh:
         LociError: when scipy is missing.
     """
     if find_spec("scipy") is None:
-        raise LociError(
-            "cutting off what is inside needs scipy: pip install 'genius-loci[objects]'"
-        )
+        raise LociError(f"cutting off what is inside needs scipy: {EXTRA}")
     config = config or InsideConfig()
     if not len(mesh.faces):
         return mesh
-    seen = visibility(mesh, config).cpu().numpy()
-    gone = inner_faces(mesh, seen, config)
-    return mesh if not gone.any() else _kept(mesh, torch.from_numpy(~gone).to(mesh.faces.device))
+    gone = inner_faces(mesh, visibility(mesh, config).cpu().numpy(), config)
+    # A surface of which nothing is seen is not inside of anything.
+    if not gone.any() or gone.all():
+        return mesh
+    return _without(mesh, torch.from_numpy(gone).to(mesh.faces.device))
 
 
 def visibility(mesh: Mesh, config: InsideConfig) -> Float[Tensor, "f"]:
@@ -114,7 +116,8 @@ def inner_faces(mesh: Mesh, seen: NDArray[np.float32], config: InsideConfig) -> 
     parts, labels = connected_components(graph, directed=False)
     least = np.array([np.quantile(seen[labels == part], 0.75) for part in range(parts)])
     outer = seen >= least.clip(*config.outer)[labels]
-    inner = (seen == 0) & ~outer
+    flat = (mesh.face_normals == 0).all(dim=1).cpu().numpy()
+    inner = (seen == 0) & ~flat  # What has no area is seen from nowhere, wherever it is
     if not inner.any():
         return inner
     source, sink = count, count + 1
@@ -126,7 +129,6 @@ def inner_faces(mesh: Mesh, seen: NDArray[np.float32], config: InsideConfig) -> 
     values = np.concatenate([capacity, capacity, endless])
     network = coo_matrix((values, (rows, columns)), shape=(count + 2,) * 2, dtype=np.int32).tocsr()
     left = network - maximum_flow(network, source, sink).flow
-    left.data = np.maximum(left.data, 0)
     left.eliminate_zeros()
     reached = breadth_first_order(left, source, return_predecessors=False)
     cut = np.zeros(count + 2, bool)
@@ -151,23 +153,54 @@ def _worth_it(
     graph = coo_matrix((ones, (first[both], second[both])), shape=(len(cut),) * 2)
     _, labels = connected_components(graph, directed=False)
     gone = np.zeros_like(cut)
-    open_before = {frozenset(loop) for loop in boundary_loops(mesh.faces)}
     for label in np.unique(labels[cut]):
-        piece = np.flatnonzero(cut & (labels == label))
+        piece = cut & (labels == label)
         if np.median(seen[piece]) > config.hidden:
             continue
-        loops = boundary_loops(mesh.faces[torch.from_numpy(piece).to(mesh.faces.device)])
-        new = [loop for loop in loops if frozenset(loop) not in open_before]
-        if all(_area(mesh.vertices[loop]) <= config.opening for loop in new):
-            gone[piece] = True
+        if max(_openings(mesh, piece), default=0.0) <= config.opening:
+            gone |= piece
     return gone
+
+
+def _openings(mesh: Mesh, piece: NDArray[np.bool_]) -> list[float]:
+    """The areas of the holes that a piece leaves: of all rims that hang together, fanned from their
+    middle."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    rim = _rim(mesh.faces.cpu().numpy(), piece)
+    if not len(rim):
+        return []
+    places = mesh.vertices.detach().cpu().numpy()
+    ends = (np.ones(len(rim), np.int32), (rim[:, 0], rim[:, 1]))
+    graph = coo_matrix(ends, shape=(len(places),) * 2)
+    _, labels = connected_components(graph, directed=False)
+    areas = []
+    for label in np.unique(labels[rim[:, 0]]):
+        edges = places[rim[labels[rim[:, 0]] == label]]
+        a, b = (edges - edges.mean(axis=(0, 1))).swapaxes(0, 1)
+        areas.append(float(np.linalg.norm(np.cross(a, b), axis=1).sum() / 2))
+    return areas
+
+
+def _rim(faces: NDArray[np.int64], piece: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Edges between faces of a piece and others, as vertices, `[k, 2]`."""
+    edges, owners = _edges(faces)
+    kinds, which = np.unique(edges, axis=0, return_inverse=True)
+    within = np.zeros((len(kinds), 2), bool)
+    within[which.ravel(), piece[owners].astype(int)] = True
+    return kinds[within.all(axis=1)]
+
+
+def _edges(faces: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Three for every face, the lower vertex first, and whose they are."""
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    return np.sort(edges, axis=1), np.tile(np.arange(len(faces)), 3)
 
 
 def _neighbours(mesh: Mesh) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """Pairs of faces with an edge in common, and its length."""
-    faces = mesh.faces.cpu().numpy()
-    edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
-    owners = np.tile(np.arange(len(faces)), 3)
+    edges, owners = _edges(mesh.faces.cpu().numpy())
     order = np.lexsort((edges[:, 1], edges[:, 0]))
     edges, owners = edges[order], owners[order]
     same = (edges[1:] == edges[:-1]).all(axis=1)
@@ -176,23 +209,22 @@ def _neighbours(mesh: Mesh) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArr
     return owners[:-1][same], owners[1:][same], lengths
 
 
-def _area(loop: Float[Tensor, "n 3"]) -> float:
-    """Of the flat part of what a closed line goes around."""
-    around = loop - loop.mean(dim=0)
-    return float(torch.linalg.cross(around, around.roll(-1, 0)).sum(dim=0).norm() / 2)
-
-
-def _kept(mesh: Mesh, faces: Bool[Tensor, "f"]) -> Mesh:
-    rows: Int[Tensor, "g 3"] = mesh.faces[faces]
+def _without(mesh: Mesh, gone: Bool[Tensor, "f"]) -> Mesh:
+    """What is left, closed where something went."""
+    rows: Int[Tensor, "g 3"] = mesh.faces[~gone]
     used, where = torch.unique(rows, return_inverse=True)
+    rim = _rim(mesh.faces.cpu().numpy(), gone.cpu().numpy())
+    opened = torch.zeros(len(mesh.vertices), dtype=torch.bool)
+    opened[torch.from_numpy(rim.ravel())] = True
 
     def of(values: Tensor | None) -> Tensor | None:
         return None if values is None else values[used]
 
-    return replace(
+    left = replace(
         mesh,
         vertices=cast(Tensor, of(mesh.vertices)),
         faces=where.view_as(rows),
         colors=of(mesh.colors),
         learned_normals=of(mesh.learned_normals),
     )
+    return closed(left, 0, opened[used.cpu()])

@@ -162,13 +162,15 @@ class LatentFlow(nn.Module):
             context: what `context` made of the condition; None for the unconditional branch.
 
         Raises:
-            ValueError: when latents and voxels differ in number.
+            ValueError: when latents, voxels and pixels, if there are any, differ in number.
         """
         if latents.shape[0] != len(voxels):
             raise ValueError(f"{latents.shape[0]} latents for {len(voxels)} voxels")
         moment = self.t_embedder(time)
         x, levels, remembered = self.input_layer(latents.to(moment.dtype)), [voxels], []
         if context is not None and context.aligned is not None:
+            if len(context.aligned) != len(voxels):
+                raise ValueError(f"pixels of {len(context.aligned)} for {len(voxels)} voxels")
             x = x + context.aligned
         for block in _residual(self.input_blocks):
             x = block(x, moment, levels[-1])

@@ -10,7 +10,7 @@ from torch import Tensor
 from loci.flow.guidance import Velocity, guided_within
 from loci.flow.policy import Rows, State, StepPolicy, TokenPolicy
 from loci.flow.sampler import sample
-from loci.flow.schedule import TIMESTEPS, rescaled_times
+from loci.flow.schedule import TIMESTEPS, check_temperature, rescaled_times
 from loci.layers.sparse import Voxels
 from loci.objects.latent_branches import LatentBranch
 from loci.objects.latent_flow import LatentFlow, LatentStatistics
@@ -34,6 +34,9 @@ class LatentSampling:
     interval: tuple[float, float] = (0.0, 500.0)
     temperature: float = 1.0
     statistics: LatentStatistics = field(default_factory=LatentStatistics)
+
+    def __post_init__(self) -> None:
+        check_temperature(self.temperature)
 
     def fewer(self, part: float) -> "LatentSampling":
         """With a part of the steps, at least one."""

@@ -20,7 +20,7 @@ from loci.objects.asset import Asset
 from loci.objects.lifting import LIFTER_NAME, LifterConfig, Lifting, Progress
 from loci.objects.own_pointmap import Frame
 from loci.objects.pace import Pace
-from loci.objects.parts import ALL_DECODERS, GAUSSIAN_DECODERS, Parts, SavedParts, save_parts
+from loci.objects.parts import ALL_DECODERS, Parts, SavedParts, save_parts
 from loci.objects.released import ReleasedParts
 from loci.objects.scene import Scene
 from loci.objects.stages import Stages
@@ -184,8 +184,8 @@ class Lifter:
             progress: called before every step of every stage.
 
         Raises:
-            LociError: when nothing was found, a part does not fit, there is no such speed, or
-                there is not one guess.
+            LociError: when nothing was found, a part does not fit, there is no such speed or
+                decoder, or there is not one guess.
         """
         if not masks:
             raise LociError("masks: none, expected one for each object")
@@ -211,6 +211,7 @@ class Lifter:
         if absent or not decoders:
             known = " or ".join(there)
             raise LociError(f"decoders: {', '.join(absent) or 'none'}, expected {known}")
-        if set(GAUSSIAN_DECODERS) <= set(decoders):
-            raise LociError(f"decoders: {' and '.join(GAUSSIAN_DECODERS)}, expected one of the two")
-        return replace(config, decoders=tuple(decoders))
+        try:
+            return replace(config, decoders=tuple(dict.fromkeys(decoders)))
+        except ValueError as error:
+            raise LociError(str(error)) from error

@@ -61,9 +61,9 @@ class LifterConfig:
 
     `input_size` is the side that pictures, masks and pointmaps are brought to; `prune` how deep
     inside an object voxels are dropped, 0 for none; `decoders` names the parts that end a run;
-    `refinement` is how the pose is refined at the end, None for not at all. Of so many `guesses` at
-    an object's shape, each from noise of its own, the one that covers mask and depths best is gone
-    on with; where that cannot be told, as without refinement, one is all that is made.
+    `refinement` is how the pose is refined between the stages, None for not at all. Of so many
+    `guesses` at an object's shape, each from noise of its own, the one that covers mask and depths
+    best is gone on with; where that cannot be told, as without refinement, one is all that is made.
     """
 
     input_size: int = INPUT_SIZE
@@ -79,6 +79,9 @@ class LifterConfig:
     def __post_init__(self) -> None:
         if self.guesses < 1:
             raise ValueError(f"guesses: {self.guesses}, expected at least 1")
+        if set(GAUSSIAN_DECODERS) <= set(self.decoders):
+            names = " and ".join(GAUSSIAN_DECODERS)
+            raise ValueError(f"decoders: {names}, expected one of the two")
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -106,7 +109,8 @@ class Subject(NamedTuple):
         normaliser: what its pose is measured by.
         seed: of its noise, whatever other objects there are.
         cutout: the part of the picture around it, the alpha channel its mask.
-        seen: what its pose can be refined by; None leaves it as it is.
+        seen: what its pose can be refined by, and what its voxels' pixels are read from; None
+            leaves the pose as it is, and no pixels are known.
     """
 
     name: str
@@ -288,9 +292,11 @@ class Lifting:
         if seen is None or seen.rgb is None or not math.isfinite(one.mark):
             return None
         rotation, translation, scale = (part[0].float().cpu() for part in one.pose)
+        choice = one.choice
+        scale = scale / choice.shrunk
         camera = Camera.of_pose(quaternion_matrix(rotation), translation, scale, seen.fov)
-        places, width = one.choice.places(one.resolution), one.choice.width(one.resolution)
-        aligned = pixel_aligned(places.cpu(), width, camera, seen.rgb, seen.mask[None].float())
+        places, mask = choice.places.cpu(), seen.mask[None].float()
+        aligned = pixel_aligned(places, choice.width, camera, seen.rgb, mask)
         return aligned.to(self.stages.device)
 
     def _with_gaussians(

@@ -47,7 +47,8 @@ def _released_structure_fuser() -> FuserConfig:
 
 @dataclass(frozen=True)
 class PartConfigs:
-    """Sizes of every part. The defaults are the released model (SAM 3D Objects, 14)."""
+    """Sizes of every part. The defaults are the released model (SAM 3D Objects, 14); a model may
+    have no `gaussian_decoder_4`."""
 
     structure_fuser: FuserConfig = field(default_factory=_released_structure_fuser)
     structure_flow: StructureFlowConfig = field(default_factory=StructureFlowConfig)
@@ -56,7 +57,7 @@ class PartConfigs:
     latent_flow: LatentFlowConfig = field(default_factory=LatentFlowConfig)
     gaussian_decoder: GaussianDecoderConfig = field(default_factory=GaussianDecoderConfig)
     mesh_decoder: MeshDecoderConfig = field(default_factory=MeshDecoderConfig)
-    gaussian_decoder_4: GaussianDecoderConfig = GaussianDecoderConfig(gaussians=4)
+    gaussian_decoder_4: GaussianDecoderConfig | None = GaussianDecoderConfig(gaussians=4)
 
     def build(self, name: str) -> nn.Module:
         """A fresh part, on the device that torch is told to make tensors on."""

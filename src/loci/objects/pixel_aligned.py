@@ -24,8 +24,9 @@ and how far it lies behind what is nearest to the camera, in [0, 1]."""
 
 FINE = 2.0
 """Cells of the crop that colours are read from, for every voxel along the object."""
-COARSE = 1.5
-"""Cells of the depth buffer, likewise: so large that a surface of voxels has no holes in it."""
+COARSE, CLOSE = 1.5, 0.8
+"""Cells of the depth buffer, likewise, and at most so many from one part of a voxel to the next: so
+large that a surface of voxels has no holes in it."""
 DEEP = 4.0
 """In voxels: what lies further behind is as hidden as can be."""
 
@@ -58,13 +59,18 @@ def pixel_aligned(
     x, y, depth = camera.project(parts, (rgb.shape[-2], rgb.shape[-1])).unbind(-1)
     before = depth > width
     crop, box = square_crop(torch.cat([rgb * mask, mask]), mask), crop_box(mask)
-    place = (torch.stack([x - box.x1, y - box.y1], dim=-1) / crop.shape[-1]).nan_to_num(-1.0)
+    place = torch.stack([x - box.x1, y - box.y1], dim=-1) / crop.shape[-1]
+    place = torch.where(before[:, None], place, -1.0)
     side = max(1, round(FINE / width))
     crop = F.interpolate(crop[None], (side, side), mode="bilinear", antialias=True)
     seen = F.grid_sample(crop, (2 * place - 1)[None, None], align_corners=False)[0, :, 0].T
     seen = seen * before[:, None]
     color, covered = 2 * seen[:, :3] - seen[:, 3:], seen[:, 3:]
-    hidden = _behind(place, depth, before, max(1, round(COARSE / width))) / (DEEP * width)
+    # An object seen end-on is small in the picture, and its voxels stand far apart in the crop.
+    near = float(depth[before].median()) if before.any() else torch.inf
+    apart = width / 2 * camera.focal((rgb.shape[-2], rgb.shape[-1])) / near
+    cells = min(COARSE / width, CLOSE * crop.shape[-1] / max(apart, 1e-6))
+    hidden = _behind(place, depth, before, max(1, round(cells))) / (DEEP * width)
     rows = torch.cat([covered, color, hidden.clamp(0, 1)[:, None]], dim=1)
     return rows.view(len(places), ALIGNED)
 
@@ -79,4 +85,4 @@ def _behind(
     cell = index[:, 1] * side + index[:, 0]
     near = depth.new_full((side**2,), torch.inf)
     near.scatter_reduce_(0, cell, torch.where(known, depth, torch.inf), "amin")
-    return torch.where(known, depth - near[cell], torch.inf).nan_to_num(torch.inf)
+    return torch.where(known, depth - near[cell], torch.inf)

@@ -16,7 +16,7 @@ BOX_FACTOR = 1.2
 
 
 class StructureInputs(NamedTuple):
-    """What stage 1 is conditioned on, and what its pose is measured by.
+    """What both stages are conditioned on (pointmaps: stage 1), and what its pose is measured by.
 
     `tensors` holds image, rgb_image `[1, 3, s, s]`, mask, rgb_image_mask `[1, 1, s, s]` in [0, 1]
     and, if there is a pointmap, pointmap, rgb_pointmap `[1, 3, s, s]`. The names with rgb_ show

@@ -10,7 +10,7 @@ from torch import Tensor
 from loci.flow.guidance import guided_within
 from loci.flow.policy import State, StepPolicy
 from loci.flow.sampler import sample
-from loci.flow.schedule import TIMESTEPS, rescaled_times
+from loci.flow.schedule import TIMESTEPS, check_temperature, rescaled_times
 from loci.objects.structure_flow import StructureFlow, for_all
 
 
@@ -21,6 +21,8 @@ class StructureSampling:
     `interval` is the part of the run, as 1000 times the time, that is guided. With `shortcut` the
     network is told how long the steps are, so that few suffice, and there is no guidance. As
     released it is told 1 / steps at every step, also where the grid's steps are not equally long.
+    `temperature` is how loud the noise is that a run begins with: below 1 it ends with likelier
+    shapes.
     """
 
     steps: int = 25
@@ -28,6 +30,10 @@ class StructureSampling:
     guidance: float = 7.0
     interval: tuple[float, float] = (0.0, 500.0)
     shortcut: bool = False
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_temperature(self.temperature)
 
     def fewer(self, part: float) -> "StructureSampling":
         """With a part of the steps, at least one."""
@@ -66,4 +72,5 @@ def sample_structure(
         settings.interval,
         guide_every,
     )
+    noise = {name: settings.temperature * x for name, x in noise.items()}
     return sample(velocity, noise, times[:-1] * TIMESTEPS, policy, on_step, end=1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,11 @@ class View:
     pointmap: Float[Tensor, "3 h w"] | None
     fov: float
 
+    @cached_property
+    def rgb(self) -> Float[Tensor, "3 h w"]:
+        """The picture in [0, 1]; all its objects share it."""
+        return torch.from_numpy(self.pixels.copy()).permute(2, 0, 1).float() / 255
+
     @classmethod
     def read(
         cls,
@@ -112,7 +118,7 @@ class View:
         self, inside: Bool[np.ndarray, "h w"], name: str, seed: int, config: LifterConfig
     ) -> Subject:
         """What the model is asked about the object inside a checked mask."""
-        rgb = torch.from_numpy(self.pixels.copy()).permute(2, 0, 1).float() / 255
+        rgb = self.rgb
         mask = torch.from_numpy(inside)[None].float()
         inputs = structure_inputs(rgb, mask, self.pointmap, config.input_size)
         if self.pointmap is None:

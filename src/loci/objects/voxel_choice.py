@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from loci.acceleration.aggregation import Aggregation, aggregate
+from loci.acceleration.aggregation import Aggregation, aggregate, shrunk
 from loci.acceleration.spectral import (
     DecodingConfig,
     decoding_factor,
@@ -31,6 +31,9 @@ class VoxelChoice(NamedTuple):
         voxels: those of stage 2 and of the Gaussians.
         mesh_voxels: those of the mesh.
         scores: of each of `voxels`, for the carving of tokens (`spectral.token_scores`).
+        places: where each of `voxels` stands in the object's frame, before anything is drawn
+            smaller: the mean of those that it stands for.
+        width: of one of them, there.
         shrunk: how many times smaller than its grid says the object was drawn; the pose's scale
             makes up for it.
         merged: how voxels were merged for their spectrum's sake, None if they were not.
@@ -41,6 +44,8 @@ class VoxelChoice(NamedTuple):
     voxels: Voxels
     mesh_voxels: Voxels
     scores: Float[Tensor, "n"]
+    places: Float[Tensor, "n 3"]
+    width: float
     shrunk: float = 1
     merged: Aggregation | None = None
     detail: float | None = None
@@ -49,19 +54,6 @@ class VoxelChoice(NamedTuple):
     def late(self) -> bool:
         """Whether voxels are merged for the mesh alone, after stage 2."""
         return self.voxels is not self.mesh_voxels
-
-    def places(self, resolution: int) -> Float[Tensor, "n 3"]:
-        """The middles of `voxels` in the object's frame, at the size that the pose is for."""
-        places = (self.voxels.coords[:, 1:].float() + 0.5) / resolution - 0.5
-        if self.merged is None or self.late:
-            return places
-        return places * self.merged.asset_factor + self.merged.asset_shift
-
-    def width(self, resolution: int) -> float:
-        """Of one of `voxels`, likewise."""
-        if self.merged is None or self.late:
-            return 1 / resolution
-        return self.merged.asset_factor / resolution
 
     def mesh_latents(self, latents: Float[Tensor, "n c"]) -> Float[Tensor, "m c"]:
         """What the mesh decoder takes on `mesh_voxels`."""
@@ -133,11 +125,17 @@ def _whole(
 ) -> VoxelChoice:
     """Coarser only if it has to be (SAM 3D Objects, 7)."""
     fewer, factor = coarsen(coords, limit, chance)
+    places = _middles(coords, resolution)
     if factor > 1:
         # The logits are of the finer grid; of the coarser one the occupancy is known.
         scores = token_scores(fewer, torch.ones_like(fewer[:, 0]), resolution)
+        there, parent = torch.unique(shrunk(coords, factor), dim=0, return_inverse=True)
+        places = Aggregation(there, parent, factor).fused(places, "mean")
+        grid = torch.tensor([resolution**2, resolution, 1], device=coords.device)
+        cells, wanted = ((c[:, 1:] * grid).sum(dim=1) for c in (there, fewer))
+        places = places[torch.searchsorted(cells, wanted)]
     voxels = Voxels(fewer)
-    return VoxelChoice(fewer, voxels, voxels, scores, factor)
+    return VoxelChoice(fewer, voxels, voxels, scores, places, factor / resolution, factor)
 
 
 def _merged(
@@ -157,4 +155,10 @@ def _merged(
     merged = aggregate(coords, factor, config.mode, resolution)
     rows = merged.subset(limit, chance)
     voxels, scores = Voxels(merged.coords[rows]), merged.fused(scores)[rows]
-    return VoxelChoice(coords, voxels, voxels, scores, merged.pose_factor, merged)
+    places = merged.fused(_middles(coords, resolution), "mean")[rows]
+    width = merged.factor / resolution
+    return VoxelChoice(coords, voxels, voxels, scores, places, width, merged.pose_factor, merged)
+
+
+def _middles(coords: Int[Tensor, "n 4"], resolution: int) -> Float[Tensor, "n 3"]:
+    return (coords[:, 1:].float() + 0.5) / resolution - 0.5

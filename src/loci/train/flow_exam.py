@@ -1,4 +1,5 @@
-"""What a stage-2 flow makes of pictures of objects it has not seen, on their true voxels."""
+"""What a stage-2 flow makes of pictures of objects it has not seen, on their true voxels at their
+true places."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ class PicturedFlow(nn.Module):
         means = means[torch.randint(len(means), (count,), generator=rng)]
         time = torch.sigmoid(torch.randn(count, generator=rng) + means)
         noise = torch.randn(data.shape, generator=rng)
-        owner = voxels.coords[:, 0].long()
+        owner = voxels.coords[:, 0]
         share = time[owner, None]
         # All-zero tokens and pixels are the unconditional branch.
         tokens, aligned = self.fuser(batch.inputs), None

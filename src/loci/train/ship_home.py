@@ -109,12 +109,21 @@ def ship_home(runs: Runs, data: Path, out: Path) -> Lifter:
 
 def lifter_config(runs: Runs, modules: Mapping[str, nn.Module]) -> LifterConfig:
     """The settings of `home` with what the trained fusers see and the statistics that were measured
-    on the trained latents."""
-    settings = home().run
+    on the trained latents.
+
+    Raises:
+        LociError: when the fusers see pictures of different sizes.
+    """
+    settings, seen = home().run, _seen_by(modules[STRUCTURE_FUSER])
+    if _seen_by(modules[LATENT_FUSER]) != seen:
+        raise LociError(
+            f"{runs.latents}: trained on pictures of {_seen_by(modules[LATENT_FUSER])} pixels, "
+            f"expected {seen} as {runs.structure}"
+        )
     statistics = load_config(runs.latents / "final" / STATISTICS_NAME, LatentStatistics)
     return replace(
         settings,
-        input_size=_seen_by(modules[STRUCTURE_FUSER]),
+        input_size=seen,
         latents=replace(settings.latents, statistics=statistics),
     )
 
