@@ -79,7 +79,7 @@ def home() -> ObjectModel:
     )
     run = LifterConfig(
         input_size=STRIDE * _PATCHES,
-        structure=StructureSampling(steps=12, guidance=2.0, temperature=0.6),
+        structure=StructureSampling(steps=12, guidance=1.0, temperature=0.6),
         latents=LatentSampling(
             steps=8,
             guidance=0.0,

@@ -80,7 +80,8 @@ def test_every_speed(name: str) -> None:
     latents, toy = run(chosen.latent_policy(INTERVAL, SCORES, BLOCKS), start=tokens())
     assert latents["latents"].isfinite().all()
     assert (len(toy.evaluated) < 25 or bool(toy.parts)) == skips
-    assert (chosen.lift_steps < 1) == (name in ("fast", "faster"))
+    assert (chosen.structure_steps < 1) == (name in ("fast", "faster"))
+    assert (chosen.latent_steps < 1) == (name in ("fast", "faster"))
     walked, _ = run(chosen.walk_policy(), start=tokens())
     assert walked["latents"].isfinite().all()
 

@@ -288,7 +288,7 @@ def test_a_cutout_has_the_ratio_of_the_whole_picture(shift: tuple[int, int]) -> 
 def test_fewer_steps_and_a_held_difference_are_written_down(lifter: Lifter) -> None:
     full, spared = Ledger(), Ledger()
     lifter(PIXELS, INSIDE, seed=3, ledger=full)
-    speed = Speed("spared", lift_steps=0.5, guide_every=GUIDED_ONCE)
+    speed = Speed("spared", structure_steps=0.5, latent_steps=0.5, guide_every=GUIDED_ONCE)
     lifter(PIXELS, INSIDE, seed=3, ledger=spared, speed=speed)
     for stage in ("structure", "latents"):
         exact, entry = full.entry(stage), spared.entry(stage)

@@ -53,7 +53,8 @@ class Speed:
         dropped: of the voxels that were found, the share that goes at random, for comparison.
         walk: steps and tokens of a chunk of a walk.
         walk_steps: the part of a chunk's Euler steps that is taken; the steps are longer.
-        lift_steps: the same of both flows of a lift.
+        structure_steps: the same of the structure flow of a lift.
+        latent_steps: the same of its latent flow.
         guide_every: in a lift, of how many guided evaluations one makes the unconditional velocity
             anew (`flow.guidance.guided_within`).
     """
@@ -66,7 +67,8 @@ class Speed:
     dropped: float = 0.0
     walk: StepCacheConfig | TokenBudgetConfig | WalkPolicies | None = None
     walk_steps: float = 1.0
-    lift_steps: float = 1.0
+    structure_steps: float = 1.0
+    latent_steps: float = 1.0
     guide_every: int = 1
 
     def structure_policy(self, interval: Interval | None) -> StepPolicy:
@@ -138,7 +140,8 @@ class Speed:
             if isinstance(walk, TokenBudgetConfig)
             else cache(walk, ()),
             walk_steps=1.0,
-            lift_steps=1.0,
+            structure_steps=1.0,
+            latent_steps=1.0,
             guide_every=1,
         )
 
@@ -202,7 +205,9 @@ def fast() -> Speed:
     return Speed(
         "fast",
         decoding=DecodingConfig("loci"),
-        lift_steps=0.5,
+        structure_steps=0.5,
+        latent_steps=0.5,
+        guide_every=2,
         walk_steps=0.5,
     )
 
@@ -212,7 +217,9 @@ def faster() -> Speed:
     return Speed(
         "faster",
         decoding=DecodingConfig("loci"),
-        lift_steps=0.25,
+        structure_steps=0.5,
+        latent_steps=0.125,
+        guide_every=GUIDED_ONCE,
         walk_steps=0.25,
     )
 

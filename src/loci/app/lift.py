@@ -212,10 +212,12 @@ def _bar(
     """A bar over all steps of all stages."""
     from tqdm import tqdm
 
-    config = lifter.config
-    flows = (config.structure, config.latents)
+    from loci.objects.pace import Pace
+
+    config, pace = lifter.config, Pace(speed)
+    flows = pace.fewer(config.structure), pace.fewer(config.latents)
     parts = len(config.parts) - len(config.decoders) + decoders
-    steps = sum(flow.fewer(speed.lift_steps).steps for flow in flows) + parts - len(flows)
+    steps = sum(flow.steps for flow in flows) + parts - len(flows)
     with tqdm(total=objects * steps, unit=" steps") as bar:
 
         def show(progress: Progress) -> None:

@@ -32,6 +32,8 @@ from loci.objects.lifting import LifterConfig
 EXACT = "exact"
 FEWER = (1 / 2, 1 / 3, 1 / 4)
 """Parts of the steps of both flows, for the baseline of fewer steps."""
+UNEVEN = ((1 / 2, 1 / 4), (1 / 2, 1 / 8), (1 / 3, 1 / 8))
+"""Parts of the structure flow's steps and of the latent flow's, which needs fewer."""
 MILD = 0.03
 """The tolerance of the rows that spend an error."""
 UNIFORM = DecodingConfig("released", high=math.inf, low=-math.inf, minimum=0)
@@ -69,6 +71,7 @@ def methods(seed: int) -> list[Method]:
     return [
         Method(EXACT, EXACT, exact()),
         *fewer,
+        *(Method(uneven(*parts), "fewer steps", uneven_speed(*parts)) for parts in UNEVEN),
         *(Method(name, "baselines", speed) for name, speed in _baselines(seed).items()),
         *_ablation(released()),
         *_ablation(paper()),
@@ -143,14 +146,26 @@ def _ours() -> dict[str, Speed]:
         often = "once" if every == GUIDED_ONCE else f"1 in {every}"
         for part in (1, *FEWER):
             name = f"guided {often}" + (f", steps x {part:.2g}" if part < 1 else "")
-            found[name] = Speed(name, lift_steps=part, guide_every=every)
-    for part in FEWER:
-        name = f"loci decoding, steps x {part:.2g}"
-        found[name] = Speed(name, decoding=decoding, lift_steps=part)
-        for often, every in (("1 in 2", 2), ("once", GUIDED_ONCE)):
-            name = f"loci decoding, guided {often}, steps x {part:.2g}"
-            found[name] = Speed(name, decoding=decoding, lift_steps=part, guide_every=every)
+            found[name] = Speed(name, structure_steps=part, latent_steps=part, guide_every=every)
+    for parts in (*((part, part) for part in FEWER), *UNEVEN):
+        for often, every in (("", 1), ("guided 1 in 2, ", 2), ("guided once, ", GUIDED_ONCE)):
+            name = f"loci decoding, {often}{uneven(*parts)}"
+            base = uneven_speed(*parts)
+            found[name] = replace(base, name=name, decoding=decoding, guide_every=every)
     return found
+
+
+def uneven(structure: float, latents: float) -> str:
+    """What a row is called that takes parts of the steps of both flows."""
+    if structure == latents:
+        return f"steps x {structure:.2g}"
+    return f"structure x {structure:.2g}, latents x {latents:.2g}"
+
+
+def uneven_speed(structure: float, latents: float) -> Speed:
+    """At which they are taken, and nothing else is spared."""
+    name = uneven(structure, latents)
+    return Speed(name, structure_steps=structure, latent_steps=latents)
 
 
 def _ablation(whole: Speed) -> list[Method]:

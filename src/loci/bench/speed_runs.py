@@ -94,7 +94,7 @@ class Shared(Pace):
         tell: OnStep,
     ) -> State:
         speed = self.speed
-        key = speed.structure, settings.fewer(speed.lift_steps), speed.guide_every
+        key = speed.structure, self.fewer(settings), speed.guide_every
         if key not in self.known:
             made = super().structure(flow, condition, noise, settings, tell)
             self.known[key] = made, self.ledger.entry("structure")

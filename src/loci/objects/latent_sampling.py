@@ -32,8 +32,8 @@ class LatentSampling:
     rescale: float = 1.0
     guidance: float = 1.0
     interval: tuple[float, float] = (0.0, 500.0)
-    temperature: float = 1.0
     statistics: LatentStatistics = field(default_factory=LatentStatistics)
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -20,6 +21,7 @@ from loci.objects.structure_sampling import StructureSampling, sample_structure
 from loci.objects.voxel_choice import VoxelChoice
 
 OnStep = Callable[[int, State], None]
+Settings = TypeVar("Settings", StructureSampling, LatentSampling)
 
 
 class Pace:
@@ -46,9 +48,15 @@ class Pace:
         """Adds the seconds of the block to the stage."""
         return self.ledger.timed(stage)
 
-    def steps(self, settings: StructureSampling | LatentSampling) -> int:
+    def steps(self, settings: Settings) -> int:
         """How many Euler steps of a flow are taken."""
-        return settings.fewer(self.speed.lift_steps).steps
+        return self.fewer(settings).steps
+
+    def fewer(self, settings: Settings) -> Settings:
+        """With as many of its steps as are taken."""
+        of_structure = isinstance(settings, StructureSampling)
+        part = self.speed.structure_steps if of_structure else self.speed.latent_steps
+        return settings.fewer(part)
 
     def structure(
         self,
@@ -60,7 +68,7 @@ class Pace:
     ) -> State:
         """Stage 1 of an object; arguments as of `sample_structure`."""
         interval, every = guided_interval(settings), self.speed.guide_every
-        taken = settings.fewer(self.speed.lift_steps)
+        taken = self.fewer(settings)
         policy = self.speed.structure_policy(interval)
         with self.timed("structure") as entry:
             watched = self.ledger.watched("structure", policy, interval, every)
@@ -85,7 +93,7 @@ class Pace:
         interval, voxels = guided_interval(settings), choice.voxels
         blocks = tokens_of(voxels, len(flow.config.io_channels))
         policy = self.speed.latent_policy(interval, choice.scores, blocks)
-        taken, every = settings.fewer(self.speed.lift_steps), self.speed.guide_every
+        taken, every = self.fewer(settings), self.speed.guide_every
         with self.timed("latents") as entry:
             watched = self.ledger.watched("latents", policy, interval, every)
             found = sample_latents(
