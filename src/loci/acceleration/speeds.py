@@ -217,7 +217,7 @@ def faster() -> Speed:
     return Speed(
         "faster",
         decoding=DecodingConfig("loci"),
-        structure_steps=0.5,
+        structure_steps=1 / 3,
         latent_steps=0.125,
         guide_every=GUIDED_ONCE,
         walk_steps=0.25,
