@@ -1,5 +1,7 @@
 """What nobody can see is cut off, and nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import trimesh
@@ -131,6 +133,18 @@ def test_a_rim_that_touches_itself_counts() -> None:
     seen = np.where(lids.numpy(), 0.0, 0.4).astype(np.float32)
     assert not inner_faces(mesh, seen, InsideConfig()).any()
     assert inner_faces(mesh, seen, InsideConfig(opening=1.0)).any()
+
+
+def test_what_is_hidden_only_here_and_there_stays() -> None:
+    """What the cut takes goes if half of it is seen from as few views as is allowed, else not."""
+    mesh = joined(ball(0.4, 4))
+    up = mesh.vertices[mesh.faces].mean(dim=1)[:, 2].numpy()
+    seen = np.where(up > 0.3, 0.24, 0.4).astype(np.float32)
+    seen[up > 0.36] = 0
+    wide = InsideConfig(opening=1.0)
+    found = inner_faces(mesh, seen, wide)
+    assert found[up > 0.36].all()
+    assert not inner_faces(mesh, seen, replace(wide, hidden=-1.0)).any()
 
 
 def test_what_is_often_seen_is_not_cut_off_with_what_is_not() -> None:

@@ -139,5 +139,9 @@ def test_a_shortcut_run_is_unguided_and_tells_the_step(flow: StructureFlow) -> N
     v = flow.velocity(noise, torch.zeros(1), context, torch.tensor([1000.0]))
     one_step = {name: noise[name] + v[name] for name in noise}
     assert largest_difference(sample_structure(flow, given, noise, settings), one_step) < 1e-6
+    cool = sample_structure(flow, given, noise, replace(settings, temperature=0.5))
+    half = {name: 0.5 * x for name, x in noise.items()}
+    assert largest_difference(cool, sample_structure(flow, given, half, settings)) == 0
+    assert largest_difference(cool, one_step) > 0.1
     guided = sample_structure(flow, given, noise, replace(settings, shortcut=False))
     assert largest_difference(guided, one_step) > 1e-3

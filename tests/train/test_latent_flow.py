@@ -24,6 +24,7 @@ from loci.train.latent_flow import (
 )
 from loci.train.latent_set import LatentSet
 from loci.train.latent_targets import (
+    FlowBatch,
     Jolt,
     cut,
     encoded,
@@ -180,6 +181,24 @@ def test_every_weight_learns(toys: LatentSet, parts: CodecParts) -> None:
         if not any(part in name for part in UNUSED):
             assert parameter.grad is not None, name
             assert parameter.grad.abs().max() > 0, name
+
+
+def test_pixels_are_withheld_as_often_as_it_says(toys: LatentSet, parts: CodecParts) -> None:
+    """From a share of the objects alone, and with the picture where that is withheld."""
+    torch.manual_seed(0)
+    model = PicturedFlow(TINY)
+    torch.nn.init.normal_(model.flow.out_layer.weight, std=0.1)
+    batch = flow_batch(toys, parts.encoder, 2, 28, TINY.variety, 0.1, torch.Generator())
+    without = batch._replace(encoded=batch.encoded._replace(aligned=None))
+
+    def loss(given: FlowBatch, **shares: float) -> float:
+        config = replace(TINY, **{"unconditional": 0.0, "unaligned": 0.0, **shares})
+        rng = torch.Generator().manual_seed(1)
+        return float(model.losses(given, given.encoded.latents, config, rng).velocity.detach())
+
+    assert loss(batch) != loss(without)
+    assert loss(batch, unaligned=1.0) == loss(without)
+    assert loss(batch, unconditional=1.0) == loss(without, unconditional=1.0)
 
 
 def test_it_learns_and_saves(toys: LatentSet, parts: CodecParts, tmp_path: Path) -> None:

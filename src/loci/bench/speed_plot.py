@@ -1,13 +1,25 @@
-"""Speed-up against loss, a point for every method; those that no other beats are joined."""
+"""Speed-up against loss, a point for every method; those that no other beats are joined.
+
+Fifty names over one another tell nothing: named are the corners of that line, the named speeds, and
+the fastest of every group; the table has the rest.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
 
 from loci.errors import LociError
 from loci.files import replacing
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 Points = list[tuple[float, float]]
+Places = dict[str, tuple[float, float]]
+SPEEDS = ("exact", "fast", "faster", "released", "paper")
 
 
 def check_drawable() -> None:
@@ -28,22 +40,43 @@ def draw(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     exact = rows["exact"]["fscore"]
-    groups: dict[str, dict[str, tuple[float, float]]] = {}
+    groups: dict[str, Places] = {}
     for name, row in rows.items():
         if row["speedup"] is not None and row["fscore"] is not None:
             place = row["speedup"], exact - row["fscore"]
             groups.setdefault(row["group"], {})[name] = place
+    edge = frontier([place for places in groups.values() for place in places.values()])
     for group, places in groups.items():
         axes.scatter(*zip(*places.values(), strict=True), label=group, s=24)
-        for name, place in places.items():
-            axes.annotate(name, place, (4, 4), textcoords="offset points", fontsize="xx-small")
-    edge = frontier([place for places in groups.values() for place in places.values()])
+        for number, name in enumerate(named(places, edge)):
+            _name(axes, name, places[name], 1 if number % 2 else -1)
     axes.plot(*zip(*edge, strict=True), color="grey", linewidth=0.8, zorder=0)
     axes.set(xlabel="times as fast as exact", ylabel="F-score lost, points (less is better)")
+    axes.set_xlim(0.8, 1.15 * max(x for x, _ in edge))
     axes.invert_yaxis()
     axes.legend(fontsize="x-small")
     with replacing(path) as part:
         figure.savefig(part, format="png", dpi=130)
+
+
+def named(places: Places, edge: Points) -> list[str]:
+    """Which of a group's points get their names, by rising speed."""
+    fastest = max(places, key=lambda name: places[name][0])
+    chosen = [n for n, place in places.items() if n in (*SPEEDS, fastest) or place in edge]
+    return sorted(chosen, key=lambda name: places[name])
+
+
+def _name(axes: Axes, name: str, place: tuple[float, float], side: int) -> None:
+    """Above a point or below it, in lines short enough to stay apart."""
+    axes.annotate(
+        fill(name, 16),
+        place,
+        (0, 7 * side),
+        textcoords="offset points",
+        fontsize="xx-small",
+        ha="center",
+        va="bottom" if side > 0 else "top",
+    )
 
 
 def frontier(points: Points) -> Points:
