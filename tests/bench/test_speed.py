@@ -19,7 +19,7 @@ from loci.bench.report import write_json
 from loci.bench.speed import STAGES, describe, measure
 from loci.bench.speed_budget import TOLERANCES, error_budget, fitted, shares, tried
 from loci.bench.speed_methods import chosen_methods, methods
-from loci.bench.speed_plot import draw, frontier
+from loci.bench.speed_plot import draw, frontier, named
 from loci.bench.speed_runs import run_all, to_exact
 from loci.errors import LociError
 from loci.objects import pace
@@ -210,3 +210,10 @@ def test_a_fitted_law_is_kept_by_nine_in_ten() -> None:
 def test_the_frontier_holds_what_nothing_beats() -> None:
     points = [(1.0, 0.0), (2.0, 1.0), (1.5, 2.0), (3.0, 4.0), (2.0, 0.5), (1.2, 0.5)]
     assert frontier(points) == [(1.0, 0.0), (2.0, 0.5), (3.0, 4.0)]
+
+
+def test_a_plot_names_what_matters() -> None:
+    edge = [(1.0, 0.0), (3.0, 0.5)]
+    ours = {"faster": (4.0, 2.0), "a": (3.0, 0.5), "b": (2.0, 0.7), "fast": (2.5, 1.0)}
+    assert named(ours, edge) == ["fast", "a", "faster"]
+    assert named({"slow": (1.1, 3.0), "quick": (1.9, 5.0)}, edge) == ["quick"]

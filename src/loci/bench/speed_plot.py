@@ -1,7 +1,7 @@
 """Speed-up against loss, a point for every method; those that no other beats are joined.
 
 Fifty names over one another tell nothing: named are the corners of that line, the named speeds, and
-the fastest of every group; the table has the rest.
+the fastest of a group that has neither; the table has the rest.
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ def draw(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
 
 def named(places: Places, edge: Points) -> list[str]:
     """Which of a group's points get their names, by rising speed."""
-    fastest = max(places, key=lambda name: places[name][0])
-    chosen = [n for n, place in places.items() if n in (*SPEEDS, fastest) or place in edge]
+    chosen = {n for n, place in places.items() if n in SPEEDS or place in edge}
+    if not chosen:
+        chosen = {max(places, key=lambda name: places[name][0])}
     return sorted(chosen, key=lambda name: places[name])
 
 
