@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from loci.errors import LociError
-from loci.files import check_writable, replacing, replacing_folder
+from loci.io.files import check_writable, replacing, replacing_folder
 
 
 def test_the_file_appears_whole(tmp_path: Path) -> None:

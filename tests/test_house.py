@@ -10,13 +10,12 @@ LONGEST_FILE = 400
 # Left to right; the modules of one group do not import each other.
 GROUPS = [
     ["errors"],
-    ["files", "picture"],
-    ["layers"],
-    ["flow"],
-    ["acceleration"],
-    ["memory", "actions", "geometry"],
+    ["io"],
+    ["nn", "flow", "actions"],
+    ["caching"],
+    ["memory", "geometry", "codecs"],
     ["world", "objects"],
-    ["presets", "presets_objects"],
+    ["envs"],
     ["data"],
     ["train"],
     ["bench"],
@@ -24,11 +23,11 @@ GROUPS = [
     ["cli"],
 ]
 # What runs on the device of a model, and the files in it that only meet tensors on the CPU.
-MODEL_ROOMS = ("layers", "flow", "acceleration", "memory", "geometry", "world", "objects")
+MODEL_ROOMS = ("nn", "flow", "caching", "memory", "geometry", "codecs", "world", "objects")
 ON_CPU = {
-    "memory/horizon.py": "poses",
-    "memory/reckoned.py": "poses, brought there by its caller",
-    "objects/own_pointmap.py": "a file's points",
+    "memory/hierarchical.py": "poses",
+    "memory/addressing.py": "poses, brought there by its caller",
+    "objects/inputs/pointmap.py": "a file's points",
 }
 RANK = {module: rank for rank, group in enumerate(GROUPS) for module in group}
 FILES = [p for p in sorted(SOURCE.rglob("*.py")) if p != SOURCE / "__init__.py"]
@@ -112,9 +111,9 @@ def test_the_check_sees_float64() -> None:
 
 def test_the_check_itself_sees_arrows() -> None:
     assert imported_rooms("def f():\n    from loci.world.world import World") == {"world"}
-    assert imported_rooms("from loci import errors\nimport loci.data.video") == {"errors", "data"}
-    assert wrong_way("layers", "world")
-    assert wrong_way("memory", "actions")
+    assert imported_rooms("from loci import errors\nimport loci.io.video") == {"errors", "data"}
+    assert wrong_way("nn", "world")
+    assert wrong_way("memory", "geometry")
     assert not wrong_way("world", "memory")
 
 

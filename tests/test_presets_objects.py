@@ -3,7 +3,7 @@
 import torch
 
 from loci.objects.parts import PARTS, PartConfigs
-from loci.presets_objects import home, sam3d_objects
+from loci.objects.presets import home, sam3d_objects
 
 
 def parameters(parts: PartConfigs) -> dict[str, int]:
@@ -45,10 +45,10 @@ def test_the_small_model_is_small_and_of_one_piece() -> None:
 
 
 def test_what_is_trained_is_the_preset() -> None:
-    from loci.train.codec_parts import CodecConfig
-    from loci.train.latent_flow import LatentFlowTraining
-    from loci.train.structure_codec import StructureCodecTraining
-    from loci.train.structure_flow import StructureTraining
+    from loci.train.slat.flow import LatentFlowTraining
+    from loci.train.slat.parts import CodecConfig
+    from loci.train.structure.flow import StructureTraining
+    from loci.train.structure.vae import StructureCodecTraining
 
     structure, latents, codec = StructureTraining(), LatentFlowTraining(), CodecConfig()
     trained = {

@@ -36,56 +36,60 @@ COMMANDS = {
     "lift": Command("loci.app.lift:lift", "Lift objects out of a picture: splats, meshes, poses."),
     "data doom": Command("loci.data.record:record", "Record walks through generated Doom maps."),
     "data objects": Command(
-        "loci.data.make_objects:objects", "Render and voxelise objects to learn from."
+        "loci.data.objects.make:objects", "Render and voxelise objects to learn from."
     ),
     "data hold-out": Command(
-        "loci.data.held_out:hold_out", "Choose the objects that nothing is trained on."
+        "loci.data.objects.splits:hold_out", "Choose the objects that nothing is trained on."
     ),
     "data credits": Command(
-        "loci.data.credits:write_credits", "List the sources and licences of a set of objects."
+        "loci.data.objects.splits:write_credits",
+        "List the sources and licences of a set of objects.",
     ),
-    "train codec": Command("loci.app.training:codec", "Train the autoencoder of frames."),
-    "train world": Command("loci.app.training:world", "Train the world model."),
+    "train codec": Command("loci.app.train:codec", "Train the autoencoder of frames."),
+    "train world": Command("loci.app.train:world", "Train the world model."),
     "train structure-codec": Command(
-        "loci.app.structure_training:structure_codec", "Train the autoencoder of objects' voxels."
+        "loci.app.train:structure_codec", "Train the autoencoder of objects' voxels."
     ),
     "train structure": Command(
-        "loci.app.structure_training:structure", "Train what finds shape and pose in a picture."
+        "loci.app.train:structure", "Train what finds shape and pose in a picture."
     ),
     "train latent-codec": Command(
-        "loci.app.latent_training:latent_codec", "Train the autoencoder of objects' surfaces."
+        "loci.app.train:latent_codec", "Train the autoencoder of objects' surfaces."
     ),
     "train latents": Command(
-        "loci.app.latent_training:latents", "Train what paints an object's voxels from a picture."
+        "loci.app.train:latents", "Train what paints an object's voxels from a picture."
     ),
     "train ship-home": Command(
-        "loci.app.training:ship_home", "Put trained parts together as a model that lifts."
+        "loci.app.train:ship_home", "Put trained parts together as a model that lifts."
     ),
-    "train ship": Command("loci.app.training:ship", "Put trained parts together as one model."),
-    "bench horizon": Command("loci.bench.horizon:horizon", "Cost per chunk as a walk grows."),
+    "train ship": Command("loci.app.train:ship", "Put trained parts together as one model."),
+    "bench horizon": Command("loci.bench.world.horizon:horizon", "Cost per chunk as a walk grows."),
     "bench memory": Command(
-        "loci.bench.memory:memory", "Does it remember? Revisits, drift, control."
+        "loci.bench.world.memory:memory", "Does it remember? Revisits, drift, control."
     ),
     "bench returns": Command(
-        "loci.bench.returns:returns", "A picture of views that come back, and of those that do not."
+        "loci.bench.world.returns:returns",
+        "A picture of views that come back, and of those that do not.",
     ),
     "bench objects": Command(
-        "loci.bench.objects:objects", "What becomes of objects nothing was trained on?"
+        "loci.bench.objects.quality:objects", "What becomes of objects nothing was trained on?"
     ),
     "bench walk-parts": Command(
-        "loci.bench.walk_parts:walk_parts", "Where the time of a walk goes; compiled, halved."
+        "loci.bench.world.profile:walk_parts", "Where the time of a walk goes; compiled, halved."
     ),
-    "bench speed": Command("loci.bench.speed:speed", "What skipping saves, and at what loss?"),
+    "bench speed": Command(
+        "loci.bench.objects.speed:speed", "What skipping saves, and at what loss?"
+    ),
     "bench walk-speed": Command(
-        "loci.bench.walk_speed:walk_speed", "The same for walks, and does it last?"
+        "loci.bench.world.speed:walk_speed", "The same for walks, and does it last?"
     ),
     "bench calibrate": Command(
         "loci.bench.calibrate:calibrate", "What does a tolerance mean for a model?"
     ),
     "bench speed-parts": Command(
-        "loci.bench.speed_parts:speed_parts", "Seconds of the released model's parts."
+        "loci.bench.objects.profile:speed_parts", "Seconds of the released model's parts."
     ),
-    "convert": Command("loci.app.training:convert", "Turn published weights into safetensors."),
+    "convert": Command("loci.app.train:convert", "Turn published weights into safetensors."),
 }
 GROUPS = {
     "data": "Make worlds and objects to learn from.",

@@ -13,9 +13,8 @@ import trimesh
 from PIL import Image
 
 from loci import cli
-from loci.objects.lifting import Lifting
-
-from ..objects.lifters import example, example_pointmap, save_small_lifter
+from loci.objects.pipeline import Lifting
+from tests.objects.lifters import example, example_pointmap, save_small_lifter
 
 PIXELS, INSIDE = example()
 Run = Callable[..., int]
@@ -292,7 +291,7 @@ def test_a_model_that_is_incomplete_is_named(
 
 
 def test_nothing_found_leaves_nothing(run: Run, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    from loci.objects import lifting
+    from loci.objects import pipeline as lifting
 
     monkeypatch.setattr(lifting, "occupied", lambda logits: logits.new_zeros(0, 4).int())
     assert run("p.png", "--mask", "m.png", "--out", "new/chair") == 2

@@ -14,13 +14,12 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from loci import cli
-from loci.actions.vocabulary import describe, parse_keys
+from loci.actions import describe, parse_keys
 from loci.app.walk import SCRIPT, Walk, choose_actions, chosen_device, generate
 from loci.errors import LociError
 from loci.world import walk_file
 from loci.world.world import World
-
-from ..world.models import small_world
+from tests.world.models import small_world
 
 KEYS = "w*3 wj*4 a*3 s l*3"  # 14 frames: three chunks of four, and two more
 

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from loci.data.object_files import SURFACE, write_object
-from loci.data.voxelise import GRID, pack
-
-from ..train.toy_objects import toy_object
-from ..train.toy_views import render_points
+from loci.data.objects.dataset import SURFACE, write_object
+from loci.data.objects.surface import GRID, pack
+from tests.train.toy_objects import toy_object
+from tests.train.toy_views import render_points
 
 VIEWS, SIDE, COARSE = 3, 48, 16
 

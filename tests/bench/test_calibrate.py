@@ -6,23 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loci.acceleration.budget import Calibration
-from loci.acceleration.laws import LAWS_NAME, Laws
-from loci.acceleration.ledger import Ledger
-from loci.acceleration.speeds import exact
-from loci.bench import walk_budget
-from loci.bench.calibrate import calibrate, measured
-from loci.bench.speed_budget import TOLERANCES, Tried
-from loci.bench.walk_budget import recorded, tried_walks
-from loci.data.shards import shard_path, write_meta, write_shard
+from loci.bench import calibrate as walk_budget
+from loci.bench.calibrate import TOLERANCES, Tried, calibrate, measured, recorded, tried_walks
+from loci.caching.calibration import LAWS_NAME, Laws
+from loci.caching.error_budget import Calibration
+from loci.caching.presets import exact
+from loci.caching.stats import Ledger
+from loci.data.recordings import shard_path, write_meta, write_shard
 from loci.errors import LociError
 from loci.objects.lifter import Lifter
-from loci.objects.structure_sampling import StructureSampling
+from loci.objects.sampling import StructureSampling
 from loci.world.world import World
-
-from ..objects.lifters import example, small_lifter
-from ..world.models import small_world
-from .object_folders import write_tables
+from tests.bench.object_folders import write_tables
+from tests.objects.lifters import example, small_lifter
+from tests.world.models import small_world
 
 
 def test_a_model_reads_what_was_measured_of_it(

@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 from loci.errors import LociError
 from loci.geometry.camera import Camera
-from loci.geometry.gaussians import Gaussians
-from loci.geometry.mesh import Mesh
+from loci.geometry.gaussians.gaussians import Gaussians
+from loci.geometry.gaussians.render import render_gaussians
+from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.placing import merge_gaussians, merge_meshes, place_gaussians, place_mesh
 from loci.geometry.rotations import conjugate, matrix_quaternion, product, quaternion_matrix
-from loci.geometry.splat_render import render_gaussians
 
 
 def some(seed: int, count: int = 30) -> Gaussians:

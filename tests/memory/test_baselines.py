@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from loci.memory.baselines import Memory, NoMemory, RawMemory, SampledMemory, WrongMemory
-from loci.memory.codes import Codes
-from loci.memory.hierarchy import HierarchyConfig
+from loci.memory.schedule import HierarchyConfig
+from loci.memory.token_cache import Codes
 
 
 class FirstOfFour:

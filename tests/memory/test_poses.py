@@ -2,8 +2,71 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
-from loci.memory.poses import mean_pose, panorama_pose, relative_poses, view_pose, with_spread
+from loci.actions import parse_keys
+from loci.memory.hierarchical import HorizonConfig, HorizonMemory
+from loci.memory.poses import (
+    SeenViews,
+    Stride,
+    mean_pose,
+    panorama_pose,
+    reckon,
+    relative_poses,
+    view_pose,
+    with_spread,
+)
+from loci.memory.schedule import HierarchyConfig, Plan, Span, is_cover
+from tests.memory.test_hierarchical import CHANNELS, SmallCompressor
+
+STRIDE = Stride(turn=math.radians(7.5), move=0.25)
+
+
+def walked(keys: str) -> torch.Tensor:
+    move, view = torch.from_numpy(parse_keys(keys))[None].unbind(-1)
+    return reckon(torch.zeros(1, 3), move, view, STRIDE)[0]
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ("w*4", (0, 1, 0)),
+        ("s*4", (0, -1, 0)),
+        ("a*4", (0, 0, 1)),
+        ("d*4", (0, 0, -1)),
+        ("wa*4", (0, math.sqrt(0.5), math.sqrt(0.5))),
+        ("sd*4", (0, -math.sqrt(0.5), -math.sqrt(0.5))),
+        ("j*12", (math.pi / 2, 0, 0)),
+        ("l*12", (-math.pi / 2, 0, 0)),
+        ("j*12 w*4", (math.pi / 2, 0, 1)),
+        ("i*7 .*3", (0, 0, 0)),
+    ],
+)
+def test_where_the_keys_lead(keys: str, expected: tuple[float, float, float]) -> None:
+    assert walked(keys)[-1].tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_spin_and_a_circle_end_where_they_began() -> None:
+    for keys in ("j*48", "wj*48", "dl*48", "w*30 l*24 w*30 l*24"):
+        heading, x, y = walked(keys)[-1].tolist()
+        assert math.cos(heading) == pytest.approx(1)
+        assert (x, y) == pytest.approx((0, 0), abs=1e-9)
+
+
+def test_an_action_turns_before_it_moves() -> None:
+    heading, x, y = walked("wj")[0].tolist()
+    assert heading == pytest.approx(STRIDE.turn)
+    assert (x, y) == pytest.approx((0.25 * math.cos(heading), 0.25 * math.sin(heading)))
+
+
+def test_reckoning_in_pieces_is_reckoning_at_once() -> None:
+    move, view = torch.from_numpy(parse_keys("w*5 j*9 wa*7 l*3 s*2"))[None].unbind(-1)
+    whole = reckon(torch.zeros(1, 3), move, view, STRIDE)
+    first = reckon(torch.zeros(1, 3), move[:, :11], view[:, :11], STRIDE)
+    second = reckon(first[:, -1], move[:, 11:], view[:, 11:], STRIDE)
+    assert torch.allclose(torch.cat([first, second], dim=1), whole, atol=1e-12)
 
 
 def pose(heading: float, x: float = 0.0, y: float = 0.0) -> torch.Tensor:
@@ -41,3 +104,98 @@ def test_a_view_has_no_spread() -> None:
 def test_spread_does_not_depend_on_where_one_looks_from() -> None:
     codes = torch.tensor([[[1.0, 2, 3, 0.7]]], dtype=torch.float64)
     assert relative_poses(codes, pose(0.4, 5, 6)[None])[0, 0, 3] == 0.7
+
+
+FULL_TURN = 48
+CONFIG = HierarchyConfig(follow="views")
+
+
+def spinning(length: int) -> Tensor:
+    """A walker on the spot who goes round in 48 latents."""
+    heading = torch.arange(length, dtype=torch.float64) * 2 * math.pi / FULL_TURN
+    return torch.stack([heading, torch.zeros(length), torch.zeros(length)], dim=-1)[None]
+
+
+def wandering(length: int, seed: int, batch: int = 1) -> Tensor:
+    """Turns and steps at random."""
+    g = torch.Generator().manual_seed(seed)
+    turns = torch.randint(-1, 2, (batch, length), generator=g).repeat_interleave(6, dim=1)
+    heading = turns[:, :length].cumsum(dim=1) * math.radians(7.5)
+    steps = 0.1 * torch.stack([heading.cos(), heading.sin()], dim=-1)
+    return torch.cat([heading[..., None], steps.cumsum(dim=1)], dim=-1).double()
+
+
+def planned(poses: Tensor, config: HierarchyConfig = CONFIG) -> Plan:
+    return Plan(config).extend(poses.shape[1], SeenViews({}, poses, 0))[0]
+
+
+@pytest.mark.parametrize("length", [400, 1_000])
+def test_on_the_spot_a_whole_turn_stays_fine(length: int) -> None:
+    """However long it goes on: by age, three or four codes would be left of it."""
+    poses = spinning(length)
+    fine = [span for span in planned(poses).spans if span.level == 1]
+    directions = {(span.start % FULL_TURN) // 4 for span in fine}
+    assert len(directions) >= FULL_TURN // 4 - 2
+    by_age = Plan().extend(length)[0].spans
+    assert sum(span.level == 1 for span in by_age) < len(directions) - 4
+
+
+def test_the_older_of_two_sightings_is_kept() -> None:
+    spans = planned(spinning(150)).spans
+    assert spans[: FULL_TURN // 4] == tuple(Span(1, s, s + 4) for s in range(0, FULL_TURN, 4))
+
+
+def test_what_was_seen_once_is_kept_while_the_walker_spins() -> None:
+    """Half a turn, a step aside and back, then spins: nothing else looks from aside."""
+    poses = spinning(112)
+    poses[:, 32:48, 1] = 3.0
+    spans = planned(poses).spans
+    assert Span(2, 32, 48) in Plan().extend(112)[0].spans
+    assert {Span(1, s, s + 4) for s in range(32, 48, 4)} <= set(spans)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_length_is_covered_within_the_budget(seed: int) -> None:
+    poses, plan = wandering(1_000, seed), Plan(CONFIG)
+    views = SeenViews({}, poses, 0)
+    for length in range(1, poses.shape[1] + 1):
+        plan, folds = plan.extend(1, views)
+        assert is_cover(plan.spans, length)
+        assert len(plan.spans) <= CONFIG.budget
+        assert not folds
+        assert all(span.start % 4**span.level == 0 for span in plan.spans)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 99), st.lists(st.integers(1, 80), min_size=1, max_size=6))
+def test_codes_do_not_depend_on_how_latents_are_handed_over(seed: int, counts: list[int]) -> None:
+    memory = HorizonMemory(HorizonConfig(CONFIG), SmallCompressor())
+    length = sum(counts)
+    latents = torch.randn(2, CHANNELS, length, 4, 4).double()
+    poses = wandering(length, seed, batch=2)
+    once = memory.append(memory.empty(), latents, poses)
+    state, at = memory.empty(), 0
+    for count in counts:
+        state = memory.append(state, latents[:, :, at : at + count], poses[:, at : at + count])
+        at += count
+    assert state.plan == once.plan
+    assert torch.allclose(memory.codes(state).tokens, memory.codes(once).tokens, atol=1e-5)
+
+
+def test_a_batch_keeps_what_is_new_in_one_of_its_walks() -> None:
+    poses = torch.cat([spinning(400), wandering(400, 0)])
+    alone, together = planned(poses[:1]), planned(poses)
+    assert sum(span.level == 1 for span in alone.spans) >= 12
+    assert alone.spans != together.spans
+
+
+def test_poses_are_needed_where_views_are_followed() -> None:
+    memory = HorizonMemory(HorizonConfig(CONFIG), SmallCompressor())
+    with pytest.raises(ValueError, match="needs all poses"):
+        memory.append(memory.empty(), torch.randn(1, CHANNELS, 9, 4, 4).double())
+    with pytest.raises(ValueError, match="follows views"):
+        Plan(CONFIG).extend(1)
+    with pytest.raises(ValueError, match="follows age"):
+        Plan().extend(1, SeenViews({}, spinning(1), 0))
+    with pytest.raises(ValueError, match="neither known nor a slot"):
+        SeenViews({}, spinning(8), 0).unique([Span(2, 0, 16)] * 4)

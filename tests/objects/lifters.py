@@ -9,20 +9,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from loci.objects.conditioning import FuserConfig
-from loci.objects.decoder_torso import TorsoConfig
-from loci.objects.dinov2 import DinoConfig, DinoEmbedderConfig
-from loci.objects.gaussian_decoder import GaussianDecoderConfig
-from loci.objects.latent_flow import LatentFlowConfig, LatentStatistics
-from loci.objects.latent_sampling import LatentSampling
 from loci.objects.lifter import Lifter
-from loci.objects.lifting import LifterConfig
-from loci.objects.mesh_decoder import MeshDecoderConfig
+from loci.objects.models.condition import FuserConfig, PointmapEmbedderConfig
+from loci.objects.models.dinov2 import DinoConfig, DinoEmbedderConfig
+from loci.objects.models.slat_decoders import GaussianDecoderConfig, MeshDecoderConfig, TorsoConfig
+from loci.objects.models.slat_flow import LatentFlowConfig, LatentStatistics
+from loci.objects.models.structure_flow import StructureFlowConfig
+from loci.objects.models.structure_vae import StructureDecoderConfig
 from loci.objects.parts import PARTS, GivenParts, PartConfigs
-from loci.objects.pointmap_embedder import PointmapEmbedderConfig
-from loci.objects.structure_decoder import StructureDecoderConfig
-from loci.objects.structure_flow import StructureFlowConfig
-from loci.objects.structure_sampling import StructureSampling
+from loci.objects.pipeline import LifterConfig
+from loci.objects.sampling import LatentSampling, StructureSampling
 
 BACKBONE = DinoConfig(patch=7, dim=16, depth=1, heads=2, registers=1, grid=4)
 TORSO = TorsoConfig(channels=4, dim=24, blocks=2, heads=2, window=2, resolution=4)

@@ -11,13 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loci.errors import LociError
-from loci.geometry.gaussians import Gaussians
-from loci.geometry.glb import from_gltf_frame
-from loci.geometry.mesh import Mesh
+from loci.geometry.gaussians.gaussians import Gaussians
+from loci.geometry.io import from_gltf_frame
+from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.rotations import quaternion_matrix
-from loci.objects.asset import Asset
-from loci.objects.pose import Pose
-from loci.objects.scene import Scene
+from loci.objects.asset import Asset, Scene
+from loci.objects.placement.pose import Pose
 
 trimesh = pytest.importorskip("trimesh")
 

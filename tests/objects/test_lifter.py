@@ -14,21 +14,19 @@ from torch import nn
 
 from loci.errors import LociError
 from loci.geometry.camera import Camera
-from loci.objects import lifting
+from loci.objects import pipeline as lifting
 from loci.objects.asset import Asset
 from loci.objects.costs import cost_table
-from loci.objects.gaussian_decoder import GaussianDecoder
-from loci.objects.latent_flow import LatentFlow
+from loci.objects.inputs.pixel_aligned import ALIGNED
 from loci.objects.lifter import LIFTER_NAME, Lifter
-from loci.objects.lifting import Lifting, Progress
+from loci.objects.models.slat_decoders import GaussianDecoder
+from loci.objects.models.slat_flow import LatentFlow
+from loci.objects.models.structure_flow import StructureFlow
 from loci.objects.parts import PARTS, GivenParts
-from loci.objects.pixel_aligned import ALIGNED
-from loci.objects.pose import Pose
-from loci.objects.refinement import Refined, RefinementConfig
-from loci.objects.stages import Stages
-from loci.objects.structure_flow import StructureFlow
-
-from .lifters import (
+from loci.objects.pipeline import Lifting, Progress, Stages
+from loci.objects.placement.pose import Pose
+from loci.objects.placement.refinement import Refined, RefinementConfig
+from tests.objects.lifters import (
     example,
     example_pointmap,
     save_small_lifter,

@@ -1,5 +1,7 @@
 """Published pickles, at small sizes: found, read weights-only, loaded strictly, converted."""
 
+import gzip
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,15 +10,26 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from loci.errors import LociError
-from loci.objects.gaussian_decoder import GaussianDecoder
 from loci.objects.lifter import Lifter
-from loci.objects.lifting import LIFTER_NAME, LifterConfig
+from loci.objects.models.condition import Fuser, FuserConfig, PointmapEmbedderConfig
+from loci.objects.models.dinov2 import DinoConfig, DinoEmbedder, DinoEmbedderConfig
+from loci.objects.models.slat_decoders import (
+    GaussianDecoder,
+    GaussianDecoderConfig,
+    MeshDecoder,
+    MeshDecoderConfig,
+    TorsoConfig,
+)
+from loci.objects.models.slat_flow import LatentFlow, LatentFlowConfig
+from loci.objects.models.structure_flow import StructureFlow, StructureFlowConfig
+from loci.objects.models.structure_vae import StructureDecoder, StructureDecoderConfig
 from loci.objects.parts import PARTS, GivenParts, PartConfigs
-from loci.objects.released import CONDITION, GENERATOR, ReleasedParts, convert
-
-from .lifters import example, small_config, small_modules, small_parts
+from loci.objects.pipeline import LIFTER_NAME, LifterConfig
+from loci.objects.released import CONDITION, GENERATOR, ORIGINS, Origin, ReleasedParts, convert
+from tests.objects.lifters import example, small_config, small_modules, small_parts
 
 FILES = {
     "ss_generator": {"structure_fuser": CONDITION, "structure_flow": GENERATOR},
@@ -205,3 +218,86 @@ def test_fix_nothing_is_downloaded_to_build_a_part(monkeypatch: pytest.MonkeyPat
     with torch.device("meta"):
         for name in PARTS:
             PartConfigs().build(name)
+
+
+MANIFEST = Path(__file__).parent / "sam3d.manifest.json.gz"
+PARAMETERS = {
+    "structure_fuser": 634_485_760,
+    "structure_flow": 959_962_133,
+    "structure_decoder": 73_671_201,
+    "latent_fuser": 626_054_144,
+    "latent_flow": 600_432_520,
+    "gaussian_decoder": 85_369_024,
+    "mesh_decoder": 90_926_693,
+    "gaussian_decoder_4": 85_067_576,
+}
+
+
+def check(module: nn.Module, origin: Origin, parameters: int) -> None:
+    manifest = json.loads(gzip.decompress(MANIFEST.read_bytes()))[origin.stem]
+    released = {
+        name.removeprefix(origin.prefix): shape
+        for name, (shape,) in manifest.items()
+        if name.startswith(origin.prefix)
+    }
+    ours = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+    assert ours == released
+    assert sum(p.numel() for p in module.parameters()) == parameters
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_names_and_shapes_equal_the_released_manifest(name: str) -> None:
+    with torch.device("meta"):
+        module = PartConfigs().build(name)
+    check(module, ORIGINS[name], PARAMETERS[name])
+
+
+PICTURE = DinoEmbedderConfig(DinoConfig(patch=4, dim=16, depth=2, heads=2, grid=3), 12)
+MASK = DinoEmbedderConfig(DinoConfig(patch=4, dim=8, depth=1, heads=1, grid=3), 12)
+POINTS = PointmapEmbedderConfig(input_size=16, dim=16, heads=2)
+TORSO = TorsoConfig(channels=4, dim=24, blocks=2, heads=2, window=4, resolution=8)
+
+
+def parts() -> list[nn.Module]:
+    return [
+        Fuser.of(FuserConfig(PICTURE, MASK, POINTS, dim=16)),
+        Fuser.of(FuserConfig(PICTURE, dim=16)),
+        StructureFlow(StructureFlowConfig(16, 16, blocks=1, heads=2, resolution=2)),
+        StructureDecoder(StructureDecoderConfig(8, (16, 8))),
+        LatentFlow(LatentFlowConfig(4, 16, 16, blocks=1, heads=2, io_channels=(8,))),
+        GaussianDecoder(GaussianDecoderConfig(TORSO, gaussians=2)),
+        MeshDecoder(MeshDecoderConfig(TORSO, narrowing=(2,), norm_groups=4)),
+    ]
+
+
+@pytest.mark.parametrize("index", range(7))
+def test_a_saved_part_comes_back_the_same(index: int, tmp_path: Path) -> None:
+    part: Any = parts()[index]
+    part.save_pretrained(tmp_path / "part")
+    again = type(part).from_pretrained(tmp_path / "part")
+    assert again.config == part.config
+    assert not again.training
+    weights = again.state_dict()
+    assert weights.keys() == part.state_dict().keys()
+    assert all(torch.equal(weights[name], value) for name, value in part.state_dict().items())
+
+
+def test_a_part_can_be_saved_in_half_the_bytes(tmp_path: Path) -> None:
+    part = parts()[2]
+    assert isinstance(part, StructureFlow)
+    part.save_pretrained(tmp_path, torch.bfloat16)
+    assert StructureFlow.from_pretrained(tmp_path).t_embedder.mlp[0].weight.dtype == torch.bfloat16
+
+
+def test_another_part_in_the_folder_is_named(tmp_path: Path) -> None:
+    part = parts()[3]
+    assert isinstance(part, StructureDecoder)
+    part.save_pretrained(tmp_path)
+    with pytest.raises(LociError, match=r"config\.json: expected a StructureFlowConfig"):
+        StructureFlow.from_pretrained(tmp_path)
+
+
+def test_a_fuser_of_foreign_embedders_says_that_it_cannot_be_saved(tmp_path: Path) -> None:
+    fuser = Fuser([DinoEmbedder(PICTURE)], [Fuser.of(FuserConfig(PICTURE, dim=16)).sources[0]], 16)
+    with pytest.raises(ValueError, match="foreign"):
+        fuser.save_pretrained(tmp_path)

@@ -5,8 +5,8 @@ import torch
 
 from loci import Lifter
 from loci.geometry.camera import Camera
+from loci.io.images import read_mask
 from loci.objects.lifter import SHIPPED
-from loci.picture import read_mask
 
 
 def test_home_lifts_its_example_into_its_mask() -> None:

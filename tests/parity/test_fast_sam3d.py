@@ -8,10 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from loci.acceleration.aggregation import aggregate
-from loci.acceleration.ledger import StageEntry, Watched
-from loci.acceleration.saliency import ReleasedSelection, released_saliency
-from loci.acceleration.spectral import (
+from loci.caching.aggregation import aggregate
+from loci.caching.published.token_carving import (
+    CarvingConfig,
+    ReleasedCarving,
+    ReleasedSelection,
+    released_saliency,
+)
+from loci.caching.spectral import (
     DecodingConfig,
     decoding_factor,
     grey,
@@ -20,17 +24,14 @@ from loci.acceleration.spectral import (
     token_scores,
     windowed,
 )
-from loci.acceleration.step_cache import StepCacheConfig, step_cache
-from loci.acceleration.token_carving import CarvingConfig, ReleasedCarving
-from loci.flow.policy import Rows, State, StepPolicy
-from loci.flow.sampler import sample
-from loci.flow.schedule import rescaled_times
-from loci.layers.sparse import Voxels
-from loci.objects.latent_flow import LatentStatistics
-from loci.objects.latent_sampling import LatentSampling, sample_latents
-
-from .conftest import Fixture
-from .test_sam3d_stage2 import error, latent_flow
+from loci.caching.stats import StageEntry, Watched
+from loci.caching.step_cache import StepCacheConfig, step_cache
+from loci.flow import Rows, State, StepPolicy, rescaled_times, sample
+from loci.nn.sparse.tensor import Voxels
+from loci.objects.models.slat_flow import LatentStatistics
+from loci.objects.sampling import LatentSampling, sample_latents
+from tests.parity.conftest import Fixture
+from tests.parity.test_sam3d_stage2 import error, latent_flow
 
 SAMPLER, FORMULA = 2e-4, 1e-5
 

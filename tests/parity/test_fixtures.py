@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ..conftest import pytest_configure
-from .conftest import found
+from tests.conftest import pytest_configure
+from tests.parity.conftest import found
 
 
 def marked_kinds() -> set[str]:

@@ -3,25 +3,15 @@
 import pytest
 import torch
 
-from loci.actions.encoder import ActionEncoder, ActionEncoderConfig
-from loci.flow.guidance import guided
-from loci.flow.objective import flow_loss, noised
-from loci.flow.sampler import sample
-from loci.flow.schedule import TIMESTEPS, euler_timesteps
-from loci.layers.modulation import gated
-from loci.layers.rotary import grid_rotation
-from loci.layers.weights import load_strict
-from loci.memory.compressor import (
-    LatentEncoder,
-    LatentEncoderConfig,
-    WindowPlan,
-    published_memory,
-)
+from loci.flow import TIMESTEPS, euler_timesteps, flow_loss, guided, noised, sample
+from loci.io.weights import load_strict
+from loci.memory.hpmc import LatentEncoder, LatentEncoderConfig, WindowPlan, published_memory
+from loci.nn.norms import gated
+from loci.nn.rotary import grid_rotation
 from loci.world.block import Block
-from loci.world.context import Actions, Prompt
+from loci.world.conditioning import ActionEncoder, ActionEncoderConfig, Actions, Prompt
 from loci.world.transformer import TransformerConfig, WorldTransformer
-
-from .conftest import Fixture, relative_error
+from tests.parity.conftest import Fixture, relative_error
 
 LIMIT = 5e-6
 

@@ -3,19 +3,17 @@
 import pytest
 import torch
 
-from loci.layers.weights import load_strict
-from loci.memory.compressor import WindowPlan
-from loci.memory.hierarchy import HierarchyConfig
-from loci.memory.horizon import HorizonConfig
-from loci.world.config import WorldConfig
-from loci.world.context import Prompt
+from loci.codecs.wan import WanCodec, WanCodecConfig
+from loci.io.weights import load_strict
+from loci.memory.hierarchical import HorizonConfig
+from loci.memory.hpmc import WindowPlan
+from loci.memory.schedule import HierarchyConfig
+from loci.world.conditioning import Prompt
 from loci.world.released import renamed_codec
-from loci.world.rollout import SamplingConfig
-from loci.world.wan_codec import WanCodec, WanCodecConfig
+from loci.world.rollout import SamplingConfig, WorldConfig
 from loci.world.world import World
-
-from .conftest import Fixture, relative_error
-from .test_infinite_world import transformer
+from tests.parity.conftest import Fixture, relative_error
+from tests.parity.test_infinite_world import transformer
 
 
 def rollout_world(fixture: Fixture) -> World:

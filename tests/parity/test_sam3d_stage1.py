@@ -7,26 +7,35 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from loci.flow.policy import Always, State
-from loci.flow.schedule import TIMESTEPS, rescaled_times
-from loci.layers.weights import load_strict
-from loci.objects.conditioning import CROPPED, FULL, POINTMAPS, Fuser, Source
-from loci.objects.dinov2 import DinoConfig, DinoEmbedder, DinoEmbedderConfig
-from loci.objects.mot_block import STREAMS, TwoStreamBlock
-from loci.objects.pointmap_embedder import PointmapEmbedder, PointmapEmbedderConfig
-from loci.objects.pose import Convention, decode_pose
-from loci.objects.preprocess import latent_inputs, structure_inputs
-from loci.objects.structure_decoder import (
+from loci.flow import TIMESTEPS, Always, State, rescaled_times
+from loci.io.weights import load_strict
+from loci.objects.inputs.preprocess import latent_inputs, structure_inputs
+from loci.objects.models.condition import (
+    CROPPED,
+    FULL,
+    POINTMAPS,
+    Fuser,
+    PointmapEmbedder,
+    PointmapEmbedderConfig,
+    Source,
+)
+from loci.objects.models.dinov2 import DinoConfig, DinoEmbedder, DinoEmbedderConfig
+from loci.objects.models.structure_flow import (
+    STREAMS,
+    StructureFlow,
+    StructureFlowConfig,
+    TwoStreamBlock,
+)
+from loci.objects.models.structure_vae import (
     StructureDecoder,
     StructureDecoderConfig,
     latent_cube,
     occupied,
 )
-from loci.objects.structure_flow import StructureFlow, StructureFlowConfig
-from loci.objects.structure_sampling import StructureSampling, sample_structure
-from loci.objects.voxels import coarsen, prune
-
-from .conftest import Fixture
+from loci.objects.placement.pose import Convention, decode_pose
+from loci.objects.placement.voxels import coarsen, prune
+from loci.objects.sampling import StructureSampling, sample_structure
+from tests.parity.conftest import Fixture
 
 NETWORK, SAMPLER, FORMULA = 1e-4, 2e-4, 1e-5
 

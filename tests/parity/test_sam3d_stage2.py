@@ -10,23 +10,32 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from loci.flow.schedule import rescaled_times
-from loci.geometry.feature_mesh import features_to_mesh
-from loci.geometry.flexicubes import Cubes, activated, deviation, dual_surface
-from loci.geometry.mesh import Mesh
-from loci.geometry.ply import gaussian_columns
-from loci.layers.sparse import Voxels, downsample, subdivide, upsample
-from loci.layers.sparse_conv import RereadPointwise, SparseConv3
-from loci.layers.sparse_norm import SparseGroupNorm
-from loci.layers.weights import load_strict
-from loci.objects.decoder_torso import TorsoConfig, WindowBlock
-from loci.objects.gaussian_decoder import GaussianDecoder, GaussianDecoderConfig, perturbation
-from loci.objects.latent_flow import LatentFlow, LatentFlowConfig, LatentStatistics
-from loci.objects.latent_sampling import LatentSampling, sample_latents
-from loci.objects.mesh_decoder import MeshDecoder, MeshDecoderConfig, SubdivideBlock
-from loci.objects.voxel_blocks import ResidualBlock
-
-from .conftest import Fixture
+from loci.flow import rescaled_times
+from loci.geometry.io import gaussian_columns
+from loci.geometry.mesh.flexicubes import Cubes, activated, deviation, dual_surface
+from loci.geometry.mesh.from_features import features_to_mesh
+from loci.geometry.mesh.mesh import Mesh
+from loci.io.weights import load_strict
+from loci.nn.sparse.conv import RereadPointwise, SparseConv3
+from loci.nn.sparse.tensor import SparseGroupNorm, Voxels, downsample, subdivide, upsample
+from loci.objects.models.slat_decoders import (
+    GaussianDecoder,
+    GaussianDecoderConfig,
+    MeshDecoder,
+    MeshDecoderConfig,
+    SubdivideBlock,
+    TorsoConfig,
+    WindowBlock,
+    perturbation,
+)
+from loci.objects.models.slat_flow import (
+    LatentFlow,
+    LatentFlowConfig,
+    LatentStatistics,
+    ResidualBlock,
+)
+from loci.objects.sampling import LatentSampling, sample_latents
+from tests.parity.conftest import Fixture
 
 NETWORK, SAMPLER, FORMULA = 1e-4, 2e-4, 1e-5
 

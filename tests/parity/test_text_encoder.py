@@ -2,11 +2,10 @@
 
 import pytest
 
-from loci.layers.weights import load_strict
+from loci.io.weights import load_strict
 from loci.world.released import renamed_text_encoder
 from loci.world.text import TextEncoder, TextEncoderConfig
-
-from .conftest import Fixture, relative_error
+from tests.parity.conftest import Fixture, relative_error
 
 LIMIT = 5e-6
 

@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from loci.layers.weights import load_strict
+from loci.codecs.wan import WanCodec, WanCodecConfig
+from loci.io.weights import load_strict
 from loci.world.released import renamed_codec
-from loci.world.wan_codec import WanCodec, WanCodecConfig
-
-from .conftest import Fixture, relative_error
+from tests.parity.conftest import Fixture, relative_error
 
 LATENTS_LIMIT, DECODED_LIMIT = 5e-6, 2e-5
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from loci.train.run import RunDirectory
+from loci.train.trainer import RunDirectory
 
 
 @contextmanager

@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from loci.codecs.frame import FrameCodec, FrameCodecConfig
 from loci.train.codec import CodecTraining, fit_codec, psnr, to_float
-from loci.train.run import Budget
-from loci.world.frame_codec import FrameCodec, FrameCodecConfig
-
-from .killing import killed
+from loci.train.trainer import Budget
+from tests.train.killing import killed
 
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 

@@ -18,10 +18,10 @@ import torch
 
 sys.path.insert(0, sys.argv[2])
 torch.set_num_threads(1)
-from tests.train.test_conditions import wandering
-from tests.train.test_world import CONFIG, weights
-from loci.train.run import Budget
-from loci.train.world import fit_world
+from tests.train.world.test_memory_tokens import wandering
+from tests.train.world.test_train import CONFIG, weights
+from loci.train.trainer import Budget
+from loci.train.world.train import fit_world
 
 config = replace(CONFIG, budget=Budget(steps=3))
 model = fit_world(wandering(length=80), None, Path(sys.argv[1]) / "run", config)

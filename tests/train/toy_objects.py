@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from loci.geometry.camera import Camera
-from loci.geometry.gaussians import SH_BAND_0, Gaussians
-from loci.geometry.splat_render import render_gaussians
-from loci.objects.nominal import Placement
-from loci.train.latent_batches import SDF_STEPS, LatentObject
-from loci.train.latent_set import LatentSet, Recorded
-from loci.train.object_scenes import Sight
+from loci.geometry.gaussians.gaussians import SH_BAND_0, Gaussians
+from loci.geometry.gaussians.render import render_gaussians
+from loci.objects.inputs.pointmap import Placement
+from loci.train.slat.vae_data import SDF_STEPS, LatentObject, LatentSet, Recorded
+from loci.train.structure.scenes import Sight
 
 
 def toy_object(seed: int, side: int = 16, samples: int = 4096) -> LatentObject:

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from loci.geometry.camera import Camera
-from loci.objects.nominal import Placement
-from loci.train.object_batches import ViewedObject, lowest
-from loci.train.object_scenes import Views
-
-from .toy_objects import toy_object
+from loci.objects.inputs.pointmap import Placement
+from loci.train.structure.data import ViewedObject, lowest
+from loci.train.structure.scenes import Views
+from tests.train.toy_objects import toy_object
 
 
 def toy_viewed(seed: int, views: int = 2, side: int = 64, resolution: int = 16) -> ViewedObject:

@@ -2,16 +2,14 @@
 
 import torch
 
-from loci.actions.encoder import ActionEncoderConfig
-from loci.actions.reckoning import Stride
-from loci.memory.compressor import LatentEncoderConfig
-from loci.memory.hierarchy import HierarchyConfig
-from loci.memory.horizon import HorizonConfig
-from loci.memory.reckoned import ReckonedConfig
-from loci.memory.reckoned_encoder import POSE_FEATURES
-from loci.world.config import WorldConfig
-from loci.world.frame_codec import FrameCodec, FrameCodecConfig
-from loci.world.rollout import SamplingConfig
+from loci.codecs.frame import FrameCodec, FrameCodecConfig
+from loci.memory.addressing import POSE_FEATURES, ReckonedConfig
+from loci.memory.hierarchical import HorizonConfig
+from loci.memory.hpmc import LatentEncoderConfig
+from loci.memory.poses import Stride
+from loci.memory.schedule import HierarchyConfig
+from loci.world.conditioning import ActionEncoderConfig
+from loci.world.rollout import SamplingConfig, WorldConfig
 from loci.world.transformer import TransformerConfig, WorldTransformer
 from loci.world.world import World
 

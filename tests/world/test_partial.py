@@ -5,17 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from loci.flow.guidance import guided
-from loci.flow.policy import Always
-from loci.flow.sampler import sample
-from loci.flow.schedule import euler_timesteps
-from loci.layers.attention import KeysValues
+from loci.flow import Always, euler_timesteps, guided, sample
+from loci.nn.attention import KeysValues
+from loci.world.block import to_latents, to_tokens
 from loci.world.partial import KeptTokens
-from loci.world.patches import to_latents, to_tokens
 from loci.world.rollout import VIDEO, ChunkFlow, SamplingConfig, sample_chunk
-
-from .models import randomised, reckoned, released_like
-from .test_transformer import noise_for, reckoned_inputs, released_inputs
+from tests.world.models import randomised, reckoned, released_like
+from tests.world.test_transformer import noise_for, reckoned_inputs, released_inputs
 
 SOME = torch.tensor([0, 3, 4, 9, 13])
 KINDS = pytest.mark.parametrize(

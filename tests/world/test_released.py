@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from loci.codecs.wan import WanCodec, WanCodecConfig
 from loci.errors import LociError
 from loci.world import released
 from loci.world.released import (
@@ -21,12 +22,10 @@ from loci.world.released import (
 )
 from loci.world.text import TextEncoder
 from loci.world.transformer import WorldTransformer
-from loci.world.wan_codec import WanCodec, WanCodecConfig
 from loci.world.world import World
-
-from .models import released_like
-from .test_text import TINY as TINY_TEXT
-from .test_text import write_tokenizer
+from tests.world.models import released_like
+from tests.world.test_text import TINY as TINY_TEXT
+from tests.world.test_text import write_tokenizer
 
 MANIFEST = Path(__file__).parent / "infinite-world.manifest.json.gz"
 TINY_CODEC = WanCodecConfig(base_dim=4)

@@ -7,13 +7,7 @@ import pytest
 import torch
 
 from loci.errors import LociError
-from loci.world.text import (
-    NEGATIVE_PROMPT,
-    TextEncoder,
-    TextEncoderConfig,
-    cleaned,
-    load_tokenizer,
-)
+from loci.world.text import NEGATIVE_PROMPT, TextEncoder, TextEncoderConfig, cleaned, load_tokenizer
 
 pytest.importorskip("transformers", reason="the extra `text` is not installed")
 

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from loci.errors import LociError
-from loci.memory.compressor import published_memory
-from loci.presets import doom_transformer, infinite_world_transformer
-from loci.world.context import Actions, Address, Prompt
+from loci.memory.hpmc import published_memory
+from loci.world.conditioning import Actions, Address, Prompt
+from loci.world.presets import doom_transformer, infinite_world_transformer
 from loci.world.transformer import WorldTransformer
-
-from .models import randomised, reckoned, released_like
+from tests.world.models import randomised, reckoned, released_like
 
 MANIFEST = Path(__file__).parent / "infinite-world.manifest.json.gz"
 

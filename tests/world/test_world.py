@@ -10,15 +10,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from loci.actions.reckoning import Stride
+from loci.codecs.frame import FrameCodec
 from loci.errors import LociError
-from loci.memory.compressor import published_memory
-from loci.world.config import WorldConfig
-from loci.world.frame_codec import FrameCodec
+from loci.memory.hpmc import published_memory
+from loci.memory.poses import Stride
+from loci.world.rollout import WorldConfig
 from loci.world.walk_file import load_walk, save_walk
 from loci.world.world import World
-
-from .models import randomised, released_like, small_world
+from tests.world.models import randomised, released_like, small_world
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
 FORWARD_AND_LEFT = [(1, 0), (1, 0), (0, 3), (1, 3)]

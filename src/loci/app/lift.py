@@ -15,13 +15,14 @@ from jaxtyping import Bool, UInt8
 
 from loci.app.walk import Dtype, chosen_device, chosen_dtype
 from loci.errors import LociError, check_seed
-from loci.files import replacing_folder
+from loci.io.files import replacing_folder
 
 if TYPE_CHECKING:
-    from loci.acceleration.speeds import Speed
+    from loci.caching.presets import Speed
+    from loci.objects.asset import Scene
     from loci.objects.lifter import Lifter
-    from loci.objects.lifting import Progress
-    from loci.objects.scene import Scene
+    from loci.objects.pipeline import Progress
+
 
 Decoder = Literal["gaussian_decoder", "gaussian_decoder_4", "mesh_decoder"]
 PREVIEW, TURNTABLE, MASK = "preview.png", "turntable.mp4", "mask.png"
@@ -93,12 +94,12 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
     _check(options)
     picture, masked = _given(options)
 
-    from loci.acceleration.ledger import Ledger
-    from loci.acceleration.speeds import speed
+    from loci.caching.presets import speed
+    from loci.caching.stats import Ledger
     from loci.objects.costs import cost_table
+    from loci.objects.inputs.observation import View, touches_edge
     from loci.objects.lifter import Lifter
     from loci.objects.parts import MESH_DECODER
-    from loci.objects.view import View, touches_edge
 
     with replacing_folder(options.out, lambda name: OURS.fullmatch(name) is not None) as draft:
         view = View.read(picture, options.pointmap, options.pointmap_frame, options.fov)
@@ -143,9 +144,9 @@ def _check(options: Lift) -> None:
         raise LociError("--mask: none, expected a mask, a --box or a --point for each object")
     if options.pointmap is None and options.pointmap_frame != "pytorch3d":
         raise LociError("--pointmap-frame: given without --pointmap, expected both or neither")
-    from loci.acceleration.speeds import speed
-    from loci.geometry.decimate import need_decimation
-    from loci.geometry.texture_bake import need_texturing
+    from loci.caching.presets import speed
+    from loci.geometry.mesh.bake import need_texturing
+    from loci.geometry.mesh.cleanup import need_decimation
     from loci.objects.asset import FILES
 
     if options.out.suffix.lower() in FILES:
@@ -187,7 +188,7 @@ def _given(options: Lift) -> tuple[Path, tuple[Path, ...]]:
 
 
 def _cut(options: Lift, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Bool[np.ndarray, "h w"]]:
-    from loci.objects.cutout import mask_from_box, mask_from_point
+    from loci.objects.inputs.segmentation import mask_from_box, mask_from_point
 
     boxes = [mask_from_box(pixels, box) for box in options.box]
     return boxes + [mask_from_point(pixels, point) for point in options.point]
@@ -212,7 +213,7 @@ def _bar(
     """A bar over all steps of all stages."""
     from tqdm import tqdm
 
-    from loci.objects.pace import Pace
+    from loci.objects.sampling import Pace
 
     config, pace = lifter.config, Pace(speed)
     flows = pace.fewer(config.structure), pace.fewer(config.latents)
@@ -238,8 +239,8 @@ def _write(
     from PIL import Image
 
     from loci.app.lift_views import object_preview, object_turntable, scene_preview
-    from loci.data.video import VideoWriter
-    from loci.objects.scene import object_name
+    from loci.io.video import VideoWriter
+    from loci.objects.asset import object_name
 
     alone = len(scene) == 1
     if alone:

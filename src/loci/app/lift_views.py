@@ -7,15 +7,14 @@ import torch
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from loci.data.video import contact_sheet
 from loci.geometry.camera import Camera
-from loci.geometry.gaussians import Gaussians
-from loci.geometry.mesh import Mesh
+from loci.geometry.gaussians.gaussians import Gaussians
+from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.placing import merge_meshes
 from loci.geometry.rotations import quaternion_matrix
 from loci.geometry.turntable import TurntableConfig, draw, to_uint8, turntable
-from loci.objects.asset import Asset
-from loci.objects.scene import Scene
+from loci.io.video import contact_sheet
+from loci.objects.asset import Asset, Scene
 
 TILE = 224
 SIDES = ("front", "right", "back", "left")

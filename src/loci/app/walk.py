@@ -15,15 +15,16 @@ import numpy as np
 import tyro
 from jaxtyping import Int, UInt8
 
-from loci.actions.vocabulary import KEYS_HELP, MOST_FRAMES, describe, parse_keys, read_actions
+from loci.actions import KEYS_HELP, MOST_FRAMES, describe, parse_keys, read_actions
 from loci.app.interruption import Interruption
 from loci.errors import LociError
-from loci.files import check_writable, replacing
+from loci.io.files import check_writable, replacing
 
 if TYPE_CHECKING:
     import torch
 
     from loci.world.world import WalkState, World
+
 
 # Look round, go out and come back, step aside and back, walk in circles; in the shipped world a
 # turn of 48 frames is a full one, so that every part ends where it began.
@@ -91,7 +92,7 @@ def walk(options: Annotated[Walk, tyro.conf.arg(name="")]) -> None:
     _check(options)
     actions = choose_actions(options)
 
-    from loci.acceleration.speeds import speed
+    from loci.caching.presets import speed
     from loci.world.walk_file import load_walk
     from loci.world.world import SHIPPED, World
 
@@ -191,7 +192,7 @@ def _record(options: Walk, world: World, state: WalkState, actions: Int[np.ndarr
 def _generate_and_save(
     options: Walk, world: World, state: WalkState, actions: Int[np.ndarray, "n 2"]
 ) -> None:
-    from loci.data.video import VideoWriter, contact_sheet
+    from loci.io.video import VideoWriter, contact_sheet
     from loci.world.walk_file import save_walk
 
     side = min(state.local.shape[-2:]) * world.codec.spatial_factor

@@ -12,11 +12,10 @@ from typing import Literal
 
 import numpy as np
 
-from loci.data.doom import FOV, FRAME, DoomWalker
-from loci.data.doom_maps import CELL, make_map
-from loci.data.doom_steps import STEP, TURN
-from loci.data.shards import VERSION, shard_path, write_meta, write_shard
-from loci.data.walks import KINDS, Wanderer
+from loci.data.recordings import VERSION, shard_path, write_meta, write_shard
+from loci.envs.doom.engine import FOV, FRAME, STEP, TURN, DoomWalker
+from loci.envs.doom.maps import CELL, make_map
+from loci.envs.doom.walks import KINDS, Wanderer
 from loci.errors import LociError
 
 EPISODES_PER_SHARD = 24

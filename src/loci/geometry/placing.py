@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from loci.errors import LociError
-from loci.geometry.gaussians import Gaussians
-from loci.geometry.mesh import Mesh
+from loci.geometry.gaussians.gaussians import Gaussians
+from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.rotations import conjugate, product, quaternion_matrix
 
 SCALE_FLOOR = 1.1

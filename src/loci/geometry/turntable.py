@@ -9,10 +9,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from loci.geometry.camera import Camera, Size
-from loci.geometry.gaussians import Gaussians
-from loci.geometry.mesh import Mesh
-from loci.geometry.mesh_render import render_mesh
-from loci.geometry.splat_render import Background, Rendering, render_gaussians
+from loci.geometry.gaussians.gaussians import Gaussians
+from loci.geometry.gaussians.render import Background, Rendering, render_gaussians
+from loci.geometry.mesh.mesh import Mesh
+from loci.geometry.mesh.render import render_mesh
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Generic, Protocol, TypeVar
 from jaxtyping import Float
 from torch import Tensor
 
-from loci.memory.codes import CodeBook, Codes, Compressor
-from loci.memory.compressor import RATE
-from loci.memory.hierarchy import HierarchyConfig, Span
-from loci.memory.horizon import continued
+from loci.memory.hierarchical import continued
+from loci.memory.hpmc import RATE
+from loci.memory.schedule import HierarchyConfig, Span
+from loci.memory.token_cache import CodeBook, Codes, Compressor
 
 S = TypeVar("S")
 

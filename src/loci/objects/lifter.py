@@ -11,20 +11,18 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
-from loci.acceleration.laws import Laws
-from loci.acceleration.ledger import Ledger
-from loci.acceleration.speeds import Speed
+from loci.caching.calibration import Laws
+from loci.caching.presets import Speed
+from loci.caching.stats import Ledger
 from loci.errors import LociError
-from loci.layers.weights import load_config, pretrained_folder, save_config
-from loci.objects.asset import Asset
-from loci.objects.lifting import LIFTER_NAME, LifterConfig, Lifting, Progress
-from loci.objects.own_pointmap import Frame
-from loci.objects.pace import Pace
+from loci.io.weights import load_config, pretrained_folder, save_config
+from loci.objects.asset import Asset, Scene
+from loci.objects.inputs.observation import Mask, Picture, Pointmap, View, mask_names
+from loci.objects.inputs.pointmap import Frame
 from loci.objects.parts import ALL_DECODERS, Parts, SavedParts, save_parts
+from loci.objects.pipeline import LIFTER_NAME, LifterConfig, Lifting, Progress, Stages
 from loci.objects.released import ReleasedParts
-from loci.objects.scene import Scene
-from loci.objects.stages import Stages
-from loci.objects.view import Mask, Picture, Pointmap, View, mask_names
+from loci.objects.sampling import Pace
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 

@@ -9,15 +9,18 @@ import torch
 from torch import nn
 
 from loci.errors import LociError
-from loci.layers.weights import CONFIG_NAME, WEIGHTS_NAME
-from loci.objects.conditioning import Fuser, FuserConfig
-from loci.objects.dinov2 import DinoEmbedderConfig
-from loci.objects.gaussian_decoder import GaussianDecoder, GaussianDecoderConfig
-from loci.objects.latent_flow import LatentFlow, LatentFlowConfig
-from loci.objects.mesh_decoder import MeshDecoder, MeshDecoderConfig
-from loci.objects.pointmap_embedder import PointmapEmbedderConfig
-from loci.objects.structure_decoder import StructureDecoder, StructureDecoderConfig
-from loci.objects.structure_flow import StructureFlow, StructureFlowConfig
+from loci.io.weights import CONFIG_NAME, WEIGHTS_NAME
+from loci.objects.models.condition import Fuser, FuserConfig, PointmapEmbedderConfig
+from loci.objects.models.dinov2 import DinoEmbedderConfig
+from loci.objects.models.slat_decoders import (
+    GaussianDecoder,
+    GaussianDecoderConfig,
+    MeshDecoder,
+    MeshDecoderConfig,
+)
+from loci.objects.models.slat_flow import LatentFlow, LatentFlowConfig
+from loci.objects.models.structure_flow import StructureFlow, StructureFlowConfig
+from loci.objects.models.structure_vae import StructureDecoder, StructureDecoderConfig
 
 STRUCTURE_FUSER, STRUCTURE_FLOW = "structure_fuser", "structure_flow"
 STRUCTURE_DECODER = "structure_decoder"

@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 from loci.errors import LociError
-from loci.files import replacing_folder
-from loci.layers.weights import load_strict, read_tensors, save_config
-from loci.objects.lifting import LIFTER_NAME, LifterConfig
+from loci.io.files import replacing_folder
+from loci.io.weights import load_strict, read_tensors, save_config
 from loci.objects.parts import (
     GAUSSIAN_DECODER,
     GAUSSIAN_DECODER_4,
@@ -30,6 +29,7 @@ from loci.objects.parts import (
     PartConfigs,
     save_parts,
 )
+from loci.objects.pipeline import LIFTER_NAME, LifterConfig
 
 
 class Origin(NamedTuple):

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from loci.data.shards import load_shards
+from loci.codecs.frame import FrameCodec, FrameCodecConfig
+from loci.data.recordings import load_shards
 from loci.train.precision import Precision, matmul_type
-from loci.train.run import (
+from loci.train.trainer import (
     Budget,
     Ema,
     Learner,
@@ -22,7 +23,6 @@ from loci.train.run import (
     agreed,
     step_generator,
 )
-from loci.world.frame_codec import FrameCodec, FrameCodecConfig
 
 FRAMES_FOR_COMPONENTS, PATCHES_FOR_COMPONENTS = 1500, 50_000
 FRAMES_FOR_STATISTICS = 4096

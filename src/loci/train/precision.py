@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import torch
 
+
 Precision = Literal["auto", "float32", "bfloat16"]
 SIDE, TRIES = 256, 3
 """Of the matrices that are timed. Small: where bfloat16 is emulated it is eighty times slower."""

@@ -1,15 +1,34 @@
-"""One transformer block over two streams: a memory that never sees the noise, and the noise."""
+"""Latents as tokens: one for every 2x2 latents of a frame, frame after frame, row after row."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from loci.layers.attention import Attention, KeysValues
-from loci.layers.learned import learned
-from loci.layers.modulation import Modulation, gated, modulated
-from loci.layers.norms import AffineLayerNorm, layer_norm
-from loci.layers.rotary import Rotation
+from loci.nn.attention import Attention, KeysValues
+from loci.nn.norms import AffineLayerNorm, Modulation, gated, layer_norm, learned, modulated
+from loci.nn.rotary import Rotation
 from loci.world.partial import Seen
+
+PATCH = 2
+
+
+def to_tokens(latents: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b n p"]:
+    """The four latents of every patch side by side, as the transformer's head gives them.
+
+    n = t (h / 2) (w / 2), p = 4 c.
+    """
+    batch, channels, frames, height, width = latents.shape
+    grid = (frames, height // PATCH, PATCH, width // PATCH, PATCH)
+    x = latents.reshape(batch, channels, *grid).permute(0, 2, 3, 5, 4, 6, 1)
+    return x.reshape(batch, -1, PATCH * PATCH * channels)
+
+
+def to_latents(tokens: Float[Tensor, "b n p"], shape: torch.Size) -> Float[Tensor, "b c t h w"]:
+    """The inverse: tokens as latents of a shape `[b, c, t, h, w]`."""
+    batch, channels, frames, height, width = shape
+    grid = (frames, height // PATCH, width // PATCH, PATCH, PATCH, channels)
+    x = tokens.reshape(batch, *grid).permute(0, 6, 1, 2, 4, 3, 5)
+    return x.reshape(batch, channels, frames, height, width)
 
 
 class Block(nn.Module):

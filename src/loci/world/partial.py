@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from loci.layers.attention import KeysValues
-from loci.layers.rotary import Rotation
+from loci.nn.attention import KeysValues
+from loci.nn.rotary import Rotation
 
 Seen = Callable[[KeysValues], KeysValues]
 """From the keys and values of the tokens that are computed to those of all that are looked at."""

@@ -15,13 +15,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from loci.codecs.wan import WanCodec, WanCodecConfig
 from loci.errors import LociError
-from loci.files import replacing_folder
-from loci.layers.weights import CONFIG_NAME, load_strict, read_tensors, save_config
-from loci.world.config import WorldConfig
+from loci.io.files import replacing_folder
+from loci.io.weights import CONFIG_NAME, load_strict, read_tensors, save_config
+from loci.world.rollout import WorldConfig
 from loci.world.text import TextEncoder, TextEncoderConfig, load_tokenizer
 from loci.world.transformer import TransformerConfig, WorldTransformer
-from loci.world.wan_codec import WanCodec, WanCodecConfig
 
 SUFFIXES = (".ckpt", ".safetensors")
 NOT_WEIGHTS = ("pos_embed", "pos_embed_temporal")

@@ -1,20 +1,31 @@
 """One chunk of a walk: from what is remembered and what is pressed to new latents."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loci.acceleration.ledger import Ledger
-from loci.acceleration.speeds import Speed
-from loci.flow.guidance import Velocity, guided
-from loci.flow.policy import Rows, State, StepPolicy, TokenPolicy
-from loci.flow.sampler import sample
-from loci.flow.schedule import euler_timesteps
-from loci.world.context import Actions, Address, Context, Prompt
+from loci.caching.presets import Speed
+from loci.caching.stats import Ledger
+from loci.flow import (
+    Rows,
+    State,
+    StepPolicy,
+    TokenPolicy,
+    Velocity,
+    euler_timesteps,
+    guided,
+    sample,
+)
+from loci.memory.hierarchical import HorizonConfig
+from loci.memory.hpmc import WindowPlan
+from loci.memory.poses import Stride
+from loci.memory.schedule import HierarchyConfig
+from loci.world.block import to_latents, to_tokens
+from loci.world.conditioning import Actions, Address, Context, Prompt
 from loci.world.partial import KeptTokens, TokenView
-from loci.world.patches import to_latents, to_tokens
 from loci.world.transformer import WorldTransformer
 
 VIDEO = "video"
@@ -157,3 +168,36 @@ def chunk_noise(
     """
     mixed = (seed * 0x9E3779B97F4A7C15 + chunk * 0xBF58476D1CE4E5B9 + 1) % 2**63
     return torch.randn(shape, generator=torch.Generator().manual_seed(mixed)).to(device)
+
+
+def _released_horizon() -> HorizonConfig:
+    """The published memory while its windows touch, then windows of the same size."""
+    exact = WindowPlan()
+    return HorizonConfig(HierarchyConfig(window=exact.window), exact)
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """How a world is walked. The defaults are those of the released model.
+
+    `size` is height and width of the frames, None to choose the released bucket nearest to the
+    picture's shape. A chunk makes `chunk` new frames; with `overlap` it makes the newest frame
+    again as its first latent, which is thrown away. With `reencode` the history holds what the
+    codec sees in the decoded frames, otherwise the sampled latents. With `lag` the memory holds
+    everything before the local frame, otherwise that frame as well. `moves` and `views` list the
+    action ids the model was trained on; all of the vocabulary if empty.
+    """
+
+    size: tuple[int, int] | None = None
+    fps: int = 30
+    chunk: int = 80
+    overlap: bool = True
+    reencode: bool = True
+    lag: bool = False
+    codec: Literal["frame", "wan"] = "wan"
+    text: bool = True
+    moves: tuple[int, ...] = ()
+    views: tuple[int, ...] = ()
+    stride: Stride | None = None
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    horizon: HorizonConfig = field(default_factory=_released_horizon)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from loci.errors import LociError
-from loci.world.context import Prompt
+from loci.world.conditioning import Prompt
 
 # What the released model is guided away from; data that results depend on, kept word for word.
 NEGATIVE_PROMPT = (

@@ -9,14 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loci.actions.encoder import ActionEncoder, ActionEncoderConfig
-from loci.flow.schedule import TIMESTEPS
-from loci.layers.learned import learned
-from loci.layers.modulation import modulated
-from loci.layers.norms import layer_norm
-from loci.layers.rotary import Rotation, grid_rotation
-from loci.layers.timestep import timestep_code
-from loci.layers.weights import (
+from loci.flow import TIMESTEPS
+from loci.io.weights import (
     CONFIG_NAME,
     WEIGHTS_NAME,
     load_config,
@@ -25,14 +19,29 @@ from loci.layers.weights import (
     read_tensors,
     save_pretrained,
 )
-from loci.memory.compressor import LatentEncoder, LatentEncoderConfig
+from loci.memory.addressing import (
+    PoseEmbedding,
+    ReckonedConfig,
+    ReckonedEncoder,
+    memory_times,
+    reckoned_rotation,
+)
+from loci.memory.hpmc import LatentEncoder, LatentEncoderConfig
 from loci.memory.poses import relative_poses, with_spread
-from loci.memory.reckoned import PoseEmbedding, ReckonedConfig, memory_times, reckoned_rotation
-from loci.memory.reckoned_encoder import ReckonedEncoder
-from loci.world.block import Block
-from loci.world.context import Actions, Address, Context, LayerContext, Prompt
+from loci.nn.embeddings import timestep_code
+from loci.nn.norms import layer_norm, learned, modulated
+from loci.nn.rotary import Rotation, grid_rotation
+from loci.world.block import PATCH, Block, to_latents, to_tokens
+from loci.world.conditioning import (
+    ActionEncoder,
+    ActionEncoderConfig,
+    Actions,
+    Address,
+    Context,
+    LayerContext,
+    Prompt,
+)
 from loci.world.partial import TokenView
-from loci.world.patches import PATCH, to_latents, to_tokens
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from loci.errors import LociError
-from loci.files import replacing
-from loci.world.context import Prompt
+from loci.io.files import replacing
+from loci.world.conditioning import Prompt
 from loci.world.world import WalkState, World
 
 FORMAT = "loci-walk-1"

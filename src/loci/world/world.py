@@ -12,28 +12,26 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor
 
-from loci.acceleration.laws import LAWS_NAME, Laws
-from loci.acceleration.ledger import Ledger
-from loci.acceleration.speeds import UNCALIBRATED, Speed, chosen_speed
-from loci.actions.reckoning import reckon
-from loci.actions.vocabulary import MOVES, VIEWS, to_ids
+from loci.actions import MOVES, VIEWS, to_ids
+from loci.caching.calibration import LAWS_NAME, Laws
+from loci.caching.presets import UNCALIBRATED, Speed, chosen_speed
+from loci.caching.stats import Ledger
+from loci.codecs.base import Codec, CodecState
+from loci.codecs.frame import FrameCodec
+from loci.codecs.wan import WanCodec
 from loci.errors import LociError
-from loci.files import replacing_folder
-from loci.layers.weights import CONFIG_NAME, load_config, pretrained_folder, save_config
-from loci.memory.codes import Codes
-from loci.memory.compressor import published_memory
-from loci.memory.horizon import HorizonMemory, HorizonState
-from loci.picture import read_pixels
-from loci.world.codec import Codec, CodecState
-from loci.world.config import WorldConfig
-from loci.world.context import Actions, Address, Context, Prompt
-from loci.world.frame_codec import FrameCodec
-from loci.world.picture import choose_bucket, load_picture, tensor_to_frames
+from loci.io.files import replacing_folder
+from loci.io.images import choose_bucket, load_picture, read_pixels, tensor_to_frames
+from loci.io.weights import CONFIG_NAME, load_config, pretrained_folder, save_config
+from loci.memory.hierarchical import HorizonMemory, HorizonState
+from loci.memory.hpmc import published_memory
+from loci.memory.poses import reckon
+from loci.memory.token_cache import Codes
+from loci.world.conditioning import Actions, Address, Context, Prompt
 from loci.world.released import load_released
-from loci.world.rollout import chunk_context, chunk_noise, sample_at_speed
+from loci.world.rollout import WorldConfig, chunk_context, chunk_noise, sample_at_speed
 from loci.world.text import NEGATIVE_PROMPT, TextEncoder
 from loci.world.transformer import WorldTransformer
-from loci.world.wan_codec import WanCodec
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 SAVED = {"transformer", "codec", "text_encoder", CONFIG_NAME, LAWS_NAME}

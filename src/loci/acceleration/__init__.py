@@ -1,1 +1,0 @@
-"""When a step, a token or a voxel need not be computed."""

@@ -1,1 +1,0 @@
-"""Actions: their names, their network, and where they lead."""

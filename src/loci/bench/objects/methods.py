@@ -1,0 +1,170 @@
+"""What `loci bench speed` compares: our speeds, the published ones piece by piece, and others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+
+from loci.caching.forecast import DynamicModes, Hermite, Taylor
+from loci.caching.presets import GUIDED_ONCE, LAYOUT, Speed, exact, fast, faster, paper, released
+from loci.caching.published.step_caches import EasyCache, TaylorSeer
+from loci.caching.published.token_baselines import Fast3DCache, MergedTokens, RandomTokens
+from loci.caching.spectral import DecodingConfig
+from loci.caching.step_cache import StepCacheConfig
+from loci.caching.token_cache import TokenBudgetConfig
+from loci.errors import LociError
+from loci.objects.pipeline import LifterConfig
+
+EXACT = "exact"
+FEWER = (1 / 2, 1 / 3, 1 / 4)
+"""Parts of the steps of both flows, for the baseline of fewer steps."""
+UNEVEN = ((1 / 2, 1 / 4), (1 / 2, 1 / 8), (1 / 3, 1 / 8))
+"""Parts of the structure flow's steps and of the latent flow's, which needs fewer."""
+MILD = 0.03
+"""The tolerance of the rows that spend an error."""
+UNIFORM = DecodingConfig("released", high=math.inf, low=-math.inf, minimum=0)
+"""The factor 1.5 whatever the object is like."""
+
+
+class Method(NamedTuple):
+    """One row of the comparison.
+
+    Attributes:
+        name: of the row.
+        group: what it is drawn with.
+        speed: at which objects are lifted.
+        steps: the part of both flows' steps that is taken.
+    """
+
+    name: str
+    group: str
+    speed: Speed
+    steps: float = 1.0
+
+    def config(self, config: LifterConfig) -> LifterConfig:
+        """The run with so many steps; at least one each."""
+        structure, latents = (flow.fewer(self.steps) for flow in (config.structure, config.latents))
+        return replace(config, structure=structure, latents=latents)
+
+
+def methods(seed: int) -> list[Method]:
+    """All rows, exact first; names are distinct.
+
+    Args:
+        seed: of what is random in the baselines.
+    """
+    fewer = [Method(f"steps x {part:.2g}", "fewer steps", exact(), part) for part in FEWER]
+    return [
+        Method(EXACT, EXACT, exact()),
+        *fewer,
+        *(Method(uneven(*parts), "fewer steps", uneven_speed(*parts)) for parts in UNEVEN),
+        *(Method(name, "baselines", speed) for name, speed in _baselines(seed).items()),
+        *_ablation(released()),
+        *_ablation(paper()),
+        *(Method(name, "loci", speed) for name, speed in _ours().items()),
+        Method("fast", "loci", fast()),
+        Method("faster", "loci", faster()),
+    ]
+
+
+def chosen_methods(seed: int, names: Sequence[str]) -> list[Method]:
+    """The rows of these names and exact, which the others are compared with; all if none is named.
+
+    Raises:
+        LociError: when there is no row of a name.
+    """
+    known = methods(seed)
+    strange = sorted(set(names) - {method.name for method in known})
+    if strange:
+        expected = ", ".join(method.name for method in known)
+        raise LociError(f"--rows: {strange[0]!r}, expected some of: {expected}")
+    return [method for method in known if not names or method.name in {EXACT, *names}]
+
+
+def _baselines(seed: int) -> dict[str, Speed]:
+    """With the settings of their papers; shares and factors are not told and are ours."""
+
+    def chance() -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+    return {
+        "random drop": Speed("random drop", dropped=0.5),
+        "random tokens": Speed(
+            "random tokens", latents=lambda interval, scores, blocks: RandomTokens(0.5, chance())
+        ),
+        "uniform merge": Speed("uniform merge", decoding=UNIFORM),
+        "merged tokens": Speed(
+            "merged tokens", latents=lambda interval, scores, blocks: MergedTokens(blocks)
+        ),
+        "Fast3DCache": Speed("Fast3DCache", latents=lambda interval, scores, blocks: Fast3DCache()),
+        "TaylorSeer": Speed(
+            "TaylorSeer",
+            structure=lambda interval: TaylorSeer(),
+            latents=lambda interval, scores, blocks: TaylorSeer(),
+        ),
+        "EasyCache": Speed(
+            "EasyCache",
+            structure=lambda interval: EasyCache(),
+            latents=lambda interval, scores, blocks: EasyCache(),
+        ),
+    }
+
+
+def _ours() -> dict[str, Speed]:
+    """Our mechanisms by one and together, at one tolerance; then the forecasts, each in the step
+    caches of both flows; then guidance whose difference is held, alone and with fewer steps."""
+    steps, tokens = (
+        StepCacheConfig("loci", layout=LAYOUT, tolerance=MILD),
+        TokenBudgetConfig(tolerance=MILD),
+    )
+    mild, decoding = Speed("mild", steps, tokens), DecodingConfig("loci")
+    found = {
+        "loci structure": Speed("loci structure", structure=mild.structure),
+        "loci latents": Speed("loci latents", latents=mild.latents),
+        "loci decoding": Speed("loci decoding", decoding=decoding),
+        "loci": replace(mild, name="loci", decoding=decoding),
+    }
+    forecasts = {"line": Taylor(), "Hermite": Hermite(), "modes": DynamicModes()}
+    for kind, forecast in forecasts.items():
+        cached = replace(steps, forecast=forecast)
+        found[f"loci {kind}"] = Speed(f"loci {kind}", cached, replace(cached, layout=()))
+    for every in (2, GUIDED_ONCE):
+        often = "once" if every == GUIDED_ONCE else f"1 in {every}"
+        for part in (1, *FEWER):
+            name = f"guided {often}" + (f", steps x {part:.2g}" if part < 1 else "")
+            found[name] = Speed(name, structure_steps=part, latent_steps=part, guide_every=every)
+    for parts in (*((part, part) for part in FEWER), *UNEVEN):
+        for often, every in (("", 1), ("guided 1 in 2, ", 2), ("guided once, ", GUIDED_ONCE)):
+            name = f"loci decoding, {often}{uneven(*parts)}"
+            base = uneven_speed(*parts)
+            found[name] = replace(base, name=name, decoding=decoding, guide_every=every)
+    return found
+
+
+def uneven(structure: float, latents: float) -> str:
+    """What a row is called that takes parts of the steps of both flows."""
+    if structure == latents:
+        return f"steps x {structure:.2g}"
+    return f"structure x {structure:.2g}, latents x {latents:.2g}"
+
+
+def uneven_speed(structure: float, latents: float) -> Speed:
+    """At which they are taken, and nothing else is spared."""
+    name = uneven(structure, latents)
+    return Speed(name, structure_steps=structure, latent_steps=latents)
+
+
+def _ablation(whole: Speed) -> list[Method]:
+    """A published system by its three mechanisms: each, each two, and all of them."""
+    pieces = ("structure", "latents", "decoding")
+    kept = [pieces[:1], pieces[1:2], pieces[2:], pieces[:2], pieces[::2], pieces[1:], pieces]
+    found = []
+    for some in kept:
+        name = whole.name if some == pieces else f"{whole.name} {' + '.join(some)}"
+        without = {piece: None for piece in pieces if piece not in some}
+        found.append(Method(name, whole.name, replace(whole, name=name, **without)))
+    return found

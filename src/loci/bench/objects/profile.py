@@ -1,0 +1,242 @@
+"""Something to put into every part of a lifter, of the right shapes."""
+
+from __future__ import annotations
+
+import json as json_format
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from loci.bench.report import table, write_json
+from loci.errors import LociError
+from loci.io.files import check_writable
+from loci.nn.sparse.tensor import Voxels
+from loci.objects.inputs.observation import View
+from loci.objects.models.condition import POINTMAPS
+from loci.objects.parts import (
+    GAUSSIAN_DECODER,
+    LATENT_FLOW,
+    LATENT_FUSER,
+    MESH_DECODER,
+    STRUCTURE_DECODER,
+    STRUCTURE_FLOW,
+    STRUCTURE_FUSER,
+    PartConfigs,
+)
+from loci.objects.pipeline import LifterConfig, Subject
+
+if TYPE_CHECKING:
+    import torch
+
+    from loci.objects.parts import PartConfigs
+    from loci.objects.pipeline import LifterConfig
+
+
+class Inputs:
+    """Calls of each part, by what they are called in a table.
+
+    Parts are asked in the order of a run: flows take the condition that the fuser before them made.
+    """
+
+    def __init__(
+        self,
+        parts: PartConfigs,
+        run: LifterConfig,
+        voxels: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.device, self.dtype = device, dtype
+        self.tensors = _disc(run).tensors
+        self.voxels = Voxels(shell(voxels, parts.gaussian_decoder.torso.resolution).to(device))
+        tokens, channels = parts.structure_flow.resolution**3, parts.structure_flow.shape_channels
+        self.shape = torch.randn(1, tokens, channels, device=device, dtype=dtype)
+        self.condition = torch.zeros(1, 1, 1)
+
+    def calls(self, name: str, part: Any) -> dict[str, Callable[[], Any]]:
+        """What is measured of a part."""
+        places, time = self.voxels, torch.full((1,), 250.0, device=self.device)
+        if name in (STRUCTURE_FUSER, LATENT_FUSER):
+            tensors = {n: x.to(self.device, self.dtype) for n, x in self.tensors.items()}
+            dropped = [n for n in POINTMAPS if n not in tensors]
+            self.condition = part(tensors, dropped)
+            stage = "structure" if name == STRUCTURE_FUSER else "latents"
+            return {f"pictures of {stage}": lambda: part(tensors, dropped)}
+        if name == STRUCTURE_FLOW:
+            chance = torch.Generator(self.device).manual_seed(0)
+            noise, context = part.noise(1, chance), part.context(self.condition)
+            return {
+                "structure": lambda: part.velocity(noise, time, context),
+                "structure uncond": lambda: part.velocity(noise, time, None),
+            }
+        if name == STRUCTURE_DECODER:
+            return {"voxels": lambda: part(self.shape)}
+        if name == LATENT_FLOW:
+            latents = torch.randn(len(places), part.config.channels, device=self.device)
+            context = part.context(self.condition)
+            return {
+                "latents": lambda: part.velocity(latents, time, places, context),
+                "latents uncond": lambda: part.velocity(latents, time, places, None),
+            }
+        latents = torch.randn(len(places), part.config.torso.channels, device=self.device)
+        works = {GAUSSIAN_DECODER: "gaussians", MESH_DECODER: "mesh"}
+        return {works[name]: lambda: part(latents, places)}
+
+
+def shell(count: int, resolution: int) -> Int[Tensor, "n 4"]:
+    """So many voxels as near as can be to a sphere a third of the grid wide, in order."""
+    coords = torch.cartesian_prod(torch.zeros(1).long(), *[torch.arange(resolution)] * 3)
+    apart = ((coords[:, 1:] + 0.5 - resolution / 2).norm(dim=1) - resolution / 3).abs()
+    return coords[apart.argsort()[:count].sort().values]
+
+
+def _disc(run: LifterConfig) -> Subject:
+    """A slanted wall of noise, and a disc on it."""
+    chance, side = np.random.default_rng(0), run.input_size
+    rows, columns = np.mgrid[:side, :side] / side - 0.5
+    view = View.read(chance.integers(0, 256, (side, side, 3), dtype=np.uint8), 2 + rows, fov=50.0)
+    return view.subject(rows**2 + columns**2 < 0.1, "disc", 0, run)
+
+
+GUIDED = {"structure": (25, 19), "latents": (25, 13)}
+"""Evaluations of the released run, conditional and unconditional (SAM 3D Objects, 5)."""
+NOTES = (
+    "measured: seconds of each part at the released size with random weights, the mesh without "
+    "its surface being drawn out, a part evaluated once before it counts",
+    "follows: a whole run, from these seconds and from the shares of evaluations and of tokens "
+    "that a method took of another model's run; an evaluation of some tokens is taken to cost "
+    "their share, stage 2 and the decoders the share of the voxels; voxels that are merged "
+    "for the mesh alone (mode paper) are not counted",
+)
+
+
+def speed_parts(
+    json: Path,
+    rows: Path | None = None,
+    voxels: int = 10_000,
+    dtype: Literal["float32", "bfloat16"] = "bfloat16",
+    repeats: int = 3,
+    device: str = "cpu",
+) -> None:
+    """Seconds of the released model's parts, and the whole runs that follow from them.
+
+    Args:
+        json: where to write the results.
+        rows: what loci bench speed wrote, for the shares of every method.
+        voxels: of the object.
+        dtype: of the weights.
+        repeats: how often each part is measured; the median counts.
+        device: where: cpu, cuda or mps.
+    """
+    check_writable(json)
+
+    import torch
+
+    from loci.objects.presets import sam3d_objects
+
+    shares = {} if rows is None else read_shares(rows)
+    model = sam3d_objects()
+    seconds = part_seconds(
+        model.parts, model.run, voxels, torch.device(device), getattr(torch, dtype), repeats
+    )
+    follows = {name: whole_run(seconds, share) for name, share in shares.items()}
+    results = {
+        "measured": {"seconds": seconds, "voxels": voxels, "dtype": dtype, "device": device},
+        "follows": follows,
+        "notes": list(NOTES),
+    }
+    write_json(json, results)
+    print(describe(results))
+
+
+def read_shares(path: Path) -> dict[str, dict[str, float]]:
+    """Of every method, the shares that it took of exact's evaluations, tokens and voxels.
+
+    Raises:
+        LociError: when the file is not what `loci bench speed` writes.
+    """
+    try:
+        rows = json_format.loads(path.read_text(encoding="utf-8"))["rows"]
+        return {name: {k: float(v) for k, v in row["shares"].items()} for name, row in rows.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LociError(f"{path}: expected the results of loci bench speed") from error
+
+
+def part_seconds(
+    parts: PartConfigs,
+    run: LifterConfig,
+    voxels: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    repeats: int,
+) -> dict[str, float]:
+    """Median seconds of every part, one in memory at a time; `uncond` is without a picture."""
+    import torch
+
+    from loci.objects.parts import PARTS
+
+    inputs, found = Inputs(parts, run, voxels, device, dtype), {}
+    for name in PARTS:
+        part: Any = parts.build(name).to(device, dtype).eval()
+        with torch.no_grad():
+            for work, call in inputs.calls(name, part).items():
+                found[work] = _seconds(call, repeats)
+        del part
+    return found
+
+
+def whole_run(seconds: Mapping[str, float], shares: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of the stages of a released run of which only these shares are computed."""
+    flows = {}
+    for stage, (guided, plain) in GUIDED.items():
+        whole = guided * seconds[stage] + plain * seconds[f"{stage} uncond"]
+        flows[stage] = whole * shares[stage] * (shares["tokens"] if stage == "latents" else 1)
+    flows["latents"] *= shares["voxels"]
+    stages = {
+        "pictures": seconds["pictures of structure"] + seconds["pictures of latents"],
+        **flows,
+        "voxels": seconds["voxels"],
+        "decoding": (seconds["gaussians"] + seconds["mesh"]) * shares["voxels"],
+    }
+    return {**stages, "all": sum(stages.values())}
+
+
+def describe(results: dict[str, Any]) -> str:
+    """Both tables."""
+    measured, follows = results["measured"], results["follows"]
+    lines = [
+        f"measured: {measured['voxels']} voxels, {measured['dtype']}, {measured['device']}",
+        table(["part", "seconds"], [[name, s] for name, s in measured["seconds"].items()]),
+        "",
+    ]
+    if follows:
+        (first, *_), stages = follows.values(), list(next(iter(follows.values())))
+        exact = follows.get("exact", first)
+        rows = [
+            [name, *(run[stage] for stage in stages), exact["all"] / run["all"]]
+            for name, run in follows.items()
+        ]
+        head = ["follows", *(f"{stage} s" for stage in stages), "speed-up"]
+        lines += [table(head, rows), ""]
+    return "\n".join([*lines, *(f"({note})" for note in results["notes"])])
+
+
+def _seconds(call: Callable[[], Any], repeats: int) -> float:
+    import torch
+
+    def once() -> float:
+        began = time.perf_counter()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    once()
+    return median(once() for _ in range(repeats))

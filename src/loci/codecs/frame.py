@@ -1,0 +1,202 @@
+"""A per-frame autoencoder: small frames to latents an eighth of their size, frame by frame.
+
+A convolutional autoencoder works on frames folded by pixel-unshuffle (so that no convolution
+runs at full resolution, which is what makes it affordable on a CPU), beside a linear path that
+maps each patch to its latent and back. The linear path, set to the principal components of the
+training patches, gives a usable codec before the first training step; the network learns what
+is left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from loci.codecs.base import CodecState
+from loci.errors import LociError
+from loci.io.weights import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    load_config,
+    load_strict,
+    pretrained_folder,
+    read_tensors,
+    save_pretrained,
+)
+
+FRAMES_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class FrameCodecConfig:
+    """`fold` is the pixel-unshuffle factor; every width after the first halves the size again.
+
+    `latents_mean` and `latents_std` per channel are measured after training.
+    """
+
+    fold: int = 8
+    widths: tuple[int, ...] = (128,)
+    layers_per_block: int = 1
+    norm_groups: int = 16
+    latent_channels: int = 16
+    latents_mean: tuple[float, ...] = ()
+    latents_std: tuple[float, ...] = ()
+
+    @property
+    def spatial_factor(self) -> int:
+        return self.fold * 2 ** (len(self.widths) - 1)
+
+
+class FrameCodec(nn.Module):
+    """Implements the Codec protocol with temporal factor 1; its stream state is empty."""
+
+    latents_mean: Tensor
+    latents_std: Tensor
+    network: Any
+
+    def __init__(self, config: FrameCodecConfig | None = None):
+        super().__init__()
+        self.config = config = config or FrameCodecConfig()
+        self.temporal_factor = 1
+        self.spatial_factor = config.spatial_factor
+        self.latent_channels = config.latent_channels
+        self.network = _network(config)
+        patch = 3 * self.spatial_factor**2
+        self.analysis = nn.Conv2d(patch, config.latent_channels, 1)
+        self.synthesis = nn.Conv2d(config.latent_channels, patch, 1)
+        self.set_normalisation(config.latents_mean, config.latents_std)
+
+    def set_normalisation(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        """Mean and deviation per channel of the raw latents; empty means 0 and 1."""
+        shape = (1, self.latent_channels, 1, 1)
+        device = self.analysis.weight.device
+        values = [mean or (0.0,) * self.latent_channels, std or (1.0,) * self.latent_channels]
+        for name, value in zip(("latents_mean", "latents_std"), values, strict=True):
+            tensor = torch.tensor(value, device=device).view(shape)
+            self.register_buffer(name, tensor, persistent=False)
+        self.config = replace(self.config, latents_mean=tuple(mean), latents_std=tuple(std))
+
+    @torch.no_grad()
+    def set_linear_path(self, patches: Float[Tensor, "n patch"]) -> None:
+        """Sets the linear path to the principal components of folded patches, scaled to unit
+        deviation, and the network's outputs to zero."""
+        mean = patches.mean(0)
+        _, spread, directions = torch.linalg.svd(patches - mean, full_matrices=False)
+        keep = self.latent_channels
+        deviation = spread[:keep] / len(patches) ** 0.5
+        analysis = directions[:keep] / deviation[:, None]
+        self.analysis.weight.copy_(analysis[:, :, None, None])
+        assert self.analysis.bias is not None
+        assert self.synthesis.bias is not None
+        self.analysis.bias.copy_(-analysis @ mean)
+        self.synthesis.weight.copy_((directions[:keep] * deviation[:, None]).T[:, :, None, None])
+        self.synthesis.bias.copy_(mean)
+        for output in (self.network.encoder.conv_out, self.network.decoder.conv_out):
+            nn.init.zeros_(output.weight)
+            nn.init.zeros_(output.bias)
+
+    def to_latents(self, frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c hl wl"]:
+        """Raw latents (not normalised)."""
+        folded = _channels_last(F.pixel_unshuffle(frames, self.config.fold))
+        patches = _channels_last(F.pixel_unshuffle(frames, self.spatial_factor))
+        mode = self.network.encoder(folded)[:, : self.latent_channels]
+        return mode + self.analysis(patches)
+
+    def to_frames(self, latents: Float[Tensor, "n c hl wl"]) -> Float[Tensor, "n 3 h w"]:
+        """Frames of raw latents, not clamped."""
+        latents = _channels_last(latents)
+        frames = F.pixel_shuffle(self.network.decoder(latents), self.config.fold)
+        return frames + F.pixel_shuffle(self.synthesis(latents), self.spatial_factor)
+
+    def forward(
+        self, frames: Float[Tensor, "n 3 h w"], noise: Float[Tensor, "n c hl wl"]
+    ) -> Float[Tensor, "n 3 h w"]:
+        """Training: reconstruction through latents disturbed by `noise`, which is in units of
+        each channel's own spread so that growing the latents is no way out."""
+        latents = self.to_latents(frames)
+        spread = latents.detach().std(dim=(0, 2, 3), keepdim=True)
+        return self.to_frames(latents + noise * spread)
+
+    @torch.no_grad()
+    def encode(self, frames: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b c t hl wl"]:
+        """Normalised latents, one per frame. Raises LociError if the spatial factor does not
+        divide the size."""
+        batch, channels, _, height, width = frames.shape
+        factor = self.spatial_factor
+        if channels != 3 or height % factor or width % factor:
+            raise LociError(
+                f"frames of {channels} channels and {height}x{width} pixels: expected 3 channels "
+                f"and a size divisible by {factor}"
+            )
+        flat = frames.transpose(1, 2).flatten(0, 1)
+        latents = torch.cat([self.to_latents(part) for part in flat.split(FRAMES_AT_ONCE)])
+        latents = (latents - self.latents_mean) / self.latents_std
+        return latents.contiguous().unflatten(0, (batch, -1)).transpose(1, 2).contiguous()
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "b c t hl wl"]) -> Float[Tensor, "b 3 t h w"]:
+        """Frames in [-1, 1], one per latent."""
+        if latents.shape[1] != self.latent_channels:
+            raise LociError(
+                f"latents of {latents.shape[1]} channels: expected {self.latent_channels}"
+            )
+        flat = latents.transpose(1, 2).flatten(0, 1) * self.latents_std + self.latents_mean
+        frames = torch.cat([self.to_frames(part) for part in flat.split(FRAMES_AT_ONCE)])
+        frames = frames.clamp(-1, 1).contiguous()
+        return frames.unflatten(0, (latents.shape[0], -1)).transpose(1, 2).contiguous()
+
+    def encode_stream(
+        self, frames: Float[Tensor, "b 3 t h w"], state: CodecState | None = None
+    ) -> tuple[Float[Tensor, "b c t hl wl"], CodecState]:
+        """Frames are independent: `encode`, and an empty state."""
+        return self.encode(frames), {}
+
+    def decode_stream(
+        self, latents: Float[Tensor, "b c t hl wl"], state: CodecState | None = None
+    ) -> tuple[Float[Tensor, "b 3 t h w"], CodecState]:
+        """Latents are independent: `decode`, and an empty state."""
+        return self.decode(latents), {}
+
+    def save_pretrained(self, folder: Path | str, dtype: torch.dtype | None = None) -> None:
+        """Writes `config.json` and `model.safetensors`, floating weights as `dtype` if given."""
+        save_pretrained(folder, self.config, self, dtype)
+
+    @classmethod
+    def from_pretrained(cls, source: Path | str) -> FrameCodec:
+        """From a folder or hub id; float32, in evaluation mode. Raises LociError naming every
+        missing, unexpected or misshapen tensor."""
+        folder = pretrained_folder(source)
+        codec = cls(load_config(folder / CONFIG_NAME, FrameCodecConfig))
+        load_strict(codec, read_tensors(folder / WEIGHTS_NAME), str(folder / WEIGHTS_NAME))
+        return codec.eval().requires_grad_(False)
+
+
+def _network(config: FrameCodecConfig) -> nn.Module:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    levels, channels = len(config.widths), 3 * config.fold**2
+    sizes: dict[str, Any] = {
+        "in_channels": channels,
+        "out_channels": channels,
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "block_out_channels": config.widths,
+        "layers_per_block": config.layers_per_block,
+        "latent_channels": config.latent_channels,
+        "norm_num_groups": config.norm_groups,
+        "mid_block_add_attention": False,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    }
+    network: Any = AutoencoderKL(**sizes)
+    return network.to(memory_format=torch.channels_last)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last)

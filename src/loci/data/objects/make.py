@@ -1,0 +1,307 @@
+"""Objects to learn from, out of meshes: `loci data objects`."""
+
+import json
+import os
+import time
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from loci.data.objects.cameras import ViewConfig, random_camera, random_lights
+from loci.data.objects.cleaning import Unusable, check_name, normalized
+from loci.data.objects.dataset import SUFFIX, SURFACE, write_object
+from loci.data.objects.mesh_files import need_trimesh
+from loci.data.objects.render import ObjectRenderer
+from loci.data.objects.sources import Source, find_sources
+from loci.data.objects.splits import held_out
+from loci.data.objects.surface import (
+    GRID,
+    even_samples,
+    need_scipy,
+    occupied,
+    pack,
+    seen_surface,
+    signed_distance,
+)
+from loci.data.objects.synthetic import composed as composed_source
+from loci.data.objects.synthetic import stretched as stretched_source
+from loci.errors import LociError, check_seed
+from loci.io.files import replacing
+
+VERSION = 1
+MOST_MORE = 9999
+META = "meta.json"
+DROPPED = "dropped.json"
+MORE = "more"
+SPLITS = ("train", "test", "aside", MORE)
+
+
+@dataclass(frozen=True)
+class ObjectsConfig:
+    """What is drawn of every object; and how many are made of each training object by stretching
+    it, and of random solids."""
+
+    views: int = 16
+    size: int = 192
+    seed: int = 1
+    cameras: ViewConfig = ViewConfig()
+    stretched: int = 0
+    composed: int = 0
+
+
+@dataclass(frozen=True)
+class Making:
+    """What a call of `generate` made (not what was there before), and how long it took."""
+
+    made: int
+    held: int
+    dropped: dict[str, str]
+    """Why, by the name of the object."""
+    seconds: float
+
+
+def objects(
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
+    out: Path,
+    views: int = 16,
+    size: int = 192,
+    seed: int = 1,
+    limit: int | None = None,
+    stretched: int = 0,
+    composed: int = 0,
+    workers: int = os.cpu_count() or 1,
+) -> None:
+    """Render, voxelise and sample objects from meshes (.sh3f, .obj, .glb).
+
+    The same command goes on with what was stopped. Held-out objects go to the folder "test", what
+    is nearly like one of them to "aside", the others to "train". What is made of others or of
+    nothing goes to "more".
+
+    Args:
+        source: a file, or a folder of them.
+        out: folder for the objects.
+        views: pictures of every object.
+        size: of the pictures, in pixels.
+        seed: of cameras and lights.
+        limit: take only so many objects, spread over the source.
+        stretched: how often every training object is drawn again in other proportions.
+        composed: how many objects of random solids are drawn.
+        workers: how many processes.
+    """
+    config = ObjectsConfig(views, size, seed, stretched=stretched, composed=composed)
+    done = generate(source, out, config, limit, workers)
+    reasons = Counter(reason.split(",")[0] for reason in done.dropped.values())
+    left = "".join(f"\n  left out {count}: {reason}" for reason, count in reasons.most_common())
+    print(f"{out}: {done.held} objects ({done.made} new, {done.seconds:.0f} s){left}")
+
+
+def generate(
+    source: Path,
+    out: Path,
+    config: ObjectsConfig | None = None,
+    limit: int | None = None,
+    workers: int = 1,
+) -> Making:
+    """Make what is missing of a data set of objects.
+
+    Raises:
+        LociError: for numbers out of range, no meshes, a missing package, no OpenGL, or when `out`
+            cannot be written or holds other data.
+    """
+    config = config or ObjectsConfig()
+    for name, value, most in (
+        ("views", config.views, 4096),
+        ("size", config.size, 2048),
+        ("workers", workers, 1024),
+        ("limit", 1 if limit is None else limit, 1_000_000),
+    ):
+        if not 1 <= value <= most:
+            raise LociError(f"{name} {value}, expected 1 to {most}")
+    for name, value in (("stretched", config.stretched), ("composed", config.composed)):
+        if not 0 <= value <= MOST_MORE:
+            raise LociError(f"{name} {value}, expected 0 to {MOST_MORE}")
+    check_seed(config.seed)
+    need_trimesh()
+    need_scipy()
+    began = time.perf_counter()
+    sources = list(_spread(find_sources(source), limit))
+    _begin(out, config)
+    dropped = _read_json(out / DROPPED) if (out / DROPPED).exists() else {}
+    splits = held_out()
+    jobs = []
+    for split, item in _with_more(sources, splits, config):
+        path = out / split / (item.name + SUFFIX)
+        _fetch(path)
+        if not path.exists() and item.name not in dropped:
+            jobs.append((item, path, config))
+    # In no order, so that what is there of a set in the making is fit to try things on.
+    jobs.sort(key=lambda job: zlib.crc32(job[0].name.encode()))
+    made = 0
+    for name, reason in _made(jobs, workers):
+        made += reason is None
+        if reason is not None:
+            dropped[name] = reason
+            _write_json(out / DROPPED, dropped)
+    held = sum(1 for split in SPLITS for _ in (out / split).glob("[!.]*" + SUFFIX))
+    return Making(made, held, dropped, time.perf_counter() - began)
+
+
+def make_object(
+    renderer: ObjectRenderer, source: Source, config: ObjectsConfig
+) -> dict[str, np.ndarray]:
+    """The arrays of one object (see `object_files`). Depends on nothing but its arguments.
+
+    Raises:
+        Unusable: when its file is damaged or has no surface to learn from.
+    """
+    check_name(source.title, source.opening)
+    try:
+        parts = source.read()
+    except LociError as error:
+        raise Unusable(f"damaged, {error}") from error
+    parts = normalized(parts)
+    renderer.load(parts)
+    rng = np.random.default_rng([config.seed, zlib.crc32(source.name.encode())])
+    seen, area, sides = seen_surface(renderer)
+    surface = even_samples(seen, area, SURFACE, rng)
+    arrays = _views(renderer, surface.points[: SURFACE // 8], source.size, config, rng)
+    return arrays | {
+        "surface": surface.table(),
+        "occupancy": pack(occupied(seen.points, GRID)),
+        "sdf": signed_distance(seen, sides),
+    }
+
+
+def _views(
+    renderer: ObjectRenderer,
+    points: np.ndarray,
+    size: float | None,
+    config: ObjectsConfig,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    rows = []
+    for _ in range(config.views):
+        camera = random_camera(rng, points, size, config.cameras)
+        picture = renderer.draw(camera, config.size, random_lights(rng))
+        row = {"rgba": picture.lit, "even": picture.even[..., :3], "depth": picture.depth}
+        row |= {"fov": camera.fov, "rotation": camera.rotation}
+        rows.append(row | {"translation": camera.translation, "scale": camera.scale})
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _made(jobs: list, workers: int) -> Iterator[tuple[str, str | None]]:
+    """Makes objects; gives each name and, when it was left out, the reason."""
+    if workers == 1 or len(jobs) < 2:
+        yield from _work(jobs)
+        return
+    # Fresh processes: drawing contexts do not survive a fork.
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        try:
+            chunks = [jobs[start : start + 2] for start in range(0, len(jobs), 2)]
+            for results in pool.map(_work_chunk, chunks):
+                yield from results
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _work_chunk(jobs: list) -> list[tuple[str, str | None]]:
+    return list(_work(jobs))
+
+
+def _work(jobs: Iterable) -> Iterator[tuple[str, str | None]]:
+    with ObjectRenderer() as renderer:
+        for source, path, config in jobs:
+            try:
+                write_object(path, make_object(renderer, source, config), source.header())
+            except Unusable as reason:
+                yield source.name, str(reason)
+            else:
+                yield source.name, None
+
+
+def _with_more(
+    sources: Sequence[Source], splits: Mapping[str, str], config: ObjectsConfig
+) -> Iterator[tuple[str, Source]]:
+    """Every source with its folder, and what else is to be made."""
+    for item in sources:
+        split = splits.get(item.name, "train")
+        yield split, item
+        if split == "train":
+            for number in range(1, config.stretched + 1):
+                yield MORE, stretched_source(item, number, config.seed)
+    for number in range(1, config.composed + 1):
+        yield MORE, composed_source(number, config.seed)
+
+
+def _spread(sources: list[Source], limit: int | None) -> Iterable[Source]:
+    """`limit` of them from all over the list, leaving out what its name rules out."""
+    if limit is None:
+        return sources
+    usable = []
+    for source in sources:
+        try:
+            check_name(source.title, source.opening)
+            usable.append(source)
+        except Unusable:
+            continue
+    places = np.linspace(0, len(usable) - 1, min(limit, len(usable))).round().astype(int)
+    return [usable[place] for place in places]
+
+
+def _begin(out: Path, config: ObjectsConfig) -> None:
+    described = {
+        "version": VERSION,
+        "views": config.views,
+        "size": config.size,
+        "seed": config.seed,
+        "grid": GRID,
+        "surface": SURFACE,
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for split in SPLITS:
+            for draft in (out / split).glob(".*.part"):  # of a run that was killed
+                draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise LociError(f"{out}: cannot be written ({error.strerror})") from error
+    if (out / META).exists():
+        held = _read_json(out / META)
+        for name, value in described.items():
+            if held.get(name) != value:
+                text = f"{name} {held.get(name)}, expected {value} to go on with it"
+                raise LociError(f"{out}: holds other data: {text}")
+        return
+    _write_json(out / META, described)
+
+
+def _fetch(path: Path) -> None:
+    """Move an object to its folder from another, as the list of held-out objects has changed."""
+    for split in SPLITS:
+        other = path.parent.parent / split / path.name
+        if other != path and other.exists():
+            path.parent.mkdir(exist_ok=True)
+            os.replace(other, path)
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise LociError(f"{path}: damaged, expected what loci data objects wrote")
+    return content
+
+
+def _write_json(path: Path, content: dict) -> None:
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

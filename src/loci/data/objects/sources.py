@@ -1,0 +1,219 @@
+"""Libraries of furniture as Sweet Home 3D packs them: a zip of OBJ files with a catalog."""
+
+import posixpath
+import re
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from loci.data.objects.mesh_files import TO_Z_UP, Part, read_mesh, read_mesh_file
+from loci.errors import LociError
+
+CATALOG = "PluginFurnitureCatalog.properties"
+
+
+@dataclass(frozen=True)
+class Furniture:
+    """One entry of a catalog; `size` is the longest side in metres, `path` that of the OBJ."""
+
+    library: Path
+    id: str
+    name: str
+    category: str
+    path: str
+    author: str
+    licence: str
+    size: float
+    turn: tuple[float, ...]
+    opening: bool
+    """A door or a window."""
+
+
+def catalog(library: Path) -> list[Furniture]:
+    """The entries of a .sh3f file, in its order.
+
+    Raises:
+        LociError: when the file is not such a library.
+    """
+    try:
+        with zipfile.ZipFile(library) as archive:
+            text = archive.read(CATALOG).decode("latin-1")
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise LociError(
+            f"{library}: expected a furniture library (.sh3f) with a catalog"
+        ) from error
+    values = _properties(text)
+    numbers = [key.split("#")[1] for key in values if key.startswith("id#")]
+    return [_entry(library, values, number) for number in numbers]
+
+
+def read_furniture(entry: Furniture) -> list[Part]:
+    """The parts of one entry, z up and the front toward -y.
+
+    Raises:
+        LociError: when the model is missing or damaged, or trimesh is missing.
+    """
+    with zipfile.ZipFile(entry.library) as archive:
+        folder = posixpath.dirname(entry.path)
+
+        def beside(name: str) -> bytes:
+            inside = posixpath.join(folder, name.replace("\\", "/"))
+            return archive.read(posixpath.normpath(inside))
+
+        try:
+            content = archive.read(entry.path)
+        except (KeyError, zipfile.BadZipFile) as error:
+            raise LociError(f"{entry.library}: {entry.path} is missing or damaged") from error
+        parts = read_mesh(content, "obj", beside, f"{entry.library.name}: {entry.path}")
+    # The turn is given for columns in the frame of the file (y up).
+    turn = np.array(entry.turn, np.float32).reshape(3, 3).T
+    return [part.turned(TO_Z_UP.T @ turn @ TO_Z_UP) for part in parts]
+
+
+def _properties(text: str) -> dict[str, str]:
+    """Key and value of every line; no library continues a line on the next."""
+    values = {}
+    for line in text.splitlines():
+        key, equals, value = line.partition("=")
+        if equals and not line.startswith(("#", "!")):
+            unescaped = re.sub(r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)), value)
+            values[key.strip()] = unescaped.strip()
+    return values
+
+
+def _entry(library: Path, values: dict[str, str], number: str) -> Furniture:
+    def value(key: str, default: str = "") -> str:
+        return values.get(f"{key}#{number}", default)
+
+    try:
+        sides = [float(value(side)) for side in ("width", "depth", "height")]
+        turn = tuple(map(float, value("modelRotation", "1 0 0 0 1 0 0 0 1").split()))
+    except ValueError as error:
+        raise LociError(f"{library}: entry {number} has no size in numbers") from error
+    if len(turn) != 9:
+        raise LociError(f"{library}: entry {number} has no rotation of nine numbers")
+    return Furniture(
+        library=library,
+        id=value("id"),
+        name=value("name"),
+        category=value("category"),
+        path=value("model").lstrip("/"),
+        author=value("creator"),
+        licence=_short(values.get("license", "")),
+        size=max(sides) / 100,
+        turn=turn,
+        opening=value("doorOrWindow") == "true" or value("category") == "Doors and windows",
+    )
+
+
+def _short(licence: str) -> str:
+    """The licences of the published libraries by their usual names."""
+    if "public domain" in licence.lower():
+        return "CC0-1.0"
+    if "Attribution 3.0" in licence:
+        return "CC-BY-3.0-US" if "United States" in licence else "CC-BY-3.0"
+    return licence
+
+
+MESHES = (".obj", ".glb")
+LIBRARY = ".sh3f"
+
+
+@dataclass(frozen=True)
+class Source:
+    """An object to be read.
+
+    Attributes:
+        name: of its file in a data set: small letters, digits, "-" and "_".
+        size: of the longest side in metres, or None when it is not known.
+        opening: a door or a window.
+        read: gives its parts, z up.
+    """
+
+    name: str
+    title: str
+    category: str
+    origin: str
+    licence: str
+    author: str
+    size: float | None
+    opening: bool
+    read: Callable[[], list[Part]]
+
+    def header(self) -> dict[str, str]:
+        """What is stored with the object."""
+        size = {} if self.size is None else {"metres": f"{self.size:.4g}"}
+        return size | {
+            "name": self.name,
+            "title": self.title,
+            "category": self.category,
+            "source": self.origin,
+            "licence": self.licence,
+            "author": self.author,
+        }
+
+
+def find_sources(path: Path) -> list[Source]:
+    """The objects of a file, or of a folder and the folders below, ordered by file.
+
+    Raises:
+        LociError: when there are none, two have the same name, or a library is damaged.
+    """
+    if not path.exists():
+        raise LociError(f"{path}: expected a file or folder of .sh3f, .obj or .glb")
+    kinds = (*MESHES, LIBRARY)
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    files = [file for file in files if file.suffix.lower() in kinds]
+    root = path.parent if path.is_file() else path
+    sources: list[Source] = []
+    for file in files:
+        if file.suffix.lower() == LIBRARY:
+            sources += map(_of_library, catalog(file))
+        else:
+            sources.append(_of_file(file, root))
+    if not sources:
+        raise LociError(f"{path}: expected .sh3f, .obj or .glb files, found none")
+    seen: dict[str, Source] = {}
+    for source in sources:
+        if seen.setdefault(source.name, source) is not source:
+            both = f"{seen[source.name].origin} and {source.origin}"
+            raise LociError(f"{path}: {both} would both be called {source.name}")
+    return sources
+
+
+def slug(text: str) -> str:
+    """Small letters and digits, words joined by "-"; "_" stays."""
+    return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-")
+
+
+def _of_library(entry: Furniture) -> Source:
+    return Source(
+        name=slug(entry.id),
+        title=entry.name,
+        category=entry.category,
+        origin=f"{entry.library.name}: {entry.path}",
+        licence=entry.licence,
+        author=entry.author,
+        size=entry.size,
+        opening=entry.opening,
+        read=partial(read_furniture, entry),
+    )
+
+
+def _of_file(file: Path, root: Path) -> Source:
+    inside = file.relative_to(root)
+    return Source(
+        name=slug(str(inside.with_suffix(""))),
+        title=file.stem,
+        category=inside.parent.name,
+        origin=inside.as_posix(),
+        licence="unknown",
+        author="unknown",
+        size=None,
+        opening=False,
+        read=partial(read_mesh_file, file),
+    )

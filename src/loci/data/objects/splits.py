@@ -1,0 +1,204 @@
+"""Which objects are never trained on, and the rule by which they were chosen.
+
+Whole families (files of one library whose names differ in a number at most) are drawn for testing,
+some of every category. Every other object that is nearly the same as one of them, by its shape or
+by its name, is set aside: used for nothing, so that no near-duplicate is left to train on. The
+result is the list `held_out_objects.txt`, with a word and a name on every line.
+"""
+
+import re
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from loci.data.objects.cleaning import Unusable, check_name
+from loci.data.objects.dataset import ObjectRecord, ObjectSet
+from loci.data.objects.sources import Source, find_sources
+from loci.errors import LociError
+from loci.io.files import replacing
+
+Split = Literal["train", "test", "aside"]
+LIST = "held_out_objects.txt"
+SHARE = 0.1
+LARGEST_FAMILY = 4
+ALIKE = 0.8  # overlap of volumes from which two objects are near-duplicates
+RESOLUTION = 32
+SHORTEST_NAME = 4
+
+
+def held_out() -> dict[str, Split]:
+    """The objects that are in "test" or set aside, by name; all others are for training."""
+    lines = (files("loci.data.objects") / LIST).read_text(encoding="utf-8").splitlines()
+    splits: dict[str, Split] = {"test": "test", "aside": "aside"}
+    words = [line.split() for line in lines if line and not line.startswith("#")]
+    return {name: splits[split] for split, name, *_ in words}
+
+
+def hold_out(
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
+    objects: Path,
+    out: Path,
+) -> None:
+    """Write the list of held-out objects.
+
+    Args:
+        source: the meshes, as for `loci data objects`.
+        objects: what `loci data objects` has made of them, however it is divided.
+        out: the text file to write.
+    """
+    volumes: dict[str, Bool[Tensor, "r r r"]] = {}
+    for folder in sorted(path for path in objects.iterdir() if path.is_dir()):
+        held = ObjectSet.load(folder)
+        volumes |= {record.name: volume(held, i) for i, record in enumerate(held.records)}
+    sources = find_sources(source)
+    drawn = [name for name in draw(sources) if name in volumes]
+    test = [item for item in sources if item.name in drawn]
+    rest = [item for item in sources if item.name in volumes and item.name not in drawn]
+    aside = namesakes(test, rest)
+    aside |= near_duplicates(drawn, [item.name for item in rest], volumes)
+    lines = [
+        "# Never trained on (loci data hold-out): objects to test with, and what is like them.",
+        *(f"test {name}" for name in sorted(drawn)),
+        *(f"aside {name} like {other}" for name, other in sorted(aside.items())),
+    ]
+    with replacing(out) as draft:
+        draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{out}: {len(drawn)} objects to test with, {len(aside)} set aside")
+
+
+def family(name: str) -> str:
+    """The letters of a name: objects that differ in a number are one family."""
+    return re.sub(r"[\W\d_]+", "", name)
+
+
+def draw(sources: Sequence[Source], share: float = SHARE) -> list[str]:
+    """Small families in the order of a checksum, until each category has its share.
+
+    Raises:
+        LociError: when there are too few objects to hold any out.
+    """
+    usable = [source for source in sources if _named_well(source)]
+    families: dict[str, list[Source]] = defaultdict(list)
+    for source in usable:
+        families[family(source.name)].append(source)
+    wanted = Counter(source.category for source in usable)
+    taken: Counter[str] = Counter()
+    drawn: list[str] = []
+    for name in sorted(families, key=lambda name: zlib.crc32(name.encode())):
+        members = families[name]
+        category = members[0].category
+        room = round(share * wanted[category]) - taken[category]
+        if len(members) <= min(LARGEST_FAMILY, room):
+            taken[category] += len(members)
+            drawn += [member.name for member in members]
+    if not drawn:
+        raise LociError(f"{len(usable)} objects, too few to hold any out")
+    return drawn
+
+
+def namesakes(drawn: Iterable[Source], others: Sequence[Source]) -> dict[str, str]:
+    """Objects called as a drawn one but for its end: "sofa" and "sofa-bed-closed" are set aside for
+    "sofa-bed-opened"."""
+    found: dict[str, str] = {}
+    for source in drawn:
+        for other in others:
+            stem = PurePosixPath(other.origin).stem
+            known = len(family(stem)) >= SHORTEST_NAME
+            shorter = known and family(source.name).startswith(family(other.name))
+            long = len(_words(stem)) > 2
+            if shorter or (long and _words(source.name)[:-1] == _words(other.name)[:-1]):
+                found.setdefault(other.name, source.name)
+    return found
+
+
+def near_duplicates(
+    drawn: Iterable[str], others: list[str], volumes: Mapping[str, Bool[Tensor, "r r r"]]
+) -> dict[str, str]:
+    """Objects that overlap a drawn one almost wholly, turned by quarters and mirrored too."""
+    flat = torch.stack([volumes[name].flatten() for name in others]).float()
+    found: dict[str, str] = {}
+    for name in drawn:
+        for row in _likeness(volumes[name], flat).ge(ALIKE).nonzero()[:, 0].tolist():
+            found.setdefault(others[row], name)
+    return found
+
+
+def volume(objects: ObjectSet, index: int) -> Bool[Tensor, "r r r"]:
+    """What an object fills: its inside and its surface."""
+    inside = objects.sdf(index)[1:-1:2, 1:-1:2, 1:-1:2] < 0
+    return inside | objects.occupancy(index, RESOLUTION)
+
+
+def _likeness(one: Bool[Tensor, "r r r"], flat: Float[Tensor, "n m"]) -> Float[Tensor, " n"]:
+    """Intersection over union with each row, at the best of eight turns."""
+    turned = [torch.rot90(mirrored, k) for mirrored in (one, one.flip(0)) for k in range(4)]
+    poses = torch.stack([pose.flatten() for pose in turned]).float()
+    common = flat @ poses.T
+    union = flat.sum(dim=1, keepdim=True) + poses.sum(dim=1) - common
+    return (common / union).amax(dim=1)
+
+
+def _words(name: str) -> list[str]:
+    return re.split(r"[\W_]+", name)
+
+
+def _named_well(source: Source) -> bool:
+    try:
+        check_name(source.title, source.opening)
+    except Unusable:
+        return False
+    return True
+
+
+LINKS = {
+    "CC0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
+    "CC-BY-3.0": "https://creativecommons.org/licenses/by/3.0/",
+    "CC-BY-3.0-US": "https://creativecommons.org/licenses/by/3.0/us/",
+}
+
+
+def write_credits(objects: Path, out: Path) -> None:
+    """Write the sources, licences and authors of a set of objects as Markdown.
+
+    Args:
+        objects: a folder that `loci data objects` has made.
+        out: the text file to write.
+    """
+    train = ObjectSet.load(objects / "train").records
+    test = ObjectSet.load(objects / "test").records
+    with replacing(out) as draft:
+        draft.write_text(credits_text(train, test), encoding="utf-8")
+    print(f"{out}: {len(train) + len(test)} objects")
+
+
+def credits_text(train: Sequence[ObjectRecord], test: Sequence[ObjectRecord]) -> str:
+    """A table by library and licence, then every author with the names of the objects."""
+    groups: dict[tuple[str, str], list[ObjectRecord]] = defaultdict(list)
+    for record in [*train, *test]:
+        groups[record.source.split(":")[0], record.licence].append(record)
+    held_out = {record.name for record in test}
+    lines = ["| source | licence | objects | of them held out |", "| --- | --- | --- | --- |"]
+    for (library, licence), records in sorted(groups.items()):
+        named = f"[{licence}]({LINKS[licence]})" if licence in LINKS else licence
+        held = sum(record.name in held_out for record in records)
+        lines.append(f"| {library} | {named} | {len(records)} | {held} |")
+    for (library, licence), records in sorted(groups.items()):
+        lines += ["", f"{library} ({licence}):", ""]
+        by_author: dict[str, list[str]] = defaultdict(list)
+        for record in records:
+            by_author[record.author].append(record.title)
+        lines += [f"- {who}: {_listed(titles)}" for who, titles in sorted(by_author.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _listed(titles: Sequence[str]) -> str:
+    counts = {title: titles.count(title) for title in sorted(titles)}
+    return "; ".join(title if n == 1 else f"{title} ({n})" for title, n in counts.items())

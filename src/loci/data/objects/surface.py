@@ -1,0 +1,240 @@
+"""What of an object's surface can be seen from outside: points, outward normals, colours.
+
+The object is drawn from many sides with parallel rays; every pixel is a sample. So hidden insides
+are left out, and normals point outward whatever the file says.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int8, UInt8
+
+from loci.data.objects.cameras import RenderCamera, look, sphere_directions
+from loci.data.objects.cleaning import Unusable
+from loci.data.objects.render import ObjectRenderer
+from loci.errors import LociError
+
+SIDES = 32
+PIXELS = 240
+GRAZING = 0.15  # the least cosine to a ray that counts as seen
+CELLS = 96  # of the grid in which a place's observers are counted
+
+
+class Side(NamedTuple):
+    """A view with parallel rays: z in its camera frame, inf where nothing is."""
+
+    camera: RenderCamera
+    depth: Float32[np.ndarray, "s s"]
+
+
+class Surface(NamedTuple):
+    """Samples of a surface in the object's frame.
+
+    Attributes:
+        points: in [-0.5, 0.5]^3.
+        normals: outward unit vectors.
+        colors: RGB in [0, 1] under the even light.
+    """
+
+    points: Float32[np.ndarray, "n 3"]
+    normals: Float32[np.ndarray, "n 3"]
+    colors: Float32[np.ndarray, "n 3"]
+
+    def take(self, rows: np.ndarray) -> "Surface":
+        """Some of the samples, by their numbers or a mask."""
+        return Surface(self.points[rows], self.normals[rows], self.colors[rows])
+
+    def table(self) -> Float32[np.ndarray, "n 9"]:
+        """Position, normal and colour of each sample."""
+        return np.concatenate([self.points, self.normals, self.colors], axis=1)
+
+
+def seen_surface(
+    renderer: ObjectRenderer,
+) -> tuple[Surface, Float32[np.ndarray, " n"], list[Side]]:
+    """Every pixel of the loaded mesh from all sides, the area that each stands for, and the sides.
+
+    A pixel covers more area where the surface is oblique, and a place that is seen from many sides
+    has many pixels: the areas count this in, so that they add up to that of the surface.
+
+    Raises:
+        Unusable: when nothing is seen.
+    """
+    found, seers, areas, sides = [], [], [], []
+    for index, direction in enumerate(sphere_directions(SIDES)):
+        rotation = look(-direction)
+        camera = RenderCamera(rotation, np.array([0.0, 0.0, 2.0]), reach=0.9)
+        picture = renderer.draw(camera, PIXELS, smooth=False)
+        sides.append(Side(camera, picture.depth))
+        cosine = -(picture.normal @ rotation[:, 2].astype(np.float32))
+        rows, columns = np.nonzero(
+            np.isfinite(picture.depth) & (cosine > GRAZING) & (cosine < 1.01)
+        )
+        step = 2 * camera.reach / PIXELS
+        seen = np.stack(
+            [
+                camera.reach - (columns + 0.5) * step,
+                camera.reach - (rows + 0.5) * step,
+                picture.depth[rows, columns] - 2,
+            ],
+            axis=1,
+        )
+        points = (seen @ rotation.T).astype(np.float32)
+        colors = picture.even[rows, columns, :3].astype(np.float32) / 255
+        found.append(Surface(points, picture.normal[rows, columns], colors))
+        seers.append(np.full(len(rows), index))
+        areas.append(step**2 / cosine[rows, columns])
+    surface = Surface(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    if len(surface.points) == 0:
+        raise Unusable("nothing to be seen")
+    inside = np.all(np.abs(surface.points) < 0.5, axis=1)
+    share = np.concatenate(areas) / _observers(surface, np.concatenate(seers))
+    return surface.take(inside), share[inside].astype(np.float32), sides
+
+
+def even_samples(
+    surface: Surface,
+    area: Float32[np.ndarray, " n"],
+    count: int,
+    rng: np.random.Generator,
+    cover: int = 32,
+) -> Surface:
+    """`count` samples, uniform over the area; every cell of a `cover`^3 grid that the surface
+    touches has at least one."""
+    chosen = rng.choice(len(area), count, p=area.astype(np.float64) / area.sum(dtype=np.float64))
+    cells = cell_numbers(surface.points, cover)
+    first = np.unique(cells, return_index=True)[1]
+    missed = first[~np.isin(cells[first], cells[chosen])]
+    # In place of samples that are not the only one of their cell.
+    spare = np.setdiff1d(np.arange(count), np.unique(cells[chosen], return_index=True)[1])
+    missed = missed[: len(spare)]
+    chosen[spare[: len(missed)]] = missed
+    return surface.take(chosen)
+
+
+def cell_numbers(points: Float32[np.ndarray, "n 3"], resolution: int) -> Int[np.ndarray, " n"]:
+    """Which cell of a grid over [-0.5, 0.5]^3 each point is in: (x * r + y) * r + z."""
+    x, y, z = np.clip((points + 0.5) * resolution, 0, resolution - 1).astype(np.int64).T
+    return (x * resolution + y) * resolution + z
+
+
+def _observers(surface: Surface, seers: np.ndarray) -> np.ndarray:
+    """From how many sides the place of each sample is seen: samples of one cell that face the
+    same way along an axis."""
+    axis = np.abs(surface.normals).argmax(axis=1)
+    facing = 2 * axis + (np.take_along_axis(surface.normals, axis[:, None], 1)[:, 0] > 0)
+    places = cell_numbers(surface.points, CELLS) * 6 + facing
+    pairs = np.unique(places * SIDES + seers)
+    each, counts = np.unique(pairs // SIDES, return_counts=True)
+    return counts[np.searchsorted(each, places)]
+
+
+GRID = 64
+STEPS = 32  # of a stored distance, a voxel of the grid
+THICKNESS = 0.6  # half of it, in voxels, for what has no inside
+SLACK = 0.05 / GRID  # of a depth, before a place in front of it is taken to be empty
+CUBE = np.ones((3, 3, 3), bool)
+
+
+def occupied(points: Float32[np.ndarray, "n 3"], resolution: int) -> Bool[np.ndarray, "r r r"]:
+    """The voxels that hold a point; axes x, y, z."""
+    grid = np.zeros(resolution**3, bool)
+    grid[cell_numbers(points, resolution)] = True
+    return grid.reshape(resolution, resolution, resolution)
+
+
+def pack(grid: Bool[np.ndarray, "r r r"]) -> UInt8[np.ndarray, " n"]:
+    return np.packbits(grid)
+
+
+def unpack(bits: UInt8[np.ndarray, " n"], resolution: int = GRID) -> Bool[np.ndarray, "r r r"]:
+    return np.unpackbits(bits).astype(bool).reshape(resolution, resolution, resolution)
+
+
+def signed_distance(surface: Surface, sides: Sequence[Side]) -> Int8[np.ndarray, "65 65 65"]:
+    """Distances at the corners of the grid, positive outside, in steps of 1/32 voxel, clipped.
+
+    Args:
+        surface: what is seen of the object.
+        sides: the views it was seen in.
+
+    Raises:
+        LociError: when scipy is missing.
+    """
+    ndimage, KDTree = need_scipy()
+    points, normals = _thinned(surface)
+    axis = np.linspace(-0.5, 0.5, GRID + 1)
+    corners = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+    empty = seen_empty(corners, sides).reshape([GRID + 1] * 3)
+    # Pockets behind a slot narrower than a voxel are seen in bits only: they count as inside.
+    regions, _ = ndimage.label(np.pad(empty, 1, constant_values=True))
+    inside = (regions != regions[0, 0, 0])[1:-1, 1:-1, 1:-1].reshape(-1)
+    touched = ndimage.binary_dilation(occupied(surface.points, GRID), CUBE)
+    close = _corners_of(touched)
+    reachable = _corners_of(ndimage.binary_dilation(touched, CUBE, iterations=3)) & ~close
+    tree = KDTree(points)
+    near, nearest = tree.query(corners[close])
+    distance = np.full(len(corners), np.inf)
+    distance[close] = near
+    distance[reachable], _ = tree.query(corners[reachable], eps=0.1)  # far: about
+    signed = np.where(inside, -1, 1) * distance * GRID
+    # Right at the surface the plane of the nearest sample is more exact than anything else.
+    plane = ((corners[close] - points[nearest]) * normals[nearest]).sum(axis=1) * GRID
+    signed[close] = np.where(near < 0.5 / GRID, plane, signed[close])
+    # A sheet or a rod: no corner well inside is near the nearest sample, and signs there are noise.
+    core = (signed < -0.5).reshape([GRID + 1] * 3)
+    solid = ndimage.binary_dilation(core, CUBE, iterations=2).reshape(-1)
+    thin = ~solid[_nearest_corners(points)][nearest]
+    signed[close] = np.where(thin, near * GRID - THICKNESS, signed[close])
+    steps = np.clip(np.round(signed * STEPS), -127, 127)
+    return steps.astype(np.int8).reshape(GRID + 1, GRID + 1, GRID + 1)
+
+
+def seen_empty(points: Float[np.ndarray, "n 3"], sides: Sequence[Side]) -> Bool[np.ndarray, " n"]:
+    """Whether a place is in front of all that some side sees around it."""
+    empty = np.zeros(len(points), bool)
+    left = np.arange(len(points))
+    for camera, depth in sides:
+        # Between the middles of pixels the nearer counts: the surface may be oblique.
+        padded = np.pad(depth, 1, constant_values=np.inf)
+        nearer = np.minimum(padded[1:], padded[:-1])
+        nearer = np.minimum(nearer[:, 1:], nearer[:, :-1])
+        seen = camera.place(points[left])
+        pixels = (camera.reach - seen[:, :2]) * (len(depth) / 2 / camera.reach)
+        column, row = (pixels + 0.5).astype(np.int64).clip(0, len(depth)).T
+        free = seen[:, 2] < nearer[row, column] - SLACK
+        empty[left[free]] = True
+        left = left[~free]
+    return empty
+
+
+def _nearest_corners(points: np.ndarray) -> np.ndarray:
+    x, y, z = np.round((points + 0.5) * GRID).astype(np.int64).clip(0, GRID).T
+    return (x * (GRID + 1) + y) * (GRID + 1) + z
+
+
+def need_scipy() -> tuple[Any, Any]:
+    """scipy.ndimage and KDTree; raises LociError when scipy is missing."""
+    try:
+        from scipy import ndimage
+        from scipy.spatial import KDTree
+    except ImportError as error:
+        raise LociError("scipy is missing, expected: pip install 'genius-loci[objects]'") from error
+    return ndimage, KDTree
+
+
+def _corners_of(grid: Bool[np.ndarray, "r r r"]) -> Bool[np.ndarray, " n"]:
+    """The corners of the voxels that are set."""
+    corners = np.zeros([side + 1 for side in grid.shape], bool)
+    for x in (slice(None, -1), slice(1, None)):
+        for y in (slice(None, -1), slice(1, None)):
+            for z in (slice(None, -1), slice(1, None)):
+                corners[x, y, z] |= grid
+    return corners.reshape(-1)
+
+
+def _thinned(surface: Surface) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"]]:
+    """Point and normal of one sample for each fine cell: distances need no more."""
+    first = np.unique(cell_numbers(surface.points, 3 * GRID), return_index=True)[1]
+    return surface.points[first].astype(np.float64), surface.normals[first].astype(np.float64)

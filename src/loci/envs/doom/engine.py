@@ -1,0 +1,213 @@
+"""What one action does to a walker in Doom, in the units of its maps.
+
+The ids are those of `actions.vocabulary`; looking up and down is not part of these worlds.
+"""
+
+import contextlib
+import math
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int, UInt8
+
+from loci.envs.doom.maps import DoomMap, make_map
+from loci.envs.doom.wad import write_wad
+from loci.errors import LociError
+
+STEP = 12.0  # map units that a move covers in one frame, along diagonals too
+TURN = 7.5  # degrees that a turn covers in one frame
+FULL_TURN = 48  # frames
+
+FORWARD, BACK = 1, 2
+STRAFE_LEFT, STRAFE_RIGHT = 3, 4
+BEARING = {1: 0, 2: 180, 3: 90, 4: -90, 5: 45, 6: -45, 7: 135, 8: -135}  # of a move, in degrees
+OPPOSITE = {0: 0, 1: 2, 2: 1, 3: 4, 4: 3, 5: 8, 8: 5, 6: 7, 7: 6}
+LEFT, RIGHT = 3, 4  # views
+TURN_SIGN = {0: 0, LEFT: 1, RIGHT: -1}
+
+Pose = tuple[float, float, float]  # x, y in map units; heading in degrees, counter-clockwise
+Run = tuple[int, int, int]  # move, view, frames
+
+
+def stepped(pose: Pose, move: int, view: int) -> Pose:
+    """The pose after one action, if nothing stands in the way: a turn first, then the move."""
+    x, y, heading = pose
+    heading += TURN * TURN_SIGN[view]
+    if move == 0:
+        return x, y, heading
+    angle = math.radians(heading + BEARING[move])
+    return x + STEP * math.cos(angle), y + STEP * math.sin(angle), heading
+
+
+def other_way(view: int) -> int:
+    """Right for left, left for right."""
+    return LEFT + RIGHT - view
+
+
+def turn_between(heading: float, goal: float) -> float:
+    """The shorter turn from one heading to another, degrees in [-180, 180)."""
+    return (goal - heading + 180) % 360 - 180
+
+
+FRAME = 64  # pixels a side
+# Rendered 256 pixels wide, of which the middle 192 are kept, three a pixel of the frame.
+RENDERED_FOV = 105.0  # degrees
+FOV = math.degrees(2 * math.atan(0.75 * math.tan(math.radians(RENDERED_FOV / 2))))  # of a frame
+MOST_MAPS = 99  # in one file
+_WARM_UP = 10  # tics at the start of a map in which the engine does not listen
+# Buttons (forward, left) of every move; see the walker's class in `doom_wad`.
+_BUTTONS = (
+    *((0, 0), (41, 0), (-41, 0), (0, 41), (0, -41)),
+    *((29, 29), (29, -29), (-29, 29), (-29, -29)),
+)
+
+
+class DoomWalker:
+    """Steps a walker through maps.
+
+    The engine is a process of its own: use the walker in a `with` block, or `close` it.
+
+    Raises:
+        LociError: when ViZDoom is missing or does not start, or for none or more than 99 maps.
+    """
+
+    def __init__(self, maps: Sequence[DoomMap]) -> None:
+        if not 1 <= len(maps) <= MOST_MAPS:
+            raise LociError(f"{len(maps)} Doom maps, expected 1 to {MOST_MAPS}")
+        self._heading = 0.0
+        self._folder = tempfile.TemporaryDirectory(prefix="loci-doom-")
+        folder = Path(self._folder.name).resolve()
+        try:
+            write_wad(folder / "maps.wad", maps)
+            self._game = _start_engine(folder)
+        except BaseException:
+            self._folder.cleanup()
+            raise
+
+    def enter(self, index: int) -> None:
+        """Go to the start of a map."""
+        self._game.set_doom_map(f"MAP{index + 1:02d}")
+        self._game.new_episode()
+        for _ in range(_WARM_UP):
+            self._game.make_action([0, 0, 0])
+        self._heading = self.pose()[2]
+
+    def look(self) -> UInt8[np.ndarray, "64 64 3"]:
+        """What is seen from here."""
+        wide = self._game.get_state().screen_buffer[:, 32:224].astype(np.uint16)
+        rows = wide[0::3] + wide[1::3] + wide[2::3]
+        return ((rows[:, 0::3] + rows[:, 1::3] + rows[:, 2::3] + 4) // 9).astype(np.uint8)
+
+    def pose(self) -> Pose:
+        """x and y in map units, heading in degrees, counter-clockwise."""
+        x, y, heading = self._game.get_state().game_variables
+        return float(x), float(y), float(heading)
+
+    def step(self, move: int, view: int) -> None:
+        """Turn first, then move along the new heading.
+
+        Raises:
+            LociError: for an action that these worlds do not know (looking up or down, uncertain).
+        """
+        if not 0 <= move < len(_BUTTONS) or view not in TURN_SIGN:
+            raise LociError(f"Doom walkers cannot do move {move} with view {view}")
+        self._heading += TURN * TURN_SIGN[view]
+        # The engine turns by 1/182 degree; aiming at the exact heading, errors do not add up.
+        turn = turn_between(self.pose()[2], self._heading)
+        forward, left = _BUTTONS[move]
+        self._game.make_action([forward, -left, -turn])
+
+    def close(self) -> None:
+        self._game.close()
+        self._folder.cleanup()
+
+    def __enter__(self) -> "DoomWalker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def film(
+    map_seed: int, actions: Int[np.ndarray, "n 2"], start: Pose | None = None
+) -> tuple[UInt8[np.ndarray, "n+1 64 64 3"], Float32[np.ndarray, "n+1 3"]]:
+    """True frames and poses of a list of actions in the map of a seed, the first view included.
+
+    `start` is x, y in map units and a heading in degrees (rounded to a whole one); without it the
+    walk begins where the map says. Poses are like `start`.
+
+    Raises:
+        LociError: when ViZDoom is missing, `start` is not in the open, or for an unknown action.
+    """
+    world = make_map(map_seed)
+    if start is not None:
+        if not world.is_clear(start[0], start[1], 16):
+            raise LociError(f"map {map_seed}: no room to stand at ({start[0]:g}, {start[1]:g})")
+        world = replace(world, start=(start[0], start[1], round(start[2]) % 360))
+    with DoomWalker([world]) as walker:
+        walker.enter(0)
+        frames, poses = [walker.look()], [walker.pose()]
+        for move, view in actions.tolist():
+            walker.step(move, view)
+            frames.append(walker.look())
+            poses.append(walker.pose())
+    return np.stack(frames), np.array(poses, np.float32)
+
+
+def _start_engine(folder: Path) -> Any:
+    try:
+        import vizdoom
+    except ImportError as error:
+        raise LociError("Doom worlds need ViZDoom: pip install 'genius-loci[doom]'") from error
+    game = vizdoom.DoomGame()
+    game.set_doom_game_path(str(Path(vizdoom.__file__).parent / "freedoom2.wad"))
+    game.set_doom_scenario_path(str(folder / "maps.wad"))
+    game.set_doom_config_path(str(folder / "engine.ini"))
+    game.set_doom_map("MAP01")
+    _set_senses(vizdoom, game)
+    game.set_episode_timeout(0)
+    game.set_window_visible(False)
+    game.set_sound_enabled(False)
+    game.set_mode(vizdoom.Mode.PLAYER)
+    game.add_game_args(f"+movebob 0 +fov {RENDERED_FOV:g} +cl_capfps 0 +vid_vsync 0")
+    game.add_game_args("+r_fakecontrast 0")  # a wall is as bright from every side
+    try:
+        # The engine leaves a folder where it is started.
+        with contextlib.chdir(folder), _shielded_from_interrupts():
+            game.init()
+    except (vizdoom.ViZDoomErrorException, vizdoom.ViZDoomUnexpectedExitException) as error:
+        raise LociError(f"ViZDoom did not start: {error}") from error
+    return game
+
+
+@contextlib.contextmanager
+def _shielded_from_interrupts() -> Iterator[None]:
+    """Processes started meanwhile do not hear Ctrl-C; we do again, and close them in good order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what becomes of signals
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _set_senses(vizdoom: Any, game: Any) -> None:
+    button, variable = vizdoom.Button, vizdoom.GameVariable
+    game.set_screen_resolution(vizdoom.ScreenResolution.RES_256X192)
+    game.set_screen_format(vizdoom.ScreenFormat.RGB24)
+    for part in ("hud", "weapon", "crosshair", "decals", "particles", "messages", "corpses"):
+        getattr(game, f"set_render_{part}")(False)
+    moves = [button.MOVE_FORWARD_BACKWARD_DELTA, button.MOVE_LEFT_RIGHT_DELTA]
+    game.set_available_buttons([*moves, button.TURN_LEFT_RIGHT_DELTA])
+    for move in moves:
+        game.set_button_max_value(move, 0)  # no limit
+    pose = [variable.POSITION_X, variable.POSITION_Y, variable.ANGLE]
+    game.set_available_game_variables(pose)

@@ -1,1 +1,0 @@
-"""Rectified flow: what both systems sample and train with."""

@@ -1,0 +1,142 @@
+"""From the mesh decoder's channels at active voxels to a mesh, without ever filling the grid."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from loci.geometry.mesh.flexicubes import Cubes, activated, dual_surface
+from loci.geometry.mesh.mesh import Mesh
+from loci.nn.sparse.tensor import KeyIndex
+
+CHANNELS = {"sdf": 8, "deform": 8 * 3, "weights": 12 + 8 + 1, "colors": 8 * 6}
+"""The 101 channels of a voxel in their order; corner by corner where it is 8 of something."""
+
+
+class CornerValues(NamedTuple):
+    """Values at grid corners: `keys` ascending, `sdf` `[n]`, `deform` `[n, 3]`, `colors` `[n, 6]`.
+
+    A corner's key is (x (R + 1) + y) (R + 1) + z.
+    """
+
+    keys: Tensor
+    sdf: Tensor
+    deform: Tensor
+    colors: Tensor
+
+
+def features_to_mesh(
+    feats: Float[Tensor, "n 101"],
+    coords: Int[Tensor, "n 3"],
+    resolution: int,
+    closed: bool = False,
+) -> Mesh:
+    """The surface of one item (SAM 3D Objects, 10).
+
+    Args:
+        feats: the decoder's channels; left as they are (the published code adds its bias in
+            place, so that a second extraction sees another surface).
+        coords: active voxels, distinct, in [0, resolution).
+        resolution: voxels along the grid's side, R.
+        closed: whether corners that no active voxel touches are on the side of their neighbours.
+            As released they are outside: a solid object then has a second surface, behind the
+            layer of voxels along its own.
+    """
+    sdf, deform, weights, colors = feats.float().split(list(CHANNELS.values()), dim=1)
+    active = coords.long()
+    touched = _averaged(active, resolution, sdf - 1 / resolution, deform, colors)
+    near = _cubes_with_inside_corners(touched, resolution)
+    corners = _fill(touched, torch.unique(_corner_keys(near, resolution)))
+    cubes = Cubes(torch.searchsorted(corners.keys, _corner_keys(near, resolution)), near)
+    if closed:
+        corners = _continued(corners, cubes, KeyIndex(touched.keys).find(corners.keys) >= 0)
+    row = KeyIndex(_key(active, resolution)).find(_key(near, resolution))
+    padded = torch.cat([weights, weights.new_zeros(1, weights.shape[1])])  # row -1: inactive
+    beta, alpha, gamma = padded[row].split([12, 8, 1], dim=1)
+    surface = dual_surface(
+        _positions(corners, resolution),
+        corners.sdf,
+        cubes,
+        activated(beta, alpha, gamma[:, 0]),
+        corners.colors,
+    )
+    assert surface.attributes is not None
+    colors, normals = surface.attributes.split(3, dim=1)
+    return Mesh(surface.vertices, surface.faces, colors, normals)
+
+
+def _key(places: Int[Tensor, "*n 3"], side: int) -> Int[Tensor, "*n"]:
+    x, y, z = places.unbind(-1)
+    return (x * side + y) * side + z
+
+
+def _corner_offsets(device: torch.device) -> Int[Tensor, "8 3"]:
+    corner = torch.arange(8, device=device)
+    return torch.stack([corner & 1, corner >> 1 & 1, corner >> 2 & 1], dim=1)
+
+
+def _corner_keys(voxels: Int[Tensor, "n 3"], resolution: int) -> Int[Tensor, "n 8"]:
+    return _key(voxels[:, None] + _corner_offsets(voxels.device), resolution + 1)
+
+
+def _averaged(
+    voxels: Int[Tensor, "n 3"],
+    resolution: int,
+    sdf: Float[Tensor, "n 8"],
+    deform: Float[Tensor, "n 24"],
+    colors: Float[Tensor, "n 48"],
+) -> CornerValues:
+    """Every touched corner's mean over the active voxels that share it."""
+    keys, inverse, count = torch.unique(
+        _corner_keys(voxels, resolution), return_inverse=True, return_counts=True
+    )
+    corners = [sdf.unflatten(1, (8, 1)), deform.unflatten(1, (8, 3)), colors.unflatten(1, (8, 6))]
+    values = torch.cat(corners, dim=-1).flatten(0, 1)
+    total = values.new_zeros(keys.numel(), values.shape[1]).index_add(0, inverse.flatten(), values)
+    mean = total / count[:, None]
+    return CornerValues(keys, mean[:, 0], mean[:, 1:4], mean[:, 4:])
+
+
+def _cubes_with_inside_corners(touched: CornerValues, resolution: int) -> Int[Tensor, "c 3"]:
+    """The only cubes that a surface can cross: active ones and their ring, in grid order.
+
+    Corners that no active voxel touches are outside.
+    """
+    keys, side = touched.keys[touched.sdf < 0], resolution + 1
+    at = torch.stack([keys // side**2, keys // side % side, keys % side], dim=1)
+    cubes = (at[:, None] - _corner_offsets(keys.device)).flatten(0, 1)
+    cubes = cubes[((cubes >= 0) & (cubes < resolution)).all(1)]
+    keys = torch.unique(_key(cubes, resolution))
+    return torch.stack(
+        [keys // resolution**2, keys // resolution % resolution, keys % resolution], dim=1
+    )
+
+
+def _fill(touched: CornerValues, keys: Int[Tensor, "m"]) -> CornerValues:
+    """The values at `keys`: those given, and sdf 1, no deformation, colour 0 elsewhere."""
+    row = KeyIndex(touched.keys).find(keys)
+    outside = (1.0, 0.0, 0.0)
+    parts = [
+        torch.cat([part, part.new_full((1, *part.shape[1:]), default)])[row]
+        for part, default in zip(touched[1:], outside, strict=True)
+    ]
+    return CornerValues(keys, *parts)
+
+
+def _continued(corners: CornerValues, cubes: Cubes, touched: Bool[Tensor, "m"]) -> CornerValues:
+    """Untouched corners take the mean distance of the touched ones they share a cube with."""
+    known = torch.stack([corners.sdf * touched, touched.to(corners.sdf)], dim=1)
+    around = known[cubes.corners].sum(1)[:, None].expand(-1, 8, -1)
+    total = torch.zeros_like(known).index_add(0, cubes.corners.flatten(), around.flatten(0, 1))
+    mean = total[:, 0] / total[:, 1].clamp(min=1)
+    return corners._replace(sdf=torch.where(touched, corners.sdf, mean))
+
+
+def _positions(corners: CornerValues, resolution: int) -> Float[Tensor, "n 3"]:
+    """Corners in the object's frame, each moved by at most half a voxel."""
+    side = resolution + 1
+    keys = corners.keys
+    at = torch.stack([keys // side**2, keys // side % side, keys % side], dim=1)
+    reach = (1 - 1e-8) / (2 * resolution)
+    return at.float() / resolution - 0.5 + reach * torch.tanh(corners.deform)

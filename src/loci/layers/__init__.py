@@ -1,1 +1,0 @@
-"""Building blocks both systems share: attention, rotary positions, norms, weights on disk."""

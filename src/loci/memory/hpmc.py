@@ -1,0 +1,153 @@
+"""HPMC's temporal encoder: latents in, a quarter as many memory latents (or codes) out."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from loci.nn.attention import Attention
+from loci.nn.norms import layer_norm
+from loci.nn.rotary import grid_rotation
+
+RATE = 4
+
+
+@dataclass(frozen=True)
+class LatentEncoderConfig:
+    """Sizes of the encoder (Infinite-World, 3.1). The defaults are the released ones."""
+
+    in_channels: int = 16
+    out_channels: int = 16
+    hidden: int = 256
+    heads: int = 8
+    blocks_per_level: int = 2
+    spatial_stride: int = 1
+    groups: int = 32
+
+
+class ResidualBlock(nn.Module):
+    """Twice (group norm, SiLU, 3x3x3 convolution), plus the input."""
+
+    def __init__(self, width: int, groups: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, width, eps=1e-6)
+        self.conv1 = nn.Conv3d(width, width, kernel_size=3, padding=1)
+        self.norm2 = nn.GroupNorm(groups, width, eps=1e-6)
+        self.conv2 = nn.Conv3d(width, width, kernel_size=3, padding=1)
+
+    def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
+        inner = self.conv1(F.silu(self.norm1(x)))
+        return x + self.conv2(F.silu(self.norm2(inner)))
+
+
+class HalveTime(nn.Module):
+    """T -> ceil(T / 2) by a strided convolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(width, width, kernel_size=3, stride=(2, 1, 1), padding=1)
+
+    def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t2 h w"]:
+        return self.conv(x)
+
+
+class MiddleAttention(nn.Module):
+    """Attention over every position of the tensor, with rotary positions local to it."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attn = Attention(width, heads)
+
+    def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
+        frames, rows, columns = x.shape[2:]
+        head_dim = x.shape[1] // self.attn.heads
+        tokens = x.flatten(2).transpose(1, 2)
+        at = grid_rotation(frames, rows, columns, head_dim, x.device)
+        tokens = tokens + self.attn(layer_norm(tokens), at)
+        return tokens.transpose(1, 2).unflatten(2, (frames, rows, columns))
+
+
+class LatentEncoder(nn.Module):
+    """Compresses time by four; every output depends on every input of the tensor.
+
+    Convolutions are zero-padded and not causal, and the group norms see all frames, so an
+    encoding cannot be extended: a longer history has to be encoded anew, or in windows.
+    """
+
+    def __init__(self, config: LatentEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        c = config
+        stride = (1, c.spatial_stride, c.spatial_stride)
+        self.conv_in = nn.Conv3d(c.in_channels, c.hidden, kernel_size=3, stride=stride, padding=1)
+
+        def level() -> nn.Sequential:
+            blocks = [ResidualBlock(c.hidden, c.groups) for _ in range(c.blocks_per_level)]
+            return nn.Sequential(*blocks, HalveTime(c.hidden))
+
+        self.down_block1, self.down_block2 = level(), level()
+        self.mid_block = nn.Sequential(
+            ResidualBlock(c.hidden, c.groups),
+            MiddleAttention(c.hidden, c.heads),
+            ResidualBlock(c.hidden, c.groups),
+        )
+        self.norm_out = nn.GroupNorm(c.groups, c.hidden, eps=1e-6)
+        self.conv_out = nn.Conv3d(c.hidden, c.out_channels, kernel_size=3, padding=1)
+
+    def compress(self, hidden: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t4 h w"]:
+        """Everything after the input convolution."""
+        x = self.mid_block(self.down_block2(self.down_block1(hidden)))
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+    def forward(self, latents: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t4 h2 w2"]:
+        """T latents to ceil(T / 4), in the type of the weights."""
+        return self.compress(self.conv_in(latents.to(self.conv_in.weight.dtype)))
+
+    def encode(
+        self, latents: Float[Tensor, "b c t h w"], poses: Float[Tensor, "b t 3"] | None = None
+    ) -> Float[Tensor, "b d t4 h2 w2"]:
+        """Level one of a hierarchy; `poses` are not used by the published encoder."""
+        return self(latents)
+
+    def merge(
+        self, codes: Float[Tensor, "b d t h w"], poses: Float[Tensor, "b t 4"] | None = None
+    ) -> Float[Tensor, "b d t4 h w"]:
+        """Codes compressed again as if they were latents, with the same weights."""
+        return self(codes)
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """Constants of the published memory (Infinite-World, 3.3)."""
+
+    direct_limit: int = 80
+    window: int = 64
+    windows: int = 5
+
+    def starts(self, length: int) -> list[int]:
+        """First latent of each window for a history longer than the direct limit."""
+        stride = max(1, (length - self.window) // (self.windows - 1))
+        return [i * stride for i in range(self.windows)]
+
+    @property
+    def contiguous_limit(self) -> int:
+        """The longest history whose windows still touch (323 for the released constants)."""
+        return self.windows * self.window + self.windows - 2
+
+
+def published_memory(
+    encoder: LatentEncoder, history: Float[Tensor, "b c t h w"], plan: WindowPlan | None = None
+) -> Float[Tensor, "b c k h w"]:
+    """The published memory of a history: direct, or windows and a second pass (3.3).
+
+    At most 20 latents come out with the released constants. Beyond
+    `WindowPlan.contiguous_limit` latents the windows leave gaps; see `memory.horizon`.
+    """
+    plan = plan or WindowPlan()
+    length = history.shape[2]
+    if length <= plan.direct_limit:
+        return encoder(history)
+    codes = [encoder(history[:, :, s : s + plan.window]) for s in plan.starts(length)]
+    return encoder(torch.cat(codes, dim=2))

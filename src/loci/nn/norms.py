@@ -1,0 +1,92 @@
+"""Tables beside the linear layers: learned tokens and positions, and fixed ones.
+
+On the meta device, where released models are built before their weights arrive, nothing is
+computed: drawing and copying there imports torch's compiler, which takes seconds.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def learned(*shape: int, std: float = 0.02) -> nn.Parameter:
+    """A parameter drawn from a normal distribution."""
+    table = torch.empty(*shape)
+    return nn.Parameter(table if table.is_meta else table.normal_(std=std))
+
+
+def fixed(values: Tensor) -> Tensor:
+    """A table made on the CPU, put where new tensors are made."""
+    table = torch.empty(values.shape, dtype=values.dtype)
+    return table if table.is_meta else table.copy_(values)
+
+
+def layer_norm(x: Float[Tensor, "... d"], eps: float = 1e-6) -> Float[Tensor, "... d"]:
+    """LayerNorm over the last axis without learned parameters."""
+    return F.layer_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype)
+
+
+class AffineLayerNorm(nn.LayerNorm):
+    """LayerNorm with weight and bias, computed in float32 whatever the type of the input."""
+
+    def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis.
+
+    The normalised value is cast back before it is multiplied by the weight: in bfloat16 the
+    order shows in the last bit, and released weights were trained with this one.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        wide = x.float()
+        scale = torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + self.eps)
+        return (wide * scale).to(x.dtype) * self.weight
+
+
+class HeadRMSNorm(nn.Module):
+    """x / max(|x|, 1e-12) * sqrt(d) * gamma over the last axis, with a gamma for every head."""
+
+    def __init__(self, heads: int, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(heads, dim))
+
+    def forward(self, x: Float[Tensor, "b n heads d"]) -> Float[Tensor, "b n heads d"]:
+        unit = F.normalize(x.float(), dim=-1)
+        return (unit * self.gamma.float() * x.shape[-1] ** 0.5).to(x.dtype)
+
+
+class Modulation(NamedTuple):
+    """Six vectors `[..., d]`: the first three for attention, the others for the feed-forward."""
+
+    shift1: Tensor
+    scale1: Tensor
+    gate1: Tensor
+    shift2: Tensor
+    scale2: Tensor
+    gate2: Tensor
+
+
+def modulated(
+    normed: Float[Tensor, "... d"], shift: Float[Tensor, "... d"], scale: Float[Tensor, "... d"]
+) -> Float[Tensor, "... d"]:
+    """normed * (1 + scale) + shift in the widest of their types, returned in that of `normed`."""
+    return (normed * (1 + scale) + shift).to(normed.dtype)
+
+
+def gated(
+    x: Float[Tensor, "... d"], update: Float[Tensor, "... d"], gate: Float[Tensor, "... d"]
+) -> Float[Tensor, "... d"]:
+    """x + update * gate in the widest of their types, returned in that of `x`."""
+    return (x + update * gate).to(x.dtype)

@@ -1,0 +1,165 @@
+"""From picture, mask and pointmap to the square inputs of both stages."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from torch.nn import functional as F
+
+from loci.errors import LociError
+from loci.objects.inputs.pointmap import Normaliser, normaliser
+
+INPUT_SIZE = 518
+BOX_FACTOR = 1.2
+
+
+class StructureInputs(NamedTuple):
+    """What both stages are conditioned on (pointmaps: stage 1), and what its pose is measured by.
+
+    `tensors` holds image, rgb_image `[1, 3, s, s]`, mask, rgb_image_mask `[1, 1, s, s]` in [0, 1]
+    and, if there is a pointmap, pointmap, rgb_pointmap `[1, 3, s, s]`. The names with rgb_ show
+    the full frame, the others the crop.
+    """
+
+    tensors: Mapping[str, Tensor]
+    normaliser: Normaliser
+
+
+class Box(NamedTuple):
+    """Columns x1:x2 and rows y1:y2; may reach over the picture's edges."""
+
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+
+
+def as_mask(mask: Shaped[Tensor, "h w"], height: int, width: int) -> Float[Tensor, "1 h w"]:
+    """A mask in [0, 1] from booleans, from bytes (0..255, or 0 and 1), or from floats in [0, 1].
+
+    Raises:
+        LociError: for another size than the picture's, values out of range, or an empty mask.
+    """
+    if mask.shape != (height, width):
+        raise LociError(f"mask: expected {height} x {width} as the picture, got {_size(mask)}")
+    # Bytes of 0 and 1 are a boolean mask; as 1/255 they would count as outside everywhere.
+    scale = 255 if mask.dtype == torch.uint8 and mask.max() > 1 else 1
+    values = mask.float() / scale
+    if not (values >= 0).all() or not (values <= 1).all():
+        raise LociError("mask: expected values between 0 and 1, or bytes")
+    if not (values > 0.5).any():
+        raise LociError("mask: expected an object, but no pixel is inside")
+    return values[None]
+
+
+def structure_inputs(
+    rgb: Float[Tensor, "3 h w"],
+    mask: Float[Tensor, "1 h w"],
+    pointmap: Float[Tensor, "3 h' w'"] | None = None,
+    size: int = INPUT_SIZE,
+) -> StructureInputs:
+    """The inputs of stage 1 (SAM 3D Objects, 2.3).
+
+    Args:
+        rgb: picture in [0, 1]; its background stays.
+        mask: in [0, 1], see `as_mask`.
+        pointmap: in the frame of `loci.objects.inputs.pointmap`; without one, no pointmap comes out
+            and the normaliser changes nothing.
+        size: side of every output.
+
+    Raises:
+        LociError: when the mask is less than two pixels wide and high.
+    """
+    tensors = latent_inputs(rgb, mask, size)
+    if pointmap is None:
+        return StructureInputs(tensors, Normaliser(rgb.new_ones(3), rgb.new_zeros(3)))
+    units = normaliser(pointmap, mask)
+    points = _at_size(units.apply(pointmap), rgb.shape[-2], rgb.shape[-1])
+    crop = _cropped(points, crop_box(mask))
+    # The released code fills what lies outside the picture with 0, a valid point at the object's
+    # centre; only the padding that makes a crop square is NaN.
+    crop, full = _square(crop, torch.nan), _square(points, 0.0)
+    tensors["pointmap"], tensors["rgb_pointmap"] = _nearest(crop, size), _nearest(full, size)
+    return StructureInputs(tensors, units)
+
+
+def latent_inputs(
+    rgb: Float[Tensor, "3 h w"], mask: Float[Tensor, "1 h w"], size: int = INPUT_SIZE
+) -> dict[str, Tensor]:
+    """The inputs of stage 2: picture and mask, as crop and full frame (2.4)."""
+    box = crop_box(mask)
+    return {
+        "image": _smooth(_square(_cropped(rgb, box)), size),
+        "mask": _nearest(_square(_cropped(mask, box)), size),
+        "rgb_image": _smooth(_square(rgb), size),
+        "rgb_image_mask": _nearest(_square(mask), size),
+    }
+
+
+def crop_box(mask: Float[Tensor, "1 h w"], factor: float = BOX_FACTOR) -> Box:
+    """The box around the mask's pixels, `factor` times as large as their longer side.
+
+    Raises:
+        LociError: when the mask is less than two pixels wide and high.
+    """
+    rows, columns = torch.nonzero(mask[0], as_tuple=True)
+    if not len(rows):
+        raise LociError("mask: expected an object, but no pixel is inside")
+    (x1, x2), (y1, y2) = ((int(v.min()), int(v.max())) for v in (columns, rows))
+    if max(x2 - x1, y2 - y1) < 2:
+        raise LociError("mask: expected an object of at least three pixels across")
+    half = int(max(x2 - x1, y2 - y1) * factor) // 2
+    x, y = (x1 + x2) / 2, (y1 + y2) / 2
+    return Box(int(x - half), int(y - half), int(x + half), int(y + half))
+
+
+def square_crop(x: Float[Tensor, "c h w"], mask: Float[Tensor, "1 h w"]) -> Float[Tensor, "c n n"]:
+    """What the crop of an object shows of an image, not resized; zeros outside the image.
+
+    Raises:
+        LociError: when the mask is less than two pixels wide and high.
+    """
+    return _square(_cropped(x, crop_box(mask)))
+
+
+def _cropped(x: Tensor, box: Box) -> Tensor:
+    """The box, with zeros outside the picture."""
+    height, width = x.shape[-2:]
+    inside = x[..., max(box.y1, 0) : box.y2, max(box.x1, 0) : box.x2]
+    left, top = max(-box.x1, 0), max(-box.y1, 0)
+    right, bottom = max(box.x2 - width, 0), max(box.y2 - height, 0)
+    return F.pad(inside, (left, right, top, bottom))
+
+
+def _square(x: Tensor, value: float = 0.0) -> Tensor:
+    """Padded to a centred square; the odd pixel goes right or below."""
+    height, width = x.shape[-2:]
+    side = max(height, width)
+    left, top = (side - width) // 2, (side - height) // 2
+    return F.pad(x, (left, side - width - left, top, side - height - top), value=value)
+
+
+def _at_size(pointmap: Tensor, height: int, width: int) -> Tensor:
+    """At the picture's size; what was invalid stays so."""
+    if pointmap.shape[-2:] == (height, width):
+        return pointmap
+    size = (height, width)
+    known = torch.nan_to_num(pointmap, nan=0.0, posinf=0.0, neginf=0.0)
+    points = F.interpolate(known[None], size, mode="bilinear", antialias=True)[0]
+    invalid = (~pointmap.isfinite()).float()
+    invalid = F.interpolate(invalid[None], size, mode="nearest")[0] > 0.5
+    return torch.where(invalid, torch.nan, points)
+
+
+def _smooth(x: Tensor, size: int) -> Tensor:
+    return F.interpolate(x[None], (size, size), mode="bilinear", antialias=True)
+
+
+def _nearest(x: Tensor, size: int) -> Tensor:
+    return F.interpolate(x[None], (size, size), mode="nearest")
+
+
+def _size(mask: Tensor) -> str:
+    return " x ".join(str(n) for n in mask.shape)

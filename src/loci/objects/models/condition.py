@@ -1,0 +1,282 @@
+"""Tokens of a pointmap: where the visible surface lies."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from loci.io.weights import load_pretrained, save_pretrained
+from loci.nn.attention import GatedFeedForward
+from loci.nn.norms import layer_norm, learned
+from loci.objects.models.dinov2 import DinoEmbedder, DinoEmbedderConfig, VitBlock
+
+
+@dataclass(frozen=True)
+class PointmapEmbedderConfig:
+    """Sizes. The defaults are the released embedder (SAM 3D Objects, 3.2)."""
+
+    input_size: int = 256
+    patch: int = 8
+    dim: int = 512
+    heads: int = 16
+    mlp_ratio: float = 2
+
+
+class PointmapEmbedder(nn.Module):
+    """One transformer block inside every window of pixels; its class token is the window's token.
+
+    Points that are not finite have a learned embedding of their own.
+    """
+
+    def __init__(self, config: PointmapEmbedderConfig | None = None) -> None:
+        super().__init__()
+        self.config = c = config or PointmapEmbedderConfig()
+        grid = c.input_size // c.patch
+        self.point_proj = nn.Linear(3, c.dim)
+        self.invalid_xyz_token = nn.Parameter(torch.zeros(c.dim))
+        self.cls_token = learned(1, 1, c.dim)
+        self.pos_embed_window = learned(1, 1 + c.patch**2, c.dim)
+        self.pos_embed = learned(1, c.dim, grid, grid)
+        self.blocks = nn.ModuleList([VitBlock(c.dim, c.heads, c.mlp_ratio, layer_scale=False)])
+
+    @property
+    def dim(self) -> int:
+        return self.config.dim
+
+    @property
+    def token_count(self) -> int:
+        """Tokens of one pointmap."""
+        return (self.config.input_size // self.config.patch) ** 2
+
+    def forward(self, pointmaps: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        """Tokens of normalised pointmaps, row by row; NaN or infinite points are invalid."""
+        size = self.config.input_size
+        pixels = self._embedded(F.interpolate(pointmaps, (size, size), mode="nearest"))
+        windows = self._windows(pixels)
+        first = self.cls_token.expand(len(windows), -1, -1)
+        x = torch.cat([first, windows], dim=1) + self.pos_embed_window
+        for block in self.blocks:
+            x = block(x)
+        tokens = x[:, 0].unflatten(0, (len(pointmaps), -1))
+        return tokens + self._positions()
+
+    def _embedded(self, pointmaps: Tensor) -> Tensor:
+        points = pointmaps.movedim(1, -1)
+        finite = points.isfinite()
+        valid = finite.all(dim=-1, keepdim=True)
+        embedded = self.point_proj(torch.where(finite, points, 0.0))
+        return torch.where(valid, embedded, self.invalid_xyz_token)
+
+    def _windows(self, pixels: Float[Tensor, "b h w d"]) -> Float[Tensor, "bn p d"]:
+        p = self.config.patch
+        tiles = pixels.unflatten(1, (-1, p)).unflatten(3, (-1, p))
+        return tiles.transpose(2, 3).flatten(3, 4).flatten(0, 2)
+
+    def _positions(self) -> Float[Tensor, "1 n d"]:
+        grid = self.config.input_size // self.config.patch
+        positions = self.pos_embed
+        if positions.shape[-1] != grid:
+            positions = F.interpolate(positions, (grid, grid), mode="bilinear")
+        return positions.flatten(2).transpose(1, 2)
+
+
+CROPPED, FULL = 0, 1
+GROUPS = 3
+"""Rows of the released table of groups; the third is never used."""
+
+POINTMAPS = ("pointmap", "rgb_pointmap")
+GREY = 0.5
+
+
+class Embedder(Protocol):
+    """Inputs to tokens; an `nn.Module`."""
+
+    @property
+    def dim(self) -> int:
+        """Width of its tokens."""
+        ...
+
+    @property
+    def token_count(self) -> int:
+        """Tokens of one input."""
+        ...
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class Source(NamedTuple):
+    """One input: its name, and whether it shows the crop or the full frame."""
+
+    name: str
+    group: int
+
+
+@dataclass(frozen=True)
+class FuserConfig:
+    """What a fuser is made of. The defaults are the released stage 2 (SAM 3D Objects, 3).
+
+    `mask` None makes the masks' embedder as large as the pictures'; `pointmap` None leaves
+    pointmaps out. Inputs of the full frame that `full_frame` does not name are left out too.
+    With `cutout`, of the picture's crop only what is inside the mask is shown, on grey: a small
+    embedder need not learn to find the object. With `even`, tokens are normalised before they are
+    marked: what is no use to the flow yet cannot be made so quiet that it never becomes any.
+    """
+
+    picture: DinoEmbedderConfig = field(
+        default_factory=lambda: DinoEmbedderConfig(tokens="prenorm")
+    )
+    mask: DinoEmbedderConfig | None = None
+    pointmap: PointmapEmbedderConfig | None = None
+    dim: int = 1024
+    full_frame: tuple[str, ...] = ("rgb_image", "rgb_image_mask", "rgb_pointmap")
+    cutout: bool = False
+    even: bool = False
+
+
+class Fuser(nn.Module):
+    """Embeds every input, projects it, marks it as crop or full frame, and joins the tokens.
+
+    Args:
+        embedders: modules with `dim` and `token_count`.
+        sources: for each embedder the inputs it reads, in the order of their tokens.
+        dim: width of the tokens that come out.
+        config: what `Fuser.of` made it from; needed to save it.
+    """
+
+    def __init__(
+        self,
+        embedders: Sequence[Embedder],
+        sources: Sequence[Sequence[Source]],
+        dim: int = 1024,
+        config: FuserConfig | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.sources = tuple(tuple(row) for row in sources)
+        self.idx_emb = nn.Parameter(torch.zeros(GROUPS, dim))
+        self.module_list = nn.ModuleList(cast(Sequence[nn.Module], embedders))
+        hidden = gated_width(dim)
+        self.projection_nets = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(e.dim), GatedFeedForward(e.dim, hidden, dim))
+            for e in embedders
+        )
+
+    @classmethod
+    def of(cls, config: FuserConfig) -> "Fuser":
+        """A fuser of picture, mask and, if configured, pointmap, each as crop and full frame."""
+        embedders: list[Embedder] = [
+            DinoEmbedder(config.picture),
+            DinoEmbedder(config.mask or config.picture),
+        ]
+        sources = [_pair("image", "rgb_image"), _pair("mask", "rgb_image_mask")]
+        if config.pointmap is not None:
+            embedders.append(PointmapEmbedder(config.pointmap))
+            sources.append(_pair(*POINTMAPS))
+        kept = [
+            [s for s in pair if s.group == CROPPED or s.name in config.full_frame]
+            for pair in sources
+        ]
+        return cls(embedders, kept, config.dim, config)
+
+    def embed(self, name: str, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+        """The tokens of one input.
+
+        Those of a full-frame picture are the same for every object in it: embed it once, and
+        hand them to `forward` as `known`.
+        """
+        index, source = self._find(name)
+        tokens = self.projection_nets[index](self.module_list[index](x))
+        if self.config is not None and self.config.even:
+            tokens = layer_norm(tokens, 1e-5)
+        return tokens + self.idx_emb[source.group]
+
+    def forward(
+        self,
+        inputs: Mapping[str, Float[Tensor, "b c h w"]],
+        dropped: Collection[str] = (),
+        known: Mapping[str, Float[Tensor, "b n d"]] | None = None,
+    ) -> Float[Tensor, "b m d"]:
+        """The condition.
+
+        Args:
+            inputs: by name; pictures and masks in [0, 1], pointmaps normalised.
+            dropped: inputs whose tokens are all zeros; they need not be given.
+            known: tokens made before by `embed`, used instead of embedding the input.
+
+        Raises:
+            ValueError: for an input that is neither given, known nor dropped.
+        """
+        known = known or {}
+        names = [source.name for row in self.sources for source in row]
+        missing = [n for n in names if n not in inputs and n not in known and n not in dropped]
+        if missing:
+            raise ValueError(f"the condition needs {', '.join(missing)}")
+        if self.config is not None and self.config.cutout:
+            inputs = {**inputs, "image": GREY + inputs["mask"] * (inputs["image"] - GREY)}
+        tokens = {
+            name: known[name] if name in known else self.embed(name, inputs[name])
+            for name in names
+            if name not in dropped
+        }
+        if not tokens:
+            raise ValueError("a condition needs at least one input that is not dropped")
+        some = next(iter(tokens.values()))
+        return torch.cat([tokens.get(n, self._zeros(n, some)) for n in names], dim=1)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write `config.json` and `model.safetensors`, as `dtype` if given.
+
+        Raises:
+            ValueError: for a fuser that was not made from a configuration.
+        """
+        if self.config is None:
+            raise ValueError("a fuser of foreign embedders cannot be saved")
+        save_pretrained(folder, self.config, self, dtype)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> "Fuser":
+        """Load a folder or hub id written by `save_pretrained`; strict, in the saved type."""
+        return load_pretrained(cls.of, FuserConfig, source)
+
+    def _zeros(self, name: str, like: Tensor) -> Tensor:
+        embedder = cast(Embedder, self.module_list[self._find(name)[0]])
+        return like.new_zeros(len(like), embedder.token_count, like.shape[-1])
+
+    def _find(self, name: str) -> tuple[int, Source]:
+        for index, row in enumerate(self.sources):
+            for source in row:
+                if source.name == name:
+                    return index, source
+        raise ValueError(f"no embedder reads {name}")
+
+
+def structure_fuser(
+    picture: DinoEmbedderConfig | None = None,
+    pointmap: PointmapEmbedderConfig | None = None,
+    dim: int = 1024,
+) -> Fuser:
+    """Stage 1: picture, mask and pointmap, each as crop and full frame.
+
+    The defaults are the released sizes: 4 x 1370 + 2 x 1024 = 7528 tokens.
+    """
+    picture = picture or DinoEmbedderConfig()
+    return Fuser.of(FuserConfig(picture, None, pointmap or PointmapEmbedderConfig(), dim))
+
+
+def latent_fuser(picture: DinoEmbedderConfig | None = None, dim: int = 1024) -> Fuser:
+    """Stage 2: picture and mask, registers kept; 4 x 1374 = 5496 tokens as released."""
+    return Fuser.of(FuserConfig(picture or DinoEmbedderConfig(tokens="prenorm"), dim=dim))
+
+
+def gated_width(dim: int, multiple: int = 256) -> int:
+    """Two thirds of four times the width, rounded up to a multiple."""
+    return -(-int(2 * (4 * dim) / 3) // multiple) * multiple
+
+
+def _pair(crop: str, full: str) -> tuple[Source, Source]:
+    return Source(crop, CROPPED), Source(full, FULL)

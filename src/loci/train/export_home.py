@@ -1,0 +1,221 @@
+"""The picture that a model is shipped with, so that there is something to lift."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from loci.caching.calibration import LAWS_NAME
+from loci.data.objects.dataset import ObjectRecord, ObjectSet, training_folders
+from loci.data.objects.splits import credits_text
+from loci.errors import LociError
+from loci.io.files import replacing, replacing_folder
+from loci.io.weights import load_config
+from loci.objects.lifter import Lifter
+from loci.objects.models.condition import Fuser
+from loci.objects.models.slat_flow import LatentStatistics
+from loci.objects.parts import (
+    GAUSSIAN_DECODER,
+    LATENT_FLOW,
+    LATENT_FUSER,
+    MESH_DECODER,
+    PARTS,
+    STRUCTURE_DECODER,
+    STRUCTURE_FLOW,
+    STRUCTURE_FUSER,
+    GivenParts,
+    SavedParts,
+)
+from loci.objects.pipeline import LIFTER_NAME, LifterConfig
+from loci.objects.presets import home
+from loci.train.plots import draw_panels
+from loci.train.slat.flow import STATISTICS_NAME
+
+EXAMPLE, MASK = "example.png", "example_mask.png"
+PREFERRED = ("blend-swap-cc-0-winchestersofa", 3)
+"""Name and view of the held-out object that is shown if it is there: dedicated to the public."""
+FREE = "CC0-1.0"
+BEHIND = (196, 200, 206)
+
+
+def write_example(objects: ObjectSet, folder: Path) -> ObjectRecord:
+    """Write `example.png` and `example_mask.png`, and tell which object they show.
+
+    It is the preferred one, or the first that is free of conditions, or the first of all.
+    """
+    number, view = chosen(objects)
+    seen = objects.view(number, view, BEHIND)
+    for name, pixels in ((EXAMPLE, seen.image), (MASK, seen.mask)):
+        _save(folder / name, pixels.numpy())
+    return objects.records[number]
+
+
+def chosen(objects: ObjectSet) -> tuple[int, int]:
+    """Number and view of the example."""
+    names = [record.name for record in objects.records]
+    if PREFERRED[0] in names:
+        return names.index(PREFERRED[0]), min(PREFERRED[1], objects.views - 1)
+    free = (n for n, record in enumerate(objects.records) if record.licence == FREE)
+    return next(free, 0), 0
+
+
+def _save(path: Path, pixels) -> None:
+    from PIL import Image
+
+    with replacing(path) as part:
+        Image.fromarray(pixels).save(part, format="PNG")
+
+
+CARD, CREDITS, TRAINING = "README.md", "CREDITS.md", "training"
+OURS = {*PARTS, LIFTER_NAME, LAWS_NAME, CARD, CREDITS, TRAINING, EXAMPLE, MASK}
+"""What an older model folder holds and may be replaced. Laws are measured on the shipped model."""
+TEMPLATE = "home_card.md"
+
+
+class Runs(NamedTuple):
+    """The folders of the four finished runs, in the order in which they are trained."""
+
+    structure_codec: Path
+    structure: Path
+    latent_codec: Path
+    latents: Path
+
+    def sources(self) -> dict[str, Path]:
+        """Where each part of the model is taken from."""
+        return {
+            STRUCTURE_FUSER: self.structure,
+            STRUCTURE_FLOW: self.structure,
+            STRUCTURE_DECODER: self.structure_codec,
+            LATENT_FUSER: self.latents,
+            LATENT_FLOW: self.latents,
+            GAUSSIAN_DECODER: self.latent_codec,
+            MESH_DECODER: self.latent_codec,
+        }
+
+
+def ship_home(runs: Runs, data: Path, out: Path) -> Lifter:
+    """Write one model folder, all or nothing, and print what it weighs.
+
+    Args:
+        runs: finished runs; each has its parts in final.
+        data: the objects of the runs: licences and the example picture come from there.
+        out: the folder; an older model in it is replaced.
+
+    Returns:
+        What was written, as a lifter.
+
+    Raises:
+        LociError: when a run is not finished, does not fit the others, or the data is not there.
+    """
+    for run in runs:
+        if not (run / "final").is_dir():
+            raise LociError(f"{run}: expected a finished training run, with its model in final")
+    modules = {name: SavedParts(run / "final").load(name) for name, run in runs.sources().items()}
+    _check_same_codec(runs, modules[STRUCTURE_DECODER])
+    lifter = Lifter(lifter_config(runs, modules), GivenParts(modules))
+    train, test = (ObjectSet.load(data / part) for part in ("train", "test"))
+    with replacing_folder(out, OURS.__contains__) as draft:
+        lifter.save_pretrained(draft, torch.bfloat16)
+        for name, run in zip(Runs._fields, runs, strict=True):
+            logs = draft / TRAINING / name.replace("_", "-")
+            logs.mkdir(parents=True)
+            shutil.copyfile(run / "log.jsonl", logs / "log.jsonl")
+            draw_panels(run / "log.jsonl", logs / "curves.png")
+        shown = write_example(test, draft)
+        (draft / CREDITS).write_text(credits_text(train.records, test.records), encoding="utf-8")
+        made = sum(len(ObjectSet.load(folder)) for folder in training_folders(data)[1:])
+        text = card(runs, modules, (train, test), made, shown)
+        (draft / CARD).write_text(text, encoding="utf-8")
+        size = sum(path.stat().st_size for path in draft.rglob("*.safetensors"))
+        whole = sum(path.stat().st_size for path in draft.rglob("*") if path.is_file())
+    print(f"{out}: {size / 1e6:.1f} MB of weights, {whole / 1e6:.1f} MB in all")
+    return Lifter.from_pretrained(out)
+
+
+def lifter_config(runs: Runs, modules: Mapping[str, nn.Module]) -> LifterConfig:
+    """The settings of `home` with what the trained fusers see and the statistics that were measured
+    on the trained latents.
+
+    Raises:
+        LociError: when the fusers see pictures of different sizes.
+    """
+    settings, seen = home().run, _seen_by(modules[STRUCTURE_FUSER])
+    if _seen_by(modules[LATENT_FUSER]) != seen:
+        raise LociError(
+            f"{runs.latents}: trained on pictures of {_seen_by(modules[LATENT_FUSER])} pixels, "
+            f"expected {seen} as {runs.structure}"
+        )
+    statistics = load_config(runs.latents / "final" / STATISTICS_NAME, LatentStatistics)
+    return replace(
+        settings,
+        input_size=seen,
+        latents=replace(settings.latents, statistics=statistics),
+    )
+
+
+def _seen_by(fuser: nn.Module) -> int:
+    assert isinstance(fuser, Fuser)
+    assert fuser.config is not None
+    return fuser.config.picture.input_size
+
+
+def card(
+    runs: Runs,
+    modules: Mapping[str, nn.Module],
+    objects: tuple[ObjectSet, ObjectSet],
+    made: int,
+    shown: ObjectRecord,
+) -> str:
+    """The model card: the template beside this file, with what can be counted filled in.
+
+    Args:
+        runs: whose logs tell how long was trained.
+        modules: the parts by name.
+        objects: to train on, and held out.
+        made: how many objects to train on were made besides.
+        shown: the object in the example picture.
+    """
+    train, test = objects
+    counts = {name: sum(p.numel() for p in modules[name].parameters()) for name in PARTS}
+    template = Template((files("loci.train") / TEMPLATE).read_text(encoding="utf-8"))
+    return template.substitute(
+        parts=_table("part", "parameters", {k: f"{n / 1e6:.2f} M" for k, n in counts.items()}),
+        parameters=f"{sum(counts.values()) / 1e6:.1f}",
+        times=_table("run", "trained", {run.name: _trained(run) for run in runs}),
+        licences=credits_text(train.records, test.records).split("\n\n")[0],
+        train=len(train),
+        more=made,
+        test=len(test),
+        example=f"“{shown.title}” by {shown.author} ({shown.licence})",
+    )
+
+
+def _table(first: str, second: str, rows: Mapping[str, str]) -> str:
+    lines = [f"| {first} | {second} |", "| --- | --- |"]
+    return "\n".join(lines + [f"| `{name}` | {value} |" for name, value in rows.items()])
+
+
+def _trained(run: Path) -> str:
+    last = json.loads((run / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    return f"{last['step']} steps, {last['seconds'] / 60:.0f} minutes"
+
+
+def _check_same_codec(runs: Runs, decoder: nn.Module) -> None:
+    """The structure run keeps a copy of the decoder whose latents it learned."""
+    copied = SavedParts(runs.structure / "final").load(STRUCTURE_DECODER).state_dict()
+    own = decoder.state_dict()
+    same = copied.keys() == own.keys() and all(torch.equal(copied[k], own[k]) for k in own)
+    if not same:
+        raise LociError(
+            f"{runs.structure}: trained with another decoder, expected that of "
+            f"{runs.structure_codec}"
+        )

@@ -1,0 +1,60 @@
+"""The three networks of stage 2's autoencoder as one module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from loci.objects.models.slat_decoders import (
+    GaussianDecoder,
+    GaussianDecoderConfig,
+    MeshDecoder,
+    MeshDecoderConfig,
+)
+from loci.objects.models.slat_encoder import LatentEncoder, LatentEncoderConfig
+from loci.objects.presets import home
+
+HOME = home().parts
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """Sizes: those of the small model `home`."""
+
+    encoder: LatentEncoderConfig = LatentEncoderConfig()
+    gaussians: GaussianDecoderConfig = HOME.gaussian_decoder
+    mesh: MeshDecoderConfig = HOME.mesh_decoder
+
+
+class CodecParts(nn.Module):
+    """`encoder`, `gaussians` and `mesh`, trained together and saved apart."""
+
+    def __init__(self, config: CodecConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or CodecConfig()
+        self.encoder = LatentEncoder(config.encoder)
+        self.gaussians = GaussianDecoder(config.gaussians)
+        self.mesh = MeshDecoder(config.mesh)
+
+    def save_pretrained(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write `latent_encoder`, `gaussian_decoder` and `mesh_decoder` into a folder."""
+        self.encoder.save_pretrained(folder / "latent_encoder", dtype)
+        self.gaussians.save_pretrained(folder / "gaussian_decoder", dtype)
+        self.mesh.save_pretrained(folder / "mesh_decoder", dtype)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> CodecParts:
+        """Load what `save_pretrained` wrote; in evaluation mode, in float32.
+
+        Raises:
+            LociError: when a part is missing, damaged or does not fit.
+        """
+        encoder = LatentEncoder.from_pretrained(folder / "latent_encoder")
+        gaussians = GaussianDecoder.from_pretrained(folder / "gaussian_decoder")
+        mesh = MeshDecoder.from_pretrained(folder / "mesh_decoder")
+        parts = cls(CodecConfig(encoder.config, gaussians.config, mesh.config))
+        parts.encoder, parts.gaussians, parts.mesh = encoder, gaussians, mesh
+        return parts.float().eval()

@@ -1,0 +1,257 @@
+"""The objects of a folder as stage 2 learns from them: voxels, surfaces and views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int, Int8
+from torch import Tensor
+from torch.nn import functional as F
+
+from loci.data.objects.dataset import ObjectRecord, ObjectSet
+from loci.geometry.camera import Camera
+from loci.nn.sparse.tensor import Voxels
+from loci.objects.inputs.pointmap import Placement
+from loci.objects.models.slat_encoder import CELLS, cells, corner_distances, surface_features
+from loci.train.structure.data import lowest
+from loci.train.structure.scenes import Sight
+
+
+class SeenView(NamedTuple):
+    """An object as it looks by itself, without a background.
+
+    Attributes:
+        camera: in the object's frame.
+        color: RGB in [0, 1], `[3, s, s]`; anything where alpha is 0.
+        alpha: how much of a pixel the object covers, `[s, s]`.
+    """
+
+    camera: Camera
+    color: Float[Tensor, "3 s s"]
+    alpha: Float[Tensor, "s s"]
+
+    def over(self, background: Float[Tensor, "3"]) -> Float[Tensor, "3 s s"]:
+        """In front of one colour."""
+        return self.alpha * self.color + (1 - self.alpha) * background[:, None, None]
+
+
+class Recorded(NamedTuple):
+    """One view of an object: lit at random, and its colours by an even light, `[3, s, s]`."""
+
+    sight: Sight
+    even: Float[Tensor, "3 s s"]
+
+    def seen(self, size: int) -> SeenView:
+        """The object's own look, reduced to a picture of side `size`."""
+        sight = self.sight
+        whole = torch.cat([self.even * sight.alpha, sight.alpha])
+        reduced = F.adaptive_avg_pool2d(whole, size)
+        camera = Camera.of_pose(*sight.placement, sight.fov)
+        return SeenView(camera, reduced[:3] / reduced[3:].clamp(min=1e-4), reduced[3])
+
+
+@dataclass(frozen=True)
+class LatentSet:
+    """What objects hold, in memory, and a way to their views by (object, view)."""
+
+    items: Sequence[LatentObject]
+    views: int
+    recorded: Callable[[int, int], Recorded]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @classmethod
+    def load(cls, *folders: Path, resolution: int = 32) -> LatentSet:
+        """The objects of folders as `loci.data.objects.dataset` reads them.
+
+        Raises:
+            LociError: when one has none, or an object is damaged.
+        """
+        objects = ObjectSet.load(*folders)
+        occupied = [objects.occupancy(i, resolution) for i in range(len(objects))]
+        floors = [lowest(grid) for grid in occupied]
+        items = [
+            LatentObject(torch.argwhere(grid), record.read("surface"), record.read("sdf"))
+            for grid, record in zip(occupied, objects.records, strict=True)
+        ]
+
+        def recorded(number: int, view: int) -> Recorded:
+            return _recorded(objects.records[number], view, floors[number])
+
+        return cls(items, objects.views, recorded)
+
+
+def _recorded(record: ObjectRecord, view: int, floor: float) -> Recorded:
+    rgba, even = (
+        record.read_row(name, view).permute(2, 0, 1).float() / 255 for name in ("rgba", "even")
+    )
+    rotation, translation, scale = (
+        record.read_row(name, view) for name in ("rotation", "translation", "scale")
+    )
+    depth, fov = record.read_row("depth", view).float(), float(record.read_row("fov", view))
+    placement = Placement(rotation, translation, scale)
+    return Recorded(Sight(rgba[:3], rgba[3:], depth, fov, placement, floor), even)
+
+
+SDF_STEPS = 32
+"""Stored distances are whole numbers of this part of a voxel."""
+
+
+class LatentObject(NamedTuple):
+    """What of an object stage 2 learns from.
+
+    `coords` `[n, 3]` are its voxels, `surface` `[m, 9]` samples (place, normal, colour in
+    [0, 1]), `sdf` the stored distances at the corners of the grid twice as fine.
+    """
+
+    coords: Int[Tensor, "n 3"]
+    surface: Float[Tensor, "m 9"]
+    sdf: Int8[Tensor, "s s s"]
+
+    @property
+    def resolution(self) -> int:
+        """Voxels along the side of the grid of `coords`."""
+        return (self.sdf.shape[0] - 1) // 2
+
+
+class Symmetry(NamedTuple):
+    """One of the eight ways to turn and mirror an upright object into its own frame."""
+
+    swap: bool = False
+    flip_x: bool = False
+    flip_y: bool = False
+
+    @property
+    def matrix(self) -> Float[Tensor, "3 3"]:
+        """Row vectors times this are moved."""
+        rows = torch.eye(3)[[1, 0, 2]] if self.swap else torch.eye(3)
+        return rows * torch.tensor([1 - 2.0 * self.flip_x, 1 - 2.0 * self.flip_y, 1.0])
+
+    def apply(self, item: LatentObject) -> LatentObject:
+        """The object turned or mirrored; normals still point outward."""
+        side = item.resolution
+        centred = (2 * item.coords + 1 - side).float() @ self.matrix
+        coords = ((centred.round().long() + side - 1) // 2).to(item.coords.dtype)
+        matrix, sdf = self.matrix, item.sdf
+        place, normal, color = item.surface.float().split(3, dim=1)
+        surface = torch.cat([place @ matrix, normal @ matrix, color], dim=1)
+        sdf = sdf.transpose(0, 1) if self.swap else sdf
+        axes = [axis for axis, flip in enumerate((self.flip_x, self.flip_y)) if flip]
+        return LatentObject(coords, surface, sdf.flip(axes) if axes else sdf)
+
+
+MIRROR = Symmetry(flip_x=True)
+
+
+class CodecBatch(NamedTuple):
+    """Several objects' voxels, what they hold, and surface samples with their place in them.
+
+    `features` `[n, CHANNELS]` ends with `corners` `[n, 27]`; `samples` `[m, 9]` lie in the cell
+    `cell` `[m]` of the voxel in row `owner` `[m]`, at `place` `[m, 3]` in [-1, 1].
+    """
+
+    voxels: Voxels
+    features: Tensor
+    corners: Tensor
+    samples: Tensor
+    owner: Tensor
+    cell: Tensor
+    place: Tensor
+    filled: Tensor
+    """Which voxels hold any sample `[n]`."""
+
+    @property
+    def fine_owner(self) -> Int[Tensor, "m"]:
+        """Rows of the samples in `voxels.finer`."""
+        return self.owner * CELLS + self.cell
+
+
+def codec_batch(items: Sequence[LatentObject], samples: int, rng: torch.Generator) -> CodecBatch:
+    """A batch; every object gives at most `samples` of its surface samples, features use all."""
+    parts, start = [], 0
+    for number, item in enumerate(items):
+        part = _item(item, number, start, samples, rng)
+        parts.append(part)
+        start += len(part[0])
+    coords, *rest = (torch.cat(column) for column in zip(*parts, strict=True))
+    return CodecBatch(Voxels(coords), *rest)
+
+
+def _item(
+    item: LatentObject, number: int, start: int, samples: int, rng: torch.Generator
+) -> tuple[Tensor, ...]:
+    side, surface = item.resolution, item.surface.float()
+    coords = item.coords.long()
+    row = torch.full((side,) * 3, -1)
+    row[coords.unbind(1)] = torch.arange(len(coords))
+    voxel, cell, place = cells(surface[:, :3], side)
+    owner = row[voxel.unbind(1)]
+    inside = owner >= 0
+    surface, owner, cell, place = (x[inside] for x in (surface, owner, cell, place))
+    held = surface_features(torch.cat([place, surface[:, 3:]], dim=1), owner, cell, len(coords))
+    corners = corner_distances(item.sdf, coords, SDF_STEPS)
+    filled = torch.zeros(len(coords), dtype=torch.bool).index_fill(0, owner, True)
+    chosen = torch.randperm(len(owner), generator=rng)[:samples]
+    placed = torch.cat([coords.new_full((len(coords), 1), number), coords], dim=1)
+    features = torch.cat([held, corners], dim=1)
+    picked = (surface[chosen], owner[chosen] + start, cell[chosen], place[chosen])
+    return (placed, features, corners, *picked, filled)
+
+
+def varied(item: LatentObject, motley_share: float, rng: torch.Generator) -> LatentObject:
+    """The object turned or mirrored at random, and in other colours, here and there in many."""
+    swap, flip_x, flip_y = (torch.rand(3, generator=rng) < 0.5).tolist()
+    item = recoloured(Symmetry(swap, flip_x, flip_y).apply(item), rng)
+    return motley(item, rng) if torch.rand((), generator=rng) < motley_share else item
+
+
+def recoloured(item: LatentObject, rng: torch.Generator) -> LatentObject:
+    """The object in other colours: channels in another order, sometimes their complement."""
+    place, color = item.surface.float().split([6, 3], dim=1)
+    color = color[:, torch.randperm(3, generator=rng)]
+    if torch.rand((), generator=rng) < 0.25:
+        color = 1 - color
+    return item._replace(surface=torch.cat([place, color], dim=1))
+
+
+def motley(item: LatentObject, rng: torch.Generator) -> LatentObject:
+    """Every voxel in a random colour, of which its own is a shade.
+
+    An object has a few colours and a batch a few objects: too few to learn from that colours can
+    be anything.
+    """
+    side = item.resolution
+    place, color = item.surface.float().split([6, 3], dim=1)
+    voxel, _, _ = cells(place[:, :3], side)
+    colors = torch.rand(side, side, side, 3, generator=rng)[voxel.unbind(1)]
+    return item._replace(surface=torch.cat([place, torch.lerp(color, colors, 0.7)], dim=1))
+
+
+def disturbed(item: LatentObject, most: float, rng: torch.Generator) -> LatentObject:
+    """Every other object with voxels as stage 1 might get them wrong.
+
+    A random share of at most `most` is lost, and to as many one of the six neighbours is added,
+    which hold nothing.
+    """
+    if torch.rand((), generator=rng) < 0.5:
+        return item
+    drop, grow = (most * torch.rand(2, generator=rng)).tolist()
+    kept = item.coords[torch.rand(len(item.coords), generator=rng) >= drop]
+    return item._replace(coords=torch.cat([kept, beside(item, grow, rng)]))
+
+
+def beside(item: LatentObject, share: float, rng: torch.Generator) -> Int[Tensor, "k 3"]:
+    """Free neighbours of a random share of the voxels, each once."""
+    coords, side = item.coords, item.resolution
+    chosen = coords[torch.rand(len(coords), generator=rng) < share]
+    steps = torch.cat([torch.eye(3), -torch.eye(3)]).to(coords.dtype)
+    found = chosen + steps[torch.randint(6, (len(chosen),), generator=rng)]
+    found = found[((found >= 0) & (found < side)).all(dim=1)]
+    taken = torch.zeros((side,) * 3, dtype=torch.bool)
+    taken[coords.long().unbind(1)] = True
+    return torch.unique(found[~taken[found.long().unbind(1)]], dim=0)

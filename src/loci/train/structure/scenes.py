@@ -1,0 +1,269 @@
+"""Pictures around a rendered object: something behind it, now and then something before it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from loci.errors import LociError
+from loci.geometry.camera import Camera
+from loci.objects.inputs.pointmap import Placement
+
+Rng = torch.Generator
+T = TypeVar("T")
+TRIES = 8
+
+Render = tuple[UInt8[Tensor, "s s 4"], Float[Tensor, "s s"]]
+"""RGB and alpha, not multiplied, and z in the camera frame, not finite where nothing is."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """The renders of one object without background; see `loci.data.objects.dataset` for the units.
+
+    `render` gives one of them by number; `floor` is the height of the object's lowest point in
+    its own frame.
+    """
+
+    render: Callable[[int], Render]
+    fov: Float[Tensor, "v"]
+    placement: Placement
+    floor: float
+
+    def __len__(self) -> int:
+        return len(self.fov)
+
+    def sight(self, view: int) -> Sight:
+        """One render, ready to be put before a background."""
+        rgba, depth = self.render(view)
+        pixels = rgba.permute(2, 0, 1).float() / 255
+        placed = Placement(*(part[view] for part in self.placement))
+        fov = float(self.fov[view])
+        return Sight(pixels[:3], pixels[3:], depth.float(), fov, placed, self.floor)
+
+
+class Sight(NamedTuple):
+    """An object as a camera sees it; the placement is without the batch axis."""
+
+    color: Float[Tensor, "3 s s"]
+    alpha: Float[Tensor, "1 s s"]
+    depth: Float[Tensor, "s s"]
+    fov: float
+    placement: Placement
+    floor: float
+
+    def mirrored(self) -> Sight:
+        """Left and right exchanged, in the picture and in the object's own frame."""
+        flip = torch.tensor([-1.0, 1.0, 1.0])
+        r, t, s = self.placement
+        placed = Placement(flip[:, None] * r * flip, t * flip, s)
+        color, alpha, depth = (part.flip(-1) for part in (self.color, self.alpha, self.depth))
+        return self._replace(color=color, alpha=alpha, depth=depth, placement=placed)
+
+    def rays(self) -> Float[Tensor, "3 s s"]:
+        """For every pixel the point at depth 1, in the frame x left, y up, z forward."""
+        unit = torch.ones_like(self.depth)
+        return Camera.identity(self.fov).unproject(unit).permute(2, 0, 1)
+
+
+class Scene(NamedTuple):
+    """A whole picture: what a user would hand in."""
+
+    rgb: Float[Tensor, "3 s s"]
+    mask: Float[Tensor, "1 s s"]
+    pointmap: Float[Tensor, "3 s s"]
+
+
+@dataclass(frozen=True)
+class SceneVariety:
+    """Chances of what may happen to a picture.
+
+    `geometry` is that of a floor and a wall in the pointmap; the background is unknown (NaN)
+    otherwise. `clean` keeps everything as rendered, before a plain background.
+    """
+
+    mirrored: float = 0.5
+    recolored: float = 0.5
+    geometry: float = 0.6
+    other_behind: float = 0.25
+    occluded: float = 0.25
+    careless_mask: float = 0.4
+    noisy_points: float = 0.5
+
+
+CLEAN = SceneVariety(0.0, 0.0, 0.6, 0.0, 0.0, 0.0, 0.0)
+"""For examinations: only backgrounds."""
+
+
+def compose(sight: Sight, other: Sight, variety: SceneVariety, rng: Rng) -> Scene:
+    """A picture of `sight`; `other` is an object that may stand behind it or before it."""
+    sight = recolored(sight, rng) if _chance(variety.recolored, rng) else sight
+    rgb, depth = _background(sight, _chance(variety.geometry, rng), rng)
+    if _chance(variety.other_behind, rng):
+        other_alpha, other_color = _moved(other, 0.8, rng)
+        rgb = torch.lerp(rgb, other_color, other_alpha)
+    inside = sight.alpha[0] > 0.5
+    rgb = torch.lerp(rgb, sight.color, sight.alpha)
+    depth = torch.where(inside, sight.depth, depth)
+    if _chance(variety.occluded, rng):
+        alpha, color = _occluder(sight, other, inside, rng)
+        before = alpha[0] > 0.5
+        if (inside & ~before).sum() >= 0.5 * inside.sum():
+            rgb = torch.lerp(rgb, color, alpha)
+            nearest = 0.9 * float(depth[inside].nan_to_num(torch.inf, posinf=torch.inf).amin())
+            depth = torch.where(before, nearest, depth)
+            inside = inside & ~before
+    rgb = _lit(rgb, rng)
+    mask = _careless(inside, rng) if _chance(variety.careless_mask, rng) else inside
+    if _chance(variety.noisy_points, rng):
+        depth = _noisy(depth, rng)
+    known = depth.isfinite()
+    points = torch.where(known, sight.rays() * torch.where(known, depth, 0.0), torch.nan)
+    return Scene(rgb, mask[None].float(), points)
+
+
+def pictured(
+    sight: Sight,
+    another: Callable[[], Sight],
+    variety: SceneVariety,
+    rng: Rng,
+    inputs: Callable[[Scene], T],
+) -> tuple[Scene, T]:
+    """A picture of `sight` and the inputs made of it as of a user's. What hides too much, so that
+    no inputs can be made, is tried anew with another object beside it.
+
+    Raises:
+        LociError: when nothing comes of it.
+    """
+    for _ in range(TRIES):
+        scene = compose(sight, another(), variety, rng)
+        try:
+            return scene, inputs(scene)
+        except LociError:
+            continue
+    raise LociError("a render without an object, expected at least three pixels across")
+
+
+def recolored(sight: Sight, rng: Rng) -> Sight:
+    """The object in other colours: the colour circle turned, and a tint."""
+    color = torch.einsum("ij,jhw->ihw", recoloring(rng), sight.color)
+    return sight._replace(color=color.clamp(0, 1))
+
+
+def recoloring(rng: Rng) -> Float[Tensor, "3 3"]:
+    """What `recolored` multiplies colours by, as columns."""
+    angle = 2 * math.pi * float(torch.rand((), generator=rng))
+    grey, turn = torch.full((3, 3), 1 / 3), math.sqrt(1 / 3) * math.sin(angle)
+    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]])
+    matrix = math.cos(angle) * torch.eye(3) + (1 - math.cos(angle)) * grey + turn * cross
+    tint = torch.exp(0.25 * torch.randn(3, generator=rng))
+    return tint[:, None] * matrix
+
+
+def _background(sight: Sight, geometry: bool, rng: Rng) -> tuple[Tensor, Tensor]:
+    """Colours and depths behind the object; without `geometry` the depths are NaN.
+
+    With it the object stands on a floor, before a wall that faces the camera.
+    """
+    side = sight.depth.shape[-1]
+    wall = _pattern(side, rng)
+    unknown = torch.full((side, side), torch.nan)
+    if not geometry:
+        return wall, unknown
+    r, t, s = sight.placement
+    up = r[2]
+    height = float(s) * sight.floor + t @ up
+    fall = torch.einsum("c,chw->hw", up, sight.rays())
+    depth = height / fall
+    far = float(t[2]) + float(s) * (0.6 + 3 * float(torch.rand((), generator=rng)) ** 2)
+    floor = (depth > 0) & (depth < far)
+    rgb = torch.where(floor, _pattern(side, rng), wall)
+    return rgb, torch.where(floor, depth, far)
+
+
+def _pattern(side: int, rng: Rng) -> Float[Tensor, "3 s s"]:
+    """A plain colour, a gradient, clouds or patches."""
+    cells = (1, 2, 5, 12)[int(torch.randint(4, (), generator=rng))]
+    colors = torch.rand(3, 1 + cells**2, generator=rng)
+    grey = colors.mean(dim=0, keepdim=True)
+    colors = torch.lerp(grey, colors, float(torch.rand((), generator=rng)))
+    contrast = 0.6 * float(torch.rand((), generator=rng))
+    coarse = colors[:, :1] + contrast * (colors[:, 1:] - 0.5)
+    coarse = coarse.view(3, cells, cells)
+    if cells > 2 and _chance(0.4, rng):
+        fine = F.interpolate(coarse[None], (side, side), mode="nearest")[0]
+    else:
+        fine = F.interpolate(coarse[None], (side, side), mode="bilinear")[0]
+    grain = 0.05 * float(torch.rand((), generator=rng))
+    return (fine + grain * torch.randn(1, side, side, generator=rng)).clamp(0, 1)
+
+
+def _moved(other: Sight, most: float, rng: Rng) -> tuple[Tensor, Tensor]:
+    """Alpha and colour of another object, shifted by up to `most` of the picture's side."""
+    side = other.depth.shape[-1]
+    dx, dy = ((2 * torch.rand(2, generator=rng) - 1) * most * side).long().tolist()
+    pixels = torch.cat([other.alpha, other.color])
+    moved = torch.zeros_like(pixels)
+    to_x, from_x = slice(max(dx, 0), side + min(dx, 0)), slice(max(-dx, 0), side - max(dx, 0))
+    to_y, from_y = slice(max(dy, 0), side + min(dy, 0)), slice(max(-dy, 0), side - max(dy, 0))
+    moved[:, to_y, to_x] = pixels[:, from_y, from_x]
+    return moved[:1], moved[1:]
+
+
+def _occluder(
+    sight: Sight, other: Sight, inside: Bool[Tensor, "s s"], rng: Rng
+) -> tuple[Tensor, Tensor]:
+    """Alpha and colour of something before the object: another object, or a slab."""
+    if _chance(0.5, rng):
+        return _moved(other, 0.6, rng)
+    side = sight.depth.shape[-1]
+    rows, columns = (torch.nonzero(inside.any(dim=d))[:, 0] for d in (1, 0))
+    alpha = torch.zeros(1, side, side)
+    if len(rows):
+        places, edges = (rows, columns), []
+        for place in places:
+            low, high = float(place[0]), float(place[-1] + 1)
+            middle = low + (high - low) * float(torch.rand((), generator=rng))
+            half = (high - low) * (0.05 + 0.25 * float(torch.rand((), generator=rng)))
+            edges.append((max(int(middle - half), 0), int(middle + half) + 1))
+        if _chance(0.5, rng):  # All the way down, as a table's edge or a pole
+            edges[0] = (edges[0][0], side)
+        alpha[:, slice(*edges[0]), slice(*edges[1])] = 1
+    return alpha, _pattern(side, rng)
+
+
+def _lit(rgb: Float[Tensor, "3 s s"], rng: Rng) -> Float[Tensor, "3 s s"]:
+    """Exposure, white balance and contrast of a camera."""
+    gain = torch.exp(0.2 * torch.randn((), generator=rng) + 0.06 * torch.randn(3, generator=rng))
+    curve = float(torch.exp(0.2 * torch.randn((), generator=rng)))
+    return (gain[:, None, None] * rgb).clamp(1e-4, 1) ** curve
+
+
+def _careless(inside: Bool[Tensor, "s s"], rng: Rng) -> Bool[Tensor, "s s"]:
+    """A border drawn a pixel or two too wide or too narrow."""
+    reach = int(torch.randint(1, 3, (), generator=rng))
+    wide = _chance(0.5, rng)
+    source = inside if wide else ~inside
+    grown = F.max_pool2d(source[None, None].float(), 2 * reach + 1, 1, reach)[0, 0] > 0
+    result = grown if wide else ~grown
+    return result if result.sum() >= 0.5 * inside.sum() else inside
+
+
+def _noisy(depth: Float[Tensor, "s s"], rng: Rng) -> Float[Tensor, "s s"]:
+    """Depths as an estimate gives them: bent by a few hundredths, here and there unknown."""
+    strength = 0.03 * float(torch.rand((), generator=rng))
+    coarse = torch.randn(1, 1, 6, 6, generator=rng)
+    bend = F.interpolate(coarse, depth.shape, mode="bicubic")[0, 0]
+    lost = F.interpolate(torch.rand(1, 1, 12, 12, generator=rng), depth.shape)[0, 0] < 0.04
+    return torch.where(lost, torch.nan, depth * (1 + strength * bend))
+
+
+def _chance(probability: float, rng: Rng) -> bool:
+    return float(torch.rand((), generator=rng)) < probability

@@ -1,0 +1,149 @@
+"""Occupancies to learn shapes from: objects stretched, turned and mirrored, and primitives."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from loci.data.objects.synthetic import primitive_occupancy
+
+Rng = torch.Generator
+
+
+@dataclass(frozen=True)
+class ShapeVariety:
+    """How shapes are varied; all but `shrink` are chances.
+
+    Attributes:
+        primitives: of a composition of primitives instead of an object.
+        changed: that an object is stretched, turned or moved; otherwise it is as it is.
+        turned: that a changed object is also turned by any angle about the vertical.
+        shrink: the smallest factor on an axis.
+    """
+
+    primitives: float = 0.25
+    changed: float = 0.6
+    turned: float = 0.3
+    shrink: float = 0.65
+
+
+class Shapes:
+    """Objects as lists of the voxels they occupy on a grid twice as fine as wanted.
+
+    Args:
+        occupancies: bool, all of one resolution.
+        fineness: their resolution over the wanted one.
+    """
+
+    def __init__(self, occupancies: Sequence[Bool[Tensor, "s s s"]], fineness: int = 2) -> None:
+        if not occupancies:
+            raise ValueError("expected at least one shape")
+        self.resolution = occupancies[0].shape[0] // fineness
+        self.fineness = fineness
+        self._voxels = [torch.argwhere(shape).to(torch.uint8) for shape in occupancies]
+
+    def __len__(self) -> int:
+        return len(self._voxels)
+
+    def plain(self, index: int) -> Bool[Tensor, "r r r"]:
+        """The voxels of the wanted grid that hold a fine one."""
+        return self._grid(self._voxels[index].long() // self.fineness)
+
+    def batch(self, size: int, variety: ShapeVariety, rng: Rng) -> Float[Tensor, "b 1 r r r"]:
+        """Random shapes, 1 where occupied."""
+        drawn = [self._draw(variety, rng) for _ in range(size)]
+        return torch.stack(drawn)[:, None].float()
+
+    def _draw(self, variety: ShapeVariety, rng: Rng) -> Bool[Tensor, "r r r"]:
+        if _chance(variety.primitives, rng):
+            seed = int(torch.randint(2**31, (), generator=rng))
+            shape = torch.from_numpy(primitive_occupancy(seed, self.resolution))
+        else:
+            index = int(torch.randint(len(self), (), generator=rng))
+            changed = _chance(variety.changed, rng)
+            shape = self._changed(index, variety, rng) if changed else self.plain(index)
+        axes = [axis for axis in (0, 1) if _chance(0.5, rng)]
+        shape = shape.flip(axes) if axes else shape
+        return shape.transpose(0, 1) if _chance(0.5, rng) else shape
+
+    def _changed(self, index: int, variety: ShapeVariety, rng: Rng) -> Bool[Tensor, "r r r"]:
+        """Voxels' centres stretched by at most 1, so that no gap opens between them."""
+        side = self.resolution * self.fineness
+        points = (self._voxels[index].float() + 0.5) / side - 0.5
+        if _chance(variety.turned, rng):
+            points = points @ _about_vertical(2 * math.pi * float(torch.rand((), generator=rng)))
+        factor = variety.shrink + (1 - variety.shrink) * torch.rand(3, generator=rng)
+        reach = points.abs().amax(dim=0)
+        points = points * torch.minimum(factor, 0.48 / reach)
+        room = 0.49 - points.abs().amax(dim=0)
+        room = room.clamp(0, 2 / self.resolution)
+        points = points + room * (2 * torch.rand(3, generator=rng) - 1)
+        return self._grid(((points + 0.5) * self.resolution).long())
+
+    def _grid(self, voxels: Int[Tensor, "n 3"]) -> Bool[Tensor, "r r r"]:
+        grid = torch.zeros((self.resolution,) * 3, dtype=torch.bool)
+        grid[voxels.unbind(1)] = True
+        return grid
+
+
+def coarser(occupancy: Bool[Tensor, "s s s"], factor: int) -> Bool[Tensor, "r r r"]:
+    """A voxel is occupied when any of its finer ones is."""
+    return F.max_pool3d(occupancy[None].float(), factor)[0] > 0
+
+
+def _about_vertical(angle: float) -> Float[Tensor, "3 3"]:
+    cos, sin = math.cos(angle), math.sin(angle)
+    return torch.tensor([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])
+
+
+def _chance(probability: float, rng: Rng) -> bool:
+    return float(torch.rand((), generator=rng)) < probability
+
+
+LIGHT = (0.05, -0.4, 0.9)
+
+
+def voxel_pictures(
+    occupancies: Bool[Tensor, "b r r r"], size: int = 96, azimuth: float = 30, elevation: float = 25
+) -> Float[Tensor, "b 3 h w"]:
+    """Objects of the frame z up, front -y, seen from the front right above along parallel rays.
+
+    Grey values in [-1, 1], as sheets take them; white where there is nothing.
+    """
+    across, up, ahead = _axes(azimuth, elevation)
+    span = torch.linspace(-0.72, 0.72, size)
+    start = span[None, :, None] * across - span[:, None, None] * up
+    depths = torch.linspace(-0.87, 0.87, 4 * occupancies.shape[-1])
+    points = start[:, :, None] + depths[:, None] * ahead
+    pictures = [_picture(shape, points, ahead) for shape in occupancies]
+    return torch.stack(pictures)[:, None].expand(-1, 3, -1, -1)
+
+
+def _picture(shape: Bool[Tensor, "r r r"], points: Tensor, ahead: Tensor) -> Float[Tensor, "h w"]:
+    side = shape.shape[0]
+    at = ((points + 0.5) * side).floor().long()
+    within = ((at >= 0) & (at < side)).all(dim=-1)
+    hit = within & shape[at.clamp(0, side - 1).unbind(-1)]
+    first = hit.float().argmax(dim=-1, keepdim=True)
+    entered = points.take_along_dim(first[..., None], dim=2)[:, :, 0]
+    # The face of the voxel that the ray came in by.
+    local = ((entered + 0.5) * side).frac() - 0.5
+    against = -ahead.sign() * 0.5
+    axis = ((local - against).abs() / ahead.abs().clamp(min=1e-3)).argmin(dim=-1)
+    light = torch.nn.functional.normalize(torch.tensor(LIGHT), dim=0)
+    shade = 0.2 + 0.8 * (-ahead.sign() * light).clamp(min=0)
+    near = 0.5 - 0.35 * (entered @ ahead)
+    grey = shade[axis] * (0.6 + 0.4 * near)
+    return torch.where(hit.any(dim=-1), 2 * grey - 1, 1.0).clamp(-1, 1)
+
+
+def _axes(azimuth: float, elevation: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Right, up and forward of a camera at that place, in the object's frame."""
+    a, e = math.radians(azimuth), math.radians(elevation)
+    across = torch.tensor([math.cos(a), math.sin(a), 0.0])
+    ahead = torch.tensor([-math.cos(e) * math.sin(a), math.cos(e) * math.cos(a), -math.sin(e)])
+    return across, torch.linalg.cross(across, ahead), ahead

@@ -1,0 +1,292 @@
+"""The measurement of lifted objects, on toy tables and a tiny lifter."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from loci.bench import metrics as features
+from loci.bench.objects import bounds as objects_ceiling
+from loci.bench.objects.bounds import Ceiling, Retrieval, crop, splats
+from loci.bench.objects.cases import HeldOut
+from loci.bench.objects.metrics import (
+    Box,
+    Guess,
+    Marks,
+    box_iou,
+    mark,
+    mark_elsewhere,
+    surface_points,
+)
+from loci.bench.objects.quality import (
+    describe,
+    guess_of,
+    lift,
+    measure,
+    objects,
+    share_of_the_way,
+    summary,
+)
+from loci.bench.report import ObjectPlan
+from loci.data.objects.dataset import ObjectSet
+from loci.errors import LociError
+from loci.objects.inputs.pointmap import Placement
+from loci.objects.lifter import Lifter
+from loci.objects.models.slat_decoders import GaussianDecoderConfig, MeshDecoderConfig, TorsoConfig
+from loci.objects.models.slat_encoder import CHANNELS, LatentEncoderConfig
+from loci.train.slat.parts import CodecConfig, CodecParts
+from loci.train.structure.evaluate import Codec
+from tests.bench.object_folders import write_tables
+from tests.objects.lifters import small_lifter
+
+PLAN = ObjectPlan(objects=2, views=1, retrievable=2)
+
+
+class Outlines:
+    """Features that need no network: where a crop is not white, coarsely."""
+
+    name = "outlines"
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        dark = np.min(frames, axis=3)[:, ::4, ::4].reshape(len(frames), -1) < 250
+        return dark.astype(np.float64) - 0.5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("objects")
+    write_tables(folder / "train", [1, 2])
+    write_tables(folder / "test", [3, 4])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def held_out(folder: Path) -> HeldOut:
+    return HeldOut.load(folder / "test", seed=0, unseen=1)
+
+
+def truth_of(held_out: HeldOut, number: int) -> Guess:
+    case = held_out.case(number)
+    thing = splats(case.item.surface.float())
+    return Guess(surface_points(thing), case.item.coords, 32, thing, case.placement)
+
+
+def box(low: float, high: float, shift: float = 0.0, scale: float = 1.0) -> Box:
+    placement = Placement(torch.eye(3)[None], torch.tensor([[shift, 0, 0]]), torch.tensor([scale]))
+    return Box(torch.full((3,), low), torch.full((3,), high), placement)
+
+
+def test_a_case_depends_on_its_object_and_the_seed_only(held_out: HeldOut, folder: Path) -> None:
+    first, again = held_out.case(1), HeldOut.load(folder / "test", 0, 2).case(1)
+    assert (first.pixels == again.pixels).all()
+    assert first.view == again.view
+    assert (len(first.unseen), len(again.unseen)) == (1, 2)
+    others = [replace(held_out, seed=seed).case(1).pixels for seed in (1, 2)]
+    assert not any((first.pixels == other).all() for other in others)
+    depth = first.pointmap[..., 2][torch.from_numpy(first.mask)]
+    middle = float(first.placement.translation[0, 2])
+    assert float(depth.nanmedian()) == pytest.approx(middle, rel=0.5)
+    assert float(first.nominal.translation[0, 2]) == pytest.approx(1)
+
+
+def test_the_truth_scores_best(held_out: HeldOut) -> None:
+    case = held_out.case(0)
+    marks = mark(truth_of(held_out, 0), case, case.placement)
+    assert marks.chamfer < 0.02
+    assert marks.f_score == 1
+    assert marks.voxel_iou > 0.95
+    assert marks.box_iou > 0.98
+    assert marks.rotation < 0.1
+    assert marks.psnr > 15
+
+
+def test_another_object_elsewhere_scores_less(held_out: HeldOut) -> None:
+    case, guess = held_out.case(0), truth_of(held_out, 1)
+    r, t, s = case.placement
+    quarter = torch.tensor([[[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]])
+    aside = Placement(quarter @ r, t + s * 0.2, s)
+    marks, own = (mark(g, case, case.placement) for g in (guess, truth_of(held_out, 0)))
+    assert marks.chamfer > own.chamfer
+    assert marks.voxel_iou < own.voxel_iou
+    assert marks.psnr < own.psnr
+    moved = mark_elsewhere(own, guess._replace(placement=aside), case, case.placement)
+    assert moved.rotation == pytest.approx(90, abs=0.1)
+    assert moved.box_iou < 0.5 < own.box_iou
+    assert moved.psnr == own.psnr
+
+
+def test_without_a_guess_there_is_nothing_to_praise(held_out: HeldOut) -> None:
+    case = held_out.case(0)
+    marks = mark(None, case, case.placement)
+    assert (marks.f_score, marks.voxel_iou, marks.box_iou) == (0, 0, 0)
+    assert math.isnan(marks.chamfer)
+    assert marks.psnr < mark(truth_of(held_out, 0), case, case.placement).psnr
+
+
+def test_boxes_overlap_as_their_volumes_say() -> None:
+    assert box_iou(box(-0.5, 0.5), box(-0.5, 0.5)) == pytest.approx(1)
+    assert box_iou(box(-0.5, 0.5), box(-0.5, 0.5, shift=0.5)) == pytest.approx(1 / 3)
+    assert box_iou(box(-0.5, 0.5), box(-0.5, 0.5, scale=2)) == pytest.approx(1 / 8)
+    assert box_iou(box(-0.5, 0.5), box(-0.25, 0.25, scale=2)) == pytest.approx(1)
+    assert box_iou(box(-0.5, 0.5), box(-0.5, 0.5, shift=3)) == 0
+    assert box_iou(box(-0.5, 0.5), box(0, 0)) == 0
+
+
+def test_retrieval_finds_the_very_object_and_places_it(held_out: HeldOut) -> None:
+    retrieval = Retrieval(held_out.objects, held_out.objects.views, Outlines())
+    for number in (0, 1):
+        case = held_out.case(number)
+        assert retrieval.nearest(case) == (number, case.view)
+        found = retrieval.guess(case)
+        assert found.name == case.name
+        known = mark(found.known, case, case.placement)
+        assert known.rotation < 1
+        assert known.box_iou > 0.9
+        assert known.f_score == 1
+        alone = mark_elsewhere(known, found.alone, case, case.nominal)
+        assert alone.rotation < 5
+        assert alone.box_iou > 0.85
+        assert float(found.alone.placement.translation[0, 2]) == pytest.approx(1)
+
+
+def test_crops_show_nothing_but_the_object(held_out: HeldOut) -> None:
+    case = held_out.case(0)
+    other = np.where(case.mask[:, :, None], case.pixels, 7).astype(np.uint8)
+    assert (crop(case.pixels, case.mask) == crop(other, case.mask)).all()
+    assert (crop(case.pixels, case.mask)[0] == 255).all()
+
+
+class Unchanged:
+    """An autoencoder of voxels without loss."""
+
+    def latents(self, shapes: Tensor) -> Tensor:
+        return shapes
+
+    def shapes(self, latents: Tensor) -> Tensor:
+        return latents
+
+
+def test_the_ceiling_is_what_the_autoencoders_leave(held_out: HeldOut) -> None:
+    torch.manual_seed(0)
+    torso = TorsoConfig(dim=16, blocks=1, heads=2, resolution=32)
+    contents = CodecParts(
+        CodecConfig(
+            LatentEncoderConfig(replace(torso, channels=CHANNELS)),
+            GaussianDecoderConfig(torso, gaussians=1),
+            MeshDecoderConfig(torso, narrowing=(2,), norm_groups=4, closed=True),
+        )
+    ).eval()
+    case = held_out.case(0)
+    guess = Ceiling(cast(Codec, Unchanged()), contents).guess(case)
+    assert guess is not None
+    marks = mark(guess, case, case.placement)
+    assert marks.voxel_iou == 1
+    assert marks.rotation < 0.1
+    nothing = cast(Any, Unchanged())
+    nothing.shapes = torch.zeros_like
+    assert Ceiling(nothing, contents).guess(case) is None
+
+
+@pytest.mark.parametrize("with_pointmap", [True, False])
+def test_what_a_user_lifts_is_judged(held_out: HeldOut, with_pointmap: bool) -> None:
+    case, lifter = held_out.case(0), small_lifter()
+    done = lift(lifter, case, with_pointmap, seed=2)
+    assert done.guess is not None
+    assert done.failure is None
+    assert len(done.costs) == len(lifter.config.parts)
+    pointmap = case.pointmap if with_pointmap else None
+    same = guess_of(lifter(case.pixels, case.mask, pointmap, seed=2))
+    assert torch.equal(done.guess.points, same.points)
+    assert torch.equal(done.guess.placement.translation, same.placement.translation)
+
+
+def test_what_cannot_be_lifted_is_told(held_out: HeldOut) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise LociError("mask: no voxel above threshold")
+
+    done = lift(cast(Lifter, broken), held_out.case(0), True, 0)
+    assert done.guess is None
+    assert done.failure == "mask: no voxel above threshold"
+    with pytest.raises(LociError, match="no object can be lifted: mask: no voxel"):
+        measure(cast(Lifter, broken), held_out, held_out.objects, None, PLAN)
+
+
+@pytest.fixture
+def without_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "Features", Outlines)
+    monkeypatch.setattr(Lifter, "from_pretrained", lambda model, device: small_lifter())
+
+
+@pytest.mark.usefixtures("without_networks")
+def test_the_command_leaves_a_table_and_a_file(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = tmp_path / "nowhere"
+    objects(tmp_path / "out.json", True, 3, "tiny", folder, nowhere, nowhere)
+    results = json.loads((tmp_path / "out.json").read_text())
+    ours = ["pointmap", "alone", "retrieval_pointmap", "retrieval_alone"]
+    assert list(results["figures"]) == ours
+    for column in ours:
+        assert set(results["figures"][column]) == set(Marks._fields)
+    assert [row["name"] for row in results["by_object"]] == ["toy-3", "toy-4"]
+    assert {row["retrieved"] for row in results["by_object"]} <= {"toy-1", "toy-2"}
+    assert results["feature_network"] == "outlines"
+    assert results["stages"]["structure_flow"]["seconds"] > 0
+    assert results["failures"] == {"pointmap": {}, "alone": {}}
+    assert "encoders are kept by the training runs" in results["not_measured"]["ceiling"]
+    shown = capsys.readouterr().out
+    for word in ("2 held-out objects", "chamfer", "structure_flow", "outlines", "no ceiling"):
+        assert word in shown
+
+
+@pytest.mark.usefixtures("without_networks")
+def test_a_ceiling_shows_how_far_there_is_to_go(
+    held_out: HeldOut, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Perfect:
+        def guess(self, case: Any) -> Guess:
+            return truth_of(held_out, held_out.objects.records.index(by_name[case.name]))
+
+    by_name = {record.name: record for record in held_out.objects.records}
+    train = ObjectSet.load(folder / "train")
+    results = measure(small_lifter(), held_out, train, cast(Ceiling, Perfect()), PLAN)
+    assert results["figures"]["ceiling"]["f_score"] == 1
+    assert set(results["share_of_the_way"]["alone"]) == set(Marks._fields)
+    assert "from retrieval (0) to ceiling (1)" in describe(results)
+
+
+def test_means_leave_out_what_is_missing_and_rotations_are_medians() -> None:
+    good = Marks(0.1, 1.0, 0.5, 0.5, 10.0, 8.0, 20.0)
+    turned = Marks(0.3, 0.5, 0.5, 0.5, 170.0, 9.0, 10.0)
+    none = Marks(math.nan, 0.0, 0.0, 0.0, math.nan, math.nan, 6.0)
+    figures = summary([good, good, turned, none])
+    assert figures["chamfer"] == pytest.approx(0.5 / 3)
+    assert figures["f_score"] == pytest.approx(2.5 / 4)
+    assert figures["rotation"] == 10
+    assert figures["turn"] == 8
+
+
+def test_the_way_goes_from_retrieval_to_the_ceiling() -> None:
+    columns = {"alone": 0.3, "retrieval_alone": 0.2, "ceiling": 0.6}
+    figures = {column: {"voxel_iou": value} for column, value in columns.items()}
+    assert share_of_the_way(figures, "alone") == {"voxel_iou": pytest.approx(0.25)}
+    del figures["ceiling"]
+    assert share_of_the_way(figures, "alone") == {}
+
+
+def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    loaded: Callable[..., Lifter] = lambda model, device: small_lifter()  # noqa: E731
+    monkeypatch.setattr(Lifter, "from_pretrained", loaded)
+    with pytest.raises(LociError, match="nowhere"):
+        objects(tmp_path / "nowhere" / "out.json", data=folder)
+    with pytest.raises(LociError, match="make some: loci data objects"):
+        objects(tmp_path / "out.json", data=tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert objects_ceiling.missing(tmp_path, tmp_path) is not None

@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from loci.bench.world.recall import held_out_maps, make_trial
+from loci.bench.world.returns import GAP, ROWS, SCALE, TILES, drawn, returns
+from loci.errors import LociError
+from tests.bench.world.test_memory import needs_the_engine
+from tests.world.models import small_world
+
+
+def two_maps() -> tuple[int, int]:
+    room, another = held_out_maps(2, 0)
+    return room, another
+
+
+def test_true_remembered_and_forgotten_views_stand_below_each_other(tmp_path: Path) -> None:
+    needs_the_engine()
+    world = small_world()
+    trial = make_trial("spin", 88, *two_maps(), world.size or (64, 64))
+    height, width = trial.truth.shape[1:3]
+    sheet = np.asarray(drawn(world, trial, seed=0))
+    step = SCALE * (height + GAP)
+    assert sheet.shape == (
+        len(ROWS) * step - SCALE * GAP,
+        TILES * SCALE * (width + GAP) - SCALE * GAP,
+        3,
+    )
+    truth, remembered, forgotten = (sheet[k * step : k * step + SCALE * height] for k in range(3))
+    assert (truth != remembered).any()
+    assert (remembered != forgotten).any()
+    small = Image.fromarray(truth[:, : SCALE * width]).resize((width, height))
+    first = trial.truth[np.flatnonzero(trial.hidden)[0]]
+    assert np.abs(np.asarray(small).astype(int) - first).mean() < 8
+
+
+def test_too_short_a_spin_is_refused(tmp_path: Path) -> None:
+    needs_the_engine()
+    with pytest.raises(LociError, match="--length"):
+        returns(tmp_path / "returns.png", length=50)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,111 @@
+import time
+
+import pytest
+import torch
+
+from loci.caching.presets import LAYOUT, SPEEDS, speed
+from loci.caching.published.token_carving import CarvingConfig, ReleasedCarving
+from loci.caching.stats import Ledger
+from loci.caching.step_cache import StepCacheConfig, step_cache
+from loci.errors import LociError
+from tests.caching.toy import INTERVAL, error, run, same, tokens
+
+SCORES, BLOCKS = torch.linspace(0, 1, 40), torch.arange(40) // 4
+
+
+def test_released_evaluations_of_the_first_stage() -> None:
+    """44 without skipping, 17 with: the figures of Fast-SAM3D, 1."""
+    ledger = Ledger()
+    policy = step_cache(StepCacheConfig("released"))
+    watched, _ = run(ledger.watched("structure", policy, INTERVAL))
+    entry = ledger.entry("structure")
+    assert (entry.exact, entry.made, entry.saved) == (44, 17, 27)
+    assert (entry.steps, entry.steps_skipped) == (25, 15)
+    plain, _ = run(step_cache(StepCacheConfig("released")))
+    assert same(watched, plain)
+
+
+def test_parts_count_as_parts() -> None:
+    ledger = Ledger()
+    policy = ReleasedCarving(CarvingConfig(threshold=0.0, ratio=0.5), SCORES)
+    _, toy = run(ledger.watched("latents", policy, INTERVAL), start=tokens())
+    entry = ledger.entry("latents")
+    assert entry.made == entry.exact == 44
+    assert toy.parts[0] == 20
+    assert entry.active_share is not None
+    assert 0.5 < entry.active_share < 0.8
+
+
+def test_a_run_watched_over_nothing_is_exact() -> None:
+    ledger = Ledger()
+    exact, _ = run(None)
+    watched, _ = run(ledger.watched("structure", None, INTERVAL))
+    assert same(watched, exact)
+    assert ledger.entry("structure").saved == 0
+
+
+def test_seconds_errors_and_the_table() -> None:
+    ledger = Ledger()
+    with ledger.timed("structure") as entry:
+        time.sleep(0.01)
+    assert entry.seconds >= 0.01
+    exact = {"shape": torch.ones(10)}
+    ledger.verified("structure", {"shape": torch.full((10,), 1.1)}, exact)
+    assert entry.errors["shape"] == pytest.approx(0.1, rel=1e-5)
+    run(ledger.watched("latents", None, INTERVAL), start=tokens())
+    ledger.entry("decoding").decoding_factor = 1.25
+    lines = ledger.table().splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "stage", "structure", "latents", "decoding", "all",
+    ]  # fmt: skip
+    assert "1.25" in lines[3]
+    assert "44" in lines[2]
+    assert "100%" in lines[2]
+    written = ledger.to_dict()
+    assert written["latents"]["saved"] == 0
+    assert written["structure"]["errors"]["shape"] == pytest.approx(0.1, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", list(SPEEDS))
+def test_every_speed(name: str) -> None:
+    chosen = speed(name)
+    assert chosen.name == name
+    exact, _ = run(None)
+    ends = [run(chosen.structure_policy(INTERVAL)) for _ in range(2)]
+    assert same(ends[0][0], ends[1][0])
+    skips = name in ("released", "paper")
+    assert (len(ends[0][1].evaluated) < 25) == skips
+    assert error(ends[0][0], exact) < 0.3
+    latents, toy = run(chosen.latent_policy(INTERVAL, SCORES, BLOCKS), start=tokens())
+    assert latents["latents"].isfinite().all()
+    assert (len(toy.evaluated) < 25 or bool(toy.parts)) == skips
+    assert (chosen.structure_steps < 1) == (name in ("fast", "faster"))
+    assert (chosen.latent_steps < 1) == (name in ("fast", "faster"))
+    walked, _ = run(chosen.walk_policy(), start=tokens())
+    assert walked["latents"].isfinite().all()
+
+
+def test_one_dial() -> None:
+    zero = speed("fast").within(0.0)
+    exact, _ = run(None)
+    assert same(run(zero.structure_policy(INTERVAL))[0], exact)
+    loose = speed("exact").within(0.1)
+    assert loose.structure is not None
+    assert loose.structure.layout == LAYOUT
+    assert len(run(loose.structure_policy(INTERVAL))[1].evaluated) < 25
+
+
+def test_an_unknown_speed_names_the_known() -> None:
+    with pytest.raises(LociError, match="unknown speed 'warp': expected one of exact, fast"):
+        speed("warp")
+
+
+def test_a_held_difference_is_an_evaluation_saved() -> None:
+    ledger = Ledger()
+    plain, held = Ledger(), ledger.watched("structure", None, INTERVAL, every=1000)
+    run(plain.watched("structure", None, INTERVAL))
+    run(held)
+    exact, entry = plain.entry("structure"), ledger.entry("structure")
+    assert entry.exact == exact.exact == exact.made
+    assert entry.made == entry.steps + 1
+    assert entry.saved == exact.made - entry.steps - 1

@@ -1,0 +1,106 @@
+"""The video autoencoder as a stream: equal to the plain computation, and forkable."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from loci.codecs.wan import WanCodec, WanCodecConfig
+from loci.errors import LociError
+
+TINY = WanCodecConfig(base_dim=4, blocks_per_level=1)
+
+
+@pytest.fixture(scope="module")
+def codec() -> WanCodec:
+    torch.manual_seed(0)
+    return WanCodec(TINY).eval().requires_grad_(False)
+
+
+def clip(frames: int) -> torch.Tensor:
+    return torch.rand(1, 3, frames, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def statistics() -> tuple[torch.Tensor, torch.Tensor]:
+    shape = (1, 16, 1, 1, 1)
+    return (
+        torch.tensor(TINY.latents_mean).view(shape),
+        torch.tensor(TINY.latents_std).view(shape),
+    )
+
+
+def test_equals_the_library_run_plainly(codec: WanCodec) -> None:
+    mean, std = statistics()
+    latents = codec.encode(clip(13))
+    plain = (codec.network.encode(clip(13)).latent_dist.mode() - mean) / std
+    torch.testing.assert_close(latents, plain, rtol=0, atol=1e-6)
+    decoded = codec.network.decode(latents * std + mean).sample
+    torch.testing.assert_close(codec.decode(latents), decoded, rtol=0, atol=2e-5)
+
+
+def test_encoding_in_pieces_is_exact(codec: WanCodec) -> None:
+    frames = clip(17)
+    whole = codec.encode(frames)
+    parts, state, start = [], None, 0
+    for count in (5, 8, 4):
+        latents, state = codec.encode_stream(frames[:, :, start : start + count], state)
+        parts.append(latents)
+        start += count
+    assert torch.equal(torch.cat(parts, dim=2), whole)
+
+
+def test_decoding_in_pieces_is_exact(codec: WanCodec) -> None:
+    latents = torch.randn(1, 16, 5, 2, 2, generator=torch.Generator().manual_seed(2))
+    whole = codec.decode(latents)
+    assert whole.shape == (1, 3, 17, 16, 16)
+    parts, state = [], None
+    for piece in latents.split([1, 1, 3], dim=2):
+        frames, state = codec.decode_stream(piece, state)
+        parts.append(frames)
+    assert torch.equal(torch.cat(parts, dim=2), whole)
+
+
+def test_an_old_state_can_be_forked(codec: WanCodec) -> None:
+    frames = clip(9)
+    _, state = codec.encode_stream(frames[:, :, :1])
+    kept = {name: tensor.clone() for name, tensor in state.items()}
+    left, _ = codec.encode_stream(frames[:, :, 1:5], state)
+    codec.encode_stream(frames[:, :, 5:9], state)
+    again, _ = codec.encode_stream(frames[:, :, 1:5], state)
+    assert torch.equal(left, again)
+    assert kept.keys() == state.keys()
+    assert all(torch.equal(kept[name], state[name]) for name in kept)
+
+
+def test_decoding_can_be_forked_after_the_first_latent(codec: WanCodec) -> None:
+    latents = torch.randn(1, 16, 3, 2, 2, generator=torch.Generator().manual_seed(3))
+    first, state = codec.decode_stream(latents[:, :, :1])
+    codec.decode_stream(latents[:, :, 2:], state)
+    rest, _ = codec.decode_stream(latents[:, :, 1:], state)
+    assert torch.equal(torch.cat([first, rest], dim=2), codec.decode(latents))
+
+
+@pytest.mark.parametrize("count", [0, 2, 4, 6])
+def test_other_lengths_are_refused(codec: WanCodec, count: int) -> None:
+    with pytest.raises(LociError, match=rf"{count} frames to encode: expected 1 \+ 4k"):
+        codec.encode(clip(17)[:, :, :count])
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_other_lengths_are_refused_later_too(codec: WanCodec, count: int) -> None:
+    frames = clip(17)
+    _, state = codec.encode_stream(frames[:, :, :1])
+    with pytest.raises(LociError, match=f"{count} frames to encode: expected 4k"):
+        codec.encode_stream(frames[:, :, :count], state)
+
+
+def test_other_sizes_are_refused(codec: WanCodec) -> None:
+    with pytest.raises(LociError, match="12x16 pixels"):
+        codec.encode(torch.zeros(1, 3, 1, 12, 16))
+
+
+def test_saved_and_loaded_it_is_the_same(codec: WanCodec, tmp_path: Path) -> None:
+    codec.save_pretrained(tmp_path)
+    loaded = WanCodec.from_pretrained(tmp_path)
+    assert loaded.config == codec.config
+    assert torch.equal(loaded.encode(clip(5)), codec.encode(clip(5)))

@@ -1,0 +1,133 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loci.data.objects.cleaning import LENGTH, Unusable, area_samples, check_name, normalized
+from loci.data.objects.mesh_files import Part, read_mesh_file, triangles
+from loci.data.objects.sources import catalog, find_sources, read_furniture
+from loci.errors import LociError
+from tests.data.small_meshes import box_obj, write_box, write_library
+
+trimesh = pytest.importorskip("trimesh", reason="trimesh is not installed (the extra `objects`)")
+
+
+def bounds(parts: list[Part]) -> np.ndarray:
+    corners = triangles(parts).reshape(-1, 3)
+    return np.stack([corners.min(axis=0), corners.max(axis=0)])
+
+
+def test_an_obj_is_read_upright_and_coloured(tmp_path: Path) -> None:
+    parts = read_mesh_file(write_box(tmp_path, "box", (1, 2, 3)))
+    assert sum(len(part.faces) for part in parts) == 12
+    np.testing.assert_allclose(bounds(parts), [[0, -3, 0], [1, 0, 2]], atol=1e-6)
+    np.testing.assert_allclose(parts[0].color, [0.8, 0.2, 0.1], atol=0.01)
+    assert parts[0].texture is None
+
+
+def test_a_missing_material_leaves_the_shape(tmp_path: Path) -> None:
+    path = write_box(tmp_path, "box")
+    (tmp_path / "paint.mtl").unlink()
+    assert sum(len(part.faces) for part in read_mesh_file(path)) == 12
+
+
+def test_a_glb_is_read_as_its_obj(tmp_path: Path) -> None:
+    path = write_box(tmp_path, "box", (1, 2, 3))
+    trimesh.load_scene(path).export(tmp_path / "box.glb")
+    np.testing.assert_allclose(
+        bounds(read_mesh_file(tmp_path / "box.glb")), bounds(read_mesh_file(path)), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"glTF\x02\0\0\0 and no more"])
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.glb"
+    path.write_bytes(content)
+    with pytest.raises(LociError, match="broken.glb: damaged, expected a mesh"):
+        read_mesh_file(path)
+
+
+def test_a_library_is_read_with_its_textures_and_turns(tmp_path: Path) -> None:
+    lamp, box, door, _ = catalog(write_library(tmp_path / "lib.sh3f"))
+    assert (lamp.name, lamp.category, lamp.author) == ("Tall lamp", "Lights", "Somebody")
+    assert (lamp.licence, lamp.size) == ("CC-BY-3.0", 1.2)
+    assert (box.name, door.opening, box.opening) == ("Café box", True, False)
+    parts = read_furniture(box)
+    assert parts[0].texture is not None
+    assert parts[0].texture[0, 0, :3].tolist() == [10, 20, 200]
+    np.testing.assert_allclose(parts[0].color, 1)
+    # In the file the lamp lies along z; its turn (x, y, z) -> (x, -z, y) stands it up side down.
+    np.testing.assert_allclose(bounds(read_furniture(lamp)), [[0, -1, -3], [1, 0, 0]], atol=1e-6)
+
+
+def test_a_file_that_is_no_library_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lib.sh3f").write_bytes(b"no zip")
+    with pytest.raises(LociError, match="expected a furniture library"):
+        find_sources(tmp_path)
+
+
+def test_sources_are_named_by_their_place(tmp_path: Path) -> None:
+    write_library(tmp_path / "lib.sh3f")
+    write_box(tmp_path / "My Chairs", "Old Chair_2")
+    names = {source.name: source for source in find_sources(tmp_path)}
+    assert sorted(names) == [
+        "lib-box",
+        "lib-door",
+        "lib-lamp1",
+        "lib-socket",
+        "my-chairs-old-chair_2",
+    ]
+    assert names["my-chairs-old-chair_2"].header()["category"] == "My Chairs"
+    assert names["lib-box"].header()["metres"] == "1.2"
+    assert len(names["lib-box"].read()) >= 1
+
+
+def test_two_objects_of_one_name_are_refused(tmp_path: Path) -> None:
+    write_box(tmp_path, "a b")
+    write_box(tmp_path, "a-b")
+    with pytest.raises(LociError, match=r"a b.obj and a-b.obj would both be called a-b"):
+        find_sources(tmp_path)
+
+
+def test_no_meshes_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(LociError, match="found none"):
+        find_sources(tmp_path)
+    with pytest.raises(LociError, match="expected a file or folder"):
+        find_sources(tmp_path / "nowhere")
+
+
+def test_doors_and_sockets_are_left_out() -> None:
+    check_name("Sofa", opening=False)
+    with pytest.raises(Unusable, match="door or window"):
+        check_name("Glass door", opening=True)
+    for name in ("Wall socket", "Rounded RJ45 plug", "Square double switch"):
+        with pytest.raises(Unusable, match="wall socket"):
+            check_name(name, opening=False)
+
+
+def test_stray_geometry_does_not_shrink_the_object(tmp_path: Path) -> None:
+    path = write_box(tmp_path, "box", (2, 1, 1))
+    speck = path.with_name("speck.obj")
+    speck.write_text(box_obj((0.01, 0.01, 0.01), at=(50, 0, 0)))
+    parts = normalized([*read_mesh_file(path), *read_mesh_file(speck)])
+    half = LENGTH / 2
+    np.testing.assert_allclose(
+        bounds(parts), [[-half, -half / 2, -half / 2], [half, half / 2, half / 2]], atol=1e-5
+    )
+
+
+def test_sheets_and_empty_meshes_are_left_out(tmp_path: Path) -> None:
+    with pytest.raises(Unusable, match="flat"):
+        normalized(read_mesh_file(write_box(tmp_path, "rug", (2, 0.01, 1))))
+    with pytest.raises(Unusable, match="0 triangles"):
+        normalized([])
+    with pytest.raises(Unusable, match="no surface"):
+        normalized(read_mesh_file(write_box(tmp_path, "point", (0, 0, 0))))
+
+
+def test_samples_are_spread_by_area() -> None:
+    corners = np.array(
+        [[[0, 0, 0], [3, 0, 0], [0, 2, 0]], [[5, 0, 0], [6, 0, 0], [5, 2, 0]]], float
+    )
+    points = area_samples(corners, 4000, np.random.default_rng(0))
+    assert np.mean(points[:, 0] < 4) == pytest.approx(0.75, abs=0.03)

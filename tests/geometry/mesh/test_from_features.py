@@ -1,0 +1,97 @@
+"""The mesh from sparse channels against the same on the whole grid."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from loci.geometry.mesh.flexicubes import Cubes, activated, dual_surface
+from loci.geometry.mesh.from_features import CHANNELS, features_to_mesh
+from loci.geometry.mesh.mesh import Mesh
+from tests.geometry.mesh.test_flexicubes import grid
+
+SIDE = 6
+
+
+def active(seed: int, share: float) -> tuple[Tensor, Tensor]:
+    """Random active voxels and channels."""
+    generator = torch.Generator().manual_seed(seed)
+    coords = torch.cartesian_prod(*(torch.arange(SIDE),) * 3)
+    coords = coords[torch.rand(len(coords), generator=generator) < share]
+    feats = torch.randn(len(coords), sum(CHANNELS.values()), generator=generator)
+    return feats, coords
+
+
+def on_the_whole_grid(feats: Tensor, coords: Tensor) -> Mesh:
+    """The definition, with every corner and every cube of the grid filled in."""
+    corner_positions, cubes = grid(SIDE)
+    corners = (SIDE + 1) ** 3
+    sdf, deform, weights, colors = feats.split(list(CHANNELS.values()), dim=1)
+    values = torch.cat(
+        [(sdf - 1 / SIDE).view(-1, 8, 1), deform.view(-1, 8, 3), colors.view(-1, 8, 6)], dim=-1
+    )
+    places = cubes.corners[(coords * torch.tensor([SIDE**2, SIDE, 1])).sum(1)]
+    total = torch.zeros(corners, 10).index_add(0, places.flatten(), values.flatten(0, 1))
+    count = torch.zeros(corners).index_add(0, places.flatten(), torch.ones(places.numel()))
+    mean = total / count.clamp(min=1)[:, None]
+    mean[count == 0, 0] = 1.0
+    filled = torch.zeros(len(cubes.coords), 21)
+    filled[(coords * torch.tensor([SIDE**2, SIDE, 1])).sum(1)] = weights
+    surface = dual_surface(
+        corner_positions + torch.tanh(mean[:, 1:4]) / (2 * SIDE),
+        mean[:, 0],
+        Cubes(*cubes),
+        activated(filled[:, :12], filled[:, 12:20], filled[:, 20]),
+        mean[:, 4:],
+    )
+    assert surface.attributes is not None
+    colors, normals = surface.attributes.split(3, dim=1)
+    return Mesh(surface.vertices, surface.faces, colors, normals)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10_000), st.sampled_from([0.02, 0.3, 1.0]))
+def test_active_voxels_and_their_ring_are_enough(seed: int, share: float) -> None:
+    feats, coords = active(seed, share)
+    ours, whole = features_to_mesh(feats, coords, SIDE), on_the_whole_grid(feats, coords)
+    assert torch.allclose(ours.vertices, whole.vertices, atol=1e-6)
+    assert torch.equal(ours.faces, whole.faces)
+    assert ours.colors is not None
+    assert whole.colors is not None
+    assert torch.allclose(ours.colors, whole.colors, atol=1e-6)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10_000))
+def test_the_order_of_voxels_does_not_matter(seed: int) -> None:
+    feats, coords = active(seed, 0.3)
+    order = torch.randperm(len(coords), generator=torch.Generator().manual_seed(seed))
+    ours = features_to_mesh(feats, coords, SIDE)
+    shuffled = features_to_mesh(feats[order], coords[order], SIDE)
+    assert torch.equal(ours.faces, shuffled.faces)
+    assert torch.allclose(ours.vertices, shuffled.vertices, atol=1e-5)
+
+
+def test_fixed_the_distance_bias_is_not_added_in_place() -> None:
+    """Trap of SAM 3D Objects, 16: a second extraction of one tensor gives the same surface."""
+    feats, coords = active(3, 0.4)
+    kept = feats.clone()
+    first, second = (features_to_mesh(feats, coords, SIDE) for _ in range(2))
+    assert torch.equal(feats, kept)
+    assert torch.equal(first.vertices, second.vertices)
+
+
+def test_preserved_distances_are_biased_by_one_voxel() -> None:
+    """Trap of SAM 3D Objects, 16: 1 / R is taken off, so a distance of 0 is inside."""
+    coords = torch.cartesian_prod(*(torch.arange(2, 4),) * 3)
+    feats = torch.zeros(len(coords), sum(CHANNELS.values()))
+    assert len(features_to_mesh(feats, coords, SIDE).faces) > 0
+    feats[:, :8] = 1.01 / SIDE
+    assert len(features_to_mesh(feats, coords, SIDE).faces) == 0
+
+
+def test_vertices_stay_within_the_frame_and_bfloat16_will_do() -> None:
+    feats, coords = active(1, 1.0)
+    mesh = features_to_mesh(feats.bfloat16(), coords, SIDE)
+    assert mesh.vertices.dtype == torch.float32
+    assert mesh.vertices.abs().max() <= 0.5 + 1 / SIDE

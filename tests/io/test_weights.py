@@ -1,0 +1,171 @@
+"""Weights and configurations on disk."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import huggingface_hub
+import pytest
+import torch
+from torch import nn
+
+from loci.errors import LociError
+from loci.io.weights import (
+    load_config,
+    load_pretrained,
+    load_strict,
+    pretrained_folder,
+    read_tensors,
+    save_config,
+    save_pretrained,
+    save_tensors,
+)
+
+
+@dataclass(frozen=True)
+class Inner:
+    sizes: tuple[int, ...] = (1, 2)
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner = Inner()
+    rival: Inner | None = None
+    pairs: tuple[tuple[int, int], ...] = ()
+    name: str = "x"
+    kind: Literal["plain", "fancy"] = "plain"
+
+
+def test_pickles_and_safetensors_read_alike(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}
+    save_tensors(tmp_path / "t.safetensors", tensors)
+    torch.save(tensors, tmp_path / "plain.pth")
+    torch.save({"state_dict": tensors, "epoch": 3}, tmp_path / "nested.ckpt")
+    for name in ("t.safetensors", "plain.pth", "nested.ckpt"):
+        read = read_tensors(tmp_path / name)
+        assert read.keys() == tensors.keys()
+        assert all(torch.equal(read[key], tensors[key]) for key in tensors)
+
+
+class Trap:
+    """Unpickling this would call a function."""
+
+    def __reduce__(self):
+        return print, ("called",)
+
+
+def test_a_pickle_with_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    torch.save({"a": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(LociError, match="trap.pth: expected"):
+        read_tensors(tmp_path / "trap.pth")
+    assert "called" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["t.safetensors", "t.pth"])
+def test_damage_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"not weights")
+    with pytest.raises(LociError, match=name):
+        read_tensors(tmp_path / name)
+    with pytest.raises(LociError, match="no such weights file"):
+        read_tensors(tmp_path / f"absent-{name}")
+
+
+def test_only_tensors(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(1), "b": 3}, tmp_path / "t.pth")
+    with pytest.raises(LociError, match="only tensors, but b are not"):
+        read_tensors(tmp_path / "t.pth")
+    torch.save([torch.ones(1)], tmp_path / "l.pth")
+    with pytest.raises(LociError, match="found list"):
+        read_tensors(tmp_path / "l.pth")
+
+
+def test_every_problem_is_named() -> None:
+    module = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
+    tensors = dict(module.state_dict())
+    del tensors["0.bias"]
+    tensors["1.weight"] = torch.zeros(4, 5)
+    tensors["2.weight"] = torch.zeros(1)
+    with pytest.raises(LociError) as caught:
+        load_strict(module, tensors, "file")
+    assert str(caught.value) == (
+        "file: weights do not fit the model; 1 missing: 0.bias; 1 unexpected: 2.weight; "
+        "1 misshapen: 1.weight [4, 5] instead of [4, 3]"
+    )
+
+
+def test_long_lists_are_counted() -> None:
+    module = nn.Sequential(*(nn.Linear(1, 1) for _ in range(10)))
+    with pytest.raises(LociError, match="20 missing: .* and 12 more$"):
+        load_strict(module, {}, "file")
+
+
+def test_on_the_meta_device_the_saved_type_is_kept() -> None:
+    with torch.device("meta"):
+        module = nn.Linear(2, 2)
+    load_strict(module, nn.Linear(2, 2).bfloat16().state_dict(), "file")
+    assert module.weight.dtype == torch.bfloat16
+    assert not module.weight.is_meta
+
+
+def test_configurations_come_back_equal(tmp_path: Path) -> None:
+    config = Outer(Inner((3,)), Inner(()), ((1, 2), (3, 4)), "y")
+    save_config(tmp_path / "config.json", config)
+    assert load_config(tmp_path / "config.json", Outer) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "cannot read it"),
+        ("[]", "expected a Outer"),
+        ('{"config": "Inner"}', "expected a Outer"),
+        ('{"size": 3}', "unknown field size"),
+        ('{"kind": "odd"}', "'odd', expected 'plain' or 'fancy'"),
+    ],
+)
+def test_wrong_configurations_are_named(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(LociError, match=said):
+        load_config(tmp_path / "config.json", Outer)
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LociError, match="cannot be written"):
+        save_pretrained(tmp_path / "file" / "folder", Inner(), nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("source", ["absent", "./a/b", "/a/b", "a/b/c"])
+def test_what_is_neither_folder_nor_hub_id(source: str) -> None:
+    with pytest.raises(LociError, match="no such model folder"):
+        pretrained_folder(source)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_hub_id_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype | None
+) -> None:
+    """What the hub's own client fetches is read as a folder is; the hub itself is not asked."""
+    asked = []
+
+    def snapshot_download(name: str, allow_patterns: list[str]) -> str:
+        asked.append(name)
+        assert {"*.json", "*.safetensors"} <= set(allow_patterns)
+        return str(tmp_path / "fetched")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    layer = nn.Linear(2, 3)
+    save_pretrained(tmp_path / "fetched", Inner(), layer, dtype)
+    loaded = load_pretrained(lambda config: nn.Linear(2, 3), Inner, "owner/name")
+    assert asked == ["owner/name"]
+    assert torch.equal(loaded.weight, layer.weight.to(dtype or torch.float32))
+
+
+def test_a_hub_id_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot_download(name: str, **options: object) -> str:
+        raise ConnectionError("no way there")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(LociError, match="owner/name: neither a model folder nor a reachable"):
+        pretrained_folder("owner/name")

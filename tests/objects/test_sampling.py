@@ -1,0 +1,445 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from loci.caching.calibration import Laws
+from loci.caching.error_budget import Calibration
+from loci.caching.presets import (
+    GUIDED_ONCE,
+    SPEEDS,
+    UNCALIBRATED,
+    Speed,
+    exact,
+    fast,
+    faster,
+    paper,
+    released,
+)
+from loci.caching.published.token_baselines import Fast3DCache, MergedTokens, RandomTokens
+from loci.caching.spectral import DecodingConfig, Thresholds, picture_ratio
+from loci.caching.stats import Ledger
+from loci.caching.token_cache import TokenBudget, TokenBudgetConfig
+from loci.errors import LociError
+from loci.flow import Always
+from loci.geometry.gaussians.gaussians import Gaussians
+from loci.geometry.mesh.mesh import Mesh
+from loci.nn.sparse.tensor import Voxels
+from loci.objects import sampling as pace
+from loci.objects.asset import Asset
+from loci.objects.inputs.observation import cutout
+from loci.objects.lifter import Lifter
+from loci.objects.parts import GivenParts
+from loci.objects.placement.voxels import choose_voxels
+from loci.objects.sampling import (
+    LatentBranch,
+    LatentSampling,
+    Pace,
+    StructureSampling,
+    guided_interval,
+    latent_noise,
+    sample_latents,
+    tokens_of,
+)
+from tests.objects.lifters import example, small_config, small_lifter, small_modules
+from tests.objects.models.test_slat_flow import (
+    SMALL,
+    LatentFlow,
+    LatentFlowConfig,
+    ball,
+    small_flow,
+)
+from tests.objects.test_lifter import same
+
+SETTINGS = LatentSampling(steps=12)
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture
+def flow() -> LatentFlow:
+    return small_flow()
+
+
+VOXELS = Voxels(ball())
+BLOCKS = VOXELS.coarser.parent
+SCORES = torch.linspace(0, 1, len(VOXELS))
+CONDITION = torch.randn(1, 5, 12, generator=torch.Generator().manual_seed(3))
+
+
+def lifted(flow: LatentFlow, policy) -> Tensor:
+    noise = latent_noise(flow, VOXELS, torch.Generator().manual_seed(4))
+    return sample_latents(flow, CONDITION, VOXELS, noise, SETTINGS, policy)
+
+
+def some_rows() -> Tensor:
+    return (BLOCKS % 3 == 0).nonzero()[:, 0]
+
+
+@pytest.mark.parametrize("io_channels", [(16,), (8, 16)])
+def test_a_part_is_exact_where_nothing_changed(io_channels: tuple[int, ...]) -> None:
+    config = LatentFlowConfig(
+        dim=32, condition_dim=12, blocks=2, heads=2, io_channels=io_channels, io_blocks=2
+    )
+    flow = small_flow(config)
+    levels = VOXELS.coarser
+    blocks = levels.parent
+    for _ in io_channels[1:]:
+        levels = levels.voxels.coarser
+        blocks = levels.parent[blocks]
+    branch = LatentBranch(flow, VOXELS, flow.context(CONDITION), keeping=True)
+    latents, time = latent_noise(flow, VOXELS), torch.tensor([300.0])
+    whole = branch.whole(latents, time)
+    assert torch.equal(whole, flow(latents, time, VOXELS, CONDITION))
+    rows = (blocks % 3 == 0).nonzero()[:, 0]
+    assert 0 < len(rows) < len(VOXELS)
+    assert torch.allclose(branch.part(latents, time, rows), whole[rows], atol=1e-5)
+
+
+def test_a_part_sees_its_own_pixels() -> None:
+    flow = small_flow(replace(SMALL, aligned=3))
+    pixels = torch.randn(len(VOXELS), 3, generator=torch.Generator().manual_seed(5))
+    branch = LatentBranch(flow, VOXELS, flow.context(CONDITION, pixels), keeping=True)
+    latents, time, rows = latent_noise(flow, VOXELS), torch.tensor([300.0]), some_rows()
+    whole = branch.whole(latents, time)[rows]
+    assert torch.allclose(branch.part(latents, time, rows), whole, atol=1e-5)
+
+
+def test_carved_voxels_stay_in_sight_or_not(flow: LatentFlow) -> None:
+    latents, time, rows = latent_noise(flow, VOXELS), torch.tensor([300.0]), some_rows()
+    context = flow.context(CONDITION)
+    seen, alone = (LatentBranch(flow, VOXELS, context, keeping=k) for k in (True, False))
+    whole = seen.whole(latents, time)[rows]
+    assert torch.allclose(seen.part(latents, time, rows), whole, atol=1e-5)
+    apart = alone.part(latents, time, rows)
+    expected = flow(latents[rows], time, Voxels(VOXELS.coords[rows]), CONDITION)
+    assert torch.equal(apart, expected)
+    assert not torch.allclose(apart, whole, atol=1e-3)
+
+
+def test_a_branch_that_looks_back_at_nothing_is_evaluated_whole(flow: LatentFlow) -> None:
+    latents, time, rows = latent_noise(flow, VOXELS), torch.tensor([300.0]), some_rows()
+    branch = LatentBranch(flow, VOXELS, None, keeping=True)
+    assert torch.equal(branch.part(latents, time, rows), flow(latents, time, VOXELS, None)[rows])
+
+
+@pytest.mark.parametrize(
+    "policy", [None, Always(), TokenBudget(TokenBudgetConfig(0.0), (0, 500), BLOCKS)]
+)
+def test_nothing_spared_is_bit_equal(flow: LatentFlow, policy) -> None:
+    plain = lifted(flow, None)
+    assert torch.equal(lifted(flow, policy), plain)
+    assert torch.equal(lifted(flow, Ledger().watched("latents", policy)), plain)
+
+
+@pytest.mark.parametrize("speed", [make() for make in SPEEDS.values()], ids=list(SPEEDS))
+def test_every_speed_runs_on_the_latent_flow(flow: LatentFlow, speed: Speed) -> None:
+    ledger, interval = Ledger(), SETTINGS.interval
+    policy = speed.latent_policy(interval, SCORES, BLOCKS)
+    ours, exact = lifted(flow, ledger.watched("latents", policy, interval)), lifted(flow, None)
+    entry = ledger.entry("latents")
+    assert entry.exact == 19
+    assert ours.isfinite().all()
+    if speed.latents is None:
+        assert entry.made == 19
+        assert torch.equal(ours, exact)
+    else:
+        assert entry.tokens < 19
+        assert (ours - exact).norm() < exact.norm()
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        lambda: RandomTokens(0.3, torch.Generator().manual_seed(0)),
+        lambda: MergedTokens(BLOCKS),
+        lambda: Fast3DCache(),
+    ],
+)
+def test_every_baseline_runs_on_the_latent_flow(flow: LatentFlow, policy) -> None:
+    ledger = Ledger()
+    ours = lifted(flow, ledger.watched("latents", policy(), SETTINGS.interval))
+    assert ours.isfinite().all()
+    share = ledger.entry("latents").active_share
+    assert share is not None
+    assert 0.1 < share < 1
+
+
+def test_more_tolerance_more_is_spared_and_lost(flow: LatentFlow) -> None:
+    exact, tokens, errors = lifted(flow, None), [], []
+    for tolerance in (0.001, 0.02, 0.2):
+        ledger = Ledger()
+        policy = TokenBudget(TokenBudgetConfig(tolerance), SETTINGS.interval, BLOCKS)
+        ours = lifted(flow, ledger.watched("latents", policy, SETTINGS.interval))
+        tokens.append(ledger.entry("latents").tokens)
+        errors.append(float((ours - exact).norm() / exact.norm()))
+    assert tokens[0] > tokens[1] > tokens[2]
+    assert errors[0] < errors[2]
+
+
+PIXELS, INSIDE = example()
+UNIFORM = {"high": float("inf"), "low": -float("inf"), "minimum": 0}
+
+
+class Held:
+    """Evaluates the first step, and holds its velocity."""
+
+    def propose(self, step: int, timesteps: Tensor, state: Any) -> Any:
+        return self.last if step else None
+
+    def observe(self, step: int, timesteps: Tensor, state: Any, velocity: Any) -> None:
+        self.last = velocity
+
+
+HELD = Speed("held", structure=lambda interval: Held(), latents=lambda *known: Held())
+
+
+@pytest.fixture(scope="module")
+def lifter() -> Lifter:
+    lifter = small_lifter()
+    lifter.stages.keep = True
+    return lifter
+
+
+@pytest.fixture(scope="module")
+def asset(lifter: Lifter) -> Asset:
+    return lifter(PIXELS, INSIDE, seed=3)
+
+
+def test_exact_is_no_policy_at_all_to_the_last_bit(
+    lifter: Lifter, asset: Asset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert same(asset, lifter(PIXELS, INSIDE, seed=3, speed="exact"))
+    assert same(asset, lifter(PIXELS, INSIDE, seed=3, speed=fast().within(0.0)))
+
+    def alone(function: Callable[..., Any], inputs: int) -> Callable[..., Any]:
+        return lambda *given: function(*given[:inputs])
+
+    monkeypatch.setattr(pace, "sample_structure", alone(pace.sample_structure, 4))
+    monkeypatch.setattr(pace, "sample_latents", alone(pace.sample_latents, 5))
+    assert same(asset, lifter(PIXELS, INSIDE, seed=3))
+
+
+def test_the_ledger_counts_what_is_made_and_spared(lifter: Lifter) -> None:
+    whole, held = Ledger(), Ledger()
+    lifter(PIXELS, INSIDE, seed=3, ledger=whole)
+    lifter(PIXELS, INSIDE, seed=3, speed=HELD, ledger=held)
+    # Guided up to the middle of the time: of 3 steps (0, 1/7, 2/5) all, of 2 both.
+    assert [whole.entry(name).made for name in ("structure", "latents")] == [6, 4]
+    assert [whole.entry(name).saved for name in ("structure", "latents")] == [0, 0]
+    assert [held.entry(name).made for name in ("structure", "latents")] == [2, 2]
+    assert [held.entry(name).saved for name in ("structure", "latents")] == [4, 2]
+    assert list(whole.stages) == ["pictures", "structure", "voxels", "latents", "decoding"]
+    assert all(entry.seconds > 0 for entry in whole.stages.values())
+
+
+def test_verifying_tells_the_error_and_changes_nothing(lifter: Lifter, asset: Asset) -> None:
+    ledger = Ledger()
+    assert same(asset, lifter(PIXELS, INSIDE, seed=3, verify=True, ledger=ledger))
+    for stage in ("structure", "latents"):
+        assert set(ledger.entry(stage).errors.values()) == {0.0}
+    plain, verified = Ledger(), Ledger()
+    first = lifter(PIXELS, INSIDE, seed=3, speed=HELD, ledger=plain)
+    assert same(first, lifter(PIXELS, INSIDE, seed=3, speed=HELD, ledger=verified, verify=True))
+    assert verified.entry("structure").made == plain.entry("structure").made
+    assert verified.entry("structure").errors.keys() >= {"shape", "scale"}
+    assert min(verified.entry("latents").errors.values()) > 0
+
+
+def test_a_calibration_in_the_folder_changes_what_is_skipped(tmp_path: Path) -> None:
+    """The same weights and tolerance; true errors said to be as predicted, or a thousand times."""
+    settings = {"structure": StructureSampling(steps=12)}
+    small_lifter(**settings).save_pretrained(tmp_path)
+    made, notes = {}, {}
+    for name, laws in {
+        "none": Laws(),
+        "mild": Laws(Calibration(), Calibration()),
+        "strict": Laws(Calibration(1e3), Calibration(1e3)),
+    }.items():
+        laws.write(tmp_path)
+        lifter, ledger = Lifter.from_pretrained(tmp_path), Ledger()
+        assert lifter.laws == laws
+        lifter(PIXELS, INSIDE, seed=3, speed=exact().within(0.3), ledger=ledger)
+        made[name], notes[name] = ledger.entry("structure").made, ledger.notes
+    assert made["none"] == made["mild"] < made["strict"]
+    assert notes == {"none": [UNCALIBRATED], "mild": [], "strict": []}
+    assert UNCALIBRATED in ledger_of(small_lifter(), exact().within(0.03)).table()
+    assert UNCALIBRATED not in ledger_of(small_lifter(), "exact").table()
+
+
+def ledger_of(lifter: Lifter, speed: str | Speed) -> Ledger:
+    ledger = Ledger()
+    lifter(PIXELS, INSIDE, seed=3, speed=speed, ledger=ledger)
+    return ledger
+
+
+def test_laws_go_where_the_model_goes(tmp_path: Path) -> None:
+    laws = Laws(decoding=Thresholds(0.6, 0.4))
+    Lifter(small_config(), GivenParts(small_modules()), laws=laws).save_pretrained(tmp_path / "a")
+    Lifter.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
+    assert Laws.beside(tmp_path / "b") == laws
+
+
+def test_thresholds_in_the_folder_decide_how_finely_faster_decodes() -> None:
+    """All objects are below these: the factor is 2, and the asset at its true size."""
+    coarse = Laws(decoding=Thresholds(2.0, 2.0))
+    lifter = Lifter(small_config(), GivenParts(small_modules()), keep=True, laws=coarse)
+    plain, merged = (ledger_of(one, "faster") for one in (small_lifter(), lifter))
+    assert plain.entry("decoding").decoding_factor == 1
+    assert 0 < (plain.entry("decoding").detail or 0) < 1
+    assert merged.entry("decoding").detail == plain.entry("decoding").detail
+    assert merged.entry("decoding").decoding_factor == 2
+    assert chosen(faster().calibrated(coarse)).merged.factor == 2
+    assert chosen(faster()).merged is None
+
+
+def test_objects_of_a_scene_are_as_if_alone_at_any_speed(lifter: Lifter) -> None:
+    masks = [INSIDE, np.roll(INSIDE, -12, axis=1)]
+    scene = lifter.scene(PIXELS, masks, seed=3, speed=HELD)
+    for mask, together in zip(masks, scene.objects, strict=True):
+        assert same(together, lifter(PIXELS, mask, seed=3, speed=HELD))
+
+
+@pytest.mark.parametrize("made", [released, paper])
+def test_published_speeds_run_through(lifter: Lifter, made: Callable[[], Speed]) -> None:
+    asset = lifter(PIXELS, INSIDE, seed=3, speed=made())
+    assert asset.gaussians is not None
+    assert asset.gaussians.positions.isfinite().all()
+
+
+def test_speeds_that_are_none_are_named(lifter: Lifter) -> None:
+    with pytest.raises(LociError, match="unknown speed 'slow': expected one of exact, fast"):
+        lifter(PIXELS, INSIDE, speed="slow")
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(LociError, match="tolerance: .*, expected a number from 0 on"):
+            exact().within(wrong)
+
+
+def test_guidance_that_is_off_has_no_interval() -> None:
+    assert guided_interval(StructureSampling()) == (0.0, 500.0)
+    assert guided_interval(StructureSampling(guidance=0)) is None
+    assert guided_interval(StructureSampling(shortcut=True)) is None
+    assert Pace("faster").speed.name == "faster"
+
+
+def test_tokens_are_ancestors() -> None:
+    coords = torch.cartesian_prod(torch.zeros(1).long(), *[torch.arange(8)] * 3)
+    voxels = Voxels(coords[torch.randperm(len(coords), generator=torch.Generator().manual_seed(0))])
+    for levels in (1, 2):
+        labels = tokens_of(voxels, levels)
+        blocks = (voxels.coords[:, 1:] // 2**levels * torch.tensor([64, 8, 1])).sum(dim=1)
+        _, expected = torch.unique(blocks, return_inverse=True)
+        assert len(labels.unique()) == (8 // 2**levels) ** 3
+        assert (torch.stack([labels, expected]).unique(dim=1).shape[1]) == len(labels.unique())
+
+
+def ball_pace(resolution: int = 32) -> tuple[Tensor, Tensor]:
+    """Voxels of a shell off the grid's middle, and logits of the grid."""
+    axis = torch.arange(resolution) + 0.5
+    middle = torch.tensor([18.0, 15.0, 16.0])
+    grid = torch.cartesian_prod(axis, axis, axis).view(*(resolution,) * 3, 3)
+    logits = 2.5 - ((grid - middle).norm(dim=-1) - 10).abs()
+    return torch.argwhere(logits[None] > 0).int(), logits[None, None]
+
+
+def chosen(speed: Speed, limit: int = 42000) -> Any:
+    coords, logits = ball_pace()
+    picture = cutout(PIXELS, INSIDE)
+    return choose_voxels(
+        *(coords, logits, picture, speed), *(1, limit, torch.Generator().manual_seed(0))
+    )
+
+
+def test_unmerged_voxels_are_the_structure() -> None:
+    coords, _ = ball_pace()
+    choice = chosen(exact())
+    assert choice.voxels is choice.mesh_voxels
+    assert torch.equal(choice.voxels.coords, choice.structure.long())
+    assert len(choice.structure) < len(coords), "the interior is pruned"
+    assert len(chosen(released()).structure) == len(coords)
+    assert choice.scores.shape == (len(choice.structure),)
+    assert choice.shrunk == 1
+    small = chosen(exact(), limit=100)
+    assert small.shrunk == 2
+    assert len(small.voxels) == len(small.scores) == 100
+
+
+def test_merged_assets_come_out_at_their_true_size() -> None:
+    """Splats in the middles of the voxels are where they would have been, half a voxel apart."""
+    for mode, late in (("loci", False), ("paper", True)):
+        speed = Speed("merged", decoding=DecodingConfig(mode, **UNIFORM))  # pyright: ignore
+        choice = chosen(speed)
+        assert choice.merged.factor == 1.5
+        assert choice.late == late
+        assert choice.shrunk == 1
+        made = choice.mesh_voxels.coords[:, 1:]
+        mesh = Mesh((made + 0.5) / 32 - 0.5, torch.zeros(0, 3, dtype=torch.long))
+        true = (choice.structure[:, 1:] + 0.5) / 32 - 0.5
+        apart = torch.cdist(true, choice.true_mesh(mesh).vertices).amin(dim=1)
+        assert apart.max() < 1.8 * 1.5 / 32
+        assert len(choice.scores) == len(choice.voxels)
+        values = torch.rand(len(choice.voxels), 8)
+        assert len(choice.mesh_latents(values)) == len(choice.mesh_voxels)
+        splats = Gaussians(
+            *(mesh.vertices, mesh.vertices, torch.ones_like(mesh.vertices)),
+            *(torch.ones(len(made), 4), torch.ones(len(made))),
+        )
+        if not late:
+            near = (choice.places - choice.true_mesh(mesh).vertices).abs().amax()
+            assert near < 0.5 * 1.5 / 32 + 1e-6, "each within the cell that stands for it"
+            assert choice.width == 1.5 / 32
+        else:
+            assert torch.equal(choice.places, true)
+            assert choice.width == 1 / 32
+        grown = choice.true_gaussians(splats)
+        assert torch.equal(grown.scales, splats.scales * (1 if late else 1.5))
+
+
+def test_released_merging_is_made_up_for_by_the_pose(lifter: Lifter, asset: Asset) -> None:
+    speed = Speed("merged", decoding=DecodingConfig("released", **UNIFORM))
+    ledger = Ledger()
+    small = lifter(PIXELS, INSIDE, seed=3, speed=speed, ledger=ledger)
+    assert torch.allclose(small.pose.scale, 1.5 * asset.pose.scale)
+    assert torch.equal(small.voxels, asset.voxels), "as they were found"
+    assert small.coarsening == 1.5
+    assert ledger.entry("decoding").decoding_factor == 1.5
+    assert "1.5" in ledger.table()
+
+
+def test_dropped_voxels_are_gone() -> None:
+    kept, whole = chosen(Speed("drop", dropped=0.5)), chosen(exact())
+    assert len(kept.structure) == round(len(whole.structure) / 2)
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (-14, -30), (-13, -22), (10, 8)])
+def test_a_cutout_has_the_ratio_of_the_whole_picture(shift: tuple[int, int]) -> None:
+    inside = np.zeros_like(INSIDE)
+    inside[14:30, 30:52] = True
+    inside = np.roll(inside, shift, axis=(0, 1))
+    noise = np.random.default_rng(0).integers(0, 256, PIXELS.shape, dtype=np.uint8)
+    whole = np.concatenate([noise, inside[:, :, None] * np.uint8(255)], axis=2)
+    part = cutout(noise, inside)
+    assert part.shape[0] * part.shape[1] < inside.size
+    assert picture_ratio(part) == picture_ratio(torch.from_numpy(whole))
+
+
+def test_fewer_steps_and_a_held_difference_are_written_down(lifter: Lifter) -> None:
+    full, spared = Ledger(), Ledger()
+    lifter(PIXELS, INSIDE, seed=3, ledger=full)
+    speed = Speed("spared", structure_steps=0.5, latent_steps=0.5, guide_every=GUIDED_ONCE)
+    lifter(PIXELS, INSIDE, seed=3, ledger=spared, speed=speed)
+    for stage in ("structure", "latents"):
+        exact, entry = full.entry(stage), spared.entry(stage)
+        assert entry.exact == exact.made, "what exact would have made"
+        assert entry.steps == round(exact.steps / 2)
+        assert entry.steps < entry.made + 1 <= entry.steps + 2
+        assert entry.saved == exact.made - entry.made

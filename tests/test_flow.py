@@ -1,0 +1,196 @@
+import pytest
+import torch
+from torch import Tensor
+
+from loci.flow import (
+    State,
+    Velocity,
+    euler_timesteps,
+    flow_loss,
+    guided,
+    guided_within,
+    noised,
+    rescaled_times,
+    sample,
+    sample_levels,
+    shift,
+)
+
+RELEASED = (
+    "1000 994.93 989.54 983.80 977.68 971.13 964.12 956.58 948.46 939.68 930.17 919.83 908.54 "
+    "896.17 882.55 867.50 850.75 832.02 810.93 787.00 759.63 727.99 691.03 647.26 594.62 530.10 "
+    "449.19 344.71 204.62 6.958"
+)
+
+
+def test_the_released_grid() -> None:
+    expected = torch.tensor([float(t) for t in RELEASED.split()])
+    assert torch.allclose(euler_timesteps(30, 7.0), expected, atol=6e-3)
+
+
+def test_an_even_grid_spends_no_step_on_the_last_thousandth() -> None:
+    assert euler_timesteps(4, 1.0, even=True).tolist() == pytest.approx([1000, 750, 500, 250])
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        euler_timesteps(0, 1.0)
+
+
+def test_shift_keeps_the_ends_and_the_order() -> None:
+    levels = torch.linspace(0, 1, 11)
+    shifted = shift(levels, 3.0)
+    assert shifted[0] == 0
+    assert shifted[-1] == 1
+    assert bool((shifted.diff() > 0).all())
+    assert torch.allclose(shift(shift(levels, 3.0), 1 / 3.0), levels, atol=1e-6)
+
+
+def test_training_levels_lie_between_data_and_noise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for mean in (None, 0.8):
+        levels = sample_levels(1000, 1.0, generator, mean)
+        assert 0 < levels.min() < levels.max() < 1
+    assert sample_levels(4000, 1.0, generator, 0.8).mean() > 0.6
+
+
+@pytest.mark.parametrize("steps", [1, 3, 30])
+def test_the_straight_line_is_walked_exactly(steps: int) -> None:
+    """With the true velocity of a straight path, any number of Euler steps ends at the data."""
+    data, noise = torch.randn(2, 3), torch.randn(2, 3)
+    seen = []
+
+    def velocity(state: State, timestep: Tensor) -> State:
+        expected = noised(data, noise, timestep / 1000)
+        assert torch.allclose(state["x"], expected, atol=1e-5)
+        seen.append(timestep)
+        return {"x": noise - data}
+
+    result = sample(velocity, {"x": noise}, euler_timesteps(steps, 7.0))
+    assert torch.allclose(result["x"], data, atol=1e-5)
+    assert len(seen) == steps
+    assert seen[0].shape == (2,)
+
+
+def test_a_policy_can_spare_evaluations_and_hears_of_the_others() -> None:
+    class EverySecond:
+        def __init__(self) -> None:
+            self.last: State = {}
+            self.heard: list[int] = []
+
+        def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
+            return self.last if step % 2 else None
+
+        def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
+            self.last = velocity
+            self.heard.append(step)
+
+    calls = []
+
+    def velocity(state: State, timestep: Tensor) -> State:
+        calls.append(1)
+        return {"x": torch.ones(1, 1)}
+
+    policy = EverySecond()
+    sample(velocity, {"x": torch.zeros(1, 1)}, euler_timesteps(5, 1.0), policy)
+    assert len(calls) == 3
+    assert policy.heard == [0, 2, 4]
+
+
+def test_guidance_goes_beyond_the_conditional_row() -> None:
+    def velocity(state: State, timestep: Tensor) -> State:
+        assert timestep.shape == (2,)
+        return {"x": torch.tensor([[3.0], [1.0]])}
+
+    step = guided(velocity, 5.0)
+    assert step({"x": torch.zeros(1, 1)}, torch.zeros(1))["x"].item() == 1 + 5 * (3 - 1)
+
+
+def test_a_rescaled_grid_runs_from_noise_to_data() -> None:
+    expected = [0, 1 / 22, 0.1, 1 / 6, 0.25, 5 / 14, 0.5, 0.7, 1]
+    times = rescaled_times(8, 3.0, torch.float64)
+    assert times.dtype == torch.float64
+    assert times.tolist() == pytest.approx(expected, abs=1e-12)
+    # The same curve as `shift`, seen from the other end.
+    assert torch.allclose(1 - times, shift(1 - rescaled_times(8, 1.0, torch.float64), 3.0))
+    for even in (0, 1):
+        assert torch.equal(rescaled_times(4, even), torch.tensor([0, 0.25, 0.5, 0.75, 1]))
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        rescaled_times(0, 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_run_may_go_upwards_and_ends_where_it_is_told(dtype: torch.dtype) -> None:
+    """In the convention of SAM 3D Objects: time from 0 to 1, velocity data - noise."""
+    data = {"a": torch.randn(2, 3), "b": torch.randn(2, 1)}
+    noise = {name: torch.randn_like(x) for name, x in data.items()}
+
+    def velocity(state: State, timestep: Tensor) -> State:
+        assert timestep.dtype == torch.float32
+        return {name: data[name] - noise[name] for name in data}
+
+    times = rescaled_times(5, 3.0, dtype)
+    result = sample(velocity, noise, times[:-1] * 1000, end=1.0)
+    for name in data:
+        assert torch.allclose(result[name], data[name], atol=1e-5)
+
+
+@pytest.mark.parametrize(("steps", "rescale", "guided_steps"), [(25, 3.0, 19), (25, 1.0, 13)])
+def test_guidance_within_an_interval_spares_evaluations(
+    steps: int, rescale: float, guided_steps: int
+) -> None:
+    """The released runs take 44 and 38 evaluations for 25 steps."""
+    calls = {"conditional": 0, "unconditional": 0}
+
+    def evaluation(kind: str, value: float):
+        def velocity(state: State, timestep: Tensor) -> State:
+            calls[kind] += 1
+            return {name: torch.full_like(x, value) for name, x in state.items()}
+
+        return velocity
+
+    velocity = guided_within(
+        evaluation("conditional", 3.0), evaluation("unconditional", 1.0), 7.0, (0, 500)
+    )
+    state = {"a": torch.zeros(1, 2), "b": torch.zeros(1, 1)}
+    sample(velocity, state, rescaled_times(steps, rescale, torch.float64)[:-1] * 1000, end=1.0)
+    assert calls == {"conditional": steps, "unconditional": guided_steps}
+    for name, v in velocity(state, torch.tensor([500.0])).items():
+        assert (v == 8 * 3 - 7 * 1).all(), name
+    assert (velocity(state, torch.tensor([500.1]))["a"] == 3).all()
+
+
+def test_guidance_of_strength_zero_is_one_evaluation() -> None:
+    def never(state: State, timestep: Tensor) -> State:
+        raise AssertionError("the unconditional velocity is not needed")
+
+    velocity = guided_within(lambda state, t: state, never, 0.0, (0, 500))
+    assert velocity({"a": torch.ones(1)}, torch.zeros(1))["a"] == 1
+
+
+def test_the_loss_is_zero_only_for_the_true_velocity() -> None:
+    data, noise = torch.randn(3, 4, 2), torch.randn(3, 4, 2)
+    assert flow_loss(noise - data, data, noise).tolist() == [0, 0, 0]
+    assert bool((flow_loss(data - noise, data, noise) > 0).all())
+
+
+def test_the_difference_is_held_between_guided_evaluations() -> None:
+    """Of a difference that stays the same nothing is lost; the dear branch is always made."""
+    calls = {"conditional": 0, "unconditional": 0}
+
+    def branch(name: str, shift: float) -> Velocity:
+        def velocity(state: State, timestep: Tensor) -> State:
+            calls[name] += 1
+            return {"x": state["x"] * timestep[0] + shift}
+
+        return velocity
+
+    branches = branch("conditional", 2.0), branch("unconditional", -1.0)
+    times = torch.tensor([100.0, 200.0, 300.0, 400.0, 600.0, 700.0])
+    state = {"x": torch.randn(1, 5)}
+    plain = guided_within(*branches, 3.0, (0.0, 500.0))
+    expected = [plain(state, t[None])["x"] for t in times]
+    assert calls == {"conditional": 6, "unconditional": 4}
+    for every, made in ((2, 2), (3, 2), (100, 1)):
+        calls.update(conditional=0, unconditional=0)
+        held = guided_within(*branches, 3.0, (0.0, 500.0), every)
+        for t, x in zip(times, expected, strict=True):
+            torch.testing.assert_close(held(state, t[None])["x"], x)
+        assert calls == {"conditional": 6, "unconditional": made}

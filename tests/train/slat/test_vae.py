@@ -1,0 +1,82 @@
+"""Training of stage 2's autoencoder at toy size."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from loci.objects.models.slat_decoders import GaussianDecoderConfig, MeshDecoderConfig, TorsoConfig
+from loci.objects.models.slat_encoder import CHANNELS, LatentEncoderConfig
+from loci.train.slat.parts import CodecConfig, CodecParts
+from loci.train.slat.vae import LatentCodecTraining, fit_latent_codec, step_losses
+from loci.train.slat.vae_data import LatentSet
+from loci.train.trainer import Budget, LearningRate
+from tests.train.killing import killed
+from tests.train.toy_objects import toy_set
+
+TORSO = TorsoConfig(dim=24, blocks=1, heads=2, resolution=8)
+TINY = LatentCodecTraining(
+    parts=CodecConfig(
+        LatentEncoderConfig(replace(TORSO, channels=CHANNELS)),
+        GaussianDecoderConfig(TORSO, gaussians=4, scale_start=0.03, rotation_rate=1.0),
+        MeshDecoderConfig(TORSO, narrowing=(3,), norm_groups=4, closed=True),
+    ),
+    budget=Budget(steps=4),
+    rate=LearningRate(peak=3e-3, warmup_steps=2),
+    samples=256,
+    pixels=16,
+    examined=1,
+    log_seconds=0,
+    exam_seconds=1e9,
+    checkpoint_seconds=0,
+)
+
+
+@pytest.fixture(scope="module")
+def toys() -> LatentSet:
+    return toy_set(3)
+
+
+def weights(parts: CodecParts) -> Tensor:
+    return torch.cat([p.flatten() for p in parts.parameters()])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_weight_learns(toys: LatentSet, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    parts = CodecParts(TINY.parts)
+    losses = step_losses(parts, toys, TINY, torch.Generator().manual_seed(0), True, dtype)
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    assert set(losses) == set(vars(TINY.weights))
+    sum(losses.values(), torch.zeros(())).backward()
+    for name, parameter in parts.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_it_learns_and_saves(toys: LatentSet, tmp_path: Path) -> None:
+    long = replace(TINY, budget=Budget(steps=14), rendered_from=0.8)
+    parts = fit_latent_codec(toys, toys, tmp_path, long)
+    loaded = CodecParts.from_pretrained(tmp_path / "final")
+    assert torch.equal(weights(parts), weights(loaded))
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    logged = [json.loads(line) for line in lines[:-1]]
+    for name in ("likelihood", "zero", "opacity"):
+        assert logged[-1][name] < min(0.9 * logged[0][name], logged[0][name] - 0.05), name
+    assert "picture" in logged[-1]
+    assert "picture" not in logged[0]
+    assert '"psnr"' in lines[-1]
+    assert '"f_score"' in lines[-1]
+    assert (tmp_path / "codec.png").exists()
+
+
+def test_a_killed_run_goes_on_as_if_never_killed(toys: LatentSet, tmp_path: Path) -> None:
+    whole = fit_latent_codec(toys, toys, tmp_path / "whole", TINY)
+    with killed(after=2):
+        fit_latent_codec(toys, toys, tmp_path / "killed", TINY)
+    assert not (tmp_path / "killed" / "final").exists()
+    resumed = fit_latent_codec(toys, toys, tmp_path / "killed", TINY)
+    assert torch.equal(weights(resumed), weights(whole))

@@ -1,0 +1,146 @@
+"""From finished runs to a model folder that lifts, at toy size."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from loci.caching.calibration import LAWS_NAME, Laws
+from loci.caching.error_budget import Calibration
+from loci.data.objects.dataset import ObjectSet
+from loci.errors import LociError
+from loci.io.weights import save_config
+from loci.objects.lifter import Lifter
+from loci.objects.models.condition import Fuser
+from loci.objects.models.slat_flow import LatentStatistics
+from loci.objects.parts import PARTS
+from loci.objects.presets import home
+from loci.train.export_home import OURS, Runs, chosen, ship_home
+from loci.train.slat.flow import STATISTICS_NAME
+from tests.bench.object_folders import write_tables
+from tests.objects.lifters import small_modules
+
+pytest.importorskip("matplotlib", reason="the extra `train` is not installed")
+
+STATISTICS = LatentStatistics((0.5, -0.5, 0.0, 1.0), (1.0, 2.0, 0.5, 1.5))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("objects")
+    write_tables(folder / "train", [1])
+    write_tables(folder / "test", [2])
+    write_tables(folder / "test", [3], "CC0-1.0")
+    return folder
+
+
+def made_runs(folder: Path) -> Runs:
+    """As the four trainings leave them."""
+    runs = Runs(*(folder / name for name in Runs._fields))
+    modules = cast(Any, small_modules())
+    for name, run in runs.sources().items():
+        modules[name].save_pretrained(run / "final" / name)
+    modules["structure_decoder"].save_pretrained(runs.structure / "final" / "structure_decoder")
+    save_config(runs.latents / "final" / STATISTICS_NAME, STATISTICS)
+    for run in runs:
+        lines = [
+            {"step": 10, "seconds": 60.0, "loss": 1.0},
+            {"step": 20, "seconds": 120.0, "loss": 0.5, "voxel_iou": 0.25, "final": True},
+        ]
+        (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return runs
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return made_runs(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def shipped(runs: Runs, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shipped") / "home"
+    ship_home(runs, data, out)
+    return out
+
+
+def test_what_is_shipped_lifts_its_example(shipped: Path) -> None:
+    assert {path.name for path in shipped.iterdir()} == OURS - {LAWS_NAME}
+    lifter = Lifter.from_pretrained(shipped)
+    assert lifter.config.input_size == 28
+    assert lifter.config.structure == home().run.structure
+    assert lifter.config.latents.statistics == STATISTICS
+    for name, module in small_modules().items():
+        loaded = lifter.stages.parts.load(name).state_dict()
+        for key, tensor in module.state_dict().items():
+            assert torch.equal(loaded[key], tensor.bfloat16()), f"{name}: {key}"
+    asset = lifter(shipped / "example.png", shipped / "example_mask.png")
+    assert asset.gaussians is not None
+    assert len(asset.voxels) > 0
+
+
+def test_all_that_was_trained_is_accounted_for(shipped: Path) -> None:
+    card = (shipped / "README.md").read_text()
+    assert "“Table 3” by Nobody (CC0-1.0)" in card
+    assert "| `latents` | 20 steps, 2 minutes |" in card
+    assert "| toys | [CC0-1.0]" in card
+    for name in PARTS:
+        assert f"| `{name}` |" in card
+    assert "$" not in card
+    credits = (shipped / "CREDITS.md").read_text()
+    assert all(f"Table {seed}" in credits for seed in (1, 2, 3))
+    for name in ("structure-codec", "structure", "latent-codec", "latents"):
+        kept = shipped / "training" / name
+        assert len((kept / "log.jsonl").read_text().splitlines()) == 2
+        assert Image.open(kept / "curves.png").width > 500
+
+
+def test_the_example_is_free_of_conditions_if_one_is(data: Path) -> None:
+    test = ObjectSet.load(data / "test")
+    assert test.records[chosen(test)[0]].name == "toy-3"
+    assert chosen(ObjectSet.load(data / "train")) == (0, 0)
+    mask = test.view(*chosen(test)).mask.numpy()
+    assert np.ptp(np.nonzero(mask)[0]) > 3
+
+
+def test_an_older_model_is_replaced_and_nothing_else(
+    runs: Runs, data: Path, shipped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shipped / "README.md").write_text("older")
+    Laws(structure=Calibration(3.0)).write(shipped)
+    ship_home(runs, data, shipped)
+    assert not (shipped / LAWS_NAME).exists(), "measured on other weights"
+    assert (shipped / "README.md").read_text().startswith("# Model card: `home`")
+    assert "MB of weights" in capsys.readouterr().out
+    notes = shipped / "notes.txt"
+    notes.write_text("mine")
+    before = sorted(shipped.rglob("*"))
+    with pytest.raises(LociError, match=r"holds notes.txt already"):
+        ship_home(runs, data, shipped)
+    assert sorted(shipped.rglob("*")) == before
+    notes.unlink()
+
+
+def test_runs_that_do_not_fit_are_named(data: Path, tmp_path: Path) -> None:
+    out, runs = tmp_path / "home", made_runs(tmp_path)
+    with pytest.raises(LociError, match="nowhere: expected a finished training run"):
+        ship_home(runs._replace(latents=tmp_path / "nowhere"), data, out)
+    other = cast(Any, small_modules()["structure_decoder"])
+    other.out_layer[-1].bias.data += 1
+    other.save_pretrained(runs.structure_codec / "final" / "structure_decoder")
+    with pytest.raises(LociError, match="structure: trained with another decoder"):
+        ship_home(runs, data, out)
+    same = cast(Any, small_modules()["structure_decoder"])
+    same.save_pretrained(runs.structure_codec / "final" / "structure_decoder")
+    fuser = cast(Any, small_modules()["latent_fuser"])
+    picture = replace(fuser.config.picture, input_size=56)
+    Fuser.of(replace(fuser.config, picture=picture)).save_pretrained(
+        runs.latents / "final" / "latent_fuser"
+    )
+    with pytest.raises(LociError, match=r"latents: trained on pictures of 56 pixels, expected 28"):
+        ship_home(runs, data, out)
+    assert not out.exists()

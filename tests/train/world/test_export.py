@@ -1,0 +1,76 @@
+"""From finished runs to a model folder that walks."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from loci.codecs.frame import FrameCodec, FrameCodecConfig
+from loci.errors import LociError
+from loci.train.world import export as shipping
+from loci.train.world.export import ship
+from loci.world.world import World
+from tests.world.models import randomised, reckoned
+
+pytest.importorskip("matplotlib", reason="the extra `train` is not installed")
+
+LOG = '{"step": 1, "seconds": 2.0, "loss": 1.0, "psnr": 20.0}\n'
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """What the trainers of the codec and of the world leave, untrained."""
+    codec, world = (tmp_path_factory.mktemp(name) for name in ("codec", "world"))
+    FrameCodec(FrameCodecConfig(widths=(16,), norm_groups=4)).save_pretrained(codec / "final")
+    randomised(reckoned()).save_pretrained(world / "final")
+    for run in (codec, world):
+        (run / "log.jsonl").write_text(LOG)
+    return codec, world
+
+
+@pytest.fixture(autouse=True)
+def _no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example picture takes ViZDoom; here any picture does."""
+    monkeypatch.setattr(
+        shipping, "_example", lambda path: Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
+    )
+
+
+def test_a_model_is_shipped_and_shipped_again(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    ship(*runs, out)
+    (out / "README.md").write_text("the card")
+    (out / "transformer" / "curves.png").write_text("old")
+    ship(*runs, out)
+    assert (out / "README.md").read_text() == "the card"
+    Image.open(out / "transformer" / "curves.png").verify()
+    assert (out / "codec" / "log.jsonl").read_text() == LOG
+    world = World.from_pretrained(out)
+    assert world.step(world.start(out / "example.png"), "w*8")[0].shape == (8, 64, 64, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_what_fails_leaves_the_older_model(
+    runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "config.json").write_text("older")
+
+    def broken(log: Path, image: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shipping, "draw_panels", broken)
+    with pytest.raises(KeyboardInterrupt):
+        ship(*runs, out)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "config.json"]
+    assert (out / "config.json").read_text() == "older"
+
+
+def test_a_folder_of_other_things_is_refused(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(LociError, match="holds notes.txt already"):
+        ship(*runs, tmp_path)
+    with pytest.raises(LociError, match="expected a finished training run"):
+        ship(runs[0], tmp_path, tmp_path / "out")

@@ -1,0 +1,116 @@
+"""Walks at a speed: exact to the last bit, a fresh policy for every chunk, a ledger."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from loci.caching.presets import Speed
+from loci.caching.stats import Ledger
+from loci.caching.step_cache import StepCacheConfig
+from loci.caching.token_cache import TokenBudgetConfig
+from loci.errors import LociError
+from loci.flow import Always, sample
+from loci.world import rollout
+from tests.world.models import small_world
+from tests.world.test_world import walked
+
+
+class Held(Always):
+    """Evaluates the first step, and holds its velocity."""
+
+    def propose(self, step, timesteps, state):
+        return self.last if step else None
+
+    def observe(self, step, timesteps, state, velocity):
+        self.last = velocity
+
+
+def test_exact_is_no_policy_at_all_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = small_world()
+    frames, state = walked(world, 3)
+    named, again = walked(world.at_speed("exact"), 3)
+    monkeypatch.setattr(rollout, "sample", lambda *given, **partly: sample(*given[:3]))
+    plain, by_hand = walked(world, 3)
+    assert np.array_equal(frames, named)
+    assert np.array_equal(frames, plain)
+    assert (state.local == again.local).all()
+    assert (state.local == by_hand.local).all()
+
+
+def test_every_chunk_has_a_policy_of_its_own() -> None:
+    made: list[Held] = []
+
+    def policy() -> Held:
+        made.append(Held())
+        return made[-1]
+
+    world, ledger = small_world(), Ledger()
+    quick = world.at_speed(Speed("held", walk=policy), ledger)
+    frames, _ = walked(quick, 3)
+    assert len(made) == 3
+    entry = ledger.entry("chunks")
+    assert (entry.made, entry.saved, entry.steps) == (3, 3, 6)
+    assert set(ledger.stages) == {"context", "chunks", "frames", "history"}
+    assert quick.ledger is ledger
+    exact, _ = walked(world, 3)
+    assert not np.array_equal(frames, exact)
+    assert world.ledger.entry("chunks").saved == 0, "the world it was made from is as it was"
+
+
+def test_carving_in_a_walk() -> None:
+    world = small_world()
+    world.config = replace(world.config, sampling=replace(world.config.sampling, steps=12))
+    exact, _ = walked(world, 3)
+    none = world.at_speed(Speed("carved", walk=TokenBudgetConfig(tolerance=0.0)))
+    assert np.array_equal(walked(none, 3)[0], exact)
+    config = TokenBudgetConfig(tolerance=0.02, carving_share=1.0, whole_above=0.95)
+    carved = world.at_speed(Speed("carved", walk=config))
+    frames, state = walked(carved, 3)
+    entry = carved.ledger.entry("chunks")
+    assert entry.active_share is not None
+    assert 0.1 < entry.active_share < 0.97
+    assert not np.array_equal(frames, exact)
+    assert np.abs(frames.astype(int) - exact).mean() < 8
+    again, other = walked(carved, 3)
+    assert np.array_equal(frames, again)
+    assert (state.local == other.local).all()
+
+
+def test_one_dial_for_whichever_policy_a_walk_has() -> None:
+    carved = Speed("carved", walk=TokenBudgetConfig(0.1, stale=2)).within(0.3)
+    assert carved.walk == TokenBudgetConfig(0.3, stale=2)
+    assert Speed("exact").within(0.3).walk == StepCacheConfig(tolerance=0.3)
+
+
+def test_named_speeds_save_evaluations() -> None:
+    world = small_world()
+    world.config = replace(world.config, sampling=replace(world.config.sampling, steps=12))
+    quick = world.at_speed(Speed("any", walk=None).within(10.0))
+    walked(quick, 2)
+    entry = quick.ledger.entry("chunks")
+    assert 0 < entry.made < entry.exact == 24
+    with pytest.raises(LociError, match="unknown speed 'slow'"):
+        world.at_speed("slow")
+
+
+def test_a_verified_walk_is_the_same_walk_and_knows_its_error() -> None:
+    world, checked = small_world(), Ledger()
+    held = Speed("held", walk=Held)
+    frames, _ = walked(world.at_speed(held), 2)
+    again, _ = walked(world.at_speed(held, checked, verify=True), 2)
+    assert np.array_equal(frames, again)
+    assert checked.entry("chunks").errors["video"] > 0
+    walked(world.at_speed("exact", same := Ledger(), verify=True), 1)
+    assert same.entry("chunks").errors["video"] == 0
+
+
+def test_fewer_steps_are_written_down_as_saved() -> None:
+    world = small_world()
+    steps = world.config.sampling.steps
+    frames, _ = walked(world.at_speed(Speed("half", walk_steps=0.5), ledger := Ledger()), 3)
+    entry = ledger.entry("chunks")
+    assert (entry.made, entry.made + entry.saved) == (3 * round(steps / 2), 3 * steps)
+    fewer = small_world()
+    fewer.config = replace(fewer.config, sampling=replace(fewer.config.sampling, steps=steps // 2))
+    assert np.array_equal(frames, walked(fewer, 3)[0])
