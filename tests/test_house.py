@@ -27,6 +27,7 @@ MODEL_ROOMS = ("nn", "flow", "caching", "memory", "geometry", "codecs", "world",
 ON_CPU = {
     "memory/hierarchical.py": "poses",
     "memory/addressing.py": "poses, brought there by its caller",
+    "memory/poses.py": "poses",
     "objects/inputs/pointmap.py": "a file's points",
 }
 RANK = {module: rank for rank, group in enumerate(GROUPS) for module in group}
@@ -111,7 +112,7 @@ def test_the_check_sees_float64() -> None:
 
 def test_the_check_itself_sees_arrows() -> None:
     assert imported_rooms("def f():\n    from loci.world.world import World") == {"world"}
-    assert imported_rooms("from loci import errors\nimport loci.io.video") == {"errors", "data"}
+    assert imported_rooms("from loci import errors\nimport loci.data.record") == {"errors", "data"}
     assert wrong_way("nn", "world")
     assert wrong_way("memory", "geometry")
     assert not wrong_way("world", "memory")

@@ -45,16 +45,16 @@ def test_the_small_model_is_small_and_of_one_piece() -> None:
 
 
 def test_what_is_trained_is_the_preset() -> None:
-    from loci.train.slat.flow import LatentFlowTraining
-    from loci.train.slat.parts import CodecConfig
+    from loci.train.slat.flow import SlatFlowTraining as SlatFlowTraining
+    from loci.train.slat.parts import SlatVAEConfig as CodecConfig
     from loci.train.structure.flow import StructureTraining
-    from loci.train.structure.vae import StructureCodecTraining
+    from loci.train.structure.vae import StructureVAETraining as StructureVAETraining
 
-    structure, latents, codec = StructureTraining(), LatentFlowTraining(), CodecConfig()
+    structure, latents, codec = StructureTraining(), SlatFlowTraining(), CodecConfig()
     trained = {
         "structure_fuser": structure.fuser,
         "structure_flow": structure.flow,
-        "structure_decoder": StructureCodecTraining().decoder,
+        "structure_decoder": StructureVAETraining().decoder,
         "latent_fuser": latents.fuser,
         "latent_flow": latents.flow,
         "gaussian_decoder": codec.gaussians,
@@ -64,7 +64,7 @@ def test_what_is_trained_is_the_preset() -> None:
     assert {name: getattr(parts, name) for name in PARTS} == trained
     assert home().run.structure == structure.sampling
     # What only training needs fits what is shipped.
-    encoder = StructureCodecTraining().encoder
+    encoder = StructureVAETraining().encoder
     assert encoder.latent_channels == parts.structure_flow.shape_channels
     assert encoder.factor * parts.structure_flow.resolution == codec.encoder.torso.resolution
     assert codec.encoder.latent_channels == parts.latent_flow.channels

@@ -60,7 +60,7 @@ COMMANDS = {
         "loci.app.train:latents", "Train what paints an object's voxels from a picture."
     ),
     "train ship-home": Command(
-        "loci.app.train:ship_home", "Put trained parts together as a model that lifts."
+        "loci.app.train:export_home", "Put trained parts together as a model that lifts."
     ),
     "train ship": Command("loci.app.train:ship", "Put trained parts together as one model."),
     "bench horizon": Command("loci.bench.world.horizon:horizon", "Cost per chunk as a walk grows."),

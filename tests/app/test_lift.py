@@ -13,7 +13,7 @@ import trimesh
 from PIL import Image
 
 from loci import cli
-from loci.objects.pipeline import Lifting
+from loci.objects.pipeline import LiftPipeline
 from tests.objects.lifters import example, example_pointmap, save_small_lifter
 
 PIXELS, INSIDE = example()
@@ -44,10 +44,10 @@ def run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bad input must be noticed before the model runs."""
 
-    def never(self: Lifting) -> None:
+    def never(self: LiftPipeline) -> None:
         raise AssertionError("the model ran")
 
-    monkeypatch.setattr(Lifting, "run", never)
+    monkeypatch.setattr(LiftPipeline, "run", never)
 
 
 def names(folder: str) -> list[str]:
@@ -130,11 +130,11 @@ def test_the_networks_compute_in_what_is_asked_for(
 ) -> None:
     seen = []
 
-    def noted(self: Lifting) -> None:
+    def noted(self: LiftPipeline) -> None:
         seen.append(self.stages.dtype)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Lifting, "run", noted)
+    monkeypatch.setattr(LiftPipeline, "run", noted)
     assert run("p.png", "--mask", "m.png", "--dtype", "bfloat16") == 130
     assert run("p.png", "--mask", "m.png") == 130
     assert seen == [torch.bfloat16, torch.float32]
@@ -177,7 +177,7 @@ def test_pictures_of_every_kind_are_taken(
     exif[0x0112] = 6 if name == "turned.png" else 1
     other_pictures()[name].save(name, exif=exif)
     seen = []
-    monkeypatch.setattr(Lifting, "run", lambda self: seen.append(self.subjects) or [])
+    monkeypatch.setattr(LiftPipeline, "run", lambda self: seen.append(self.subjects) or [])
     assert run(name, "--mask", "m.png") == 2  # nothing comes out of a model that does not run
     ((subject,),) = seen
     assert subject.tensors["rgb_image_mask"].sum() > 0
@@ -300,9 +300,9 @@ def test_nothing_found_leaves_nothing(run: Run, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_ctrl_c_leaves_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def pressed(self: Lifting) -> None:
+    def pressed(self: LiftPipeline) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Lifting, "run", pressed)
+    monkeypatch.setattr(LiftPipeline, "run", pressed)
     assert run("p.png", "--mask", "m.png") == 130
     assert sorted(p.name for p in Path().iterdir()) == ["m.png", "p.png", "points.npy"]

@@ -8,10 +8,10 @@ import pytest
 
 from loci.bench import calibrate as walk_budget
 from loci.bench.calibrate import TOLERANCES, Tried, calibrate, measured, recorded, tried_walks
-from loci.caching.calibration import LAWS_NAME, Laws
-from loci.caching.error_budget import Calibration
+from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
+from loci.caching.error_budget import ErrorScale
 from loci.caching.presets import exact
-from loci.caching.stats import Ledger
+from loci.caching.stats import Stats
 from loci.data.recordings import shard_path, write_meta, write_shard
 from loci.errors import LociError
 from loci.objects.lifter import Lifter
@@ -29,17 +29,17 @@ def test_a_model_reads_what_was_measured_of_it(
     small_lifter(structure=StructureSampling(steps=8)).save_pretrained(model)
     write_tables(data / "train", [1])
     write_tables(data / "test", [2])
-    Laws(walk=Calibration(5.0)).write(model)
+    ModelCalibration(walk=ErrorScale(5.0)).write(model)
     calibrate(str(model), data, train=1, held_out=1, json=tmp_path / "budget.json")
     laws = Lifter.from_pretrained(model).laws
     assert laws.structure is not None
     assert laws.decoding is not None
-    assert laws.walk == Calibration(5.0)
+    assert laws.walk == ErrorScale(5.0)
     printed = capsys.readouterr().out
     assert "share within" in printed
-    assert LAWS_NAME in printed
+    assert CALIBRATION_NAME in printed
     assert (tmp_path / "budget.json").exists()
-    ledger = Ledger()
+    ledger = Stats()
     speed = exact().within(TOLERANCES[-1])
     Lifter.from_pretrained(model)(*example(), seed=0, speed=speed, ledger=ledger)
     assert (ledger.notes == []) == (laws.latents is not None)
@@ -61,7 +61,7 @@ def test_a_world_reads_what_was_measured_of_it(
     assert law is not None
     (walk,) = recorded(data / "test", 1)
     assert walk.actions.shape == (1 + world.chunk, 2)
-    pairs = tried_walks(world, [walk], Laws(walk=Calibration(1e4)), 0)
+    pairs = tried_walks(world, [walk], ModelCalibration(walk=ErrorScale(1e4)), 0)
     assert {error for _, error in pairs} == {0.0}
 
 
@@ -81,13 +81,13 @@ def write_walk(folder: Path, frames: int) -> None:
 
 
 def test_laws_follow_from_runs() -> None:
-    found = Tried(Laws())
+    found = Tried(ModelCalibration())
     with pytest.raises(LociError, match="no object can be lifted"):
-        measured(found, Laws())
+        measured(found, ModelCalibration())
     found.details = [0.1, 0.2, 0.3, 0.4]
     found.pairs["structure"] = [(t, 3 * t) for t in TOLERANCES]
     found.pairs["latents"] = [(t, 0.0) for t in TOLERANCES]
-    laws = measured(found, Laws(latents=Calibration(2.0)))
+    laws = measured(found, ModelCalibration(latents=ErrorScale(2.0)))
     assert laws.structure is not None
     assert laws.structure.true(0.1) == pytest.approx(0.3)
     assert laws.latents is None, "nothing was skipped"

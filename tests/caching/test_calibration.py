@@ -4,30 +4,30 @@ from pathlib import Path
 
 import pytest
 
-from loci.caching.calibration import LAWS_NAME, Laws
-from loci.caching.error_budget import Calibration
-from loci.caching.presets import SPEEDS, Speed, exact, fast, faster, paper, released
+from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
+from loci.caching.error_budget import ErrorScale
+from loci.caching.presets import PRESETS, Preset, exact, fast, faster, paper, released
 from loci.caching.spectral import DecodingConfig, Thresholds
-from loci.caching.stats import Ledger
+from loci.caching.stats import Stats
 from loci.caching.step_cache import StepCacheConfig
-from loci.caching.token_cache import TokenBudgetConfig
+from loci.caching.token_cache import TokenCacheConfig
 from loci.errors import LociError
 from tests.caching.test_stats import BLOCKS, SCORES
 from tests.caching.toy import INTERVAL, run, same, tokens
 
-STRICT = Calibration(factor=8.0)
-MILD = Speed("mild", StepCacheConfig(tolerance=0.03), TokenBudgetConfig(tolerance=0.03))
-LAWS = Laws(STRICT, Calibration(2.0, 1.5), Calibration(4.0), Thresholds(0.6, 0.4))
+STRICT = ErrorScale(factor=8.0)
+MILD = Preset("mild", StepCacheConfig(tolerance=0.03), TokenCacheConfig(tolerance=0.03))
+LAWS = ModelCalibration(STRICT, ErrorScale(2.0, 1.5), ErrorScale(4.0), Thresholds(0.6, 0.4))
 
 
 def test_laws_stand_in_the_models_folder(tmp_path: Path) -> None:
-    assert Laws.beside(tmp_path) == Laws()
+    assert ModelCalibration.beside(tmp_path) == ModelCalibration()
     LAWS.write(tmp_path)
-    assert Laws.beside(tmp_path) == LAWS
-    Laws(walk=STRICT).write(tmp_path)
-    assert Laws.beside(tmp_path) == Laws(walk=STRICT)
-    Laws().write(tmp_path)
-    assert not (tmp_path / LAWS_NAME).exists()
+    assert ModelCalibration.beside(tmp_path) == LAWS
+    ModelCalibration(walk=STRICT).write(tmp_path)
+    assert ModelCalibration.beside(tmp_path) == ModelCalibration(walk=STRICT)
+    ModelCalibration().write(tmp_path)
+    assert not (tmp_path / CALIBRATION_NAME).exists()
 
 
 @pytest.mark.parametrize(
@@ -42,9 +42,9 @@ def test_laws_stand_in_the_models_folder(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_laws_are_named(tmp_path: Path, content: str) -> None:
-    (tmp_path / LAWS_NAME).write_text(content)
-    with pytest.raises(LociError, match=LAWS_NAME):
-        Laws.beside(tmp_path)
+    (tmp_path / CALIBRATION_NAME).write_text(content)
+    with pytest.raises(LociError, match=CALIBRATION_NAME):
+        ModelCalibration.beside(tmp_path)
 
 
 def test_named_speeds_mean_what_the_laws_say() -> None:
@@ -56,7 +56,9 @@ def test_named_speeds_mean_what_the_laws_say() -> None:
         run(s.latent_policy(INTERVAL, SCORES, BLOCKS), start=tokens())[1] for s in (open_, strict)
     ]
     assert sum(map(len, (runs[0].evaluated,))) <= len(runs[1].evaluated)
-    assert strict.calibrated(Laws(structure=Calibration())) == strict, "what is settled stays"
+    assert strict.calibrated(ModelCalibration(structure=ErrorScale())) == strict, (
+        "what is settled stays"
+    )
     open_, strict = exact().within(0.03), exact().within(0.03).calibrated(LAWS)
     walks = [run(s.walk_policy(), start=tokens())[1] for s in (open_, strict)]
     assert len(walks[0].evaluated) < len(walks[1].evaluated)
@@ -64,7 +66,7 @@ def test_named_speeds_mean_what_the_laws_say() -> None:
 
 def test_the_dial_means_what_the_laws_say() -> None:
     """A tolerance under a law is that of the predicted error by itself."""
-    given = exact().within(0.08).calibrated(Laws(STRICT, STRICT, STRICT))
+    given = exact().within(0.08).calibrated(ModelCalibration(STRICT, STRICT, STRICT))
     plain = exact().within(0.01)
     assert same(run(given.structure_policy(INTERVAL))[0], run(plain.structure_policy(INTERVAL))[0])
 
@@ -75,27 +77,27 @@ def test_what_is_not_calibrated_is_known() -> None:
     assert fast().uncalibrated == faster().uncalibrated == (), "they spend steps, not errors"
     assert fast().within(0.1).uncalibrated == ("structure", "latents", "walk")
     assert MILD.calibrated(LAWS).uncalibrated == ()
-    assert fast().within(0.1).calibrated(Laws(walk=STRICT)).uncalibrated == (
+    assert fast().within(0.1).calibrated(ModelCalibration(walk=STRICT)).uncalibrated == (
         "structure",
         "latents",
     )
     assert fast().within(0.0).uncalibrated == ()
-    own = Speed("own", StepCacheConfig(tolerance=0.1, calibration=Calibration()))
+    own = Preset("own", StepCacheConfig(tolerance=0.1, calibration=ErrorScale()))
     assert own.uncalibrated == ()
-    assert Speed("carve", walk=TokenBudgetConfig()).uncalibrated == ("walk",)
+    assert Preset("carve", walk=TokenCacheConfig()).uncalibrated == ("walk",)
 
 
 def test_only_ours_takes_the_models_thresholds() -> None:
     speed = faster().calibrated(LAWS)
     assert speed.decoding == DecodingConfig("loci", 0.6, 0.4)
-    own = Speed("own", decoding=DecodingConfig("loci", 0.9, 0.1))
+    own = Preset("own", decoding=DecodingConfig("loci", 0.9, 0.1))
     assert own.calibrated(LAWS) == own
     for name in ("exact", "released", "paper"):
-        assert SPEEDS[name]().calibrated(LAWS) == SPEEDS[name]()
+        assert PRESETS[name]().calibrated(LAWS) == PRESETS[name]()
 
 
 def test_a_note_stands_below_the_table_once() -> None:
-    ledger = Ledger()
+    ledger = Stats()
     for _ in range(2):
         ledger.note("not calibrated")
     assert ledger.table().splitlines()[1:] == ["(not calibrated)"]

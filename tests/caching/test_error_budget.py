@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from loci.caching.error_budget import (
-    Budget,
-    Calibration,
+    ErrorBudget,
     ErrorGrowth,
-    fit_calibration,
+    ErrorScale,
+    fit_error_scale,
     relative_error,
     remainder,
 )
@@ -15,7 +15,7 @@ from tests.caching.toy import times
 
 
 def test_room_grows_with_the_run_and_shrinks_with_spending() -> None:
-    budget, grid = Budget(0.1), times(10, 1.0)
+    budget, grid = ErrorBudget(0.1), times(10, 1.0)
     rooms = [budget.room(step, grid) for step in range(10)]
     assert rooms == pytest.approx([0.01 * (i + 1) for i in range(10)])
     budget.spend(0.04)
@@ -25,9 +25,9 @@ def test_room_grows_with_the_run_and_shrinks_with_spending() -> None:
 
 
 def test_nothing_is_allowed_without_tolerance() -> None:
-    assert not Budget(0.0).allows(0.0, 5, times())
+    assert not ErrorBudget(0.0).allows(0.0, 5, times())
     with pytest.raises(ValueError, match="negative"):
-        Budget(-0.1)
+        ErrorBudget(-0.1)
 
 
 def test_error_growth_is_that_of_a_parabola() -> None:
@@ -58,16 +58,16 @@ def test_small_tensors_count_as_much_as_large_ones() -> None:
 def test_calibration_covers_most_runs() -> None:
     predicted = [0.01 * 1.2**i for i in range(20)]
     true = [3 * p**1.5 * (1 + 0.3 * math.sin(7 * i)) for i, p in enumerate(predicted)]
-    fitted = fit_calibration(predicted, true, coverage=0.9)
+    fitted = fit_error_scale(predicted, true, coverage=0.9)
     below = sum(t <= fitted.true(p) * (1 + 1e-9) for p, t in zip(predicted, true, strict=True))
     assert below == 18
     assert fitted.power == pytest.approx(1.5, abs=0.1)
     assert fitted.predicted(fitted.true(0.05)) == pytest.approx(0.05)
-    assert Budget(0.1, Calibration(2.0)).tolerance == pytest.approx(0.05)
+    assert ErrorBudget(0.1, ErrorScale(2.0)).tolerance == pytest.approx(0.05)
 
 
 def test_calibration_needs_runs_that_differ() -> None:
     with pytest.raises(ValueError, match="at least two"):
-        fit_calibration([0.1, 0.1], [0.2, 0.3])
+        fit_error_scale([0.1, 0.1], [0.2, 0.3])
     with pytest.raises(ValueError, match="at least two"):
-        fit_calibration([0.0, 0.1], [0.2, 0.3])
+        fit_error_scale([0.0, 0.1], [0.2, 0.3])

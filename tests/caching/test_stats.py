@@ -3,9 +3,9 @@ import time
 import pytest
 import torch
 
-from loci.caching.presets import LAYOUT, SPEEDS, speed
+from loci.caching.presets import LAYOUT, PRESETS, preset
 from loci.caching.published.token_carving import CarvingConfig, ReleasedCarving
-from loci.caching.stats import Ledger
+from loci.caching.stats import Stats
 from loci.caching.step_cache import StepCacheConfig, step_cache
 from loci.errors import LociError
 from tests.caching.toy import INTERVAL, error, run, same, tokens
@@ -15,7 +15,7 @@ SCORES, BLOCKS = torch.linspace(0, 1, 40), torch.arange(40) // 4
 
 def test_released_evaluations_of_the_first_stage() -> None:
     """44 without skipping, 17 with: the figures of Fast-SAM3D, 1."""
-    ledger = Ledger()
+    ledger = Stats()
     policy = step_cache(StepCacheConfig("released"))
     watched, _ = run(ledger.watched("structure", policy, INTERVAL))
     entry = ledger.entry("structure")
@@ -26,7 +26,7 @@ def test_released_evaluations_of_the_first_stage() -> None:
 
 
 def test_parts_count_as_parts() -> None:
-    ledger = Ledger()
+    ledger = Stats()
     policy = ReleasedCarving(CarvingConfig(threshold=0.0, ratio=0.5), SCORES)
     _, toy = run(ledger.watched("latents", policy, INTERVAL), start=tokens())
     entry = ledger.entry("latents")
@@ -37,7 +37,7 @@ def test_parts_count_as_parts() -> None:
 
 
 def test_a_run_watched_over_nothing_is_exact() -> None:
-    ledger = Ledger()
+    ledger = Stats()
     exact, _ = run(None)
     watched, _ = run(ledger.watched("structure", None, INTERVAL))
     assert same(watched, exact)
@@ -45,7 +45,7 @@ def test_a_run_watched_over_nothing_is_exact() -> None:
 
 
 def test_seconds_errors_and_the_table() -> None:
-    ledger = Ledger()
+    ledger = Stats()
     with ledger.timed("structure") as entry:
         time.sleep(0.01)
     assert entry.seconds >= 0.01
@@ -66,9 +66,9 @@ def test_seconds_errors_and_the_table() -> None:
     assert written["structure"]["errors"]["shape"] == pytest.approx(0.1, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", list(SPEEDS))
+@pytest.mark.parametrize("name", list(PRESETS))
 def test_every_speed(name: str) -> None:
-    chosen = speed(name)
+    chosen = preset(name)
     assert chosen.name == name
     exact, _ = run(None)
     ends = [run(chosen.structure_policy(INTERVAL)) for _ in range(2)]
@@ -86,10 +86,10 @@ def test_every_speed(name: str) -> None:
 
 
 def test_one_dial() -> None:
-    zero = speed("fast").within(0.0)
+    zero = preset("fast").within(0.0)
     exact, _ = run(None)
     assert same(run(zero.structure_policy(INTERVAL))[0], exact)
-    loose = speed("exact").within(0.1)
+    loose = preset("exact").within(0.1)
     assert loose.structure is not None
     assert loose.structure.layout == LAYOUT
     assert len(run(loose.structure_policy(INTERVAL))[1].evaluated) < 25
@@ -97,12 +97,12 @@ def test_one_dial() -> None:
 
 def test_an_unknown_speed_names_the_known() -> None:
     with pytest.raises(LociError, match="unknown speed 'warp': expected one of exact, fast"):
-        speed("warp")
+        preset("warp")
 
 
 def test_a_held_difference_is_an_evaluation_saved() -> None:
-    ledger = Ledger()
-    plain, held = Ledger(), ledger.watched("structure", None, INTERVAL, every=1000)
+    ledger = Stats()
+    plain, held = Stats(), ledger.watched("structure", None, INTERVAL, every=1000)
     run(plain.watched("structure", None, INTERVAL))
     run(held)
     exact, entry = plain.entry("structure"), ledger.entry("structure")

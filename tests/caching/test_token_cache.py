@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from loci.caching.token_cache import TokenBudget, TokenBudgetConfig, TokenLines, cheapest
+from loci.caching.token_cache import TokenCache, TokenCacheConfig, TokenLines, cheapest
 from loci.flow import State
 from tests.caching.toy import INTERVAL, Toy, error, run, same, times, tokens
 
@@ -23,7 +23,7 @@ class Uneven(Toy):
 
 def test_tolerance_zero_is_exact() -> None:
     exact, _ = run(None, start=tokens())
-    ours, toy = run(TokenBudget(TokenBudgetConfig(0.0), INTERVAL), start=tokens())
+    ours, toy = run(TokenCache(TokenCacheConfig(0.0), INTERVAL), start=tokens())
     assert same(ours, exact)
     assert len(toy.evaluated) == 25
     assert not toy.parts
@@ -31,8 +31,8 @@ def test_tolerance_zero_is_exact() -> None:
 
 def test_the_tokens_that_bend_are_evaluated_and_the_others_carved() -> None:
     exact, _ = run(None, Uneven(), tokens())
-    config = TokenBudgetConfig(tolerance=0.02, carving_share=1.0)
-    policy = TokenBudget(config, INTERVAL)
+    config = TokenCacheConfig(tolerance=0.02, carving_share=1.0)
+    policy = TokenCache(config, INTERVAL)
     chosen: list[torch.Tensor] = []
 
     class Witnessed(Uneven):
@@ -53,7 +53,7 @@ def test_more_tolerance_spares_more() -> None:
     exact, _ = run(None, Uneven(), tokens())
     costs, errors = [], []
     for tolerance in (0.001, 0.01, 0.1):
-        ours, toy = run(TokenBudget(TokenBudgetConfig(tolerance), INTERVAL), Uneven(), tokens())
+        ours, toy = run(TokenCache(TokenCacheConfig(tolerance), INTERVAL), Uneven(), tokens())
         whole = len(toy.evaluated) - len(toy.parts)
         costs.append(whole + sum(toy.parts) / 40)
         errors.append(error(ours, exact))
@@ -63,7 +63,7 @@ def test_more_tolerance_spares_more() -> None:
 
 def test_whole_evaluations_around_the_switch_of_guidance() -> None:
     toy = Uneven()
-    run(TokenBudget(TokenBudgetConfig(0.2), INTERVAL), toy, tokens())
+    run(TokenCache(TokenCacheConfig(0.2), INTERVAL), toy, tokens())
     after = [t for t in times().tolist() if t > INTERVAL[1]]
     assert after[:2] == pytest.approx([t for t in toy.evaluated if t > INTERVAL[1]][:2])
 
@@ -89,4 +89,4 @@ def test_the_cheapest_blocks_within_a_limit() -> None:
     assert cheapest(cost, blocks, 4.0).tolist() == [False, False, True, True]
     assert not cheapest(cost, blocks, 0.0).any()
     with pytest.raises(ValueError, match="warm-up"):
-        TokenBudget(TokenBudgetConfig(warmup=1))
+        TokenCache(TokenCacheConfig(warmup=1))

@@ -10,9 +10,9 @@ import torch
 
 from loci.codecs.frame import FrameCodec, FrameCodecConfig
 from loci.data.recordings import (
-    DoomShards,
+    Recordings,
     latent_walks,
-    load_shards,
+    load_recordings,
     shard_path,
     write_meta,
     write_shard,
@@ -22,7 +22,7 @@ from loci.errors import LociError
 LEFT, FORWARD = (0, 3), (1, 0)
 
 
-def shards() -> DoomShards:
+def shards() -> Recordings:
     """Two walks that turn left, go forward, and end with an action that leads nowhere."""
     frames = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8, 3), dtype=np.uint8)
     turn, step = 7.5, 12.0
@@ -30,7 +30,7 @@ def shards() -> DoomShards:
     poses = np.array([[0, 0, 0], [0, 0, turn], [*place, turn]], np.float32)
     actions = np.array([LEFT, FORWARD, LEFT], np.uint8)
     none = np.zeros(2, np.uint8)
-    return DoomShards(
+    return Recordings(
         frames, np.stack([poses] * 2), np.stack([actions] * 2), none, none.astype(np.int64), {}
     )
 
@@ -91,8 +91,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_what_was_written_is_read(folder: Path) -> None:
-    shards = load_shards(folder)
-    assert isinstance(shards, DoomShards)
+    shards = load_recordings(folder)
+    assert isinstance(shards, Recordings)
     assert shards.frames.shape == (5, 3, 4, 4, 3)
     assert shards.map_seeds.tolist() == [0, 1, 2, 3, 4]
     assert (shards.frames[2:4] == arrays(2, 2)["frames"]).all()
@@ -103,11 +103,11 @@ def test_what_was_written_is_read(folder: Path) -> None:
 
 def test_the_first_walks_can_be_read_alone(folder: Path) -> None:
     (shard_path(folder, 2) / "frames.npy").unlink()
-    shards = load_shards(folder, episodes=3)
+    shards = load_recordings(folder, episodes=3)
     assert shards.map_seeds.tolist() == [0, 1, 2]
     for episodes in (0, 6):
         with pytest.raises(LociError, match="expected 1 to 5"):
-            load_shards(folder, episodes)
+            load_recordings(folder, episodes)
 
 
 def test_damage_is_named(folder: Path) -> None:
@@ -121,15 +121,15 @@ def test_damage_is_named(folder: Path) -> None:
     ):
         frames.write_bytes(damage)
         with pytest.raises(LociError, match=words) as caught:
-            load_shards(folder)
+            load_recordings(folder)
         assert str(frames) in str(caught.value)
     for wrong in (np.zeros((2, 3, 4, 4), np.uint8), np.zeros((2, 3, 4, 4, 3), np.float32)):
         np.save(frames, wrong)
         with pytest.raises(LociError, match=r"expected uint8 \[2, 3, 4, 4, 3\]"):
-            load_shards(folder)
+            load_recordings(folder)
     frames.unlink()
     with pytest.raises(LociError, match="missing"):
-        load_shards(folder)
+        load_recordings(folder)
 
 
 @pytest.mark.parametrize(
@@ -146,13 +146,13 @@ def test_damage_is_named(folder: Path) -> None:
 def test_a_strange_description_is_refused(folder: Path, text: str, words: str) -> None:
     (folder / "meta.json").write_text(text)
     with pytest.raises(LociError, match=words):
-        load_shards(folder)
+        load_recordings(folder)
 
 
 def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(LociError, match="loci data doom"):
-            load_shards(folder)
+            load_recordings(folder)
 
 
 def test_a_data_set_is_not_mixed_with_another(folder: Path) -> None:

@@ -6,18 +6,18 @@ import torch
 from loci.memory.addressing import (
     POSE_FEATURES,
     PanoramaMerge,
+    PosedHPMCEncoder,
     PoseEmbedding,
-    ReckonedConfig,
-    ReckonedEncoder,
+    PoseRotaryConfig,
     column_angles,
     memory_times,
     panorama_angles,
-    reckoned_rotation,
+    pose_rotation,
 )
-from loci.memory.hpmc import LatentEncoderConfig
+from loci.memory.hpmc import HPMCConfig
 from loci.memory.poses import panorama_pose, with_spread
 
-CONFIG = ReckonedConfig(time=1, rows=1, columns=1, heading=3, place=(1.0,))
+CONFIG = PoseRotaryConfig(time=1, rows=1, columns=1, heading=3, place=(1.0,))
 
 
 def pose(heading: float, x: float = 0.0, y: float = 0.0) -> torch.Tensor:
@@ -36,7 +36,7 @@ def test_a_token_is_found_by_where_it_looks() -> None:
     angle = column_angles(columns, CONFIG.fov)[4]
     times = torch.zeros(1, 2)
     poses = torch.stack([pose(0), pose(angle.item())])[None]
-    at = reckoned_rotation(CONFIG, poses, times, 1, columns)
+    at = pose_rotation(CONFIG, poses, times, 1, columns)
     cos = at.cos.view(2, columns, -1)
     heading = slice(3, 6)
     assert torch.allclose(cos[0, 2, heading], cos[1, 4, heading], atol=1e-6)
@@ -45,9 +45,7 @@ def test_a_token_is_found_by_where_it_looks() -> None:
 
 def test_a_full_turn_changes_nothing() -> None:
     times = torch.zeros(1, 1)
-    ones = [
-        reckoned_rotation(CONFIG, pose(h)[None, None], times, 2, 2) for h in (0.3, 0.3 + math.tau)
-    ]
+    ones = [pose_rotation(CONFIG, pose(h)[None, None], times, 2, 2) for h in (0.3, 0.3 + math.tau)]
     assert torch.allclose(ones[0].cos, ones[1].cos, atol=1e-6)
     assert torch.allclose(ones[0].sin, ones[1].sin, atol=1e-6)
 
@@ -56,7 +54,7 @@ def test_poses_stay_on_the_cpu_whatever_the_device_of_the_tokens() -> None:
     device, poses = torch.device("meta"), pose(0.3)[None, None]
     embedded = PoseEmbedding(8).to(device)(poses)
     assert (embedded.device, embedded.dtype) == (device, torch.float32)
-    at = reckoned_rotation(CONFIG, poses, torch.zeros(1, 1), 2, 2, device)
+    at = pose_rotation(CONFIG, poses, torch.zeros(1, 1), 2, 2, device)
     assert (at.cos.device, at.cos.dtype) == (device, torch.float32)
 
 
@@ -77,27 +75,25 @@ def test_a_panorama_divides_all_that_was_seen() -> None:
 def test_a_panorama_is_found_where_its_columns_look() -> None:
     """Column 3 of a full circle looks 135 degrees to the right: as the middle of a view there."""
     wide = torch.tensor([[[0.3, 0, 0, math.tau]]], dtype=torch.float64)
-    there = reckoned_rotation(CONFIG, wide, torch.zeros(1, 1), 1, 4)
+    there = pose_rotation(CONFIG, wide, torch.zeros(1, 1), 1, 4)
     one = pose(0.3 - math.radians(135))[None, None]
-    here = reckoned_rotation(CONFIG, one, torch.zeros(1, 1), 1, 1)
+    here = pose_rotation(CONFIG, one, torch.zeros(1, 1), 1, 1)
     heading = slice(3, 6)
     assert torch.allclose(there.cos[0, 3, heading], here.cos[0, 0, heading], atol=1e-6)
     assert torch.allclose(there.sin[0, 3, heading], here.sin[0, 0, heading], atol=1e-6)
 
 
-SMALL = ReckonedConfig(time=1, rows=1, columns=1, heading=3, place=(0.4, 1.6, 3.2))
+SMALL = PoseRotaryConfig(time=1, rows=1, columns=1, heading=3, place=(0.4, 1.6, 3.2))
 
 
 def pose_reckoned_encoder(heading: float, x: float = 0.0, y: float = 0.0) -> torch.Tensor:
     return torch.tensor([heading, x, y], dtype=torch.float64)
 
 
-def small_encoder() -> ReckonedEncoder:
+def small_encoder() -> PosedHPMCEncoder:
     torch.manual_seed(0)
-    config = LatentEncoderConfig(
-        16 + POSE_FEATURES, 24, 32, 4, blocks_per_level=1, spatial_stride=2
-    )
-    return ReckonedEncoder(config, SMALL).eval().requires_grad_(False)
+    config = HPMCConfig(16 + POSE_FEATURES, 24, 32, 4, blocks_per_level=1, spatial_stride=2)
+    return PosedHPMCEncoder(config, SMALL).eval().requires_grad_(False)
 
 
 def test_codes_do_not_depend_on_where_in_the_world_they_were_made() -> None:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from loci.memory.baselines import Memory, NoMemory, RawMemory, SampledMemory, WrongMemory
 from loci.memory.schedule import HierarchyConfig
-from loci.memory.token_cache import Codes
+from loci.memory.token_cache import MemoryTokens
 
 
 class FirstOfFour:
@@ -19,7 +19,7 @@ class FirstOfFour:
         raise AssertionError("the baselines have one level only")
 
 
-def walk(memory: Memory, length: int) -> Codes:
+def walk(memory: Memory, length: int) -> MemoryTokens:
     """Codes of a history in which each latent holds its own number."""
     latents = torch.arange(length, dtype=torch.float32).view(1, 1, -1, 1, 1)
     poses = latents.view(1, -1, 1).expand(-1, -1, 3) * 0.01
@@ -30,7 +30,7 @@ def walk(memory: Memory, length: int) -> Codes:
     return memory.codes(state)
 
 
-def check(codes: Codes, level: int) -> None:
+def check(codes: MemoryTokens, level: int) -> None:
     assert codes.tokens.flatten().tolist() == [span.start for span in codes.spans]
     assert all(span.level == level for span in codes.spans)
     assert codes.poses is not None

@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from loci.errors import LociError
-from loci.memory.addressing import ReckonedConfig, ReckonedEncoder
+from loci.memory.addressing import PosedHPMCEncoder, PoseRotaryConfig
 from loci.memory.hierarchical import (
-    HorizonConfig,
-    HorizonMemory,
+    HierarchicalMemory,
+    HierarchicalMemoryConfig,
     beside,
     differences,
     kept,
     published_spans,
 )
-from loci.memory.hpmc import LatentEncoder, LatentEncoderConfig, WindowPlan, published_memory
+from loci.memory.hpmc import HPMCConfig, HPMCEncoder, WindowPlan, published_memory
 from loci.memory.poses import panorama_pose, view_pose
-from loci.memory.schedule import Folds, HierarchyConfig, Plan, Span
-from loci.memory.token_cache import Codes
+from loci.memory.schedule import Folds, HierarchyConfig, MergeSchedule, Span
+from loci.memory.token_cache import MemoryTokens
 
 CHANNELS, WIDTH = 2, 3
 
@@ -66,7 +66,7 @@ def history(length: int, batch: int = 1) -> tuple[Tensor, Tensor]:
     return latents, steps.cumsum(dim=1)
 
 
-def remember(memory: HorizonMemory, latents: Tensor, poses: Tensor | None, chunk: int):
+def remember(memory: HierarchicalMemory, latents: Tensor, poses: Tensor | None, chunk: int):
     state = memory.empty()
     for at in range(0, latents.shape[2], chunk):
         cut = slice(at, at + chunk)
@@ -91,7 +91,7 @@ def by_definition(
     return compressor.merge(tokens, where), panorama_pose(where, lengths)[:, None]
 
 
-def same(a: Codes, b: Codes) -> None:
+def same(a: MemoryTokens, b: MemoryTokens) -> None:
     assert a.spans == b.spans
     torch.testing.assert_close(a.tokens, b.tokens)
     torch.testing.assert_close(a.poses, b.poses)
@@ -102,9 +102,9 @@ def same(a: Codes, b: Codes) -> None:
 def test_codes_are_what_their_spans_say(config: HierarchyConfig, length: int) -> None:
     compressor = SmallCompressor()
     latents, poses = history(length, batch=2)
-    memory = HorizonMemory(HorizonConfig(config), compressor)
+    memory = HierarchicalMemory(HierarchicalMemoryConfig(config), compressor)
     codes = memory.codes(remember(memory, latents, poses, chunk=21))
-    plan, folds = Plan(config).extend(length)
+    plan, folds = MergeSchedule(config).extend(length)
     assert codes.spans == plan.spans
     assert bool(folds) == (config.budget == 7 and length >= 150)
     assert codes.tokens.shape == (2, WIDTH, len(plan.spans), 1, 1)
@@ -118,7 +118,7 @@ def test_codes_are_what_their_spans_say(config: HierarchyConfig, length: int) ->
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=8), st.booleans())
 def test_chunks_do_not_matter(counts: list[int], posed: bool) -> None:
-    memory = HorizonMemory(HorizonConfig(HierarchyConfig(8, 7)), SmallCompressor())
+    memory = HierarchicalMemory(HierarchicalMemoryConfig(HierarchyConfig(8, 7)), SmallCompressor())
     latents, poses = history(sum(counts))
     once = memory.codes(memory.append(memory.empty(), latents, poses if posed else None))
     state, at = memory.empty(), 0
@@ -131,7 +131,7 @@ def test_chunks_do_not_matter(counts: list[int], posed: bool) -> None:
 
 
 def test_settled_codes_never_change() -> None:
-    memory = HorizonMemory(HorizonConfig(), SmallCompressor())
+    memory = HierarchicalMemory(HierarchicalMemoryConfig(), SmallCompressor())
     latents, poses = history(400)
     state, seen = memory.empty(), {}
     for t in range(400):
@@ -145,7 +145,7 @@ def test_settled_codes_never_change() -> None:
 
 def test_work_per_chunk_and_state_do_not_grow() -> None:
     compressor = SmallCompressor()
-    memory = HorizonMemory(HorizonConfig(), compressor)
+    memory = HierarchicalMemory(HierarchicalMemoryConfig(), compressor)
     latents, poses = history(20)
     state, work, size = memory.empty(), [], []
     with torch.no_grad():
@@ -166,7 +166,7 @@ def test_work_per_chunk_and_state_do_not_grow() -> None:
 
 
 def test_an_old_state_can_be_continued_twice() -> None:
-    memory = HorizonMemory(HorizonConfig(), SmallCompressor())
+    memory = HierarchicalMemory(HierarchicalMemoryConfig(), SmallCompressor())
     latents, poses = history(130)
     old = remember(memory, latents[:, :, :100], poses[:, :100], chunk=20)
     kept = {name: tensor.clone() for name, tensor in old.tensors.items()}
@@ -180,7 +180,7 @@ def test_an_old_state_can_be_continued_twice() -> None:
 
 
 def test_a_state_does_not_share_memory_with_what_was_given() -> None:
-    memory = HorizonMemory(HorizonConfig(), SmallCompressor())
+    memory = HierarchicalMemory(HierarchicalMemoryConfig(), SmallCompressor())
     latents, poses = history(13)
     state = memory.append(memory.empty(), latents, poses)
     before = memory.codes(state)
@@ -193,7 +193,7 @@ def test_a_state_does_not_share_memory_with_what_was_given() -> None:
 
 def test_gradients_reach_the_compressor_through_every_level() -> None:
     compressor = SmallCompressor()
-    memory = HorizonMemory(HorizonConfig(), compressor)
+    memory = HierarchicalMemory(HierarchicalMemoryConfig(), compressor)
     latents, poses = history(200)
     latents.requires_grad_()
     memory.codes(memory.append(memory.empty(), latents, poses)).tokens.square().sum().backward()
@@ -204,7 +204,7 @@ def test_gradients_reach_the_compressor_through_every_level() -> None:
 
 def test_places_far_away_keep_their_precision() -> None:
     """Ten million cells out, the codes still tell steps of a tenth of a cell apart."""
-    memory = HorizonMemory(HorizonConfig(), SmallCompressor())
+    memory = HierarchicalMemory(HierarchicalMemoryConfig(), SmallCompressor())
     latents, poses = history(40)
     moved = poses + torch.tensor([0.0, 1e7, -1e7], dtype=torch.float64)
     near = memory.codes(remember(memory, latents, poses, 9)).poses
@@ -219,8 +219,8 @@ def test_places_far_away_keep_their_precision() -> None:
 @pytest.mark.parametrize("length", [0, 5, 8, 16, 17, 90])
 def test_a_saved_state_goes_on_as_before(exact: WindowPlan | None, length: int) -> None:
     published = (lambda x: x[:, :WIDTH, ::4]) if exact else None
-    config = HorizonConfig(exact=exact)
-    memory = HorizonMemory(config, SmallCompressor(), published)
+    config = HierarchicalMemoryConfig(exact=exact)
+    memory = HierarchicalMemory(config, SmallCompressor(), published)
     latents, poses = history(length + 9)
     state = remember(memory, latents[:, :, :length], poses[:, :length], 6)
     tensors, metadata = memory.state_dict(state)
@@ -229,8 +229,8 @@ def test_a_saved_state_goes_on_as_before(exact: WindowPlan | None, length: int) 
     same(memory.codes(memory.append(back, *more)), memory.codes(memory.append(state, *more)))
 
 
-def saved() -> tuple[HorizonMemory, dict[str, Tensor], dict]:
-    memory = HorizonMemory(HorizonConfig(), SmallCompressor())
+def saved() -> tuple[HierarchicalMemory, dict[str, Tensor], dict]:
+    memory = HierarchicalMemory(HierarchicalMemoryConfig(), SmallCompressor())
     state = remember(memory, *history(45), chunk=20)
     return memory, *memory.state_dict(state)
 
@@ -258,7 +258,7 @@ def test_damaged_metadata_is_refused(change: dict) -> None:
 
 
 def test_what_does_not_continue_a_walk_is_refused() -> None:
-    memory = HorizonMemory(HorizonConfig(), SmallCompressor())
+    memory = HierarchicalMemory(HierarchicalMemoryConfig(), SmallCompressor())
     latents, poses = history(10)
     with pytest.raises(ValueError, match="empty"):
         memory.codes(memory.empty())
@@ -274,17 +274,17 @@ def test_what_does_not_continue_a_walk_is_refused() -> None:
         with pytest.raises(ValueError, match=match):
             memory.append(state, *bad)
     with pytest.raises(ValueError, match="published"):
-        HorizonMemory(HorizonConfig(exact=WindowPlan()), SmallCompressor())
+        HierarchicalMemory(HierarchicalMemoryConfig(exact=WindowPlan()), SmallCompressor())
 
 
-SMALL = LatentEncoderConfig(in_channels=4, out_channels=4, hidden=24, heads=2, groups=4)
+SMALL = HPMCConfig(in_channels=4, out_channels=4, hidden=24, heads=2, groups=4)
 
 
-def released() -> tuple[LatentEncoder, HorizonMemory]:
+def released() -> tuple[HPMCEncoder, HierarchicalMemory]:
     torch.manual_seed(0)
-    encoder = LatentEncoder(SMALL).eval()
-    config = HorizonConfig(HierarchyConfig(window=64), exact=WindowPlan())
-    return encoder, HorizonMemory(config, encoder, partial(published_memory, encoder))
+    encoder = HPMCEncoder(SMALL).eval()
+    config = HierarchicalMemoryConfig(HierarchyConfig(window=64), exact=WindowPlan())
+    return encoder, HierarchicalMemory(config, encoder, partial(published_memory, encoder))
 
 
 @torch.no_grad()
@@ -300,7 +300,7 @@ def test_the_published_memory_holds_as_long_as_its_windows_touch() -> None:
             expected = published_memory(encoder, latents[:, :, :length])
             assert torch.equal(codes.tokens, expected)
         else:
-            assert codes.spans == Plan(memory.config.hierarchy).extend(length)[0].spans
+            assert codes.spans == MergeSchedule(memory.config.hierarchy).extend(length)[0].spans
             assert state.tail is not None
             assert state.tail.shape[2] == length % 64
 
@@ -317,11 +317,11 @@ def test_published_spans_reach_as_far_as_the_windows(length: int) -> None:
 @torch.no_grad()
 def test_the_reckoned_encoder_fits_and_its_codes_do_not_depend_on_the_place() -> None:
     torch.manual_seed(0)
-    encoder = ReckonedEncoder(
-        LatentEncoderConfig(in_channels=4 + 6, out_channels=24, hidden=24, heads=2, groups=4),
-        ReckonedConfig(time=1, rows=1, columns=1, heading=3, place=(0.4, 1.6, 3.2)),
+    encoder = PosedHPMCEncoder(
+        HPMCConfig(in_channels=4 + 6, out_channels=24, hidden=24, heads=2, groups=4),
+        PoseRotaryConfig(time=1, rows=1, columns=1, heading=3, place=(0.4, 1.6, 3.2)),
     ).eval()
-    memory = HorizonMemory(HorizonConfig(), encoder)
+    memory = HierarchicalMemory(HierarchicalMemoryConfig(), encoder)
     latents = torch.randn(1, 4, 150, 2, 2)
     poses = history(150)[1]
     moved = poses + torch.tensor([0.0, 3e5, -2e5], dtype=torch.float64)
@@ -336,15 +336,15 @@ def test_the_reckoned_encoder_fits_and_its_codes_do_not_depend_on_the_place() ->
 CONFIG = HierarchyConfig(8, 16, keepsakes=6)
 
 
-def views(rows: list[tuple[float, float, float]], first: int = 0) -> Codes:
+def views(rows: list[tuple[float, float, float]], first: int = 0) -> MemoryTokens:
     """Codes at (degrees, x, y), whose tokens say which they are."""
     poses = torch.tensor([[math.radians(d), x, y, 0.0] for d, x, y in rows], dtype=torch.float64)
     tokens = torch.arange(first, first + len(rows), dtype=torch.float64).view(1, 1, -1, 1, 1)
     spans = tuple(Span(1, 4 * n, 4 * n + 4) for n in range(first, first + len(rows)))
-    return Codes(tokens, poses[None], spans)
+    return MemoryTokens(tokens, poses[None], spans)
 
 
-def numbers(codes: Codes) -> list[int]:
+def numbers(codes: MemoryTokens) -> list[int]:
     return codes.tokens.flatten().int().tolist()
 
 
@@ -380,9 +380,9 @@ def test_what_stands_in_the_cover_is_there_once() -> None:
 def test_the_cover_is_whole_and_the_rest_is_fine(length: int) -> None:
     compressor = SmallCompressor()
     latents, poses = history(length, batch=2)
-    memory = HorizonMemory(HorizonConfig(CONFIG), compressor)
+    memory = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), compressor)
     codes = memory.codes(remember(memory, latents, poses, chunk=21))
-    plan, folds = Plan(CONFIG).extend(length)
+    plan, folds = MergeSchedule(CONFIG).extend(length)
     assert set(plan.spans) <= set(codes.spans)
     extra = set(codes.spans) - set(plan.spans)
     assert all(span.level == 1 and span.complete for span in extra)
@@ -401,7 +401,7 @@ def test_the_cover_is_whole_and_the_rest_is_fine(length: int) -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=8))
 def test_chunks_do_not_matter_of_keepsakes(counts: list[int]) -> None:
-    memory = HorizonMemory(HorizonConfig(CONFIG), SmallCompressor())
+    memory = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), SmallCompressor())
     latents, poses = history(sum(counts))
     once = memory.codes(memory.append(memory.empty(), latents, poses))
     state, at = memory.empty(), 0
@@ -414,7 +414,7 @@ def test_chunks_do_not_matter_of_keepsakes(counts: list[int]) -> None:
 
 @pytest.mark.parametrize("length", [0, 5, 16, 90])
 def test_a_saved_state_goes_on_as_before_of_keepsakes(length: int) -> None:
-    memory = HorizonMemory(HorizonConfig(CONFIG), SmallCompressor())
+    memory = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), SmallCompressor())
     latents, poses = history(length + 40)
     state = remember(memory, latents[:, :, :length], poses[:, :length], 6)
     before = dict(state.tensors)
@@ -427,7 +427,7 @@ def test_a_saved_state_goes_on_as_before_of_keepsakes(length: int) -> None:
 
 def test_they_stand_beside_a_cover_that_follows_views() -> None:
     config = replace(CONFIG, follow="views")
-    memory = HorizonMemory(HorizonConfig(config), SmallCompressor())
+    memory = HierarchicalMemory(HierarchicalMemoryConfig(config), SmallCompressor())
     latents, poses = history(300)
     codes = memory.codes(remember(memory, latents, poses, chunk=17))
     fine = [span for span in codes.spans if span.level == 1]
@@ -439,19 +439,19 @@ def test_they_stand_beside_a_cover_that_follows_views() -> None:
 
 def test_they_begin_where_the_published_memory_ends() -> None:
     exact = WindowPlan(16, 8, 2)
-    memory = HorizonMemory(
-        HorizonConfig(CONFIG, exact), SmallCompressor(), lambda x: x[:, :WIDTH, ::4]
+    memory = HierarchicalMemory(
+        HierarchicalMemoryConfig(CONFIG, exact), SmallCompressor(), lambda x: x[:, :WIDTH, ::4]
     )
     limit, (latents, poses) = exact.contiguous_limit, history(200)
     short = memory.append(memory.empty(), latents[:, :, :limit], poses[:, :limit])
     assert short.keepsakes is None
     long = memory.append(short, latents[:, :, limit:], poses[:, limit:])
-    plain = HorizonMemory(HorizonConfig(CONFIG), SmallCompressor())
+    plain = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), SmallCompressor())
     same(memory.codes(long), plain.codes(plain.append(plain.empty(), latents, poses)))
 
 
 def damaged(change: dict[str, object], tensors: dict[str, Tensor | None]) -> None:
-    memory = HorizonMemory(HorizonConfig(CONFIG), SmallCompressor())
+    memory = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), SmallCompressor())
     held, metadata = memory.state_dict(remember(memory, *history(90), chunk=20))
     held = {k: v for k, v in {**held, **tensors}.items() if v is not None}
     memory.from_state_dict(held, {**metadata, **change})
@@ -468,7 +468,7 @@ def test_damaged_keepsakes_are_refused() -> None:
 
 
 def test_they_need_poses_and_room() -> None:
-    memory = HorizonMemory(HorizonConfig(CONFIG), SmallCompressor())
+    memory = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), SmallCompressor())
     with pytest.raises(ValueError, match="poses"):
         memory.append(memory.empty(), history(1)[0])
     with pytest.raises(ValueError, match="7 or more beside 14 keepsakes, got 6"):

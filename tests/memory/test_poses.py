@@ -7,26 +7,26 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from loci.actions import parse_keys
-from loci.memory.hierarchical import HorizonConfig, HorizonMemory
+from loci.memory.hierarchical import HierarchicalMemory, HierarchicalMemoryConfig
 from loci.memory.poses import (
+    ActionScale,
     SeenViews,
-    Stride,
+    dead_reckon,
     mean_pose,
     panorama_pose,
-    reckon,
     relative_poses,
     view_pose,
     with_spread,
 )
-from loci.memory.schedule import HierarchyConfig, Plan, Span, is_cover
+from loci.memory.schedule import HierarchyConfig, MergeSchedule, Span, is_cover
 from tests.memory.test_hierarchical import CHANNELS, SmallCompressor
 
-STRIDE = Stride(turn=math.radians(7.5), move=0.25)
+STRIDE = ActionScale(turn=math.radians(7.5), move=0.25)
 
 
 def walked(keys: str) -> torch.Tensor:
     move, view = torch.from_numpy(parse_keys(keys))[None].unbind(-1)
-    return reckon(torch.zeros(1, 3), move, view, STRIDE)[0]
+    return dead_reckon(torch.zeros(1, 3), move, view, STRIDE)[0]
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,9 @@ def test_an_action_turns_before_it_moves() -> None:
 
 def test_reckoning_in_pieces_is_reckoning_at_once() -> None:
     move, view = torch.from_numpy(parse_keys("w*5 j*9 wa*7 l*3 s*2"))[None].unbind(-1)
-    whole = reckon(torch.zeros(1, 3), move, view, STRIDE)
-    first = reckon(torch.zeros(1, 3), move[:, :11], view[:, :11], STRIDE)
-    second = reckon(first[:, -1], move[:, 11:], view[:, 11:], STRIDE)
+    whole = dead_reckon(torch.zeros(1, 3), move, view, STRIDE)
+    first = dead_reckon(torch.zeros(1, 3), move[:, :11], view[:, :11], STRIDE)
+    second = dead_reckon(first[:, -1], move[:, 11:], view[:, 11:], STRIDE)
     assert torch.allclose(torch.cat([first, second], dim=1), whole, atol=1e-12)
 
 
@@ -125,8 +125,8 @@ def wandering(length: int, seed: int, batch: int = 1) -> Tensor:
     return torch.cat([heading[..., None], steps.cumsum(dim=1)], dim=-1).double()
 
 
-def planned(poses: Tensor, config: HierarchyConfig = CONFIG) -> Plan:
-    return Plan(config).extend(poses.shape[1], SeenViews({}, poses, 0))[0]
+def planned(poses: Tensor, config: HierarchyConfig = CONFIG) -> MergeSchedule:
+    return MergeSchedule(config).extend(poses.shape[1], SeenViews({}, poses, 0))[0]
 
 
 @pytest.mark.parametrize("length", [400, 1_000])
@@ -136,7 +136,7 @@ def test_on_the_spot_a_whole_turn_stays_fine(length: int) -> None:
     fine = [span for span in planned(poses).spans if span.level == 1]
     directions = {(span.start % FULL_TURN) // 4 for span in fine}
     assert len(directions) >= FULL_TURN // 4 - 2
-    by_age = Plan().extend(length)[0].spans
+    by_age = MergeSchedule().extend(length)[0].spans
     assert sum(span.level == 1 for span in by_age) < len(directions) - 4
 
 
@@ -150,13 +150,13 @@ def test_what_was_seen_once_is_kept_while_the_walker_spins() -> None:
     poses = spinning(112)
     poses[:, 32:48, 1] = 3.0
     spans = planned(poses).spans
-    assert Span(2, 32, 48) in Plan().extend(112)[0].spans
+    assert Span(2, 32, 48) in MergeSchedule().extend(112)[0].spans
     assert {Span(1, s, s + 4) for s in range(32, 48, 4)} <= set(spans)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_every_length_is_covered_within_the_budget(seed: int) -> None:
-    poses, plan = wandering(1_000, seed), Plan(CONFIG)
+    poses, plan = wandering(1_000, seed), MergeSchedule(CONFIG)
     views = SeenViews({}, poses, 0)
     for length in range(1, poses.shape[1] + 1):
         plan, folds = plan.extend(1, views)
@@ -169,7 +169,7 @@ def test_every_length_is_covered_within_the_budget(seed: int) -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 99), st.lists(st.integers(1, 80), min_size=1, max_size=6))
 def test_codes_do_not_depend_on_how_latents_are_handed_over(seed: int, counts: list[int]) -> None:
-    memory = HorizonMemory(HorizonConfig(CONFIG), SmallCompressor())
+    memory = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), SmallCompressor())
     length = sum(counts)
     latents = torch.randn(2, CHANNELS, length, 4, 4).double()
     poses = wandering(length, seed, batch=2)
@@ -190,12 +190,12 @@ def test_a_batch_keeps_what_is_new_in_one_of_its_walks() -> None:
 
 
 def test_poses_are_needed_where_views_are_followed() -> None:
-    memory = HorizonMemory(HorizonConfig(CONFIG), SmallCompressor())
+    memory = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), SmallCompressor())
     with pytest.raises(ValueError, match="needs all poses"):
         memory.append(memory.empty(), torch.randn(1, CHANNELS, 9, 4, 4).double())
     with pytest.raises(ValueError, match="follows views"):
-        Plan(CONFIG).extend(1)
+        MergeSchedule(CONFIG).extend(1)
     with pytest.raises(ValueError, match="follows age"):
-        Plan().extend(1, SeenViews({}, spinning(1), 0))
+        MergeSchedule().extend(1, SeenViews({}, spinning(1), 0))
     with pytest.raises(ValueError, match="neither known nor a slot"):
         SeenViews({}, spinning(8), 0).unique([Span(2, 0, 16)] * 4)

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loci.memory.schedule import Folds, HierarchyConfig, Plan, Span, is_cover
+from loci.memory.schedule import Folds, HierarchyConfig, MergeSchedule, Span, is_cover
 
 CONFIGS = [HierarchyConfig(), HierarchyConfig(window=64), HierarchyConfig(recent=4)]
 FIRST_FOLD = 49_149
 
 
-def check_step(before: Plan, after: Plan, folds: Folds) -> None:
+def check_step(before: MergeSchedule, after: MergeSchedule, folds: Folds) -> None:
     """One latent later: every span is kept, was filled up, or was merged with three others."""
     assert is_cover(after.spans, after.length)
     assert len(after.spans) <= after.config.budget
@@ -35,7 +35,7 @@ def check_step(before: Plan, after: Plan, folds: Folds) -> None:
 
 @pytest.mark.parametrize("recent", [0, 4])
 def test_every_length_to_20_000_is_covered_within_the_budget(recent: int) -> None:
-    plan = Plan(HierarchyConfig(recent=recent))
+    plan = MergeSchedule(HierarchyConfig(recent=recent))
     for length in range(1, 20_001):
         after, folds = plan.extend(1)
         assert after.length == length
@@ -47,7 +47,7 @@ def test_every_length_to_20_000_is_covered_within_the_budget(recent: int) -> Non
 
 
 def test_spans_are_aligned_and_never_straddle_the_window_that_is_filling() -> None:
-    plan = Plan(HierarchyConfig(window=64))
+    plan = MergeSchedule(HierarchyConfig(window=64))
     for _ in range(3_000):
         plan, _ = plan.extend(1)
         for span in plan.spans:
@@ -59,12 +59,12 @@ def test_spans_are_aligned_and_never_straddle_the_window_that_is_filling() -> No
 def test_resolution_stays_near_uniform() -> None:
     """No code covers more than a third of a history that the published memory could not hold."""
     for length in range(81, 1_281, 7):
-        plan, _ = Plan().extend(length)
+        plan, _ = MergeSchedule().extend(length)
         assert max(span.length for span in plan.spans) <= length / 3
 
 
 def test_the_first_fold_comes_where_the_digits_of_the_length_exceed_the_budget() -> None:
-    plan, folds = Plan().extend(FIRST_FOLD - 1)
+    plan, folds = MergeSchedule().extend(FIRST_FOLD - 1)
     assert not folds
     assert len(plan.spans) == plan.config.budget
     after, folds = plan.extend(1)
@@ -79,7 +79,7 @@ def test_the_first_fold_comes_where_the_digits_of_the_length_exceed_the_budget()
 )
 def test_the_budget_holds_beyond_alignment(config: HierarchyConfig) -> None:
     """With the least budget a window allows, folds come early: the regime of endless walks."""
-    plan, seen = Plan(config), 0
+    plan, seen = MergeSchedule(config), 0
     for _ in range(6_000):
         after, folds = plan.extend(1)
         check_step(plan, after, folds)
@@ -100,8 +100,8 @@ def test_the_budget_holds_beyond_alignment(config: HierarchyConfig) -> None:
 def test_the_plan_does_not_depend_on_how_latents_are_handed_over(
     config: HierarchyConfig, counts: list[int]
 ) -> None:
-    once, folds = Plan(config).extend(sum(counts))
-    plan, seen = Plan(config), Folds()
+    once, folds = MergeSchedule(config).extend(sum(counts))
+    plan, seen = MergeSchedule(config), Folds()
     for count in counts:
         plan, more = plan.extend(count)
         seen |= more

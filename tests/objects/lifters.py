@@ -13,12 +13,12 @@ from loci.objects.lifter import Lifter
 from loci.objects.models.condition import FuserConfig, PointmapEmbedderConfig
 from loci.objects.models.dinov2 import DinoConfig, DinoEmbedderConfig
 from loci.objects.models.slat_decoders import GaussianDecoderConfig, MeshDecoderConfig, TorsoConfig
-from loci.objects.models.slat_flow import LatentFlowConfig, LatentStatistics
+from loci.objects.models.slat_flow import LatentStatistics, SlatFlowConfig
 from loci.objects.models.structure_flow import StructureFlowConfig
 from loci.objects.models.structure_vae import StructureDecoderConfig
 from loci.objects.parts import PARTS, GivenParts, PartConfigs
 from loci.objects.pipeline import LifterConfig
-from loci.objects.sampling import LatentSampling, StructureSampling
+from loci.objects.sampling import SlatSampling, StructureSampling
 
 BACKBONE = DinoConfig(patch=7, dim=16, depth=1, heads=2, registers=1, grid=4)
 TORSO = TorsoConfig(channels=4, dim=24, blocks=2, heads=2, window=2, resolution=4)
@@ -35,7 +35,7 @@ def small_parts() -> PartConfigs:
         structure_flow=StructureFlowConfig(16, 16, 1, 2, resolution=2, frequencies=16),
         structure_decoder=StructureDecoderConfig(8, (16, 8), 1, 1),
         latent_fuser=FuserConfig(DinoEmbedderConfig(BACKBONE, 28, "prenorm"), dim=16),
-        latent_flow=LatentFlowConfig(4, 16, 16, 1, 2, io_channels=(8,), frequencies=16),
+        latent_flow=SlatFlowConfig(4, 16, 16, 1, 2, io_channels=(8,), frequencies=16),
         gaussian_decoder=GaussianDecoderConfig(TORSO, gaussians=2),
         mesh_decoder=MeshDecoderConfig(TORSO, narrowing=(2,), norm_groups=4),
     )
@@ -45,7 +45,7 @@ def small_config(**changes: Any) -> LifterConfig:
     fields = {
         "input_size": 28,
         "structure": StructureSampling(steps=3),
-        "latents": LatentSampling(steps=2, statistics=LatentStatistics((0.0,) * 4, (1.0,) * 4)),
+        "latents": SlatSampling(steps=2, statistics=LatentStatistics((0.0,) * 4, (1.0,) * 4)),
     }
     return LifterConfig(**cast(Any, fields | changes))
 

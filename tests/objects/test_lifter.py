@@ -20,10 +20,10 @@ from loci.objects.costs import cost_table
 from loci.objects.inputs.pixel_aligned import ALIGNED
 from loci.objects.lifter import LIFTER_NAME, Lifter
 from loci.objects.models.slat_decoders import GaussianDecoder
-from loci.objects.models.slat_flow import LatentFlow
+from loci.objects.models.slat_flow import SlatFlow
 from loci.objects.models.structure_flow import StructureFlow
 from loci.objects.parts import PARTS, GivenParts
-from loci.objects.pipeline import Lifting, Progress, Stages
+from loci.objects.pipeline import LiftPipeline, PartLoader, Progress
 from loci.objects.placement.pose import Pose
 from loci.objects.placement.refinement import Refined, RefinementConfig
 from tests.objects.lifters import (
@@ -286,7 +286,7 @@ def aligned_lifter(**changes: Any) -> Lifter:
     """One whose second stage sees the pixels of each voxel."""
     modules, parts = small_modules(), small_parts()
     torch.manual_seed(2)
-    flow = LatentFlow(replace(parts.latent_flow, aligned=ALIGNED))
+    flow = SlatFlow(replace(parts.latent_flow, aligned=ALIGNED))
     flow.load_state_dict(modules["latent_flow"].state_dict(), strict=False)
     config = small_config(refinement=RefinementConfig(turns=4, finer=0), **changes)
     return Lifter(config, GivenParts({**modules, "latent_flow": flow.eval()}))
@@ -362,14 +362,14 @@ def test_a_lone_picture_is_placed_where_it_shows_the_object(
     lifter: Lifter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The layout latents of a perfect model are those of an object on the nominal ray."""
-    structures = Lifting._layouts
+    structures = LiftPipeline._layouts
 
-    def perfect(self: Lifting, conditions: Any) -> Any:
+    def perfect(self: LiftPipeline, conditions: Any) -> Any:
         found = structures(self, conditions)
         zeros = {"translation": torch.zeros(1, 1, 3), "scale": torch.full((1, 1, 3), -1.0)}
         return [{**latents, **zeros} for latents in found]
 
-    monkeypatch.setattr(Lifting, "_layouts", perfect)
+    monkeypatch.setattr(LiftPipeline, "_layouts", perfect)
     rows, columns = np.nonzero(INSIDE)
     middle = [(v.min() + v.max() + 1) / 2 for v in (columns, rows)]
     for fov in (None, 30.0, 80.0):
@@ -445,6 +445,6 @@ def test_a_run_leaves_no_graph_and_no_gradients(asset: Asset, lifter: Lifter) ->
 
 
 def test_stages_say_where_they_compute() -> None:
-    stages = Stages(GivenParts(small_modules()), torch.device("cpu"), torch.bfloat16)
+    stages = PartLoader(GivenParts(small_modules()), torch.device("cpu"), torch.bfloat16)
     with stages.use("latent_flow", nn.Module, []) as part:
         assert {p.dtype for p in part.parameters()} == {torch.bfloat16}

@@ -14,7 +14,7 @@ from torch import nn
 
 from loci.errors import LociError
 from loci.objects.lifter import Lifter
-from loci.objects.models.condition import Fuser, FuserConfig, PointmapEmbedderConfig
+from loci.objects.models.condition import EmbedderFuser, FuserConfig, PointmapEmbedderConfig
 from loci.objects.models.dinov2 import DinoConfig, DinoEmbedder, DinoEmbedderConfig
 from loci.objects.models.slat_decoders import (
     GaussianDecoder,
@@ -23,7 +23,7 @@ from loci.objects.models.slat_decoders import (
     MeshDecoderConfig,
     TorsoConfig,
 )
-from loci.objects.models.slat_flow import LatentFlow, LatentFlowConfig
+from loci.objects.models.slat_flow import SlatFlow, SlatFlowConfig
 from loci.objects.models.structure_flow import StructureFlow, StructureFlowConfig
 from loci.objects.models.structure_vae import StructureDecoder, StructureDecoderConfig
 from loci.objects.parts import PARTS, GivenParts, PartConfigs
@@ -260,11 +260,11 @@ TORSO = TorsoConfig(channels=4, dim=24, blocks=2, heads=2, window=4, resolution=
 
 def parts() -> list[nn.Module]:
     return [
-        Fuser.of(FuserConfig(PICTURE, MASK, POINTS, dim=16)),
-        Fuser.of(FuserConfig(PICTURE, dim=16)),
+        EmbedderFuser.of(FuserConfig(PICTURE, MASK, POINTS, dim=16)),
+        EmbedderFuser.of(FuserConfig(PICTURE, dim=16)),
         StructureFlow(StructureFlowConfig(16, 16, blocks=1, heads=2, resolution=2)),
         StructureDecoder(StructureDecoderConfig(8, (16, 8))),
-        LatentFlow(LatentFlowConfig(4, 16, 16, blocks=1, heads=2, io_channels=(8,))),
+        SlatFlow(SlatFlowConfig(4, 16, 16, blocks=1, heads=2, io_channels=(8,))),
         GaussianDecoder(GaussianDecoderConfig(TORSO, gaussians=2)),
         MeshDecoder(MeshDecoderConfig(TORSO, narrowing=(2,), norm_groups=4)),
     ]
@@ -298,6 +298,8 @@ def test_another_part_in_the_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_a_fuser_of_foreign_embedders_says_that_it_cannot_be_saved(tmp_path: Path) -> None:
-    fuser = Fuser([DinoEmbedder(PICTURE)], [Fuser.of(FuserConfig(PICTURE, dim=16)).sources[0]], 16)
+    fuser = EmbedderFuser(
+        [DinoEmbedder(PICTURE)], [EmbedderFuser.of(FuserConfig(PICTURE, dim=16)).sources[0]], 16
+    )
     with pytest.raises(ValueError, match="foreign"):
         fuser.save_pretrained(tmp_path)

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from loci.caching.calibration import Laws
-from loci.caching.error_budget import Calibration
+from loci.caching.calibration import ModelCalibration
+from loci.caching.error_budget import ErrorScale
 from loci.caching.presets import (
     GUIDED_ONCE,
-    SPEEDS,
+    PRESETS,
     UNCALIBRATED,
-    Speed,
+    Preset,
     exact,
     fast,
     faster,
@@ -23,8 +23,8 @@ from loci.caching.presets import (
 )
 from loci.caching.published.token_baselines import Fast3DCache, MergedTokens, RandomTokens
 from loci.caching.spectral import DecodingConfig, Thresholds, picture_ratio
-from loci.caching.stats import Ledger
-from loci.caching.token_cache import TokenBudget, TokenBudgetConfig
+from loci.caching.stats import Stats
+from loci.caching.token_cache import TokenCache, TokenCacheConfig
 from loci.errors import LociError
 from loci.flow import Always
 from loci.geometry.gaussians.gaussians import Gaussians
@@ -38,8 +38,8 @@ from loci.objects.parts import GivenParts
 from loci.objects.placement.voxels import choose_voxels
 from loci.objects.sampling import (
     LatentBranch,
-    LatentSampling,
-    Pace,
+    SamplerRunner,
+    SlatSampling,
     StructureSampling,
     guided_interval,
     latent_noise,
@@ -49,14 +49,14 @@ from loci.objects.sampling import (
 from tests.objects.lifters import example, small_config, small_lifter, small_modules
 from tests.objects.models.test_slat_flow import (
     SMALL,
-    LatentFlow,
-    LatentFlowConfig,
+    SlatFlow,
+    SlatFlowConfig,
     ball,
     small_flow,
 )
 from tests.objects.test_lifter import same
 
-SETTINGS = LatentSampling(steps=12)
+SETTINGS = SlatSampling(steps=12)
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def _no_gradients():
 
 
 @pytest.fixture
-def flow() -> LatentFlow:
+def flow() -> SlatFlow:
     return small_flow()
 
 
@@ -76,7 +76,7 @@ SCORES = torch.linspace(0, 1, len(VOXELS))
 CONDITION = torch.randn(1, 5, 12, generator=torch.Generator().manual_seed(3))
 
 
-def lifted(flow: LatentFlow, policy) -> Tensor:
+def lifted(flow: SlatFlow, policy) -> Tensor:
     noise = latent_noise(flow, VOXELS, torch.Generator().manual_seed(4))
     return sample_latents(flow, CONDITION, VOXELS, noise, SETTINGS, policy)
 
@@ -87,7 +87,7 @@ def some_rows() -> Tensor:
 
 @pytest.mark.parametrize("io_channels", [(16,), (8, 16)])
 def test_a_part_is_exact_where_nothing_changed(io_channels: tuple[int, ...]) -> None:
-    config = LatentFlowConfig(
+    config = SlatFlowConfig(
         dim=32, condition_dim=12, blocks=2, heads=2, io_channels=io_channels, io_blocks=2
     )
     flow = small_flow(config)
@@ -114,7 +114,7 @@ def test_a_part_sees_its_own_pixels() -> None:
     assert torch.allclose(branch.part(latents, time, rows), whole, atol=1e-5)
 
 
-def test_carved_voxels_stay_in_sight_or_not(flow: LatentFlow) -> None:
+def test_carved_voxels_stay_in_sight_or_not(flow: SlatFlow) -> None:
     latents, time, rows = latent_noise(flow, VOXELS), torch.tensor([300.0]), some_rows()
     context = flow.context(CONDITION)
     seen, alone = (LatentBranch(flow, VOXELS, context, keeping=k) for k in (True, False))
@@ -126,24 +126,24 @@ def test_carved_voxels_stay_in_sight_or_not(flow: LatentFlow) -> None:
     assert not torch.allclose(apart, whole, atol=1e-3)
 
 
-def test_a_branch_that_looks_back_at_nothing_is_evaluated_whole(flow: LatentFlow) -> None:
+def test_a_branch_that_looks_back_at_nothing_is_evaluated_whole(flow: SlatFlow) -> None:
     latents, time, rows = latent_noise(flow, VOXELS), torch.tensor([300.0]), some_rows()
     branch = LatentBranch(flow, VOXELS, None, keeping=True)
     assert torch.equal(branch.part(latents, time, rows), flow(latents, time, VOXELS, None)[rows])
 
 
 @pytest.mark.parametrize(
-    "policy", [None, Always(), TokenBudget(TokenBudgetConfig(0.0), (0, 500), BLOCKS)]
+    "policy", [None, Always(), TokenCache(TokenCacheConfig(0.0), (0, 500), BLOCKS)]
 )
-def test_nothing_spared_is_bit_equal(flow: LatentFlow, policy) -> None:
+def test_nothing_spared_is_bit_equal(flow: SlatFlow, policy) -> None:
     plain = lifted(flow, None)
     assert torch.equal(lifted(flow, policy), plain)
-    assert torch.equal(lifted(flow, Ledger().watched("latents", policy)), plain)
+    assert torch.equal(lifted(flow, Stats().watched("latents", policy)), plain)
 
 
-@pytest.mark.parametrize("speed", [make() for make in SPEEDS.values()], ids=list(SPEEDS))
-def test_every_speed_runs_on_the_latent_flow(flow: LatentFlow, speed: Speed) -> None:
-    ledger, interval = Ledger(), SETTINGS.interval
+@pytest.mark.parametrize("speed", [make() for make in PRESETS.values()], ids=list(PRESETS))
+def test_every_speed_runs_on_the_latent_flow(flow: SlatFlow, speed: Preset) -> None:
+    ledger, interval = Stats(), SETTINGS.interval
     policy = speed.latent_policy(interval, SCORES, BLOCKS)
     ours, exact = lifted(flow, ledger.watched("latents", policy, interval)), lifted(flow, None)
     entry = ledger.entry("latents")
@@ -165,8 +165,8 @@ def test_every_speed_runs_on_the_latent_flow(flow: LatentFlow, speed: Speed) -> 
         lambda: Fast3DCache(),
     ],
 )
-def test_every_baseline_runs_on_the_latent_flow(flow: LatentFlow, policy) -> None:
-    ledger = Ledger()
+def test_every_baseline_runs_on_the_latent_flow(flow: SlatFlow, policy) -> None:
+    ledger = Stats()
     ours = lifted(flow, ledger.watched("latents", policy(), SETTINGS.interval))
     assert ours.isfinite().all()
     share = ledger.entry("latents").active_share
@@ -174,11 +174,11 @@ def test_every_baseline_runs_on_the_latent_flow(flow: LatentFlow, policy) -> Non
     assert 0.1 < share < 1
 
 
-def test_more_tolerance_more_is_spared_and_lost(flow: LatentFlow) -> None:
+def test_more_tolerance_more_is_spared_and_lost(flow: SlatFlow) -> None:
     exact, tokens, errors = lifted(flow, None), [], []
     for tolerance in (0.001, 0.02, 0.2):
-        ledger = Ledger()
-        policy = TokenBudget(TokenBudgetConfig(tolerance), SETTINGS.interval, BLOCKS)
+        ledger = Stats()
+        policy = TokenCache(TokenCacheConfig(tolerance), SETTINGS.interval, BLOCKS)
         ours = lifted(flow, ledger.watched("latents", policy, SETTINGS.interval))
         tokens.append(ledger.entry("latents").tokens)
         errors.append(float((ours - exact).norm() / exact.norm()))
@@ -200,7 +200,7 @@ class Held:
         self.last = velocity
 
 
-HELD = Speed("held", structure=lambda interval: Held(), latents=lambda *known: Held())
+HELD = Preset("held", structure=lambda interval: Held(), latents=lambda *known: Held())
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +230,7 @@ def test_exact_is_no_policy_at_all_to_the_last_bit(
 
 
 def test_the_ledger_counts_what_is_made_and_spared(lifter: Lifter) -> None:
-    whole, held = Ledger(), Ledger()
+    whole, held = Stats(), Stats()
     lifter(PIXELS, INSIDE, seed=3, ledger=whole)
     lifter(PIXELS, INSIDE, seed=3, speed=HELD, ledger=held)
     # Guided up to the middle of the time: of 3 steps (0, 1/7, 2/5) all, of 2 both.
@@ -243,11 +243,11 @@ def test_the_ledger_counts_what_is_made_and_spared(lifter: Lifter) -> None:
 
 
 def test_verifying_tells_the_error_and_changes_nothing(lifter: Lifter, asset: Asset) -> None:
-    ledger = Ledger()
+    ledger = Stats()
     assert same(asset, lifter(PIXELS, INSIDE, seed=3, verify=True, ledger=ledger))
     for stage in ("structure", "latents"):
         assert set(ledger.entry(stage).errors.values()) == {0.0}
-    plain, verified = Ledger(), Ledger()
+    plain, verified = Stats(), Stats()
     first = lifter(PIXELS, INSIDE, seed=3, speed=HELD, ledger=plain)
     assert same(first, lifter(PIXELS, INSIDE, seed=3, speed=HELD, ledger=verified, verify=True))
     assert verified.entry("structure").made == plain.entry("structure").made
@@ -261,12 +261,12 @@ def test_a_calibration_in_the_folder_changes_what_is_skipped(tmp_path: Path) -> 
     small_lifter(**settings).save_pretrained(tmp_path)
     made, notes = {}, {}
     for name, laws in {
-        "none": Laws(),
-        "mild": Laws(Calibration(), Calibration()),
-        "strict": Laws(Calibration(1e3), Calibration(1e3)),
+        "none": ModelCalibration(),
+        "mild": ModelCalibration(ErrorScale(), ErrorScale()),
+        "strict": ModelCalibration(ErrorScale(1e3), ErrorScale(1e3)),
     }.items():
         laws.write(tmp_path)
-        lifter, ledger = Lifter.from_pretrained(tmp_path), Ledger()
+        lifter, ledger = Lifter.from_pretrained(tmp_path), Stats()
         assert lifter.laws == laws
         lifter(PIXELS, INSIDE, seed=3, speed=exact().within(0.3), ledger=ledger)
         made[name], notes[name] = ledger.entry("structure").made, ledger.notes
@@ -276,22 +276,22 @@ def test_a_calibration_in_the_folder_changes_what_is_skipped(tmp_path: Path) -> 
     assert UNCALIBRATED not in ledger_of(small_lifter(), "exact").table()
 
 
-def ledger_of(lifter: Lifter, speed: str | Speed) -> Ledger:
-    ledger = Ledger()
+def ledger_of(lifter: Lifter, speed: str | Preset) -> Stats:
+    ledger = Stats()
     lifter(PIXELS, INSIDE, seed=3, speed=speed, ledger=ledger)
     return ledger
 
 
 def test_laws_go_where_the_model_goes(tmp_path: Path) -> None:
-    laws = Laws(decoding=Thresholds(0.6, 0.4))
+    laws = ModelCalibration(decoding=Thresholds(0.6, 0.4))
     Lifter(small_config(), GivenParts(small_modules()), laws=laws).save_pretrained(tmp_path / "a")
     Lifter.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
-    assert Laws.beside(tmp_path / "b") == laws
+    assert ModelCalibration.beside(tmp_path / "b") == laws
 
 
 def test_thresholds_in_the_folder_decide_how_finely_faster_decodes() -> None:
     """All objects are below these: the factor is 2, and the asset at its true size."""
-    coarse = Laws(decoding=Thresholds(2.0, 2.0))
+    coarse = ModelCalibration(decoding=Thresholds(2.0, 2.0))
     lifter = Lifter(small_config(), GivenParts(small_modules()), keep=True, laws=coarse)
     plain, merged = (ledger_of(one, "faster") for one in (small_lifter(), lifter))
     assert plain.entry("decoding").decoding_factor == 1
@@ -310,7 +310,7 @@ def test_objects_of_a_scene_are_as_if_alone_at_any_speed(lifter: Lifter) -> None
 
 
 @pytest.mark.parametrize("made", [released, paper])
-def test_published_speeds_run_through(lifter: Lifter, made: Callable[[], Speed]) -> None:
+def test_published_speeds_run_through(lifter: Lifter, made: Callable[[], Preset]) -> None:
     asset = lifter(PIXELS, INSIDE, seed=3, speed=made())
     assert asset.gaussians is not None
     assert asset.gaussians.positions.isfinite().all()
@@ -328,7 +328,7 @@ def test_guidance_that_is_off_has_no_interval() -> None:
     assert guided_interval(StructureSampling()) == (0.0, 500.0)
     assert guided_interval(StructureSampling(guidance=0)) is None
     assert guided_interval(StructureSampling(shortcut=True)) is None
-    assert Pace("faster").speed.name == "faster"
+    assert SamplerRunner("faster").speed.name == "faster"
 
 
 def test_tokens_are_ancestors() -> None:
@@ -351,7 +351,7 @@ def ball_pace(resolution: int = 32) -> tuple[Tensor, Tensor]:
     return torch.argwhere(logits[None] > 0).int(), logits[None, None]
 
 
-def chosen(speed: Speed, limit: int = 42000) -> Any:
+def chosen(speed: Preset, limit: int = 42000) -> Any:
     coords, logits = ball_pace()
     picture = cutout(PIXELS, INSIDE)
     return choose_voxels(
@@ -376,7 +376,7 @@ def test_unmerged_voxels_are_the_structure() -> None:
 def test_merged_assets_come_out_at_their_true_size() -> None:
     """Splats in the middles of the voxels are where they would have been, half a voxel apart."""
     for mode, late in (("loci", False), ("paper", True)):
-        speed = Speed("merged", decoding=DecodingConfig(mode, **UNIFORM))  # pyright: ignore
+        speed = Preset("merged", decoding=DecodingConfig(mode, **UNIFORM))  # pyright: ignore
         choice = chosen(speed)
         assert choice.merged.factor == 1.5
         assert choice.late == late
@@ -405,8 +405,8 @@ def test_merged_assets_come_out_at_their_true_size() -> None:
 
 
 def test_released_merging_is_made_up_for_by_the_pose(lifter: Lifter, asset: Asset) -> None:
-    speed = Speed("merged", decoding=DecodingConfig("released", **UNIFORM))
-    ledger = Ledger()
+    speed = Preset("merged", decoding=DecodingConfig("released", **UNIFORM))
+    ledger = Stats()
     small = lifter(PIXELS, INSIDE, seed=3, speed=speed, ledger=ledger)
     assert torch.allclose(small.pose.scale, 1.5 * asset.pose.scale)
     assert torch.equal(small.voxels, asset.voxels), "as they were found"
@@ -416,7 +416,7 @@ def test_released_merging_is_made_up_for_by_the_pose(lifter: Lifter, asset: Asse
 
 
 def test_dropped_voxels_are_gone() -> None:
-    kept, whole = chosen(Speed("drop", dropped=0.5)), chosen(exact())
+    kept, whole = chosen(Preset("drop", dropped=0.5)), chosen(exact())
     assert len(kept.structure) == round(len(whole.structure) / 2)
 
 
@@ -433,9 +433,9 @@ def test_a_cutout_has_the_ratio_of_the_whole_picture(shift: tuple[int, int]) -> 
 
 
 def test_fewer_steps_and_a_held_difference_are_written_down(lifter: Lifter) -> None:
-    full, spared = Ledger(), Ledger()
+    full, spared = Stats(), Stats()
     lifter(PIXELS, INSIDE, seed=3, ledger=full)
-    speed = Speed("spared", structure_steps=0.5, latent_steps=0.5, guide_every=GUIDED_ONCE)
+    speed = Preset("spared", structure_steps=0.5, latent_steps=0.5, guide_every=GUIDED_ONCE)
     lifter(PIXELS, INSIDE, seed=3, ledger=spared, speed=speed)
     for stage in ("structure", "latents"):
         exact, entry = full.entry(stage), spared.entry(stage)

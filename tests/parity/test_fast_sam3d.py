@@ -24,23 +24,23 @@ from loci.caching.spectral import (
     token_scores,
     windowed,
 )
-from loci.caching.stats import StageEntry, Watched
+from loci.caching.stats import CountedPolicy, StageStats
 from loci.caching.step_cache import StepCacheConfig, step_cache
 from loci.flow import Rows, State, StepPolicy, rescaled_times, sample
 from loci.nn.sparse.tensor import Voxels
 from loci.objects.models.slat_flow import LatentStatistics
-from loci.objects.sampling import LatentSampling, sample_latents
+from loci.objects.sampling import SlatSampling, sample_latents
 from tests.parity.conftest import Fixture
 from tests.parity.test_sam3d_stage2 import error, latent_flow
 
 SAMPLER, FORMULA = 2e-4, 1e-5
 
 
-class Witness(Watched):
+class Witness(CountedPolicy):
     """Writes down the velocity of every step and which tokens were evaluated for it."""
 
     def __init__(self, policy: StepPolicy) -> None:
-        super().__init__(StageEntry(), policy, None)
+        super().__init__(StageStats(), policy, None)
         self.velocities: list[State] = []
         self.rows: list[Rows | None] = []
         self.full: list[bool] = []
@@ -134,7 +134,7 @@ def test_fast_latent_sampler(fixture: Fixture) -> None:
             given["cond"],
             voxels,
             given["noise"][0],
-            LatentSampling(
+            SlatSampling(
                 c["steps"], c["rescale_t"], c["cfg_strength"], tuple(c["cfg_interval"]), plain
             ),
             witness,

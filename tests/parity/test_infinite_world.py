@@ -5,7 +5,7 @@ import torch
 
 from loci.flow import TIMESTEPS, euler_timesteps, flow_loss, guided, noised, sample
 from loci.io.weights import load_strict
-from loci.memory.hpmc import LatentEncoder, LatentEncoderConfig, WindowPlan, published_memory
+from loci.memory.hpmc import HPMCConfig, HPMCEncoder, WindowPlan, published_memory
 from loci.nn.norms import gated
 from loci.nn.rotary import grid_rotation
 from loci.world.block import Block
@@ -28,9 +28,7 @@ def transformer_config(config: dict) -> TransformerConfig:
         actions=ActionEncoderConfig(
             embedding=config["action_embed_dim"], hidden=config["action_hidden_dim"]
         ),
-        memory=LatentEncoderConfig(
-            hidden=config["hpmc_hidden_dim"], heads=config["hpmc_num_heads"]
-        ),
+        memory=HPMCConfig(hidden=config["hpmc_hidden_dim"], heads=config["hpmc_num_heads"]),
     )
 
 
@@ -43,14 +41,14 @@ def transformer(fixture: Fixture, prefix: str = "") -> WorldTransformer:
     return model.eval()
 
 
-def memory_encoder(fixture: Fixture, prefix: str = "") -> LatentEncoder:
+def memory_encoder(fixture: Fixture, prefix: str = "") -> HPMCEncoder:
     sidecar = fixture.sidecar
-    config = LatentEncoderConfig(
+    config = HPMCConfig(
         in_channels=sidecar["in_channels"],
         hidden=sidecar["hidden_dim"],
         heads=sidecar["num_heads"],
     )
-    encoder = LatentEncoder(config)
+    encoder = HPMCEncoder(config)
     weights = {name.removeprefix(prefix): tensor for name, tensor in fixture.weights.items()}
     load_strict(encoder, weights, fixture.name)
     return encoder.eval()

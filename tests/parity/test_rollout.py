@@ -5,7 +5,7 @@ import torch
 
 from loci.codecs.wan import WanCodec, WanCodecConfig
 from loci.io.weights import load_strict
-from loci.memory.hierarchical import HorizonConfig
+from loci.memory.hierarchical import HierarchicalMemoryConfig
 from loci.memory.hpmc import WindowPlan
 from loci.memory.schedule import HierarchyConfig
 from loci.world.conditioning import Prompt
@@ -31,7 +31,7 @@ def rollout_world(fixture: Fixture) -> World:
         size=(height, width),
         chunk=s["chunk_frames"] - 1,
         sampling=SamplingConfig(s["steps"], s["shift"], guidance=s["guidance_scale"]),
-        horizon=HorizonConfig(HierarchyConfig(window=64), exact=WindowPlan()),
+        horizon=HierarchicalMemoryConfig(HierarchyConfig(window=64), exact=WindowPlan()),
     )
     return World(config, transformer(fixture, "dit/"), codec.eval())
 

@@ -14,7 +14,7 @@ from loci.objects.models.condition import (
     CROPPED,
     FULL,
     POINTMAPS,
-    Fuser,
+    EmbedderFuser,
     PointmapEmbedder,
     PointmapEmbedderConfig,
     Source,
@@ -127,7 +127,7 @@ def test_fuser(fixture: Fixture) -> None:
             embedders.append(ToyEmbedder(e["dim"]))
         groups = {"cropped": CROPPED, "full": FULL}
         sources.append([Source(name, groups[group]) for name, group in e["inputs"]])
-    fuser = Fuser(embedders, sources, fixture.weights["idx_emb"].shape[1])
+    fuser = EmbedderFuser(embedders, sources, fixture.weights["idx_emb"].shape[1])
     loaded(fuser, fixture)
     close(fuser(fixture.inputs), fixture.outputs["tokens"], NETWORK, "tokens")
     dropped = fuser(fixture.inputs, dropped=POINTMAPS)

@@ -29,12 +29,12 @@ from loci.objects.models.slat_decoders import (
     perturbation,
 )
 from loci.objects.models.slat_flow import (
-    LatentFlow,
-    LatentFlowConfig,
     LatentStatistics,
-    ResidualBlock,
+    SlatFlow,
+    SlatFlowConfig,
+    SparseResidualBlock,
 )
-from loci.objects.sampling import LatentSampling, sample_latents
+from loci.objects.sampling import SlatSampling, sample_latents
 from tests.parity.conftest import Fixture
 
 NETWORK, SAMPLER, FORMULA = 1e-4, 2e-4, 1e-5
@@ -85,9 +85,9 @@ def test_sparse_ops(fixture: Fixture) -> None:
     assert error(norm(given["feats8"], voxels), expected["groupnorm"]) < FORMULA
 
 
-def residual_block(fixture: Fixture, resample: int) -> ResidualBlock:
+def residual_block(fixture: Fixture, resample: int) -> SparseResidualBlock:
     c = fixture.sidecar["config"]
-    block = ResidualBlock(c["channels"], c["out_channels"], c["emb_channels"], resample)
+    block = SparseResidualBlock(c["channels"], c["out_channels"], c["emb_channels"], resample)
     return loaded(block, fixture)
 
 
@@ -126,8 +126,8 @@ def test_window_block(fixture: Fixture) -> None:
         assert error(ours, fixture.outputs[name]) < NETWORK
 
 
-def latent_flow(fixture: Fixture, c: dict) -> LatentFlow:
-    config = LatentFlowConfig(
+def latent_flow(fixture: Fixture, c: dict) -> SlatFlow:
+    config = SlatFlowConfig(
         channels=c["in_channels"],
         dim=c["model_channels"],
         condition_dim=c["cond_channels"],
@@ -137,7 +137,7 @@ def latent_flow(fixture: Fixture, c: dict) -> LatentFlow:
         io_channels=tuple(c["io_block_channels"]),
         io_blocks=c["num_io_res_blocks"],
     )
-    return loaded(LatentFlow(config), fixture)
+    return loaded(SlatFlow(config), fixture)
 
 
 @pytest.mark.kind("slat_flow")
@@ -301,7 +301,7 @@ def test_sampler(fixture: Fixture) -> None:
         times = rescaled_times(run["steps"], run["rescale_t"])
         assert error(times, expected[f"{name}/t_seq"]) < FORMULA
         interval = tuple(run["cfg_interval"])
-        settings = LatentSampling(
+        settings = SlatSampling(
             run["steps"], run["rescale_t"], run["cfg_strength"], interval, statistics
         )
         states = []

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from loci.codecs.frame import FrameCodec, FrameCodecConfig
 from loci.train.codec import CodecTraining, fit_codec, psnr, to_float
-from loci.train.trainer import Budget
+from loci.train.trainer import TrainingBudget
 from tests.train.killing import killed
 
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
 TINY = CodecTraining(
     codec=FrameCodecConfig(fold=8, widths=(8,), norm_groups=4, latent_channels=4),
-    budget=Budget(steps=6),
+    budget=TrainingBudget(steps=6),
     batch=4,
     held_out_frames=8,
     log_seconds=0,

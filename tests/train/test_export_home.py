@@ -10,17 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from loci.caching.calibration import LAWS_NAME, Laws
-from loci.caching.error_budget import Calibration
+from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
+from loci.caching.error_budget import ErrorScale
 from loci.data.objects.dataset import ObjectSet
 from loci.errors import LociError
 from loci.io.weights import save_config
 from loci.objects.lifter import Lifter
-from loci.objects.models.condition import Fuser
+from loci.objects.models.condition import EmbedderFuser
 from loci.objects.models.slat_flow import LatentStatistics
 from loci.objects.parts import PARTS
 from loci.objects.presets import home
-from loci.train.export_home import OURS, Runs, chosen, ship_home
+from loci.train.export_home import OURS, Runs, chosen, export_home
 from loci.train.slat.flow import STATISTICS_NAME
 from tests.bench.object_folders import write_tables
 from tests.objects.lifters import small_modules
@@ -64,12 +64,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 @pytest.fixture(scope="module")
 def shipped(runs: Runs, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("shipped") / "home"
-    ship_home(runs, data, out)
+    export_home(runs, data, out)
     return out
 
 
 def test_what_is_shipped_lifts_its_example(shipped: Path) -> None:
-    assert {path.name for path in shipped.iterdir()} == OURS - {LAWS_NAME}
+    assert {path.name for path in shipped.iterdir()} == OURS - {CALIBRATION_NAME}
     lifter = Lifter.from_pretrained(shipped)
     assert lifter.config.input_size == 28
     assert lifter.config.structure == home().run.structure
@@ -111,16 +111,16 @@ def test_an_older_model_is_replaced_and_nothing_else(
     runs: Runs, data: Path, shipped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (shipped / "README.md").write_text("older")
-    Laws(structure=Calibration(3.0)).write(shipped)
-    ship_home(runs, data, shipped)
-    assert not (shipped / LAWS_NAME).exists(), "measured on other weights"
+    ModelCalibration(structure=ErrorScale(3.0)).write(shipped)
+    export_home(runs, data, shipped)
+    assert not (shipped / CALIBRATION_NAME).exists(), "measured on other weights"
     assert (shipped / "README.md").read_text().startswith("# Model card: `home`")
     assert "MB of weights" in capsys.readouterr().out
     notes = shipped / "notes.txt"
     notes.write_text("mine")
     before = sorted(shipped.rglob("*"))
     with pytest.raises(LociError, match=r"holds notes.txt already"):
-        ship_home(runs, data, shipped)
+        export_home(runs, data, shipped)
     assert sorted(shipped.rglob("*")) == before
     notes.unlink()
 
@@ -128,19 +128,19 @@ def test_an_older_model_is_replaced_and_nothing_else(
 def test_runs_that_do_not_fit_are_named(data: Path, tmp_path: Path) -> None:
     out, runs = tmp_path / "home", made_runs(tmp_path)
     with pytest.raises(LociError, match="nowhere: expected a finished training run"):
-        ship_home(runs._replace(latents=tmp_path / "nowhere"), data, out)
+        export_home(runs._replace(latents=tmp_path / "nowhere"), data, out)
     other = cast(Any, small_modules()["structure_decoder"])
     other.out_layer[-1].bias.data += 1
     other.save_pretrained(runs.structure_codec / "final" / "structure_decoder")
     with pytest.raises(LociError, match="structure: trained with another decoder"):
-        ship_home(runs, data, out)
+        export_home(runs, data, out)
     same = cast(Any, small_modules()["structure_decoder"])
     same.save_pretrained(runs.structure_codec / "final" / "structure_decoder")
     fuser = cast(Any, small_modules()["latent_fuser"])
     picture = replace(fuser.config.picture, input_size=56)
-    Fuser.of(replace(fuser.config, picture=picture)).save_pretrained(
+    EmbedderFuser.of(replace(fuser.config, picture=picture)).save_pretrained(
         runs.latents / "final" / "latent_fuser"
     )
     with pytest.raises(LociError, match=r"latents: trained on pictures of 56 pixels, expected 28"):
-        ship_home(runs, data, out)
+        export_home(runs, data, out)
     assert not out.exists()

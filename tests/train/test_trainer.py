@@ -10,19 +10,26 @@ from PIL import Image
 from torch import nn
 
 from loci.errors import LociError
-from loci.train.trainer import Budget, Ema, LearningRate, RunDirectory, means, step_generator
+from loci.train.trainer import (
+    Ema,
+    LearningRate,
+    RunDirectory,
+    TrainingBudget,
+    means,
+    step_generator,
+)
 
 
 def test_minutes_count_before_steps() -> None:
-    assert Budget(steps=10).fraction(5, seconds=1e6) == 0.5
-    assert Budget(steps=10, minutes=2).fraction(10**6, seconds=30) == 0.25
-    assert Budget(minutes=1).fraction(0, seconds=61) == 1
+    assert TrainingBudget(steps=10).fraction(5, seconds=1e6) == 0.5
+    assert TrainingBudget(steps=10, minutes=2).fraction(10**6, seconds=30) == 0.25
+    assert TrainingBudget(minutes=1).fraction(0, seconds=61) == 1
 
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, math.nan, math.inf])
 def test_a_budget_ends(minutes: float) -> None:
     with pytest.raises(LociError, match="--minutes: .*, expected a number greater than 0"):
-        Budget(minutes=minutes)
+        TrainingBudget(minutes=minutes)
 
 
 def test_rate_warms_up_and_falls_to_its_floor() -> None:

@@ -9,11 +9,11 @@ from loci.geometry.camera import Camera
 from loci.geometry.gaussians.gaussians import SH_BAND_0, Gaussians
 from loci.geometry.gaussians.render import render_gaussians
 from loci.objects.inputs.pointmap import Placement
-from loci.train.slat.vae_data import SDF_STEPS, LatentObject, LatentSet, Recorded
+from loci.train.slat.vae_data import SDF_STEPS, Recorded, SlatDataset, SlatObject
 from loci.train.structure.scenes import Sight
 
 
-def toy_object(seed: int, side: int = 16, samples: int = 4096) -> LatentObject:
+def toy_object(seed: int, side: int = 16, samples: int = 4096) -> SlatObject:
     """A slab on four legs, of random sizes and colours, on a grid of `side` voxels."""
     rng = torch.Generator().manual_seed(seed)
     low, high, colors = _table(rng)
@@ -24,7 +24,7 @@ def toy_object(seed: int, side: int = 16, samples: int = 4096) -> LatentObject:
     sdf = steps.round().clamp(-127, 127).to(torch.int8).view((2 * side + 1,) * 3)
     dense = torch.cat([surface, _samples(low, high, colors, 4 * samples, rng)])[:, :3]
     coords = ((dense + 0.5) * side).long().clamp(0, side - 1).unique(dim=0)
-    return LatentObject(coords, surface, sdf)
+    return SlatObject(coords, surface, sdf)
 
 
 def _table(rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,7 +61,7 @@ def _samples(low: Tensor, high: Tensor, colors: Tensor, count: int, rng: torch.G
     return torch.cat([points, normals, colors[box]], dim=1)[outside][:count]
 
 
-def toy_set(count: int, side: int = 8, views: int = 2, pixels: int = 32) -> LatentSet:
+def toy_set(count: int, side: int = 8, views: int = 2, pixels: int = 32) -> SlatDataset:
     """Some of them with renders from around: drawn as many small splats."""
     items = [toy_object(seed, side, samples=1024) for seed in range(count)]
 
@@ -82,4 +82,4 @@ def toy_set(count: int, side: int = 8, views: int = 2, pixels: int = 32) -> Late
         sight = Sight(0.8 * even, drawn.alpha[None], depth, camera.fov, placement, -0.4)
         return Recorded(sight, even)
 
-    return LatentSet(items, views, cache(recorded))
+    return SlatDataset(items, views, cache(recorded))

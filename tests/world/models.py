@@ -3,10 +3,10 @@
 import torch
 
 from loci.codecs.frame import FrameCodec, FrameCodecConfig
-from loci.memory.addressing import POSE_FEATURES, ReckonedConfig
-from loci.memory.hierarchical import HorizonConfig
-from loci.memory.hpmc import LatentEncoderConfig
-from loci.memory.poses import Stride
+from loci.memory.addressing import POSE_FEATURES, PoseRotaryConfig
+from loci.memory.hierarchical import HierarchicalMemoryConfig
+from loci.memory.hpmc import HPMCConfig
+from loci.memory.poses import ActionScale
 from loci.memory.schedule import HierarchyConfig
 from loci.world.conditioning import ActionEncoderConfig
 from loci.world.rollout import SamplingConfig, WorldConfig
@@ -24,7 +24,7 @@ def released_like(text_width: int | None = 24) -> TransformerConfig:
         frequencies=32,
         text_width=text_width,
         actions=ActionEncoderConfig(embedding=8, hidden=16),
-        memory=LatentEncoderConfig(hidden=32, heads=4),
+        memory=HPMCConfig(hidden=32, heads=4),
     )
 
 
@@ -38,7 +38,7 @@ def reckoned(stream: str = "fixed") -> TransformerConfig:
         frequencies=32,
         text_width=None,
         actions=ActionEncoderConfig(embedding=8, hidden=16, strides=(1, 1)),
-        memory=LatentEncoderConfig(
+        memory=HPMCConfig(
             in_channels=16 + POSE_FEATURES,
             out_channels=32,
             hidden=32,
@@ -46,7 +46,7 @@ def reckoned(stream: str = "fixed") -> TransformerConfig:
             blocks_per_level=1,
             spatial_stride=2,
         ),
-        reckoned=ReckonedConfig(time=1, rows=1, columns=1, heading=3, place=(1.0,)),
+        reckoned=PoseRotaryConfig(time=1, rows=1, columns=1, heading=3, place=(1.0,)),
         memory_stream=stream,  # pyright: ignore[reportArgumentType]
         prediction="data",
     )
@@ -75,8 +75,8 @@ def small_world(seed: int = 0, reencode: bool = False, lag: bool = True) -> Worl
         lag=lag,
         codec="frame",
         text=False,
-        stride=Stride(),
+        stride=ActionScale(),
         sampling=SamplingConfig(steps=2, shift=2.0, even=True, guidance=1.0),
-        horizon=HorizonConfig(HierarchyConfig(window=8, budget=20, follow="views")),
+        horizon=HierarchicalMemoryConfig(HierarchyConfig(window=8, budget=20, follow="views")),
     )
     return World(config, randomised(reckoned(), seed), codec.eval().requires_grad_(False))

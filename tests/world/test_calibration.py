@@ -3,9 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from loci.caching.calibration import Laws
-from loci.caching.error_budget import Calibration
-from loci.caching.presets import UNCALIBRATED, Speed, exact
+from loci.caching.calibration import ModelCalibration
+from loci.caching.error_budget import ErrorScale
+from loci.caching.presets import UNCALIBRATED, Preset, exact
 from loci.caching.step_cache import StepCacheConfig
 from loci.world.world import World
 from tests.world.models import small_world
@@ -18,11 +18,11 @@ def test_a_calibration_in_the_folder_changes_what_is_skipped(tmp_path: Path) -> 
     world.save_pretrained(tmp_path)
     made, notes = {}, {}
     for factor in (None, 1.0, 1e3):
-        Laws(walk=None if factor is None else Calibration(factor)).write(tmp_path)
+        ModelCalibration(walk=None if factor is None else ErrorScale(factor)).write(tmp_path)
         fast = World.from_pretrained(tmp_path).at_speed(exact().within(0.5))
         walked(fast, 1)
         made[factor], notes[factor] = fast.ledger.entry("chunks").made, fast.ledger.notes
     assert made[None] == made[1.0] < made[1e3]
     assert notes == {None: [UNCALIBRATED], 1.0: [], 1e3: []}
-    own = Speed("own", walk=StepCacheConfig(tolerance=0.5, calibration=Calibration()))
+    own = Preset("own", walk=StepCacheConfig(tolerance=0.5, calibration=ErrorScale()))
     assert world.at_speed(own).ledger.notes == []

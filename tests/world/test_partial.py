@@ -8,7 +8,7 @@ import torch
 from loci.flow import Always, euler_timesteps, guided, sample
 from loci.nn.attention import KeysValues
 from loci.world.block import to_latents, to_tokens
-from loci.world.partial import KeptTokens
+from loci.world.partial import CachedTokens
 from loci.world.rollout import VIDEO, ChunkFlow, SamplingConfig, sample_chunk
 from tests.world.models import randomised, reckoned, released_like
 from tests.world.test_transformer import noise_for, reckoned_inputs, released_inputs
@@ -37,7 +37,7 @@ def test_tokens_are_patches_frame_after_frame() -> None:
 @KINDS
 def test_all_rows_are_the_plain_velocity_to_the_last_bit(config, inputs, frames) -> None:
     model, noisy = randomised(config), noise_for(inputs, frames)
-    context, kept = model.context(**inputs), KeptTokens()
+    context, kept = model.context(**inputs), CachedTokens()
     every = torch.arange(to_tokens(noisy).shape[1])
     for t in (1000.0, 600.0):
         timestep = torch.full((2,), t)
@@ -52,7 +52,7 @@ def test_all_rows_are_the_plain_velocity_to_the_last_bit(config, inputs, frames)
 @KINDS
 def test_a_part_is_as_in_the_whole_where_nothing_changed(config, inputs, frames) -> None:
     model, noisy = randomised(config), noise_for(inputs, frames)
-    context, kept, timestep = model.context(**inputs), KeptTokens(), torch.full((2,), 700.0)
+    context, kept, timestep = model.context(**inputs), CachedTokens(), torch.full((2,), 700.0)
     whole = model.token_velocity(noisy, timestep, context, kept.whole())
     for rows in (SOME, torch.tensor([2]), SOME):
         part = model.token_velocity(noisy, timestep, context, kept.part(rows))
@@ -61,7 +61,7 @@ def test_a_part_is_as_in_the_whole_where_nothing_changed(config, inputs, frames)
 
 def test_a_carved_token_stays_in_sight_as_it_was() -> None:
     model, inputs = randomised(reckoned()), reckoned_inputs()
-    context, kept, timestep = model.context(**inputs), KeptTokens(), torch.full((2,), 700.0)
+    context, kept, timestep = model.context(**inputs), CachedTokens(), torch.full((2,), 700.0)
     noisy = noise_for(inputs, 4)
     whole = model.token_velocity(noisy, timestep, context, kept.whole())
     carved = torch.ones(16, dtype=torch.bool)
@@ -76,15 +76,15 @@ def test_a_carved_token_stays_in_sight_as_it_was() -> None:
     assert not torch.allclose(hidden[VIDEO].view_as(part), part, atol=1e-3), "nobody else is there"
     # Once evaluated, a token is seen as it is now.
     model.token_velocity(elsewhere, timestep, context, kept.part(carved.nonzero()[:, 0]))
-    again = KeptTokens()
+    again = CachedTokens()
     model.token_velocity(elsewhere, timestep, context, again.whole())
     assert torch.allclose(kept.layers[0].keys, again.layers[0].keys, atol=1e-5)
 
 
 def test_every_chunk_begins_with_nothing_kept() -> None:
     with pytest.raises(ValueError, match="only after all tokens were"):
-        KeptTokens().part(SOME)
-    kept = KeptTokens()
+        CachedTokens().part(SOME)
+    kept = CachedTokens()
     nothing = torch.zeros(1, 1, 16, 2)
     kept.layers[0] = KeysValues(nothing, nothing)
     with pytest.raises(ValueError, match="ascending"):

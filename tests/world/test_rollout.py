@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from loci.caching.presets import Speed
-from loci.caching.stats import Ledger
+from loci.caching.presets import Preset
+from loci.caching.stats import Stats
 from loci.caching.step_cache import StepCacheConfig
-from loci.caching.token_cache import TokenBudgetConfig
+from loci.caching.token_cache import TokenCacheConfig
 from loci.errors import LociError
 from loci.flow import Always, sample
 from loci.world import rollout
@@ -45,8 +45,8 @@ def test_every_chunk_has_a_policy_of_its_own() -> None:
         made.append(Held())
         return made[-1]
 
-    world, ledger = small_world(), Ledger()
-    quick = world.at_speed(Speed("held", walk=policy), ledger)
+    world, ledger = small_world(), Stats()
+    quick = world.at_speed(Preset("held", walk=policy), ledger)
     frames, _ = walked(quick, 3)
     assert len(made) == 3
     entry = ledger.entry("chunks")
@@ -62,10 +62,10 @@ def test_carving_in_a_walk() -> None:
     world = small_world()
     world.config = replace(world.config, sampling=replace(world.config.sampling, steps=12))
     exact, _ = walked(world, 3)
-    none = world.at_speed(Speed("carved", walk=TokenBudgetConfig(tolerance=0.0)))
+    none = world.at_speed(Preset("carved", walk=TokenCacheConfig(tolerance=0.0)))
     assert np.array_equal(walked(none, 3)[0], exact)
-    config = TokenBudgetConfig(tolerance=0.02, carving_share=1.0, whole_above=0.95)
-    carved = world.at_speed(Speed("carved", walk=config))
+    config = TokenCacheConfig(tolerance=0.02, carving_share=1.0, whole_above=0.95)
+    carved = world.at_speed(Preset("carved", walk=config))
     frames, state = walked(carved, 3)
     entry = carved.ledger.entry("chunks")
     assert entry.active_share is not None
@@ -78,15 +78,15 @@ def test_carving_in_a_walk() -> None:
 
 
 def test_one_dial_for_whichever_policy_a_walk_has() -> None:
-    carved = Speed("carved", walk=TokenBudgetConfig(0.1, stale=2)).within(0.3)
-    assert carved.walk == TokenBudgetConfig(0.3, stale=2)
-    assert Speed("exact").within(0.3).walk == StepCacheConfig(tolerance=0.3)
+    carved = Preset("carved", walk=TokenCacheConfig(0.1, stale=2)).within(0.3)
+    assert carved.walk == TokenCacheConfig(0.3, stale=2)
+    assert Preset("exact").within(0.3).walk == StepCacheConfig(tolerance=0.3)
 
 
 def test_named_speeds_save_evaluations() -> None:
     world = small_world()
     world.config = replace(world.config, sampling=replace(world.config.sampling, steps=12))
-    quick = world.at_speed(Speed("any", walk=None).within(10.0))
+    quick = world.at_speed(Preset("any", walk=None).within(10.0))
     walked(quick, 2)
     entry = quick.ledger.entry("chunks")
     assert 0 < entry.made < entry.exact == 24
@@ -95,20 +95,20 @@ def test_named_speeds_save_evaluations() -> None:
 
 
 def test_a_verified_walk_is_the_same_walk_and_knows_its_error() -> None:
-    world, checked = small_world(), Ledger()
-    held = Speed("held", walk=Held)
+    world, checked = small_world(), Stats()
+    held = Preset("held", walk=Held)
     frames, _ = walked(world.at_speed(held), 2)
     again, _ = walked(world.at_speed(held, checked, verify=True), 2)
     assert np.array_equal(frames, again)
     assert checked.entry("chunks").errors["video"] > 0
-    walked(world.at_speed("exact", same := Ledger(), verify=True), 1)
+    walked(world.at_speed("exact", same := Stats(), verify=True), 1)
     assert same.entry("chunks").errors["video"] == 0
 
 
 def test_fewer_steps_are_written_down_as_saved() -> None:
     world = small_world()
     steps = world.config.sampling.steps
-    frames, _ = walked(world.at_speed(Speed("half", walk_steps=0.5), ledger := Ledger()), 3)
+    frames, _ = walked(world.at_speed(Preset("half", walk_steps=0.5), ledger := Stats()), 3)
     entry = ledger.entry("chunks")
     assert (entry.made, entry.made + entry.saved) == (3 * round(steps / 2), 3 * steps)
     fewer = small_world()

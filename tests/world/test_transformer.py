@@ -9,7 +9,7 @@ from torch import Tensor
 
 from loci.errors import LociError
 from loci.memory.hpmc import published_memory
-from loci.world.conditioning import Actions, Address, Prompt
+from loci.world.conditioning import Actions, ChunkPoses, Prompt
 from loci.world.presets import doom_transformer, infinite_world_transformer
 from loci.world.transformer import WorldTransformer
 from tests.world.models import randomised, reckoned, released_like
@@ -31,7 +31,7 @@ def released_inputs(batch: int = 2, frames: int = 5) -> dict:
 
 def reckoned_inputs(batch: int = 2, frames: int = 4) -> dict:
     g = torch.Generator().manual_seed(1)
-    address = Address(
+    address = ChunkPoses(
         torch.randn(batch, 5, 3, generator=g).double(),
         torch.arange(5).expand(batch, 5).double(),
         torch.randn(batch, 3, generator=g).double(),
@@ -132,7 +132,7 @@ def test_reckoned_addressing_knows_only_relative_poses() -> None:
         x, y = x * turn.cos() - y * turn.sin() + 7, x * turn.sin() + y * turn.cos() - 2
         return torch.stack([heading + turn, x, y], dim=-1)
 
-    together = Address(
+    together = ChunkPoses(
         moved(address.memory), address.ages, moved(address.local), moved(address.target)
     )
     ours = model(noisy, timestep, **{**inputs, "address": together})

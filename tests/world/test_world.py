@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from loci.codecs.frame import FrameCodec
 from loci.errors import LociError
 from loci.memory.hpmc import published_memory
-from loci.memory.poses import Stride
+from loci.memory.poses import ActionScale
 from loci.world.rollout import WorldConfig
 from loci.world.walk_file import load_walk, save_walk
 from loci.world.world import World
@@ -232,4 +232,4 @@ def test_parts_that_do_not_fit_together_are_refused(changed: dict, said: str) ->
     with pytest.raises(LociError, match=said):
         World(replace(world.config, **changed), world.transformer, world.codec)
     with pytest.raises(LociError, match="go together"):
-        World(WorldConfig(stride=Stride()), randomised(released_like()), world.codec)
+        World(WorldConfig(stride=ActionScale()), randomised(released_like()), world.codec)

@@ -18,7 +18,7 @@ from loci.errors import LociError, check_seed
 from loci.io.files import replacing_folder
 
 if TYPE_CHECKING:
-    from loci.caching.presets import Speed
+    from loci.caching.presets import Preset as Preset
     from loci.objects.asset import Scene
     from loci.objects.lifter import Lifter
     from loci.objects.pipeline import Progress
@@ -94,10 +94,11 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
     _check(options)
     picture, masked = _given(options)
 
-    from loci.caching.presets import speed
-    from loci.caching.stats import Ledger
+    from loci.caching.presets import preset as speed
+    from loci.caching.stats import Stats as Stats
     from loci.objects.costs import cost_table
-    from loci.objects.inputs.observation import View, touches_edge
+    from loci.objects.inputs.observation import ObservedPicture as View
+    from loci.objects.inputs.observation import touches_edge
     from loci.objects.lifter import Lifter
     from loci.objects.parts import MESH_DECODER
 
@@ -116,7 +117,7 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
         decoders = tuple(dict.fromkeys(options.decoders)) or lifter.config.decoders
         if (options.faces or options.texture) and MESH_DECODER not in decoders:
             raise LociError(f"{options.model}: makes no mesh, expected no --faces and no --texture")
-        ledger, chosen = Ledger(), speed(options.speed, options.tolerance)
+        ledger, chosen = Stats(), speed(options.speed, options.tolerance)
         with _bar(lifter, len(decoders), len(masks), chosen) as progress:
             scene = lifter.lift(
                 *(view, masks, names, options.seed),
@@ -144,7 +145,7 @@ def _check(options: Lift) -> None:
         raise LociError("--mask: none, expected a mask, a --box or a --point for each object")
     if options.pointmap is None and options.pointmap_frame != "pytorch3d":
         raise LociError("--pointmap-frame: given without --pointmap, expected both or neither")
-    from loci.caching.presets import speed
+    from loci.caching.presets import preset as speed
     from loci.geometry.mesh.bake import need_texturing
     from loci.geometry.mesh.cleanup import need_decimation
     from loci.objects.asset import FILES
@@ -208,12 +209,12 @@ def _finished(scene: Scene, options: Lift) -> Scene:
 
 @contextmanager
 def _bar(
-    lifter: Lifter, decoders: int, objects: int, speed: Speed
+    lifter: Lifter, decoders: int, objects: int, speed: Preset
 ) -> Iterator[Callable[[Progress], None]]:
     """A bar over all steps of all stages."""
     from tqdm import tqdm
 
-    from loci.objects.sampling import Pace
+    from loci.objects.sampling import SamplerRunner as Pace
 
     config, pace = lifter.config, Pace(speed)
     flows = pace.fewer(config.structure), pace.fewer(config.latents)

@@ -30,7 +30,7 @@ def codec(
     """
     check_seed(seed)
     from loci.train.codec import CodecTraining, train_codec
-    from loci.train.trainer import Budget
+    from loci.train.trainer import TrainingBudget as Budget
 
     train_codec(
         data, out, CodecTraining(budget=Budget(minutes=minutes), seed=seed, precision=precision)
@@ -62,7 +62,7 @@ def world(
     """
     check_seed(seed)
     from loci.codecs.frame import FrameCodec
-    from loci.train.trainer import Budget
+    from loci.train.trainer import TrainingBudget as Budget
     from loci.train.world.train import WorldTraining, train_world
     from loci.world.presets import doom_transformer
     from loci.world.transformer import WorldTransformer
@@ -87,10 +87,10 @@ def ship(codec: Path, world: Path, out: Path) -> None:
     """
     from loci.train.world import export as shipping
 
-    shipping.ship(codec, world, out)
+    shipping.export_world(codec, world, out)
 
 
-def ship_home(
+def export_home(
     structure_codec: Path,
     structure: Path,
     latent_codec: Path,
@@ -111,7 +111,7 @@ def ship_home(
     from loci.train import export_home as shipping
 
     runs = shipping.Runs(structure_codec, structure, latent_codec, latents)
-    shipping.ship_home(runs, data, out)
+    shipping.export_home(runs, data, out)
 
 
 def convert(
@@ -149,11 +149,12 @@ def structure_codec(
         precision: what to multiply in; auto is bfloat16 where it is faster.
     """
     check_seed(seed)
-    from loci.train.structure.vae import StructureCodecTraining, train_structure_codec
-    from loci.train.trainer import Budget
+    from loci.train.structure.vae import StructureVAETraining as StructureVAETraining
+    from loci.train.structure.vae import train_structure_vae as train_structure_vae
+    from loci.train.trainer import TrainingBudget as Budget
 
-    config = StructureCodecTraining(budget=Budget(minutes=minutes), seed=seed, precision=precision)
-    train_structure_codec(data, out, config)
+    config = StructureVAETraining(budget=Budget(minutes=minutes), seed=seed, precision=precision)
+    train_structure_vae(data, out, config)
 
 
 def structure(
@@ -176,7 +177,7 @@ def structure(
     """
     check_seed(seed)
     from loci.train.structure.flow import StructureTraining, train_structure
-    from loci.train.trainer import Budget
+    from loci.train.trainer import TrainingBudget as Budget
 
     config = StructureTraining(budget=Budget(minutes=minutes), seed=seed, precision=precision)
     train_structure(data, codec, out, config)
@@ -195,11 +196,12 @@ def latent_codec(
         precision: what to multiply in; auto is bfloat16 where it is faster.
     """
     check_seed(seed)
-    from loci.train.slat.vae import LatentCodecTraining, train_latent_codec
-    from loci.train.trainer import Budget
+    from loci.train.slat.vae import SlatVAETraining as SlatVAETraining
+    from loci.train.slat.vae import train_slat_vae as train_slat_vae
+    from loci.train.trainer import TrainingBudget as Budget
 
-    config = LatentCodecTraining(budget=Budget(minutes=minutes), seed=seed, precision=precision)
-    train_latent_codec(data, out, config)
+    config = SlatVAETraining(budget=Budget(minutes=minutes), seed=seed, precision=precision)
+    train_slat_vae(data, out, config)
 
 
 def latents(
@@ -221,8 +223,9 @@ def latents(
         precision: what to multiply in; auto is bfloat16 where it is faster.
     """
     check_seed(seed)
-    from loci.train.slat.flow import LatentFlowTraining, train_latent_flow
-    from loci.train.trainer import Budget
+    from loci.train.slat.flow import SlatFlowTraining as SlatFlowTraining
+    from loci.train.slat.flow import train_slat_flow as train_slat_flow
+    from loci.train.trainer import TrainingBudget as Budget
 
-    config = LatentFlowTraining(budget=Budget(minutes=minutes), seed=seed, precision=precision)
-    train_latent_flow(data, codec, out, config)
+    config = SlatFlowTraining(budget=Budget(minutes=minutes), seed=seed, precision=precision)
+    train_slat_flow(data, codec, out, config)

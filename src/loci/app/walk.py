@@ -92,7 +92,7 @@ def walk(options: Annotated[Walk, tyro.conf.arg(name="")]) -> None:
     _check(options)
     actions = choose_actions(options)
 
-    from loci.caching.presets import speed
+    from loci.caching.presets import preset as speed
     from loci.world.walk_file import load_walk
     from loci.world.world import SHIPPED, World
 

@@ -14,25 +14,25 @@ from torch import Tensor
 from loci.bench.objects.cases import Case
 from loci.bench.objects.speed_runs import lifted
 from loci.bench.report import write_json
-from loci.caching.calibration import Laws
-from loci.caching.error_budget import Calibration, fit_calibration, relative_error
-from loci.caching.presets import LAYOUT, Speed
+from loci.caching.calibration import ModelCalibration
+from loci.caching.error_budget import ErrorScale, fit_error_scale, relative_error
+from loci.caching.presets import LAYOUT, Preset
 from loci.caching.spectral import DecodingConfig
 from loci.caching.step_cache import StepCacheConfig
-from loci.caching.token_cache import TokenBudgetConfig
-from loci.data.recordings import load_shards
+from loci.caching.token_cache import TokenCacheConfig
+from loci.data.recordings import load_recordings
 from loci.errors import LociError
 from loci.flow import State, StepPolicy
 from loci.io.files import check_writable
 from loci.objects.lifter import Lifter
-from loci.objects.models.slat_flow import LatentFlow
+from loci.objects.models.slat_flow import SlatFlow
 from loci.objects.models.structure_flow import StructureFlow
 from loci.objects.placement.voxels import VoxelChoice
 from loci.objects.sampling import (
     LATENTS,
-    LatentSampling,
     OnStep,
-    Pace,
+    SamplerRunner,
+    SlatSampling,
     StructureSampling,
     guided_interval,
     sample_latents,
@@ -42,7 +42,7 @@ from loci.objects.sampling import (
 from loci.world.world import World
 
 if TYPE_CHECKING:
-    from loci.caching.calibration import Laws
+    from loci.caching.calibration import ModelCalibration as ModelCalibration
 
 
 TOLERANCES = (0.01, 0.02, 0.04, 0.08, 0.16)
@@ -52,15 +52,15 @@ Pairs = list[tuple[float, float]]
 """The tolerance and the true error of every run."""
 
 
-class Tried(Pace):
+class Tried(SamplerRunner):
     """Runs every flow exactly and, beside it, at every tolerance; goes on with what is exact.
 
     So all tolerances meet the same noise and the same voxels, and exact runs once. Errors are
     collected over all objects, as are the spectral ratios of those that were found.
     """
 
-    def __init__(self, laws: Laws) -> None:
-        super().__init__(Speed("tried", decoding=DecodingConfig("loci")))
+    def __init__(self, laws: ModelCalibration) -> None:
+        super().__init__(Preset("tried", decoding=DecodingConfig("loci")))
         self.speeds = {tolerance: budgeted(tolerance, laws) for tolerance in TOLERANCES}
         self.pairs: dict[str, Pairs] = {stage: [] for stage in STAGES}
         self.details: list[float] = []
@@ -84,11 +84,11 @@ class Tried(Pace):
 
     def latents(
         self,
-        flow: LatentFlow,
+        flow: SlatFlow,
         condition: Float[Tensor, "1 m c"],
         choice: VoxelChoice,
         noise: Float[Tensor, "n c"],
-        settings: LatentSampling,
+        settings: SlatSampling,
         tell: OnStep,
         aligned: Float[Tensor, "n a"] | None = None,
     ) -> Float[Tensor, "n c"]:
@@ -111,7 +111,7 @@ class Tried(Pace):
 def tried(
     lifter: Lifter,
     cases: Sequence[Case],
-    laws: Laws,
+    laws: ModelCalibration,
     seed: int,
     told: Callable[[str], None] = lambda name: None,
 ) -> Tried:
@@ -134,27 +134,27 @@ def tried(
     return found
 
 
-def budgeted(tolerance: float, laws: Laws) -> Speed:
+def budgeted(tolerance: float, laws: ModelCalibration) -> Preset:
     """Both flows with a tolerance, and the laws that say what it means."""
-    one = Calibration()
-    return Speed(
+    one = ErrorScale()
+    return Preset(
         f"tolerance {tolerance:g}",
         structure=StepCacheConfig(
             layout=LAYOUT, tolerance=tolerance, calibration=laws.structure or one
         ),
-        latents=TokenBudgetConfig(tolerance=tolerance, calibration=laws.latents or one),
+        latents=TokenCacheConfig(tolerance=tolerance, calibration=laws.latents or one),
     )
 
 
-def fitted(pairs: Pairs) -> Calibration | None:
+def fitted(pairs: Pairs) -> ErrorScale | None:
     """None where there is too little to fit: no errors, or all at one tolerance."""
     try:
-        return fit_calibration([p for p, _ in pairs], [t for _, t in pairs])
+        return fit_error_scale([p for p, _ in pairs], [t for _, t in pairs])
     except ValueError:
         return None
 
 
-def error_budget(found: Tried, laws: Laws) -> dict[str, dict[str, Any]]:
+def error_budget(found: Tried, laws: ModelCalibration) -> dict[str, dict[str, Any]]:
     """By stage: its law, and what became of every tolerance."""
     known = asdict(laws)
     return {
@@ -197,7 +197,7 @@ def recorded(folder: Path, count: int) -> list[Recorded]:
     Raises:
         LociError: when there are fewer, or they are damaged.
     """
-    shards = load_shards(folder, count)
+    shards = load_recordings(folder, count)
     return [
         Recorded(frames[0], actions.astype(np.int64))
         for frames, actions in zip(shards.frames, shards.actions, strict=True)
@@ -207,7 +207,7 @@ def recorded(folder: Path, count: int) -> list[Recorded]:
 def tried_walks(
     world: World,
     walks: list[Recorded],
-    laws: Laws,
+    laws: ModelCalibration,
     seed: int,
     told: Callable[[], None] = lambda: None,
 ) -> Pairs:
@@ -220,9 +220,9 @@ def tried_walks(
         seed: of the noise.
         told: called after every walk.
     """
-    law = laws.walk or Calibration()
+    law = laws.walk or ErrorScale()
     steps = {t: StepCacheConfig(tolerance=t, calibration=law) for t in WALK_TOLERANCES}
-    spared = {t: world.at_speed(Speed("tried", walk=config)) for t, config in steps.items()}
+    spared = {t: world.at_speed(Preset("tried", walk=config)) for t, config in steps.items()}
     pairs: Pairs = []
     for frame, actions in walks:
         state = world.start(frame, seed)
@@ -239,8 +239,8 @@ def tried_walks(
 
 
 Told = Callable[[], None]
-Found = tuple["Laws", dict[str, dict[str, Any]]]
-"""Laws, and what became of every tolerance under them, as `speed_budget.error_budget` has it."""
+Found = tuple["ModelCalibration", dict[str, dict[str, Any]]]
+"""ModelCalibration, and what became of every tolerance under them, as `speed_budget.error_budget` has it."""
 
 
 def calibrate(
@@ -278,14 +278,14 @@ def calibrate(
     from tqdm import tqdm
 
     from loci.bench.objects.speed import budget_table
-    from loci.caching.calibration import LAWS_NAME
+    from loci.caching.calibration import CALIBRATION_NAME as CALIBRATION_NAME
     from loci.objects.lifter import SHIPPED
     from loci.objects.pipeline import LIFTER_NAME
 
     folder = SHIPPED / model if (SHIPPED / model).is_dir() else Path(model)
     if not folder.is_dir():
         raise LociError(f"{model}: no such model folder, expected one or a shipped model")
-    check_writable(folder / LAWS_NAME)
+    check_writable(folder / CALIBRATION_NAME)
     lifts = (folder / LIFTER_NAME).is_file()
     data = data or Path("runs/objects" if lifts else "runs/data")
     with tqdm(total=train + held_out) as bar:
@@ -302,10 +302,10 @@ def calibrate(
         if found["law"] is None:
             print(f"{stage}: no step is skipped at any tolerance, so nothing can be fitted")
     print("\n".join(budget_table(budget)))
-    print(f"written: {folder / LAWS_NAME}")
+    print(f"written: {folder / CALIBRATION_NAME}")
 
 
-def measured(found: Tried, before: Laws) -> Laws:
+def measured(found: Tried, before: ModelCalibration) -> ModelCalibration:
     """The laws that follow. A flow that skips nothing at any tolerance has none.
 
     Raises:
@@ -327,17 +327,17 @@ def _lifter(
     folder: Path, data: Path, counts: tuple[int, int], seed: int, device: str, told: Told
 ) -> Found:
     from loci.bench.objects.cases import HeldOut
-    from loci.caching.calibration import Laws
+    from loci.caching.calibration import ModelCalibration
     from loci.objects.lifter import Lifter
 
     lifter = Lifter.from_pretrained(folder, device, keep=True)
     known, unknown = (HeldOut.load(data / part, seed, 0) for part in ("train", "test"))
 
-    def run(some: HeldOut, count: int, laws: Laws) -> Tried:
+    def run(some: HeldOut, count: int, laws: ModelCalibration) -> Tried:
         cases = [some.case(number) for number in some.chosen(count)]
         return tried(lifter, cases, laws, seed, lambda name: told())
 
-    laws = measured(run(known, counts[0], Laws()), lifter.laws)
+    laws = measured(run(known, counts[0], ModelCalibration()), lifter.laws)
     return laws, error_budget(run(unknown, counts[1], laws), laws)
 
 
@@ -346,14 +346,14 @@ def _world(
 ) -> Found:
     from dataclasses import asdict, replace
 
-    from loci.caching.calibration import Laws
+    from loci.caching.calibration import ModelCalibration
     from loci.world.world import World
 
     world = World.from_pretrained(folder, device)
     known, unknown = (
         recorded(data / part, count) for part, count in zip(("train", "test"), counts, strict=True)
     )
-    law = fitted(tried_walks(world, known, Laws(), seed, told))
+    law = fitted(tried_walks(world, known, ModelCalibration(), seed, told))
     laws = replace(world.laws, walk=law)
     pairs = tried_walks(world, unknown, laws, seed, told)
     return laws, {"walk": {"law": law and asdict(law), "held_out": shares(pairs)}}

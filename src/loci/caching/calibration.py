@@ -5,17 +5,18 @@ The file stands beside the model's weights and is written after they are trained
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from loci.caching.error_budget import Calibration
+from loci.caching.error_budget import ErrorScale
 from loci.caching.spectral import Thresholds
 from loci.io.weights import load_config, save_config
 
-LAWS_NAME = "calibration.json"
-"""The file in a model's folder that holds its Laws."""
+CALIBRATION_NAME = "calibration.json"
+"""The file in a model's folder that holds its ModelCalibration."""
 
 
 @dataclass(frozen=True)
-class Laws:
+class ModelCalibration:
     """None for what was not measured.
 
     Args:
@@ -25,19 +26,21 @@ class Laws:
         decoding: the joint spectral ratios that part objects by how finely they are decoded.
     """
 
-    structure: Calibration | None = None
-    latents: Calibration | None = None
-    walk: Calibration | None = None
+    FORMER_NAMES: ClassVar[tuple[str, ...]] = ("Laws",)
+
+    structure: ErrorScale | None = None
+    latents: ErrorScale | None = None
+    walk: ErrorScale | None = None
     decoding: Thresholds | None = None
 
     @classmethod
-    def beside(cls, folder: Path) -> "Laws":
+    def beside(cls, folder: Path) -> "ModelCalibration":
         """Those of a model's folder; empty where nothing was measured.
 
         Raises:
             LociError: when the file is damaged.
         """
-        path = folder / LAWS_NAME
+        path = folder / CALIBRATION_NAME
         return load_config(path, cls) if path.is_file() else cls()
 
     def write(self, folder: Path) -> None:
@@ -46,7 +49,7 @@ class Laws:
         Raises:
             LociError: when it cannot be written.
         """
-        if self == Laws():
-            (folder / LAWS_NAME).unlink(missing_ok=True)
+        if self == ModelCalibration():
+            (folder / CALIBRATION_NAME).unlink(missing_ok=True)
         else:
-            save_config(folder / LAWS_NAME, self)
+            save_config(folder / CALIBRATION_NAME, self)

@@ -38,7 +38,7 @@ def is_guided(step: int, timesteps: Tensor, interval: Interval | None) -> bool:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class ErrorScale:
     """true error = factor * predicted error ** power, fitted once on runs of training objects."""
 
     factor: float = 1.0
@@ -57,9 +57,9 @@ class Calibration:
         return self.factor * predicted**self.power if predicted > 0 else 0.0
 
 
-def fit_calibration(
+def fit_error_scale(
     predicted: Sequence[float], true: Sequence[float], coverage: float = 0.9
-) -> Calibration:
+) -> ErrorScale:
     """A straight line through log errors, moved up until `coverage` of the runs lie below it.
 
     So a tolerance is kept by about that share of runs like these, and is no mere average.
@@ -80,16 +80,16 @@ def fit_calibration(
     power = max(power, 0.1)
     above = sorted(t - power * p for p, t in pairs)
     offset = above[min(len(above) - 1, math.ceil(coverage * len(above)) - 1)]
-    return Calibration(math.exp(offset), power)
+    return ErrorScale(math.exp(offset), power)
 
 
-class Budget:
+class ErrorBudget:
     """What a run may still spend. Made afresh for every run."""
 
-    def __init__(self, tolerance: float, calibration: Calibration | None = None) -> None:
+    def __init__(self, tolerance: float, calibration: ErrorScale | None = None) -> None:
         if tolerance < 0:
             raise ValueError(f"an error tolerance cannot be negative, got {tolerance}")
-        self.tolerance = (calibration or Calibration()).predicted(tolerance)
+        self.tolerance = (calibration or ErrorScale()).predicted(tolerance)
         self.spent = 0.0
 
     def room(self, step: int, timesteps: Tensor) -> float:

@@ -1,6 +1,6 @@
 """Named speeds: which policy each stage of a run gets.
 
-A `Speed` holds settings only; its methods make the policies, afresh for every run.
+A `Preset` holds settings only; its methods make the policies, afresh for every run.
 """
 
 import math
@@ -11,33 +11,33 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from loci.caching.calibration import Laws
+from loci.caching.calibration import ModelCalibration
 from loci.caching.error_budget import Interval
 from loci.caching.published.token_carving import CarvingConfig, PaperCarving, ReleasedCarving
 from loci.caching.spectral import DecodingConfig
 from loci.caching.step_cache import StepCacheConfig, step_cache
-from loci.caching.token_cache import TokenBudget, TokenBudgetConfig
+from loci.caching.token_cache import TokenCache, TokenCacheConfig
 from loci.errors import LociError
 from loci.flow import Always, StepPolicy
 
 StructurePolicies = Callable[[Interval | None], StepPolicy]
 """Makes a policy for one run of the structure flow, guided between two timesteps."""
 LatentPolicies = Callable[[Interval | None, Tensor, Tensor], StepPolicy]
-"""Makes a policy for one run of the latent flow; arguments as of `Speed.latent_policy`."""
+"""Makes a policy for one run of the latent flow; arguments as of `Preset.latent_policy`."""
 WalkPolicies = Callable[[], StepPolicy]
 """Makes a policy for one chunk of a walk."""
 
 UNCALIBRATED = "the tolerance is not calibrated on this model: true errors may exceed it"
 
 GUIDED_ONCE = 1_000
-"""As `Speed.guide_every`: the first guided evaluation alone makes both velocities."""
+"""As `Preset.guide_every`: the first guided evaluation alone makes both velocities."""
 
 LAYOUT = ("6drotation_normalized", "scale", "translation", "translation_scale")
 """The tensors of SAM 3D Objects' first stage that say where an object stands."""
 
 
 @dataclass(frozen=True)
-class Speed:
+class Preset:
     """What is spared, stage by stage; None spares nothing.
 
     A flow takes settings of the policies of this package, or a function that makes a policy of any
@@ -61,11 +61,11 @@ class Speed:
 
     name: str
     structure: StepCacheConfig | StructurePolicies | None = None
-    latents: CarvingConfig | TokenBudgetConfig | StepCacheConfig | LatentPolicies | None = None
+    latents: CarvingConfig | TokenCacheConfig | StepCacheConfig | LatentPolicies | None = None
     decoding: DecodingConfig | None = None
     prune: bool = True
     dropped: float = 0.0
-    walk: StepCacheConfig | TokenBudgetConfig | WalkPolicies | None = None
+    walk: StepCacheConfig | TokenCacheConfig | WalkPolicies | None = None
     walk_steps: float = 1.0
     structure_steps: float = 1.0
     latent_steps: float = 1.0
@@ -95,8 +95,8 @@ class Speed:
                 return Always()
             case StepCacheConfig() as config:
                 return step_cache(config, interval)
-            case TokenBudgetConfig() as config:
-                return TokenBudget(config, interval, blocks)
+            case TokenCacheConfig() as config:
+                return TokenCache(config, interval, blocks)
             case CarvingConfig(mode="released") as config:
                 return ReleasedCarving(config, scores)
             case CarvingConfig() as config:
@@ -111,12 +111,12 @@ class Speed:
                 return Always()
             case StepCacheConfig() as config:
                 return step_cache(config)
-            case TokenBudgetConfig() as config:
-                return TokenBudget(config)
+            case TokenCacheConfig() as config:
+                return TokenCache(config)
             case make:
                 return make()
 
-    def within(self, tolerance: float) -> "Speed":
+    def within(self, tolerance: float) -> "Preset":
         """In mode `loci`, spending so much error in every flow; other mechanisms stay.
 
         Raises:
@@ -129,15 +129,15 @@ class Speed:
             base = given if isinstance(given, StepCacheConfig) else StepCacheConfig(layout=layout)
             return replace(base, mode="loci", tolerance=tolerance)
 
-        latents = self.latents if isinstance(self.latents, TokenBudgetConfig) else None
+        latents = self.latents if isinstance(self.latents, TokenCacheConfig) else None
         walk = self.walk
         return replace(
             self,
             name=f"{self.name}, tolerance {tolerance:g}",
             structure=cache(self.structure, LAYOUT),
-            latents=replace(latents or TokenBudgetConfig(), tolerance=tolerance),
+            latents=replace(latents or TokenCacheConfig(), tolerance=tolerance),
             walk=replace(walk, tolerance=tolerance)
-            if isinstance(walk, TokenBudgetConfig)
+            if isinstance(walk, TokenCacheConfig)
             else cache(walk, ()),
             walk_steps=1.0,
             structure_steps=1.0,
@@ -145,7 +145,7 @@ class Speed:
             guide_every=1,
         )
 
-    def calibrated(self, laws: Laws) -> "Speed":
+    def calibrated(self, laws: ModelCalibration) -> "Preset":
         """What it means for a model of which these laws were measured.
 
         Only what is left open is filled in: a calibration or thresholds of its own stay.
@@ -168,19 +168,19 @@ class Speed:
 
 def _spends(stage: object) -> bool:
     """Whether errors are budgeted, in a unit that is left to the model."""
-    if not isinstance(stage, StepCacheConfig | TokenBudgetConfig):
+    if not isinstance(stage, StepCacheConfig | TokenCacheConfig):
         return False
     return bool(stage.tolerance) and stage.calibration is None
 
 
-def exact() -> Speed:
+def exact() -> Preset:
     """Everything is evaluated."""
-    return Speed("exact")
+    return Preset("exact")
 
 
-def released() -> Speed:
+def released() -> Preset:
     """Fast-SAM3D as its published code does it, with the settings of its script."""
-    return Speed(
+    return Preset(
         "released",
         StepCacheConfig("released", layout=LAYOUT),
         CarvingConfig("released"),
@@ -189,9 +189,9 @@ def released() -> Speed:
     )
 
 
-def paper() -> Speed:
+def paper() -> Preset:
     """Fast-SAM3D as its paper describes it."""
-    return Speed(
+    return Preset(
         "paper",
         StepCacheConfig("paper", layout=LAYOUT),
         CarvingConfig("paper"),
@@ -200,9 +200,9 @@ def paper() -> Speed:
     )
 
 
-def fast() -> Speed:
+def fast() -> Preset:
     """Ours, with an error that should not be seen."""
-    return Speed(
+    return Preset(
         "fast",
         decoding=DecodingConfig("loci"),
         structure_steps=0.5,
@@ -212,9 +212,9 @@ def fast() -> Speed:
     )
 
 
-def faster() -> Speed:
+def faster() -> Preset:
     """Ours, with an error that may be seen."""
-    return Speed(
+    return Preset(
         "faster",
         decoding=DecodingConfig("loci"),
         structure_steps=1 / 3,
@@ -224,12 +224,12 @@ def faster() -> Speed:
     )
 
 
-SPEEDS: dict[str, Callable[[], Speed]] = {
+PRESETS: dict[str, Callable[[], Preset]] = {
     make.__name__: make for make in (exact, fast, faster, released, paper)
 }
 
 
-def chosen_speed(given: "str | Speed | None") -> Speed:
+def as_preset(given: "str | Preset | None") -> Preset:
     """A speed as it is given, or by its name; exact for None.
 
     Raises:
@@ -237,16 +237,16 @@ def chosen_speed(given: "str | Speed | None") -> Speed:
     """
     if given is None:
         return exact()
-    return speed(given) if isinstance(given, str) else given
+    return preset(given) if isinstance(given, str) else given
 
 
-def speed(name: str, tolerance: float | None = None) -> Speed:
-    """The speed of a name, or what it becomes within a tolerance of its own (`Speed.within`).
+def preset(name: str, tolerance: float | None = None) -> Preset:
+    """The speed of a name, or what it becomes within a tolerance of its own (`Preset.within`).
 
     Raises:
         LociError: when there is none of that name, or the tolerance is no number from 0 on.
     """
-    if name not in SPEEDS:
-        raise LociError(f"unknown speed {name!r}: expected one of {', '.join(SPEEDS)}")
-    chosen = SPEEDS[name]()
+    if name not in PRESETS:
+        raise LociError(f"unknown speed {name!r}: expected one of {', '.join(PRESETS)}")
+    chosen = PRESETS[name]()
     return chosen if tolerance is None else chosen.within(tolerance)

@@ -94,7 +94,7 @@ class DecodingConfig:
         mode: `released` sums magnitudes and keeps a grid's zero frequency; `paper` sums energies;
             `loci` sums energies without the zero frequency.
         high: as of `Thresholds`; None with `low` for the released ones, in mode `loci` for those
-            that were measured with the model (`Laws`), without which nothing is merged.
+            that were measured with the model (`ModelCalibration`), without which nothing is merged.
         low: likewise.
         picture_weight: of the picture's ratio in the joint one.
         limit: with at least so many voxels the factor is 2 whatever the ratio. Counts are of a

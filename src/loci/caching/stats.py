@@ -15,7 +15,7 @@ Cells = list[str]
 
 
 @dataclass
-class StageEntry:
+class StageStats:
     """One stage of a run. Evaluations are of the network: a guided step takes two.
 
     `tokens` adds up, over the evaluations, the part of the tokens that each was of. `errors` are
@@ -43,15 +43,15 @@ class StageEntry:
         return self.tokens / self.made if self.made else None
 
 
-class Ledger:
+class Stats:
     """Kept beside a run by whoever runs it; neither models nor policies know of it."""
 
     def __init__(self) -> None:
-        self.stages: dict[str, StageEntry] = {}
+        self.stages: dict[str, StageStats] = {}
         self.notes: list[str] = []
 
-    def entry(self, stage: str) -> StageEntry:
-        return self.stages.setdefault(stage, StageEntry())
+    def entry(self, stage: str) -> StageStats:
+        return self.stages.setdefault(stage, StageStats())
 
     def note(self, text: str) -> None:
         """Adds a line below the table, once."""
@@ -59,7 +59,7 @@ class Ledger:
             self.notes.append(text)
 
     @contextmanager
-    def timed(self, stage: str) -> Iterator[StageEntry]:
+    def timed(self, stage: str) -> Iterator[StageStats]:
         """Adds the seconds that the block takes."""
         entry, start = self.entry(stage), time.perf_counter()
         try:
@@ -82,7 +82,7 @@ class Ledger:
             interval: the timesteps between which a step takes two evaluations; None if none does.
             every: of how many guided evaluations one does (`flow.guidance.guided_within`).
         """
-        return Watched(self.entry(stage), policy or Always(), interval, every)
+        return CountedPolicy(self.entry(stage), policy or Always(), interval, every)
 
     def verified(self, stage: str, state: State, exact: State) -> None:
         """Writes down how far a result is from the exact one: rms difference over rms.
@@ -121,11 +121,11 @@ class Ledger:
         return ["all", str(made), str(saved), "-", "-", f"{seconds:.2f}", "-"]
 
 
-class Watched:
+class CountedPolicy:
     """A policy that writes down what another one decides."""
 
     def __init__(
-        self, entry: StageEntry, policy: StepPolicy, interval: Interval | None, every: int = 1
+        self, entry: StageStats, policy: StepPolicy, interval: Interval | None, every: int = 1
     ) -> None:
         self.entry, self.policy, self.interval, self.every = entry, policy, interval, every
         self._guided = 0
@@ -163,7 +163,7 @@ class Watched:
         self.policy.observe(step, timesteps, state, velocity)
 
 
-def _row(name: str, entry: StageEntry) -> Cells:
+def _row(name: str, entry: StageStats) -> Cells:
     share, factor = entry.active_share, entry.decoding_factor
     return [
         name,

@@ -9,9 +9,9 @@ from typing import Literal
 from torch import Tensor
 
 from loci.caching.error_budget import (
-    Budget,
-    Calibration,
+    ErrorBudget,
     ErrorGrowth,
+    ErrorScale,
     Interval,
     is_guided,
     is_last,
@@ -40,7 +40,7 @@ class StepCacheConfig:
         layout: names of the tensors to smooth.
         forecast: in mode `loci`, instead of the extrapolation of `order`.
         tolerance: in mode `loci`, skips by an error budget instead of a stride.
-        calibration: what the tolerance means; None leaves it to the model that runs (`Laws`), and
+        calibration: what the tolerance means; None leaves it to the model that runs (`ModelCalibration`), and
             where that knows nothing, predicted errors count as they are.
         trust: with a tolerance, a forecast goes no further ahead than so many times the distance
             of the latest two samples: how it went wrong nearby says little about far away.
@@ -54,7 +54,7 @@ class StepCacheConfig:
     layout: tuple[str, ...] = ()
     forecast: Forecast | None = None
     tolerance: float | None = None
-    calibration: Calibration | None = None
+    calibration: ErrorScale | None = None
     trust: float = 2.0
 
 
@@ -117,7 +117,7 @@ class StridedStepCache:
 
     def __init__(self, config: StepCacheConfig, interval: Interval | None) -> None:
         self.config, self.interval = config, interval
-        self.history, self.skipped = own_history(config), 0
+        self.history, self.skipped = self_forced(config), 0
         self.kind: bool | None = None
 
     def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
@@ -149,7 +149,7 @@ class BudgetedStepCache(StridedStepCache):
 
     def __init__(self, config: StepCacheConfig, interval: Interval | None) -> None:
         super().__init__(config, interval)
-        self.budget = Budget(config.tolerance or 0.0, config.calibration)
+        self.budget = ErrorBudget(config.tolerance or 0.0, config.calibration)
         self.growth = ErrorGrowth()
 
     def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
@@ -179,7 +179,7 @@ class BudgetedStepCache(StridedStepCache):
         return abs(at - latest) > self.config.trust * abs(latest - before) * (1 + 1e-9)
 
 
-def own_history(config: StepCacheConfig) -> History:
+def self_forced(config: StepCacheConfig) -> History:
     """The forecasts of mode `loci`."""
     forecast = config.forecast or Taylor(config.order)
     return History(forecast, dict.fromkeys(config.layout, Anchored(forecast, config.beta)))

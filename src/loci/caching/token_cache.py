@@ -11,17 +11,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from loci.caching.error_budget import Budget, Calibration, Interval, is_guided, is_last, level
+from loci.caching.error_budget import ErrorBudget, ErrorScale, Interval, is_guided, is_last, level
 from loci.flow import Rows, State
 
 
 @dataclass(frozen=True)
-class TokenBudgetConfig:
+class TokenCacheConfig:
     """How much may go wrong, and when carving is worth its trouble.
 
     Args:
         tolerance: error a run may spend, as a part of the way it goes; 0 evaluates everything.
-        calibration: what the tolerance means; None leaves it to the model that runs (`Laws`), and
+        calibration: what the tolerance means; None leaves it to the model that runs (`ModelCalibration`), and
             where that knows nothing, predicted errors count as they are.
         warmup: whole evaluations at the beginning and after guidance switches; at least 2.
         carving_share: of the room a step has, what carving may spend. The rest is for later
@@ -33,7 +33,7 @@ class TokenBudgetConfig:
     """
 
     tolerance: float = 0.02
-    calibration: Calibration | None = None
+    calibration: ErrorScale | None = None
     warmup: int = 2
     carving_share: float = 0.5
     whole_above: float = 0.7
@@ -41,7 +41,7 @@ class TokenBudgetConfig:
     trust: float = 2.0
 
 
-class TokenBudget:
+class TokenCache:
     """Skips a step whole while the budget allows, else evaluates the tokens that are due.
 
     Carved tokens stay in sight of the network. A step is evaluated whole when guidance switches,
@@ -58,14 +58,14 @@ class TokenBudget:
 
     def __init__(
         self,
-        config: TokenBudgetConfig,
+        config: TokenCacheConfig,
         interval: Interval | None = None,
         blocks: Int[Tensor, "n"] | None = None,
     ) -> None:
         if config.warmup < 2:
             raise ValueError(f"a line needs a warm-up of at least 2, got {config.warmup}")
         self.config, self.interval, self.blocks = config, interval, blocks
-        self.budget = Budget(config.tolerance, config.calibration)
+        self.budget = ErrorBudget(config.tolerance, config.calibration)
         self.lines: TokenLines | None = None
         self.kind: bool | None = None
         self.whole_evaluations = 0

@@ -21,7 +21,7 @@ from torch import Tensor
 from loci.codecs.base import Codec
 from loci.errors import LociError
 from loci.io.files import replacing
-from loci.memory.poses import Stride, reckon
+from loci.memory.poses import ActionScale, dead_reckon
 
 VERSION = 1
 META = "meta.json"
@@ -36,7 +36,7 @@ ARRAYS: dict[str, tuple[type[np.generic], tuple[str | int, ...]]] = {
 
 
 @dataclass(frozen=True)
-class DoomShards:
+class Recordings:
     """Walks in memory.
 
     `poses` are x, y in map units and the heading in degrees, counter-clockwise. `actions` are move
@@ -112,7 +112,7 @@ def write_shard(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def load_shards(folder: Path, episodes: int | None = None) -> DoomShards:
+def load_recordings(folder: Path, episodes: int | None = None) -> Recordings:
     """Read the first `episodes` walks of a data set, or all, into memory.
 
     Raises:
@@ -135,7 +135,7 @@ def load_shards(folder: Path, episodes: int | None = None) -> DoomShards:
             wanted = whole[first : first + each]
             part = _read_array(path / f"{name}.npy", (held, *whole.shape[1:]), whole.dtype)
             wanted[:] = part[: len(wanted)]
-    return DoomShards(**arrays, meta=meta)
+    return Recordings(**arrays, meta=meta)
 
 
 def _read_array(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -162,7 +162,7 @@ class LatentWalks:
 
     `reckoned` comes from the actions alone and is what a model may use; `true` comes from the
     engine and serves only to choose training targets and to judge. `history` is what a model is
-    shown as its past, where that is not the truth (`train.own_history`).
+    shown as its past, where that is not the truth (`train.self_forced`).
     """
 
     latents: Float[Tensor, "e t c h w"]
@@ -185,7 +185,7 @@ class LatentWalks:
         return self.latents.shape[1]
 
 
-def latent_walks(shards: DoomShards, codec: Codec, cache: Path, walks: int) -> LatentWalks:
+def latent_walks(shards: Recordings, codec: Codec, cache: Path, walks: int) -> LatentWalks:
     """The first `walks` recorded walks, encoded; what is encoded once is kept in `cache`.
 
     Latents are stored per walk in half precision, so encoding resumes after a kill and a larger
@@ -204,12 +204,12 @@ def latent_walks(shards: DoomShards, codec: Codec, cache: Path, walks: int) -> L
     poses = torch.from_numpy(shards.poses[:walks].astype(np.float64))
     true = torch.stack([poses[..., 2].deg2rad(), poses[..., 0] / CELL, poses[..., 1] / CELL], -1)
     start = torch.zeros(walks, 3, dtype=torch.float64)
-    led = reckon(start, actions[:, :-1, 0], actions[:, :-1, 1], Stride())
+    led = dead_reckon(start, actions[:, :-1, 0], actions[:, :-1, 1], ActionScale())
     reckoned = torch.cat([start[:, None], led], dim=1)
     return LatentWalks(torch.stack(latents), actions, reckoned, true)
 
 
-def _claim(cache: Path, shards: DoomShards, codec: Codec) -> None:
+def _claim(cache: Path, shards: Recordings, codec: Codec) -> None:
     """Make the cache, or make sure that it is of these recordings and this codec."""
     probe = codec.encode(torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 1, 64, 64))
     owner = {

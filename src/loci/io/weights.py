@@ -167,13 +167,21 @@ def save_config(path: Path, config: Any) -> None:
 
 
 def load_config(path: Path | str, kind: type[ConfigT]) -> ConfigT:
-    """Reads what `save_config` wrote. Raises LociError on another class or on wrong fields."""
+    """Read what `save_config` wrote.
+
+    A class that was renamed, or had fields renamed, lists `FORMER_NAMES: ClassVar[tuple[str, ...]]`
+    and `FORMER_FIELDS: ClassVar[dict[str, str]]` (old name to new), so that older folders load.
+
+    Raises:
+        LociError: on another class or on wrong fields.
+    """
     path = Path(path)
     try:
         content = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise LociError(f"{path}: expected a JSON configuration, cannot read it") from error
-    if not isinstance(content, dict) or content.get("config", kind.__name__) != kind.__name__:
+    names = (kind.__name__, *getattr(kind, "FORMER_NAMES", ()))
+    if not isinstance(content, dict) or content.get("config", kind.__name__) not in names:
         raise LociError(f"{path}: expected a {kind.__name__}")
     fields = {name: value for name, value in content.items() if name != "config"}
     try:
@@ -200,6 +208,8 @@ def _build(kind: Any, value: Any) -> Any:
         kind = next(option for option in typing.get_args(kind) if option is not type(None))
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         hints = typing.get_type_hints(kind)
+        former = getattr(kind, "FORMER_FIELDS", {})
+        value = {former.get(name, name): entry for name, entry in value.items()}
         unknown = [name for name in value if name not in hints]
         if unknown:
             raise TypeError(f"unknown field {', '.join(unknown)}")

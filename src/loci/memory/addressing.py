@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from loci.memory.hpmc import RATE, LatentEncoder, LatentEncoderConfig
+from loci.memory.hpmc import RATE, HPMCConfig, HPMCEncoder
 from loci.memory.poses import mean_pose, panorama_pose, relative_poses, with_spread
 from loci.nn.attention import Attention
 from loci.nn.norms import layer_norm
@@ -25,7 +25,7 @@ EMBEDDING_FEATURES = 8 + 2 + 4 * len(_EMBEDDED_WAVES)
 
 
 @dataclass(frozen=True)
-class ReckonedConfig:
+class PoseRotaryConfig:
     """How channel pairs of a head are shared out, and the camera they assume.
 
     `heading` pairs turn with 1, 2, .. times the angle, so that a full circle wraps. `place` lists
@@ -70,8 +70,8 @@ def _across(columns: int) -> Float[Tensor, "columns"]:
     return (torch.arange(columns, dtype=torch.float64) + 0.5) / columns * 2 - 1
 
 
-def reckoned_rotation(
-    config: ReckonedConfig,
+def pose_rotation(
+    config: PoseRotaryConfig,
     relative: Float[Tensor, "b n p"],
     times: Float[Tensor, "b n"],
     rows: int,
@@ -167,7 +167,7 @@ class PanoramaMerge(nn.Module):
     what a walker turns back for.
     """
 
-    def __init__(self, dim: int, reckoned: ReckonedConfig) -> None:
+    def __init__(self, dim: int, reckoned: PoseRotaryConfig) -> None:
         super().__init__()
         if dim % (2 * reckoned.pairs):
             raise ValueError(f"code width {dim} does not split into heads of {2 * reckoned.pairs}")
@@ -224,7 +224,7 @@ class PanoramaMerge(nn.Module):
 
     def _rotation(self, poses: Tensor, times: list[float], rows: int, columns: int, device):
         moments = torch.tensor(times, dtype=torch.float64).expand(poses.shape[0], -1)
-        return reckoned_rotation(self.reckoned, poses, moments, rows, columns, device)
+        return pose_rotation(self.reckoned, poses, moments, rows, columns, device)
 
 
 POSE_FEATURES = 6
@@ -240,13 +240,13 @@ def pose_maps(poses: Float[Tensor, "b n 3"]) -> Float[Tensor, "b 6 n"]:
     return torch.cat([turns, torch.stack([x, y])]).transpose(0, 1)
 
 
-class ReckonedEncoder(LatentEncoder):
+class PosedHPMCEncoder(HPMCEncoder):
     """The latent encoder with each frame's relative pose at its input, and codes of token width.
 
     `merge` makes one panorama of four codes: see `memory.panorama`.
     """
 
-    def __init__(self, config: LatentEncoderConfig, reckoned: ReckonedConfig) -> None:
+    def __init__(self, config: HPMCConfig, reckoned: PoseRotaryConfig) -> None:
         super().__init__(config)
         self.blind = reckoned.blind
         self.panorama = PanoramaMerge(config.out_channels, reckoned)

@@ -1,6 +1,6 @@
 """What the horizon is measured against: nothing, the recent past, samples, all of it, another's.
 
-Each has the methods of `HorizonMemory` that a walk needs: empty, append and codes.
+Each has the methods of `HierarchicalMemory` that a walk needs: empty, append and codes.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from torch import Tensor
 from loci.memory.hierarchical import continued
 from loci.memory.hpmc import RATE
 from loci.memory.schedule import HierarchyConfig, Span
-from loci.memory.token_cache import CodeBook, Codes, Compressor
+from loci.memory.token_cache import Compressor, MemoryTokenCache, MemoryTokens
 
 S = TypeVar("S")
 
@@ -30,7 +30,7 @@ class Memory(Protocol[S]):
         poses: Float[Tensor, "b n 3"] | None = None,
     ) -> S: ...
 
-    def codes(self, state: S) -> Codes: ...
+    def codes(self, state: S) -> MemoryTokens: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +67,11 @@ class RawMemory:
         length = state.length + latents.shape[2]
         return RawState(length, kept[:, :, drop:].clone(), kept_poses)
 
-    def codes(self, state: RawState) -> Codes:
+    def codes(self, state: RawState) -> MemoryTokens:
         latents = _begun(state)
         first = state.length - latents.shape[2]
         spans = tuple(Span(0, t, t + 1) for t in range(first, state.length))
-        return Codes(latents, state.poses, spans)
+        return MemoryTokens(latents, state.poses, spans)
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,10 @@ class NoMemory(RawMemory):
     compressor: Compressor = field(kw_only=True)
     keep: int | None = 1
 
-    def codes(self, state: RawState) -> Codes:
+    def codes(self, state: RawState) -> MemoryTokens:
         latents, poses = _begun(state), state.poses
         tokens = self.compressor.encode(latents, poses)[:, :, :0]
-        return Codes(tokens, None if poses is None else poses[:, :0], ())
+        return MemoryTokens(tokens, None if poses is None else poses[:, :0], ())
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,9 @@ class SampledMemory(RawMemory):
     config: HierarchyConfig = field(default_factory=HierarchyConfig)
     strided: bool = False
 
-    def codes(self, state: RawState) -> Codes:
+    def codes(self, state: RawState) -> MemoryTokens:
         latents, poses, window = _begun(state), state.poses, self.config.window
-        book = CodeBook(self.compressor, batch=1)
+        book = MemoryTokenCache(self.compressor, batch=1)
         for index in self._chosen(state.length):
             at = slice(index * window, (index + 1) * window)
             within = None if poses is None else poses[:, at]
@@ -124,7 +124,7 @@ class WrongMemory(Generic[S]):
     """`wrong`: remembers like `inner`, but answers with the codes of another scene."""
 
     inner: Memory[S]
-    other: Codes
+    other: MemoryTokens
 
     def empty(self) -> S:
         return self.inner.empty()
@@ -137,7 +137,7 @@ class WrongMemory(Generic[S]):
     ) -> S:
         return self.inner.append(state, latents, poses)
 
-    def codes(self, state: S) -> Codes:
+    def codes(self, state: S) -> MemoryTokens:
         return self.other
 
 

@@ -16,8 +16,15 @@ from torch import Tensor
 from loci.errors import LociError
 from loci.memory.hpmc import RATE, WindowPlan
 from loci.memory.poses import SeenViews
-from loci.memory.schedule import HierarchyConfig, Plan, Span, is_cover
-from loci.memory.token_cache import CodeBook, Codes, Compressor, gather, mean_poses, slot_spans
+from loci.memory.schedule import HierarchyConfig, MergeSchedule, Span, is_cover
+from loci.memory.token_cache import (
+    Compressor,
+    MemoryTokenCache,
+    MemoryTokens,
+    gather,
+    mean_poses,
+    slot_spans,
+)
 
 TURN = math.radians(40.0)
 """A turn that makes a view as different ..."""
@@ -25,7 +32,7 @@ PLACE = 2.0
 """... as being this far away, in cells."""
 
 
-def kept(before: Codes | None, fresh: Codes, count: int) -> Codes:
+def kept(before: MemoryTokens | None, fresh: MemoryTokens, count: int) -> MemoryTokens:
     """At most `count` codes, oldest first: each fresh one comes in, and where there are too many,
     one of the two most alike goes.
 
@@ -47,21 +54,21 @@ def kept(before: Codes | None, fresh: Codes, count: int) -> Codes:
         if len(rows) > count:
             rows.pop(_least_missed(differences(known[:, rows])))
     chosen = torch.tensor(rows, device=codes.tokens.device, dtype=torch.long)
-    return Codes(
+    return MemoryTokens(
         codes.tokens[:, :, chosen],
         poses[:, chosen.to(poses.device)],
         tuple(codes.spans[row] for row in rows),
     )
 
 
-def beside(kept: Codes, cover: Codes) -> Codes:
+def beside(kept: MemoryTokens, cover: MemoryTokens) -> MemoryTokens:
     """Both, oldest first; what stands in the cover is there once."""
     extra = [row for row, span in enumerate(kept.spans) if span not in set(cover.spans)]
     poses = None if kept.poses is None else kept.poses[:, extra]
     spans = tuple(kept.spans[row] for row in extra)
-    joined = gather([Codes(kept.tokens[:, :, extra], poses, spans), cover])
+    joined = gather([MemoryTokens(kept.tokens[:, :, extra], poses, spans), cover])
     order = sorted(range(len(joined.spans)), key=lambda row: (joined.spans[row].start, -row))
-    return Codes(
+    return MemoryTokens(
         joined.tokens[:, :, order],
         None if joined.poses is None else joined.poses[:, order],
         tuple(joined.spans[row] for row in order),
@@ -86,7 +93,7 @@ def _least_missed(apart: Float[Tensor, "n n"]) -> int:
 
 
 @dataclass(frozen=True)
-class HorizonConfig:
+class HierarchicalMemoryConfig:
     """`exact` asks for the published memory while its windows touch (323 latents as released).
 
     `batch` windows or groups at most go through the compressor in one call, which bounds the
@@ -103,7 +110,7 @@ class HorizonConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class HorizonState:
+class MemoryState:
     """All that is kept of a history of `length` latents: six tensors, none growing without end.
 
     `tokens` and `poses` belong to the settled spans of `plan`, those of complete windows; `tail`
@@ -113,7 +120,7 @@ class HorizonState:
     """
 
     length: int
-    plan: Plan
+    plan: MergeSchedule
     tokens: Float[Tensor, "b d k h2 w2"] | None = None
     poses: Float[Tensor, "b k 4"] | None = None
     tail: Float[Tensor, "b c t h w"] | None = None
@@ -123,18 +130,18 @@ class HorizonState:
     kept_spans: tuple[Span, ...] = ()
 
     @property
-    def keepsakes(self) -> Codes | None:
+    def keepsakes(self) -> MemoryTokens | None:
         """The codes that stay as they are."""
         if self.kept_tokens is None:
             return None
-        return Codes(self.kept_tokens, self.kept_poses, self.kept_spans)
+        return MemoryTokens(self.kept_tokens, self.kept_poses, self.kept_spans)
 
     @property
-    def settled(self) -> Codes | None:
+    def settled(self) -> MemoryTokens | None:
         """The codes that are final."""
         if self.tokens is None:
             return None
-        return Codes(self.tokens, self.poses, self.plan.settled_spans)
+        return MemoryTokens(self.tokens, self.poses, self.plan.settled_spans)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -151,7 +158,7 @@ class HorizonState:
 _TENSORS = ("tokens", "poses", "tail", "tail_poses", "kept_tokens", "kept_poses")
 
 
-class HorizonMemory:
+class HierarchicalMemory:
     """The unbounded memory around a compressor.
 
     `published` maps a raw history `[b, c, t, h, w]` to its memory `[b, d, k, h2, w2]`; it is
@@ -162,7 +169,7 @@ class HorizonMemory:
 
     def __init__(
         self,
-        config: HorizonConfig,
+        config: HierarchicalMemoryConfig,
         compressor: Compressor,
         published: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
@@ -172,16 +179,16 @@ class HorizonMemory:
         self.compressor = compressor
         self.published = published
 
-    def empty(self) -> HorizonState:
+    def empty(self) -> MemoryState:
         """The state before anything was seen."""
-        return HorizonState(0, Plan(self.config.hierarchy))
+        return MemoryState(0, MergeSchedule(self.config.hierarchy))
 
     def append(
         self,
-        state: HorizonState,
+        state: MemoryState,
         latents: Float[Tensor, "b c n h w"],
         poses: Float[Tensor, "b n 3"] | None = None,
-    ) -> HorizonState:
+    ) -> MemoryState:
         """The state n latents later; windows that became complete are compressed, once.
 
         Raises ValueError when the shapes do not continue the state, or when a hierarchy that
@@ -192,11 +199,11 @@ class HorizonMemory:
         tail, tail_poses = continued(state.tail, state.tail_poses, latents, poses)
         length = state.length + latents.shape[2]
         if length <= self.config.exact_limit:
-            return HorizonState(length, state.plan, tail=tail, tail_poses=tail_poses)
+            return MemoryState(length, state.plan, tail=tail, tail_poses=tail_poses)
         views = _views(state, tail_poses) if self.config.hierarchy.follow == "views" else None
         plan, folds = state.plan.extend(length - state.plan.length, views)
         first, fresh = state.plan.settled, plan.settled - state.plan.settled
-        book = CodeBook(self.compressor, self.config.batch, state.settled)
+        book = MemoryTokenCache(self.compressor, self.config.batch, state.settled)
         done_poses = None if tail_poses is None else tail_poses[:, :fresh]
         book.encode(first, tail[:, :, :fresh], done_poses, self.config.hierarchy.window)
         keepsakes, places = state.keepsakes, self.config.hierarchy.keepsakes
@@ -204,7 +211,7 @@ class HorizonMemory:
             keepsakes = kept(keepsakes, book.read(slot_spans(first, first + fresh)), places)
         book.merge(plan.settled_spans, folds)
         settled = book.read(plan.settled_spans) if plan.settled_spans else None
-        return HorizonState(
+        return MemoryState(
             length,
             plan,
             tokens=settled.tokens if settled else None,
@@ -217,7 +224,7 @@ class HorizonMemory:
             kept_spans=keepsakes.spans if keepsakes else (),
         )
 
-    def codes(self, state: HorizonState) -> Codes:
+    def codes(self, state: MemoryState) -> MemoryTokens:
         """The memory of everything appended, at most `budget` codes, oldest first.
 
         The latents after the last complete window are encoded as a partial window, anew at each
@@ -228,15 +235,15 @@ class HorizonMemory:
         if self.config.exact and self.published and state.length <= self.config.exact_limit:
             spans = published_spans(self.config.exact, state.length)
             poses = None if state.tail_poses is None else mean_poses(state.tail_poses, spans)
-            return Codes(self.published(state.tail), poses, spans)
-        book = CodeBook(self.compressor, self.config.batch, state.settled)
+            return MemoryTokens(self.published(state.tail), poses, spans)
+        book = MemoryTokenCache(self.compressor, self.config.batch, state.settled)
         window = self.config.hierarchy.window
         book.encode(state.plan.settled, state.tail, state.tail_poses, window)
         book.merge(state.plan.spans, {})
         cover = book.read(state.plan.spans)
         return cover if state.keepsakes is None else beside(state.keepsakes, cover)
 
-    def state_dict(self, state: HorizonState) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state_dict(self, state: MemoryState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """A state as named tensors, and the rest as metadata that JSON can hold."""
         metadata = {
             "config": asdict(self.config),
@@ -247,7 +254,7 @@ class HorizonMemory:
         }
         return {name: tensor.contiguous() for name, tensor in state.tensors.items()}, metadata
 
-    def from_state_dict(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> HorizonState:
+    def from_state_dict(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> MemoryState:
         """The state that `state_dict` described.
 
         Raises LociError when it is damaged, or was saved by a memory of another configuration.
@@ -258,15 +265,15 @@ class HorizonMemory:
         try:
             spans = tuple(Span(*map(int, span)) for span in metadata["spans"])
             kept_spans = tuple(Span(*map(int, span)) for span in metadata["kept"])
-            plan = Plan(self.config.hierarchy, int(metadata["planned"]), spans)
+            plan = MergeSchedule(self.config.hierarchy, int(metadata["planned"]), spans)
             length = int(metadata["length"])
-            state = HorizonState(length, plan, **tensors, kept_spans=kept_spans)
+            state = MemoryState(length, plan, **tensors, kept_spans=kept_spans)
         except (KeyError, TypeError, ValueError) as error:
             raise LociError(f"memory state: damaged, cannot be read ({error!r})") from error
         self._check(state)
         return state
 
-    def _check(self, state: HorizonState) -> None:
+    def _check(self, state: MemoryState) -> None:
         """Raise LociError unless the parts of a restored state fit together."""
         plan, held = state.plan, state.tensors
         expected = 0 if state.length <= self.config.exact_limit else state.length
@@ -302,7 +309,7 @@ class HorizonMemory:
                 raise LociError(f"memory state: {name} must have {size} entries, found {found}")
 
 
-def _views(state: HorizonState, tail_poses: Tensor | None) -> SeenViews:
+def _views(state: MemoryState, tail_poses: Tensor | None) -> SeenViews:
     """Where everything looks that stands or is to come; `tail_poses` begin at the tail."""
     assert tail_poses is not None
     known = {}

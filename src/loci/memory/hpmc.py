@@ -15,7 +15,7 @@ RATE = 4
 
 
 @dataclass(frozen=True)
-class LatentEncoderConfig:
+class HPMCConfig:
     """Sizes of the encoder (Infinite-World, 3.1). The defaults are the released ones."""
 
     in_channels: int = 16
@@ -27,7 +27,7 @@ class LatentEncoderConfig:
     groups: int = 32
 
 
-class ResidualBlock(nn.Module):
+class TemporalResidualBlock(nn.Module):
     """Twice (group norm, SiLU, 3x3x3 convolution), plus the input."""
 
     def __init__(self, width: int, groups: int) -> None:
@@ -69,14 +69,14 @@ class MiddleAttention(nn.Module):
         return tokens.transpose(1, 2).unflatten(2, (frames, rows, columns))
 
 
-class LatentEncoder(nn.Module):
+class HPMCEncoder(nn.Module):
     """Compresses time by four; every output depends on every input of the tensor.
 
     Convolutions are zero-padded and not causal, and the group norms see all frames, so an
     encoding cannot be extended: a longer history has to be encoded anew, or in windows.
     """
 
-    def __init__(self, config: LatentEncoderConfig) -> None:
+    def __init__(self, config: HPMCConfig) -> None:
         super().__init__()
         self.config = config
         c = config
@@ -84,14 +84,14 @@ class LatentEncoder(nn.Module):
         self.conv_in = nn.Conv3d(c.in_channels, c.hidden, kernel_size=3, stride=stride, padding=1)
 
         def level() -> nn.Sequential:
-            blocks = [ResidualBlock(c.hidden, c.groups) for _ in range(c.blocks_per_level)]
+            blocks = [TemporalResidualBlock(c.hidden, c.groups) for _ in range(c.blocks_per_level)]
             return nn.Sequential(*blocks, HalveTime(c.hidden))
 
         self.down_block1, self.down_block2 = level(), level()
         self.mid_block = nn.Sequential(
-            ResidualBlock(c.hidden, c.groups),
+            TemporalResidualBlock(c.hidden, c.groups),
             MiddleAttention(c.hidden, c.heads),
-            ResidualBlock(c.hidden, c.groups),
+            TemporalResidualBlock(c.hidden, c.groups),
         )
         self.norm_out = nn.GroupNorm(c.groups, c.hidden, eps=1e-6)
         self.conv_out = nn.Conv3d(c.hidden, c.out_channels, kernel_size=3, padding=1)
@@ -138,7 +138,7 @@ class WindowPlan:
 
 
 def published_memory(
-    encoder: LatentEncoder, history: Float[Tensor, "b c t h w"], plan: WindowPlan | None = None
+    encoder: HPMCEncoder, history: Float[Tensor, "b c t h w"], plan: WindowPlan | None = None
 ) -> Float[Tensor, "b c k h w"]:
     """The published memory of a history: direct, or windows and a second pass (3.3).
 

@@ -149,7 +149,7 @@ _TURN = (0.0, 0.0, 0.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 0.0)
 
 
 @dataclass(frozen=True)
-class Stride:
+class ActionScale:
     """What one action does: `turn` in radians and `move` in cells, per frame.
 
     A cell is the world's own unit of length (128 map units in the Doom rooms).
@@ -159,11 +159,11 @@ class Stride:
     move: float = 12 / 128
 
 
-def reckon(
+def dead_reckon(
     start: Float[Tensor, "b 3"],
     move: Int[Tensor, "b n"],
     view: Int[Tensor, "b n"],
-    stride: Stride,
+    stride: ActionScale,
 ) -> Float[Tensor, "b n 3"]:
     """Poses (heading, x, y) after each action, in float64.
 

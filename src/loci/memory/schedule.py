@@ -112,7 +112,7 @@ class Views(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
+class MergeSchedule:
     """The spans, oldest first, that cover the first `length` latents without gap or overlap.
 
     A function of the length alone (and of the views, where it follows them), however the latents
@@ -136,7 +136,7 @@ class Plan:
         """The spans whose codes are final; the others lie in the window that is filling."""
         return tuple(span for span in self.spans if span.end <= self.settled)
 
-    def extend(self, count: int, views: Views | None = None) -> tuple["Plan", Folds]:
+    def extend(self, count: int, views: Views | None = None) -> tuple["MergeSchedule", Folds]:
         """The plan `count` latents later, and the parts of each fold made on the way.
 
         Raises ValueError unless views are given exactly where the configuration follows them.
@@ -153,7 +153,7 @@ class Plan:
                 # happens and what it takes do not depend on how many latents came at once.
                 _merge_one(spans, self.config.recent, folds, views)
             spans.append(Span(1, start, min(start + RATE, end)))
-        return Plan(self.config, end, tuple(spans)), folds
+        return MergeSchedule(self.config, end, tuple(spans)), folds
 
 
 def _merge_one(spans: list[Span], recent: int, folds: Folds, views: Views | None) -> None:

@@ -26,7 +26,7 @@ class Compressor(Protocol):
 
 
 @dataclass(frozen=True)
-class Codes:
+class MemoryTokens:
     """What the transformer reads of the past, oldest first.
 
     `poses` are (heading, x, y, spread) in float64: circular mean of the headings and mean place,
@@ -40,20 +40,20 @@ class Codes:
     spans: tuple[Span, ...]
 
 
-def gather(parts: Sequence[Codes]) -> Codes:
+def gather(parts: Sequence[MemoryTokens]) -> MemoryTokens:
     """Codes one after another."""
     poses = [part.poses for part in parts if part.poses is not None]
-    return Codes(
+    return MemoryTokens(
         torch.cat([part.tokens for part in parts], dim=2),
         torch.cat(poses, dim=1) if poses else None,
         tuple(span for part in parts for span in part.spans),
     )
 
 
-def split(codes: Codes) -> dict[Span, Codes]:
+def split(codes: MemoryTokens) -> dict[Span, MemoryTokens]:
     """Every code on its own."""
     return {
-        span: Codes(
+        span: MemoryTokens(
             codes.tokens[:, :, k : k + 1],
             None if codes.poses is None else codes.poses[:, k : k + 1],
             (span,),
@@ -62,13 +62,15 @@ def split(codes: Codes) -> dict[Span, Codes]:
     }
 
 
-class CodeBook:
+class MemoryTokenCache:
     """Codes by span while they are being made; starts from those already `known`.
 
     At most `batch` windows or groups go through the compressor in one call.
     """
 
-    def __init__(self, compressor: Compressor, batch: int, known: Codes | None = None) -> None:
+    def __init__(
+        self, compressor: Compressor, batch: int, known: MemoryTokens | None = None
+    ) -> None:
         self.compressor = compressor
         self.batch = batch
         self.codes = {} if known is None else split(known)
@@ -104,7 +106,7 @@ class CodeBook:
             for some in _batches(group, self.batch):
                 self._merge_batch({span: missing[span] for span in some})
 
-    def read(self, spans: Sequence[Span]) -> Codes:
+    def read(self, spans: Sequence[Span]) -> MemoryTokens:
         """The codes of the given spans, which must have been made."""
         return gather([self.codes[span] for span in spans])
 
@@ -118,7 +120,7 @@ class CodeBook:
             if stack.poses is not None:
                 lengths = torch.tensor([part.length for part in stack.spans], dtype=torch.float64)
                 pose = panorama_pose(stack.poses, lengths)[:, None]
-            self.codes[span] = Codes(token, pose, (span,))
+            self.codes[span] = MemoryTokens(token, pose, (span,))
 
 
 def slot_spans(start: int, end: int) -> tuple[Span, ...]:
@@ -134,9 +136,9 @@ def mean_poses(
     return torch.stack(means, dim=1)
 
 
-def _slots(tokens: Tensor, poses: Tensor | None, start: int, end: int) -> Codes:
+def _slots(tokens: Tensor, poses: Tensor | None, start: int, end: int) -> MemoryTokens:
     spans = slot_spans(start, end)
-    return Codes(tokens, None if poses is None else mean_poses(poses, spans, start), spans)
+    return MemoryTokens(tokens, None if poses is None else mean_poses(poses, spans, start), spans)
 
 
 def _batches(items: Sequence, size: int) -> list[Sequence]:

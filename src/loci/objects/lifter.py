@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
-from loci.caching.calibration import Laws
-from loci.caching.presets import Speed
-from loci.caching.stats import Ledger
+from loci.caching.calibration import ModelCalibration
+from loci.caching.presets import Preset
+from loci.caching.stats import Stats
 from loci.errors import LociError
 from loci.io.weights import load_config, pretrained_folder, save_config
 from loci.objects.asset import Asset, Scene
-from loci.objects.inputs.observation import Mask, Picture, Pointmap, View, mask_names
+from loci.objects.inputs.observation import Mask, ObservedPicture, Picture, Pointmap, mask_names
 from loci.objects.inputs.pointmap import Frame
 from loci.objects.parts import ALL_DECODERS, Parts, SavedParts, save_parts
-from loci.objects.pipeline import LIFTER_NAME, LifterConfig, Lifting, Progress, Stages
+from loci.objects.pipeline import LIFTER_NAME, LifterConfig, LiftPipeline, PartLoader, Progress
 from loci.objects.released import ReleasedParts
-from loci.objects.sampling import Pace
+from loci.objects.sampling import SamplerRunner
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 
@@ -50,10 +50,10 @@ class Lifter:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         keep: bool = False,
-        laws: Laws | None = None,
+        laws: ModelCalibration | None = None,
     ) -> None:
-        self.config, self.laws = config, laws or Laws()
-        self.stages = Stages(parts, torch.device(device), dtype, keep)
+        self.config, self.laws = config, laws or ModelCalibration()
+        self.stages = PartLoader(parts, torch.device(device), dtype, keep)
 
     @classmethod
     def from_pretrained(
@@ -80,7 +80,9 @@ class Lifter:
         if folder is None:
             folder = pretrained_folder(source)
             if (released := ReleasedParts.find(folder)) is not None:
-                return cls(LifterConfig(), released, device, dtype, keep, Laws.beside(folder))
+                return cls(
+                    LifterConfig(), released, device, dtype, keep, ModelCalibration.beside(folder)
+                )
         config = load_config(folder / LIFTER_NAME, LifterConfig)
         unknown = set(config.decoders) - set(ALL_DECODERS)
         if unknown or not config.decoders:
@@ -88,7 +90,7 @@ class Lifter:
             raise LociError(f"{folder / LIFTER_NAME}: decoders, expected {known}")
         parts = SavedParts(folder)
         parts.check(config.parts)
-        return cls(config, parts, device, dtype, keep, Laws.beside(folder))
+        return cls(config, parts, device, dtype, keep, ModelCalibration.beside(folder))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a folder that `from_pretrained` reads; floating weights as `dtype` if given."""
@@ -144,7 +146,7 @@ class Lifter:
         Raises:
             LociError: as for a single object.
         """
-        view = View.read(image, pointmap, frame, fov)
+        view = ObservedPicture.read(image, pointmap, frame, fov)
         names = mask_names(list(masks))
         # Every mask is read and checked before the long work on any begins.
         inside = [view.mask(mask, name) for mask, name in zip(masks, names, strict=True)]
@@ -152,15 +154,15 @@ class Lifter:
 
     def lift(
         self,
-        view: View,
+        view: ObservedPicture,
         masks: Sequence[Bool[np.ndarray, "h w"]],
         names: Sequence[str],
         seed: int = 0,
         *,
         decoders: Sequence[str] | None = None,
         guesses: int | None = None,
-        speed: str | Speed | None = None,
-        ledger: Ledger | None = None,
+        speed: str | Preset | None = None,
+        ledger: Stats | None = None,
         verify: bool = False,
         progress: Callable[[Progress], None] | None = None,
     ) -> Scene:
@@ -191,8 +193,10 @@ class Lifter:
             view.subject(mask, name, seed, self.config)
             for mask, name in zip(masks, names, strict=True)
         ]
-        pace = Pace(speed, ledger, verify, self.laws)
-        run = Lifting(self._configured(decoders, guesses), self.stages, subjects, pace, progress)
+        pace = SamplerRunner(speed, ledger, verify, self.laws)
+        run = LiftPipeline(
+            self._configured(decoders, guesses), self.stages, subjects, pace, progress
+        )
         found = run.run()
         return Scene(tuple(replace(view.asset(one), costs=tuple(run.costs)) for one in found))
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from loci.errors import LociError
 from loci.io.weights import CONFIG_NAME, WEIGHTS_NAME
-from loci.objects.models.condition import Fuser, FuserConfig, PointmapEmbedderConfig
+from loci.objects.models.condition import EmbedderFuser, FuserConfig, PointmapEmbedderConfig
 from loci.objects.models.dinov2 import DinoEmbedderConfig
 from loci.objects.models.slat_decoders import (
     GaussianDecoder,
@@ -18,7 +18,7 @@ from loci.objects.models.slat_decoders import (
     MeshDecoder,
     MeshDecoderConfig,
 )
-from loci.objects.models.slat_flow import LatentFlow, LatentFlowConfig
+from loci.objects.models.slat_flow import SlatFlow, SlatFlowConfig
 from loci.objects.models.structure_flow import StructureFlow, StructureFlowConfig
 from loci.objects.models.structure_vae import StructureDecoder, StructureDecoderConfig
 
@@ -57,7 +57,7 @@ class PartConfigs:
     structure_flow: StructureFlowConfig = field(default_factory=StructureFlowConfig)
     structure_decoder: StructureDecoderConfig = field(default_factory=StructureDecoderConfig)
     latent_fuser: FuserConfig = field(default_factory=FuserConfig)
-    latent_flow: LatentFlowConfig = field(default_factory=LatentFlowConfig)
+    latent_flow: SlatFlowConfig = field(default_factory=SlatFlowConfig)
     gaussian_decoder: GaussianDecoderConfig = field(default_factory=GaussianDecoderConfig)
     mesh_decoder: MeshDecoderConfig = field(default_factory=MeshDecoderConfig)
     gaussian_decoder_4: GaussianDecoderConfig | None = GaussianDecoderConfig(gaussians=4)
@@ -131,15 +131,15 @@ def save_parts(
 
 
 _CLASSES: Mapping[str, Any] = {
-    STRUCTURE_FUSER: Fuser,
+    STRUCTURE_FUSER: EmbedderFuser,
     STRUCTURE_FLOW: StructureFlow,
     STRUCTURE_DECODER: StructureDecoder,
-    LATENT_FUSER: Fuser,
-    LATENT_FLOW: LatentFlow,
+    LATENT_FUSER: EmbedderFuser,
+    LATENT_FLOW: SlatFlow,
     GAUSSIAN_DECODER: GaussianDecoder,
     MESH_DECODER: MeshDecoder,
     GAUSSIAN_DECODER_4: GaussianDecoder,
 }
 _BUILDERS: Mapping[str, Callable[[Any], nn.Module]] = {
-    name: kind.of if kind is Fuser else kind for name, kind in _CLASSES.items()
+    name: kind.of if kind is EmbedderFuser else kind for name, kind in _CLASSES.items()
 }

@@ -20,9 +20,9 @@ from loci.objects.costs import StageCost, measured
 from loci.objects.inputs.pixel_aligned import pixel_aligned
 from loci.objects.inputs.pointmap import Normaliser
 from loci.objects.inputs.preprocess import INPUT_SIZE
-from loci.objects.models.condition import POINTMAPS, Fuser
+from loci.objects.models.condition import POINTMAPS, EmbedderFuser
 from loci.objects.models.slat_decoders import GaussianDecoder, MeshDecoder
-from loci.objects.models.slat_flow import LatentFlow
+from loci.objects.models.slat_flow import SlatFlow
 from loci.objects.models.structure_flow import StructureFlow
 from loci.objects.models.structure_vae import StructureDecoder, occupied
 from loci.objects.parts import (
@@ -39,15 +39,15 @@ from loci.objects.parts import (
     Parts,
 )
 from loci.objects.placement.pose import Convention, Pose, decode_pose
-from loci.objects.placement.refinement import RefinementConfig, Seen, cut_off, refined
+from loci.objects.placement.refinement import Observation, RefinementConfig, cut_off, refine_pose
 from loci.objects.placement.voxels import VOXEL_LIMIT, VoxelChoice, choose_voxels, prune
-from loci.objects.sampling import LatentSampling, Pace, StructureSampling, latent_noise
+from loci.objects.sampling import SamplerRunner, SlatSampling, StructureSampling, latent_noise
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 @dataclass
-class Stages:
+class PartLoader:
     """Parts on their device, one at a time unless they are kept.
 
     Attributes:
@@ -112,7 +112,7 @@ class LifterConfig:
 
     input_size: int = INPUT_SIZE
     structure: StructureSampling = field(default_factory=StructureSampling)
-    latents: LatentSampling = field(default_factory=LatentSampling)
+    latents: SlatSampling = field(default_factory=SlatSampling)
     prune: int = 1
     voxel_limit: int = VOXEL_LIMIT
     convention: Convention = "ScaleShiftInvariant"
@@ -144,7 +144,7 @@ class Progress(NamedTuple):
     steps: int
 
 
-class Subject(NamedTuple):
+class LiftRequest(NamedTuple):
     """An object to lift.
 
     Attributes:
@@ -162,10 +162,10 @@ class Subject(NamedTuple):
     normaliser: Normaliser
     seed: int
     cutout: UInt8[Tensor, "h w 4"]
-    seen: Seen | None = None
+    seen: Observation | None = None
 
 
-class Lifted(NamedTuple):
+class LiftResult(NamedTuple):
     """An object that has been found; `mark` says how well it covers what is seen, if refined."""
 
     pose: Pose
@@ -185,7 +185,7 @@ class _Guess(NamedTuple):
     mark: float
 
 
-class Lifting:
+class LiftPipeline:
     """One run over all objects of a picture.
 
     Every part is loaded once however many objects there are, and gone before the next is there.
@@ -194,13 +194,13 @@ class Lifting:
     def __init__(
         self,
         config: LifterConfig,
-        stages: Stages,
-        subjects: Sequence[Subject],
-        pace: Pace | None = None,
+        stages: PartLoader,
+        subjects: Sequence[LiftRequest],
+        pace: SamplerRunner | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self.config, self.stages, self.subjects = config, stages, subjects
-        self.pace, self.progress = pace or Pace(), progress
+        self.pace, self.progress = pace or SamplerRunner(), progress
         self.costs: list[StageCost] = []
         # The noise of stage 2 is drawn after that of stage 1, as released.
         self._noise = [
@@ -208,7 +208,7 @@ class Lifting:
         ]
 
     @torch.no_grad()
-    def run(self) -> list[Lifted]:
+    def run(self) -> list[LiftResult]:
         """All objects, in the order of the subjects.
 
         Raises:
@@ -230,7 +230,7 @@ class Lifting:
         self, name: str, seen: Sequence[Mapping[str, Tensor]]
     ) -> list[Float[Tensor, "1 m c"]]:
         """The tokens of every object; those of the whole picture are made once for all."""
-        with self.stages.use(name, Fuser, self.costs) as fuser:
+        with self.stages.use(name, EmbedderFuser, self.costs) as fuser:
             given = [self._placed(tensors) for tensors in seen]
             read = {source.name for row in fuser.sources for source in row}
             with self.pace.timed("pictures"):
@@ -267,7 +267,7 @@ class Lifting:
             noises.append(flow.noise(1, torch.Generator(self.stages.device).manual_seed(seed)))
         return {name: torch.cat([noise[name] for noise in noises]) for name in noises[0]}
 
-    def _structures(self, layouts: list[State]) -> list[Lifted]:
+    def _structures(self, layouts: list[State]) -> list[LiftResult]:
         """Voxels and poses."""
         found = []
         with self.stages.use(STRUCTURE_DECODER, StructureDecoder, self.costs) as decoder:
@@ -278,12 +278,12 @@ class Lifting:
                     found.append(self._structure(subject, latents, logits))
         return found
 
-    def _told_apart(self, subject: Subject) -> bool:
+    def _told_apart(self, subject: LiftRequest) -> bool:
         """Whether guesses at it can be compared with what is seen."""
         seen = subject.seen
         return self.config.refinement is not None and seen is not None and not cut_off(seen.mask)
 
-    def _guess(self, subject: Subject, latents: State, logits: Tensor) -> _Guess:
+    def _guess(self, subject: LiftRequest, latents: State, logits: Tensor) -> _Guess:
         coords, config = occupied(logits), self.config
         scale, shift = (part.to(self.stages.device)[None] for part in subject.normaliser)
         pose = decode_pose(latents, scale, shift, convention=config.convention)
@@ -291,10 +291,12 @@ class Lifting:
             return _Guess(coords, logits, pose, -math.inf)
         inside = config.prune if self.pace.speed.prune else 0
         surface = prune(coords, inside) if inside else coords
-        fitted = refined(pose, surface[:, 1:], logits.shape[-1], subject.seen, config.refinement)
+        fitted = refine_pose(
+            pose, surface[:, 1:], logits.shape[-1], subject.seen, config.refinement
+        )
         return _Guess(coords, logits, *fitted)
 
-    def _structure(self, subject: Subject, latents: State, logits: Tensor) -> Lifted:
+    def _structure(self, subject: LiftRequest, latents: State, logits: Tensor) -> LiftResult:
         guesses = [
             self._guess(subject, {name: x[row] for name, x in latents.items()}, logits[row])
             for row in (slice(n, n + 1) for n in range(len(logits)))
@@ -315,12 +317,12 @@ class Lifting:
             entry.detail = choice.detail
             entry.decoding_factor = choice.merged.factor if choice.merged else 1.0
         pose = pose._replace(scale=pose.scale * choice.shrunk)
-        return Lifted(pose, choice, logits.shape[-1], mark)
+        return LiftResult(pose, choice, logits.shape[-1], mark)
 
-    def _latents(self, conditions: list[Tensor], found: list[Lifted]) -> list[Tensor]:
+    def _latents(self, conditions: list[Tensor], found: list[LiftResult]) -> list[Tensor]:
         """Stage 2: what the decoders take."""
         settings, latents = self.config.latents, []
-        with self.stages.use(LATENT_FLOW, LatentFlow, self.costs) as flow:
+        with self.stages.use(LATENT_FLOW, SlatFlow, self.costs) as flow:
             for number, (condition, one) in enumerate(zip(conditions, found, strict=True)):
                 noise = latent_noise(flow, one.choice.voxels, self._noise[number])
                 tell = self._teller(LATENT_FLOW, number, self.pace.steps(settings))
@@ -330,7 +332,7 @@ class Lifting:
                 )
         return latents
 
-    def _pixels(self, subject: Subject, one: Lifted) -> Float[Tensor, "n a"] | None:
+    def _pixels(self, subject: LiftRequest, one: LiftResult) -> Float[Tensor, "n a"] | None:
         """Of every voxel; None where no fitted pose says which they are."""
         seen = subject.seen
         if seen is None or seen.rgb is None or not math.isfinite(one.mark):
@@ -344,8 +346,8 @@ class Lifting:
         return aligned.to(self.stages.device)
 
     def _with_gaussians(
-        self, name: str, found: list[Lifted], latents: list[Tensor]
-    ) -> list[Lifted]:
+        self, name: str, found: list[LiftResult], latents: list[Tensor]
+    ) -> list[LiftResult]:
         with self.stages.use(name, GaussianDecoder, self.costs) as decoder:
             done = []
             for number, (one, x) in enumerate(zip(found, latents, strict=True)):
@@ -355,7 +357,7 @@ class Lifting:
                 done.append(one._replace(gaussians=one.choice.true_gaussians(splats)))
             return done
 
-    def _with_meshes(self, found: list[Lifted], latents: list[Tensor]) -> list[Lifted]:
+    def _with_meshes(self, found: list[LiftResult], latents: list[Tensor]) -> list[LiftResult]:
         with self.stages.use(MESH_DECODER, MeshDecoder, self.costs) as decoder:
             done = []
             for number, (one, x) in enumerate(zip(found, latents, strict=True)):

@@ -7,13 +7,13 @@ from loci.objects.models.condition import FuserConfig, PointmapEmbedderConfig
 from loci.objects.models.dinov2 import DinoConfig, DinoEmbedderConfig, Tokens
 from loci.objects.models.efficientnet import STRIDE
 from loci.objects.models.slat_decoders import GaussianDecoderConfig, MeshDecoderConfig, TorsoConfig
-from loci.objects.models.slat_flow import LatentFlowConfig, LatentStatistics
+from loci.objects.models.slat_flow import LatentStatistics, SlatFlowConfig
 from loci.objects.models.structure_flow import StructureFlowConfig
 from loci.objects.models.structure_vae import StructureDecoderConfig
 from loci.objects.parts import PartConfigs
 from loci.objects.pipeline import LifterConfig
 from loci.objects.placement.refinement import RefinementConfig
-from loci.objects.sampling import LatentSampling, StructureSampling
+from loci.objects.sampling import SlatSampling, StructureSampling
 
 _SIDE, _PATCHES = 112, 8  # of what the small model's mask embedders see, in pixels, in patches
 
@@ -58,7 +58,7 @@ def home() -> ObjectModel:
             cutout=True,
             even=True,
         ),
-        latent_flow=LatentFlowConfig(
+        latent_flow=SlatFlowConfig(
             dim=128,
             condition_dim=128,
             blocks=4,
@@ -76,7 +76,7 @@ def home() -> ObjectModel:
     run = LifterConfig(
         input_size=STRIDE * _PATCHES,
         structure=StructureSampling(steps=12, guidance=1.0, temperature=0.6),
-        latents=LatentSampling(
+        latents=SlatSampling(
             steps=8,
             guidance=0.0,
             temperature=0.7,

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loci.caching.calibration import Laws
+from loci.caching.calibration import ModelCalibration
 from loci.caching.error_budget import Interval, is_guided
-from loci.caching.presets import UNCALIBRATED, Speed, chosen_speed
-from loci.caching.stats import Ledger, StageEntry
+from loci.caching.presets import UNCALIBRATED, Preset, as_preset
+from loci.caching.stats import StageStats, Stats
 from loci.flow import (
     TIMESTEPS,
     Rows,
@@ -27,7 +27,7 @@ from loci.flow import (
 )
 from loci.nn.sparse.partial import KeptVoxels
 from loci.nn.sparse.tensor import Voxels
-from loci.objects.models.slat_flow import Context, LatentFlow, LatentStatistics
+from loci.objects.models.slat_flow import LatentStatistics, SlatContext, SlatFlow
 from loci.objects.models.structure_flow import StructureFlow, for_all
 from loci.objects.placement.voxels import VoxelChoice
 
@@ -99,7 +99,7 @@ LATENTS = "latents"
 
 
 @dataclass(frozen=True)
-class LatentSampling:
+class SlatSampling:
     """The released run: 13 guided and 12 plain steps, 38 evaluations (SAM 3D Objects, 5).
 
     `interval` is the part of the run, as 1000 times the time, that is guided. The released
@@ -117,13 +117,13 @@ class LatentSampling:
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
 
-    def fewer(self, part: float) -> "LatentSampling":
+    def fewer(self, part: float) -> "SlatSampling":
         """With a part of the steps, at least one."""
         return replace(self, steps=max(1, round(part * self.steps)))
 
 
 def latent_noise(
-    flow: LatentFlow, voxels: Voxels, generator: torch.Generator | None = None
+    flow: SlatFlow, voxels: Voxels, generator: torch.Generator | None = None
 ) -> Float[Tensor, "n c"]:
     """Standard normal latents on the voxels' device; float32. Drawn after stage 1's noise."""
     shape = (len(voxels), flow.config.channels)
@@ -131,11 +131,11 @@ def latent_noise(
 
 
 def sample_latents(
-    flow: LatentFlow,
+    flow: SlatFlow,
     condition: Float[Tensor, "b m c"],
     voxels: Voxels,
     noise: Float[Tensor, "n c"],
-    settings: LatentSampling | None = None,
+    settings: SlatSampling | None = None,
     policy: StepPolicy | None = None,
     on_step: Callable[[int, State], None] | None = None,
     guide_every: int = 1,
@@ -155,7 +155,7 @@ def sample_latents(
         guide_every: as `every` of `guided_within`; of whole evaluations, a part makes both.
         aligned: the pixels of each voxel, if they are known (`loci.objects.inputs.pixel_aligned`).
     """
-    settings = settings or LatentSampling()
+    settings = settings or SlatSampling()
     times = rescaled_times(settings.steps, settings.rescale)
     keeping = isinstance(policy, TokenPolicy) and not policy.alone
     conditional = LatentBranch(flow, voxels, flow.context(condition, aligned), keeping)
@@ -194,7 +194,7 @@ class LatentBranch:
     """
 
     def __init__(
-        self, flow: LatentFlow, voxels: Voxels, context: Context | None, keeping: bool
+        self, flow: SlatFlow, voxels: Voxels, context: SlatContext | None, keeping: bool
     ) -> None:
         self.flow, self.voxels, self.context = flow, voxels, context
         self.kept = KeptVoxels(voxels) if keeping else None
@@ -222,10 +222,10 @@ class LatentBranch:
 
 
 OnStep = Callable[[int, State], None]
-Settings = TypeVar("Settings", StructureSampling, LatentSampling)
+Settings = TypeVar("Settings", StructureSampling, SlatSampling)
 
 
-class Pace:
+class SamplerRunner:
     """A speed with the ledger of one run or of several.
 
     What the speed leaves open the model's `laws` say. With `verify` every flow runs a second time,
@@ -235,17 +235,17 @@ class Pace:
 
     def __init__(
         self,
-        speed: str | Speed | None = None,
-        ledger: Ledger | None = None,
+        speed: str | Preset | None = None,
+        ledger: Stats | None = None,
         verify: bool = False,
-        laws: Laws | None = None,
+        laws: ModelCalibration | None = None,
     ) -> None:
-        self.speed, self.verify = chosen_speed(speed).calibrated(laws or Laws()), verify
-        self.ledger = ledger if ledger is not None else Ledger()
+        self.speed, self.verify = as_preset(speed).calibrated(laws or ModelCalibration()), verify
+        self.ledger = ledger if ledger is not None else Stats()
         if {"structure", "latents"} & set(self.speed.uncalibrated):
             self.ledger.note(UNCALIBRATED)
 
-    def timed(self, stage: str) -> AbstractContextManager[StageEntry]:
+    def timed(self, stage: str) -> AbstractContextManager[StageStats]:
         """Adds the seconds of the block to the stage."""
         return self.ledger.timed(stage)
 
@@ -282,11 +282,11 @@ class Pace:
 
     def latents(
         self,
-        flow: LatentFlow,
+        flow: SlatFlow,
         condition: Float[Tensor, "1 m c"],
         choice: VoxelChoice,
         noise: Float[Tensor, "n c"],
-        settings: LatentSampling,
+        settings: SlatSampling,
         tell: OnStep,
         aligned: Float[Tensor, "n a"] | None = None,
     ) -> Float[Tensor, "n c"]:
@@ -307,13 +307,13 @@ class Pace:
         return found
 
 
-def guided_interval(settings: StructureSampling | LatentSampling) -> Interval | None:
+def guided_interval(settings: StructureSampling | SlatSampling) -> Interval | None:
     """The timesteps between which a flow takes two evaluations; None if it never does."""
     shortcut = isinstance(settings, StructureSampling) and settings.shortcut
     return None if shortcut or settings.guidance <= 0 else settings.interval
 
 
-def evaluations(settings: StructureSampling | LatentSampling) -> int:
+def evaluations(settings: StructureSampling | SlatSampling) -> int:
     """Of the network in a whole run, guided ones counted twice."""
     times = rescaled_times(settings.steps, settings.rescale)[:-1] * TIMESTEPS
     interval = guided_interval(settings)

@@ -11,14 +11,14 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from loci.codecs.frame import FrameCodec, FrameCodecConfig
-from loci.data.recordings import load_shards
+from loci.data.recordings import load_recordings
 from loci.train.precision import Precision, matmul_type
 from loci.train.trainer import (
-    Budget,
     Ema,
-    Learner,
     LearningRate,
     RunDirectory,
+    TrainingBudget,
+    TrainState,
     accelerated,
     agreed,
     step_generator,
@@ -33,7 +33,7 @@ class CodecTraining:
     """How to train a codec. `latent_noise` is in units of each latent channel's deviation."""
 
     codec: FrameCodecConfig = FrameCodecConfig()
-    budget: Budget = Budget()
+    budget: TrainingBudget = TrainingBudget()
     rate: LearningRate = LearningRate(peak=2e-3, warmup_steps=50)
     batch: int = 32
     latent_noise: float = 0.05
@@ -54,7 +54,7 @@ def train_codec(data: Path, out: Path, config: CodecTraining | None = None) -> F
     Returns the codec in evaluation mode. Raises LociError on unusable data or directories.
     """
     train, test = (
-        torch.from_numpy(load_shards(Path(data) / part).frames).flatten(0, 1)
+        torch.from_numpy(load_recordings(Path(data) / part).frames).flatten(0, 1)
         for part in ("train", "test")
     )
     return fit_codec(train, test, out, config or CodecTraining())
@@ -111,16 +111,16 @@ def to_float(frames: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
 
 def _begun(
     run: RunDirectory, train: Tensor, config: CodecTraining, device: torch.device
-) -> Learner[FrameCodec]:
+) -> TrainState[FrameCodec]:
     """A new codec that starts at the principal components, or the one last saved."""
     torch.manual_seed(config.seed)
     codec = FrameCodec(config.codec).to(device)
     optimizer = torch.optim.Adam(codec.parameters(), lr=config.rate.peak, betas=(0.9, 0.95))
-    learner = Learner(codec, optimizer, Ema(codec, config.ema))
+    learner = TrainState(codec, optimizer, Ema(codec, config.ema))
     if learner.resume(run):
         return learner
     codec.set_linear_path(_patches(train, codec.spatial_factor).to(device))
-    return Learner(codec, optimizer, Ema(codec, config.ema))
+    return TrainState(codec, optimizer, Ema(codec, config.ema))
 
 
 def _finish(codec: FrameCodec, train: Tensor, sample: Tensor, run: RunDirectory) -> FrameCodec:

@@ -14,14 +14,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from loci.caching.calibration import LAWS_NAME
+from loci.caching.calibration import CALIBRATION_NAME
 from loci.data.objects.dataset import ObjectRecord, ObjectSet, training_folders
 from loci.data.objects.splits import credits_text
 from loci.errors import LociError
 from loci.io.files import replacing, replacing_folder
 from loci.io.weights import load_config
 from loci.objects.lifter import Lifter
-from loci.objects.models.condition import Fuser
+from loci.objects.models.condition import EmbedderFuser
 from loci.objects.models.slat_flow import LatentStatistics
 from loci.objects.parts import (
     GAUSSIAN_DECODER,
@@ -76,8 +76,8 @@ def _save(path: Path, pixels) -> None:
 
 
 CARD, CREDITS, TRAINING = "README.md", "CREDITS.md", "training"
-OURS = {*PARTS, LIFTER_NAME, LAWS_NAME, CARD, CREDITS, TRAINING, EXAMPLE, MASK}
-"""What an older model folder holds and may be replaced. Laws are measured on the shipped model."""
+OURS = {*PARTS, LIFTER_NAME, CALIBRATION_NAME, CARD, CREDITS, TRAINING, EXAMPLE, MASK}
+"""What an older model folder holds and may be replaced. ModelCalibration are measured on the shipped model."""
 TEMPLATE = "home_card.md"
 
 
@@ -102,7 +102,7 @@ class Runs(NamedTuple):
         }
 
 
-def ship_home(runs: Runs, data: Path, out: Path) -> Lifter:
+def export_home(runs: Runs, data: Path, out: Path) -> Lifter:
     """Write one model folder, all or nothing, and print what it weighs.
 
     Args:
@@ -163,7 +163,7 @@ def lifter_config(runs: Runs, modules: Mapping[str, nn.Module]) -> LifterConfig:
 
 
 def _seen_by(fuser: nn.Module) -> int:
-    assert isinstance(fuser, Fuser)
+    assert isinstance(fuser, EmbedderFuser)
     assert fuser.config is not None
     return fuser.config.picture.input_size
 

@@ -29,7 +29,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Budget:
+class TrainingBudget:
     """How long to train: `steps` optimiser steps, or `minutes` of training time if given.
 
     Raises:
@@ -159,7 +159,7 @@ def agreed(fraction: float, accelerator: Accelerator) -> float:
 class RunDirectory:
     """`log.jsonl`, `checkpoint.pt` and sample sheets under one folder, and the run's clock.
 
-    Usage: `run = RunDirectory(out)`, `Learner(...).resume(run)`, then per step `run.tick(loss)`,
+    Usage: `run = RunDirectory(out)`, `TrainState(...).resume(run)`, then per step `run.tick(loss)`,
     and `run.due("checkpoint", 120)` to ask whether something is due by the clock. Only the main
     process of a distributed run writes (`writes=True`).
     """
@@ -260,7 +260,7 @@ class RunDirectory:
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(draft, format="PNG")
 
 
-class Learner(NamedTuple, Generic[M]):
+class TrainState(NamedTuple, Generic[M]):
     """What every trainer's checkpoint holds."""
 
     model: M

@@ -27,7 +27,7 @@ class Actions(NamedTuple):
     view: Int[Tensor, "b n"]
 
 
-class Address(NamedTuple):
+class ChunkPoses(NamedTuple):
     """Reckoned poses (heading, x, y) of everything in a chunk's sequence, in one world frame.
 
     Those of codes may have the spread of their headings as a fourth number.
@@ -40,7 +40,7 @@ class Address(NamedTuple):
     target: Float[Tensor, "b t 3"]
 
 
-class LayerContext(NamedTuple):
+class LayerMemory(NamedTuple):
     """One block's view of the conditioning.
 
     `normed_memory` is the normalised input of the block's memory stream; `memory` its keys and
@@ -52,10 +52,10 @@ class LayerContext(NamedTuple):
     text: KeysValues | None
 
 
-class Context(NamedTuple):
+class ChunkContext(NamedTuple):
     """All that `WorldTransformer.velocity` needs besides the noisy latents and the timestep."""
 
-    layers: tuple[LayerContext, ...]
+    layers: tuple[LayerMemory, ...]
     memory_at: Rotation
     target_at: Rotation
     target_offset: Float[Tensor, "b t d"]

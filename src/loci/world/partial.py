@@ -1,6 +1,6 @@
 """Evaluating the transformer on some of a chunk's tokens, the others staying as last seen.
 
-Only self-attention mixes a chunk's tokens. `KeptTokens` keeps, for every block, the keys and values
+Only self-attention mixes a chunk's tokens. `CachedTokens` keeps, for every block, the keys and values
 of all of them as they were at each token's last evaluation. The transformer is given one of its
 views, computes the tokens of that view and lets them look at all.
 """
@@ -21,7 +21,7 @@ Seen = Callable[[KeysValues], KeysValues]
 class TokenView:
     """The tokens of a chunk that an evaluation computes: all of them, or some rows.
 
-    By itself it makes the others absent; views of a `KeptTokens` keep them in sight.
+    By itself it makes the others absent; views of a `CachedTokens` keep them in sight.
 
     Args:
         rows: of the patch grid of a chunk, frame after frame, ascending; None for all.
@@ -50,7 +50,7 @@ class TokenView:
         return None
 
 
-class KeptTokens:
+class CachedTokens:
     """The keys and values that every block last had of a chunk's tokens.
 
     One object serves one chunk under one condition: what it holds says nothing of the next chunk.
@@ -83,7 +83,7 @@ class KeptTokens:
 
 
 class _KeptView(TokenView):
-    def __init__(self, kept: KeptTokens, rows: Tensor | None) -> None:
+    def __init__(self, kept: CachedTokens, rows: Tensor | None) -> None:
         super().__init__(rows)
         self.kept = kept
 

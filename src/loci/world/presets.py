@@ -1,9 +1,9 @@
 """Named configurations: the released full-size model and the small ones we train."""
 
-from loci.memory.addressing import POSE_FEATURES, ReckonedConfig
-from loci.memory.hierarchical import HorizonConfig
-from loci.memory.hpmc import LatentEncoderConfig
-from loci.memory.poses import Stride
+from loci.memory.addressing import POSE_FEATURES, PoseRotaryConfig
+from loci.memory.hierarchical import HierarchicalMemoryConfig
+from loci.memory.hpmc import HPMCConfig
+from loci.memory.poses import ActionScale
 from loci.memory.schedule import HierarchyConfig
 from loci.world.conditioning import ActionEncoderConfig
 from loci.world.rollout import SamplingConfig, WorldConfig
@@ -27,7 +27,7 @@ def doom_transformer(reckoned: bool = True) -> TransformerConfig:
         frequencies=128,
         text_width=None,
         actions=ActionEncoderConfig(embedding=32, hidden=64, strides=(1, 1)),
-        memory=LatentEncoderConfig(
+        memory=HPMCConfig(
             in_channels=16 + POSE_FEATURES,
             out_channels=_DOOM_WIDTH,
             hidden=64,
@@ -35,7 +35,7 @@ def doom_transformer(reckoned: bool = True) -> TransformerConfig:
             blocks_per_level=1,
             spatial_stride=2,
         ),
-        reckoned=ReckonedConfig(blind=not reckoned),
+        reckoned=PoseRotaryConfig(blind=not reckoned),
         memory_stream="fixed",
         prediction="data",
         round_timestep=False,
@@ -59,7 +59,7 @@ def doom_world() -> WorldConfig:
         text=False,
         moves=tuple(range(9)),
         views=(0, 3, 4),
-        stride=Stride(),
+        stride=ActionScale(),
         sampling=SamplingConfig(steps=8, shift=2.0, even=True, guidance=1.0),
-        horizon=HorizonConfig(HierarchyConfig(window=8, budget=20, follow="views")),
+        horizon=HierarchicalMemoryConfig(HierarchyConfig(window=8, budget=20, follow="views")),
     )

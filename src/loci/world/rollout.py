@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loci.caching.presets import Speed
-from loci.caching.stats import Ledger
+from loci.caching.presets import Preset
+from loci.caching.stats import Stats
 from loci.flow import (
     Rows,
     State,
@@ -19,13 +19,13 @@ from loci.flow import (
     guided,
     sample,
 )
-from loci.memory.hierarchical import HorizonConfig
+from loci.memory.hierarchical import HierarchicalMemoryConfig
 from loci.memory.hpmc import WindowPlan
-from loci.memory.poses import Stride
+from loci.memory.poses import ActionScale
 from loci.memory.schedule import HierarchyConfig
 from loci.world.block import to_latents, to_tokens
-from loci.world.conditioning import Actions, Address, Context, Prompt
-from loci.world.partial import KeptTokens, TokenView
+from loci.world.conditioning import Actions, ChunkContext, ChunkPoses, Prompt
+from loci.world.partial import CachedTokens, TokenView
 from loci.world.transformer import WorldTransformer
 
 VIDEO = "video"
@@ -52,8 +52,8 @@ def chunk_context(
     local: Float[Tensor, "1 16 1 h w"],
     actions: Actions,
     prompt: Prompt | None,
-    address: Address | None,
-) -> Context:
+    address: ChunkPoses | None,
+) -> ChunkContext:
     """The chunk's conditioning, made once: one row, or one for each row of the prompt."""
     rows = 1 if prompt is None else prompt.states.shape[0]
     if memory is not None:
@@ -64,7 +64,7 @@ def chunk_context(
 def sample_chunk(
     model: WorldTransformer,
     noise: Float[Tensor, "1 16 t h w"],
-    context: Context,
+    context: ChunkContext,
     sampling: SamplingConfig,
     policy: StepPolicy | None = None,
 ) -> Float[Tensor, "1 16 t h w"]:
@@ -93,10 +93,10 @@ def sample_chunk(
 def sample_at_speed(
     model: WorldTransformer,
     noise: Float[Tensor, "1 16 t h w"],
-    context: Context,
+    context: ChunkContext,
     sampling: SamplingConfig,
-    speed: Speed,
-    ledger: Ledger,
+    speed: Preset,
+    ledger: Stats,
     verify: bool = False,
 ) -> Float[Tensor, "1 16 t h w"]:
     """`sample_chunk` with what a speed spares, written down under "chunks".
@@ -129,11 +129,11 @@ class ChunkFlow:
     """
 
     def __init__(
-        self, model: WorldTransformer, context: Context, shape: torch.Size, keeping: bool
+        self, model: WorldTransformer, context: ChunkContext, shape: torch.Size, keeping: bool
     ) -> None:
         self.model, self.context = model, context
         self.shape = torch.Size((context.target_offset.shape[0], *shape[1:]))
-        self.kept = KeptTokens() if keeping else None
+        self.kept = CachedTokens() if keeping else None
 
     def whole(self, state: State, timestep: Float[Tensor, "m"]) -> State:
         """Of every token."""
@@ -170,10 +170,10 @@ def chunk_noise(
     return torch.randn(shape, generator=torch.Generator().manual_seed(mixed)).to(device)
 
 
-def _released_horizon() -> HorizonConfig:
+def _released_horizon() -> HierarchicalMemoryConfig:
     """The published memory while its windows touch, then windows of the same size."""
     exact = WindowPlan()
-    return HorizonConfig(HierarchyConfig(window=exact.window), exact)
+    return HierarchicalMemoryConfig(HierarchyConfig(window=exact.window), exact)
 
 
 @dataclass(frozen=True)
@@ -198,6 +198,6 @@ class WorldConfig:
     text: bool = True
     moves: tuple[int, ...] = ()
     views: tuple[int, ...] = ()
-    stride: Stride | None = None
+    stride: ActionScale | None = None
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    horizon: HorizonConfig = field(default_factory=_released_horizon)
+    horizon: HierarchicalMemoryConfig = field(default_factory=_released_horizon)

@@ -20,13 +20,13 @@ from loci.io.weights import (
     save_pretrained,
 )
 from loci.memory.addressing import (
+    PosedHPMCEncoder,
     PoseEmbedding,
-    ReckonedConfig,
-    ReckonedEncoder,
+    PoseRotaryConfig,
     memory_times,
-    reckoned_rotation,
+    pose_rotation,
 )
-from loci.memory.hpmc import LatentEncoder, LatentEncoderConfig
+from loci.memory.hpmc import HPMCConfig, HPMCEncoder
 from loci.memory.poses import relative_poses, with_spread
 from loci.nn.embeddings import timestep_code
 from loci.nn.norms import layer_norm, learned, modulated
@@ -36,9 +36,9 @@ from loci.world.conditioning import (
     ActionEncoder,
     ActionEncoderConfig,
     Actions,
-    Address,
-    Context,
-    LayerContext,
+    ChunkContext,
+    ChunkPoses,
+    LayerMemory,
     Prompt,
 )
 from loci.world.partial import TokenView
@@ -65,8 +65,8 @@ class TransformerConfig:
     text_width: int | None = 4096
     eps: float = 1e-6
     actions: ActionEncoderConfig = field(default_factory=ActionEncoderConfig)
-    memory: LatentEncoderConfig = field(default_factory=LatentEncoderConfig)
-    reckoned: ReckonedConfig | None = None
+    memory: HPMCConfig = field(default_factory=HPMCConfig)
+    reckoned: PoseRotaryConfig | None = None
     memory_stream: Literal["evolving", "fixed"] = "evolving"
     prediction: Literal["velocity", "data"] = "velocity"
     round_timestep: bool = True
@@ -112,9 +112,9 @@ class WorldTransformer(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(c.dim, 6 * c.dim))
         self.action_encoder = ActionEncoder(c.actions, c.dim)
         if c.reckoned is None:
-            self.latent_encoder = LatentEncoder(c.memory)
+            self.latent_encoder = HPMCEncoder(c.memory)
         else:
-            self.latent_encoder = ReckonedEncoder(c.memory, c.reckoned)
+            self.latent_encoder = PosedHPMCEncoder(c.memory, c.reckoned)
         if c.reckoned is not None:
             self.pose_embedding = PoseEmbedding(c.dim)
         has_text = c.text_width is not None
@@ -129,8 +129,8 @@ class WorldTransformer(nn.Module):
         local: Float[Tensor, "b 16 1 h w"],
         actions: Actions,
         prompt: Prompt | None = None,
-        address: Address | None = None,
-    ) -> Context:
+        address: ChunkPoses | None = None,
+    ) -> ChunkContext:
         """Everything of a chunk that does not depend on the noise or the timestep.
 
         Args:
@@ -155,10 +155,13 @@ class WorldTransformer(nn.Module):
         at = self._rotation(frames, offset.shape[1], rows, columns, local.device, address)
         memory_at, target_at = at.slice(None, tokens.shape[1]), at.slice(tokens.shape[1], None)
         layers = self._memory_stream(tokens, memory_at, self._text(prompt))
-        return Context(layers, memory_at, target_at, offset)
+        return ChunkContext(layers, memory_at, target_at, offset)
 
     def velocity(
-        self, noisy: Float[Tensor, "b 16 t h w"], timestep: Float[Tensor, "b"], context: Context
+        self,
+        noisy: Float[Tensor, "b 16 t h w"],
+        timestep: Float[Tensor, "b"],
+        context: ChunkContext,
     ) -> Float[Tensor, "b 16 t h w"]:
         """Predicted noise - data at a timestep on the 0..1000 scale; float32.
 
@@ -171,7 +174,7 @@ class WorldTransformer(nn.Module):
         self,
         noisy: Float[Tensor, "b 16 t h w"],
         timestep: Float[Tensor, "b"],
-        context: Context,
+        context: ChunkContext,
         view: TokenView | None = None,
     ) -> Float[Tensor, "b k p"]:
         """`velocity` as tokens (`world/patches.py`): all of them, or those of a view.
@@ -208,7 +211,7 @@ class WorldTransformer(nn.Module):
         local: Float[Tensor, "b 16 1 h w"],
         actions: Actions,
         prompt: Prompt | None = None,
-        address: Address | None = None,
+        address: ChunkPoses | None = None,
     ) -> Float[Tensor, "b 16 t h w"]:
         """`velocity` with a fresh `context`."""
         return self.velocity(noisy, timestep, self.context(memory, local, actions, prompt, address))
@@ -238,7 +241,7 @@ class WorldTransformer(nn.Module):
             for layer in (embedding[0], embedding[2]):
                 nn.init.normal_(cast(nn.Linear, layer).weight, std=0.02)
         nn.init.zeros_(self.head.head.weight)
-        if isinstance(self.latent_encoder, ReckonedEncoder):
+        if isinstance(self.latent_encoder, PosedHPMCEncoder):
             self.latent_encoder.panorama.initialise()
         with torch.no_grad():
             for block in self._layers:
@@ -262,7 +265,7 @@ class WorldTransformer(nn.Module):
     def _layers(self) -> list[Block]:
         return cast("list[Block]", list(self.blocks))
 
-    def _check(self, local: Tensor, prompt: Prompt | None, address: Address | None) -> None:
+    def _check(self, local: Tensor, prompt: Prompt | None, address: ChunkPoses | None) -> None:
         height, width = local.shape[-2:]
         if height % PATCH or width % PATCH:
             raise ValueError(f"latent height and width must be even, got {height}x{width}")
@@ -278,7 +281,7 @@ class WorldTransformer(nn.Module):
         return self.patch_embedding(sequence).flatten(2).transpose(1, 2)
 
     def _conditioning_tokens(
-        self, memory: Tensor | None, local: Tensor, address: Address | None
+        self, memory: Tensor | None, local: Tensor, address: ChunkPoses | None
     ) -> Tensor:
         tokens = self._patches(local, mask=1.0)
         if memory is None or memory.shape[2] == 0:
@@ -298,7 +301,7 @@ class WorldTransformer(nn.Module):
         rows: int,
         columns: int,
         device: torch.device,
-        address: Address | None,
+        address: ChunkPoses | None,
     ) -> Rotation:
         reckoned = self.config.reckoned
         if reckoned is None or address is None:
@@ -310,9 +313,9 @@ class WorldTransformer(nn.Module):
         times = torch.cat([memory_times(address.ages.cpu().double()), steps], dim=1)
         kept = slice(-(frames + targets), None)
         relative = self._relative(poses[:, kept], address)
-        return reckoned_rotation(reckoned, relative, times[:, kept], rows, columns, device)
+        return pose_rotation(reckoned, relative, times[:, kept], rows, columns, device)
 
-    def _relative(self, poses: Tensor, address: Address) -> Tensor:
+    def _relative(self, poses: Tensor, address: ChunkPoses) -> Tensor:
         assert self.config.reckoned is not None
         relative = relative_poses(poses, address.local)
         return torch.zeros_like(relative) if self.config.reckoned.blind else relative
@@ -325,7 +328,7 @@ class WorldTransformer(nn.Module):
 
     def _memory_stream(
         self, tokens: Tensor, at: Rotation, text: Tensor | None
-    ) -> tuple[LayerContext, ...]:
+    ) -> tuple[LayerMemory, ...]:
         _, projected = self._time(torch.zeros(tokens.shape[0], device=tokens.device))
         layers = []
         for i, block in enumerate(self._layers):
@@ -334,7 +337,7 @@ class WorldTransformer(nn.Module):
             normed = block.norm(tokens)
             fixed = self.config.memory_stream == "fixed"
             memory = block.memory_keys(normed, at, still) if fixed else None
-            layers.append(LayerContext(normed, memory, keys))
+            layers.append(LayerMemory(normed, memory, keys))
             if not fixed and i + 1 < len(self.blocks):
                 tokens = block.advance_memory(tokens, still, at, keys)
         return tuple(layers)

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from loci.actions import MOVES, VIEWS, to_ids
-from loci.caching.calibration import LAWS_NAME, Laws
-from loci.caching.presets import UNCALIBRATED, Speed, chosen_speed
-from loci.caching.stats import Ledger
+from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
+from loci.caching.presets import UNCALIBRATED, Preset, as_preset
+from loci.caching.stats import Stats
 from loci.codecs.base import Codec, CodecState
 from loci.codecs.frame import FrameCodec
 from loci.codecs.wan import WanCodec
@@ -23,18 +23,18 @@ from loci.errors import LociError
 from loci.io.files import replacing_folder
 from loci.io.images import choose_bucket, load_picture, read_pixels, tensor_to_frames
 from loci.io.weights import CONFIG_NAME, load_config, pretrained_folder, save_config
-from loci.memory.hierarchical import HorizonMemory, HorizonState
+from loci.memory.hierarchical import HierarchicalMemory, MemoryState
 from loci.memory.hpmc import published_memory
-from loci.memory.poses import reckon
-from loci.memory.token_cache import Codes
-from loci.world.conditioning import Actions, Address, Context, Prompt
+from loci.memory.poses import dead_reckon
+from loci.memory.token_cache import MemoryTokens
+from loci.world.conditioning import Actions, ChunkContext, ChunkPoses, Prompt
 from loci.world.released import load_released
 from loci.world.rollout import WorldConfig, chunk_context, chunk_noise, sample_at_speed
 from loci.world.text import NEGATIVE_PROMPT, TextEncoder
 from loci.world.transformer import WorldTransformer
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
-SAVED = {"transformer", "codec", "text_encoder", CONFIG_NAME, LAWS_NAME}
+SAVED = {"transformer", "codec", "text_encoder", CONFIG_NAME, CALIBRATION_NAME}
 """What a saved world consists of."""
 
 
@@ -49,7 +49,7 @@ class WalkState:
     seed: int
     frames: int
     chunks: int
-    memory: HorizonState
+    memory: MemoryState
     codec: CodecState
     local: Float[Tensor, "1 16 1 h w"]
     pose: Float[Tensor, "1 3"]
@@ -69,15 +69,15 @@ class World:
         transformer: WorldTransformer,
         codec: Codec,
         text_encoder: TextEncoder | None = None,
-        laws: Laws | None = None,
+        laws: ModelCalibration | None = None,
     ) -> None:
         self.config, self.transformer, self.codec = config, transformer, codec
-        self.text_encoder, self.laws = text_encoder, laws or Laws()
-        self.speed, self.ledger, self.verify = chosen_speed(None), Ledger(), False
+        self.text_encoder, self.laws = text_encoder, laws or ModelCalibration()
+        self.speed, self.ledger, self.verify = as_preset(None), Stats(), False
         self._check()
         encoder = transformer.latent_encoder
         published = partial(published_memory, encoder) if config.horizon.exact else None
-        self.memory = HorizonMemory(config.horizon, encoder, published)
+        self.memory = HierarchicalMemory(config.horizon, encoder, published)
 
     @classmethod
     def from_pretrained(
@@ -110,7 +110,7 @@ class World:
         if config.text:
             # 11 GB, used once a walk: not on the device.
             text = TextEncoder.from_pretrained(folder / "text_encoder")
-        return cls(config, transformer, codec, text, Laws.beside(folder))
+        return cls(config, transformer, codec, text, ModelCalibration.beside(folder))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a folder that `from_pretrained` reads, all or nothing; floating weights as `dtype`
@@ -124,7 +124,7 @@ class World:
             self.laws.write(draft)
 
     def at_speed(
-        self, speed: str | Speed, ledger: Ledger | None = None, verify: bool = False
+        self, speed: str | Preset, ledger: Stats | None = None, verify: bool = False
     ) -> "World":
         """The same world, walked at another speed; parts and walks are shared.
 
@@ -140,8 +140,8 @@ class World:
         """
         other = copy.copy(self)
         other.verify = verify
-        other.speed = chosen_speed(speed).calibrated(self.laws)
-        other.ledger = ledger if ledger is not None else Ledger()
+        other.speed = as_preset(speed).calibrated(self.laws)
+        other.ledger = ledger if ledger is not None else Stats()
         if "walk" in other.speed.uncalibrated:
             other.ledger.note(UNCALIBRATED)
         return other
@@ -245,7 +245,7 @@ class World:
     @torch.no_grad()
     def context(
         self, state: WalkState, actions: ArrayLike, ahead: ArrayLike | None = None
-    ) -> Context:
+    ) -> ChunkContext:
         """What the next chunk is conditioned on; arguments and errors as for `step`."""
         return self._context(state, self._ids(actions), ahead)[0]
 
@@ -264,7 +264,7 @@ class World:
 
     def _context(
         self, state: WalkState, ids: Int[np.ndarray, "n 2"], ahead: ArrayLike | None
-    ) -> tuple[Context, Tensor | None]:
+    ) -> tuple[ChunkContext, Tensor | None]:
         config = self.config
         padded = np.zeros((config.chunk + int(config.overlap), 2), np.int64)
         padded[: len(ids)] = ids
@@ -275,7 +275,7 @@ class World:
         codes = self.memory.codes(state.memory) if state.memory.length else None
         address = poses = None
         if config.stride is not None:
-            poses = reckon(state.pose, move, view, config.stride)
+            poses = dead_reckon(state.pose, move, view, config.stride)
             address = self._address(state, codes, poses)
         context = chunk_context(
             self.transformer,
@@ -287,11 +287,11 @@ class World:
         )
         return context, poses
 
-    def _address(self, state: WalkState, codes: Codes | None, poses: Tensor) -> Address:
+    def _address(self, state: WalkState, codes: MemoryTokens | None, poses: Tensor) -> ChunkPoses:
         if codes is None or codes.poses is None:
-            return Address(poses[:, :0], poses[:, :0, 0], state.pose, poses)
+            return ChunkPoses(poses[:, :0], poses[:, :0, 0], state.pose, poses)
         ends = torch.tensor([span.end for span in codes.spans], dtype=torch.float64)
-        return Address(codes.poses, (state.memory.length - ends)[None], state.pose, poses)
+        return ChunkPoses(codes.poses, (state.memory.length - ends)[None], state.pose, poses)
 
     def _advance(
         self,

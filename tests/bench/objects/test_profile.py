@@ -9,7 +9,7 @@ from loci.bench.objects.profile import GUIDED, describe, part_seconds, read_shar
 from loci.bench.report import write_json
 from loci.errors import LociError
 from loci.objects.pipeline import LifterConfig
-from loci.objects.sampling import LatentSampling, StructureSampling
+from loci.objects.sampling import SlatSampling, StructureSampling
 from tests.objects.lifters import small_config, small_parts
 
 EXACT = {"structure": 1.0, "latents": 1.0, "tokens": 1.0, "voxels": 1.0}
@@ -51,7 +51,7 @@ def test_whole_runs_follow_from_shares(tmp_path: Path, seconds: dict[str, float]
 def test_the_released_run_has_these_evaluations() -> None:
     from loci.flow import rescaled_times
 
-    for name, settings in (("structure", StructureSampling()), ("latents", LatentSampling())):
+    for name, settings in (("structure", StructureSampling()), ("latents", SlatSampling())):
         times = 1000 * rescaled_times(settings.steps, settings.rescale)[:-1]
         low, high = settings.interval
         guided = int(((times >= low) & (times <= high)).sum())

@@ -19,10 +19,10 @@ from loci.bench.objects.cases import HeldOut
 from loci.bench.objects.metrics import (
     Box,
     Guess,
-    Marks,
+    Scores,
     box_iou,
-    mark,
     mark_elsewhere,
+    score,
     surface_points,
 )
 from loci.bench.objects.quality import (
@@ -40,9 +40,9 @@ from loci.errors import LociError
 from loci.objects.inputs.pointmap import Placement
 from loci.objects.lifter import Lifter
 from loci.objects.models.slat_decoders import GaussianDecoderConfig, MeshDecoderConfig, TorsoConfig
-from loci.objects.models.slat_encoder import CHANNELS, LatentEncoderConfig
-from loci.train.slat.parts import CodecConfig, CodecParts
-from loci.train.structure.evaluate import Codec
+from loci.objects.models.slat_encoder import CHANNELS, SlatEncoderConfig
+from loci.train.slat.parts import SlatVAE, SlatVAEConfig
+from loci.train.structure.evaluate import StructureLatents
 from tests.bench.object_folders import write_tables
 from tests.objects.lifters import small_lifter
 
@@ -98,7 +98,7 @@ def test_a_case_depends_on_its_object_and_the_seed_only(held_out: HeldOut, folde
 
 def test_the_truth_scores_best(held_out: HeldOut) -> None:
     case = held_out.case(0)
-    marks = mark(truth_of(held_out, 0), case, case.placement)
+    marks = score(truth_of(held_out, 0), case, case.placement)
     assert marks.chamfer < 0.02
     assert marks.f_score == 1
     assert marks.voxel_iou > 0.95
@@ -112,7 +112,7 @@ def test_another_object_elsewhere_scores_less(held_out: HeldOut) -> None:
     r, t, s = case.placement
     quarter = torch.tensor([[[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]])
     aside = Placement(quarter @ r, t + s * 0.2, s)
-    marks, own = (mark(g, case, case.placement) for g in (guess, truth_of(held_out, 0)))
+    marks, own = (score(g, case, case.placement) for g in (guess, truth_of(held_out, 0)))
     assert marks.chamfer > own.chamfer
     assert marks.voxel_iou < own.voxel_iou
     assert marks.psnr < own.psnr
@@ -124,10 +124,10 @@ def test_another_object_elsewhere_scores_less(held_out: HeldOut) -> None:
 
 def test_without_a_guess_there_is_nothing_to_praise(held_out: HeldOut) -> None:
     case = held_out.case(0)
-    marks = mark(None, case, case.placement)
+    marks = score(None, case, case.placement)
     assert (marks.f_score, marks.voxel_iou, marks.box_iou) == (0, 0, 0)
     assert math.isnan(marks.chamfer)
-    assert marks.psnr < mark(truth_of(held_out, 0), case, case.placement).psnr
+    assert marks.psnr < score(truth_of(held_out, 0), case, case.placement).psnr
 
 
 def test_boxes_overlap_as_their_volumes_say() -> None:
@@ -146,7 +146,7 @@ def test_retrieval_finds_the_very_object_and_places_it(held_out: HeldOut) -> Non
         assert retrieval.nearest(case) == (number, case.view)
         found = retrieval.guess(case)
         assert found.name == case.name
-        known = mark(found.known, case, case.placement)
+        known = score(found.known, case, case.placement)
         assert known.rotation < 1
         assert known.box_iou > 0.9
         assert known.f_score == 1
@@ -176,17 +176,17 @@ class Unchanged:
 def test_the_ceiling_is_what_the_autoencoders_leave(held_out: HeldOut) -> None:
     torch.manual_seed(0)
     torso = TorsoConfig(dim=16, blocks=1, heads=2, resolution=32)
-    contents = CodecParts(
-        CodecConfig(
-            LatentEncoderConfig(replace(torso, channels=CHANNELS)),
+    contents = SlatVAE(
+        SlatVAEConfig(
+            SlatEncoderConfig(replace(torso, channels=CHANNELS)),
             GaussianDecoderConfig(torso, gaussians=1),
             MeshDecoderConfig(torso, narrowing=(2,), norm_groups=4, closed=True),
         )
     ).eval()
     case = held_out.case(0)
-    guess = Ceiling(cast(Codec, Unchanged()), contents).guess(case)
+    guess = Ceiling(cast(StructureLatents, Unchanged()), contents).guess(case)
     assert guess is not None
-    marks = mark(guess, case, case.placement)
+    marks = score(guess, case, case.placement)
     assert marks.voxel_iou == 1
     assert marks.rotation < 0.1
     nothing = cast(Any, Unchanged())
@@ -234,7 +234,7 @@ def test_the_command_leaves_a_table_and_a_file(
     ours = ["pointmap", "alone", "retrieval_pointmap", "retrieval_alone"]
     assert list(results["figures"]) == ours
     for column in ours:
-        assert set(results["figures"][column]) == set(Marks._fields)
+        assert set(results["figures"][column]) == set(Scores._fields)
     assert [row["name"] for row in results["by_object"]] == ["toy-3", "toy-4"]
     assert {row["retrieved"] for row in results["by_object"]} <= {"toy-1", "toy-2"}
     assert results["feature_network"] == "outlines"
@@ -258,14 +258,14 @@ def test_a_ceiling_shows_how_far_there_is_to_go(
     train = ObjectSet.load(folder / "train")
     results = measure(small_lifter(), held_out, train, cast(Ceiling, Perfect()), PLAN)
     assert results["figures"]["ceiling"]["f_score"] == 1
-    assert set(results["share_of_the_way"]["alone"]) == set(Marks._fields)
+    assert set(results["share_of_the_way"]["alone"]) == set(Scores._fields)
     assert "from retrieval (0) to ceiling (1)" in describe(results)
 
 
 def test_means_leave_out_what_is_missing_and_rotations_are_medians() -> None:
-    good = Marks(0.1, 1.0, 0.5, 0.5, 10.0, 8.0, 20.0)
-    turned = Marks(0.3, 0.5, 0.5, 0.5, 170.0, 9.0, 10.0)
-    none = Marks(math.nan, 0.0, 0.0, 0.0, math.nan, math.nan, 6.0)
+    good = Scores(0.1, 1.0, 0.5, 0.5, 10.0, 8.0, 20.0)
+    turned = Scores(0.3, 0.5, 0.5, 0.5, 170.0, 9.0, 10.0)
+    none = Scores(math.nan, 0.0, 0.0, 0.0, math.nan, math.nan, 6.0)
     figures = summary([good, good, turned, none])
     assert figures["chamfer"] == pytest.approx(0.5 / 3)
     assert figures["f_score"] == pytest.approx(2.5 / 4)

@@ -19,8 +19,8 @@ from loci.bench.objects.speed import STAGES, describe, measure
 from loci.bench.objects.speed_plot import draw, frontier, named
 from loci.bench.objects.speed_runs import run_all, to_exact
 from loci.bench.report import write_json
-from loci.caching.calibration import Laws
-from loci.caching.error_budget import Calibration
+from loci.caching.calibration import ModelCalibration
+from loci.caching.error_budget import ErrorScale
 from loci.errors import LociError
 from loci.objects import sampling as pace
 from loci.objects.inputs.pointmap import Placement
@@ -179,9 +179,9 @@ def test_distance_to_exact_sees_a_shift(lifter: Lifter) -> None:
 def test_tolerances_are_tried_under_laws() -> None:
     config = small_config(structure=StructureSampling(steps=8))
     lifter = Lifter(config, GivenParts(small_modules()), keep=True)
-    strict = Laws(structure=Calibration(1e3), latents=Calibration(1e3))
-    free, held = (tried(lifter, [case()], laws, seed=0) for laws in (Laws(), strict))
-    for found, laws in ((free, Laws()), (held, strict)):
+    strict = ModelCalibration(structure=ErrorScale(1e3), latents=ErrorScale(1e3))
+    free, held = (tried(lifter, [case()], laws, seed=0) for laws in (ModelCalibration(), strict))
+    for found, laws in ((free, ModelCalibration()), (held, strict)):
         budget = error_budget(found, laws)
         assert list(budget) == ["structure", "latents"]
         for lines in budget.values():

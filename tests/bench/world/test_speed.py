@@ -20,8 +20,8 @@ from loci.bench.world.speed import (
     walk_methods,
     walk_together,
 )
-from loci.caching.presets import Speed, exact
-from loci.caching.token_cache import TokenBudgetConfig
+from loci.caching.presets import Preset, exact
+from loci.caching.token_cache import TokenCacheConfig
 from loci.world.world import World
 from tests.world.models import small_world
 
@@ -81,11 +81,11 @@ def test_figures_of_a_row() -> None:
 def test_everything_is_measured(tmp_path) -> None:
     pytest.importorskip("vizdoom", reason="ViZDoom is not installed (the extra `doom`)")
     pytest.importorskip("efficientnet_lite_pytorch")
-    config = TokenBudgetConfig(tolerance=0.05, carving_share=1.0, whole_above=0.95)
+    config = TokenCacheConfig(tolerance=0.05, carving_share=1.0, whole_above=0.95)
     methods = [
         WalkMethod("exact", "exact", exact()),
         WalkMethod("2 steps", "fewer steps", exact(), 2),
-        WalkMethod("carved", "carving", Speed("carved", walk=config)),
+        WalkMethod("carved", "carving", Preset("carved", walk=config)),
     ]
     plan = MemoryPlan((56,), 1, DriftPlan(frames=24, early=(4, 7), late=(21, 24)))
     results = measure(eight_steps(), methods, plan, seed=0)

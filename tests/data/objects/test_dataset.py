@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from loci.data.objects.cameras import Lights, RenderCamera, look, random_camera
 from loci.data.objects.cameras import ViewConfig as Views
-from loci.data.objects.dataset import ObjectSet, View, training_folders
+from loci.data.objects.dataset import ObjectSet, RenderedView, training_folders
 from loci.data.objects.make import ObjectsConfig, generate
 from loci.data.objects.render import ObjectRenderer
 from loci.errors import LociError
@@ -52,7 +52,7 @@ def rabbit(made: Path) -> ObjectSet:
     return ObjectSet.load(made / "out" / "test")
 
 
-def pixels(view: View, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def pixels(view: RenderedView, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Row and column of points of the object, by the stored pose and field of view."""
     place = view.place(points)
     size = len(view.mask)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from loci.data.record import generate, map_seed
-from loci.data.recordings import load_shards
+from loci.data.recordings import load_recordings
 from loci.envs.doom.engine import LEFT, RIGHT, DoomWalker, film, stepped, turn_between
 from loci.envs.doom.maps import DoomMap, Room, make_map
 from loci.envs.doom.walks import runs, spin, there_and_back
@@ -108,7 +108,7 @@ def test_a_walker_takes_1_to_99_maps() -> None:
 def test_recording(tmp_path: Path) -> None:
     done = generate(tmp_path / "a", episodes=3, frames=50, seed=5, split="test")
     assert done.frames == 150
-    shards = load_shards(tmp_path / "a")
+    shards = load_recordings(tmp_path / "a")
     assert shards.frames.shape == (3, 50, 64, 64, 3)
     assert shards.map_seeds.tolist() == [10_000_001, 10_000_003, 10_000_005]
     assert [shards.meta["kinds"][kind] for kind in shards.kinds] == ["wander", "wander", "revisit"]
@@ -123,7 +123,7 @@ def test_recording(tmp_path: Path) -> None:
     with pytest.raises(LociError, match="holds other data"):
         generate(tmp_path / "a", 3, 50, 6, "test")
     generate(tmp_path / "b", episodes=3, frames=50, seed=5, split="test", workers=2)
-    assert (load_shards(tmp_path / "b").frames == shards.frames).all()
+    assert (load_recordings(tmp_path / "b").frames == shards.frames).all()
 
 
 def test_recording_leaves_nothing_in_the_working_folder(

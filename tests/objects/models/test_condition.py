@@ -8,7 +8,7 @@ from loci.objects.models.condition import (
     CROPPED,
     POINTMAPS,
     Embedder,
-    Fuser,
+    EmbedderFuser,
     FuserConfig,
     PointmapEmbedder,
     PointmapEmbedderConfig,
@@ -41,7 +41,7 @@ def inputs() -> dict[str, Tensor]:
     return {name: torch.rand(1, n, 24, 24) for name, n in channels.items()}
 
 
-def fuser() -> Fuser:
+def fuser() -> EmbedderFuser:
     fuser = structure_fuser(PICTURE, POINTS, dim=24)
     torch.nn.init.normal_(fuser.idx_emb)
     return fuser.eval()
@@ -128,7 +128,7 @@ def test_a_cutout_shows_what_is_inside_the_mask_alone() -> None:
     changed = dict(given)
     changed["image"] = torch.where(given["mask"] > 0.5, given["image"], torch.rand(1, 3, 24, 24))
     for cutout in (False, True):
-        model = Fuser.of(FuserConfig(PICTURE, dim=24, full_frame=(), cutout=cutout)).eval()
+        model = EmbedderFuser.of(FuserConfig(PICTURE, dim=24, full_frame=(), cutout=cutout)).eval()
         assert torch.equal(model(given), model(changed)) == cutout
     changed["image"] = given["image"].flip(1)
     assert not torch.equal(model(given), model(changed))
@@ -136,7 +136,7 @@ def test_a_cutout_shows_what_is_inside_the_mask_alone() -> None:
 
 def test_even_tokens_are_all_as_loud_whatever_made_them() -> None:
     for even in (False, True):
-        model = Fuser.of(FuserConfig(PICTURE, dim=24, full_frame=(), even=even)).eval()
+        model = EmbedderFuser.of(FuserConfig(PICTURE, dim=24, full_frame=(), even=even)).eval()
         torch.nn.init.normal_(model.idx_emb)
         for net in model.projection_nets:
             net[1].w2.weight.mul_(0.3)  # pyright: ignore[reportIndexIssue]

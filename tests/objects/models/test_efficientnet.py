@@ -8,12 +8,12 @@ from safetensors.torch import save_file
 
 from loci.bench.metrics import Features
 from loci.errors import LociError
-from loci.objects.models.condition import Fuser
+from loci.objects.models.condition import EmbedderFuser
 from loci.objects.models.dinov2 import DinoConfig, DinoEmbedder, DinoEmbedderConfig, LiteEmbedding
 from loci.objects.models.efficientnet import STRIDE, WIDTH, LiteFeatures
 from loci.objects.presets import home
 from loci.train.optim import MuonWithAdam
-from loci.train.structure.init import borrow_eyes, load_lite
+from loci.train.structure.init import load_lite, load_pretrained_backbone
 
 SMALL = DinoEmbedderConfig(DinoConfig(STRIDE, 24, 1, 2, registers=1, grid=4, stem="lite"), 64)
 
@@ -58,8 +58,8 @@ def test_patches_and_pictures_of_another_size_are_refused() -> None:
 
 def test_home_begins_with_the_published_weights() -> None:
     parts = home().parts
-    fuser = Fuser.of(parts.structure_fuser)
-    borrow_eyes(fuser)
+    fuser = EmbedderFuser.of(parts.structure_fuser)
+    load_pretrained_backbone(fuser)
     embedder = fuser.module_list[0]
     assert isinstance(embedder, DinoEmbedder)
     stem = embedder.backbone.patch_embed

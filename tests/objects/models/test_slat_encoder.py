@@ -9,8 +9,8 @@ from loci.errors import LociError
 from loci.nn.sparse.tensor import Voxels
 from loci.objects.models.slat_decoders import TorsoConfig
 from loci.objects.models.slat_encoder import (
-    LatentEncoder,
-    LatentEncoderConfig,
+    SlatEncoder,
+    SlatEncoderConfig,
     cell_corners,
     cells,
     corner_distances,
@@ -18,7 +18,7 @@ from loci.objects.models.slat_encoder import (
     surface_features,
 )
 
-SMALL = LatentEncoderConfig(TorsoConfig(channels=5, dim=16, blocks=2, heads=2, resolution=8), 3)
+SMALL = SlatEncoderConfig(TorsoConfig(channels=5, dim=16, blocks=2, heads=2, resolution=8), 3)
 
 
 def voxels() -> Voxels:
@@ -30,7 +30,7 @@ def voxels() -> Voxels:
 
 def test_it_gives_mean_and_spread_of_each_voxel() -> None:
     torch.manual_seed(0)
-    encoder, places = LatentEncoder(SMALL), voxels()
+    encoder, places = SlatEncoder(SMALL), voxels()
     mean, log_variance = encoder(torch.randn(len(places), 5), places)
     assert mean.shape == log_variance.shape == (24, 3)
     assert log_variance.mean() < -2  # latents begin almost undisturbed
@@ -38,7 +38,7 @@ def test_it_gives_mean_and_spread_of_each_voxel() -> None:
 
 def test_items_do_not_see_each_other() -> None:
     torch.manual_seed(0)
-    encoder, places = LatentEncoder(SMALL), voxels()
+    encoder, places = SlatEncoder(SMALL), voxels()
     features = torch.randn(len(places), 5)
     mean = encoder(features, places)[0]
     features[12:] = 0
@@ -46,14 +46,14 @@ def test_items_do_not_see_each_other() -> None:
 
 
 def test_it_comes_back_from_disk(tmp_path: Path) -> None:
-    encoder, places = LatentEncoder(SMALL), voxels()
+    encoder, places = SlatEncoder(SMALL), voxels()
     encoder.save_pretrained(tmp_path)
-    loaded = LatentEncoder.from_pretrained(tmp_path)
+    loaded = SlatEncoder.from_pretrained(tmp_path)
     features = torch.randn(len(places), 5)
     assert torch.equal(loaded(features, places)[0], encoder(features, places)[0])
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(LociError, match="no such weights"):
-        LatentEncoder.from_pretrained(tmp_path)
+        SlatEncoder.from_pretrained(tmp_path)
 
 
 def test_divergence_of_known_distributions() -> None:

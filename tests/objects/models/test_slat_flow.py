@@ -5,15 +5,15 @@ import torch
 from torch import Tensor
 
 from loci.nn.sparse.tensor import Voxels
-from loci.objects.models.slat_flow import LatentFlow, LatentFlowConfig, LatentStatistics
-from loci.objects.sampling import LatentSampling, latent_noise, sample_latents
+from loci.objects.models.slat_flow import LatentStatistics, SlatFlow, SlatFlowConfig
+from loci.objects.sampling import SlatSampling, latent_noise, sample_latents
 
-SMALL = LatentFlowConfig(dim=32, condition_dim=12, blocks=2, heads=2, io_channels=(16,))
+SMALL = SlatFlowConfig(dim=32, condition_dim=12, blocks=2, heads=2, io_channels=(16,))
 
 
-def small_flow(config: LatentFlowConfig = SMALL) -> LatentFlow:
+def small_flow(config: SlatFlowConfig = SMALL) -> SlatFlow:
     torch.manual_seed(0)
-    flow = LatentFlow(config)
+    flow = SlatFlow(config)
     for parameter in flow.parameters():
         if parameter.ndim == 1:
             torch.nn.init.normal_(parameter, std=0.2)
@@ -34,7 +34,7 @@ def _no_gradients():
 
 @pytest.mark.parametrize("io_channels", [(16,), (8, 16)])
 def test_one_velocity_for_every_voxel(io_channels: tuple[int, ...]) -> None:
-    config = LatentFlowConfig(
+    config = SlatFlowConfig(
         dim=32, condition_dim=12, blocks=1, heads=2, io_channels=io_channels, io_blocks=3
     )
     flow, voxels = small_flow(config), Voxels(ball())
@@ -101,7 +101,7 @@ def test_the_released_run_takes_thirty_eight_evaluations(monkeypatch: pytest.Mon
         torch.randn(1, 5, 12),
         voxels,
         latent_noise(flow, voxels),
-        LatentSampling(steps=4, guidance=0.0),
+        SlatSampling(steps=4, guidance=0.0),
     )
     assert asked == {"conditional": 29, "unconditional": 13}
 
@@ -133,7 +133,7 @@ def test_pixels_of_voxels_change_their_velocity_and_none_are_zeros() -> None:
 def test_a_lower_temperature_begins_with_less_noise() -> None:
     flow, voxels = small_flow(), Voxels(ball())
     noise, condition = latent_noise(flow, voxels), torch.randn(1, 5, 12)
-    cool = LatentSampling(steps=2, temperature=0.5)
+    cool = SlatSampling(steps=2, temperature=0.5)
     found = sample_latents(flow, condition, voxels, noise, cool)
     plain = replace(cool, temperature=1.0)
     assert torch.equal(found, sample_latents(flow, condition, voxels, 0.5 * noise, plain))
@@ -163,4 +163,4 @@ def test_latents_must_be_as_many_as_voxels() -> None:
 
 def test_a_flow_without_a_finer_level_is_refused() -> None:
     with pytest.raises(ValueError, match="finer level"):
-        LatentFlow(LatentFlowConfig(io_channels=()))
+        SlatFlow(SlatFlowConfig(io_channels=()))

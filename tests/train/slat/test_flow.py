@@ -11,12 +11,12 @@ from torch import Tensor
 from loci.io.weights import load_config
 from loci.objects.inputs.pixel_aligned import ALIGNED
 from loci.objects.inputs.pointmap import Placement
-from loci.objects.models.condition import Fuser, FuserConfig
+from loci.objects.models.condition import EmbedderFuser, FuserConfig
 from loci.objects.models.dinov2 import DinoConfig, DinoEmbedderConfig
-from loci.objects.models.slat_flow import LatentFlow, LatentFlowConfig, LatentStatistics
+from loci.objects.models.slat_flow import LatentStatistics, SlatFlow, SlatFlowConfig
 from loci.objects.sampling import sample_latents
-from loci.train.slat.flow import STATISTICS_NAME, LatentFlowTraining, PicturedFlow, fit_latent_flow
-from loci.train.slat.parts import CodecParts
+from loci.train.slat.flow import STATISTICS_NAME, PicturedFlow, SlatFlowTraining, fit_slat_flow
+from loci.train.slat.parts import SlatVAE
 from loci.train.slat.targets import (
     FlowBatch,
     Jolt,
@@ -26,16 +26,16 @@ from loci.train.slat.targets import (
     jolted,
     latent_statistics,
 )
-from loci.train.slat.vae_data import LatentSet
+from loci.train.slat.vae_data import SlatDataset
 from loci.train.structure.scenes import SceneVariety, Sight
-from loci.train.trainer import Budget, LearningRate
+from loci.train.trainer import LearningRate, TrainingBudget
 from tests.train.killing import killed
 from tests.train.slat.test_vae import TINY as CODEC
 from tests.train.toy_objects import toy_set
 
 EYE = DinoEmbedderConfig(DinoConfig(14, 16, 1, 2, registers=1, grid=2), 28, "prenorm")
-TINY = LatentFlowTraining(
-    flow=LatentFlowConfig(
+TINY = SlatFlowTraining(
+    flow=SlatFlowConfig(
         dim=16,
         condition_dim=16,
         blocks=1,
@@ -45,7 +45,7 @@ TINY = LatentFlowTraining(
         aligned=ALIGNED,
     ),
     fuser=FuserConfig(EYE, dim=16, full_frame=()),
-    budget=Budget(steps=4),
+    budget=TrainingBudget(steps=4),
     batch=2,
     cut_batch=3,
     cut=20,
@@ -60,21 +60,21 @@ UNUSED = ("mask_token", "backbone.norm")
 
 
 @pytest.fixture(scope="module")
-def toys() -> LatentSet:
+def toys() -> SlatDataset:
     return toy_set(3)
 
 
 @pytest.fixture(scope="module")
-def parts() -> CodecParts:
+def parts() -> SlatVAE:
     torch.manual_seed(0)
-    return CodecParts(CODEC.parts).eval().requires_grad_(False)
+    return SlatVAE(CODEC.parts).eval().requires_grad_(False)
 
 
 def weights(model: torch.nn.Module) -> Tensor:
     return torch.cat([p.flatten() for p in model.parameters()])
 
 
-def test_statistics_make_latents_standard(toys: LatentSet, parts: CodecParts) -> None:
+def test_statistics_make_latents_standard(toys: SlatDataset, parts: SlatVAE) -> None:
     statistics = latent_statistics(toys, parts.encoder)
     latents = torch.cat([encoded([item], parts.encoder).latents for item in toys.items])
     normal = statistics.normalise(latents)
@@ -82,7 +82,7 @@ def test_statistics_make_latents_standard(toys: LatentSet, parts: CodecParts) ->
     assert normal.std(0).max() < 1.001
 
 
-def test_a_batch_has_a_picture_for_each_object(toys: LatentSet, parts: CodecParts) -> None:
+def test_a_batch_has_a_picture_for_each_object(toys: SlatDataset, parts: SlatVAE) -> None:
     def batch(variety: SceneVariety):
         return flow_batch(
             toys, parts.encoder, 3, 28, variety, 0.1, torch.Generator().manual_seed(0)
@@ -101,7 +101,7 @@ def test_a_batch_has_a_picture_for_each_object(toys: LatentSet, parts: CodecPart
     }
 
 
-def test_mirrored_pictures_have_mirrored_voxels(toys: LatentSet, parts: CodecParts) -> None:
+def test_mirrored_pictures_have_mirrored_voxels(toys: SlatDataset, parts: SlatVAE) -> None:
     found = []
     for chance in (0.0, 1.0):
         variety = SceneVariety(chance, 0, 0, 0, 0, 0, 0)
@@ -128,7 +128,7 @@ def test_mirrored_pictures_have_mirrored_voxels(toys: LatentSet, parts: CodecPar
     assert (apart.norm(dim=0) * both[0]).sum() / both.sum() < 0.15
 
 
-def test_a_part_of_an_object_is_the_voxels_around_one(toys: LatentSet, parts: CodecParts) -> None:
+def test_a_part_of_an_object_is_the_voxels_around_one(toys: SlatDataset, parts: SlatVAE) -> None:
     whole = encoded(toys.items, parts.encoder)
     whole = whole._replace(aligned=whole.latents + 1)
     part = cut(whole, 20, torch.Generator().manual_seed(0))
@@ -164,7 +164,7 @@ def test_a_jolt_moves_the_pose_by_as_much_as_it_says() -> None:
     assert float(sizes.std()) == pytest.approx(0.05, rel=0.15)
 
 
-def test_every_weight_learns(toys: LatentSet, parts: CodecParts) -> None:
+def test_every_weight_learns(toys: SlatDataset, parts: SlatVAE) -> None:
     torch.manual_seed(0)
     model, rng = PicturedFlow(TINY), torch.Generator().manual_seed(0)
     # The last layer begins at zero, which lets no gradient through.
@@ -177,7 +177,7 @@ def test_every_weight_learns(toys: LatentSet, parts: CodecParts) -> None:
             assert parameter.grad.abs().max() > 0, name
 
 
-def test_pixels_are_withheld_as_often_as_it_says(toys: LatentSet, parts: CodecParts) -> None:
+def test_pixels_are_withheld_as_often_as_it_says(toys: SlatDataset, parts: SlatVAE) -> None:
     """From a share of the objects alone, and with the picture where that is withheld."""
     torch.manual_seed(0)
     model = PicturedFlow(TINY)
@@ -195,19 +195,19 @@ def test_pixels_are_withheld_as_often_as_it_says(toys: LatentSet, parts: CodecPa
     assert loss(batch, unconditional=1.0) == loss(without, unconditional=1.0)
 
 
-def test_it_learns_and_saves(toys: LatentSet, parts: CodecParts, tmp_path: Path) -> None:
+def test_it_learns_and_saves(toys: SlatDataset, parts: SlatVAE, tmp_path: Path) -> None:
     rate = LearningRate(peak=1e-2, warmup_steps=1, hold=1 / 2)
-    long = replace(TINY, budget=Budget(steps=16), rate=rate)
-    model = fit_latent_flow(toys, toys, parts, tmp_path, long)
+    long = replace(TINY, budget=TrainingBudget(steps=16), rate=rate)
+    model = fit_slat_flow(toys, toys, parts, tmp_path, long)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     losses = [line["velocity"] for line in lines if "velocity" in line]
     assert sum(losses[-4:]) < sum(losses[:4]) - 0.1
     assert {"error", "error_constant", "psnr", "psnr_ceiling"} <= set(lines[-1])
     assert (tmp_path / "latents.png").exists()
     final = tmp_path / "final"
-    flow = LatentFlow.from_pretrained(final / "latent_flow")
+    flow = SlatFlow.from_pretrained(final / "latent_flow")
     assert torch.equal(weights(flow), weights(model.flow))
-    fuser = Fuser.from_pretrained(final / "latent_fuser")
+    fuser = EmbedderFuser.from_pretrained(final / "latent_fuser")
     assert torch.equal(weights(fuser), weights(model.fuser))
     statistics = load_config(final / STATISTICS_NAME, LatentStatistics)
     assert statistics == latent_statistics(toys, parts.encoder)
@@ -218,10 +218,10 @@ def test_it_learns_and_saves(toys: LatentSet, parts: CodecParts, tmp_path: Path)
 
 
 def test_a_killed_run_goes_on_as_if_never_killed(
-    toys: LatentSet, parts: CodecParts, tmp_path: Path
+    toys: SlatDataset, parts: SlatVAE, tmp_path: Path
 ) -> None:
-    whole = fit_latent_flow(toys, toys, parts, tmp_path / "whole", TINY)
+    whole = fit_slat_flow(toys, toys, parts, tmp_path / "whole", TINY)
     with killed(after=2):
-        fit_latent_flow(toys, toys, parts, tmp_path / "killed", TINY)
-    resumed = fit_latent_flow(toys, toys, parts, tmp_path / "killed", TINY)
+        fit_slat_flow(toys, toys, parts, tmp_path / "killed", TINY)
+    resumed = fit_slat_flow(toys, toys, parts, tmp_path / "killed", TINY)
     assert torch.equal(weights(resumed), weights(whole))

@@ -9,22 +9,22 @@ import torch
 from torch import Tensor
 
 from loci.objects.models.slat_decoders import GaussianDecoderConfig, MeshDecoderConfig, TorsoConfig
-from loci.objects.models.slat_encoder import CHANNELS, LatentEncoderConfig
-from loci.train.slat.parts import CodecConfig, CodecParts
-from loci.train.slat.vae import LatentCodecTraining, fit_latent_codec, step_losses
-from loci.train.slat.vae_data import LatentSet
-from loci.train.trainer import Budget, LearningRate
+from loci.objects.models.slat_encoder import CHANNELS, SlatEncoderConfig
+from loci.train.slat.parts import SlatVAE, SlatVAEConfig
+from loci.train.slat.vae import SlatVAETraining, fit_slat_vae, step_losses
+from loci.train.slat.vae_data import SlatDataset
+from loci.train.trainer import LearningRate, TrainingBudget
 from tests.train.killing import killed
 from tests.train.toy_objects import toy_set
 
 TORSO = TorsoConfig(dim=24, blocks=1, heads=2, resolution=8)
-TINY = LatentCodecTraining(
-    parts=CodecConfig(
-        LatentEncoderConfig(replace(TORSO, channels=CHANNELS)),
+TINY = SlatVAETraining(
+    parts=SlatVAEConfig(
+        SlatEncoderConfig(replace(TORSO, channels=CHANNELS)),
         GaussianDecoderConfig(TORSO, gaussians=4, scale_start=0.03, rotation_rate=1.0),
         MeshDecoderConfig(TORSO, narrowing=(3,), norm_groups=4, closed=True),
     ),
-    budget=Budget(steps=4),
+    budget=TrainingBudget(steps=4),
     rate=LearningRate(peak=3e-3, warmup_steps=2),
     samples=256,
     pixels=16,
@@ -36,18 +36,18 @@ TINY = LatentCodecTraining(
 
 
 @pytest.fixture(scope="module")
-def toys() -> LatentSet:
+def toys() -> SlatDataset:
     return toy_set(3)
 
 
-def weights(parts: CodecParts) -> Tensor:
+def weights(parts: SlatVAE) -> Tensor:
     return torch.cat([p.flatten() for p in parts.parameters()])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_weight_learns(toys: LatentSet, dtype: torch.dtype) -> None:
+def test_every_weight_learns(toys: SlatDataset, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    parts = CodecParts(TINY.parts)
+    parts = SlatVAE(TINY.parts)
     losses = step_losses(parts, toys, TINY, torch.Generator().manual_seed(0), True, dtype)
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     assert set(losses) == set(vars(TINY.weights))
@@ -57,10 +57,10 @@ def test_every_weight_learns(toys: LatentSet, dtype: torch.dtype) -> None:
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_it_learns_and_saves(toys: LatentSet, tmp_path: Path) -> None:
-    long = replace(TINY, budget=Budget(steps=14), rendered_from=0.8)
-    parts = fit_latent_codec(toys, toys, tmp_path, long)
-    loaded = CodecParts.from_pretrained(tmp_path / "final")
+def test_it_learns_and_saves(toys: SlatDataset, tmp_path: Path) -> None:
+    long = replace(TINY, budget=TrainingBudget(steps=14), rendered_from=0.8)
+    parts = fit_slat_vae(toys, toys, tmp_path, long)
+    loaded = SlatVAE.from_pretrained(tmp_path / "final")
     assert torch.equal(weights(parts), weights(loaded))
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     logged = [json.loads(line) for line in lines[:-1]]
@@ -73,10 +73,10 @@ def test_it_learns_and_saves(toys: LatentSet, tmp_path: Path) -> None:
     assert (tmp_path / "codec.png").exists()
 
 
-def test_a_killed_run_goes_on_as_if_never_killed(toys: LatentSet, tmp_path: Path) -> None:
-    whole = fit_latent_codec(toys, toys, tmp_path / "whole", TINY)
+def test_a_killed_run_goes_on_as_if_never_killed(toys: SlatDataset, tmp_path: Path) -> None:
+    whole = fit_slat_vae(toys, toys, tmp_path / "whole", TINY)
     with killed(after=2):
-        fit_latent_codec(toys, toys, tmp_path / "killed", TINY)
+        fit_slat_vae(toys, toys, tmp_path / "killed", TINY)
     assert not (tmp_path / "killed" / "final").exists()
-    resumed = fit_latent_codec(toys, toys, tmp_path / "killed", TINY)
+    resumed = fit_slat_vae(toys, toys, tmp_path / "killed", TINY)
     assert torch.equal(weights(resumed), weights(whole))

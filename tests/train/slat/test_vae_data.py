@@ -8,10 +8,10 @@ from loci.train.slat.vae_data import (
     SDF_STEPS,
     Symmetry,
     beside,
-    codec_batch,
     disturbed,
     motley,
     recoloured,
+    slat_vae_batch,
     varied,
 )
 from tests.train.toy_objects import toy_object
@@ -24,7 +24,7 @@ def rng(seed: int = 0) -> torch.Generator:
 
 
 def test_samples_know_their_voxel() -> None:
-    batch = codec_batch([TOY, toy_object(4, 8, 1024)], 500, rng())
+    batch = slat_vae_batch([TOY, toy_object(4, 8, 1024)], 500, rng())
     assert batch.samples.shape == (1000, 9)
     coords = batch.voxels.coords[batch.owner]
     assert coords[:500, 0].max() == 0
@@ -36,10 +36,10 @@ def test_samples_know_their_voxel() -> None:
 
 
 def test_turning_and_mirroring_changes_nothing_but_the_frame() -> None:
-    whole = codec_batch([TOY], 4096, rng())
+    whole = slat_vae_batch([TOY], 4096, rng())
     for flags in itertools.product([False, True], repeat=3):
         side = Symmetry(*flags)
-        moved = codec_batch([side.apply(TOY)], 4096, rng())
+        moved = slat_vae_batch([side.apply(TOY)], 4096, rng())
         assert len(moved.owner) == len(whole.owner)  # every sample still has a voxel
         # Distances at voxels' middle corners are the same ones, wherever they went.
         centred = (2 * whole.voxels.coords[:, 1:] - 7).float() @ side.matrix
@@ -70,8 +70,8 @@ def test_a_motley_object_has_a_colour_in_every_voxel() -> None:
     assert torch.equal(many.surface[:, :6], TOY.surface[:, :6])
     assert many.surface[:, 6:].min() >= 0
     assert many.surface[:, 6:].max() <= 1
-    batch = codec_batch([TOY], 4096, rng())
-    added = codec_batch([many], 4096, rng()).samples[:, 6:] - 0.3 * batch.samples[:, 6:]
+    batch = slat_vae_batch([TOY], 4096, rng())
+    added = slat_vae_batch([many], 4096, rng()).samples[:, 6:] - 0.3 * batch.samples[:, 6:]
     first = added.new_zeros(len(batch.voxels), 3).index_copy(0, batch.owner, added)
     torch.testing.assert_close(first[batch.owner], added, atol=1e-5, rtol=0)  # One in a voxel, ...
     assert first[batch.filled].std(dim=0).min() > 0.1  # ... another in the next
@@ -91,7 +91,7 @@ def test_disturbed_voxels_stay_near() -> None:
 
 def test_an_empty_voxel_is_marked() -> None:
     grown = TOY._replace(coords=torch.cat([TOY.coords, beside(TOY, 0.5, rng())]))
-    batch = codec_batch([grown], 100, rng())
+    batch = slat_vae_batch([grown], 100, rng())
     assert batch.filled.sum() > 0.9 * len(TOY.coords)
     assert not batch.filled[len(TOY.coords) :].any()
     assert batch.features[~batch.filled, :80].abs().max() == 0

@@ -8,19 +8,19 @@ from torch import Tensor
 from loci.geometry.gaussians.gaussians import SH_BAND_0, Gaussians
 from loci.geometry.mesh.from_features import CHANNELS
 from loci.objects.models.slat_encoder import cell_corners
-from loci.train.slat.vae_data import CodecBatch, codec_batch
+from loci.train.slat.vae_data import SlatVAEBatch, slat_vae_batch
 from loci.train.slat.vae_evaluate import corner_shares, gaussian_losses, mesh_losses
 from tests.train.toy_objects import toy_object
 
 SIDE = 8
 
 
-def batch() -> CodecBatch:
+def batch() -> SlatVAEBatch:
     toys = [toy_object(seed, SIDE, 1024) for seed in range(2)]
-    return codec_batch(toys, 1000, torch.Generator().manual_seed(0))
+    return slat_vae_batch(toys, 1000, torch.Generator().manual_seed(0))
 
 
-def fitted(truth: CodecBatch) -> Gaussians:
+def fitted(truth: SlatVAEBatch) -> Gaussians:
     """One ball for each voxel, at the mean of its samples."""
     count = len(truth.voxels)
     total = torch.zeros(count, 10).index_add(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from loci.objects.models.condition import Fuser, FuserConfig, PointmapEmbedderConfig
+from loci.objects.models.condition import EmbedderFuser, FuserConfig, PointmapEmbedderConfig
 from loci.objects.models.dinov2 import DinoConfig, DinoEmbedderConfig
 from loci.objects.models.structure_flow import StructureFlow, StructureFlowConfig
 from loci.objects.models.structure_vae import (
@@ -20,11 +20,16 @@ from loci.objects.models.structure_vae import (
 from loci.objects.placement.pose import encode_pose
 from loci.objects.sampling import StructureSampling
 from loci.train.structure.data import random_pairs, structure_batch
-from loci.train.structure.evaluate import Codec, StructureExam, fscore, pose_figures
+from loci.train.structure.evaluate import (
+    StructureEvaluation,
+    StructureLatents,
+    fscore,
+    pose_figures,
+)
 from loci.train.structure.flow import StructureTraining, fit_structure, shape_latents
 from loci.train.structure.objective import StructureLoss, StructureObjective
 from loci.train.structure.scenes import CLEAN, SceneVariety
-from loci.train.trainer import Budget, LearningRate
+from loci.train.trainer import LearningRate, TrainingBudget
 from tests.train.killing import killed
 from tests.train.toy_views import toy_viewed
 
@@ -44,7 +49,7 @@ TINY = StructureTraining(
     ),
     loss=StructureLoss(),
     sampling=StructureSampling(steps=3, guidance=1.0),
-    budget=Budget(steps=5),
+    budget=TrainingBudget(steps=5),
     rate=LearningRate(peak=3e-3, warmup_steps=5),
     batch=4,
     exam_objects=2,
@@ -57,11 +62,11 @@ TINY = StructureTraining(
 UNUSED = ("mask_token", "idx_emb")
 
 
-def codec() -> Codec:
+def codec() -> StructureLatents:
     torch.manual_seed(0)
     encoder = StructureEncoder(StructureEncoderConfig(4, (8, 4)))
     decoder = StructureDecoder(StructureDecoderConfig(4, (8, 4, 4, 4), 1, 1))
-    return Codec(encoder.eval(), decoder.eval())
+    return StructureLatents(encoder.eval(), decoder.eval())
 
 
 def model() -> StructureObjective:
@@ -94,8 +99,8 @@ def test_every_weight_gets_a_gradient() -> None:
 
 
 def test_it_learns_what_it_sees(tmp_path: Path) -> None:
-    config = replace(TINY, budget=Budget(steps=40))
-    exam = StructureExam.prepare(OBJECTS, codec(), TINY.sampling, 2, 28)
+    config = replace(TINY, budget=TrainingBudget(steps=40))
+    exam = StructureEvaluation.prepare(OBJECTS, codec(), TINY.sampling, 2, 28)
     trained = fit_structure(OBJECTS, codec(), exam, tmp_path, config)
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     losses = [json.loads(line) for line in lines if '"shape"' in line]
@@ -105,7 +110,7 @@ def test_it_learns_what_it_sees(tmp_path: Path) -> None:
     assert '"known_rotation"' in lines[-1]
     assert '"alone_fscore"' in lines[-1]
     assert (tmp_path / "samples.png").exists()
-    fuser = Fuser.from_pretrained(tmp_path / "final" / "structure_fuser")
+    fuser = EmbedderFuser.from_pretrained(tmp_path / "final" / "structure_fuser")
     flow = StructureFlow.from_pretrained(tmp_path / "final" / "structure_flow")
     pairs = ((fuser, trained.fuser), (flow, trained.flow))
     for saved, learned in pairs:

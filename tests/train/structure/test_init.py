@@ -2,17 +2,17 @@
 
 import torch
 
-from loci.objects.models.condition import Fuser
+from loci.objects.models.condition import EmbedderFuser
 from loci.objects.presets import home
-from loci.train.structure.init import begin_fuser, borrow_eyes, plane_waves
+from loci.train.structure.init import initialise_fuser, load_pretrained_backbone, plane_waves
 
 
 def test_tokens_of_every_input_come_out_at_the_size_attention_is_made_for() -> None:
     torch.manual_seed(0)
     config = home().parts.structure_fuser
-    fuser = Fuser.of(config)
-    begin_fuser(fuser)
-    borrow_eyes(fuser)
+    fuser = EmbedderFuser.of(config)
+    initialise_fuser(fuser)
+    load_pretrained_backbone(fuser)
     side = config.picture.input_size
     place = torch.arange(side) / side - 0.5
     plane = torch.stack([place.expand(side, -1), place.expand(side, -1).T, torch.ones(side, side)])

@@ -13,23 +13,23 @@ from loci.objects.models.structure_vae import (
     StructureEncoderConfig,
 )
 from loci.train.structure.vae import (
-    StructureCodec,
-    StructureCodecTraining,
-    fit_structure_codec,
+    StructureVAE,
+    StructureVAETraining,
+    fit_structure_vae,
     reconstruction_loss,
     voxel_iou,
 )
 from loci.train.structure.vae_data import Shapes, ShapeVariety
-from loci.train.trainer import Budget, LearningRate
+from loci.train.trainer import LearningRate, TrainingBudget
 from tests.train.killing import killed
 
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
-TINY = StructureCodecTraining(
+TINY = StructureVAETraining(
     encoder=StructureEncoderConfig(4, (16, 8), fold=2, middle_blocks=0),
     decoder=StructureDecoderConfig(4, (16, 8, 4), 1, 0),
     variety=ShapeVariety(primitives=0.3),
-    budget=Budget(steps=6),
+    budget=TrainingBudget(steps=6),
     rate=LearningRate(peak=5e-3, warmup_steps=5),
     batch=4,
     log_seconds=0,
@@ -47,16 +47,16 @@ def boxes(count: int = 4) -> Shapes:
     return Shapes(grids)
 
 
-def weights(codec: StructureCodec) -> torch.Tensor:
+def weights(codec: StructureVAE) -> torch.Tensor:
     return torch.cat([p.flatten() for p in codec.parameters()])
 
 
 def test_it_learns_and_saves(tmp_path: Path) -> None:
     shapes = boxes()
     still = ShapeVariety(primitives=0.0, changed=0.0)
-    config = replace(TINY, budget=Budget(steps=60), variety=still, ema=0.9)
+    config = replace(TINY, budget=TrainingBudget(steps=60), variety=still, ema=0.9)
     config = replace(config, rate=LearningRate(peak=5e-3, warmup_steps=5, hold=0.5))
-    codec = fit_structure_codec(shapes, shapes, tmp_path, config)
+    codec = fit_structure_vae(shapes, shapes, tmp_path, config)
     truth = torch.stack([shapes.plain(i) for i in range(4)])
     assert voxel_iou(codec.reconstruct(truth[:, None].float()), truth).mean() > 0.5
     encoder = StructureEncoder.from_pretrained(tmp_path / "final" / "structure_encoder")
@@ -71,7 +71,7 @@ def test_it_learns_and_saves(tmp_path: Path) -> None:
 
 
 def test_scaling_the_latents_changes_nothing_that_is_decoded() -> None:
-    codec = StructureCodec(TINY).requires_grad_(False)
+    codec = StructureVAE(TINY).requires_grad_(False)
     shapes = boxes().batch(2, ShapeVariety(), torch.Generator().manual_seed(0))
     before = codec.encoder(shapes)
     logits = codec.decoder(before.mean)
@@ -84,7 +84,7 @@ def test_scaling_the_latents_changes_nothing_that_is_decoded() -> None:
 
 
 def test_every_weight_gets_a_gradient() -> None:
-    codec = StructureCodec(TINY)
+    codec = StructureVAE(TINY)
     with torch.no_grad():
         for p in codec.parameters():  # Some begin at 0 and would let nothing through
             p.add_(0.02 * torch.randn_like(p))
@@ -97,11 +97,11 @@ def test_every_weight_gets_a_gradient() -> None:
 
 def test_a_killed_run_goes_on_as_if_never_killed(tmp_path: Path) -> None:
     shapes = boxes()
-    whole = fit_structure_codec(shapes, shapes, tmp_path / "whole", TINY)
+    whole = fit_structure_vae(shapes, shapes, tmp_path / "whole", TINY)
     with killed(after=3):
-        fit_structure_codec(shapes, shapes, tmp_path / "killed", TINY)
+        fit_structure_vae(shapes, shapes, tmp_path / "killed", TINY)
     assert not (tmp_path / "killed" / "final").exists()
-    resumed = fit_structure_codec(shapes, shapes, tmp_path / "killed", TINY)
+    resumed = fit_structure_vae(shapes, shapes, tmp_path / "killed", TINY)
     assert torch.equal(weights(resumed), weights(whole))
 
 

@@ -6,21 +6,21 @@ import torch
 
 from loci.train.trainer import RunDirectory
 from loci.train.world.batches import Recipe
-from loci.train.world.evaluate import Exam, answer, examine
+from loci.train.world.evaluate import RecallEvaluation, answer, evaluate
 from tests.train.world.test_batches import spinning
 from tests.world.models import small_world
 
 RECIPES = {"near": Recipe((4, 0, 0), 3), "whole": Recipe(stride=3, whole=12)}
 
 
-def prepared() -> Exam:
+def prepared() -> RecallEvaluation:
     """On the spot, before frames whose brightness tells their number."""
     walks = spinning(walks=2, length=200)
     latents = torch.randn(2, 200, 16, 4, 4, generator=torch.Generator().manual_seed(0))
     walks = replace(walks, latents=latents)
     frames = np.arange(200, dtype=np.uint8).reshape(1, -1, 1, 1, 1)
     frames = np.broadcast_to(frames, (2, 200, 32, 32, 3))
-    return Exam.prepare(walks, frames, small_world().codec, RECIPES)
+    return RecallEvaluation.prepare(walks, frames, small_world().codec, RECIPES)
 
 
 def test_the_same_questions_every_time_and_the_true_frames_of_them() -> None:
@@ -46,7 +46,7 @@ def test_what_is_remembered_is_true_wrong_or_nothing() -> None:
 
 def test_an_examination_marks_every_memory_and_draws_a_sheet(tmp_path: Path) -> None:
     exam, world = prepared(), small_world()
-    marks = examine(world.transformer, exam, RunDirectory(tmp_path))
+    marks = evaluate(world.transformer, exam, RunDirectory(tmp_path))
     kinds = ("true", "wrong", "none", "ceiling")
     assert set(marks) == {f"{name}_{kind}" for name in RECIPES for kind in kinds}
     assert all(np.isfinite(value) for value in marks.values())

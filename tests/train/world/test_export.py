@@ -9,7 +9,7 @@ from PIL import Image
 from loci.codecs.frame import FrameCodec, FrameCodecConfig
 from loci.errors import LociError
 from loci.train.world import export as shipping
-from loci.train.world.export import ship
+from loci.train.world.export import export_world
 from loci.world.world import World
 from tests.world.models import randomised, reckoned
 
@@ -39,10 +39,10 @@ def _no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_model_is_shipped_and_shipped_again(runs: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "mine"
-    ship(*runs, out)
+    export_world(*runs, out)
     (out / "README.md").write_text("the card")
     (out / "transformer" / "curves.png").write_text("old")
-    ship(*runs, out)
+    export_world(*runs, out)
     assert (out / "README.md").read_text() == "the card"
     Image.open(out / "transformer" / "curves.png").verify()
     assert (out / "codec" / "log.jsonl").read_text() == LOG
@@ -63,7 +63,7 @@ def test_what_fails_leaves_the_older_model(
 
     monkeypatch.setattr(shipping, "draw_panels", broken)
     with pytest.raises(KeyboardInterrupt):
-        ship(*runs, out)
+        export_world(*runs, out)
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "config.json"]
     assert (out / "config.json").read_text() == "older"
 
@@ -71,6 +71,6 @@ def test_what_fails_leaves_the_older_model(
 def test_a_folder_of_other_things_is_refused(runs: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(LociError, match="holds notes.txt already"):
-        ship(*runs, tmp_path)
+        export_world(*runs, tmp_path)
     with pytest.raises(LociError, match="expected a finished training run"):
-        ship(runs[0], tmp_path, tmp_path / "out")
+        export_world(runs[0], tmp_path, tmp_path / "out")

@@ -2,14 +2,14 @@ import numpy as np
 import torch
 
 from loci.train.world.batches import Recipe
-from loci.train.world.self_forcing import CHUNK, own_history, walk_on
+from loci.train.world.self_forcing import CHUNK, self_forced, walk_on
 from tests.train.world.test_memory_tokens import wandering
 from tests.world.models import randomised, reckoned
 
 
 def test_the_model_continues_a_walk_under_its_actions() -> None:
     walks, model = wandering(), randomised(reckoned())
-    own = own_history(model, walks, np.random.default_rng(0), count=2, chunks=2)
+    own = self_forced(model, walks, np.random.default_rng(0), count=2, chunks=2)
     history, truth = own.walks.past, own.walks.latents
     assert own.stop - own.start - 1 == 2 * CHUNK
     made = slice(own.start + 1, own.stop)

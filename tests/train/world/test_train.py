@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from loci.errors import LociError
-from loci.train.trainer import Budget, LearningRate
+from loci.train.trainer import LearningRate, TrainingBudget
 from loci.train.world.batches import Recipe
-from loci.train.world.train import Stage, WorldTraining, fit_world
+from loci.train.world.train import TrainingStage, WorldTraining, fit_world
 from loci.world.transformer import WorldTransformer
 from tests.train.world.test_memory_tokens import wandering
 from tests.world.models import reckoned
@@ -17,10 +17,10 @@ pytest.importorskip("accelerate", reason="training needs the extra train")
 CONFIG = WorldTraining(
     model=reckoned(),
     stages=(
-        Stage(0.5, (Recipe((1, 0, 0)),)),
-        Stage(1.0, (Recipe((1, 1, 0)), Recipe((0, 0, 0))), keep_windows=True),
+        TrainingStage(0.5, (Recipe((1, 0, 0)),)),
+        TrainingStage(1.0, (Recipe((1, 1, 0)), Recipe((0, 0, 0))), keep_windows=True),
     ),
-    budget=Budget(steps=6),
+    budget=TrainingBudget(steps=6),
     rate=LearningRate(peak=1e-2, warmup_steps=1),
     batch=2,
     log_seconds=0.0,
@@ -34,7 +34,7 @@ def weights(model: WorldTransformer) -> torch.Tensor:
 
 def test_training_learns_and_saves(tmp_path: Path) -> None:
     walks = wandering()
-    config = replace(CONFIG, budget=Budget(steps=12))
+    config = replace(CONFIG, budget=TrainingBudget(steps=12))
     model = fit_world(walks, None, tmp_path / "run", config)
     loaded = WorldTransformer.from_pretrained(tmp_path / "run" / "final")
     assert torch.equal(weights(loaded), weights(model))
@@ -48,7 +48,7 @@ def test_training_learns_and_saves(tmp_path: Path) -> None:
 def test_windows_are_kept_as_they_were_and_merges_learn_on(tmp_path: Path) -> None:
     """With a past of the model's own making among the batches."""
     stages = (CONFIG.stages[0], replace(CONFIG.stages[1], own=0.9))
-    config = replace(CONFIG, stages=stages, budget=Budget(steps=8), ema=0.0)
+    config = replace(CONFIG, stages=stages, budget=TrainingBudget(steps=8), ema=0.0)
     seen: list[dict[str, torch.Tensor]] = []
     run = tmp_path / "run"
 
@@ -90,7 +90,7 @@ def test_it_begins_with_what_another_model_has_learned(tmp_path: Path) -> None:
     torch.manual_seed(3)
     start = WorldTransformer(CONFIG.model)
     start.initialise(gate=1.0)
-    still = replace(CONFIG, budget=Budget(steps=1), rate=LearningRate(peak=1e-7))
+    still = replace(CONFIG, budget=TrainingBudget(steps=1), rate=LearningRate(peak=1e-7))
     model = fit_world(wandering(), None, tmp_path / "run", still, start)
     assert torch.allclose(weights(model), weights(start), atol=1e-5)
     other = WorldTransformer(replace(CONFIG.model, layers=CONFIG.model.layers + 1))

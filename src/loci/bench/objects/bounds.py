@@ -15,7 +15,7 @@ from torch import Tensor
 
 from loci.bench.objects.cases import Case
 from loci.bench.objects.metrics import Guess, surface_points
-from loci.data.objects.dataset import ObjectSet, View
+from loci.data.objects.dataset import ObjectSet, RenderedView
 from loci.errors import LociError
 from loci.geometry.gaussians.gaussians import SH_BAND_0, Gaussians
 from loci.objects.inputs.pointmap import (
@@ -28,10 +28,10 @@ from loci.objects.inputs.pointmap import (
 )
 from loci.objects.inputs.preprocess import latent_inputs
 from loci.objects.models.structure_vae import StructureDecoder, StructureEncoder
-from loci.train.slat.parts import CodecParts
+from loci.train.slat.parts import SlatVAE
 from loci.train.slat.targets import encoded
 from loci.train.slat.vae_evaluate import spread
-from loci.train.structure.evaluate import Codec
+from loci.train.structure.evaluate import StructureLatents
 from loci.train.structure.vae_data import coarser
 
 
@@ -39,8 +39,8 @@ from loci.train.structure.vae_data import coarser
 class Ceiling:
     """The autoencoders of voxels and of what they hold, in evaluation mode."""
 
-    voxels: Codec
-    contents: CodecParts
+    voxels: StructureLatents
+    contents: SlatVAE
 
     @classmethod
     def load(cls, structure_codec: Path, latent_codec: Path) -> Ceiling:
@@ -50,11 +50,11 @@ class Ceiling:
             LociError: when a part is missing, damaged or does not fit.
         """
         final = structure_codec / "final"
-        halves = Codec(
+        halves = StructureLatents(
             StructureEncoder.from_pretrained(final / "structure_encoder").float(),
             StructureDecoder.from_pretrained(final / "structure_decoder").float(),
         )
-        return cls(halves, CodecParts.from_pretrained(latent_codec / "final"))
+        return cls(halves, SlatVAE.from_pretrained(latent_codec / "final"))
 
     @torch.no_grad()
     def guess(self, case: Case) -> Guess | None:
@@ -159,7 +159,7 @@ class Retrieved(NamedTuple):
     alone: Guess
 
 
-def placed(seen: View, case: Case, with_pointmap: bool) -> Placement:
+def placed(seen: RenderedView, case: Case, with_pointmap: bool) -> Placement:
     """The retrieved view's pose carried over to the case's picture.
 
     The middle of what is visible, or without a pointmap that of the outline, goes to where it is

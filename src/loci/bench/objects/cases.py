@@ -16,7 +16,7 @@ from loci.data.objects.dataset import ObjectSet
 from loci.data.objects.surface import GRID
 from loci.geometry.mesh.distance import nearest_distances
 from loci.objects.inputs.pointmap import Placement, nominal_pose
-from loci.train.slat.vae_data import LatentObject, LatentSet, SeenView
+from loci.train.slat.vae_data import SeenView, SlatDataset, SlatObject
 from loci.train.slat.vae_evaluate import PIXELS, spread
 from loci.train.structure.evaluate import degrees_apart
 from loci.train.structure.scenes import CLEAN, compose
@@ -84,7 +84,7 @@ class Case:
     pointmap: Float[Tensor, "s s 3"]
     fov: float
     occupancy: Bool[Tensor, "64 64 64"]
-    item: LatentObject
+    item: SlatObject
     placement: Placement
     unseen: tuple[SeenView, ...]
 
@@ -108,7 +108,7 @@ class HeldOut:
     """
 
     objects: ObjectSet
-    material: LatentSet
+    material: SlatDataset
     seed: int
     unseen: int
 
@@ -119,7 +119,7 @@ class HeldOut:
         Raises:
             LociError: when there are none, or one is damaged.
         """
-        return cls(ObjectSet.load(folder), LatentSet.load(folder), seed, unseen)
+        return cls(ObjectSet.load(folder), SlatDataset.load(folder), seed, unseen)
 
     def chosen(self, count: int | None) -> list[int]:
         """Numbers of so many objects, spread over all; None for all of them."""

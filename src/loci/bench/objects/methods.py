@@ -10,12 +10,12 @@ from typing import NamedTuple
 import torch
 
 from loci.caching.forecast import DynamicModes, Hermite, Taylor
-from loci.caching.presets import GUIDED_ONCE, LAYOUT, Speed, exact, fast, faster, paper, released
+from loci.caching.presets import GUIDED_ONCE, LAYOUT, Preset, exact, fast, faster, paper, released
 from loci.caching.published.step_caches import EasyCache, TaylorSeer
 from loci.caching.published.token_baselines import Fast3DCache, MergedTokens, RandomTokens
 from loci.caching.spectral import DecodingConfig
 from loci.caching.step_cache import StepCacheConfig
-from loci.caching.token_cache import TokenBudgetConfig
+from loci.caching.token_cache import TokenCacheConfig
 from loci.errors import LociError
 from loci.objects.pipeline import LifterConfig
 
@@ -42,7 +42,7 @@ class Method(NamedTuple):
 
     name: str
     group: str
-    speed: Speed
+    speed: Preset
     steps: float = 1.0
 
     def config(self, config: LifterConfig) -> LifterConfig:
@@ -85,28 +85,30 @@ def chosen_methods(seed: int, names: Sequence[str]) -> list[Method]:
     return [method for method in known if not names or method.name in {EXACT, *names}]
 
 
-def _baselines(seed: int) -> dict[str, Speed]:
+def _baselines(seed: int) -> dict[str, Preset]:
     """With the settings of their papers; shares and factors are not told and are ours."""
 
     def chance() -> torch.Generator:
         return torch.Generator().manual_seed(seed)
 
     return {
-        "random drop": Speed("random drop", dropped=0.5),
-        "random tokens": Speed(
+        "random drop": Preset("random drop", dropped=0.5),
+        "random tokens": Preset(
             "random tokens", latents=lambda interval, scores, blocks: RandomTokens(0.5, chance())
         ),
-        "uniform merge": Speed("uniform merge", decoding=UNIFORM),
-        "merged tokens": Speed(
+        "uniform merge": Preset("uniform merge", decoding=UNIFORM),
+        "merged tokens": Preset(
             "merged tokens", latents=lambda interval, scores, blocks: MergedTokens(blocks)
         ),
-        "Fast3DCache": Speed("Fast3DCache", latents=lambda interval, scores, blocks: Fast3DCache()),
-        "TaylorSeer": Speed(
+        "Fast3DCache": Preset(
+            "Fast3DCache", latents=lambda interval, scores, blocks: Fast3DCache()
+        ),
+        "TaylorSeer": Preset(
             "TaylorSeer",
             structure=lambda interval: TaylorSeer(),
             latents=lambda interval, scores, blocks: TaylorSeer(),
         ),
-        "EasyCache": Speed(
+        "EasyCache": Preset(
             "EasyCache",
             structure=lambda interval: EasyCache(),
             latents=lambda interval, scores, blocks: EasyCache(),
@@ -114,29 +116,29 @@ def _baselines(seed: int) -> dict[str, Speed]:
     }
 
 
-def _ours() -> dict[str, Speed]:
+def _ours() -> dict[str, Preset]:
     """Our mechanisms by one and together, at one tolerance; then the forecasts, each in the step
     caches of both flows; then guidance whose difference is held, alone and with fewer steps."""
     steps, tokens = (
         StepCacheConfig("loci", layout=LAYOUT, tolerance=MILD),
-        TokenBudgetConfig(tolerance=MILD),
+        TokenCacheConfig(tolerance=MILD),
     )
-    mild, decoding = Speed("mild", steps, tokens), DecodingConfig("loci")
+    mild, decoding = Preset("mild", steps, tokens), DecodingConfig("loci")
     found = {
-        "loci structure": Speed("loci structure", structure=mild.structure),
-        "loci latents": Speed("loci latents", latents=mild.latents),
-        "loci decoding": Speed("loci decoding", decoding=decoding),
+        "loci structure": Preset("loci structure", structure=mild.structure),
+        "loci latents": Preset("loci latents", latents=mild.latents),
+        "loci decoding": Preset("loci decoding", decoding=decoding),
         "loci": replace(mild, name="loci", decoding=decoding),
     }
     forecasts = {"line": Taylor(), "Hermite": Hermite(), "modes": DynamicModes()}
     for kind, forecast in forecasts.items():
         cached = replace(steps, forecast=forecast)
-        found[f"loci {kind}"] = Speed(f"loci {kind}", cached, replace(cached, layout=()))
+        found[f"loci {kind}"] = Preset(f"loci {kind}", cached, replace(cached, layout=()))
     for every in (2, GUIDED_ONCE):
         often = "once" if every == GUIDED_ONCE else f"1 in {every}"
         for part in (1, *FEWER):
             name = f"guided {often}" + (f", steps x {part:.2g}" if part < 1 else "")
-            found[name] = Speed(name, structure_steps=part, latent_steps=part, guide_every=every)
+            found[name] = Preset(name, structure_steps=part, latent_steps=part, guide_every=every)
     for parts in (*((part, part) for part in FEWER), *UNEVEN):
         for often, every in (("", 1), ("guided 1 in 2, ", 2), ("guided once, ", GUIDED_ONCE)):
             name = f"loci decoding, {often}{uneven(*parts)}"
@@ -152,13 +154,13 @@ def uneven(structure: float, latents: float) -> str:
     return f"structure x {structure:.2g}, latents x {latents:.2g}"
 
 
-def uneven_speed(structure: float, latents: float) -> Speed:
+def uneven_speed(structure: float, latents: float) -> Preset:
     """At which they are taken, and nothing else is spared."""
     name = uneven(structure, latents)
-    return Speed(name, structure_steps=structure, latent_steps=latents)
+    return Preset(name, structure_steps=structure, latent_steps=latents)
 
 
-def _ablation(whole: Speed) -> list[Method]:
+def _ablation(whole: Preset) -> list[Method]:
     """A published system by its three mechanisms: each, each two, and all of them."""
     pieces = ("structure", "latents", "decoding")
     kept = [pieces[:1], pieces[1:2], pieces[2:], pieces[:2], pieces[::2], pieces[1:], pieces]

@@ -43,7 +43,7 @@ class Guess(NamedTuple):
     placement: Placement
 
 
-class Marks(NamedTuple):
+class Scores(NamedTuple):
     """Figures of one guess.
 
     Attributes:
@@ -65,20 +65,20 @@ class Marks(NamedTuple):
     psnr: float
 
 
-FIGURES = Marks._fields
+FIGURES = Scores._fields
 TYPICAL = ("rotation", "turn")
 """Figures of which the median is told: objects that look the same from two sides have no mean."""
 
 
-def mark(guess: Guess | None, case: Case, truth: Placement) -> Marks:
+def score(guess: Guess | None, case: Case, truth: Placement) -> Scores:
     """Figures of a guess; None is a failure: it scores 0, and what it has no figure for is NaN."""
     if guess is None:
         blank = torch.ones(3, PIXELS, PIXELS)
         psnr = _mean([picture_psnr(blank, seen) for seen in case.unseen])
-        return Marks(torch.nan, 0.0, 0.0, 0.0, torch.nan, torch.nan, psnr)
+        return Scores(torch.nan, 0.0, 0.0, 0.0, torch.nan, torch.nan, psnr)
     surface = _surface(case)
     distance = surface_distance(guess.points, surface[_some(surface)])
-    return Marks(
+    return Scores(
         chamfer=distance.chamfer,
         f_score=distance.f_score,
         voxel_iou=_voxel_iou(guess, case),
@@ -87,7 +87,7 @@ def mark(guess: Guess | None, case: Case, truth: Placement) -> Marks:
     )
 
 
-def mark_elsewhere(marks: Marks, guess: Guess, case: Case, truth: Placement) -> Marks:
+def mark_elsewhere(marks: Scores, guess: Guess, case: Case, truth: Placement) -> Scores:
     """Figures of the same object put to another place; its shape and its look are not judged
     again."""
     return marks._replace(**_place(guess, case, truth))

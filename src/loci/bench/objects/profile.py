@@ -18,7 +18,7 @@ from loci.bench.report import table, write_json
 from loci.errors import LociError
 from loci.io.files import check_writable
 from loci.nn.sparse.tensor import Voxels
-from loci.objects.inputs.observation import View
+from loci.objects.inputs.observation import ObservedPicture
 from loci.objects.models.condition import POINTMAPS
 from loci.objects.parts import (
     GAUSSIAN_DECODER,
@@ -30,7 +30,7 @@ from loci.objects.parts import (
     STRUCTURE_FUSER,
     PartConfigs,
 )
-from loci.objects.pipeline import LifterConfig, Subject
+from loci.objects.pipeline import LifterConfig, LiftRequest
 
 if TYPE_CHECKING:
     import torch
@@ -97,11 +97,13 @@ def shell(count: int, resolution: int) -> Int[Tensor, "n 4"]:
     return coords[apart.argsort()[:count].sort().values]
 
 
-def _disc(run: LifterConfig) -> Subject:
+def _disc(run: LifterConfig) -> LiftRequest:
     """A slanted wall of noise, and a disc on it."""
     chance, side = np.random.default_rng(0), run.input_size
     rows, columns = np.mgrid[:side, :side] / side - 0.5
-    view = View.read(chance.integers(0, 256, (side, side, 3), dtype=np.uint8), 2 + rows, fov=50.0)
+    view = ObservedPicture.read(
+        chance.integers(0, 256, (side, side, 3), dtype=np.uint8), 2 + rows, fov=50.0
+    )
     return view.subject(rows**2 + columns**2 < 0.1, "disc", 0, run)
 
 

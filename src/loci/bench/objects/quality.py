@@ -21,12 +21,12 @@ from loci.objects.lifter import Lifter
 if TYPE_CHECKING:
     from loci.bench.objects.bounds import Ceiling
     from loci.bench.objects.cases import HeldOut
-    from loci.bench.objects.metrics import Marks
+    from loci.bench.objects.metrics import Scores as Marks
     from loci.data.objects.dataset import ObjectSet
     from loci.objects.lifter import Lifter
 
 
-class Lift(NamedTuple):
+class LiftedCase(NamedTuple):
     """A guess, or why there is none, and the cost of every stage."""
 
     guess: Guess | None
@@ -36,7 +36,7 @@ class Lift(NamedTuple):
 
 def lift(
     lifter: Lifter, case: Case, with_pointmap: bool, seed: int, guesses: int | None = None
-) -> Lift:
+) -> LiftedCase:
     """The case's object as a user lifts it.
 
     Without a pointmap the pose is that of the nominal scene, as `Case.nominal` is.
@@ -45,8 +45,8 @@ def lift(
     try:
         asset = lifter(case.pixels, case.mask, pointmap, seed, guesses=guesses)
     except LociError as error:  # mostly: no voxel above threshold
-        return Lift(None, (), str(error))
-    return Lift(guess_of(asset), asset.costs)
+        return LiftedCase(None, (), str(error))
+    return LiftedCase(guess_of(asset), asset.costs)
 
 
 def guess_of(asset: Asset) -> Guess:
@@ -60,7 +60,7 @@ def guess_of(asset: Asset) -> Guess:
     return Guess(surface_points(shape), asset.voxels, asset.resolution, look, placement)
 
 
-def stage_costs(lifts: Iterable[Lift]) -> dict[str, dict[str, float | int | None]]:
+def stage_costs(lifts: Iterable[LiftedCase]) -> dict[str, dict[str, float | int | None]]:
     """Of every stage, in order, the mean seconds and the highest peak of memory."""
     stages: dict[str, list[StageCost]] = {}
     for one in lifts:
@@ -154,12 +154,13 @@ def measure(
 
     from loci.bench.metrics import Features
     from loci.bench.objects.bounds import Retrieval
-    from loci.bench.objects.metrics import mark, mark_elsewhere
+    from loci.bench.objects.metrics import mark_elsewhere
+    from loci.bench.objects.metrics import score as mark
 
     began, features = time.perf_counter(), Features()
     numbers = held_out.chosen(plan.objects)
     rows: list[dict[str, Any]] = []
-    lifts: dict[str, list[Lift]] = {column: [] for column in OURS}
+    lifts: dict[str, list[LiftedCase]] = {column: [] for column in OURS}
     for number in tqdm(numbers, desc="lifting", unit=" objects"):
         case = held_out.case(number)
         row: dict[str, Any] = {"name": case.name, "view": case.view}
@@ -251,7 +252,7 @@ def describe(results: dict[str, Any]) -> str:
     return "\n".join([*lines, *(f"({note})" for note in results["notes"])])
 
 
-def _check_any(lifts: dict[str, list[Lift]]) -> None:
+def _check_any(lifts: dict[str, list[LiftedCase]]) -> None:
     """One failure says something about an object; failures only, about the model."""
     if all(one.guess is None for made in lifts.values() for one in made):
         raise LociError(f"no object can be lifted: {lifts['pointmap'][0].failure}")

@@ -104,7 +104,7 @@ def measure(
     from tqdm import tqdm
 
     from loci.bench.objects.speed_runs import lifted, run_all
-    from loci.objects.sampling import Pace
+    from loci.objects.sampling import SamplerRunner as Pace
 
     began, numbers = time.perf_counter(), held_out.chosen(objects)
     runs: dict[str, list[Run]] = {method.name: [] for method in methods}

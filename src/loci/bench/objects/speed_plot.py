@@ -1,4 +1,4 @@
-"""Speed-up against loss, a point for every method; those that no other beats are joined.
+"""Preset-up against loss, a point for every method; those that no other beats are joined.
 
 Fifty names over one another tell nothing: named are the corners of that line, the named speeds, and
 the fastest of a group that has neither; the table has the rest.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Points = list[tuple[float, float]]
 Places = dict[str, tuple[float, float]]
-SPEEDS = ("exact", "fast", "faster", "released", "paper")
+PRESETS = ("exact", "fast", "faster", "released", "paper")
 
 
 def check_drawable() -> None:
@@ -62,7 +62,7 @@ def draw(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
 
 def named(places: Places, edge: Points) -> list[str]:
     """Which of a group's points get their names, by rising speed."""
-    chosen = {n for n, place in places.items() if n in SPEEDS or place in edge}
+    chosen = {n for n, place in places.items() if n in PRESETS or place in edge}
     if not chosen:
         chosen = {max(places, key=lambda name: places[name][0])}
     return sorted(chosen, key=lambda name: places[name])

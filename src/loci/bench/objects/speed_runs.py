@@ -13,21 +13,21 @@ from torch import Tensor
 
 from loci.bench.objects.cases import Case
 from loci.bench.objects.methods import EXACT, Method
-from loci.bench.objects.metrics import Guess, Marks, mark
+from loci.bench.objects.metrics import Guess, Scores, score
 from loci.bench.objects.quality import guess_of
-from loci.caching.stats import Ledger, StageEntry
+from loci.caching.stats import StageStats, Stats
 from loci.errors import LociError
 from loci.flow import State
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.distance import surface_distance
-from loci.objects.inputs.observation import View
+from loci.objects.inputs.observation import ObservedPicture
 from loci.objects.lifter import Lifter
 from loci.objects.models.structure_flow import StructureFlow
-from loci.objects.pipeline import Lifted, LifterConfig, Lifting
-from loci.objects.sampling import OnStep, Pace, StructureSampling
+from loci.objects.pipeline import LifterConfig, LiftPipeline, LiftResult
+from loci.objects.sampling import OnStep, SamplerRunner, StructureSampling
 
 
-class ToExact(NamedTuple):
+class DifferenceToExact(NamedTuple):
     """How far an asset is from the one that exact makes of the same picture and noise.
 
     Attributes:
@@ -41,7 +41,7 @@ class ToExact(NamedTuple):
     voxel_iou: float
 
 
-NOTHING = ToExact(float("nan"), 0.0, 0.0)
+NOTHING = DifferenceToExact(float("nan"), 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class Run:
     """
 
     name: str
-    marks: Marks
-    to_exact: ToExact
-    ledger: Ledger
+    marks: Scores
+    to_exact: DifferenceToExact
+    ledger: Stats
     speedup: float
     voxels: float = 1.0
     failure: str | None = None
@@ -72,12 +72,12 @@ class Run:
         return sum(entry.made for entry in self.ledger.stages.values())
 
 
-Known = dict[tuple[Any, StructureSampling, int], tuple[State, StageEntry]]
+Known = dict[tuple[Any, StructureSampling, int], tuple[State, StageStats]]
 """Structures of one object and their cost, by what made them: the policy, the steps and how often
 guidance is made anew."""
 
 
-class Shared(Pace):
+class Shared(SamplerRunner):
     """Takes the structure from an earlier run of the same object where it would be the same."""
 
     def __init__(self, method: Method, lifter: Lifter, known: Known) -> None:
@@ -103,7 +103,7 @@ class Shared(Pace):
 
 class _Lift(NamedTuple):
     guess: Guess | None
-    ledger: Ledger
+    ledger: Stats
     failure: str | None = None
 
     @property
@@ -143,7 +143,7 @@ def run_all(
     return {
         name: Run(
             case.name,
-            mark(one.guess, case, case.placement),
+            score(one.guess, case, case.placement),
             to_exact(one.guess, first.guess),
             one.ledger,
             1.0 if name == exact.name else seconds / one.seconds,
@@ -154,7 +154,7 @@ def run_all(
     }
 
 
-def to_exact(guess: Guess | None, exact: Guess | None) -> ToExact:
+def to_exact(guess: Guess | None, exact: Guess | None) -> DifferenceToExact:
     """Zero distance and full marks when both are the same."""
     if guess is None or exact is None:
         return NOTHING
@@ -165,7 +165,7 @@ def to_exact(guess: Guess | None, exact: Guess | None) -> ToExact:
         grid[one.voxels.long().unbind(1)] = True
         grids.append(grid)
     common, either = (grids[0] & grids[1]).sum(), (grids[0] | grids[1]).sum()
-    return ToExact(distance.chamfer, distance.f_score, float(common / either))
+    return DifferenceToExact(distance.chamfer, distance.f_score, float(common / either))
 
 
 def _part(guess: Guess | None, exact: Guess | None) -> float:
@@ -178,16 +178,16 @@ def _part(guess: Guess | None, exact: Guess | None) -> float:
 
 
 def lifted(
-    lifter: Lifter, case: Case, config: LifterConfig, pace: Pace, seed: int
-) -> tuple[View, Lifted]:
+    lifter: Lifter, case: Case, config: LifterConfig, pace: SamplerRunner, seed: int
+) -> tuple[ObservedPicture, LiftResult]:
     """The case's object as `lifter(...)` lifts it, by these settings and at this pace.
 
     Raises:
         LociError: when nothing is found.
     """
-    view = View.read(case.pixels, case.pointmap)
+    view = ObservedPicture.read(case.pixels, case.pointmap)
     subject = view.subject(view.mask(case.mask), case.name, seed, config)
-    (found,) = Lifting(config, lifter.stages, [subject], pace).run()
+    (found,) = LiftPipeline(config, lifter.stages, [subject], pace).run()
     return view, found
 
 

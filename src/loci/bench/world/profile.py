@@ -49,12 +49,12 @@ def measure(world: World, chunks: int, ways: dict[str, Way] | None = None) -> di
     import torch
 
     from loci.bench.world.horizon import picture
-    from loci.caching.stats import Ledger
+    from loci.caching.stats import Stats as Stats
 
     worlds = {name: way(world) for name, way in (ways or WAYS).items()}
     spent: dict[str, list[float]] = {name: [] for name in worlds}
     furthest = dict.fromkeys(worlds, 0.0)
-    walked = world.at_speed("exact", ledger := Ledger())
+    walked = world.at_speed("exact", ledger := Stats())
     state = walked.start(picture(world), seed=0)
     actions = np.array([(0, 3)] * world.chunk)
     for chunk in range(BEFORE + WARM + chunks):

@@ -16,9 +16,9 @@ from torch import Tensor
 from loci.flow import State, euler_timesteps, guided, sample
 from loci.io.images import frames_to_tensor, tensor_to_frames
 from loci.memory.hpmc import RATE, WindowPlan
-from loci.memory.poses import reckon
-from loci.memory.token_cache import Codes
-from loci.world.conditioning import Actions, Address, Context
+from loci.memory.poses import dead_reckon
+from loci.memory.token_cache import MemoryTokens
+from loci.world.conditioning import Actions, ChunkContext, ChunkPoses
 from loci.world.rollout import chunk_noise
 from loci.world.world import WalkState, World
 
@@ -78,28 +78,32 @@ def published_chunk(
     return PublishedChunk(made[:, :, again:], frames, encoding, time.perf_counter() - began)
 
 
-def _compress(world: World, latents: Tensor, poses: Tensor | None, rows: int) -> Codes | None:
+def _compress(
+    world: World, latents: Tensor, poses: Tensor | None, rows: int
+) -> MemoryTokens | None:
     if not latents.shape[2]:
         return None
     latents = latents.expand(rows, -1, -1, -1, -1)
     memory = world.memory
     if memory.published is not None:
-        return Codes(memory.published(latents), None, ())
+        return MemoryTokens(memory.published(latents), None, ())
     latents = latents[:, :, -MOST_COMPRESSED:]
     if poses is not None:
         poses = poses[:, -MOST_COMPRESSED:].expand(rows, -1, -1)
     return memory.codes(memory.append(memory.empty(), latents, poses))
 
 
-def _context(world: World, state: WalkState, codes: Codes | None, actions: Actions) -> Context:
+def _context(
+    world: World, state: WalkState, codes: MemoryTokens | None, actions: Actions
+) -> ChunkContext:
     address = None
     if world.config.stride is not None:
-        target = reckon(state.pose, actions.move, actions.view, world.config.stride)
+        target = dead_reckon(state.pose, actions.move, actions.view, world.config.stride)
         if codes is None or codes.poses is None:
-            address = Address(target[:, :0], target[:, :0, 0], state.pose, target)
+            address = ChunkPoses(target[:, :0], target[:, :0, 0], state.pose, target)
         else:
             ends = torch.tensor([span.end for span in codes.spans], dtype=torch.float64)
-            address = Address(codes.poses, (ends.max() - ends)[None], state.pose, target)
+            address = ChunkPoses(codes.poses, (ends.max() - ends)[None], state.pose, target)
     tokens = None if codes is None else codes.tokens
     rows = 1 if state.prompt is None else state.prompt.states.shape[0]
     local = state.local.expand(rows, -1, -1, -1, -1)

@@ -14,8 +14,8 @@ from loci.bench.world.variants import TIME, variants
 from loci.envs.doom.engine import FULL_TURN, TURN, TURN_SIGN, film
 from loci.envs.doom.walks import spin, there_and_back
 from loci.io.images import fit, frames_to_tensor, tensor_to_frames
-from loci.memory.poses import reckon
-from loci.memory.token_cache import Codes
+from loci.memory.poses import dead_reckon
+from loci.memory.token_cache import MemoryTokens
 from loci.train.world.batches import OUT_OF_SIGHT
 from loci.world.world import WalkState, World
 
@@ -150,7 +150,7 @@ def _poses(world: World, state: WalkState, actions: Int[np.ndarray, "n 2"]) -> T
     if world.config.stride is None:
         return None
     move, view = torch.from_numpy(actions)[None].unbind(-1)
-    led = reckon(state.pose, move, view, world.config.stride)
+    led = dead_reckon(state.pose, move, view, world.config.stride)
     return torch.cat([state.pose[:, None], led], dim=1)
 
 
@@ -237,7 +237,7 @@ def reconstructed(
     )
 
 
-def _codes(world: World, trial: Trial) -> Codes:
+def _codes(world: World, trial: Trial) -> MemoryTokens:
     """What is remembered of the other scene."""
     actions = trial.actions[: trial.known]
     state = remember(world, trial.wrong[: trial.known + 1], actions, seed=0)

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from loci.bench.report import QUICK, MemoryPlan, table, write_json
-from loci.caching.presets import Speed, exact, fast, faster
+from loci.caching.presets import Preset, exact, fast, faster
 from loci.caching.step_cache import StepCacheConfig
-from loci.caching.token_cache import TokenBudgetConfig
+from loci.caching.token_cache import TokenCacheConfig
 from loci.io.files import check_writable
 from loci.world.world import WalkState, World
 
@@ -46,7 +46,7 @@ class WalkMethod(NamedTuple):
 
     name: str
     group: str
-    speed: Speed
+    speed: Preset
     steps: int | None = None
 
     def of(self, world: World) -> World:
@@ -67,14 +67,14 @@ def walk_methods(steps: int) -> list[WalkMethod]:
     named = [
         *((f"cache {t:g}", "step caching", StepCacheConfig(tolerance=t)) for t in CACHED),
         *((f"cache 1 in {n}", "step caching", StepCacheConfig(stride=n)) for n in STRIDES),
-        *((f"carve {t:g}", "carving", TokenBudgetConfig(tolerance=t)) for t in CARVED),
+        *((f"carve {t:g}", "carving", TokenCacheConfig(tolerance=t)) for t in CARVED),
     ]
     return [
         WalkMethod(EXACT, EXACT, exact()),
         *(WalkMethod(f"{n} steps", "fewer steps", exact(), n) for n in FEWER if n < steps),
         WalkMethod("fast", "fewer steps", fast()),
         WalkMethod("faster", "fewer steps", faster()),
-        *(WalkMethod(name, group, Speed(name, walk=walk)) for name, group, walk in named),
+        *(WalkMethod(name, group, Preset(name, walk=walk)) for name, group, walk in named),
     ]
 
 

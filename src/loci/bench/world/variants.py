@@ -4,8 +4,8 @@ import copy
 from dataclasses import replace
 
 from loci.memory.baselines import Memory, NoMemory, RawMemory, SampledMemory, WrongMemory
-from loci.memory.hierarchical import HorizonMemory
-from loci.memory.token_cache import Codes
+from loci.memory.hierarchical import HierarchicalMemory
+from loci.memory.token_cache import MemoryTokens
 from loci.world.world import World
 
 TIME = "time"
@@ -40,7 +40,7 @@ def may_keep(world: World) -> bool:
     return posed and hierarchy.keepsakes == 0 and hierarchy.window == 8 and hierarchy.budget > COVER
 
 
-def variants(world: World, wrong: Codes | None = None) -> dict[str, World]:
+def variants(world: World, wrong: MemoryTokens | None = None) -> dict[str, World]:
     """The memories to compare, by name; `wrong` are another scene's codes, if there is one.
 
     `window` and `stride` have the budget of the shipped memory, in codes of level one; `age`
@@ -56,10 +56,10 @@ def variants(world: World, wrong: Codes | None = None) -> dict[str, World]:
     }
     if hierarchy.follow == "views":
         by_age = replace(world.config.horizon, hierarchy=replace(hierarchy, follow="age"))
-        memories["age"] = HorizonMemory(by_age, compressor)
+        memories["age"] = HierarchicalMemory(by_age, compressor)
     if may_keep(world):
         some = replace(hierarchy, keepsakes=hierarchy.budget - COVER)
-        memories["keepsakes"] = HorizonMemory(
+        memories["keepsakes"] = HierarchicalMemory(
             replace(world.config.horizon, hierarchy=some), compressor
         )
     if wrong is not None:

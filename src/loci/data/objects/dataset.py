@@ -70,7 +70,7 @@ def write_object(path: Path, arrays: Mapping[str, np.ndarray], header: Mapping[s
 Light = Literal["random", "even"]
 
 
-class View(NamedTuple):
+class RenderedView(NamedTuple):
     """One picture of an object.
 
     Attributes:
@@ -176,7 +176,7 @@ class ObjectSet:
         view: int,
         background: UInt8[Tensor, "s s 3"] | tuple[int, int, int] = (255, 255, 255),
         light: Light = "random",
-    ) -> View:
+    ) -> RenderedView:
         """A picture of object `index` over a colour or a picture.
 
         Args:
@@ -192,7 +192,7 @@ class ObjectSet:
         if light == "even":
             color = record.read_row("even", view)
         behind = torch.as_tensor(background, dtype=torch.uint8).expand(color.shape)
-        return View(
+        return RenderedView(
             image=over(color, alpha, behind),
             mask=alpha[..., 0] > 127,
             depth=record.read_row("depth", view).float(),

@@ -32,9 +32,9 @@ from loci.objects.inputs.pointmap import (
     read_pointmap,
 )
 from loci.objects.inputs.preprocess import structure_inputs
-from loci.objects.pipeline import Lifted, LifterConfig, Subject
+from loci.objects.pipeline import LifterConfig, LiftRequest, LiftResult
 from loci.objects.placement.pose import Pose
-from loci.objects.placement.refinement import Seen
+from loci.objects.placement.refinement import Observation
 
 LONGEST_TO_SHORTEST = 16
 """Pictures are padded to squares."""
@@ -47,7 +47,7 @@ Pointmap = str | Path | NDArray[Any] | Tensor
 
 
 @dataclass(frozen=True)
-class View:
+class ObservedPicture:
     """What a camera saw.
 
     Attributes:
@@ -72,7 +72,7 @@ class View:
         pointmap: Pointmap | None = None,
         frame: Frame = "pytorch3d",
         fov: float | None = None,
-    ) -> View:
+    ) -> ObservedPicture:
         """Reads and checks picture and pointmap, see `Lifter.scene`.
 
         Raises:
@@ -114,7 +114,7 @@ class View:
 
     def subject(
         self, inside: Bool[np.ndarray, "h w"], name: str, seed: int, config: LifterConfig
-    ) -> Subject:
+    ) -> LiftRequest:
         """What the model is asked about the object inside a checked mask."""
         rgb = self.rgb
         mask = torch.from_numpy(inside)[None].float()
@@ -122,13 +122,13 @@ class View:
         if self.pointmap is None:
             # It is lifted in the nominal scene.
             units = nominal_scene(mask)
-            seen = Seen(mask[0] > 0.5, None, NOMINAL_FOV, NOMINAL_DISTANCE, rgb)
+            seen = Observation(mask[0] > 0.5, None, NOMINAL_FOV, NOMINAL_DISTANCE, rgb)
         else:
             units = inputs.normaliser
-            seen = Seen(mask[0] > 0.5, self.pointmap, self.fov, rgb=rgb)
-        return Subject(name, inputs.tensors, units, seed, cutout(self.pixels, inside), seen)
+            seen = Observation(mask[0] > 0.5, self.pointmap, self.fov, rgb=rgb)
+        return LiftRequest(name, inputs.tensors, units, seed, cutout(self.pixels, inside), seen)
 
-    def asset(self, found: Lifted) -> Asset:
+    def asset(self, found: LiftResult) -> Asset:
         """The object that was found."""
         return Asset(
             pose=found.pose if self.pointmap is not None else _seen_with(found.pose, self.fov),

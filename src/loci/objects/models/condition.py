@@ -138,7 +138,7 @@ class FuserConfig:
     even: bool = False
 
 
-class Fuser(nn.Module):
+class EmbedderFuser(nn.Module):
     """Embeds every input, projects it, marks it as crop or full frame, and joins the tokens.
 
     Args:
@@ -167,7 +167,7 @@ class Fuser(nn.Module):
         )
 
     @classmethod
-    def of(cls, config: FuserConfig) -> "Fuser":
+    def of(cls, config: FuserConfig) -> "EmbedderFuser":
         """A fuser of picture, mask and, if configured, pointmap, each as crop and full frame."""
         embedders: list[Embedder] = [
             DinoEmbedder(config.picture),
@@ -239,7 +239,7 @@ class Fuser(nn.Module):
         save_pretrained(folder, self.config, self, dtype)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path) -> "Fuser":
+    def from_pretrained(cls, source: str | Path) -> "EmbedderFuser":
         """Load a folder or hub id written by `save_pretrained`; strict, in the saved type."""
         return load_pretrained(cls.of, FuserConfig, source)
 
@@ -259,18 +259,18 @@ def structure_fuser(
     picture: DinoEmbedderConfig | None = None,
     pointmap: PointmapEmbedderConfig | None = None,
     dim: int = 1024,
-) -> Fuser:
+) -> EmbedderFuser:
     """Stage 1: picture, mask and pointmap, each as crop and full frame.
 
     The defaults are the released sizes: 4 x 1370 + 2 x 1024 = 7528 tokens.
     """
     picture = picture or DinoEmbedderConfig()
-    return Fuser.of(FuserConfig(picture, None, pointmap or PointmapEmbedderConfig(), dim))
+    return EmbedderFuser.of(FuserConfig(picture, None, pointmap or PointmapEmbedderConfig(), dim))
 
 
-def latent_fuser(picture: DinoEmbedderConfig | None = None, dim: int = 1024) -> Fuser:
+def latent_fuser(picture: DinoEmbedderConfig | None = None, dim: int = 1024) -> EmbedderFuser:
     """Stage 2: picture and mask, registers kept; 4 x 1374 = 5496 tokens as released."""
-    return Fuser.of(FuserConfig(picture or DinoEmbedderConfig(tokens="prenorm"), dim=dim))
+    return EmbedderFuser.of(FuserConfig(picture or DinoEmbedderConfig(tokens="prenorm"), dim=dim))
 
 
 def gated_width(dim: int, multiple: int = 256) -> int:

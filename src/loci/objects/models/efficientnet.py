@@ -20,7 +20,7 @@ STRIDE = 16
 """Pixels along the side of a cell that comes out."""
 
 
-class Stage(NamedTuple):
+class LiteStage(NamedTuple):
     """Blocks of one width; the first of them strides."""
 
     kernel: int
@@ -31,11 +31,11 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage(3, 1, 1, 16, 1),
-    Stage(3, 2, 6, 24, 2),
-    Stage(5, 2, 6, 40, 2),
-    Stage(3, 2, 6, 80, 3),
-    Stage(5, 1, 6, 112, 3),
+    LiteStage(3, 1, 1, 16, 1),
+    LiteStage(3, 2, 6, 24, 2),
+    LiteStage(5, 2, 6, 40, 2),
+    LiteStage(3, 2, 6, 80, 3),
+    LiteStage(5, 1, 6, 112, 3),
 )
 """Those of EfficientNet-lite0 that come before its last two."""
 WIDTH = STAGES[-1].width

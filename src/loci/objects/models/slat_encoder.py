@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -80,18 +81,20 @@ FIRST_LOG_VARIANCE = -4.0
 
 
 @dataclass(frozen=True)
-class LatentEncoderConfig:
+class SlatEncoderConfig:
     """Sizes: those of the small model. `torso.channels` is the width of a voxel's features."""
+
+    FORMER_NAMES: ClassVar[tuple[str, ...]] = ("LatentEncoderConfig",)
 
     torso: TorsoConfig = TorsoConfig(channels=CHANNELS, dim=96, blocks=2, heads=3, resolution=32)
     latent_channels: int = 8
 
 
-class LatentEncoder(DecoderTorso):
+class SlatEncoder(DecoderTorso):
     """The decoders' torso the other way round: features in, mean and spread of latents out."""
 
-    def __init__(self, config: LatentEncoderConfig | None = None) -> None:
-        config = config or LatentEncoderConfig()
+    def __init__(self, config: SlatEncoderConfig | None = None) -> None:
+        config = config or SlatEncoderConfig()
         super().__init__(config.torso)
         self.config = config
         self.out_layer = nn.Linear(config.torso.dim, 2 * config.latent_channels)
@@ -111,9 +114,9 @@ class LatentEncoder(DecoderTorso):
         save_pretrained(folder, self.config, self, dtype)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path) -> LatentEncoder:
+    def from_pretrained(cls, source: str | Path) -> SlatEncoder:
         """Load a folder or hub id written by `save_pretrained`; strict, in the saved type."""
-        return load_pretrained(cls, LatentEncoderConfig, source)
+        return load_pretrained(cls, SlatEncoderConfig, source)
 
 
 def kl(mean: Float[Tensor, "n d"], log_variance: Float[Tensor, "n d"]) -> Float[Tensor, ""]:

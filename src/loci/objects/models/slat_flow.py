@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -25,7 +25,7 @@ def per_voxel(rows: Float[Tensor, "b d"], voxels: Voxels) -> Float[Tensor, "n d"
     return rows if rows.shape[0] == 1 else rows[voxels.coords[:, 0]]
 
 
-class ResidualBlock(nn.Module):
+class SparseResidualBlock(nn.Module):
     """Two sparse convolutions bent to a time, around a skip (SAM 3D Objects, 8).
 
     `resample` is 0, -1 (to the coarser voxels first) or 1 (to the finer voxels first).
@@ -92,7 +92,7 @@ class VoxelFlowBlock(nn.Module):
         return gated(feats, self.mlp(h), m.gate2)
 
 
-class Context(NamedTuple):
+class SlatContext(NamedTuple):
     """What a condition is to the flow at every step.
 
     Attributes:
@@ -103,7 +103,7 @@ class Context(NamedTuple):
     attended: tuple[KeysValues, ...]
     aligned: Tensor | None = None
 
-    def part(self, rows: Int[Tensor, "k"]) -> "Context":
+    def part(self, rows: Int[Tensor, "k"]) -> "SlatContext":
         """Of some of the voxels."""
         return self if self.aligned is None else self._replace(aligned=self.aligned[rows])
 
@@ -147,13 +147,15 @@ class LatentStatistics:
 
 
 @dataclass(frozen=True)
-class LatentFlowConfig:
+class SlatFlowConfig:
     """Sizes. The defaults are the released model (SAM 3D Objects, 8).
 
     `io_channels` has an entry for each level finer than the transformer's, finest first;
     `io_blocks` residual blocks stand at each. `aligned` is how many channels of the pixels a voxel
     is seen at come with its latents, none as released (`loci.objects.inputs.pixel_aligned`).
     """
+
+    FORMER_NAMES: ClassVar[tuple[str, ...]] = ("LatentFlowConfig",)
 
     channels: int = 8
     dim: int = 1024
@@ -167,7 +169,7 @@ class LatentFlowConfig:
     aligned: int = 0
 
 
-class LatentFlow(nn.Module):
+class SlatFlow(nn.Module):
     """v(latents, time; voxels, condition), v = data - noise.
 
     `context` is computed once per run and `velocity` at every step; `forward` is both. Time is on
@@ -175,9 +177,9 @@ class LatentFlow(nn.Module):
     alone is made once and kept by the `Voxels` given.
     """
 
-    def __init__(self, config: LatentFlowConfig | None = None) -> None:
+    def __init__(self, config: SlatFlowConfig | None = None) -> None:
         super().__init__()
-        self.config = c = config or LatentFlowConfig()
+        self.config = c = config or SlatFlowConfig()
         if not c.io_channels or c.io_blocks < 2:
             raise ValueError("the latent flow needs a finer level with at least two blocks")
         self.t_embedder = TimestepEmbedder(c.dim, c.frequencies)
@@ -197,7 +199,7 @@ class LatentFlow(nn.Module):
         self,
         condition: Float[Tensor, "b m c"] | None,
         aligned: Float[Tensor, "n a"] | None = None,
-    ) -> Context | None:
+    ) -> SlatContext | None:
         """What is the same at every step; a condition of None is the unconditional branch.
 
         Args:
@@ -216,17 +218,17 @@ class LatentFlow(nn.Module):
             for block in self.blocks
         )
         if aligned is None:
-            return Context(attended)
+            return SlatContext(attended)
         if self.aligned_layer is None or aligned.shape[1] != self.config.aligned:
             raise ValueError(f"{aligned.shape[1]} channels of pixels, not {self.config.aligned}")
-        return Context(attended, self.aligned_layer(aligned.to(kind)))
+        return SlatContext(attended, self.aligned_layer(aligned.to(kind)))
 
     def velocity(
         self,
         latents: Float[Tensor, "n c"],
         time: Float[Tensor, "b"],
         voxels: Voxels,
-        context: Context | None,
+        context: SlatContext | None,
     ) -> Float[Tensor, "n c"]:
         """Predicted data - noise; float32.
 
@@ -278,28 +280,30 @@ class LatentFlow(nn.Module):
         save_pretrained(folder, self.config, self, dtype)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path) -> "LatentFlow":
+    def from_pretrained(cls, source: str | Path) -> "SlatFlow":
         """Load a folder or hub id written by `save_pretrained`; strict, in the saved type."""
-        return load_pretrained(cls, LatentFlowConfig, source)
+        return load_pretrained(cls, SlatFlowConfig, source)
 
 
-def _input_blocks(c: LatentFlowConfig) -> list[ResidualBlock]:
+def _input_blocks(c: SlatFlowConfig) -> list[SparseResidualBlock]:
     blocks = []
     for channels, wider in zip(c.io_channels, (*c.io_channels[1:], c.dim), strict=True):
-        blocks += [ResidualBlock(channels, channels, c.dim) for _ in range(c.io_blocks - 1)]
-        blocks.append(ResidualBlock(channels, wider, c.dim, resample=-1))
+        blocks += [SparseResidualBlock(channels, channels, c.dim) for _ in range(c.io_blocks - 1)]
+        blocks.append(SparseResidualBlock(channels, wider, c.dim, resample=-1))
     return blocks
 
 
-def _output_blocks(c: LatentFlowConfig) -> list[ResidualBlock]:
+def _output_blocks(c: SlatFlowConfig) -> list[SparseResidualBlock]:
     """The mirror of the input blocks; each also takes what its counterpart gave."""
     blocks = []
     pairs = list(zip(c.io_channels, (*c.io_channels[1:], c.dim), strict=True))
     for channels, wider in reversed(pairs):
-        blocks.append(ResidualBlock(2 * wider, channels, c.dim, resample=1))
-        blocks += [ResidualBlock(2 * channels, channels, c.dim) for _ in range(c.io_blocks - 1)]
+        blocks.append(SparseResidualBlock(2 * wider, channels, c.dim, resample=1))
+        blocks += [
+            SparseResidualBlock(2 * channels, channels, c.dim) for _ in range(c.io_blocks - 1)
+        ]
     return blocks
 
 
-def _residual(blocks: nn.ModuleList) -> list[ResidualBlock]:
-    return cast("list[ResidualBlock]", list(blocks))
+def _residual(blocks: nn.ModuleList) -> list[SparseResidualBlock]:
+    return cast("list[SparseResidualBlock]", list(blocks))

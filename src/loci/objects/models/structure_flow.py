@@ -128,7 +128,7 @@ LAYOUT_LATENTS = {"6drotation_normalized": 6, "translation": 3, "scale": 3, "tra
 
 Latents = Mapping[str, Tensor]
 """`shape` `[b, resolution^3, channels]` and the layout latents `[b, 1, channels]`."""
-Context = tuple[StreamKeys, ...]
+StructureContext = tuple[StreamKeys, ...]
 """Keys and values of a condition for every block."""
 
 
@@ -211,7 +211,7 @@ class StructureFlow(nn.Module):
             for name, shape in self.latent_shapes().items()
         }
 
-    def context(self, condition: Float[Tensor, "b m c"] | None) -> Context | None:
+    def context(self, condition: Float[Tensor, "b m c"] | None) -> StructureContext | None:
         """Keys and values of a condition for every step; None is the unconditional branch."""
         if condition is None:
             return None
@@ -239,7 +239,7 @@ class StructureFlow(nn.Module):
         self,
         latents: Latents,
         time: Float[Tensor, "b"],
-        context: Context | None,
+        context: StructureContext | None,
         step: Float[Tensor, "b"] | None = None,
     ) -> dict[str, Float[Tensor, "b n c"]]:
         """Predicted data - noise; float32.
@@ -272,7 +272,9 @@ class StructureFlow(nn.Module):
         """Load a folder or hub id written by `save_pretrained`; strict, in the saved type."""
         return load_pretrained(cls, StructureFlowConfig, source)
 
-    def _run(self, latents: Latents, moment: Tensor, context: Context | None) -> dict[str, Tensor]:
+    def _run(
+        self, latents: Latents, moment: Tensor, context: StructureContext | None
+    ) -> dict[str, Tensor]:
         streams = self.project(latents)
         for i, block in enumerate(self._blocks):
             streams = block(streams, moment, None if context is None else context[i])
@@ -293,7 +295,7 @@ class StructureFlow(nn.Module):
         return cast(LatentMapping, self.latent_mapping[name])
 
 
-def for_all(context: Context | None, rows: int) -> Context | None:
+def for_all(context: StructureContext | None, rows: int) -> StructureContext | None:
     """A context of one row for so many, without copies; any other as it is."""
     if context is None:
         return None

@@ -74,12 +74,12 @@ class StructureEncoder(nn.Module):
         blocks: list[nn.Module] = []
         for level in reversed(range(len(c.channels))):
             width = c.channels[level]
-            blocks.extend(ResidualBlock(width) for _ in range(c.blocks_per_level))
+            blocks.extend(VolumeResidualBlock(width) for _ in range(c.blocks_per_level))
             if level:
                 blocks.append(Downsample(width, c.channels[level - 1]))
         self.blocks = nn.Sequential(*blocks)
         self.middle_block = nn.Sequential(
-            *(ResidualBlock(coarsest) for _ in range(c.middle_blocks))
+            *(VolumeResidualBlock(coarsest) for _ in range(c.middle_blocks))
         )
         head = Conv3d(coarsest, 2 * c.latent_channels, 3, padding=1)
         self.out_layer = nn.Sequential(ChannelNorm(coarsest), nn.SiLU(), head)
@@ -134,7 +134,7 @@ class ChannelNorm(AffineLayerNorm):
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
-class ResidualBlock(nn.Module):
+class VolumeResidualBlock(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x))))))."""
 
     def __init__(self, channels: int) -> None:
@@ -165,12 +165,14 @@ class StructureDecoder(nn.Module):
         self.config = c = config or StructureDecoderConfig()
         first, last = c.channels[0], c.channels[-1]
         self.input_layer = Conv3d(c.latent_channels, first, 3, padding=1)
-        self.middle_block = nn.Sequential(*(ResidualBlock(first) for _ in range(c.middle_blocks)))
+        self.middle_block = nn.Sequential(
+            *(VolumeResidualBlock(first) for _ in range(c.middle_blocks))
+        )
         blocks: list[nn.Module] = []
         for level, width in enumerate(c.channels):
             if level:
                 blocks.append(Upsample(c.channels[level - 1], width))
-            blocks.extend(ResidualBlock(width) for _ in range(c.blocks_per_level))
+            blocks.extend(VolumeResidualBlock(width) for _ in range(c.blocks_per_level))
         self.blocks = nn.ModuleList(blocks)
         head = Conv3d(last, 1, 3, padding=1)
         self.out_layer = nn.Sequential(ChannelNorm(last), nn.SiLU(), head)

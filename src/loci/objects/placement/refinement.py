@@ -47,7 +47,7 @@ class RefinementConfig:
     depths: float = 3.0
 
 
-class Seen(NamedTuple):
+class Observation(NamedTuple):
     """What a picture shows of an object.
 
     Attributes:
@@ -112,11 +112,11 @@ class _Poses(NamedTuple):
 
 
 @torch.no_grad()
-def refined(
+def refine_pose(
     pose: Pose,
     voxels: Int[Tensor, "n 3"],
     resolution: int,
-    seen: Seen,
+    seen: Observation,
     config: RefinementConfig | None = None,
 ) -> Refined:
     """The pose of one object, turned, moved and sized such that it covers its mask.
@@ -169,7 +169,7 @@ def refined(
     return Refined(pose, mark)
 
 
-def cells_of(seen: Seen, cells: int) -> Cells:
+def cells_of(seen: Observation, cells: int) -> Cells:
     """The mask and the visible depths in `cells` x `cells`, best as many as the shape has voxels
     along a side."""
     mask, pointmap, fov = seen[:3]

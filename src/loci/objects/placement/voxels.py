@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loci.caching.aggregation import Aggregation, aggregate, shrunk
-from loci.caching.presets import Speed
+from loci.caching.presets import Preset
 from loci.caching.published.token_baselines import random_drop
 from loci.caching.spectral import (
     DecodingConfig,
@@ -128,7 +128,7 @@ def choose_voxels(
     coords: Int[Tensor, "n 4"],
     logits: Float[Tensor, "1 1 r r r"],
     cutout: UInt8[Tensor, "h w 4"],
-    speed: Speed,
+    speed: Preset,
     depth: int,
     limit: int,
     chance: torch.Generator,

@@ -13,24 +13,24 @@ from torch import Tensor, nn
 from loci.data.objects.dataset import training_folders
 from loci.flow import TIMESTEPS
 from loci.io.weights import save_config
-from loci.objects.models.condition import Fuser, FuserConfig
-from loci.objects.models.slat_flow import LatentFlow, LatentFlowConfig, VoxelFlowBlock
+from loci.objects.models.condition import EmbedderFuser, FuserConfig
+from loci.objects.models.slat_flow import SlatFlow, SlatFlowConfig, VoxelFlowBlock
 from loci.objects.presets import home
 from loci.train.optim import MuonWithAdam
 from loci.train.precision import Precision, matmul_type, multiplying
-from loci.train.slat.flow_evaluate import FlowExam
-from loci.train.slat.parts import CodecParts
+from loci.train.slat.flow_evaluate import SlatFlowEvaluation
+from loci.train.slat.parts import SlatVAE
 from loci.train.slat.targets import FlowBatch, Jolt, cut, flow_batch, latent_statistics
-from loci.train.slat.vae_data import LatentSet
+from loci.train.slat.vae_data import SlatDataset
 from loci.train.structure.data import CoordinateReader, coordinate_loss
-from loci.train.structure.init import begin_fuser, borrow_eyes
+from loci.train.structure.init import initialise_fuser, load_pretrained_backbone
 from loci.train.structure.scenes import SceneVariety
 from loci.train.trainer import (
-    Budget,
     Ema,
-    Learner,
     LearningRate,
     RunDirectory,
+    TrainingBudget,
+    TrainState,
     means,
     step_generator,
 )
@@ -40,7 +40,7 @@ STATISTICS_NAME = "latent_statistics.json"
 
 
 @dataclass(frozen=True)
-class LatentFlowTraining:
+class SlatFlowTraining:
     """How to train; the default sizes are those of `home`.
 
     `disturbance` is the largest share of voxels lost, `unconditional` that of pictures withheld,
@@ -54,10 +54,10 @@ class LatentFlowTraining:
     what there are too few of.
     """
 
-    flow: LatentFlowConfig = HOME.latent_flow
+    flow: SlatFlowConfig = HOME.latent_flow
     fuser: FuserConfig = HOME.latent_fuser
     variety: SceneVariety = SceneVariety()
-    budget: Budget = Budget(minutes=20)
+    budget: TrainingBudget = TrainingBudget(minutes=20)
     rate: LearningRate = LearningRate(peak=1e-3, warmup_steps=60, hold=0.5)
     batch: int = 4
     cut_batch: int = 12
@@ -89,19 +89,19 @@ class FlowLosses(NamedTuple):
 class PicturedFlow(nn.Module):
     """The fuser and the flow, which learn together."""
 
-    def __init__(self, config: LatentFlowTraining) -> None:
+    def __init__(self, config: SlatFlowTraining) -> None:
         super().__init__()
-        self.fuser = Fuser.of(config.fuser)
-        self.flow = LatentFlow(config.flow)
+        self.fuser = EmbedderFuser.of(config.fuser)
+        self.flow = SlatFlow(config.flow)
         self.reader = CoordinateReader(config.fuser)
-        begin_fuser(self.fuser)
+        initialise_fuser(self.fuser)
         _begin(self.flow)
 
     def losses(
         self,
         batch: FlowBatch,
         data: Float[Tensor, "n c"],
-        config: LatentFlowTraining,
+        config: SlatFlowTraining,
         rng: torch.Generator,
     ) -> FlowLosses:
         """With the velocity data - noise, at a random time for every item; `data` are the
@@ -131,47 +131,47 @@ class PicturedFlow(nn.Module):
         self.flow.save_pretrained(folder / "latent_flow", dtype)
 
 
-def train_latent_flow(
+def train_slat_flow(
     data: Path,
     codec: Path,
     out: Path,
-    config: LatentFlowTraining | None = None,
+    config: SlatFlowTraining | None = None,
 ) -> PicturedFlow:
     """Train on `data/train` and, if there, `data/more`, with the autoencoder that a run of
-    `train_latent_codec` left in `codec/final`, examine on `data/test`, and save under `out/final`.
+    `train_slat_vae` left in `codec/final`, examine on `data/test`, and save under `out/final`.
 
     Raises:
         LociError: on unusable data, or when a part of the autoencoder is missing.
     """
-    parts = CodecParts.from_pretrained(Path(codec) / "final")
-    train = LatentSet.load(*training_folders(data))
-    test = LatentSet.load(Path(data) / "test")
-    return fit_latent_flow(train, test, parts, out, config)
+    parts = SlatVAE.from_pretrained(Path(codec) / "final")
+    train = SlatDataset.load(*training_folders(data))
+    test = SlatDataset.load(Path(data) / "test")
+    return fit_slat_flow(train, test, parts, out, config)
 
 
-def fit_latent_flow(
-    train: LatentSet,
-    test: LatentSet,
-    parts: CodecParts,
+def fit_slat_flow(
+    train: SlatDataset,
+    test: SlatDataset,
+    parts: SlatVAE,
     out: Path,
-    config: LatentFlowTraining | None = None,
+    config: SlatFlowTraining | None = None,
 ) -> PicturedFlow:
-    """`train_latent_flow` on objects already in memory.
+    """`train_slat_flow` on objects already in memory.
 
     Saves the averaged fuser and flow and, as `latent_statistics.json`, how latents are
     normalised. A run that was killed goes on from its last checkpoint. Returns the averaged
     networks in evaluation mode.
     """
-    config = config or LatentFlowTraining()
+    config = config or SlatFlowTraining()
     run, dtype = RunDirectory(out), matmul_type(config.precision)
     statistics = latent_statistics(train, parts.encoder)
-    exam = FlowExam.prepare(test, parts, statistics, config.examined)
+    exam = SlatFlowEvaluation.prepare(test, parts, statistics, config.examined)
     torch.manual_seed(config.seed)
     model = PicturedFlow(config)
-    borrow_eyes(model.fuser)
+    load_pretrained_backbone(model.fuser)
     optimizer = MuonWithAdam(model, ("blocks.",), config.rate.peak, dtype=dtype)
     ema = Ema(model, config.ema)
-    learner = Learner(model, optimizer, ema)
+    learner = TrainState(model, optimizer, ema)
     learner.resume(run)
     size = config.fuser.picture.input_size
     logged: list[dict[str, float]] = []
@@ -216,7 +216,7 @@ def fit_latent_flow(
 
 
 @torch.no_grad()
-def _begin(flow: LatentFlow) -> None:
+def _begin(flow: SlatFlow) -> None:
     """Every block acts from the first step, and the first velocity is zero."""
     for block in flow.blocks:
         modulation = cast(nn.Linear, cast(VoxelFlowBlock, block).adaLN_modulation[1])
@@ -228,7 +228,7 @@ def _begin(flow: LatentFlow) -> None:
     flow.out_layer.bias.zero_()
 
 
-def _averaged(ema: Ema, config: LatentFlowTraining) -> PicturedFlow:
+def _averaged(ema: Ema, config: SlatFlowTraining) -> PicturedFlow:
     model = PicturedFlow(config)
     ema.copy_to(model)
     return model.eval().requires_grad_(False)

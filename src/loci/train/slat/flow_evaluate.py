@@ -12,13 +12,13 @@ from torch import Tensor
 from loci.geometry.gaussians.render import render_gaussians
 from loci.nn.sparse.tensor import Voxels
 from loci.objects.inputs.preprocess import latent_inputs
-from loci.objects.models.condition import Fuser
-from loci.objects.models.slat_flow import LatentFlow, LatentStatistics
+from loci.objects.models.condition import EmbedderFuser
+from loci.objects.models.slat_flow import LatentStatistics, SlatFlow
 from loci.objects.presets import home
 from loci.objects.sampling import latent_noise, sample_latents
-from loci.train.slat.parts import CodecParts
+from loci.train.slat.parts import SlatVAE
 from loci.train.slat.targets import clean_scene, encoded, pixels_of
-from loci.train.slat.vae_data import LatentObject, LatentSet, SeenView
+from loci.train.slat.vae_data import SeenView, SlatDataset, SlatObject
 from loci.train.slat.vae_evaluate import PIXELS, WHITE, picture_psnr, sheet_rows, spread
 from loci.train.structure.scenes import Sight
 from loci.train.trainer import RunDirectory
@@ -27,7 +27,7 @@ from loci.train.trainer import RunDirectory
 class Case(NamedTuple):
     """One object, the picture shown, another view to compare with, the voxels, their latents."""
 
-    item: LatentObject
+    item: SlatObject
     shown: Sight
     seen: SeenView
     voxels: Voxels
@@ -35,17 +35,17 @@ class Case(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FlowExam:
+class SlatFlowEvaluation:
     """Held-out cases, and what is needed to judge sampled latents by."""
 
     cases: tuple[Case, ...]
-    parts: CodecParts
+    parts: SlatVAE
     statistics: LatentStatistics
 
     @classmethod
     def prepare(
-        cls, test: LatentSet, parts: CodecParts, statistics: LatentStatistics, count: int
-    ) -> FlowExam:
+        cls, test: SlatDataset, parts: SlatVAE, statistics: LatentStatistics, count: int
+    ) -> SlatFlowEvaluation:
         """`count` objects spread over `test`; one view is shown, one half a turn of views on is
         compared."""
         cases = []
@@ -58,7 +58,7 @@ class FlowExam:
         return cls(tuple(cases), parts, statistics)
 
     @torch.no_grad()
-    def examine(self, fuser: Fuser, flow: LatentFlow, run: RunDirectory) -> dict[str, float]:
+    def examine(self, fuser: EmbedderFuser, flow: SlatFlow, run: RunDirectory) -> dict[str, float]:
         """Means over the cases; writes a sheet: truth, encoder's latents, sampled, constant.
 
         error is the root of the mean squared difference between sampled and encoder's latents,
@@ -104,7 +104,7 @@ class FlowExam:
 PSNRS = ("psnr_ceiling", "psnr", "psnr_constant")
 
 
-def fuser_size(fuser: Fuser) -> int:
+def fuser_size(fuser: EmbedderFuser) -> int:
     """The side of the pictures a fuser was made for."""
     assert fuser.config is not None
     return fuser.config.picture.input_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -14,28 +15,30 @@ from loci.objects.models.slat_decoders import (
     MeshDecoder,
     MeshDecoderConfig,
 )
-from loci.objects.models.slat_encoder import LatentEncoder, LatentEncoderConfig
+from loci.objects.models.slat_encoder import SlatEncoder, SlatEncoderConfig
 from loci.objects.presets import home
 
 HOME = home().parts
 
 
 @dataclass(frozen=True)
-class CodecConfig:
+class SlatVAEConfig:
     """Sizes: those of the small model `home`."""
 
-    encoder: LatentEncoderConfig = LatentEncoderConfig()
+    FORMER_NAMES: ClassVar[tuple[str, ...]] = ("CodecConfig",)
+
+    encoder: SlatEncoderConfig = SlatEncoderConfig()
     gaussians: GaussianDecoderConfig = HOME.gaussian_decoder
     mesh: MeshDecoderConfig = HOME.mesh_decoder
 
 
-class CodecParts(nn.Module):
+class SlatVAE(nn.Module):
     """`encoder`, `gaussians` and `mesh`, trained together and saved apart."""
 
-    def __init__(self, config: CodecConfig | None = None) -> None:
+    def __init__(self, config: SlatVAEConfig | None = None) -> None:
         super().__init__()
-        self.config = config = config or CodecConfig()
-        self.encoder = LatentEncoder(config.encoder)
+        self.config = config = config or SlatVAEConfig()
+        self.encoder = SlatEncoder(config.encoder)
         self.gaussians = GaussianDecoder(config.gaussians)
         self.mesh = MeshDecoder(config.mesh)
 
@@ -46,15 +49,15 @@ class CodecParts(nn.Module):
         self.mesh.save_pretrained(folder / "mesh_decoder", dtype)
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> CodecParts:
+    def from_pretrained(cls, folder: Path) -> SlatVAE:
         """Load what `save_pretrained` wrote; in evaluation mode, in float32.
 
         Raises:
             LociError: when a part is missing, damaged or does not fit.
         """
-        encoder = LatentEncoder.from_pretrained(folder / "latent_encoder")
+        encoder = SlatEncoder.from_pretrained(folder / "latent_encoder")
         gaussians = GaussianDecoder.from_pretrained(folder / "gaussian_decoder")
         mesh = MeshDecoder.from_pretrained(folder / "mesh_decoder")
-        parts = cls(CodecConfig(encoder.config, gaussians.config, mesh.config))
+        parts = cls(SlatVAEConfig(encoder.config, gaussians.config, mesh.config))
         parts.encoder, parts.gaussians, parts.mesh = encoder, gaussians, mesh
         return parts.float().eval()

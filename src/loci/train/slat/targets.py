@@ -16,16 +16,16 @@ from loci.nn.sparse.tensor import Voxels
 from loci.objects.inputs.pixel_aligned import pixel_aligned
 from loci.objects.inputs.pointmap import Placement
 from loci.objects.inputs.preprocess import latent_inputs
-from loci.objects.models.slat_encoder import LatentEncoder
+from loci.objects.models.slat_encoder import SlatEncoder
 from loci.objects.models.slat_flow import LatentStatistics
 from loci.train.precision import multiplying
-from loci.train.slat.vae_data import MIRROR, LatentObject, LatentSet, codec_batch, disturbed
+from loci.train.slat.vae_data import MIRROR, SlatDataset, SlatObject, disturbed, slat_vae_batch
 from loci.train.structure.data import coordinates_in_crop
 from loci.train.structure.scenes import (
     CLEAN,
-    Scene,
     SceneVariety,
     Sight,
+    SyntheticScene,
     compose,
     pictured,
     recoloring,
@@ -64,17 +64,17 @@ class FlowBatch(NamedTuple):
 
 @torch.no_grad()
 def encoded(
-    items: Sequence[LatentObject], encoder: LatentEncoder, dtype: torch.dtype = torch.float32
+    items: Sequence[SlatObject], encoder: SlatEncoder, dtype: torch.dtype = torch.float32
 ) -> Encoded:
     """The objects as they are; `dtype` is multiplied in."""
-    batch = codec_batch(items, 0, torch.Generator())
+    batch = slat_vae_batch(items, 0, torch.Generator())
     with multiplying(dtype):
         latents = encoder(batch.features, batch.voxels)[0]
     return Encoded(batch.voxels, latents.float())
 
 
 def latent_statistics(
-    objects: LatentSet, encoder: LatentEncoder, count: int = 128
+    objects: SlatDataset, encoder: SlatEncoder, count: int = 128
 ) -> LatentStatistics:
     """Mean and deviation of each channel over the voxels of `count` objects."""
     chosen = torch.linspace(0, len(objects) - 1, min(count, len(objects))).long().tolist()
@@ -84,8 +84,8 @@ def latent_statistics(
 
 
 def flow_batch(
-    objects: LatentSet,
-    encoder: LatentEncoder,
+    objects: SlatDataset,
+    encoder: SlatEncoder,
     count: int,
     size: int,
     variety: SceneVariety,
@@ -105,7 +105,7 @@ def flow_batch(
     def another() -> Sight:
         return random_sight(objects, int(torch.randint(len(objects), (), generator=rng)), rng)
 
-    def inputs_of(scene: Scene) -> dict[str, Tensor]:
+    def inputs_of(scene: SyntheticScene) -> dict[str, Tensor]:
         return latent_inputs(scene.rgb, scene.mask, size)
 
     items, shown, places, aligned = [], [], [], []
@@ -128,7 +128,7 @@ def flow_batch(
     return FlowBatch(whole, inputs, torch.stack(places))
 
 
-def pixels_of(item: LatentObject, sight: Sight, scene: Scene) -> Float[Tensor, "n a"]:
+def pixels_of(item: SlatObject, sight: Sight, scene: SyntheticScene) -> Float[Tensor, "n a"]:
     """What a scene shows of an object's voxels, where the sight says that it stands."""
     places = (item.coords.float() + 0.5) / item.resolution - 0.5
     camera = Camera.of_pose(*sight.placement, sight.fov)
@@ -160,17 +160,17 @@ def cut(whole: Encoded, most: int, rng: torch.Generator) -> Encoded:
     return Encoded(Voxels(whole.voxels.coords[chosen]), whole.latents[chosen], aligned)
 
 
-def random_sight(objects: LatentSet, number: int, rng: torch.Generator) -> Sight:
+def random_sight(objects: SlatDataset, number: int, rng: torch.Generator) -> Sight:
     """One of an object's views."""
     return objects.recorded(number, int(torch.randint(objects.views, (), generator=rng))).sight
 
 
-def clean_scene(sight: Sight, rng: torch.Generator) -> Scene:
+def clean_scene(sight: Sight, rng: torch.Generator) -> SyntheticScene:
     """A view before a random plain background, for examinations."""
     return compose(sight, sight, CLEAN, rng)
 
 
-def _in_colors(item: LatentObject, matrix: Float[Tensor, "3 3"]) -> LatentObject:
+def _in_colors(item: SlatObject, matrix: Float[Tensor, "3 3"]) -> SlatObject:
     place, color = item.surface.float().split([6, 3], dim=1)
     color = (color @ matrix.T).clamp(0, 1)
     return item._replace(surface=torch.cat([place, color], dim=1))

@@ -18,15 +18,15 @@ from loci.geometry.placing import merge_gaussians
 from loci.objects.models.slat_encoder import kl
 from loci.train.optim import MuonWithAdam
 from loci.train.precision import Precision, matmul_type, multiplying
-from loci.train.slat.parts import CodecConfig, CodecParts
-from loci.train.slat.vae_data import LatentSet, codec_batch, disturbed, varied
-from loci.train.slat.vae_evaluate import examine_codec, gaussian_losses, mesh_losses
+from loci.train.slat.parts import SlatVAE, SlatVAEConfig
+from loci.train.slat.vae_data import SlatDataset, disturbed, slat_vae_batch, varied
+from loci.train.slat.vae_evaluate import evaluate_slat_vae, gaussian_losses, mesh_losses
 from loci.train.trainer import (
-    Budget,
     Ema,
-    Learner,
     LearningRate,
     RunDirectory,
+    TrainingBudget,
+    TrainState,
     means,
     step_generator,
 )
@@ -49,14 +49,14 @@ class LossWeights:
 
 
 @dataclass(frozen=True)
-class LatentCodecTraining:
+class SlatVAETraining:
     """How to train. `rendered_from` is the share of the budget after which every step renders a
     view, `pixels` its side; `disturbance` the largest share of voxels lost or wrong, `motley` that
     of objects whose voxels have a colour each."""
 
-    parts: CodecConfig = CodecConfig()
+    parts: SlatVAEConfig = SlatVAEConfig()
     weights: LossWeights = LossWeights()
-    budget: Budget = Budget(minutes=20)
+    budget: TrainingBudget = TrainingBudget(minutes=20)
     rate: LearningRate = LearningRate(peak=1.5e-3, warmup_steps=50, hold=0.4)
     batch: int = 2
     samples: int = 4096
@@ -74,20 +74,20 @@ class LatentCodecTraining:
     precision: Precision = "float32"
 
 
-def fit_latent_codec(
-    train: LatentSet, test: LatentSet, out: Path, config: LatentCodecTraining | None = None
-) -> CodecParts:
+def fit_slat_vae(
+    train: SlatDataset, test: SlatDataset, out: Path, config: SlatVAETraining | None = None
+) -> SlatVAE:
     """Train, examine on `test`, and save the averaged parts under `out/final`.
 
     A run that was killed goes on from its last checkpoint. Returns the parts in evaluation mode.
     """
-    config = config or LatentCodecTraining()
+    config = config or SlatVAETraining()
     run, dtype = RunDirectory(out), matmul_type(config.precision)
     torch.manual_seed(config.seed)
-    model = CodecParts(config.parts)
+    model = SlatVAE(config.parts)
     optimizer = MuonWithAdam(model, ("blocks.", "upsample."), config.rate.peak, dtype=dtype)
     ema = Ema(model, config.ema)
-    learner = Learner(model, optimizer, ema)
+    learner = TrainState(model, optimizer, ema)
     learner.resume(run)
     logged: list[dict[str, float]] = []
 
@@ -109,20 +109,20 @@ def fit_latent_codec(
             run.log(**means(logged), rate=rate)
             logged.clear()
         if run.due("exam", config.exam_seconds):
-            run.log(**examine_codec(averaged(ema, config), test, config.examined, run))
+            run.log(**evaluate_slat_vae(averaged(ema, config), test, config.examined, run))
         if run.due("checkpoint", config.checkpoint_seconds):
             learner.save(run)
     learner.save(run)
     final = averaged(ema, config)
-    run.log(**examine_codec(final, test, config.examined, run), final=True)
+    run.log(**evaluate_slat_vae(final, test, config.examined, run), final=True)
     final.save_pretrained(run.path / "final")
     return final
 
 
 def step_losses(
-    model: CodecParts,
-    train: LatentSet,
-    config: LatentCodecTraining,
+    model: SlatVAE,
+    train: SlatDataset,
+    config: SlatVAETraining,
     rng: torch.Generator,
     render: bool,
     dtype: torch.dtype = torch.float32,
@@ -139,7 +139,7 @@ def step_losses(
         for i, item in enumerate(items)
     ]
     items = [disturbed(item, config.disturbance, rng) for item in items]
-    batch = codec_batch(items, config.samples, rng)
+    batch = slat_vae_batch(items, config.samples, rng)
     with multiplying(dtype):
         mean, log_variance = model.encoder(batch.features, batch.voxels)
         noise = torch.randn(mean.shape, generator=rng)
@@ -160,18 +160,16 @@ def step_losses(
     return losses
 
 
-def averaged(ema: Ema, config: LatentCodecTraining) -> CodecParts:
+def averaged(ema: Ema, config: SlatVAETraining) -> SlatVAE:
     """The averaged parts, in evaluation mode."""
-    parts = CodecParts(config.parts)
+    parts = SlatVAE(config.parts)
     ema.copy_to(parts)
     return parts.eval().requires_grad_(False)
 
 
-def train_latent_codec(
-    data: Path, out: Path, config: LatentCodecTraining | None = None
-) -> CodecParts:
-    """`fit_latent_codec` on the objects in `data/train` and, if there, `data/more`, examined on
+def train_slat_vae(data: Path, out: Path, config: SlatVAETraining | None = None) -> SlatVAE:
+    """`fit_slat_vae` on the objects in `data/train` and, if there, `data/more`, examined on
     those in `data/test`."""
-    return fit_latent_codec(
-        LatentSet.load(*training_folders(data)), LatentSet.load(data / "test"), out, config
+    return fit_slat_vae(
+        SlatDataset.load(*training_folders(data)), SlatDataset.load(data / "test"), out, config
     )

@@ -55,10 +55,10 @@ class Recorded(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LatentSet:
+class SlatDataset:
     """What objects hold, in memory, and a way to their views by (object, view)."""
 
-    items: Sequence[LatentObject]
+    items: Sequence[SlatObject]
     views: int
     recorded: Callable[[int, int], Recorded]
 
@@ -66,7 +66,7 @@ class LatentSet:
         return len(self.items)
 
     @classmethod
-    def load(cls, *folders: Path, resolution: int = 32) -> LatentSet:
+    def load(cls, *folders: Path, resolution: int = 32) -> SlatDataset:
         """The objects of folders as `loci.data.objects.dataset` reads them.
 
         Raises:
@@ -76,7 +76,7 @@ class LatentSet:
         occupied = [objects.occupancy(i, resolution) for i in range(len(objects))]
         floors = [lowest(grid) for grid in occupied]
         items = [
-            LatentObject(torch.argwhere(grid), record.read("surface"), record.read("sdf"))
+            SlatObject(torch.argwhere(grid), record.read("surface"), record.read("sdf"))
             for grid, record in zip(occupied, objects.records, strict=True)
         ]
 
@@ -102,7 +102,7 @@ SDF_STEPS = 32
 """Stored distances are whole numbers of this part of a voxel."""
 
 
-class LatentObject(NamedTuple):
+class SlatObject(NamedTuple):
     """What of an object stage 2 learns from.
 
     `coords` `[n, 3]` are its voxels, `surface` `[m, 9]` samples (place, normal, colour in
@@ -132,7 +132,7 @@ class Symmetry(NamedTuple):
         rows = torch.eye(3)[[1, 0, 2]] if self.swap else torch.eye(3)
         return rows * torch.tensor([1 - 2.0 * self.flip_x, 1 - 2.0 * self.flip_y, 1.0])
 
-    def apply(self, item: LatentObject) -> LatentObject:
+    def apply(self, item: SlatObject) -> SlatObject:
         """The object turned or mirrored; normals still point outward."""
         side = item.resolution
         centred = (2 * item.coords + 1 - side).float() @ self.matrix
@@ -142,13 +142,13 @@ class Symmetry(NamedTuple):
         surface = torch.cat([place @ matrix, normal @ matrix, color], dim=1)
         sdf = sdf.transpose(0, 1) if self.swap else sdf
         axes = [axis for axis, flip in enumerate((self.flip_x, self.flip_y)) if flip]
-        return LatentObject(coords, surface, sdf.flip(axes) if axes else sdf)
+        return SlatObject(coords, surface, sdf.flip(axes) if axes else sdf)
 
 
 MIRROR = Symmetry(flip_x=True)
 
 
-class CodecBatch(NamedTuple):
+class SlatVAEBatch(NamedTuple):
     """Several objects' voxels, what they hold, and surface samples with their place in them.
 
     `features` `[n, CHANNELS]` ends with `corners` `[n, 27]`; `samples` `[m, 9]` lie in the cell
@@ -171,7 +171,7 @@ class CodecBatch(NamedTuple):
         return self.owner * CELLS + self.cell
 
 
-def codec_batch(items: Sequence[LatentObject], samples: int, rng: torch.Generator) -> CodecBatch:
+def slat_vae_batch(items: Sequence[SlatObject], samples: int, rng: torch.Generator) -> SlatVAEBatch:
     """A batch; every object gives at most `samples` of its surface samples, features use all."""
     parts, start = [], 0
     for number, item in enumerate(items):
@@ -179,11 +179,11 @@ def codec_batch(items: Sequence[LatentObject], samples: int, rng: torch.Generato
         parts.append(part)
         start += len(part[0])
     coords, *rest = (torch.cat(column) for column in zip(*parts, strict=True))
-    return CodecBatch(Voxels(coords), *rest)
+    return SlatVAEBatch(Voxels(coords), *rest)
 
 
 def _item(
-    item: LatentObject, number: int, start: int, samples: int, rng: torch.Generator
+    item: SlatObject, number: int, start: int, samples: int, rng: torch.Generator
 ) -> tuple[Tensor, ...]:
     side, surface = item.resolution, item.surface.float()
     coords = item.coords.long()
@@ -203,14 +203,14 @@ def _item(
     return (placed, features, corners, *picked, filled)
 
 
-def varied(item: LatentObject, motley_share: float, rng: torch.Generator) -> LatentObject:
+def varied(item: SlatObject, motley_share: float, rng: torch.Generator) -> SlatObject:
     """The object turned or mirrored at random, and in other colours, here and there in many."""
     swap, flip_x, flip_y = (torch.rand(3, generator=rng) < 0.5).tolist()
     item = recoloured(Symmetry(swap, flip_x, flip_y).apply(item), rng)
     return motley(item, rng) if torch.rand((), generator=rng) < motley_share else item
 
 
-def recoloured(item: LatentObject, rng: torch.Generator) -> LatentObject:
+def recoloured(item: SlatObject, rng: torch.Generator) -> SlatObject:
     """The object in other colours: channels in another order, sometimes their complement."""
     place, color = item.surface.float().split([6, 3], dim=1)
     color = color[:, torch.randperm(3, generator=rng)]
@@ -219,7 +219,7 @@ def recoloured(item: LatentObject, rng: torch.Generator) -> LatentObject:
     return item._replace(surface=torch.cat([place, color], dim=1))
 
 
-def motley(item: LatentObject, rng: torch.Generator) -> LatentObject:
+def motley(item: SlatObject, rng: torch.Generator) -> SlatObject:
     """Every voxel in a random colour, of which its own is a shade.
 
     An object has a few colours and a batch a few objects: too few to learn from that colours can
@@ -232,7 +232,7 @@ def motley(item: LatentObject, rng: torch.Generator) -> LatentObject:
     return item._replace(surface=torch.cat([place, torch.lerp(color, colors, 0.7)], dim=1))
 
 
-def disturbed(item: LatentObject, most: float, rng: torch.Generator) -> LatentObject:
+def disturbed(item: SlatObject, most: float, rng: torch.Generator) -> SlatObject:
     """Every other object with voxels as stage 1 might get them wrong.
 
     A random share of at most `most` is lost, and to as many one of the six neighbours is added,
@@ -245,7 +245,7 @@ def disturbed(item: LatentObject, most: float, rng: torch.Generator) -> LatentOb
     return item._replace(coords=torch.cat([kept, beside(item, grow, rng)]))
 
 
-def beside(item: LatentObject, share: float, rng: torch.Generator) -> Int[Tensor, "k 3"]:
+def beside(item: SlatObject, share: float, rng: torch.Generator) -> Int[Tensor, "k 3"]:
     """Free neighbours of a random share of the voxels, each once."""
     coords, side = item.coords, item.resolution
     chosen = coords[torch.rand(len(coords), generator=rng) < share]

@@ -17,8 +17,8 @@ from loci.geometry.mesh.distance import mesh_points, surface_distance
 from loci.geometry.mesh.from_features import CHANNELS
 from loci.objects.models.slat_encoder import SDF_REACH, cell_corners
 from loci.objects.placement.pose import quaternion_matrix
-from loci.train.slat.parts import CodecParts
-from loci.train.slat.vae_data import CodecBatch, LatentSet, SeenView, codec_batch
+from loci.train.slat.parts import SlatVAE
+from loci.train.slat.vae_data import SeenView, SlatDataset, SlatVAEBatch, slat_vae_batch
 from loci.train.trainer import RunDirectory
 
 BLUR = 0.08
@@ -26,7 +26,7 @@ BLUR = 0.08
 their likelihood infinite."""
 
 
-def gaussian_losses(gaussians: Gaussians, batch: CodecBatch, side: int) -> dict[str, Tensor]:
+def gaussian_losses(gaussians: Gaussians, batch: SlatVAEBatch, side: int) -> dict[str, Tensor]:
     """Every voxel's Gaussians as a mixture that its samples were drawn from.
 
     Args:
@@ -66,7 +66,7 @@ def gaussian_losses(gaussians: Gaussians, batch: CodecBatch, side: int) -> dict[
 
 
 def mesh_losses(
-    feats: Float[Tensor, "n8 101"], batch: CodecBatch, resolution: int
+    feats: Float[Tensor, "n8 101"], batch: SlatVAEBatch, resolution: int
 ) -> dict[str, Tensor]:
     """The mesh decoder's channels on the cells of the batch's voxels.
 
@@ -115,8 +115,8 @@ WHITE = torch.ones(3)
 
 
 @torch.no_grad()
-def examine_codec(
-    parts: CodecParts, test: LatentSet, count: int, run: RunDirectory
+def evaluate_slat_vae(
+    parts: SlatVAE, test: SlatDataset, count: int, run: RunDirectory
 ) -> dict[str, float]:
     """Means over `count` objects spread over `test`; writes a sheet, true views above renders.
 
@@ -126,7 +126,7 @@ def examine_codec(
     psnrs, distances, above, below = [], [], [], []
     for number in spread(len(test), count):
         rng = torch.Generator().manual_seed(number)
-        batch = codec_batch([test.items[number]], POINTS, rng)
+        batch = slat_vae_batch([test.items[number]], POINTS, rng)
         latents = parts.encoder(batch.features, batch.voxels)[0]
         gaussians = parts.gaussians.decode(latents, batch.voxels)[0]
         for view in spread(test.views, VIEWS):

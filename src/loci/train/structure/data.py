@@ -21,13 +21,13 @@ from loci.objects.inputs.pointmap import Placement, nominal_pose, nominal_scene
 from loci.objects.inputs.preprocess import StructureInputs, square_crop, structure_inputs
 from loci.objects.models.condition import POINTMAPS, FuserConfig
 from loci.objects.placement.pose import encode_pose
-from loci.train.structure.scenes import Scene, SceneVariety, Sight, Views, pictured
+from loci.train.structure.scenes import SceneVariety, Sight, SyntheticScene, Views, pictured
 
 GRID = 16
 """Cells along the side of a crop; what is shown in one of them has one place."""
 
 
-def coordinates_in_crop(sight: Sight, scene: Scene) -> Float[Tensor, "4 g g"]:
+def coordinates_in_crop(sight: Sight, scene: SyntheticScene) -> Float[Tensor, "4 g g"]:
     """Mean place of what the crop shows in each cell, and how much of the cell is
     the object, unhidden and inside the mask.
 
@@ -226,7 +226,7 @@ def _sample(
         ((other, seen),) = random_pairs(objects, 1, rng)
         return objects[other].views.sight(seen)
 
-    def inputs_of(scene: Scene) -> StructureInputs:
+    def inputs_of(scene: SyntheticScene) -> StructureInputs:
         points = scene.pointmap if with_pointmap else None
         return structure_inputs(scene.rgb, scene.mask, points, size)
 

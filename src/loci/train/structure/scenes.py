@@ -73,7 +73,7 @@ class Sight(NamedTuple):
         return Camera.identity(self.fov).unproject(unit).permute(2, 0, 1)
 
 
-class Scene(NamedTuple):
+class SyntheticScene(NamedTuple):
     """A whole picture: what a user would hand in."""
 
     rgb: Float[Tensor, "3 s s"]
@@ -102,7 +102,7 @@ CLEAN = SceneVariety(0.0, 0.0, 0.6, 0.0, 0.0, 0.0, 0.0)
 """For examinations: only backgrounds."""
 
 
-def compose(sight: Sight, other: Sight, variety: SceneVariety, rng: Rng) -> Scene:
+def compose(sight: Sight, other: Sight, variety: SceneVariety, rng: Rng) -> SyntheticScene:
     """A picture of `sight`; `other` is an object that may stand behind it or before it."""
     sight = recolored(sight, rng) if _chance(variety.recolored, rng) else sight
     rgb, depth = _background(sight, _chance(variety.geometry, rng), rng)
@@ -126,7 +126,7 @@ def compose(sight: Sight, other: Sight, variety: SceneVariety, rng: Rng) -> Scen
         depth = _noisy(depth, rng)
     known = depth.isfinite()
     points = torch.where(known, sight.rays() * torch.where(known, depth, 0.0), torch.nan)
-    return Scene(rgb, mask[None].float(), points)
+    return SyntheticScene(rgb, mask[None].float(), points)
 
 
 def pictured(
@@ -134,8 +134,8 @@ def pictured(
     another: Callable[[], Sight],
     variety: SceneVariety,
     rng: Rng,
-    inputs: Callable[[Scene], T],
-) -> tuple[Scene, T]:
+    inputs: Callable[[SyntheticScene], T],
+) -> tuple[SyntheticScene, T]:
     """A picture of `sight` and the inputs made of it as of a user's. What hides too much, so that
     no inputs can be made, is tried anew with another object beside it.
 

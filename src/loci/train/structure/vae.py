@@ -12,21 +12,21 @@ from torch.nn import functional as F
 
 from loci.data.objects.dataset import ObjectSet
 from loci.objects.models.structure_vae import (
-    ResidualBlock,
     StructureDecoder,
     StructureDecoderConfig,
     StructureEncoder,
     StructureEncoderConfig,
+    VolumeResidualBlock,
 )
 from loci.objects.presets import home
 from loci.train.precision import Precision, matmul_type
 from loci.train.structure.vae_data import Shapes, ShapeVariety, voxel_pictures
 from loci.train.trainer import (
-    Budget,
     Ema,
-    Learner,
     LearningRate,
     RunDirectory,
+    TrainingBudget,
+    TrainState,
     accelerated,
     agreed,
     step_generator,
@@ -43,7 +43,7 @@ SPARSE = 0.01
 
 
 @dataclass(frozen=True)
-class StructureCodecTraining:
+class StructureVAETraining:
     """How to train the autoencoder; the default sizes are those of `home`.
 
     `divergence` weighs the Kullback-Leibler term, light enough to cost next to no detail.
@@ -52,7 +52,7 @@ class StructureCodecTraining:
     encoder: StructureEncoderConfig = StructureEncoderConfig()
     decoder: StructureDecoderConfig = home().parts.structure_decoder
     variety: ShapeVariety = ShapeVariety()
-    budget: Budget = Budget(minutes=15)
+    budget: TrainingBudget = TrainingBudget(minutes=15)
     rate: LearningRate = LearningRate(peak=2e-3, warmup_steps=20, hold=0.4)
     batch: int = 8
     divergence: float = 0.01
@@ -65,10 +65,10 @@ class StructureCodecTraining:
     precision: Precision = "float32"
 
 
-class StructureCodec(nn.Module):
+class StructureVAE(nn.Module):
     """Both halves, and the loss that they are trained with."""
 
-    def __init__(self, config: StructureCodecTraining) -> None:
+    def __init__(self, config: StructureVAETraining) -> None:
         super().__init__()
         self.encoder = StructureEncoder(config.encoder)
         self.decoder = StructureDecoder(config.decoder)
@@ -104,18 +104,18 @@ class StructureCodec(nn.Module):
         self.decoder.input_layer.weight *= deviation[:, None, None, None]
 
 
-def train_structure_codec(
-    data: Path, out: Path, config: StructureCodecTraining | None = None
-) -> StructureCodec:
+def train_structure_vae(
+    data: Path, out: Path, config: StructureVAETraining | None = None
+) -> StructureVAE:
     """Trains on the objects of `data/train`, watches those of `data/test`, and saves the averaged
     halves to `out/final/structure_encoder` and `out/final/structure_decoder`. A run that was
     killed goes on from its last checkpoint.
 
     Raises LociError on unusable data or directories.
     """
-    config = config or StructureCodecTraining()
+    config = config or StructureVAETraining()
     train, test = (occupancies(ObjectSet.load(Path(data) / part)) for part in ("train", "test"))
-    return fit_structure_codec(Shapes(train), Shapes(test), out, config)
+    return fit_structure_vae(Shapes(train), Shapes(test), out, config)
 
 
 def occupancies(objects: ObjectSet, resolution: int = 64) -> list[Bool[Tensor, "r r r"]]:
@@ -123,19 +123,19 @@ def occupancies(objects: ObjectSet, resolution: int = 64) -> list[Bool[Tensor, "
     return [objects.occupancy(i, resolution) for i in range(len(objects))]
 
 
-def fit_structure_codec(
-    train: Shapes, test: Shapes, out: Path, config: StructureCodecTraining
-) -> StructureCodec:
-    """`train_structure_codec` on shapes already in memory."""
+def fit_structure_vae(
+    train: Shapes, test: Shapes, out: Path, config: StructureVAETraining
+) -> StructureVAE:
+    """`train_structure_vae` on shapes already in memory."""
     accelerator = accelerated(matmul_type(config.precision))
     run = RunDirectory(out, writes=accelerator.is_main_process)
     torch.manual_seed(config.seed)
-    codec = StructureCodec(config).to(accelerator.device)
+    codec = StructureVAE(config).to(accelerator.device)
     optimizer = torch.optim.AdamW(
         codec.parameters(), lr=config.rate.peak, betas=(0.9, 0.98), weight_decay=0.01
     )
     ema = Ema(codec, config.ema)
-    learner = Learner(codec, optimizer, ema)
+    learner = TrainState(codec, optimizer, ema)
     learner.resume(run)
     model, optimizer = accelerator.prepare(codec, optimizer)
     truth = torch.stack([test.plain(i) for i in range(len(test))])
@@ -198,7 +198,7 @@ def begin_linear(codec: nn.Module) -> None:
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
     for module in codec.modules():
-        if isinstance(module, ResidualBlock):
+        if isinstance(module, VolumeResidualBlock):
             nn.init.zeros_(module.conv2.weight)
 
 
@@ -209,13 +209,13 @@ def _bias(layers: nn.Sequential) -> Tensor:
     return bias
 
 
-def _averaged(ema: Ema, config: StructureCodecTraining) -> StructureCodec:
-    codec = StructureCodec(config)
+def _averaged(ema: Ema, config: StructureVAETraining) -> StructureVAE:
+    codec = StructureVAE(config)
     ema.copy_to(codec)
     return codec.eval().requires_grad_(False)
 
 
-def _evaluate(codec: StructureCodec, truth: Tensor, run: RunDirectory) -> dict[str, float]:
+def _evaluate(codec: StructureVAE, truth: Tensor, run: RunDirectory) -> dict[str, float]:
     """Voxel IoU on held-out objects; also writes the sheet, true above reconstructed."""
     output = torch.cat([codec.reconstruct(part[:, None].float()) for part in truth.split(16)])
     shown = torch.linspace(0, len(truth) - 1, min(SHOWN, len(truth))).long()
@@ -227,9 +227,7 @@ def _evaluate(codec: StructureCodec, truth: Tensor, run: RunDirectory) -> dict[s
     return {"voxel_iou": iou.mean().item(), "voxel_iou_worst_tenth": iou.quantile(0.1).item()}
 
 
-def _finish(
-    codec: StructureCodec, train: Shapes, truth: Tensor, run: RunDirectory
-) -> StructureCodec:
+def _finish(codec: StructureVAE, train: Shapes, truth: Tensor, run: RunDirectory) -> StructureVAE:
     """Gives the latents unit deviation over the training objects, and saves."""
     chosen = torch.linspace(0, len(train) - 1, min(SHAPES_FOR_STATISTICS, len(train))).long()
     shapes = torch.stack([train.plain(i) for i in chosen.tolist()])[:, None].float()

@@ -15,7 +15,7 @@ from torch import Tensor
 from loci.actions import UNCERTAIN
 from loci.data.recordings import LatentWalks
 from loci.memory.hpmc import RATE
-from loci.memory.schedule import HierarchyConfig, Plan
+from loci.memory.schedule import HierarchyConfig, MergeSchedule
 
 WINDOW = 8
 NEAR_CELLS = 0.5
@@ -200,7 +200,7 @@ def _choose_spans(
 
 
 def _whole_past(length: int, budget: int) -> tuple[list[int], ...]:
-    plan, _ = Plan(HierarchyConfig(WINDOW, budget)).extend(length)
+    plan, _ = MergeSchedule(HierarchyConfig(WINDOW, budget)).extend(length)
     starts = [[span.start for span in plan.spans if span.level == 1 + i] for i in range(4)]
     if sum(map(len, starts)) < len(plan.spans):
         raise ValueError(f"{length} latents in {budget} codes need levels beyond {len(starts)}")

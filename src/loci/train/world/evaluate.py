@@ -18,7 +18,7 @@ from loci.data.recordings import LatentWalks
 from loci.flow import euler_timesteps, sample
 from loci.train.trainer import RunDirectory
 from loci.train.world.batches import Batch, Recipe, draw
-from loci.train.world.memory_tokens import address, remember
+from loci.train.world.memory_tokens import chunk_poses, compress_history
 from loci.world.conditioning import Actions
 from loci.world.transformer import WorldTransformer
 
@@ -35,7 +35,7 @@ RECIPES = {
 
 
 @dataclass(frozen=True)
-class Exam:
+class RecallEvaluation:
     """Held-out batches by recipe, with the true frames of their targets in [-1, 1]."""
 
     batches: dict[str, Batch]
@@ -49,7 +49,7 @@ class Exam:
         frames: np.ndarray,
         codec: Codec,
         recipes: Mapping[str, Recipe] = RECIPES,
-    ) -> "Exam":
+    ) -> "RecallEvaluation":
         """Fixed batches: the same questions at every examination, whatever else is asked."""
         batches = {
             name: draw(walks, recipe, SIZE, np.random.default_rng(7), revisits=1.0)
@@ -63,8 +63,8 @@ class Exam:
         return cls(batches, true, codec)
 
 
-def examine(
-    model: WorldTransformer, exam: Exam, run: RunDirectory | None = None
+def evaluate(
+    model: WorldTransformer, exam: RecallEvaluation, run: RunDirectory | None = None
 ) -> dict[str, float]:
     """PSNR in dB over hidden targets, by recipe and memory; writes a sheet of the first rows."""
     results: dict[str, float] = {}
@@ -87,17 +87,17 @@ def answer(
     model: WorldTransformer, batch: Batch, memory: Memory, codec: Codec, steps: int = 8
 ) -> Float[Tensor, "b k 3 h w"]:
     """Sampled target frames. `wrong` gives every example its neighbour's memory."""
-    remembered = remember(model.latent_encoder, batch)
+    remembered = compress_history(model.latent_encoder, batch)
     if memory == "wrong":
         remembered = remembered._replace(codes=remembered.codes.roll(1, 0))
     elif memory == "none":
         empty = replace(batch, spans=tuple(s[:, :0] for s in batch.spans))
-        remembered = remember(model.latent_encoder, empty)
+        remembered = compress_history(model.latent_encoder, empty)
     context = model.context(
         remembered.codes,
         batch.local[:, :, None],
         Actions(*batch.actions.unbind(-1)),
-        address=address(batch, remembered),
+        address=chunk_poses(batch, remembered),
     )
     shape = batch.target.transpose(1, 2).shape
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(1))

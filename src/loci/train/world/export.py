@@ -21,7 +21,7 @@ OURS = {*SAVED, EXAMPLE, CARD}
 """What an older model folder holds and may be replaced."""
 
 
-def ship(codec: Path, world: Path, out: Path) -> None:
+def export_world(codec: Path, world: Path, out: Path) -> None:
     """Write one model folder that loci walk can load, all or nothing, and print what it weighs.
 
     Args:

@@ -8,14 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from loci.data.recordings import LatentWalks
-from loci.memory.hpmc import RATE, LatentEncoder
+from loci.memory.hpmc import RATE, HPMCEncoder
 from loci.memory.poses import panorama_pose, view_pose
 from loci.train.world.batches import WINDOW, Batch
-from loci.world.conditioning import Address
+from loci.world.conditioning import ChunkPoses
 
 
 @dataclass(frozen=True)
-class WindowCodes:
+class WindowTokenCache:
     """The codes of every complete window: clean ones, and ones of a disturbed past.
 
     They hold as long as the encoder's windows do not change, so those are frozen meanwhile; the
@@ -34,9 +34,9 @@ class WindowCodes:
 
 
 @torch.no_grad()
-def window_codes(
-    encoder: LatentEncoder, walks: LatentWalks, noise: float, seed: int, batch: int = 64
-) -> WindowCodes:
+def window_tokens(
+    encoder: HPMCEncoder, walks: LatentWalks, noise: float, seed: int, batch: int = 64
+) -> WindowTokenCache:
     """Encode all windows of some walks, clean and with noise of up to `noise` on the past."""
     device = encoder.conv_in.weight.device
     generator = torch.Generator().manual_seed(seed)
@@ -51,13 +51,13 @@ def window_codes(
             parts = zip(version.transpose(1, 2).split(batch), poses.split(batch), strict=True)
             made = [encoder.encode(part.to(device), where).half().cpu() for part, where in parts]
             rows.append(torch.cat(made))
-    return WindowCodes(torch.stack([torch.stack(rows[0::2]), torch.stack(rows[1::2])]))
+    return WindowTokenCache(torch.stack([torch.stack(rows[0::2]), torch.stack(rows[1::2])]))
 
 
 CODES = WINDOW // RATE
 
 
-class Remembered(NamedTuple):
+class BatchMemory(NamedTuple):
     """Codes `[b, d, k, h, w]`, their poses `[b, k, 4]` and the ends of their spans `[b, k]`."""
 
     codes: Tensor
@@ -65,12 +65,12 @@ class Remembered(NamedTuple):
     ends: Tensor
 
 
-def remember(
-    encoder: LatentEncoder,
+def compress_history(
+    encoder: HPMCEncoder,
     batch: Batch,
     noise: Tensor | None = None,
-    kept: WindowCodes | None = None,
-) -> Remembered:
+    kept: WindowTokenCache | None = None,
+) -> BatchMemory:
     """Compress a batch's spans as the hierarchy would: windows, then merges of four codes.
 
     `noise` holds one deviation per example, `[b]`: history is disturbed so that a model learns to
@@ -104,20 +104,20 @@ def remember(
         if level == 0:
             ends = ends - torch.arange(CODES - 1, -1, -1) * RATE
         codes = codes.unflatten(0, (size, count)).transpose(1, 2).flatten(2, 3)
-        parts.append(Remembered(codes, code_poses.reshape(size, -1, 4), ends.flatten(1)))
+        parts.append(BatchMemory(codes, code_poses.reshape(size, -1, 4), ends.flatten(1)))
     if not parts:
         return _nothing(batch, encoder.config.out_channels, device)
     codes, poses, ends = zip(*parts, strict=True)
-    return Remembered(torch.cat(codes, dim=2), torch.cat(poses, dim=1), torch.cat(ends, dim=1))
+    return BatchMemory(torch.cat(codes, dim=2), torch.cat(poses, dim=1), torch.cat(ends, dim=1))
 
 
-def address(batch: Batch, remembered: Remembered) -> Address:
+def chunk_poses(batch: Batch, remembered: BatchMemory) -> ChunkPoses:
     """Where everything in the sequence looks, by reckoning."""
     ages = (batch.now[:, None] - remembered.ends).double()
-    return Address(remembered.poses, ages, batch.local_pose, batch.target_pose)
+    return ChunkPoses(remembered.poses, ages, batch.local_pose, batch.target_pose)
 
 
-def _kept(kept: WindowCodes, batch: Batch, level: int, length: int) -> Tensor:
+def _kept(kept: WindowTokenCache, batch: Batch, level: int, length: int) -> Tensor:
     starts = batch.ends[level][..., None] - length + torch.arange(0, length, WINDOW)
     disturbed = torch.randint(2, batch.walks.shape)
     return kept.look_up(disturbed, batch.walks, starts.flatten(1)).flatten(0, 1)
@@ -129,7 +129,7 @@ def _regroup(codes: Tensor, poses: Tensor, length: int) -> tuple[Tensor, Tensor]
     return spans.transpose(1, 2).flatten(2, 3), poses.reshape(-1, length, 4)
 
 
-def _merge(encoder: LatentEncoder, codes: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
+def _merge(encoder: HPMCEncoder, codes: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
     """Every four codes to one of the next level."""
     length = codes.shape[2] // RATE
     groups = codes.unflatten(2, (length, RATE)).transpose(1, 2).flatten(0, 1)
@@ -137,8 +137,8 @@ def _merge(encoder: LatentEncoder, codes: Tensor, poses: Tensor) -> tuple[Tensor
     return _regroup(encoder.merge(groups, parts), panorama_pose(parts), length)
 
 
-def _nothing(batch: Batch, width: int, device: torch.device) -> Remembered:
+def _nothing(batch: Batch, width: int, device: torch.device) -> BatchMemory:
     size, (height, columns) = batch.local.shape[0], batch.local.shape[-2:]
     codes = torch.zeros(size, width, 0, height // 2, columns // 2, device=device)
     poses = batch.local_pose.new_zeros(size, 0, 4)
-    return Remembered(codes, poses, batch.now.new_zeros(size, 0))
+    return BatchMemory(codes, poses, batch.now.new_zeros(size, 0))

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from loci.data.recordings import LatentWalks
 from loci.flow import euler_timesteps, sample
-from loci.memory.hierarchical import HorizonMemory
-from loci.memory.hpmc import LatentEncoder
+from loci.memory.hierarchical import HierarchicalMemory
+from loci.memory.hpmc import HPMCEncoder
 from loci.train.world.batches import Recipe, places
-from loci.train.world.memory_tokens import WindowCodes, window_codes
-from loci.world.conditioning import Actions, Address
+from loci.train.world.memory_tokens import WindowTokenCache, window_tokens
+from loci.world.conditioning import Actions, ChunkPoses
 from loci.world.presets import doom_world
 from loci.world.transformer import WorldTransformer
 
@@ -22,7 +22,7 @@ STEPS = 4
 
 
 @dataclass(frozen=True)
-class OwnHistory:
+class SelfForcedWalks:
     """Walks whose past was generated from `start` on; their targets are still the true frames."""
 
     walks: LatentWalks
@@ -39,13 +39,13 @@ class OwnHistory:
         return bool(places(self.walks, recipe, self.places))
 
 
-def own_history(
+def self_forced(
     model: WorldTransformer,
     walks: LatentWalks,
     rng: np.random.Generator,
     count: int = 16,
     chunks: int = 8,
-) -> OwnHistory:
+) -> SelfForcedWalks:
     """Random walks, of which the model continues a part under the recorded actions."""
     rows = torch.from_numpy(rng.choice(walks.count, size=min(count, walks.count), replace=False))
     latest = walks.length - CHUNK * (chunks + 1)
@@ -63,7 +63,7 @@ def own_history(
         true=walks.true[rows],
         history=history,
     )
-    return OwnHistory(some, start, stop)
+    return SelfForcedWalks(some, start, stop)
 
 
 @torch.no_grad()
@@ -77,7 +77,7 @@ def walk_on(
 ) -> Float[Tensor, "b n c h w"]:
     """Generated latents `start + 1 ...` of some walks, from their true past and actions."""
     device = model.patch_embedding.weight.device
-    memory = HorizonMemory(doom_world().horizon, model.latent_encoder)
+    memory = HierarchicalMemory(doom_world().horizon, model.latent_encoder)
     past = walks.latents[rows, :start].float().transpose(1, 2).to(device)
     state = memory.append(memory.empty(), past, walks.reckoned[rows, :start])
     local, made = walks.latents[rows, start].float()[:, :, None].to(device), []
@@ -86,7 +86,7 @@ def walk_on(
         assert codes.poses is not None
         ages = torch.tensor([state.length - span.end for span in codes.spans])
         poses = walks.reckoned[rows, at : at + CHUNK + 1]
-        address = Address(codes.poses, ages.expand(len(rows), -1), poses[:, 0], poses[:, 1:])
+        address = ChunkPoses(codes.poses, ages.expand(len(rows), -1), poses[:, 0], poses[:, 1:])
         actions = Actions(*walks.actions[rows, at : at + CHUNK].to(device).unbind(-1))
         context = model.context(codes.tokens, local, actions, address=address)
         shape = (*local.shape[:2], CHUNK, *local.shape[3:])
@@ -102,15 +102,15 @@ def walk_on(
 
 
 @dataclass(frozen=True)
-class Source:
+class WalkSource:
     """Walks to draw from, within which places, and the codes of their windows if these are kept."""
 
     walks: LatentWalks
     within: range | None = None
-    kept: WindowCodes | None = None
+    kept: WindowTokenCache | None = None
 
 
-class Material:
+class BatchSource:
     """The walks of a run, and what is made from them on the way.
 
     None of it is part of a checkpoint: it can all be made again.
@@ -118,24 +118,24 @@ class Material:
 
     def __init__(self, walks: LatentWalks, seed: int) -> None:
         self.walks, self.seed = walks, seed
-        self.kept: WindowCodes | None = None
-        self.own: tuple[OwnHistory, WindowCodes | None] | None = None
+        self.kept: WindowTokenCache | None = None
+        self.own: tuple[SelfForcedWalks, WindowTokenCache | None] | None = None
 
-    def keep_windows(self, encoder: LatentEncoder, noise: float) -> None:
+    def keep_windows(self, encoder: HPMCEncoder, noise: float) -> None:
         """Encode all windows, once: from now on the encoder's windows must stay as they are."""
-        self.kept = window_codes(encoder, self.walks, noise, self.seed)
+        self.kept = window_tokens(encoder, self.walks, noise, self.seed)
 
     def walk_on(self, model: WorldTransformer, noise: float, rng: np.random.Generator) -> None:
         """Let the model go on with some walks, in place of those it went on with before."""
-        own, kept = own_history(model, self.walks, rng), None
+        own, kept = self_forced(model, self.walks, rng), None
         if self.kept is not None:
-            kept = window_codes(model.latent_encoder, own.walks, noise, self.seed)
+            kept = window_tokens(model.latent_encoder, own.walks, noise, self.seed)
         self.own = own, kept
 
-    def source(self, recipe: Recipe, own: float, rng: np.random.Generator) -> Source:
+    def source(self, recipe: Recipe, own: float, rng: np.random.Generator) -> WalkSource:
         """The model's own walks with probability `own`, where the recipe fits them."""
         if self.own is not None and rng.random() < own:
             history, kept = self.own
             if history.has_room_for(recipe):
-                return Source(history.walks, history.places, kept)
-        return Source(self.walks, kept=self.kept)
+                return WalkSource(history.walks, history.places, kept)
+        return WalkSource(self.walks, kept=self.kept)

@@ -9,16 +9,24 @@ import torch
 from torch import Tensor
 
 from loci.codecs.frame import FrameCodec
-from loci.data.recordings import LatentWalks, latent_walks, load_shards
+from loci.data.recordings import LatentWalks, latent_walks, load_recordings
 from loci.errors import LociError
 from loci.flow import TIMESTEPS, flow_loss, noised, sample_levels
 from loci.train.optim import MuonWithAdam
 from loci.train.precision import Precision, matmul_type
-from loci.train.trainer import Budget, Ema, Learner, LearningRate, RunDirectory, accelerated, agreed
+from loci.train.trainer import (
+    Ema,
+    LearningRate,
+    RunDirectory,
+    TrainingBudget,
+    TrainState,
+    accelerated,
+    agreed,
+)
 from loci.train.world.batches import Batch, Recipe, draw
-from loci.train.world.evaluate import Exam, examine
-from loci.train.world.memory_tokens import WindowCodes, address, remember
-from loci.train.world.self_forcing import Material
+from loci.train.world.evaluate import RecallEvaluation, evaluate
+from loci.train.world.memory_tokens import WindowTokenCache, chunk_poses, compress_history
+from loci.train.world.self_forcing import BatchSource
 from loci.world.conditioning import Actions
 from loci.world.transformer import TransformerConfig, WorldTransformer
 
@@ -33,7 +41,7 @@ HIDDEN = (
 
 
 @dataclass(frozen=True)
-class Stage:
+class TrainingStage:
     """Recipes to draw batches from with equal chance, up to `until` of the whole budget.
 
     `noise` is the largest deviation of the noise on the history; `revisits` the share of examples
@@ -52,7 +60,7 @@ class Stage:
     keep_windows: bool = False
 
 
-def doom_stages() -> tuple[Stage, ...]:
+def doom_stages() -> tuple[TrainingStage, ...]:
     """Short histories with large turns; then merged codes; then long histories, step by step."""
     short = tuple(
         Recipe((n, 0, 0), stride) for n, stride in ((2, 1), (4, 2), (4, 4), (6, 6), (6, 3), (0, 1))
@@ -76,9 +84,9 @@ def doom_stages() -> tuple[Stage, ...]:
         Recipe((2, 0, 0), 1),
     )
     return (
-        Stage(0.35, short, noise=0.15),
-        Stage(0.6, merged, noise=0.2, keep_windows=True),
-        Stage(1.0, long, noise=0.3, revisits=0.5, moves=0.3, own=0.3, keep_windows=True),
+        TrainingStage(0.35, short, noise=0.15),
+        TrainingStage(0.6, merged, noise=0.2, keep_windows=True),
+        TrainingStage(1.0, long, noise=0.3, revisits=0.5, moves=0.3, own=0.3, keep_windows=True),
     )
 
 
@@ -87,8 +95,8 @@ class WorldTraining:
     """How to train a world model on recorded walks."""
 
     model: TransformerConfig
-    stages: tuple[Stage, ...] = field(default_factory=doom_stages)
-    budget: Budget = Budget(minutes=90)
+    stages: tuple[TrainingStage, ...] = field(default_factory=doom_stages)
+    budget: TrainingBudget = TrainingBudget(minutes=90)
     rate: LearningRate = LearningRate(peak=8e-4, warmup_steps=100, floor=0.02, hold=0.75)
     batch: int = 16
     walks: int = 320
@@ -103,7 +111,7 @@ class WorldTraining:
     seed: int = 0
     precision: Precision = "float32"
 
-    def stage(self, fraction: float) -> Stage:
+    def stage(self, fraction: float) -> TrainingStage:
         return next((s for s in self.stages if fraction < s.until), self.stages[-1])
 
 
@@ -122,19 +130,19 @@ def train_world(
     Raises:
         LociError: on unusable data, or when `start` has another configuration.
     """
-    train = load_shards(data / "train")
+    train = load_recordings(data / "train")
     count = min(config.walks, len(train.frames))
     walks = latent_walks(train, codec, out.parent / "latents" / "train", count)
-    test = load_shards(data / "test")
+    test = load_recordings(data / "test")
     count = min(config.held_out_walks, len(test.frames))
     held_out = latent_walks(test, codec, out.parent / "latents" / "test", count)
-    exam = Exam.prepare(held_out, test.frames, codec)
+    exam = RecallEvaluation.prepare(held_out, test.frames, codec)
     return fit_world(walks, exam, out, config, start)
 
 
 def fit_world(
     walks: LatentWalks,
-    exam: Exam | None,
+    exam: RecallEvaluation | None,
     out: Path,
     config: WorldTraining,
     start: WorldTransformer | None = None,
@@ -156,11 +164,11 @@ def fit_world(
     trained = Objective(world, config)
     optimizer = MuonWithAdam(world, HIDDEN, config.rate.peak, dtype=dtype)
     ema = Ema(world, config.ema)
-    learner = Learner(world, optimizer, ema)
+    learner = TrainState(world, optimizer, ema)
     learner.resume(run)
     model, optimizer = accelerator.prepare(trained, optimizer)
     losses: list[float] = []
-    material = Material(walks, config.seed)
+    material = BatchSource(walks, config.seed)
 
     run.start_clock()
     while True:
@@ -193,7 +201,7 @@ def fit_world(
             run.log(loss=sum(losses) / len(losses), rate=rate, samples=run.step * config.batch)
             losses.clear()
         if exam is not None and run.due("exam", config.exam_seconds) and run.writes:
-            run.log(**examine(averaged(ema, config.model), exam, run))
+            run.log(**evaluate(averaged(ema, config.model), exam, run))
         if run.due("checkpoint", config.checkpoint_seconds):
             learner.save(run)
         if on_step is not None:
@@ -202,7 +210,7 @@ def fit_world(
     final = averaged(ema, config.model)
     if run.writes:
         if exam is not None:
-            run.log(**examine(final, exam, run), final=True)
+            run.log(**evaluate(final, exam, run), final=True)
         final.save_pretrained(run.path / "final")
     return final
 
@@ -215,7 +223,7 @@ class Objective(torch.nn.Module):
         self.world, self.config = world, config
 
     def forward(
-        self, batch: Batch, history_noise: float, kept: WindowCodes | None = None
+        self, batch: Batch, history_noise: float, kept: WindowTokenCache | None = None
     ) -> Tensor:
         world = self.world
         device = world.patch_embedding.weight.device
@@ -224,13 +232,13 @@ class Objective(torch.nn.Module):
         # In bfloat16 oneDNN's gradient of small 3-D convolutions is now and then no number (torch
         # 2.13).
         with torch.autocast(device.type, enabled=False):
-            remembered = remember(world.latent_encoder, batch, deviation, kept)
+            remembered = compress_history(world.latent_encoder, batch, deviation, kept)
         local = batch.local + deviation.view(-1, 1, 1, 1) * torch.randn_like(batch.local)
         context = world.context(
             remembered.codes,
             local[:, :, None].to(device),
             Actions(*batch.actions.to(device).unbind(-1)),
-            address=address(batch, remembered),
+            address=chunk_poses(batch, remembered),
         )
         data = batch.target.transpose(1, 2).to(device)
         level = sample_levels(size, 1.0, logit_mean=self.config.level_mean).to(device)
