@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import huggingface_hub
 import pytest
@@ -11,12 +10,9 @@ from torch import nn
 
 from loci.errors import LociError
 from loci.io.weights import (
-    load_config,
     load_pretrained,
     load_strict,
-    pretrained_folder,
     read_tensors,
-    save_config,
     save_pretrained,
     save_tensors,
 )
@@ -25,15 +21,6 @@ from loci.io.weights import (
 @dataclass(frozen=True)
 class Inner:
     sizes: tuple[int, ...] = (1, 2)
-
-
-@dataclass(frozen=True)
-class Outer:
-    inner: Inner = Inner()
-    rival: Inner | None = None
-    pairs: tuple[tuple[int, int], ...] = ()
-    name: str = "x"
-    kind: Literal["plain", "fancy"] = "plain"
 
 
 def test_pickles_and_safetensors_read_alike(tmp_path: Path) -> None:
@@ -107,38 +94,10 @@ def test_on_the_meta_device_the_saved_type_is_kept() -> None:
     assert not module.weight.is_meta
 
 
-def test_configurations_come_back_equal(tmp_path: Path) -> None:
-    config = Outer(Inner((3,)), Inner(()), ((1, 2), (3, 4)), "y")
-    save_config(tmp_path / "config.json", config)
-    assert load_config(tmp_path / "config.json", Outer) == config
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("{", "cannot read it"),
-        ("[]", "expected a Outer"),
-        ('{"config": "Inner"}', "expected a Outer"),
-        ('{"size": 3}', "unknown field size"),
-        ('{"kind": "odd"}', "'odd', expected 'plain' or 'fancy'"),
-    ],
-)
-def test_wrong_configurations_are_named(tmp_path: Path, text: str, said: str) -> None:
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(LociError, match=said):
-        load_config(tmp_path / "config.json", Outer)
-
-
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LociError, match="cannot be written"):
         save_pretrained(tmp_path / "file" / "folder", Inner(), nn.Linear(1, 1))
-
-
-@pytest.mark.parametrize("source", ["absent", "./a/b", "/a/b", "a/b/c"])
-def test_what_is_neither_folder_nor_hub_id(source: str) -> None:
-    with pytest.raises(LociError, match="no such model folder"):
-        pretrained_folder(source)
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
@@ -160,12 +119,3 @@ def test_a_hub_id_is_fetched(
     loaded = load_pretrained(lambda config: nn.Linear(2, 3), Inner, "owner/name")
     assert asked == ["owner/name"]
     assert torch.equal(loaded.weight, layer.weight.to(dtype or torch.float32))
-
-
-def test_a_hub_id_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    def snapshot_download(name: str, **options: object) -> str:
-        raise ConnectionError("no way there")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    with pytest.raises(LociError, match="owner/name: neither a model folder nor a reachable"):
-        pretrained_folder("owner/name")

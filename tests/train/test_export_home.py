@@ -14,7 +14,7 @@ from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
 from loci.caching.error_budget import ErrorScale
 from loci.data.objects.dataset import ObjectSet
 from loci.errors import LociError
-from loci.io.weights import save_config
+from loci.io.config import save_config
 from loci.objects.lifter import Lifter
 from loci.objects.models.condition import EmbedderFuser
 from loci.objects.models.slat_flow import LatentStatistics

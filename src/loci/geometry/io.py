@@ -16,7 +16,7 @@ from torch import Tensor
 from loci.errors import LociError
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.mesh import Mesh, Texture
-from loci.io.weights import write_whole
+from loci.io.files import write_whole
 
 
 def gaussian_columns(gaussians: Gaussians) -> dict[str, Float[Tensor, "n"]]:

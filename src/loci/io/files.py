@@ -1,29 +1,51 @@
-"""Files and folders are written whole or not at all."""
+"""Files and folders are written whole or not at all.
 
+What is being written is a draft beside its target, `.NAME.PROCESS-ID.part`. A draft that a killed
+process left behind is removed by the next writer of the same target.
+"""
+
+import errno
 import os
+import re
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from loci.errors import LociError
 
+# Writing to an open file fails with one of these, without the name of the file.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary sibling to write to, which becomes `path` when the block ends well.
+    """A draft to write to, which becomes `path` when the block ends well.
 
-    When the block raises, the sibling is removed and an older `path` stays as it was.
+    When the block raises, the draft is removed and an older `path` stays as it was.
 
     Raises:
-        LociError: when a file cannot be written there.
+        LociError: when a file cannot be written there, also when the disk is full.
     """
-    sibling = _touch_sibling(Path(path))
+    draft = _touch_draft(Path(path))
     try:
-        yield sibling
-        os.replace(sibling, path)
+        with _writing(path, draft):
+            yield draft
+            os.replace(draft, path)
     finally:
-        sibling.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file all or nothing, making its folder if need be.
+
+    Raises:
+        LociError: when it cannot be written.
+    """
+    _make_folder(path.parent, path)
+    with replacing(path) as draft:
+        draft.write_bytes(content)
 
 
 def check_writable(path: str | Path) -> None:
@@ -32,7 +54,7 @@ def check_writable(path: str | Path) -> None:
     Raises:
         LociError: when a file cannot be written there.
     """
-    _touch_sibling(Path(path)).unlink()
+    _touch_draft(Path(path)).unlink()
 
 
 @contextmanager
@@ -44,27 +66,21 @@ def replacing_folder(
     When the block raises, nothing of it is left, and what stood at `path` stays as it was.
 
     Args:
-        path: a folder that is not there, is empty, or holds nothing but what may be replaced.
+        path: a folder that does not exist, is empty, or holds nothing but what may be replaced.
         replaceable: whether an entry of that name in it may go.
 
     Raises:
-        LociError: when something else is there, or a folder cannot be made.
+        LociError: when something else is there, or it cannot be written, also when the disk is
+            full.
     """
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_dir():
-        raise LociError(f"{path}: is a file, expected the name of a folder")
-    kept = [e.name for e in target.iterdir() if not replaceable(e.name)] if target.exists() else []
-    if kept:
-        raise LociError(f"{path}: holds {kept[0]} already, expected the name of a new folder")
-    draft, old = (
-        target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("part", "old")
-    )
-    made = [folder for folder in draft.parents if not folder.exists()]
+    target = check_folder(path, replaceable)
+    _sweep(target)
+    draft, old = _draft_name(target, "part"), _draft_name(target, "old")
+    new_parents = [folder for folder in draft.parents if not folder.exists()]
     try:
-        with _writing(path):
-            draft.mkdir(parents=True)
-        yield draft
-        with _writing(path):
+        _make_folder(draft, path)
+        with _writing(path, draft):
+            yield draft
             if target.exists():
                 os.replace(target, old)
             os.replace(draft, target)
@@ -73,25 +89,105 @@ def replacing_folder(
             os.replace(old, target)
         for left in (draft, old):
             shutil.rmtree(left, ignore_errors=True)
-        for folder in made:
+        for folder in new_parents:
             with suppress(OSError):  # only those that are still empty
                 folder.rmdir()
 
 
+def check_folder(path: str | Path, replaceable: Callable[[str], bool]) -> Path:
+    """The real path of a folder that `replacing_folder` may replace.
+
+    Raises:
+        LociError: when it is a file, or holds anything else.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.exists():
+        return target
+    if not target.is_dir():
+        raise LociError(f"{path}: is a file, expected the name of a folder")
+    others = [entry.name for entry in target.iterdir() if not replaceable(entry.name)]
+    if others:
+        raise LociError(f"{path}: holds {others[0]} already, expected the name of a new folder")
+    return target
+
+
+def check_folder_writable(
+    path: str | Path, replaceable: Callable[[str], bool] = lambda name: False
+) -> None:
+    """Asks, before long work, whether `replacing_folder` could write `path`.
+
+    Raises:
+        LociError: when it could not.
+    """
+    with suppress(_Unused), replacing_folder(path, replaceable):
+        raise _Unused
+
+
+class _Unused(Exception):
+    """Ends a draft that was only made to see whether it can be."""
+
+
 @contextmanager
-def _writing(path: str | Path) -> Iterator[None]:
+def _writing(path: str | Path, draft: Path) -> Iterator[None]:
+    """Errors of the system about the draft, or of a disk that is not named, are about `path`."""
     try:
         yield
     except OSError as error:
-        raise LociError(f"{path}: cannot be written ({error.strerror})") from error
+        named = error.filename
+        ours = named is not None and (str(named).startswith(str(draft)) or str(named) == str(path))
+        if ours or (named is None and error.errno in _DISK_ERRORS):
+            raise LociError(f"{path}: cannot be written ({error.strerror})") from error
+        raise
 
 
-def _touch_sibling(path: Path) -> Path:
-    if path.is_dir():
-        raise LociError(f"{path}: is a folder, expected the name of a file to write")
-    sibling = path.with_name(f".{path.name}.{os.getpid()}.part")
+def _make_folder(folder: Path, path: str | Path) -> None:
     try:
-        sibling.touch()
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LociError(f"{path}: cannot be written ({error.strerror})") from error
-    return sibling
+
+
+def _touch_draft(path: Path) -> Path:
+    if path.is_dir():
+        raise LociError(f"{path}: is a folder, expected the name of a file to write")
+    _sweep(path)
+    draft = _draft_name(path, "part")
+    try:
+        draft.touch()
+    except OSError as error:
+        raise LociError(f"{path}: cannot be written ({error.strerror})") from error
+    return draft
+
+
+def _draft_name(path: Path, end: str) -> Path:
+    """A name that no other thread and no other process has."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.{end}")
+
+
+def _sweep(path: Path) -> None:
+    """Removes drafts of `path` whose process does not run any more."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)(\.[0-9a-f]+)?\.part")
+    try:
+        names = os.listdir(path.parent)
+    except OSError:
+        return
+    for name in names:
+        match = pattern.fullmatch(name)
+        if match is None or _runs(int(match[1])):
+            continue
+        left = path.with_name(name)
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                left.unlink()
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True

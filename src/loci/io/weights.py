@@ -1,29 +1,26 @@
-"""Weights and configurations on disk: read safely, loaded strictly, written all or nothing.
+"""Weights on disk: read safely, loaded strictly, written all or nothing.
 
 Every saved model is a folder with `config.json` and `model.safetensors`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import types
-import typing
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from loci.errors import LociError
-from loci.io.files import replacing
+from loci.io.config import CONFIG_NAME, ConfigT, load_config, save_config
+from loci.io.files import write_whole
+from loci.io.models import pretrained_folder
 
-CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
+WEIGHTS_NAME = "model.safetensors"
 NAMES_SHOWN = 8
 
-ConfigT = TypeVar("ConfigT")
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
@@ -138,90 +135,6 @@ def load_pretrained(
         module = build(config)
     load_strict(module, read_tensors(folder / WEIGHTS_NAME), str(source))
     return module.eval()
-
-
-def pretrained_folder(source: Path | str) -> Path:
-    """A local folder as it is, anything else as a hub id, downloaded (and cached) if need be."""
-    if Path(source).is_dir():
-        return Path(source)
-    text = str(source)
-    if text.count("/") != 1 or text.startswith((".", "/", "~")):
-        raise LociError(
-            f"{text}: no such model folder, and no model of that name is shipped; expected one of "
-            "them or a hub id (owner/name)"
-        )
-    try:
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(text, allow_patterns=["*.json", "*.safetensors", "*.model"]))
-    except ImportError as error:
-        raise LociError(f"{text}: hub ids need the package huggingface_hub") from error
-    except Exception as error:  # network, authentication, unknown repository
-        raise LociError(f"{text}: neither a model folder nor a reachable hub id") from error
-
-
-def save_config(path: Path, config: Any) -> None:
-    """Writes a dataclass as JSON, with the name of its class under `config`."""
-    content = {"config": type(config).__name__} | dataclasses.asdict(config)
-    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def load_config(path: Path | str, kind: type[ConfigT]) -> ConfigT:
-    """Read what `save_config` wrote.
-
-    A class that was renamed, or had fields renamed, lists `FORMER_NAMES: ClassVar[tuple[str, ...]]`
-    and `FORMER_FIELDS: ClassVar[dict[str, str]]` (old name to new), so that older folders load.
-
-    Raises:
-        LociError: on another class or on wrong fields.
-    """
-    path = Path(path)
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise LociError(f"{path}: expected a JSON configuration, cannot read it") from error
-    names = (kind.__name__, *getattr(kind, "FORMER_NAMES", ()))
-    if not isinstance(content, dict) or content.get("config", kind.__name__) not in names:
-        raise LociError(f"{path}: expected a {kind.__name__}")
-    fields = {name: value for name, value in content.items() if name != "config"}
-    try:
-        return _build(kind, fields)
-    except (TypeError, ValueError) as error:
-        raise LociError(f"{path}: not a valid {kind.__name__} ({error})") from error
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file all or nothing, making its folder if need be."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as draft:
-            draft.write_bytes(content)
-    except OSError as error:
-        raise LociError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _build(kind: Any, value: Any) -> Any:
-    """`value` from JSON as the annotated type: nested dataclasses, lists back to tuples."""
-    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
-        if value is None:
-            return None
-        kind = next(option for option in typing.get_args(kind) if option is not type(None))
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        hints = typing.get_type_hints(kind)
-        former = getattr(kind, "FORMER_FIELDS", {})
-        value = {former.get(name, name): entry for name, entry in value.items()}
-        unknown = [name for name in value if name not in hints]
-        if unknown:
-            raise TypeError(f"unknown field {', '.join(unknown)}")
-        fields = {name: _build(hints[name], entry) for name, entry in value.items()}
-        return typing.cast(Any, kind)(**fields)
-    if typing.get_origin(kind) is Literal and value not in typing.get_args(kind):
-        expected = " or ".join(map(repr, typing.get_args(kind)))
-        raise ValueError(f"{value!r}, expected {expected}")
-    if typing.get_origin(kind) is tuple and isinstance(value, list):
-        entry = typing.get_args(kind)[0]
-        return tuple(_build(entry, item) for item in value)
-    return value
 
 
 def _shown(names: list[str]) -> str:

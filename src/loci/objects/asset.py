@@ -20,7 +20,7 @@ from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.mesh.render import render_mesh
 from loci.geometry.placing import merge_gaussians, place_gaussians, place_mesh
 from loci.geometry.rotations import quaternion_matrix
-from loci.io.weights import write_whole
+from loci.io.files import write_whole
 from loci.objects.costs import StageCost
 from loci.objects.inputs.pointmap import NOMINAL_DISTANCE
 from loci.objects.placement.pose import Pose

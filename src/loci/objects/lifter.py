@@ -15,7 +15,8 @@ from loci.caching.calibration import ModelCalibration
 from loci.caching.presets import Preset
 from loci.caching.stats import Stats
 from loci.errors import LociError
-from loci.io.weights import load_config, pretrained_folder, save_config
+from loci.io.config import load_config, save_config
+from loci.io.models import pretrained_folder
 from loci.objects.asset import Asset, Scene
 from loci.objects.inputs.observation import Mask, ObservedPicture, Picture, Pointmap, mask_names
 from loci.objects.inputs.pointmap import Frame

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from loci.errors import LociError
-from loci.io.weights import CONFIG_NAME, WEIGHTS_NAME
+from loci.io.config import CONFIG_NAME
+from loci.io.weights import WEIGHTS_NAME
 from loci.objects.models.condition import EmbedderFuser, FuserConfig, PointmapEmbedderConfig
 from loci.objects.models.dinov2 import DinoEmbedderConfig
 from loci.objects.models.slat_decoders import (

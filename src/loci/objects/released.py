@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from loci.errors import LociError
+from loci.io.config import save_config
 from loci.io.files import replacing_folder
-from loci.io.weights import load_strict, read_tensors, save_config
+from loci.io.weights import load_strict, read_tensors
 from loci.objects.parts import (
     GAUSSIAN_DECODER,
     GAUSSIAN_DECODER_4,

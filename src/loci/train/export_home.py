@@ -18,8 +18,8 @@ from loci.caching.calibration import CALIBRATION_NAME
 from loci.data.objects.dataset import ObjectRecord, ObjectSet, training_folders
 from loci.data.objects.splits import credits_text
 from loci.errors import LociError
+from loci.io.config import load_config
 from loci.io.files import replacing, replacing_folder
-from loci.io.weights import load_config
 from loci.objects.lifter import Lifter
 from loci.objects.models.condition import EmbedderFuser
 from loci.objects.models.slat_flow import LatentStatistics

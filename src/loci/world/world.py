@@ -20,9 +20,11 @@ from loci.codecs.base import Codec, CodecState
 from loci.codecs.frame import FrameCodec
 from loci.codecs.wan import WanCodec
 from loci.errors import LociError
+from loci.io.config import CONFIG_NAME, load_config, save_config
 from loci.io.files import replacing_folder
-from loci.io.images import choose_bucket, load_picture, read_pixels, tensor_to_frames
-from loci.io.weights import CONFIG_NAME, load_config, pretrained_folder, save_config
+from loci.io.frames import choose_bucket, load_picture, tensor_to_frames
+from loci.io.images import read_pixels
+from loci.io.models import pretrained_folder
 from loci.memory.hierarchical import HierarchicalMemory, MemoryState
 from loci.memory.hpmc import published_memory
 from loci.memory.poses import dead_reckon

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from loci.flow import State, euler_timesteps, guided, sample
-from loci.io.images import frames_to_tensor, tensor_to_frames
+from loci.flow import State, batched_guidance, euler_timesteps, sample
+from loci.io.frames import frames_to_tensor, tensor_to_frames
 from loci.memory.hpmc import RATE, WindowPlan
 from loci.memory.poses import dead_reckon
 from loci.memory.token_cache import MemoryTokens
@@ -70,7 +70,9 @@ def published_chunk(
         context = _context(world, state, codes, Actions(move, view))
         return {"video": world.transformer.velocity(now["video"], timestep, context)}
 
-    step = velocity if state.prompt is None else guided(velocity, config.sampling.guidance)
+    step = (
+        velocity if state.prompt is None else batched_guidance(velocity, config.sampling.guidance)
+    )
     grid = euler_timesteps(config.sampling.steps, config.sampling.shift, config.sampling.even)
     made = sample(step, {"video": _noise(world, state)}, grid)["video"]
     again = int(config.overlap)  # the frame that is already there

@@ -13,7 +13,7 @@ from loci.bench.metrics import Features, cosine_distance, psnr, ssim
 from loci.bench.world.variants import TIME, variants
 from loci.envs.doom.engine import FULL_TURN, TURN, TURN_SIGN, film
 from loci.envs.doom.walks import spin, there_and_back
-from loci.io.images import fit, frames_to_tensor, tensor_to_frames
+from loci.io.frames import fit, frames_to_tensor, tensor_to_frames
 from loci.memory.poses import dead_reckon
 from loci.memory.token_cache import MemoryTokens
 from loci.train.world.batches import OUT_OF_SIGHT

@@ -1,9 +1,19 @@
+import errno
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from loci.errors import LociError
-from loci.io.files import check_writable, replacing, replacing_folder
+from loci.io.files import (
+    check_folder_writable,
+    check_writable,
+    replacing,
+    replacing_folder,
+)
 
 
 def test_the_file_appears_whole(tmp_path: Path) -> None:
@@ -81,3 +91,60 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         pass
     with pytest.raises(LociError, match="cannot be written"), replacing_folder(file / "out"):
         pass
+
+
+def test_two_threads_may_write_the_same_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with replacing(path) as first, replacing(path) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_drafts_of_processes_that_are_gone_are_removed(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    draft = tmp_path / f".a.txt.{gone.pid}.0123abcd.part"
+    older = tmp_path / f".a.txt.{gone.pid}.part"
+    folder = tmp_path / f".out.{gone.pid}.0123abcd.part"
+    running = tmp_path / f".a.txt.{os.getppid()}.0123abcd.part"
+    others = tmp_path / f".b.txt.{gone.pid}.0123abcd.part"
+    for path in (draft, older, running, others):
+        path.touch()
+    folder.mkdir()
+    check_writable(tmp_path / "a.txt")
+    assert set(tmp_path.iterdir()) == {folder, running, others}
+    with replacing_folder(tmp_path / "out"):
+        assert not folder.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_told_of_the_file_and_not_of_its_draft(tmp_path: Path, number: int) -> None:
+    full = OSError(number, os.strerror(number))
+    expected = rf"^{re.escape(str(tmp_path / 'a'))}: cannot be written \({os.strerror(number)}\)$"
+    with pytest.raises(LociError, match=expected), replacing(tmp_path / "a"):
+        raise full
+    with pytest.raises(LociError, match=expected), replacing_folder(tmp_path / "a") as draft:
+        (draft / "b").touch()
+        raise full
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_errors_are_not_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(BrokenPipeError), replacing(tmp_path / "a"):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+    with pytest.raises(FileNotFoundError, match="elsewhere"), replacing(tmp_path / "a"):
+        (tmp_path / "elsewhere").read_text()
+
+
+def test_a_folder_is_checked_before_long_work(tmp_path: Path) -> None:
+    check_folder_writable(tmp_path / "new" / "out")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a").touch()
+    with pytest.raises(LociError, match="holds a already"):
+        check_folder_writable(tmp_path / "out")
+    check_folder_writable(tmp_path / "out", lambda name: name == "a")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "a"]

@@ -1,0 +1,37 @@
+"""Where a model is: shipped with the package, a folder, or on the Hugging Face hub."""
+
+from pathlib import Path
+
+from loci.errors import LociError
+
+SHIPPED = Path(__file__).parents[1] / "shipped"
+
+
+def shipped_folder(name: Path | str, config_name: str) -> Path | None:
+    """The folder of a shipped model that has a file `config_name`; None if `name` is none."""
+    folder = SHIPPED / name
+    return folder if Path(name).name == str(name) and (folder / config_name).is_file() else None
+
+
+def pretrained_folder(source: Path | str) -> Path:
+    """A local folder as it is, anything else as a hub id, downloaded (and cached) if need be.
+
+    Raises:
+        LociError: when it is neither.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    text = str(source)
+    if text.count("/") != 1 or text.startswith((".", "/", "~")):
+        raise LociError(
+            f"{text}: no such model folder, and no model of that name is shipped; expected one of "
+            "them or a hub id (owner/name)"
+        )
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(text, allow_patterns=["*.json", "*.safetensors", "*.model"]))
+    except ImportError as error:
+        raise LociError(f"{text}: hub ids need the package huggingface_hub") from error
+    except Exception as error:  # network, authentication, unknown repository
+        raise LociError(f"{text}: neither a model folder nor a reachable hub id") from error
