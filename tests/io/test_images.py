@@ -1,6 +1,7 @@
 """Any still picture becomes upright RGB, any mask True inside; what is neither is named."""
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +229,34 @@ def test_mask_files_that_are_none_are_named(tmp_path: Path) -> None:
         with pytest.raises(LociError, match=message) as caught:
             read_mask(path)
         assert str(path) in str(caught.value)
+
+
+def test_an_iphones_format_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "IMG_1.HEIC"
+    path.write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(64))
+    with pytest.raises(LociError, match=r"IMG_1.HEIC: HEIC, .*export the picture as JPEG"):
+        read_pixels(path)
+    path.write_bytes(b"\x00\x00\x00\x18ftypisom" + bytes(64))
+    with pytest.raises(LociError, match="IMG_1.HEIC: no picture"):
+        read_pixels(path)
+
+
+def test_nothing_is_warned_of_that_is_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path / "a.png", Image.fromarray(PIXELS))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", PIXELS[..., 0].size - 1)
+    with warnings.catch_warnings(action="error"):
+        assert np.array_equal(read_pixels(tmp_path / "a.png"), PIXELS)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", PIXELS[..., 0].size // 3)
+    with pytest.raises(LociError, match="a.png: too many pixels, expected at most"):
+        read_pixels(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("source", [None, b"bytes", 3, [[1, 2]], {"size": [4, 4], "counts": "1"}])
+def test_what_is_no_picture_is_named_by_its_type(source: Any) -> None:
+    kind = type(source).__name__
+    with pytest.raises(LociError, match=f"picture: {kind}, expected a file"):
+        read_pixels(source)
+    with pytest.raises(LociError, match=f"mask 2: {kind}, expected a file"):
+        read_mask(source, "mask 2")

@@ -1,6 +1,8 @@
 """Pictures and masks in: any still picture, upright, as plain pixels."""
 
+import os
 import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +15,9 @@ from PIL import Image, ImageOps
 from loci.errors import LociError
 
 T = TypeVar("T")
+MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+"""Pillow refuses pictures that have more."""
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # What Pillow raises on damaged files, by format.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error)
 
@@ -62,19 +67,36 @@ def _opened(
     """What `convert` makes of an image, which is opened if need be."""
     if isinstance(source, Image.Image):
         return convert(source, name)
+    if not isinstance(source, str | os.PathLike):
+        kind = type(source).__name__
+        raise LociError(f"{name}: {kind}, expected a file, a Pillow image or a NumPy array")
     try:
-        with Image.open(source) as image:
+        # Pillow warns of what is read all the same, such as damaged EXIF data.
+        with warnings.catch_warnings(action="ignore"), Image.open(source) as image:
             return convert(image, str(source))
     except Image.UnidentifiedImageError as error:
+        if _is_heic(source):
+            raise LociError(
+                f"{source}: HEIC, the format of iPhones, which cannot be read; expected a PNG, "
+                "JPEG, WebP or the like (export the picture as JPEG)"
+            ) from error
         raise LociError(f"{source}: no picture, expected a PNG, JPEG, WebP or the like") from error
     except Image.DecompressionBombError as error:
-        raise LociError(f"{source}: too many pixels, expected a picture of usual size") from error
+        raise LociError(
+            f"{source}: too many pixels, expected at most {MOST_PIXELS // 1_000_000} million"
+        ) from error
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise LociError(f"{source}: cannot be read ({error.strerror})") from error
     except _DAMAGED as error:
         raise LociError(
             f"{source}: truncated or damaged ({error}), expected a whole picture"
         ) from error
+
+
+def _is_heic(source: str | os.PathLike[str]) -> bool:
+    with open(source, "rb") as file:
+        start = file.read(12)
+    return start[4:8] == b"ftyp" and start[8:] in _HEIC_BRANDS
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:

@@ -5,8 +5,11 @@ Every saved model is a folder with `config.json` and `model.safetensors`.
 
 from __future__ import annotations
 
+import pickle
+import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,58 +17,139 @@ import torch
 from torch import Tensor, nn
 
 from loci.errors import LociError
-from loci.io.config import CONFIG_NAME, ConfigT, load_config, save_config
+from loci.io.config import CONFIG_NAME, ConfigT, load_config, read_json, save_config
 from loci.io.files import write_whole
 from loci.io.models import pretrained_folder
 
 WEIGHTS_NAME = "model.safetensors"
 NAMES_SHOWN = 8
+CONTAINERS = ("state_dict", "model_state_dict", "model")
+"""Under what checkpoints hold their tensors."""
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+"""What DistributedDataParallel, torch.compile and common trainers put before every name."""
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def read_tensors(path: Path | str, prefix: str = "") -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file or of a PyTorch pickle, by name, on the CPU.
+    """The tensors of a checkpoint, by name, on the CPU.
 
-    Pickles are read weights-only and may hold the dictionary plainly or under `state_dict`. With
-    a prefix, only what begins with it is returned, without it, and nothing else is read.
-    Raises LociError if the file is absent, damaged, or holds anything but tensors.
+    Args:
+        path: a `.safetensors` file, a PyTorch pickle, or the index of a sharded model
+            (`*.index.json`); where `path` is absent, `path.index.json` is read if it is there.
+            Pickles are read weights-only, and may hold the tensors under `state_dict` or `model`.
+            What torch puts before every name (`module.`, `_orig_mod.`, `model.`) is removed.
+        prefix: only tensors whose name begins with it are read; it is removed.
+
+    Raises:
+        LociError: when the file is absent, damaged, or holds anything but tensors.
     """
     path = Path(path)
+    index = path.with_name(path.name + ".index.json")
+    if not path.is_file() and index.is_file():
+        path = index
     if not path.is_file():
         raise LociError(f"{path}: no such weights file")
-    try:
-        content = _read(path, prefix)
-    except Exception as error:  # a damaged file raises nearly anything
-        raise LociError(
-            f"{path}: expected safetensors or a weights-only PyTorch pickle, cannot read it "
-            f"({type(error).__name__})"
-        ) from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    if path.suffix == ".json":
+        return _read_shards(path, prefix)
+    if path.suffix == ".safetensors":
+        with _reading(path):
+            return _read_safetensors(path, prefix)
+    content = _unwrapped(_read_pickle(path, prefix))
     if not isinstance(content, Mapping):
         raise LociError(f"{path}: expected a dictionary of tensors, found {type(content).__name__}")
-    wanted = {
-        str(name).removeprefix(prefix): value
-        for name, value in content.items()
-        if str(name).startswith(prefix)
-    }
+    wanted = {new: content[old] for old, new in _selected(list(content), prefix).items()}
     foreign = [name for name, value in wanted.items() if not isinstance(value, Tensor)]
     if foreign:
         raise LociError(f"{path}: expected only tensors, but {_shown(foreign)} are not")
     return wanted
 
 
-def _read(path: Path, prefix: str) -> Any:
-    if path.suffix == ".safetensors":
-        from safetensors import safe_open
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a damaged file raises nearly anything
+        raise LociError(
+            f"{path}: expected safetensors or a weights-only PyTorch pickle, cannot read it "
+            f"({type(error).__name__})"
+        ) from error
 
-        with safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
-            return {name: file.get_tensor(name) for name in names}
+
+def _read_safetensors(path: Path, prefix: str) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        selected = _selected(list(file.keys()), prefix)
+        return {new: file.get_tensor(old) for old, new in selected.items()}
+
+
+def _read_pickle(path: Path, prefix: str) -> Any:
     # Mapped, what is not wanted of a file is never read; only the older format cannot be.
     mapped = bool(prefix) and zipfile.is_zipfile(path)
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    with _reading(path):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        except pickle.UnpicklingError as error:
+            foreign = _foreign_objects(path, str(error))
+            if not foreign:
+                raise
+    raise LociError(
+        f"{path}: holds {_shown(foreign)}, which could run code when it is loaded; expected only "
+        "tensors. If you trust the file, load it where it comes from and save its state_dict()"
+    )
+
+
+def _foreign_objects(path: Path, message: str) -> list[str]:
+    """What a pickle holds that is neither a tensor nor a plain value."""
+    if zipfile.is_zipfile(path):
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    return re.findall(r"GLOBAL (\S+) was not an allowed global", message)
+
+
+def _read_shards(index: Path, prefix: str) -> dict[str, Tensor]:
+    """The tensors of the files that an index lists, each of which must hold what it says."""
+    content = read_json(index)
+    files = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(files, dict) or not files:
+        raise LociError(f"{index}: expected an index with a weight_map from names to files")
+    tensors = {}
+    for name in sorted(set(map(str, files.values()))):
+        if Path(name).name != name:
+            raise LociError(f"{index}: {name}, expected files beside the index")
+        tensors |= read_tensors(index.with_name(name))
+    absent = [name for name in files if name not in tensors]
+    if absent:
+        raise LociError(f"{index}: {_shown(absent)} not in the files listed")
+    return {new: tensors[old] for old, new in _selected(list(tensors), prefix).items()}
+
+
+def _unwrapped(content: Any) -> Any:
+    """The dictionary of tensors itself where a checkpoint holds other things as well."""
+    for key in CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    return content
+
+
+def _selected(names: list[str], prefix: str) -> dict[str, str]:
+    """Names as they are in a file, to those without what wraps all of them and the prefix."""
+    common = ""
+    while wrapper := next(
+        (
+            wrapper
+            for wrapper in WRAPPERS
+            if names
+            and not prefix.startswith(wrapper)
+            and all(str(name).startswith(common + wrapper) for name in names)
+        ),
+        None,
+    ):
+        common += wrapper
+    plain = {name: str(name).removeprefix(common) for name in names}
+    return {
+        old: name.removeprefix(prefix) for old, name in plain.items() if name.startswith(prefix)
+    }
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
@@ -73,7 +157,8 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> 
 
     A module on the meta device takes the tensors as they are (their element type included);
     any other keeps its own element type and device. `what` names the weights in the LociError
-    that lists every missing, unexpected or misshapen tensor (the first few of each, and counts).
+    that lists every missing, unexpected or misshapen tensor (the first few of each, and counts),
+    or the quantised ones: integers are never taken for weights.
     """
     expected = module.state_dict()
     missing = [name for name in expected if name not in tensors]
@@ -83,6 +168,17 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> 
         for name, tensor in expected.items()
         if name in tensors and tensors[name].shape != tensor.shape
     ]
+    quantised = sorted(
+        name
+        for name, tensor in expected.items()
+        if name in tensors and tensor.is_floating_point() and not tensors[name].is_floating_point()
+    )
+    if quantised:
+        kind = str(tensors[quantised[0]].dtype).removeprefix("torch.")
+        raise LociError(
+            f"{what}: quantised weights ({kind}: {_shown(quantised)}), expected float32, bfloat16 "
+            "or float16; use a version of the model that is not quantised"
+        )
     problems = [
         f"{len(names)} {kind}: {_shown(names)}"
         for kind, names in (
