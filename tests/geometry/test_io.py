@@ -2,12 +2,15 @@
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +18,8 @@ from loci.errors import LociError
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.io import (
     from_gltf_frame,
-    linear,
+    linear_to_srgb,
+    srgb_to_linear,
     to_gltf_frame,
     write_glb,
     write_obj,
@@ -23,8 +27,8 @@ from loci.geometry.io import (
 )
 from loci.geometry.mesh.mesh import Mesh
 
-KINDS = {5126: "<f4", 5123: "<u2", 5125: "<u4"}
-WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
+KINDS = {5126: "<f4", 5125: "<u4"}
+WIDTHS = {"SCALAR": 1, "VEC3": 3}
 
 
 def random_mesh(vertices: int, faces: int) -> Mesh:
@@ -70,7 +74,8 @@ def test_a_glb_holds_every_mesh_in_its_frame(sizes: list[tuple[int, int]]) -> No
         path = Path(folder) / "scene.glb"
         write_glb(path, meshes)
         described, arrays = read_glb(path)
-    assert [node["name"] for node in described["nodes"]] == list(meshes)
+    assert [node["name"] for node in described["nodes"] if "mesh" in node] == list(meshes)
+    assert not any("matrix" in node for node in described["nodes"]), "no node moves its mesh"
     for mesh, written in zip(meshes.values(), described["meshes"], strict=True):
         (primitive,) = written["primitives"]
         places, normals, colors = (
@@ -82,8 +87,7 @@ def test_a_glb_holds_every_mesh_in_its_frame(sizes: list[tuple[int, int]]) -> No
         assert np.allclose([accessor["min"], accessor["max"]], [places.min(0), places.max(0)])
         assert np.allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-5)
         assert mesh.colors is not None
-        assert np.allclose(colors[:, :3] / 65535, linear(mesh.colors.numpy()), atol=1e-4)
-        assert (colors[:, 3] == 65535).all()
+        assert np.allclose(colors, srgb_to_linear(mesh.colors.numpy()), atol=1e-6)
         assert np.array_equal(arrays[primitive["indices"]][:, 0], mesh.faces.flatten().numpy())
 
 
@@ -98,7 +102,28 @@ def test_the_gltf_frame_has_y_up_and_goes_back() -> None:
 
 
 def test_colours_are_stored_linear() -> None:
-    assert linear(np.array([0.0, 0.5, 1.0])) == pytest.approx([0, 0.21404, 1], abs=1e-5)
+    assert srgb_to_linear(np.array([0.0, 0.5, 1.0])) == pytest.approx([0, 0.21404, 1], abs=1e-5)
+    values = np.linspace(0, 1, 101)
+    assert linear_to_srgb(srgb_to_linear(values)) == pytest.approx(values, abs=1e-6)
+
+
+def test_trimesh_reads_vertex_colours_back(tmp_path: Path) -> None:
+    mesh = random_mesh(20, 30)
+    write_glb(tmp_path / "mesh.glb", {"object": mesh})
+    read: Any = trimesh.load(tmp_path / "mesh.glb", force="mesh", process=False)
+    assert mesh.colors is not None
+    assert read.visual.kind == "vertex"
+    colors = linear_to_srgb(read.visual.vertex_colors[:, :3] / 255)
+    assert np.abs(colors - mesh.colors.numpy()).max() < 0.03
+    assert np.allclose(read.vertices, to_gltf_frame(mesh.vertices))
+    assert np.array_equal(read.faces, mesh.faces)
+
+
+def test_a_mesh_without_colours_is_matte(tmp_path: Path) -> None:
+    write_glb(tmp_path / "mesh.glb", {"object": replace(random_mesh(20, 30), colors=None)})
+    read: Any = trimesh.load_scene(tmp_path / "mesh.glb").geometry["object"]
+    material = read.visual.material
+    assert (material.metallicFactor, material.roughnessFactor, material.doubleSided) == (0, 1, True)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,12 @@ from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.gaussians.render import render_gaussians
 from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.placing import merge_gaussians, merge_meshes, place_gaussians, place_mesh
-from loci.geometry.rotations import conjugate, matrix_quaternion, product, quaternion_matrix
+from loci.geometry.rotations import (
+    matrix_to_quaternion,
+    quaternion_invert,
+    quaternion_multiply,
+    quaternion_to_matrix,
+)
 
 
 def some(seed: int, count: int = 30) -> Gaussians:
@@ -30,7 +35,7 @@ def test_placed_gaussians_look_as_from_their_own_frame(seed: int, size: float) -
     rotation = F.normalize(torch.randn(4, generator=torch.Generator().manual_seed(seed)), dim=0)
     translation, scale = torch.tensor([0.1, -0.2, 2.5]) * size, torch.full((3,), size)
     placed = place_gaussians(gaussians, rotation, translation, scale)
-    matrix = quaternion_matrix(rotation[None])[0]
+    matrix = quaternion_to_matrix(rotation[None])[0]
     own = render_gaussians(gaussians, Camera.of_pose(matrix, translation, size, 50), 24)
     scene = render_gaussians(placed, Camera.identity(50), 24)
     assert torch.allclose(scene.colour, own.colour, atol=5e-3)
@@ -50,12 +55,16 @@ def test_quaternions_multiply_as_their_matrices() -> None:
     first, second = F.normalize(
         torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(1)), dim=-1
     )
-    together = quaternion_matrix(first) @ quaternion_matrix(second)
-    assert torch.allclose(quaternion_matrix(product(first, second)), together, atol=1e-6)
+    together = quaternion_to_matrix(first) @ quaternion_to_matrix(second)
     assert torch.allclose(
-        quaternion_matrix(conjugate(first)), quaternion_matrix(first).transpose(1, 2), atol=1e-6
+        quaternion_to_matrix(quaternion_multiply(first, second)), together, atol=1e-6
     )
-    assert torch.allclose(quaternion_matrix(matrix_quaternion(together)), together, atol=1e-5)
+    assert torch.allclose(
+        quaternion_to_matrix(quaternion_invert(first)),
+        quaternion_to_matrix(first).transpose(1, 2),
+        atol=1e-6,
+    )
+    assert torch.allclose(quaternion_to_matrix(matrix_to_quaternion(together)), together, atol=1e-5)
 
 
 def test_merging_keeps_parts_behind_each_other() -> None:

@@ -14,7 +14,7 @@ from loci.errors import LociError
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.io import from_gltf_frame
 from loci.geometry.mesh.mesh import Mesh
-from loci.geometry.rotations import quaternion_matrix
+from loci.geometry.rotations import quaternion_to_matrix
 from loci.objects.asset import Asset, Scene
 from loci.objects.placement.pose import Pose
 
@@ -122,7 +122,7 @@ def test_the_pose_file_places_the_object_by_its_own_words(tmp_path: Path) -> Non
     placed = (CORNERS.numpy() * pose["scale"]) @ np.array(pose["rotation_matrix"])
     placed = placed + np.array(pose["translation"])
     assert np.allclose(placed, asset.pose.place(CORNERS[None])[0], atol=1e-5)
-    matrix = quaternion_matrix(torch.tensor([pose["rotation"]]))[0]
+    matrix = quaternion_to_matrix(torch.tensor([pose["rotation"]]))[0]
     assert np.allclose(matrix, pose["rotation_matrix"], atol=1e-5)
     assert pose["units"] == "the units of the pointmap"
     assert "distance" in made(nominal=True).pose_record()["units"]
@@ -137,12 +137,12 @@ def test_trap_a_scene_turns_row_vectors(seed: int) -> None:
     scene = Scene((asset,))
     assert asset.gaussians is not None
     assert scene.gaussians is not None
-    matrix = quaternion_matrix(asset.pose.rotation)[0]
+    matrix = quaternion_to_matrix(asset.pose.rotation)[0]
     expected = (CORNERS * asset.pose.scale) @ matrix + asset.pose.translation
     assert torch.allclose(scene.gaussians.positions, expected, atol=1e-4)
     assert torch.allclose(scene.meshes["object-1"].vertices, expected, atol=1e-4)
-    axes = quaternion_matrix(asset.gaussians.rotations).transpose(1, 2)  # rows: each axis
-    turned = quaternion_matrix(scene.gaussians.rotations).transpose(1, 2)
+    axes = quaternion_to_matrix(asset.gaussians.rotations).transpose(1, 2)  # rows: each axis
+    turned = quaternion_to_matrix(scene.gaussians.rotations).transpose(1, 2)
     assert torch.allclose(turned, axes @ matrix, atol=1e-4)
     assert torch.allclose(scene.gaussians.scales, 0.02 * asset.pose.scale.expand(4, 3))
 

@@ -11,7 +11,7 @@ from loci.geometry.camera import Camera
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.placing import merge_meshes
-from loci.geometry.rotations import quaternion_matrix
+from loci.geometry.rotations import quaternion_to_matrix
 from loci.geometry.turntable import TurntableConfig, draw, to_uint8, turntable
 from loci.io.video import contact_sheet
 from loci.objects.asset import Asset, Scene
@@ -29,7 +29,7 @@ Inside = Bool[np.ndarray, "h w"]
 def object_preview(asset: Asset, pixels: Pixels, mask: Inside) -> Image.Image:
     """The picture with all but the object dimmed, the object in its place, and its four sides."""
     camera = Camera.of_pose(
-        quaternion_matrix(asset.pose.rotation)[0],
+        quaternion_to_matrix(asset.pose.rotation)[0],
         asset.pose.translation[0],
         asset.pose.scale[0],
         asset.fov,

@@ -9,7 +9,7 @@ from torch import Tensor
 from loci.errors import LociError
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.mesh import Mesh
-from loci.geometry.rotations import conjugate, product, quaternion_matrix
+from loci.geometry.rotations import quaternion_invert, quaternion_multiply, quaternion_to_matrix
 
 SCALE_FLOOR = 1.1
 """Placed Gaussians are at least this many times as large as the smallest a decoder makes."""
@@ -22,7 +22,7 @@ def place_points(
     scale: Float[Tensor, "3"],
 ) -> Float[Tensor, "n 3"]:
     """`(points * scale) @ R + translation` with row vectors, R being the quaternion's matrix."""
-    matrix = quaternion_matrix(rotation[None])[0]
+    matrix = quaternion_to_matrix(rotation[None])[0]
     return (points * scale) @ matrix + translation
 
 
@@ -51,12 +51,12 @@ def place_gaussians(
     factor = scale.mean()
     if not torch.allclose(scale, factor.expand(3), rtol=1e-3):
         raise LociError(f"a scale of {scale.tolist()}, expected the same along all axes")
-    turn = conjugate(torch.nn.functional.normalize(rotation, dim=0))
+    turn = quaternion_invert(torch.nn.functional.normalize(rotation, dim=0))
     return Gaussians(
         place_points(gaussians.positions, rotation, translation, scale),
         gaussians.harmonics,
         (gaussians.scales * factor).clamp(min=float(SCALE_FLOOR * smallest * factor)),
-        product(turn.expand_as(gaussians.quaternions), gaussians.rotations),
+        quaternion_multiply(turn.expand_as(gaussians.quaternions), gaussians.rotations),
         gaussians.opacity_logits,
     )
 

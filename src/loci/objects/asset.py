@@ -19,7 +19,7 @@ from loci.geometry.mesh.cleanup import closed, decimated, without_inside
 from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.mesh.render import render_mesh
 from loci.geometry.placing import merge_gaussians, place_gaussians, place_mesh
-from loci.geometry.rotations import quaternion_matrix
+from loci.geometry.rotations import quaternion_to_matrix
 from loci.io.files import write_whole
 from loci.objects.costs import StageCost
 from loci.objects.inputs.pointmap import NOMINAL_DISTANCE
@@ -83,7 +83,7 @@ class Asset:
         """The pose with its convention and units, as `pose.json` holds it."""
         return {
             "rotation": _listed(self.pose.rotation[0]),
-            "rotation_matrix": _listed(quaternion_matrix(self.pose.rotation)[0]),
+            "rotation_matrix": _listed(quaternion_to_matrix(self.pose.rotation)[0]),
             "translation": _listed(self.pose.translation[0]),
             "scale": _listed(self.pose.scale[0]),
             "units": NOMINAL_UNITS if self.nominal else OWN_UNITS,

@@ -15,7 +15,7 @@ from loci.flow import State
 from loci.geometry.camera import Camera
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.mesh import Mesh
-from loci.geometry.rotations import quaternion_matrix
+from loci.geometry.rotations import quaternion_to_matrix
 from loci.objects.costs import StageCost, measured
 from loci.objects.inputs.pixel_aligned import pixel_aligned
 from loci.objects.inputs.pointmap import Normaliser
@@ -313,7 +313,7 @@ class LiftPipeline:
             *(config.prune, config.voxel_limit, chance),
         )
         if choice.detail is not None:
-            entry = self.pace.ledger.entry("decoding")
+            entry = self.pace.ledger.stage("decoding")
             entry.detail = choice.detail
             entry.decoding_factor = choice.merged.factor if choice.merged else 1.0
         pose = pose._replace(scale=pose.scale * choice.shrunk)
@@ -340,7 +340,7 @@ class LiftPipeline:
         rotation, translation, scale = (part[0].float().cpu() for part in one.pose)
         choice = one.choice
         scale = scale / choice.shrunk
-        camera = Camera.of_pose(quaternion_matrix(rotation), translation, scale, seen.fov)
+        camera = Camera.of_pose(quaternion_to_matrix(rotation), translation, scale, seen.fov)
         places, mask = choice.places.cpu(), seen.mask[None].float()
         aligned = pixel_aligned(places, choice.width, camera, seen.rgb, mask)
         return aligned.to(self.stages.device)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from loci.geometry.camera import Camera
-from loci.geometry.rotations import matrix_quaternion, quaternion_matrix
+from loci.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
 from loci.objects.placement.pose import Pose
 from loci.objects.placement.refinement import Observation, RefinementConfig, cells_of, refine_pose
 from loci.train.structure.evaluate import degrees_apart
@@ -33,7 +33,7 @@ def turn(azimuth: float) -> Tensor:
 def true_pose(azimuth: float = 35.0) -> Pose:
     rotation = Camera.orbit(azimuth, 20, 1, FOV).rotation[None]
     translation = torch.tensor([[0.1, -0.05, DISTANCE]])
-    return Pose(matrix_quaternion(rotation), translation, torch.full((1, 3), SIZE))
+    return Pose(matrix_to_quaternion(rotation), translation, torch.full((1, 3), SIZE))
 
 
 def seen(pose: Pose, with_pointmap: bool) -> Observation:
@@ -55,7 +55,7 @@ def seen(pose: Pose, with_pointmap: bool) -> Observation:
 
 def error(found: Pose, truth: Pose) -> tuple[float, float, float]:
     """Degrees, factor of the size, and distance in sizes."""
-    apart = degrees_apart(quaternion_matrix(found.rotation), quaternion_matrix(truth.rotation))
+    apart = degrees_apart(quaternion_to_matrix(found.rotation), quaternion_to_matrix(truth.rotation))
     factor = float((found.scale[0, 0] / truth.scale[0, 0]).log().abs().exp())
     return float(apart), factor, float((found.translation - truth.translation).norm() / SIZE)
 
@@ -64,10 +64,10 @@ def error(found: Pose, truth: Pose) -> tuple[float, float, float]:
 @pytest.mark.parametrize("wrong", [50.0, 90.0, 180.0])
 def test_a_wrong_front_is_put_right(wrong: float, with_pointmap: bool) -> None:
     truth = true_pose()
-    rotation = turn(wrong) @ quaternion_matrix(truth.rotation)
+    rotation = turn(wrong) @ quaternion_to_matrix(truth.rotation)
     # Without a pointmap the distance has to be agreed on.
     moved = truth.translation * 3.0
-    given = Pose(matrix_quaternion(rotation), moved, truth.scale * 1.3)
+    given = Pose(matrix_to_quaternion(rotation), moved, truth.scale * 1.3)
     found = refine_pose(given, chair(), 32, seen(truth, with_pointmap)).pose
     degrees, factor, place = error(found, truth)
     assert degrees < 10
@@ -127,7 +127,7 @@ def test_points_that_are_not_known_leave_the_mask() -> None:
     known = seen(truth, True)
     assert known.pointmap is not None
     nowhere = Observation(known.mask, torch.full_like(known.pointmap, torch.nan), FOV, DISTANCE)
-    given = Pose(matrix_quaternion(turn(90) @ quaternion_matrix(truth.rotation)), *truth[1:])
+    given = Pose(matrix_to_quaternion(turn(90) @ quaternion_to_matrix(truth.rotation)), *truth[1:])
     alone = refine_pose(given, chair(), 32, seen(truth, False)).pose
     found = refine_pose(given, chair(), 32, nowhere).pose
     assert torch.equal(found.rotation, alone.rotation)

@@ -11,7 +11,7 @@ from loci.bench.objects.cases import Case
 from loci.bench.objects.metrics import Guess, surface_points
 from loci.bench.report import QUICK_OBJECTS, ObjectPlan, ratio, table, write_json
 from loci.errors import LociError
-from loci.geometry.rotations import quaternion_matrix
+from loci.geometry.rotations import quaternion_to_matrix
 from loci.io.files import check_writable
 from loci.objects.asset import Asset
 from loci.objects.costs import StageCost
@@ -55,7 +55,7 @@ def guess_of(asset: Asset) -> Guess:
     assert shape is not None, "an asset has splats or a mesh"
     assert look is not None
     placement = Placement(
-        quaternion_matrix(asset.pose.rotation), asset.pose.translation, asset.pose.scale[:, 0]
+        quaternion_to_matrix(asset.pose.rotation), asset.pose.translation, asset.pose.scale[:, 0]
     )
     return Guess(surface_points(shape), asset.voxels, asset.resolution, look, placement)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from loci.geometry.camera import Camera, Size, both
 from loci.geometry.gaussians.gaussians import Gaussians
-from loci.geometry.rotations import quaternion_matrix
+from loci.geometry.rotations import quaternion_to_matrix
 
 MIP_KERNEL = 0.1
 """Variance in square pixels that the screen adds to every Gaussian (SAM 3D Objects, 9)."""
@@ -57,7 +57,7 @@ def project_gaussians(gaussians: Gaussians, camera: Camera, size: Size) -> Splat
     order = _near_to_far(camera.view(gaussians.positions.detach())[:, 2])
     x, y, z = camera.view(gaussians.positions[order]).unbind(1)
     across, down = _rows_of_jacobian(x, y, z, camera, size)
-    turn = quaternion_matrix(gaussians.quaternions[order])
+    turn = quaternion_to_matrix(gaussians.quaternions[order])
     scales = gaussians.scales[order]
     across = (across[:, :, None] * turn).sum(1) * scales
     down = (down[:, :, None] * turn).sum(1) * scales

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from loci.caching.spectral import MARGIN
 from loci.errors import LociError
-from loci.geometry.rotations import matrix_quaternion, quaternion_matrix
+from loci.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
 from loci.io.images import read_mask, read_pixels
 from loci.objects.asset import Asset
 from loci.objects.inputs.pointmap import (
@@ -146,10 +146,10 @@ def _seen_with(pose: Pose, fov: float) -> Pose:
     """A pose of the nominal scene, as a camera of another field of view sees the same."""
     if fov == NOMINAL_FOV or pose.translation[0, 2] <= 0:
         return pose
-    nominal = Placement(quaternion_matrix(pose.rotation), pose.translation, pose.scale[:, 0])
+    nominal = Placement(quaternion_to_matrix(pose.rotation), pose.translation, pose.scale[:, 0])
     seen = nominal_pose(nominal, pose.scale.new_tensor([NOMINAL_FOV]), nominal_fov=fov)
     scale = seen.scale[:, None].expand(-1, 3)
-    return Pose(matrix_quaternion(seen.rotation), seen.translation, scale)
+    return Pose(matrix_to_quaternion(seen.rotation), seen.translation, scale)
 
 
 def cutout(

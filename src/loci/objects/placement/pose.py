@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from loci.geometry.rotations import matrix_quaternion, quaternion_matrix
+from loci.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
 
 ROTATION = "6drotation_normalized"
 ROTATION_MEAN = (
@@ -50,7 +50,7 @@ class Pose(NamedTuple):
         The rows are multiplied by R from the right, as released: this turns them by the inverse of
         the rotation that the quaternion means for column vectors.
         """
-        matrix = quaternion_matrix(self.rotation)
+        matrix = quaternion_to_matrix(self.rotation)
         return (points * self.scale[:, None]) @ matrix + self.translation[:, None]
 
 
@@ -85,7 +85,7 @@ def decode_pose(
         raise ValueError(f"unknown pose convention {convention}")
     scale = size.mean(dim=1, keepdim=True).expand(-1, 3) * coarsening
     matrix = rotation_matrix(raw[ROTATION] * _like(ROTATION_STD, raw) + _like(ROTATION_MEAN, raw))
-    return Pose(matrix_quaternion(matrix), translation, scale)
+    return Pose(matrix_to_quaternion(matrix), translation, scale)
 
 
 def encode_pose(

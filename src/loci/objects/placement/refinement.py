@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loci.geometry.camera import Camera
-from loci.geometry.rotations import matrix_quaternion, quaternion_matrix
+from loci.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
 from loci.objects.placement.pose import Pose
 
 BORDER = 2
@@ -136,7 +136,7 @@ def refine_pose(
     chosen = torch.linspace(0, len(voxels) - 1, min(POINTS, len(voxels))).long()
     points = (voxels.cpu()[chosen].float() + 0.5) / resolution - 0.5
     cells = cells_of(seen, resolution)
-    own = _Poses(quaternion_matrix(pose.rotation), pose.translation, pose.scale[:, 0])
+    own = _Poses(quaternion_to_matrix(pose.rotation), pose.translation, pose.scale[:, 0])
 
     # Fits begin where the mask is and at the depth of what is seen: from too far off, as a flow of
     # few steps may put it, they would not get there.
@@ -164,7 +164,7 @@ def refine_pose(
     kept, enough = best_of(_Poses.joined(own, _fitted(start, points, cells)))
     best, mark = (best, most) if most > enough + config.doubt else (kept, enough)
     scale = best.scale[:, None].expand(-1, 3)
-    found = Pose(matrix_quaternion(best.rotation), best.translation, scale)
+    found = Pose(matrix_to_quaternion(best.rotation), best.translation, scale)
     pose = Pose(*(part.to(like) for part, like in zip(found, given, strict=True)))
     return Refined(pose, mark)
 
