@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loci.errors import LociError
-from loci.geometry.camera import OPENCV, Camera, flip
+from loci.geometry.camera import OPENCV, Camera, flip_axes
 
 ORBITS = st.builds(
     Camera.orbit,
@@ -43,13 +43,13 @@ def test_opencv_projects_to_the_same_pixels(camera: Camera, seed: int) -> None:
     pixels = seen @ camera.intrinsics(size).T
     ours = camera.project(points, size)
     assert torch.allclose(pixels[:, :2] / pixels[:, 2:], ours[:, :2], rtol=1e-3, atol=1e-2)
-    assert torch.allclose(flip(seen, OPENCV), camera.view(points), atol=1e-5)
+    assert torch.allclose(flip_axes(seen, OPENCV), camera.view(points), atol=1e-5)
 
 
 def test_a_pose_seen_from_the_object() -> None:
     turned = Camera.orbit(40, 20, 1, 50)
     place, points = torch.tensor([0.3, -0.2, 4.0]), torch.rand(6, 3) - 0.5
-    camera = Camera.of_pose(turned.rotation, place, torch.full((3,), 2.0), 50)
+    camera = Camera.from_pose(turned.rotation, place, torch.full((3,), 2.0), 50)
     in_camera = (points * 2) @ turned.rotation + place
     assert torch.allclose(camera.view(points) * 2, in_camera, atol=1e-5)
 

@@ -23,7 +23,7 @@ from loci.geometry.io import (
     to_gltf_frame,
     write_glb,
     write_obj,
-    write_splat,
+    write_ply,
 )
 from loci.geometry.mesh.mesh import Mesh
 
@@ -151,7 +151,7 @@ def read_ply(path: Path) -> tuple[list[str], bytes]:
 
 def test_a_splat_has_the_columns_viewers_expect(tmp_path: Path) -> None:
     gaussians = random_gaussians(7)
-    write_splat(tmp_path / "splat.ply", gaussians)
+    write_ply(tmp_path / "splat.ply", gaussians)
     lines, body = read_ply(tmp_path / "splat.ply")
     assert lines[0] == "element vertex 7"
     names = [line.split()[2] for line in lines[1:]]

@@ -36,7 +36,7 @@ def test_placed_gaussians_look_as_from_their_own_frame(seed: int, size: float) -
     translation, scale = torch.tensor([0.1, -0.2, 2.5]) * size, torch.full((3,), size)
     placed = place_gaussians(gaussians, rotation, translation, scale)
     matrix = quaternion_to_matrix(rotation[None])[0]
-    own = render_gaussians(gaussians, Camera.of_pose(matrix, translation, size, 50), 24)
+    own = render_gaussians(gaussians, Camera.from_pose(matrix, translation, size, 50), 24)
     scene = render_gaussians(placed, Camera.identity(50), 24)
     assert torch.allclose(scene.colour, own.colour, atol=5e-3)
     assert torch.allclose(scene.depth, own.depth * size, atol=2e-2 * size)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from loci.flow import rescaled_times
 from loci.geometry.io import gaussian_columns
-from loci.geometry.mesh.flexicubes import Cubes, activated, deviation, dual_surface
+from loci.geometry.mesh.flexicubes import Cubes, activated, deviation, extract_isosurface
 from loci.geometry.mesh.from_features import features_to_mesh
 from loci.geometry.mesh.mesh import Mesh
 from loci.io.weights import load_strict
@@ -265,11 +265,11 @@ def check_flexicubes(fixture: Fixture) -> None:
     first = given["cubes"][:, 0]
     coords = torch.stack([first // side**2, first // side % side, first % side], dim=1)
     cubes = Cubes(given["cubes"], coords)
-    plain = dual_surface(given["grid_vertices"], given["sdf"], cubes)
+    plain = extract_isosurface(given["grid_vertices"], given["sdf"], cubes)
     assert error(plain.vertices, expected["plain_vertices"]) < FORMULA
     assert torch.equal(plain.faces, expected["plain_faces"])
     weights = activated(given["beta"], given["alpha"], given["gamma"])
-    ours = dual_surface(given["grid_vertices"], given["sdf"], cubes, weights, given["colors"])
+    ours = extract_isosurface(given["grid_vertices"], given["sdf"], cubes, weights, given["colors"])
     assert ours.attributes is not None
     assert error(ours.vertices, expected["weighted_vertices"]) < FORMULA
     assert torch.equal(ours.faces, expected["weighted_faces"])

@@ -94,7 +94,7 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
     _check(options)
     picture, masked = _given(options)
 
-    from loci.caching.presets import preset as speed
+    from loci.caching.presets import get_preset as speed
     from loci.caching.stats import Stats as Stats
     from loci.objects.costs import cost_table
     from loci.objects.inputs.observation import ObservedPicture as View
@@ -145,9 +145,9 @@ def _check(options: Lift) -> None:
         raise LociError("--mask: none, expected a mask, a --box or a --point for each object")
     if options.pointmap is None and options.pointmap_frame != "pytorch3d":
         raise LociError("--pointmap-frame: given without --pointmap, expected both or neither")
-    from loci.caching.presets import preset as speed
+    from loci.caching.presets import get_preset as speed
     from loci.geometry.mesh.bake import need_texturing
-    from loci.geometry.mesh.cleanup import need_decimation
+    from loci.geometry.mesh.simplify import need_decimation
     from loci.objects.asset import FILES
 
     if options.out.suffix.lower() in FILES:

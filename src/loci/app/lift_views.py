@@ -12,7 +12,7 @@ from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.placing import merge_meshes
 from loci.geometry.rotations import quaternion_to_matrix
-from loci.geometry.turntable import TurntableConfig, draw, to_uint8, turntable
+from loci.geometry.turntable import TurntableConfig, render, to_uint8, turntable
 from loci.io.video import contact_sheet
 from loci.objects.asset import Asset, Scene
 
@@ -28,7 +28,7 @@ Inside = Bool[np.ndarray, "h w"]
 
 def object_preview(asset: Asset, pixels: Pixels, mask: Inside) -> Image.Image:
     """The picture with all but the object dimmed, the object in its place, and its four sides."""
-    camera = Camera.of_pose(
+    camera = Camera.from_pose(
         quaternion_to_matrix(asset.pose.rotation)[0],
         asset.pose.translation[0],
         asset.pose.scale[0],
@@ -65,7 +65,7 @@ def _in_place(thing: Gaussians | Mesh, camera: Camera, pixels: Pixels) -> Pixels
     """Drawn over the dimmed picture, as its camera sees it."""
     small = _shrunk(pixels)
     behind = torch.from_numpy(small.copy()).permute(2, 0, 1).float() / 255 * DIM
-    return to_uint8(draw(thing, camera, small.shape[:2], behind))
+    return to_uint8(render(thing, camera, small.shape[:2], behind))
 
 
 def _masked(pixels: Pixels, mask: Inside) -> Pixels:

@@ -21,7 +21,7 @@ OPENCV = (-1.0, -1.0, 1.0)
 OPENGL = (-1.0, 1.0, -1.0)
 """Signs from our camera frame to OpenGL's, glTF's and Blender's (x right, y up, z backward)."""
 
-GOLDEN = math.pi * (3 - math.sqrt(5))
+GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 """Radians between one and the next on a spiral that covers a sphere evenly."""
 
 Size = int | tuple[int, int]
@@ -63,11 +63,11 @@ class Camera:
 
     def focal(self, size: Size) -> float:
         """Focal length in pixels, the same along both axes."""
-        return both(size)[1] / (2 * math.tan(math.radians(self.fov) / 2))
+        return height_width(size)[1] / (2 * math.tan(math.radians(self.fov) / 2))
 
     def project(self, points: Float[Tensor, "*n 3"], size: Size) -> Float[Tensor, "*n 3"]:
         """World points to x and y in pixels (x right, y down) and z, their depth."""
-        height, width = both(size)
+        height, width = height_width(size)
         x, y, z = self.view(points).unbind(-1)
         focal = self.focal(size)
         return torch.stack([width / 2 - focal * x / z, height / 2 - focal * y / z, z], dim=-1)
@@ -82,7 +82,7 @@ class Camera:
 
     def intrinsics(self, size: Size) -> Float[Tensor, "3 3"]:
         """OpenCV's matrix: pixels from points of the OpenCV camera frame."""
-        (height, width), focal = both(size), self.focal(size)
+        (height, width), focal = height_width(size), self.focal(size)
         rows = [[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]
         return torch.tensor(rows).to(self.rotation)
 
@@ -92,7 +92,7 @@ class Camera:
         return cls(torch.eye(3), torch.zeros(3), fov)
 
     @classmethod
-    def of_pose(
+    def from_pose(
         cls,
         rotation: Float[Tensor, "3 3"],
         translation: Float[Tensor, "3"],
@@ -135,29 +135,31 @@ class Camera:
         return cls(rotation, translation, fov)
 
     @classmethod
-    def around(cls, count: int, distance: float, fov: float) -> "list[Camera]":
+    def on_sphere(cls, count: int, distance: float, fov: float) -> "list[Camera]":
         """So many cameras evenly on a sphere, looking at its middle; as `orbit`."""
         cameras = []
         for number in range(count):
             elevation = math.degrees(math.asin(1 - (2 * number + 1) / count))
-            azimuth = math.degrees(GOLDEN * number) % 360
+            azimuth = math.degrees(GOLDEN_ANGLE * number) % 360
             cameras.append(cls.orbit(azimuth, elevation, distance, fov))
         return cameras
 
     def to_opencv(self) -> Float[Tensor, "4 4"]:
         """OpenCV's world-to-camera matrix for column vectors."""
         matrix = torch.eye(4).to(self.rotation)
-        matrix[:3, :3] = flip(self.rotation, OPENCV).T
-        matrix[:3, 3] = flip(self.translation, OPENCV)
+        matrix[:3, :3] = flip_axes(self.rotation, OPENCV).T
+        matrix[:3, 3] = flip_axes(self.translation, OPENCV)
         return matrix
 
 
-def both(size: Size) -> tuple[int, int]:
+def height_width(size: Size) -> tuple[int, int]:
     """Height and width."""
     return (size, size) if isinstance(size, int) else size
 
 
-def flip(points: Float[Tensor, "*n 3"], signs: tuple[float, float, float]) -> Float[Tensor, "*n 3"]:
+def flip_axes(
+    points: Float[Tensor, "*n 3"], signs: tuple[float, float, float]
+) -> Float[Tensor, "*n 3"]:
     """Points of the camera frame in another one: `OPENCV` or `OPENGL`; its own inverse.
 
     A pointmap in OpenCV's frame, as depth networks give it, comes into ours so.

@@ -35,7 +35,7 @@ def gaussian_columns(gaussians: Gaussians) -> dict[str, Float[Tensor, "n"]]:
     return columns
 
 
-def write_splat(path: Path | str, gaussians: Gaussians) -> None:
+def write_ply(path: Path | str, gaussians: Gaussians) -> None:
     """Writes a binary PLY of Gaussians, all or nothing. Raises LociError if it cannot."""
     columns = {name: _numpy(column) for name, column in gaussian_columns(gaussians).items()}
     vertices = np.empty(len(gaussians), dtype=[(name, "<f4") for name in columns])

@@ -49,12 +49,12 @@ def turntable(
     for frame in range(config.frames):
         azimuth = config.start + 360 * frame / config.frames
         camera = Camera.orbit(azimuth, config.elevation, distance, config.fov, middle.tolist())
-        frames.append(to_uint8(draw(thing, camera, size, background)))
+        frames.append(to_uint8(render(thing, camera, size, background)))
     return np.stack(frames)
 
 
 @torch.no_grad()
-def draw(
+def render(
     thing: Gaussians | Mesh, camera: Camera, size: Size, background: Background = 1.0
 ) -> Rendering:
     """A picture of either kind, without gradients."""

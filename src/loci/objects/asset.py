@@ -10,14 +10,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from loci.errors import LociError
-from loci.geometry.camera import OPENGL, Camera, flip
+from loci.geometry.camera import OPENGL, Camera, flip_axes
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.gaussians.render import Rendering, render_gaussians
-from loci.geometry.io import from_gltf_frame, write_glb, write_obj, write_splat
-from loci.geometry.mesh.bake import BakeConfig, baked
-from loci.geometry.mesh.cleanup import closed, decimated, without_inside
+from loci.geometry.io import from_gltf_frame, write_glb, write_obj, write_ply
+from loci.geometry.mesh.bake import BakeConfig, bake_texture
+from loci.geometry.mesh.hidden_faces import remove_hidden_faces
 from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.mesh.render import render_mesh
+from loci.geometry.mesh.simplify import decimate, fill_holes
 from loci.geometry.placing import merge_gaussians, place_gaussians, place_mesh
 from loci.geometry.rotations import quaternion_to_matrix
 from loci.io.files import write_whole
@@ -97,7 +98,7 @@ class Asset:
         Raises:
             LociError: when there is no mesh or it has a texture, or when a package is missing.
         """
-        return replace(self, mesh=closed(without_inside(self._mesh())))
+        return replace(self, mesh=fill_holes(remove_hidden_faces(self._mesh())))
 
     def simplified(self, faces: int) -> "Asset":
         """With holes closed and about so many faces in the mesh, its colours kept.
@@ -106,7 +107,7 @@ class Asset:
             LociError: when there is no mesh or it has a texture, for fewer than 4 faces, or when
                 a package is missing.
         """
-        return replace(self, mesh=decimated(closed(self._mesh()), faces))
+        return replace(self, mesh=decimate(fill_holes(self._mesh()), faces))
 
     def textured(self, side: int = 1024) -> "Asset":
         """With a texture of `side` pixels on the mesh instead of colours at its vertices: what the
@@ -119,14 +120,14 @@ class Asset:
         """
         if side < MIN_TEXTURE:
             raise LociError(f"a texture of {side} pixels, expected at least {MIN_TEXTURE}")
-        mesh, gaussians = closed(self._mesh()), self.gaussians
+        mesh, gaussians = fill_holes(self._mesh()), self.gaussians
 
         def look(camera: Camera, size: int) -> Rendering:
             if gaussians is not None:
                 return render_gaussians(gaussians, camera, size)
             return render_mesh(mesh, camera, size, light=None)
 
-        return replace(self, mesh=baked(mesh, look, BakeConfig(side, pixels=min(side, PIXELS))))
+        return replace(self, mesh=bake_texture(mesh, look, BakeConfig(side, pixels=min(side, PIXELS))))
 
     def _mesh(self) -> Mesh:
         """What can be simplified and textured: whole, finite, and not yet cut along its charts."""
@@ -166,7 +167,7 @@ class Asset:
     def _write_one(self, path: Path) -> None:
         match path.suffix.lower(), self.gaussians, self.mesh:
             case ".ply", Gaussians() as gaussians, _:
-                write_splat(path, gaussians)
+                write_ply(path, gaussians)
             case ".glb", _, Mesh() as mesh:
                 write_glb(path, {"object": mesh})
             case ".obj", _, Mesh() as mesh:
@@ -245,7 +246,7 @@ class Scene:
         for number, asset in enumerate(self.objects, start=1):
             written += asset.export(folder / object_name(number))
         if (gaussians := self.gaussians) is not None:
-            write_splat(folder / SCENE_SPLAT, gaussians)
+            write_ply(folder / SCENE_SPLAT, gaussians)
             written.append(folder / SCENE_SPLAT)
         if meshes := self.meshes:
             upright = {
@@ -273,4 +274,4 @@ def placement(pose: Pose) -> tuple[Tensor, Tensor, Tensor]:
 
 def _before_gltf(points: Tensor) -> Tensor:
     """What the writer, which turns z up into y up, carries to glTF's camera frame."""
-    return from_gltf_frame(flip(points, OPENGL))
+    return from_gltf_frame(flip_axes(points, OPENGL))

@@ -314,7 +314,7 @@ class LiftPipeline:
         )
         if choice.detail is not None:
             entry = self.pace.ledger.stage("decoding")
-            entry.detail = choice.detail
+            entry.spectral_ratio = choice.detail
             entry.decoding_factor = choice.merged.factor if choice.merged else 1.0
         pose = pose._replace(scale=pose.scale * choice.shrunk)
         return LiftResult(pose, choice, logits.shape[-1], mark)
@@ -340,7 +340,7 @@ class LiftPipeline:
         rotation, translation, scale = (part[0].float().cpu() for part in one.pose)
         choice = one.choice
         scale = scale / choice.shrunk
-        camera = Camera.of_pose(quaternion_to_matrix(rotation), translation, scale, seen.fov)
+        camera = Camera.from_pose(quaternion_to_matrix(rotation), translation, scale, seen.fov)
         places, mask = choice.places.cpu(), seen.mask[None].float()
         aligned = pixel_aligned(places, choice.width, camera, seen.rgb, mask)
         return aligned.to(self.stages.device)

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from loci.data.objects.cameras import Lights, RenderCamera, look, random_camera
+from loci.data.objects.cameras import Lights, RenderCamera, look_along, random_camera
 from loci.data.objects.cameras import ViewConfig as Views
 from loci.data.objects.dataset import ObjectSet, RenderedView, training_folders
 from loci.data.objects.make import ObjectsConfig, generate
@@ -225,7 +225,7 @@ def test_lights_change_only_the_lit_picture(renderer: ObjectRenderer, tmp_path: 
     from loci.data.objects.mesh_files import read_mesh_file
 
     renderer.load(normalized(read_mesh_file(write_box(tmp_path, "box"))))
-    camera = RenderCamera(look(np.array([0.3, 1.0, -0.4])), np.array([0, 0, 2.5]), 1.0, 50.0)
+    camera = RenderCamera(look_along(np.array([0.3, 1.0, -0.4])), np.array([0, 0, 2.5]), 1.0, 50.0)
     dark = renderer.draw(camera, 32, Lights(ambient=(0.5, 0.5, 0.5)))
     bright = renderer.draw(camera, 32, Lights())
     np.testing.assert_array_equal(dark.even, bright.even)

@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loci.data.objects.cleaning import LENGTH, Unusable, area_samples, check_name, normalized
-from loci.data.objects.mesh_files import Part, read_mesh_file, triangles
+from loci.data.objects.cleaning import LENGTH, UnusableObject, area_samples, check_name, normalized
+from loci.data.objects.mesh_files import Submesh, read_mesh_file, triangles
 from loci.data.objects.sources import catalog, find_sources, read_furniture
 from loci.errors import LociError
 from tests.data.small_meshes import box_obj, write_box, write_library
@@ -12,7 +12,7 @@ from tests.data.small_meshes import box_obj, write_box, write_library
 trimesh = pytest.importorskip("trimesh", reason="trimesh is not installed (the extra `objects`)")
 
 
-def bounds(parts: list[Part]) -> np.ndarray:
+def bounds(parts: list[Submesh]) -> np.ndarray:
     corners = triangles(parts).reshape(-1, 3)
     return np.stack([corners.min(axis=0), corners.max(axis=0)])
 
@@ -98,10 +98,10 @@ def test_no_meshes_are_an_error(tmp_path: Path) -> None:
 
 def test_doors_and_sockets_are_left_out() -> None:
     check_name("Sofa", opening=False)
-    with pytest.raises(Unusable, match="door or window"):
+    with pytest.raises(UnusableObject, match="door or window"):
         check_name("Glass door", opening=True)
     for name in ("Wall socket", "Rounded RJ45 plug", "Square double switch"):
-        with pytest.raises(Unusable, match="wall socket"):
+        with pytest.raises(UnusableObject, match="wall socket"):
             check_name(name, opening=False)
 
 
@@ -117,11 +117,11 @@ def test_stray_geometry_does_not_shrink_the_object(tmp_path: Path) -> None:
 
 
 def test_sheets_and_empty_meshes_are_left_out(tmp_path: Path) -> None:
-    with pytest.raises(Unusable, match="flat"):
+    with pytest.raises(UnusableObject, match="flat"):
         normalized(read_mesh_file(write_box(tmp_path, "rug", (2, 0.01, 1))))
-    with pytest.raises(Unusable, match="0 triangles"):
+    with pytest.raises(UnusableObject, match="0 triangles"):
         normalized([])
-    with pytest.raises(Unusable, match="no surface"):
+    with pytest.raises(UnusableObject, match="no surface"):
         normalized(read_mesh_file(write_box(tmp_path, "point", (0, 0, 0))))
 
 

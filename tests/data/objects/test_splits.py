@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from loci.data.objects.dataset import ObjectRecord
-from loci.data.objects.sources import Source, slug
+from loci.data.objects.sources import MeshSource, slug
 from loci.data.objects.splits import (
     credits_text,
     draw,
@@ -36,8 +36,8 @@ def test_every_source_and_author_is_named() -> None:
     assert "- Cy: Tree" in lines
 
 
-def source(name: str, category: str = "Living room", title: str = "Thing") -> Source:
-    return Source(
+def source(name: str, category: str = "Living room", title: str = "Thing") -> MeshSource:
+    return MeshSource(
         name, title, category, f"lib.sh3f: x/{name}.obj", "CC0-1.0", "me", None, False, list
     )
 

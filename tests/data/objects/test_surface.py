@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from loci.data.objects.cameras import RenderCamera, look, sphere_directions
+from loci.data.objects.cameras import RenderCamera, look_along, sphere_directions
 from loci.data.objects.surface import (
     GRID,
     STEPS,
-    Side,
-    Surface,
+    OrthographicView,
+    SurfaceSamples,
     even_samples,
     occupied,
     pack,
@@ -19,24 +19,24 @@ RADIUS = 0.4
 PIXELS = 160
 
 
-def ball_side(direction: np.ndarray) -> Side:
+def ball_side(direction: np.ndarray) -> OrthographicView:
     """A ball as it is seen with parallel rays from outside."""
-    camera = RenderCamera(look(-direction), np.array([0.0, 0.0, 2.0]), reach=0.9)
+    camera = RenderCamera(look_along(-direction), np.array([0.0, 0.0, 2.0]), reach=0.9)
     axis = camera.reach - (np.arange(PIXELS) + 0.5) * (2 * camera.reach / PIXELS)
     height = RADIUS**2 - axis[:, None] ** 2 - axis[None] ** 2
     depth = np.where(height > 0, 2 - np.sqrt(np.maximum(height, 0)), np.inf)
-    return Side(camera, depth.astype(np.float32))
+    return OrthographicView(camera, depth.astype(np.float32))
 
 
 @pytest.fixture(scope="module")
-def sides() -> list[Side]:
+def sides() -> list[OrthographicView]:
     return [ball_side(direction) for direction in sphere_directions(24)]
 
 
-def ball(count: int = 80_000) -> Surface:
+def ball(count: int = 80_000) -> SurfaceSamples:
     normals = np.random.default_rng(0).normal(size=(count, 3)).astype(np.float32)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    return Surface(RADIUS * normals, normals, 0.5 + 0.5 * normals)
+    return SurfaceSamples(RADIUS * normals, normals, 0.5 + 0.5 * normals)
 
 
 def test_points_fall_into_voxels_and_bits_come_back() -> None:
@@ -48,13 +48,13 @@ def test_points_fall_into_voxels_and_bits_come_back() -> None:
     np.testing.assert_array_equal(halves, occupied(ball().points, 32))
 
 
-def test_what_is_in_front_of_a_surface_is_empty(sides: list[Side]) -> None:
+def test_what_is_in_front_of_a_surface_is_empty(sides: list[OrthographicView]) -> None:
     directions = sphere_directions(50)
     assert seen_empty(directions * (RADIUS + 0.06), sides).all()
     assert not seen_empty(directions * (RADIUS - 0.02), sides).any()
 
 
-def test_the_distance_of_a_ball(sides: list[Side]) -> None:
+def test_the_distance_of_a_ball(sides: list[OrthographicView]) -> None:
     pytest.importorskip("scipy", reason="scipy is not installed (the extra `objects`)")
     distance = signed_distance(ball(), sides) / STEPS / GRID
     axis = np.linspace(-0.5, 0.5, GRID + 1)
@@ -76,12 +76,14 @@ def test_a_sheet_gets_a_thickness() -> None:
     normals[:, 2] = rng.choice([-1, 1], len(points))
     sides = []
     for height in (-1.0, 1.0):
-        camera = RenderCamera(look(np.array([0, 0, -height])), np.array([0.0, 0.0, 2.0]), reach=0.9)
+        camera = RenderCamera(
+            look_along(np.array([0, 0, -height])), np.array([0.0, 0.0, 2.0]), reach=0.9
+        )
         axis = np.abs(camera.reach - (np.arange(PIXELS) + 0.5) * (2 * camera.reach / PIXELS))
         covered = (axis[:, None] < 0.4) & (axis[None] < 0.4)
         depth = np.where(covered, 2 - height * 0.003, np.inf)
-        sides.append(Side(camera, depth.astype(np.float32)))
-    distance = signed_distance(Surface(points, normals, points), sides)
+        sides.append(OrthographicView(camera, depth.astype(np.float32)))
+    distance = signed_distance(SurfaceSamples(points, normals, points), sides)
     middle = slice(10, 55)
     assert (distance[middle, middle].min(axis=-1) < 0).all()
     assert (distance[middle, middle] < 0).sum(axis=-1).max() <= 2

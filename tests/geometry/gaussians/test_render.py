@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from loci.geometry.camera import OPENCV, Camera, flip
+from loci.geometry.camera import OPENCV, Camera, flip_axes
 from loci.geometry.gaussians.gaussians import SH_BAND_0, Gaussians
 from loci.geometry.gaussians.projection import composite_reference, project_gaussians
 from loci.geometry.gaussians.rasterize import composite_tiles, tile_splats
@@ -146,7 +146,7 @@ def test_gsplat_is_asked_for_the_same_picture(monkeypatch: pytest.MonkeyPatch) -
         colors: Tensor = given["colors"]  # pyright: ignore
         harmonics = (colors - 0.5) / SH_BAND_0
         back = Gaussians(means, harmonics, given["scales"], quats, opacities.logit())  # pyright: ignore
-        turned, place = flip(view[:3, :3].T, OPENCV), flip(view[:3, 3], OPENCV)
+        turned, place = flip_axes(view[:3, :3].T, OPENCV), flip_axes(view[:3, 3], OPENCV)
         splats = project_gaussians(back, Camera(turned, place, fov), (height, width))  # pyright: ignore
         sums = composite_reference(splats, height, width)[:, None].permute(1, 2, 3, 0)  # pyright: ignore
         depth = sums[..., 4:] / sums[..., 3:4].clamp(min=1e-10)

@@ -15,10 +15,10 @@ from loci.errors import LociError
 from loci.geometry.camera import Camera
 from loci.geometry.gaussians.render import Rendering
 from loci.geometry.io import write_glb
-from loci.geometry.mesh.bake import BakeConfig, baked, unwrapped
-from loci.geometry.mesh.cleanup import boundary_loops, closed, decimated
+from loci.geometry.mesh.bake import BakeConfig, bake_texture, unwrap
 from loci.geometry.mesh.mesh import Mesh, Texture
 from loci.geometry.mesh.render import render_mesh
+from loci.geometry.mesh.simplify import boundary_loops, decimate, fill_holes
 from loci.geometry.placing import place_mesh
 
 
@@ -43,7 +43,7 @@ def test_a_hole_is_closed_with_its_face_outwards() -> None:
     around = (whole.faces == 0).any(dim=1)
     open_mesh = Mesh(whole.vertices, whole.faces[~around], whole.colors)
     assert not as_trimesh(open_mesh).is_watertight
-    again = as_trimesh(closed(open_mesh))
+    again = as_trimesh(fill_holes(open_mesh))
     assert again.is_watertight
     assert again.is_winding_consistent
     assert again.volume == pytest.approx(as_trimesh(whole).volume, rel=0.02)
@@ -53,33 +53,33 @@ def test_a_hole_that_is_too_long_stays_and_so_does_a_whole_mesh() -> None:
     whole = ball(2)
     half = Mesh(whole.vertices, whole.faces[(whole.vertices[whole.faces, 2] > 0).all(dim=1)])
     (rim,) = boundary_loops(half.faces)
-    assert closed(half, len(rim) - 1) is half
-    assert len(closed(half, len(rim)).faces) == len(half.faces) + len(rim)
-    assert closed(whole) is whole
+    assert fill_holes(half, len(rim) - 1) is half
+    assert len(fill_holes(half, len(rim)).faces) == len(half.faces) + len(rim)
+    assert fill_holes(whole) is whole
 
 
 def test_rims_that_touch_stay_open() -> None:
     fan = torch.tensor([[0, 1, 2], [0, 3, 4]])  # two triangles that share a corner only
     bow = Mesh(torch.rand(5, 3, generator=torch.Generator().manual_seed(0)), fan)
-    assert closed(bow) is bow
+    assert fill_holes(bow) is bow
 
 
 def test_fewer_faces_keep_the_surface_and_its_colours() -> None:
     fine = ball(4)
-    coarse = decimated(fine, 600)
+    coarse = decimate(fine, 600)
     assert 560 <= len(coarse.faces) <= 640
     assert as_trimesh(coarse).is_watertight
     assert coarse.vertices.norm(dim=1).sub(0.4).abs().max() < 0.01
     assert coarse.colors is not None
     assert (coarse.colors - painting(coarse.vertices)).abs().mean() < 0.05
-    assert decimated(ball(1), 600).faces.equal(ball(1).faces)
+    assert decimate(ball(1), 600).faces.equal(ball(1).faces)
     with pytest.raises(LociError, match="at least 4"):
-        decimated(fine, 3)
+        decimate(fine, 3)
 
 
 def test_unwrapped_triangles_do_not_overlap() -> None:
     mesh = ball(2)
-    cut, places, sources = unwrapped(mesh, 256)
+    cut, places, sources = unwrap(mesh, 256)
     assert cut.vertices.equal(mesh.vertices[sources])
     assert len(cut.faces) == len(mesh.faces)
     assert 0 <= float(places.min()) <= float(places.max()) <= 1
@@ -95,7 +95,7 @@ def painted() -> Mesh:
     def look(camera: Camera, size: int) -> Rendering:
         return render_mesh(fine, camera, size, light=None)
 
-    return baked(ball(3), look, BakeConfig(side=256, views=16, pixels=192))
+    return bake_texture(ball(3), look, BakeConfig(side=256, views=16, pixels=192))
 
 
 def test_a_texture_shows_what_vertices_cannot(painted: Mesh) -> None:
@@ -161,7 +161,7 @@ def test_charts_do_not_bleed_into_each_other_in_a_small_texture() -> None:
         return drawn._replace(colour=drawn.alpha.expand(3, -1, -1))
 
     black = Mesh(mesh.vertices, mesh.faces)
-    white = baked(black, look, BakeConfig(side=64, views=12, pixels=96))
+    white = bake_texture(black, look, BakeConfig(side=64, views=12, pixels=96))
     assert white.texture is not None
     middles = white.texture.at(white.texture.places[white.faces].mean(dim=1))
     assert middles.min() > 0.9
@@ -170,7 +170,7 @@ def test_charts_do_not_bleed_into_each_other_in_a_small_texture() -> None:
 def test_what_cannot_be_spread_out_is_refused() -> None:
     point = Mesh(torch.zeros(3, 3), torch.tensor([[0, 1, 2]]))
     with pytest.raises(LociError, match="no area"):
-        unwrapped(point, 64)
+        unwrap(point, 64)
 
 
 def test_a_texture_is_read_row_by_row_from_the_top() -> None:
@@ -188,4 +188,4 @@ def test_a_texture_is_read_row_by_row_from_the_top() -> None:
 def test_a_mesh_without_faces_is_refused() -> None:
     nothing = Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.long))
     with pytest.raises(LociError, match="without faces"):
-        baked(nothing, lambda camera, size: render_mesh(nothing, camera, size))
+        bake_texture(nothing, lambda camera, size: render_mesh(nothing, camera, size))

@@ -12,7 +12,7 @@ from loci.geometry.mesh.flexicubes import (
     case_loops,
     case_tables,
     deviation,
-    dual_surface,
+    extract_isosurface,
     problem_direction,
 )
 
@@ -111,7 +111,7 @@ def directed_edges(faces: Tensor) -> Tensor:
 @given(st.integers(0, 10_000))
 def test_a_surface_is_closed_and_consistently_oriented(seed: int) -> None:
     positions, cubes = grid()
-    surface = dual_surface(positions, random_sdf(seed), cubes)
+    surface = extract_isosurface(positions, random_sdf(seed), cubes)
     edges = directed_edges(surface.faces)
     there, back = (e[:, 0] * len(surface.vertices) + e[:, 1] for e in (edges, edges.flip(1)))
     assert torch.equal(there.sort().values, back.sort().values)
@@ -125,7 +125,7 @@ def test_vertices_stay_in_their_cubes(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     raw = [torch.randn(len(cubes.coords), k, generator=generator) for k in (12, 8, 1)]
     weights = activated(raw[0], raw[1], raw[2][:, 0])
-    surface = dual_surface(positions, random_sdf(seed), cubes, weights)
+    surface = extract_isosurface(positions, random_sdf(seed), cubes, weights)
     assert surface.vertices.isfinite().all()
     distance = (surface.crossings - surface.vertices[surface.owner]).abs()
     assert distance.max() <= 1 / SIDE + 1e-5
@@ -133,7 +133,7 @@ def test_vertices_stay_in_their_cubes(seed: int) -> None:
 
 def test_a_sphere_is_round_and_faces_outwards() -> None:
     positions, cubes = grid(12)
-    surface = dual_surface(positions, sphere(positions), cubes)
+    surface = extract_isosurface(positions, sphere(positions), cubes)
     assert (surface.vertices.norm(dim=1) - 0.31).abs().max() < 0.02
     a, b, c = surface.vertices[surface.faces].unbind(1)
     outwards = (torch.linalg.cross(b - a, c - a) * (a + b + c)).sum(1)
@@ -146,7 +146,7 @@ def test_a_sphere_is_round_and_faces_outwards() -> None:
 def test_without_a_change_of_sign_there_is_no_surface() -> None:
     positions, cubes = grid()
     attributes = torch.zeros(len(positions), 2)
-    surface = dual_surface(positions, torch.ones(len(positions)), cubes, None, attributes)
+    surface = extract_isosurface(positions, torch.ones(len(positions)), cubes, None, attributes)
     assert surface.vertices.shape == (0, 3)
     assert surface.faces.shape == (0, 3)
     assert surface.attributes is not None
@@ -160,8 +160,8 @@ def test_some_cubes_give_what_all_cubes_give_there() -> None:
         sdf = random_sdf(seed)
         inside = sdf[cubes.corners] < 0
         crossed = inside.any(1) & ~inside.all(1)
-        every = dual_surface(positions, sdf, cubes)
-        some = dual_surface(positions, sdf, Cubes(*(part[crossed] for part in cubes)))
+        every = extract_isosurface(positions, sdf, cubes)
+        some = extract_isosurface(positions, sdf, Cubes(*(part[crossed] for part in cubes)))
         assert torch.equal(every.vertices, some.vertices)
         assert torch.equal(every.faces, some.faces)
 
@@ -169,7 +169,7 @@ def test_some_cubes_give_what_all_cubes_give_there() -> None:
 def test_attributes_are_interpolated_after_the_sigmoid() -> None:
     positions, cubes = grid()
     constant = torch.full((len(positions), 1), 1.5)
-    surface = dual_surface(positions, sphere(positions), cubes, None, constant)
+    surface = extract_isosurface(positions, sphere(positions), cubes, None, constant)
     assert surface.attributes is not None
     assert torch.allclose(surface.attributes, torch.sigmoid(torch.tensor(1.5)), atol=1e-6)
 
@@ -186,9 +186,9 @@ def test_quads_are_cut_where_gamma_says() -> None:
     sdf = positions[:, 0] - 0.01  # a flat wall: every quad is of four cubes of one layer
     count = len(cubes.coords)
     gamma = torch.full((count,), 0.5)
-    even = dual_surface(positions, sdf, cubes, _with_gamma(gamma))
+    even = extract_isosurface(positions, sdf, cubes, _with_gamma(gamma))
     gamma[(cubes.coords[:, 1] + cubes.coords[:, 2]) % 2 == 0] = 0.9
-    checked = dual_surface(positions, sdf, cubes, _with_gamma(gamma))
+    checked = extract_isosurface(positions, sdf, cubes, _with_gamma(gamma))
     assert torch.equal(even.vertices, checked.vertices)
     assert not torch.equal(even.faces, checked.faces)
 
@@ -201,7 +201,7 @@ def _with_gamma(gamma: Tensor) -> CubeWeights:
 def test_gradients_reach_the_distances() -> None:
     positions, cubes = grid()
     sdf = sphere(positions).requires_grad_()
-    surface = dual_surface(positions, sdf, cubes)
+    surface = extract_isosurface(positions, sdf, cubes)
     (surface.vertices.norm(dim=1).mean() + deviation(surface).mean()).backward()
     assert sdf.grad is not None
     # Growing the ball lowers its distances: the radius falls as the distances rise.

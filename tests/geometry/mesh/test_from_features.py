@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from loci.geometry.mesh.flexicubes import Cubes, activated, dual_surface
+from loci.geometry.mesh.flexicubes import Cubes, activated, extract_isosurface
 from loci.geometry.mesh.from_features import CHANNELS, features_to_mesh
 from loci.geometry.mesh.mesh import Mesh
 from tests.geometry.mesh.test_flexicubes import grid
@@ -37,7 +37,7 @@ def on_the_whole_grid(feats: Tensor, coords: Tensor) -> Mesh:
     mean[count == 0, 0] = 1.0
     filled = torch.zeros(len(cubes.coords), 21)
     filled[(coords * torch.tensor([SIDE**2, SIDE, 1])).sum(1)] = weights
-    surface = dual_surface(
+    surface = extract_isosurface(
         corner_positions + torch.tanh(mean[:, 1:4]) / (2 * SIDE),
         mean[:, 0],
         Cubes(*cubes),

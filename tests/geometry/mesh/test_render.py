@@ -8,7 +8,7 @@ import torch
 from loci.geometry.camera import Camera
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.mesh import Mesh
-from loci.geometry.mesh.render import Light, render_mesh
+from loci.geometry.mesh.render import PreviewLight, render_mesh
 from loci.geometry.turntable import TurntableConfig, bounding_sphere, turntable
 
 FRONT = Camera.orbit(0, 0, 2, 90)
@@ -81,7 +81,7 @@ def test_both_sides_are_lit_alike() -> None:
 
 
 def test_light_comes_from_the_lamp_and_edges_stay_sharp() -> None:
-    light = Light(ambient=0, sky=0, key=1, lamp=(1.0, 0.0, -1.0), plain=(1, 1, 1))
+    light = PreviewLight(ambient=0, sky=0, key=1, lamp=(1.0, 0.0, -1.0), plain=(1, 1, 1))
     colour = render_mesh(wall(0, 0.5, [1.0, 1, 1]), FRONT, 16, light=light).colour
     assert colour[0, 8, 8] == pytest.approx(math.cos(math.pi / 4), abs=1e-3)
     corner = torch.tensor(

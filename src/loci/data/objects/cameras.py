@@ -99,7 +99,7 @@ class ViewConfig:
     """Standard deviation."""
 
 
-def look(direction: np.ndarray, roll: float = 0.0) -> Float[np.ndarray, "3 3"]:
+def look_along(direction: np.ndarray, roll: float = 0.0) -> Float[np.ndarray, "3 3"]:
     """The rotation of a camera that looks along `direction`, its y axis upward; `roll` in
     degrees."""
     forward = direction / np.linalg.norm(direction)
@@ -131,7 +131,7 @@ def random_camera(
     toward = -np.array([np.sin(azimuth) * flat, -np.cos(azimuth) * flat, np.sin(elevation)])
     size = np.exp(rng.uniform(*np.log(config.metres))) if size is None else size
     scale = float(np.clip(size * np.exp(rng.normal(0, 0.15)), *config.metres))
-    rotation = look(toward, rng.normal(0, config.roll))
+    rotation = look_along(toward, rng.normal(0, config.roll))
     zoom = 1 / np.tan(np.radians(fov) / 2)
     seen = (points * scale) @ rotation
     share = rng.uniform(*config.share)

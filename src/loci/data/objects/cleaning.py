@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from loci.data.objects.mesh_files import Part, triangles
+from loci.data.objects.mesh_files import Submesh, triangles
 
 LENGTH = 0.95  # of the longest side in the object's frame
 PERCENTILES = (0.5, 99.5)
@@ -18,19 +18,19 @@ FACES = (4, 400_000)
 WALL_FITTINGS = re.compile(r"\b(socket|plug|switch|rj45|thermostat)s?\b", re.IGNORECASE)
 
 
-class Unusable(Exception):
+class UnusableObject(Exception):
     """Why an object is left out."""
 
 
 def check_name(name: str, opening: bool) -> None:
-    """Raises Unusable for doors and windows, which all look alike, and for wall sockets."""
+    """Raises UnusableObject for doors and windows, which all look alike, and for wall sockets."""
     if opening:
-        raise Unusable("door or window")
+        raise UnusableObject("door or window")
     if WALL_FITTINGS.search(name):
-        raise Unusable("wall socket, plug or switch")
+        raise UnusableObject("wall socket, plug or switch")
 
 
-def normalized(parts: Sequence[Part]) -> list[Part]:
+def normalized(parts: Sequence[Submesh]) -> list[Submesh]:
     """The object in [-0.5, 0.5]^3, its longest side 0.95 long, without stray geometry.
 
     Raises:
@@ -38,11 +38,11 @@ def normalized(parts: Sequence[Part]) -> list[Part]:
     """
     count = sum(len(part.faces) for part in parts)
     if not FACES[0] <= count <= FACES[1]:
-        raise Unusable(f"{count} triangles, expected {FACES[0]} to {FACES[1]}")
+        raise UnusableObject(f"{count} triangles, expected {FACES[0]} to {FACES[1]}")
     lowest, highest = _percentile_box(triangles(list(parts)))
     side = (highest - lowest).max()
     if not np.isfinite(side) or side <= 0:
-        raise Unusable("no surface")
+        raise UnusableObject("no surface")
     margin = STRAY * side
     kept = [_within(part, lowest - margin, highest + margin) for part in parts]
     kept = [part for part in kept if len(part.faces)]
@@ -50,7 +50,7 @@ def normalized(parts: Sequence[Part]) -> list[Part]:
     lowest, highest = corners.min(axis=0), corners.max(axis=0)
     sides = highest - lowest
     if sides.min() < FLAT * sides.max():
-        raise Unusable(f"flat, thinner than {FLAT:.0%} of its length")
+        raise UnusableObject(f"flat, thinner than {FLAT:.0%} of its length")
     scale = LENGTH / float(sides.max())
     return [part.moved(-(lowest + highest) / 2, scale) for part in kept]
 
@@ -62,7 +62,7 @@ def area_samples(
     a, b, c = np.moveaxis(corners.astype(np.float64), 1, 0)
     areas = np.linalg.norm(np.cross(b - a, c - a), axis=1)
     if not areas.sum() > 0:
-        raise Unusable("no surface")
+        raise UnusableObject("no surface")
     chosen = rng.choice(len(areas), count, p=areas / areas.sum())
     u, v = rng.random((2, count, 1))
     over = u + v > 1
@@ -76,7 +76,7 @@ def _percentile_box(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return lowest, highest
 
 
-def _within(part: Part, lowest: np.ndarray, highest: np.ndarray) -> Part:
+def _within(part: Submesh, lowest: np.ndarray, highest: np.ndarray) -> Submesh:
     """Without the triangles that have no corner in the box, and without unused vertices."""
     inside = np.all((part.vertices >= lowest) & (part.vertices <= highest), axis=1)
     faces = part.faces[inside[part.faces].any(axis=1)]

@@ -67,7 +67,7 @@ def write_object(path: Path, arrays: Mapping[str, np.ndarray], header: Mapping[s
         raise LociError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-Light = Literal["random", "even"]
+Lighting = Literal["random", "even"]
 
 
 class RenderedView(NamedTuple):
@@ -175,7 +175,7 @@ class ObjectSet:
         index: int,
         view: int,
         background: UInt8[Tensor, "s s 3"] | tuple[int, int, int] = (255, 255, 255),
-        light: Light = "random",
+        light: Lighting = "random",
     ) -> RenderedView:
         """A picture of object `index` over a colour or a picture.
 

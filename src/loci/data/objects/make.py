@@ -16,11 +16,11 @@ import numpy as np
 import tyro
 
 from loci.data.objects.cameras import ViewConfig, random_camera, random_lights
-from loci.data.objects.cleaning import Unusable, check_name, normalized
+from loci.data.objects.cleaning import UnusableObject, check_name, normalized
 from loci.data.objects.dataset import SUFFIX, SURFACE, write_object
 from loci.data.objects.mesh_files import need_trimesh
 from loci.data.objects.render import ObjectRenderer
-from loci.data.objects.sources import Source, find_sources
+from loci.data.objects.sources import MeshSource, find_sources
 from loci.data.objects.splits import held_out
 from loci.data.objects.surface import (
     GRID,
@@ -58,7 +58,7 @@ class ObjectsConfig:
 
 
 @dataclass(frozen=True)
-class Making:
+class GenerationReport:
     """What a call of `generate` made (not what was there before), and how long it took."""
 
     made: int
@@ -109,7 +109,7 @@ def generate(
     config: ObjectsConfig | None = None,
     limit: int | None = None,
     workers: int = 1,
-) -> Making:
+) -> GenerationReport:
     """Make what is missing of a data set of objects.
 
     Raises:
@@ -151,11 +151,11 @@ def generate(
             dropped[name] = reason
             _write_json(out / DROPPED, dropped)
     held = sum(1 for split in SPLITS for _ in (out / split).glob("[!.]*" + SUFFIX))
-    return Making(made, held, dropped, time.perf_counter() - began)
+    return GenerationReport(made, held, dropped, time.perf_counter() - began)
 
 
 def make_object(
-    renderer: ObjectRenderer, source: Source, config: ObjectsConfig
+    renderer: ObjectRenderer, source: MeshSource, config: ObjectsConfig
 ) -> dict[str, np.ndarray]:
     """The arrays of one object (see `object_files`). Depends on nothing but its arguments.
 
@@ -166,7 +166,7 @@ def make_object(
     try:
         parts = source.read()
     except LociError as error:
-        raise Unusable(f"damaged, {error}") from error
+        raise UnusableObject(f"damaged, {error}") from error
     parts = normalized(parts)
     renderer.load(parts)
     rng = np.random.default_rng([config.seed, zlib.crc32(source.name.encode())])
@@ -222,15 +222,15 @@ def _work(jobs: Iterable) -> Iterator[tuple[str, str | None]]:
         for source, path, config in jobs:
             try:
                 write_object(path, make_object(renderer, source, config), source.header())
-            except Unusable as reason:
+            except UnusableObject as reason:
                 yield source.name, str(reason)
             else:
                 yield source.name, None
 
 
 def _with_more(
-    sources: Sequence[Source], splits: Mapping[str, str], config: ObjectsConfig
-) -> Iterator[tuple[str, Source]]:
+    sources: Sequence[MeshSource], splits: Mapping[str, str], config: ObjectsConfig
+) -> Iterator[tuple[str, MeshSource]]:
     """Every source with its folder, and what else is to be made."""
     for item in sources:
         split = splits.get(item.name, "train")
@@ -242,7 +242,7 @@ def _with_more(
         yield MORE, composed_source(number, config.seed)
 
 
-def _spread(sources: list[Source], limit: int | None) -> Iterable[Source]:
+def _spread(sources: list[MeshSource], limit: int | None) -> Iterable[MeshSource]:
     """`limit` of them from all over the list, leaving out what its name rules out."""
     if limit is None:
         return sources
@@ -251,7 +251,7 @@ def _spread(sources: list[Source], limit: int | None) -> Iterable[Source]:
         try:
             check_name(source.title, source.opening)
             usable.append(source)
-        except Unusable:
+        except UnusableObject:
             continue
     places = np.linspace(0, len(usable) - 1, min(limit, len(usable))).round().astype(int)
     return [usable[place] for place in places]

@@ -58,7 +58,7 @@ TO_Z_UP = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]], np.float32)  # rows: y up
 
 
 @dataclass(frozen=True)
-class Part:
+class Submesh:
     """Triangles of one material.
 
     Attributes:
@@ -75,11 +75,11 @@ class Part:
     color: Float32[np.ndarray, "3"]
     texture: UInt8[np.ndarray, "h w 4"] | None = None
 
-    def turned(self, matrix: Float32[np.ndarray, "3 3"]) -> "Part":
+    def turned(self, matrix: Float32[np.ndarray, "3 3"]) -> "Submesh":
         """Row vectors times a rotation."""
         return replace(self, vertices=self.vertices @ matrix, normals=self.normals @ matrix)
 
-    def moved(self, shift: np.ndarray, scale: float) -> "Part":
+    def moved(self, shift: np.ndarray, scale: float) -> "Submesh":
         """`(vertices + shift) * scale`."""
         return replace(self, vertices=((self.vertices + shift) * scale).astype(np.float32))
 
@@ -97,13 +97,13 @@ class _Beside:
         return self
 
 
-def triangles(parts: list[Part]) -> Float32[np.ndarray, "f 3 3"]:
+def triangles(parts: list[Submesh]) -> Float32[np.ndarray, "f 3 3"]:
     """The corners of all triangles."""
     corners = [part.vertices[part.faces] for part in parts]
     return np.concatenate(corners) if corners else np.zeros((0, 3, 3), np.float32)
 
 
-def read_mesh_file(path: Path) -> list[Part]:
+def read_mesh_file(path: Path) -> list[Submesh]:
     """The parts of an .obj or .glb file, z up (both are taken to be y up, front +z).
 
     Raises:
@@ -117,7 +117,9 @@ def read_mesh_file(path: Path) -> list[Part]:
     return read_mesh(path.read_bytes(), path.suffix[1:].lower(), beside, str(path))
 
 
-def read_mesh(content: bytes, kind: str, beside: Callable[[str], bytes], name: str) -> list[Part]:
+def read_mesh(
+    content: bytes, kind: str, beside: Callable[[str], bytes], name: str
+) -> list[Submesh]:
     """The parts of a mesh in memory, z up.
 
     Args:
@@ -153,7 +155,7 @@ def need_trimesh() -> ModuleType:
     return trimesh
 
 
-def _part(mesh: Any) -> Part:
+def _part(mesh: Any) -> Submesh:
     count = len(mesh.vertices)
     material = getattr(mesh.visual, "material", None)
     texture = _texture(material)
@@ -163,7 +165,7 @@ def _part(mesh: Any) -> Part:
     vertices = np.ascontiguousarray(mesh.vertices, np.float32)
     faces = np.ascontiguousarray(mesh.faces, np.int32)
     corners = faces.reshape(-1)  # each with a normal of its own
-    return Part(
+    return Submesh(
         vertices[corners],
         corner_normals(vertices, faces).reshape(-1, 3),
         np.nan_to_num(np.asarray(uv, np.float32))[corners],

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from loci.data.objects.cameras import Lights, RenderCamera
-from loci.data.objects.mesh_files import Part
+from loci.data.objects.mesh_files import Submesh
 from loci.errors import LociError
 
 VERTEX = """
@@ -77,7 +77,7 @@ void main() {
 """
 
 
-class Picture(NamedTuple):
+class RenderBuffers(NamedTuple):
     """What a camera sees, first row on top.
 
     `even` and `lit` are RGBA with the share of a pixel that is covered as alpha and the colour not
@@ -123,7 +123,7 @@ class ObjectRenderer:
         self.program.release()
         self.context.release()
 
-    def load(self, parts: Sequence[Part]) -> None:
+    def load(self, parts: Sequence[Submesh]) -> None:
         """The mesh that is drawn from now on."""
         self._forget()
         for part in parts:
@@ -138,7 +138,7 @@ class ObjectRenderer:
 
     def draw(
         self, camera: RenderCamera, size: int, lights: Lights | None = None, smooth: bool = True
-    ) -> Picture:
+    ) -> RenderBuffers:
         """The loaded mesh as `camera` sees it, `[size, size]`.
 
         With `smooth`, colours are drawn twice as large and averaged. Normals and depth are those
@@ -153,7 +153,7 @@ class ObjectRenderer:
         else:
             even, lit = (self._read(target, index, size) for index in (0, 1))
         depth = np.where(geometry[..., 3] > 0, geometry[..., 3], np.float32(np.inf))
-        return Picture(even, lit, geometry[..., :3], depth)
+        return RenderBuffers(even, lit, geometry[..., :3], depth)
 
     def _render(self, camera: RenderCamera, size: int, lights: Lights) -> Any:
         target = self._target(size)

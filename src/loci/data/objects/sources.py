@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loci.data.objects.mesh_files import TO_Z_UP, Part, read_mesh, read_mesh_file
+from loci.data.objects.mesh_files import TO_Z_UP, Submesh, read_mesh, read_mesh_file
 from loci.errors import LociError
 
 CATALOG = "PluginFurnitureCatalog.properties"
@@ -51,7 +51,7 @@ def catalog(library: Path) -> list[Furniture]:
     return [_entry(library, values, number) for number in numbers]
 
 
-def read_furniture(entry: Furniture) -> list[Part]:
+def read_furniture(entry: Furniture) -> list[Submesh]:
     """The parts of one entry, z up and the front toward -y.
 
     Raises:
@@ -124,7 +124,7 @@ LIBRARY = ".sh3f"
 
 
 @dataclass(frozen=True)
-class Source:
+class MeshSource:
     """An object to be read.
 
     Attributes:
@@ -142,7 +142,7 @@ class Source:
     author: str
     size: float | None
     opening: bool
-    read: Callable[[], list[Part]]
+    read: Callable[[], list[Submesh]]
 
     def header(self) -> dict[str, str]:
         """What is stored with the object."""
@@ -157,7 +157,7 @@ class Source:
         }
 
 
-def find_sources(path: Path) -> list[Source]:
+def find_sources(path: Path) -> list[MeshSource]:
     """The objects of a file, or of a folder and the folders below, ordered by file.
 
     Raises:
@@ -169,7 +169,7 @@ def find_sources(path: Path) -> list[Source]:
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     files = [file for file in files if file.suffix.lower() in kinds]
     root = path.parent if path.is_file() else path
-    sources: list[Source] = []
+    sources: list[MeshSource] = []
     for file in files:
         if file.suffix.lower() == LIBRARY:
             sources += map(_of_library, catalog(file))
@@ -177,7 +177,7 @@ def find_sources(path: Path) -> list[Source]:
             sources.append(_of_file(file, root))
     if not sources:
         raise LociError(f"{path}: expected .sh3f, .obj or .glb files, found none")
-    seen: dict[str, Source] = {}
+    seen: dict[str, MeshSource] = {}
     for source in sources:
         if seen.setdefault(source.name, source) is not source:
             both = f"{seen[source.name].origin} and {source.origin}"
@@ -190,8 +190,8 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-")
 
 
-def _of_library(entry: Furniture) -> Source:
-    return Source(
+def _of_library(entry: Furniture) -> MeshSource:
+    return MeshSource(
         name=slug(entry.id),
         title=entry.name,
         category=entry.category,
@@ -204,9 +204,9 @@ def _of_library(entry: Furniture) -> Source:
     )
 
 
-def _of_file(file: Path, root: Path) -> Source:
+def _of_file(file: Path, root: Path) -> MeshSource:
     inside = file.relative_to(root)
-    return Source(
+    return MeshSource(
         name=slug(str(inside.with_suffix(""))),
         title=file.stem,
         category=inside.parent.name,

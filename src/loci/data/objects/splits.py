@@ -19,9 +19,9 @@ import tyro
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from loci.data.objects.cleaning import Unusable, check_name
+from loci.data.objects.cleaning import UnusableObject, check_name
 from loci.data.objects.dataset import ObjectRecord, ObjectSet
-from loci.data.objects.sources import Source, find_sources
+from loci.data.objects.sources import MeshSource, find_sources
 from loci.errors import LociError
 from loci.io.files import replacing
 
@@ -79,14 +79,14 @@ def family(name: str) -> str:
     return re.sub(r"[\W\d_]+", "", name)
 
 
-def draw(sources: Sequence[Source], share: float = SHARE) -> list[str]:
+def draw(sources: Sequence[MeshSource], share: float = SHARE) -> list[str]:
     """Small families in the order of a checksum, until each category has its share.
 
     Raises:
         LociError: when there are too few objects to hold any out.
     """
     usable = [source for source in sources if _named_well(source)]
-    families: dict[str, list[Source]] = defaultdict(list)
+    families: dict[str, list[MeshSource]] = defaultdict(list)
     for source in usable:
         families[family(source.name)].append(source)
     wanted = Counter(source.category for source in usable)
@@ -104,7 +104,7 @@ def draw(sources: Sequence[Source], share: float = SHARE) -> list[str]:
     return drawn
 
 
-def namesakes(drawn: Iterable[Source], others: Sequence[Source]) -> dict[str, str]:
+def namesakes(drawn: Iterable[MeshSource], others: Sequence[MeshSource]) -> dict[str, str]:
     """Objects called as a drawn one but for its end: "sofa" and "sofa-bed-closed" are set aside for
     "sofa-bed-opened"."""
     found: dict[str, str] = {}
@@ -150,10 +150,10 @@ def _words(name: str) -> list[str]:
     return re.split(r"[\W_]+", name)
 
 
-def _named_well(source: Source) -> bool:
+def _named_well(source: MeshSource) -> bool:
     try:
         check_name(source.title, source.opening)
-    except Unusable:
+    except UnusableObject:
         return False
     return True
 

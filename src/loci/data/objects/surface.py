@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int8, UInt8
 
-from loci.data.objects.cameras import RenderCamera, look, sphere_directions
-from loci.data.objects.cleaning import Unusable
+from loci.data.objects.cameras import RenderCamera, look_along, sphere_directions
+from loci.data.objects.cleaning import UnusableObject
 from loci.data.objects.render import ObjectRenderer
 from loci.errors import LociError
 
@@ -21,14 +21,14 @@ GRAZING = 0.15  # the least cosine to a ray that counts as seen
 CELLS = 96  # of the grid in which a place's observers are counted
 
 
-class Side(NamedTuple):
+class OrthographicView(NamedTuple):
     """A view with parallel rays: z in its camera frame, inf where nothing is."""
 
     camera: RenderCamera
     depth: Float32[np.ndarray, "s s"]
 
 
-class Surface(NamedTuple):
+class SurfaceSamples(NamedTuple):
     """Samples of a surface in the object's frame.
 
     Attributes:
@@ -41,9 +41,9 @@ class Surface(NamedTuple):
     normals: Float32[np.ndarray, "n 3"]
     colors: Float32[np.ndarray, "n 3"]
 
-    def take(self, rows: np.ndarray) -> "Surface":
+    def take(self, rows: np.ndarray) -> "SurfaceSamples":
         """Some of the samples, by their numbers or a mask."""
-        return Surface(self.points[rows], self.normals[rows], self.colors[rows])
+        return SurfaceSamples(self.points[rows], self.normals[rows], self.colors[rows])
 
     def table(self) -> Float32[np.ndarray, "n 9"]:
         """Position, normal and colour of each sample."""
@@ -52,7 +52,7 @@ class Surface(NamedTuple):
 
 def seen_surface(
     renderer: ObjectRenderer,
-) -> tuple[Surface, Float32[np.ndarray, " n"], list[Side]]:
+) -> tuple[SurfaceSamples, Float32[np.ndarray, " n"], list[OrthographicView]]:
     """Every pixel of the loaded mesh from all sides, the area that each stands for, and the sides.
 
     A pixel covers more area where the surface is oblique, and a place that is seen from many sides
@@ -63,10 +63,10 @@ def seen_surface(
     """
     found, seers, areas, sides = [], [], [], []
     for index, direction in enumerate(sphere_directions(SIDES)):
-        rotation = look(-direction)
+        rotation = look_along(-direction)
         camera = RenderCamera(rotation, np.array([0.0, 0.0, 2.0]), reach=0.9)
         picture = renderer.draw(camera, PIXELS, smooth=False)
-        sides.append(Side(camera, picture.depth))
+        sides.append(OrthographicView(camera, picture.depth))
         cosine = -(picture.normal @ rotation[:, 2].astype(np.float32))
         rows, columns = np.nonzero(
             np.isfinite(picture.depth) & (cosine > GRAZING) & (cosine < 1.01)
@@ -82,24 +82,24 @@ def seen_surface(
         )
         points = (seen @ rotation.T).astype(np.float32)
         colors = picture.even[rows, columns, :3].astype(np.float32) / 255
-        found.append(Surface(points, picture.normal[rows, columns], colors))
+        found.append(SurfaceSamples(points, picture.normal[rows, columns], colors))
         seers.append(np.full(len(rows), index))
         areas.append(step**2 / cosine[rows, columns])
-    surface = Surface(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    surface = SurfaceSamples(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
     if len(surface.points) == 0:
-        raise Unusable("nothing to be seen")
+        raise UnusableObject("nothing to be seen")
     inside = np.all(np.abs(surface.points) < 0.5, axis=1)
     share = np.concatenate(areas) / _observers(surface, np.concatenate(seers))
     return surface.take(inside), share[inside].astype(np.float32), sides
 
 
 def even_samples(
-    surface: Surface,
+    surface: SurfaceSamples,
     area: Float32[np.ndarray, " n"],
     count: int,
     rng: np.random.Generator,
     cover: int = 32,
-) -> Surface:
+) -> SurfaceSamples:
     """`count` samples, uniform over the area; every cell of a `cover`^3 grid that the surface
     touches has at least one."""
     chosen = rng.choice(len(area), count, p=area.astype(np.float64) / area.sum(dtype=np.float64))
@@ -119,7 +119,7 @@ def cell_numbers(points: Float32[np.ndarray, "n 3"], resolution: int) -> Int[np.
     return (x * resolution + y) * resolution + z
 
 
-def _observers(surface: Surface, seers: np.ndarray) -> np.ndarray:
+def _observers(surface: SurfaceSamples, seers: np.ndarray) -> np.ndarray:
     """From how many sides the place of each sample is seen: samples of one cell that face the
     same way along an axis."""
     axis = np.abs(surface.normals).argmax(axis=1)
@@ -152,7 +152,9 @@ def unpack(bits: UInt8[np.ndarray, " n"], resolution: int = GRID) -> Bool[np.nda
     return np.unpackbits(bits).astype(bool).reshape(resolution, resolution, resolution)
 
 
-def signed_distance(surface: Surface, sides: Sequence[Side]) -> Int8[np.ndarray, "65 65 65"]:
+def signed_distance(
+    surface: SurfaceSamples, sides: Sequence[OrthographicView]
+) -> Int8[np.ndarray, "65 65 65"]:
     """Distances at the corners of the grid, positive outside, in steps of 1/32 voxel, clipped.
 
     Args:
@@ -191,7 +193,9 @@ def signed_distance(surface: Surface, sides: Sequence[Side]) -> Int8[np.ndarray,
     return steps.astype(np.int8).reshape(GRID + 1, GRID + 1, GRID + 1)
 
 
-def seen_empty(points: Float[np.ndarray, "n 3"], sides: Sequence[Side]) -> Bool[np.ndarray, " n"]:
+def seen_empty(
+    points: Float[np.ndarray, "n 3"], sides: Sequence[OrthographicView]
+) -> Bool[np.ndarray, " n"]:
     """Whether a place is in front of all that some side sees around it."""
     empty = np.zeros(len(points), bool)
     left = np.arange(len(points))
@@ -234,7 +238,7 @@ def _corners_of(grid: Bool[np.ndarray, "r r r"]) -> Bool[np.ndarray, " n"]:
     return corners.reshape(-1)
 
 
-def _thinned(surface: Surface) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"]]:
+def _thinned(surface: SurfaceSamples) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"]]:
     """Point and normal of one sample for each fine cell: distances need no more."""
     first = np.unique(cell_numbers(surface.points, 3 * GRID), return_index=True)[1]
     return surface.points[first].astype(np.float64), surface.normals[first].astype(np.float64)

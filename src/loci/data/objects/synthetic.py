@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from loci.data.objects.cleaning import LENGTH, normalized
-from loci.data.objects.mesh_files import Part, corner_normals, need_trimesh
-from loci.data.objects.sources import Source
+from loci.data.objects.mesh_files import Submesh, corner_normals, need_trimesh
+from loci.data.objects.sources import MeshSource
 
 Kind = Literal["box", "ellipsoid", "cushion", "cylinder", "cone", "ring", "tray"]
 KINDS = get_args(Kind)
@@ -161,7 +161,7 @@ TEXTURE = 32  # pixels of its side
 MOTLEY = 0.3  # share of the materials that have a texture
 
 
-def composed_parts(rng: np.random.Generator) -> list[Part]:
+def composed_parts(rng: np.random.Generator) -> list[Submesh]:
     """A random object of one to some dozen solids in up to three materials, z up."""
     solids = random_solids(rng)
     materials = [_material(rng) for _ in range(rng.integers(1, 4))]
@@ -169,7 +169,7 @@ def composed_parts(rng: np.random.Generator) -> list[Part]:
     return [_part(solid, *materials[i]) for solid, i in zip(solids, chosen, strict=True)]
 
 
-def _part(solid: Solid, color: np.ndarray, texture: np.ndarray | None) -> Part:
+def _part(solid: Solid, color: np.ndarray, texture: np.ndarray | None) -> Submesh:
     unit = _unit_mesh(solid)
     place = np.asarray(unit.vertices, np.float64)
     vertices = (place * solid.half @ solid.turn.T + solid.middle).astype(np.float32)
@@ -178,7 +178,7 @@ def _part(solid: Solid, color: np.ndarray, texture: np.ndarray | None) -> Part:
         faces = faces[:, ::-1]
     corners = faces.reshape(-1)
     uv = (place[:, :2] + place[:, 2:]) / 4 + 0.5
-    return Part(
+    return Submesh(
         vertices[corners],
         corner_normals(vertices, faces).reshape(-1, 3),
         uv.astype(np.float32)[corners],
@@ -251,16 +251,16 @@ def _color(rng: np.random.Generator) -> np.ndarray:
 FACTOR = 1.8  # by which one side of an object may grow against another
 
 
-def stretched(source: Source, number: int, seed: int) -> Source:
+def stretched(source: MeshSource, number: int, seed: int) -> MeshSource:
     """A source in other proportions: every side longer or shorter by up to sqrt(`FACTOR`)."""
     name = f"{source.name}--{number}"
     return replace(source, name=name, read=partial(_read_stretched, source, name, seed))
 
 
-def composed(number: int, seed: int) -> Source:
+def composed(number: int, seed: int) -> MeshSource:
     """A source of random solids (`primitives`)."""
     name = f"composed-{number:04d}"
-    return Source(
+    return MeshSource(
         name=name,
         title=name,
         category="composed",
@@ -273,17 +273,17 @@ def composed(number: int, seed: int) -> Source:
     )
 
 
-def _read_composed(name: str, seed: int) -> list[Part]:
+def _read_composed(name: str, seed: int) -> list[Submesh]:
     return composed_parts(_rng(name, seed))
 
 
-def _read_stretched(source: Source, name: str, seed: int) -> list[Part]:
+def _read_stretched(source: MeshSource, name: str, seed: int) -> list[Submesh]:
     sides = np.exp(_rng(name, seed).uniform(-0.5, 0.5, 3) * np.log(FACTOR))
     factors = sides.astype(np.float32)
     return [_scaled(part, factors) for part in normalized(source.read())]
 
 
-def _scaled(part: Part, factors: np.ndarray) -> Part:
+def _scaled(part: Submesh, factors: np.ndarray) -> Submesh:
     normals = part.normals / factors
     lengths = np.linalg.norm(normals, axis=1, keepdims=True)
     return replace(

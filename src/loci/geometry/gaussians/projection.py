@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loci.geometry.camera import Camera, Size, both
+from loci.geometry.camera import Camera, Size, height_width
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.rotations import quaternion_to_matrix
 
@@ -65,7 +65,7 @@ def project_gaussians(gaussians: Gaussians, camera: Camera, size: Size) -> Splat
     area = xx * yy - xy * xy
     xx, yy = xx + MIP_KERNEL, yy + MIP_KERNEL
     kept = (area / (xx * yy - xy * xy)).clamp(min=1e-6).sqrt()
-    height, width = both(size)
+    height, width = height_width(size)
     focal = camera.focal(size)
     return Splats(
         torch.stack([width / 2 - focal * x / z, height / 2 - focal * y / z], dim=1),
@@ -85,7 +85,7 @@ def _rows_of_jacobian(
     x: Tensor, y: Tensor, z: Tensor, camera: Camera, size: Size
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
     """How x and y on the screen change with a step in the world, `[n, 3]` each."""
-    height, width = both(size)
+    height, width = height_width(size)
     focal = camera.focal(size)
     limit = SIDE_LIMIT / (2 * focal)
     u = (x / z).clamp(-limit * width, limit * width)[:, None]

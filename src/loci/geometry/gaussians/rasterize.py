@@ -18,7 +18,7 @@ PIECE = 1 << 16
 """Gaussians times pixels that are worked on at once."""
 
 
-class Reach(NamedTuple):
+class PixelBounds(NamedTuple):
     """Pixels a Gaussian touches: columns `left` to `right` and rows `top` to `bottom`, inclusive;
     `rows` are those of the splats that touch any, all `[m]`."""
 
@@ -48,7 +48,7 @@ class Tiling(NamedTuple):
 @torch.no_grad()
 def tile_splats(splats: Splats, height: int, width: int) -> Tiling:
     """Pairs of a Gaussian and a tile that hold every pixel the Gaussian covers visibly."""
-    reach = reach_of(splats, height, width)
+    reach = pixel_bounds(splats, height, width)
     side = min(SIDES, key=lambda side: _pairs(reach, side) * (side * side + PAIR_COST))
     shape = (-(-height // side), -(-width // side))
     left, top = reach.left // side, reach.top // side
@@ -63,7 +63,7 @@ def tile_splats(splats: Splats, height: int, width: int) -> Tiling:
     return Tiling(side, shape, reach.rows[row[order]], tile.long())
 
 
-def reach_of(splats: Splats, height: int, width: int) -> Reach:
+def pixel_bounds(splats: Splats, height: int, width: int) -> PixelBounds:
     """The box around the ellipse in which a Gaussian covers at least `LEAST_ALPHA`."""
     level = 2 * torch.log(splats.opacities / LEAST_ALPHA)
     half = (level.clamp(min=0)[:, None] * splats.covariances[:, ::2]).sqrt() * 1.001 + 1e-3
@@ -72,7 +72,7 @@ def reach_of(splats: Splats, height: int, width: int) -> Reach:
     high = torch.minimum(high, high.new_tensor([width - 1, height - 1]))
     rows = ((level > 0) & (low <= high).all(1)).nonzero()[:, 0]
     (left, top), (right, bottom) = low[rows].long().unbind(1), high[rows].long().unbind(1)
-    return Reach(rows, left, right, top, bottom)
+    return PixelBounds(rows, left, right, top, bottom)
 
 
 def pieces(tiling: Tiling) -> Iterator[tuple[Int[Tensor, "t"], Int[Tensor, "t k"]]]:
@@ -92,7 +92,7 @@ def pieces(tiling: Tiling) -> Iterator[tuple[Int[Tensor, "t"], Int[Tensor, "t k"
         first = last
 
 
-def _pairs(reach: Reach, side: int) -> int:
+def _pairs(reach: PixelBounds, side: int) -> int:
     across = reach.right // side - reach.left // side + 1
     down = reach.bottom // side - reach.top // side + 1
     return int((across * down).sum())

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loci.geometry.camera import Camera, Size, both
+from loci.geometry.camera import Camera, Size, height_width
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.gaussians.projection import MIP_KERNEL, NEAR, project_gaussians
 from loci.geometry.gaussians.rasterize import composite_tiles
@@ -77,7 +77,7 @@ def render_gaussians(
         size: height and width in pixels, or one number for a square.
         background: RGB, one grey level, or a picture of that size.
     """
-    height, width = both(size)
+    height, width = height_width(size)
     if gaussians.positions.is_cuda and gsplat_installed():
         colour, alpha, depth = render_with_gsplat(gaussians, camera, height, width)
     else:

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from loci.errors import LociError
 from loci.geometry.camera import Camera
 from loci.geometry.gaussians.render import Rendering
-from loci.geometry.mesh.cleanup import EXTRA
 from loci.geometry.mesh.mesh import Mesh, Texture
 from loci.geometry.mesh.render import face_weights, nearest_faces
+from loci.geometry.mesh.simplify import EXTRA
 
 GREY = 0.5
 """Of a surface that no view sees."""
@@ -79,7 +79,7 @@ class Unwrapped(NamedTuple):
     sources: Int[Tensor, "v"]
 
 
-def unwrapped(mesh: Mesh, side: int) -> Unwrapped:
+def unwrap(mesh: Mesh, side: int) -> Unwrapped:
     """The surface cut open and spread out flat, by xatlas, for a texture of `side` pixels.
 
     Raises:
@@ -108,7 +108,7 @@ def unwrapped(mesh: Mesh, side: int) -> Unwrapped:
 
 
 @torch.no_grad()
-def baked(
+def bake_texture(
     mesh: Mesh, look: Callable[[Camera, int], Rendering], config: BakeConfig | None = None
 ) -> Mesh:
     """The mesh with a texture of how the object looks (SAM 3D Objects, 12).
@@ -130,13 +130,13 @@ def baked(
     if not len(mesh.faces):
         raise LociError("a mesh without faces, expected a surface to paint")
     config = config or BakeConfig()
-    cut, places, sources = unwrapped(mesh, config.side)
+    cut, places, sources = unwrap(mesh, config.side)
     # Of the whole surface: along a cut the flat pieces know one side only.
     normals = mesh.vertex_normals[sources]
     texels = _texels(cut, places, normals, config.side)
     total = torch.zeros_like(texels.places)
     weight = total.new_zeros(len(total))
-    for camera in Camera.around(config.views, config.distance, config.fov):
+    for camera in Camera.on_sphere(config.views, config.distance, config.fov):
         seen, colours = _seen(cut, texels, camera.to(total), look, config)
         total += seen[:, None] * colours
         weight += seen

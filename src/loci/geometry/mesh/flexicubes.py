@@ -147,7 +147,7 @@ class CubeWeights(NamedTuple):
     gamma: Float[Tensor, "c"]
 
 
-class Surface(NamedTuple):
+class Isosurface(NamedTuple):
     """Triangles, and for training the crossings that each vertex was averaged from.
 
     `vertices` `[v, 3]`, `faces` `[f, 3]`, `attributes` `[v, k]` in (0, 1) or None, `crossings`
@@ -173,13 +173,13 @@ def activated(
     )
 
 
-def dual_surface(
+def extract_isosurface(
     positions: Float[Tensor, "n 3"],
     sdf: Float[Tensor, "n"],
     cubes: Cubes,
     weights: CubeWeights | None = None,
     attributes: Float[Tensor, "n k"] | None = None,
-) -> Surface:
+) -> Isosurface:
     """The zero surface of `sdf`; negative is inside.
 
     Args:
@@ -213,7 +213,7 @@ def dual_surface(
     if attributes is not None:
         out_attributes = mean_of(_crossing(torch.sigmoid(attributes)[corners], weighted))
     quads, gamma = _quads(corners, owner, sdf, weights.gamma[cube])
-    return Surface(
+    return Isosurface(
         mean_of(_crossing(positions[corners], weighted)),
         _triangles(quads, gamma),
         out_attributes,
@@ -221,7 +221,7 @@ def dual_surface(
     )
 
 
-def deviation(surface: Surface) -> Float[Tensor, "p"]:
+def deviation(surface: Isosurface) -> Float[Tensor, "p"]:
     """How much the distances of a vertex to its crossings differ from their mean.
 
     The regulariser FlexiCubes are trained with; crossings are ordered by vertex, then edge.

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from loci.geometry.mesh.flexicubes import Cubes, activated, dual_surface
+from loci.geometry.mesh.flexicubes import Cubes, activated, extract_isosurface
 from loci.geometry.mesh.mesh import Mesh
 from loci.nn.sparse.tensor import KeyIndex
 
@@ -54,7 +54,7 @@ def features_to_mesh(
     row = KeyIndex(_key(active, resolution)).find(_key(near, resolution))
     padded = torch.cat([weights, weights.new_zeros(1, weights.shape[1])])  # row -1: inactive
     beta, alpha, gamma = padded[row].split([12, 8, 1], dim=1)
-    surface = dual_surface(
+    surface = extract_isosurface(
         _positions(corners, resolution),
         corners.sdf,
         cubes,

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from loci.geometry.camera import Camera, Size, both
+from loci.geometry.camera import Camera, Size, height_width
 from loci.geometry.gaussians.projection import NEAR
 from loci.geometry.gaussians.render import Background, Rendering, over
 from loci.geometry.mesh.mesh import Mesh
@@ -21,7 +21,7 @@ NO_FACE = torch.iinfo(torch.int64).max
 
 
 @dataclass(frozen=True)
-class Light:
+class PreviewLight:
     """Soft daylight that goes with the camera.
 
     Attributes:
@@ -45,7 +45,7 @@ def render_mesh(
     camera: Camera,
     size: Size,
     background: Background = 0.0,
-    light: Light | None = Light(),
+    light: PreviewLight | None = PreviewLight(),
     samples: int = 2,
 ) -> Rendering:
     """Draws a mesh with its texture or vertex colours; both sides of a face are seen. Not
@@ -59,7 +59,7 @@ def render_mesh(
         light: None shows the colours as they are.
         samples: pixels are the mean of this many squared. Depth is the mean over those covered.
     """
-    height, width = both(size)
+    height, width = height_width(size)
     camera = camera.to(mesh.vertices)
     screen = camera.project(mesh.vertices, (height * samples, width * samples))
     nearest = nearest_faces(screen, mesh.faces, height * samples, width * samples)
@@ -152,11 +152,11 @@ def _shaded(
     camera: Camera,
     face: Int[Tensor, "n"],
     weights: Float[Tensor, "n 3"],
-    light: Light | None,
+    light: PreviewLight | None,
 ) -> Float[Tensor, "n 3"]:
     """Colours of surface points, lit."""
     corners = mesh.faces[face]
-    plain = (light or Light()).plain
+    plain = (light or PreviewLight()).plain
     colour = weights.new_tensor(plain).expand(len(face), 3)
     if mesh.texture is not None:
         colour = mesh.texture.at((mesh.texture.places[corners] * weights[..., None]).sum(1))

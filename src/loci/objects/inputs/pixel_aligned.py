@@ -43,7 +43,7 @@ def pixel_aligned(
     Args:
         places: the voxels' middles in the frame of the camera's world.
         width: of a voxel, in the same units, in which the object is about 1 long.
-        camera: that took the picture, in the object's frame (`Camera.of_pose`).
+        camera: that took the picture, in the object's frame (`Camera.from_pose`).
         rgb: the whole picture in [0, 1].
         mask: 1 on the object; as wide and high as the picture.
 

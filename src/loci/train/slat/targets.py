@@ -1,4 +1,4 @@
-"""What the stage-2 flow learns to make: encoded voxels, and the pictures they belong to."""
+"""What the stage-2 flow learns from: encoded objects, and random pictures of them."""
 
 from __future__ import annotations
 
@@ -18,59 +18,79 @@ from loci.objects.inputs.pointmap import Placement
 from loci.objects.inputs.preprocess import latent_inputs
 from loci.objects.models.slat_encoder import SlatEncoder
 from loci.objects.models.slat_flow import LatentStatistics
-from loci.train.precision import multiplying
-from loci.train.slat.vae_data import MIRROR, SlatDataset, SlatObject, disturbed, slat_vae_batch
-from loci.train.structure.data import coordinates_in_crop
+from loci.train.slat.vae_data import (
+    MIRROR,
+    SlatDataset,
+    SlatObject,
+    corrupt_voxels,
+    slat_vae_batch,
+    voxels_to,
+)
+from loci.train.structure.data import crop_coordinates
 from loci.train.structure.scenes import (
     CLEAN,
-    SceneVariety,
-    Sight,
+    ObjectView,
+    SceneAugmentation,
     SyntheticScene,
+    color_matrix,
     compose,
-    pictured,
-    recoloring,
+    random_scene,
 )
 
 SMALLEST_STD = 0.05
 
 
-class Encoded(NamedTuple):
-    """Voxels of some objects, the mean latents `[n, c]` of each, as the encoder gives them, and the
-    pixels of each `[n, ALIGNED]`, where there is a picture."""
+class EncodedObjects(NamedTuple):
+    """Voxels of some objects, the encoder's mean latents of each `[n, c]`, and, where there is a
+    picture, its pixels at each `[n, ALIGNED]`."""
 
     voxels: Voxels
     latents: Tensor
     aligned: Tensor | None = None
 
+    def to(self, device: torch.device) -> EncodedObjects:
+        aligned = None if self.aligned is None else self.aligned.to(device)
+        return EncodedObjects(voxels_to(self.voxels, device), self.latents.to(device), aligned)
+
 
 @dataclass(frozen=True)
-class Jolt:
-    """Deviations of a found pose from the true one: of each of three angles, of its place and of
-    its size as parts of its size."""
+class PoseNoise:
+    """Deviations of a pose found by stage 1 from the true one.
+
+    Attributes:
+        degrees: of each of three angles.
+        translation: in object sizes.
+        scale: of the logarithm of the size.
+    """
 
     degrees: float = 3.0
-    places: float = 0.01
-    sizes: float = 0.03
+    translation: float = 0.01
+    scale: float = 0.03
 
 
-class FlowBatch(NamedTuple):
-    """Encoded voxels, the inputs of stage 2 by name, a row for every object, and what its crop
-    shows (`coordinates_in_crop`)."""
+class SlatFlowBatch(NamedTuple):
+    """Encoded objects, the inputs of stage 2 by name, a row for every object, and the object
+    coordinates in its crop (`crop_coordinates`)."""
 
-    encoded: Encoded
+    objects: EncodedObjects
     inputs: dict[str, Tensor]
     coordinates: Float[Tensor, "b 4 g g"]
 
+    def to(self, device: torch.device) -> SlatFlowBatch:
+        inputs = {name: x.to(device) for name, x in self.inputs.items()}
+        return SlatFlowBatch(self.objects.to(device), inputs, self.coordinates.to(device))
+
 
 @torch.no_grad()
-def encoded(
+def encode_objects(
     items: Sequence[SlatObject], encoder: SlatEncoder, dtype: torch.dtype = torch.float32
-) -> Encoded:
-    """The objects as they are; `dtype` is multiplied in."""
-    batch = slat_vae_batch(items, 0, torch.Generator())
-    with multiplying(dtype):
+) -> EncodedObjects:
+    """The objects as they are, on the encoder's device; matrix products in `dtype`."""
+    device = next(encoder.parameters()).device
+    batch = slat_vae_batch(items, 0, torch.Generator()).to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=dtype is torch.bfloat16):
         latents = encoder(batch.features, batch.voxels)[0]
-    return Encoded(batch.voxels, latents.float())
+    return EncodedObjects(batch.voxels, latents.float())
 
 
 def latent_statistics(
@@ -78,7 +98,7 @@ def latent_statistics(
 ) -> LatentStatistics:
     """Mean and deviation of each channel over the voxels of `count` objects."""
     chosen = torch.linspace(0, len(objects) - 1, min(count, len(objects))).long().tolist()
-    latents = torch.cat([encoded([objects.items[i]], encoder).latents for i in chosen])
+    latents = torch.cat([encode_objects([objects.items[i]], encoder).latents for i in chosen])
     std = latents.std(dim=0).clamp(min=SMALLEST_STD)
     return LatentStatistics(tuple(latents.mean(dim=0).tolist()), tuple(std.tolist()))
 
@@ -88,89 +108,92 @@ def flow_batch(
     encoder: SlatEncoder,
     count: int,
     size: int,
-    variety: SceneVariety,
-    disturbance: float,
+    augmentation: SceneAugmentation,
+    corruption: float,
     rng: torch.Generator,
-    jolt: Jolt | None = None,
+    pose_noise: PoseNoise | None = None,
     dtype: torch.dtype = torch.float32,
-) -> FlowBatch:
-    """Random objects, each in a picture of one random view.
+) -> SlatFlowBatch:
+    """Random objects, each in a picture of one random view; encoded on the encoder's device.
 
-    Mirrored and recoloured objects are so in the picture and in what is encoded; voxels are
-    disturbed as for the autoencoder, and poses by `jolt`. Encoding multiplies in `dtype`.
+    Mirrored and recoloured objects are so in the picture and in what is encoded. At most the share
+    `corruption` of the voxels is lost or wrong, as for the autoencoder, and poses are noisy.
     """
-    jolt = jolt or Jolt()
-    plain = replace(variety, mirrored=0.0, recolored=0.0)
+    pose_noise = pose_noise or PoseNoise()
+    rest = replace(augmentation, mirrored=0.0, recolored=0.0)  # what is done to pictures alone
 
-    def another() -> Sight:
-        return random_sight(objects, int(torch.randint(len(objects), (), generator=rng)), rng)
+    def other_view() -> ObjectView:
+        return random_view(objects, int(torch.randint(len(objects), (), generator=rng)), rng)
 
     def inputs_of(scene: SyntheticScene) -> dict[str, Tensor]:
         return latent_inputs(scene.rgb, scene.mask, size)
 
-    items, shown, places, aligned = [], [], [], []
+    items, inputs, coordinates, aligned = [], [], [], []
     for number in torch.randperm(len(objects), generator=rng)[:count].tolist():
-        item, sight = objects.items[number], random_sight(objects, number, rng)
-        if torch.rand((), generator=rng) < variety.mirrored:
-            item, sight = MIRROR.apply(item), sight.mirrored()
-        if torch.rand((), generator=rng) < variety.recolored:
-            matrix = recoloring(rng)
+        item, view = objects.items[number], random_view(objects, number, rng)
+        if torch.rand((), generator=rng) < augmentation.mirrored:
+            item, view = MIRROR.apply(item), view.mirrored()
+        if torch.rand((), generator=rng) < augmentation.recolored:
+            matrix = color_matrix(rng)
             item = _in_colors(item, matrix)
-            color = torch.einsum("ij,jhw->ihw", matrix, sight.color).clamp(0, 1)
-            sight = sight._replace(color=color)
-        items.append(disturbed(item, disturbance, rng))
-        scene, inputs = pictured(sight, another, plain, rng, inputs_of)
-        aligned.append(pixels_of(items[-1], jolted(sight, jolt, rng), scene))
-        shown.append(inputs)
-        places.append(coordinates_in_crop(sight, scene))
-    inputs = {name: torch.cat([x[name] for x in shown]) for name in shown[0]}
-    whole = encoded(items, encoder, dtype)._replace(aligned=torch.cat(aligned))
-    return FlowBatch(whole, inputs, torch.stack(places))
+            color = torch.einsum("ij,jhw->ihw", matrix, view.color).clamp(0, 1)
+            view = view._replace(color=color)
+        items.append(corrupt_voxels(item, corruption, rng))
+        scene, made = random_scene(view, other_view, rest, rng, inputs_of)
+        aligned.append(aligned_pixels(items[-1], perturb_pose(view, pose_noise, rng), scene))
+        inputs.append(made)
+        coordinates.append(crop_coordinates(view, scene))
+    encoded = encode_objects(items, encoder, dtype)
+    encoded = encoded._replace(aligned=torch.cat(aligned).to(encoded.latents.device))
+    merged = {name: torch.cat([x[name] for x in inputs]) for name in inputs[0]}
+    return SlatFlowBatch(encoded, merged, torch.stack(coordinates))
 
 
-def pixels_of(item: SlatObject, sight: Sight, scene: SyntheticScene) -> Float[Tensor, "n a"]:
-    """What a scene shows of an object's voxels, where the sight says that it stands."""
-    places = (item.coords.float() + 0.5) / item.resolution - 0.5
-    camera = Camera.of_pose(*sight.placement, sight.fov)
-    return pixel_aligned(places, 1 / item.resolution, camera, scene.rgb, scene.mask)
+def aligned_pixels(
+    item: SlatObject, view: ObjectView, scene: SyntheticScene
+) -> Float[Tensor, "n a"]:
+    """The scene's pixels at an object's voxels, at the view's pose."""
+    centres = (item.coords.float() + 0.5) / item.resolution - 0.5
+    camera = Camera.from_pose(*view.placement, view.fov)
+    return pixel_aligned(centres, 1 / item.resolution, camera, scene.rgb, scene.mask)
 
 
-def jolted(sight: Sight, jolt: Jolt, rng: torch.Generator) -> Sight:
-    """Where a pose that was found, not known, may put the object."""
-    rotation, translation, scale = sight.placement
-    axis = math.radians(jolt.degrees) * torch.randn(3, generator=rng)
+def perturb_pose(view: ObjectView, noise: PoseNoise, rng: torch.Generator) -> ObjectView:
+    """The view with a pose as stage 1 might find it."""
+    rotation, translation, scale = view.placement
+    axis = math.radians(noise.degrees) * torch.randn(3, generator=rng)
     x, y, z = axis.tolist()
     turn = torch.linalg.matrix_exp(torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]]))
-    moved = translation + jolt.places * scale * torch.randn(3, generator=rng)
-    sized = scale * torch.exp(jolt.sizes * torch.randn((), generator=rng))
-    return sight._replace(placement=Placement(rotation @ turn, moved, sized))
+    moved = translation + noise.translation * scale * torch.randn(3, generator=rng)
+    sized = scale * torch.exp(noise.scale * torch.randn((), generator=rng))
+    return view._replace(placement=Placement(rotation @ turn, moved, sized))
 
 
-def cut(whole: Encoded, most: int, rng: torch.Generator) -> Encoded:
-    """Of every object the `most` voxels around a random one of its own."""
-    kept = []
-    for rows in whole.voxels.items:
-        coords = whole.voxels.coords[rows, 1:]
-        middle = coords[int(torch.randint(len(coords), (), generator=rng))]
-        away = (coords - middle).square().sum(dim=1)
-        nearest = away.argsort(stable=True)[:most].sort().values
-        kept.append(nearest + rows.start)
-    chosen = torch.cat(kept)
-    aligned = None if whole.aligned is None else whole.aligned[chosen]
-    return Encoded(Voxels(whole.voxels.coords[chosen]), whole.latents[chosen], aligned)
+def crop_voxels(objects: EncodedObjects, count: int, rng: torch.Generator) -> EncodedObjects:
+    """Of every object the `count` voxels nearest to a random one of its own."""
+    rows = []
+    for item in objects.voxels.items:
+        coords = objects.voxels.coords[item, 1:]
+        centre = coords[int(torch.randint(len(coords), (), generator=rng))]
+        distance = (coords - centre).square().sum(dim=1)
+        nearest = distance.argsort(stable=True)[:count].sort().values
+        rows.append(nearest + item.start)
+    chosen = torch.cat(rows)
+    aligned = None if objects.aligned is None else objects.aligned[chosen]
+    return EncodedObjects(Voxels(objects.voxels.coords[chosen]), objects.latents[chosen], aligned)
 
 
-def random_sight(objects: SlatDataset, number: int, rng: torch.Generator) -> Sight:
+def random_view(objects: SlatDataset, number: int, rng: torch.Generator) -> ObjectView:
     """One of an object's views."""
-    return objects.recorded(number, int(torch.randint(objects.views, (), generator=rng))).sight
+    return objects.view(number, int(torch.randint(objects.views, (), generator=rng))).view
 
 
-def clean_scene(sight: Sight, rng: torch.Generator) -> SyntheticScene:
-    """A view before a random plain background, for examinations."""
-    return compose(sight, sight, CLEAN, rng)
+def clean_scene(view: ObjectView, rng: torch.Generator) -> SyntheticScene:
+    """A view before a random plain background, for evaluations."""
+    return compose(view, view, CLEAN, rng)
 
 
 def _in_colors(item: SlatObject, matrix: Float[Tensor, "3 3"]) -> SlatObject:
-    place, color = item.surface.float().split([6, 3], dim=1)
+    geometry, color = item.surface.float().split([6, 3], dim=1)
     color = (color @ matrix.T).clamp(0, 1)
-    return item._replace(surface=torch.cat([place, color], dim=1))
+    return item._replace(surface=torch.cat([geometry, color], dim=1))

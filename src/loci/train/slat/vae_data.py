@@ -1,4 +1,4 @@
-"""The objects of a folder as stage 2 learns from them: voxels, surfaces and views."""
+"""What stage 2 is trained on: the voxels, surface samples and views of objects."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from loci.geometry.camera import Camera
 from loci.nn.sparse.tensor import Voxels
 from loci.objects.inputs.pointmap import Placement
 from loci.objects.models.slat_encoder import CELLS, cells, corner_distances, surface_features
-from loci.train.structure.data import lowest
-from loci.train.structure.scenes import Sight
+from loci.train.structure.data import floor_height
+from loci.train.structure.scenes import ObjectView
 
 
-class SeenView(NamedTuple):
-    """An object as it looks by itself, without a background.
+class TargetView(NamedTuple):
+    """A picture of an object alone, to compare a render with.
 
     Attributes:
         camera: in the object's frame.
@@ -36,31 +36,37 @@ class SeenView(NamedTuple):
 
     def over(self, background: Float[Tensor, "3"]) -> Float[Tensor, "3 s s"]:
         """In front of one colour."""
-        return self.alpha * self.color + (1 - self.alpha) * background[:, None, None]
+        behind = background.to(self.color)[:, None, None]
+        return self.alpha * self.color + (1 - self.alpha) * behind
+
+    def to(self, device: torch.device) -> TargetView:
+        """The same picture on another device; the camera follows what it renders."""
+        return self._replace(color=self.color.to(device), alpha=self.alpha.to(device))
 
 
-class Recorded(NamedTuple):
+class SlatView(NamedTuple):
     """One view of an object: lit at random, and its colours by an even light, `[3, s, s]`."""
 
-    sight: Sight
+    view: ObjectView
     even: Float[Tensor, "3 s s"]
 
-    def seen(self, size: int) -> SeenView:
-        """The object's own look, reduced to a picture of side `size`."""
-        sight = self.sight
-        whole = torch.cat([self.even * sight.alpha, sight.alpha])
+    def target(self, size: int) -> TargetView:
+        """The object by an even light, reduced to a picture of side `size`."""
+        view = self.view
+        whole = torch.cat([self.even * view.alpha, view.alpha])
         reduced = F.adaptive_avg_pool2d(whole, size)
-        camera = Camera.of_pose(*sight.placement, sight.fov)
-        return SeenView(camera, reduced[:3] / reduced[3:].clamp(min=1e-4), reduced[3])
+        camera = Camera.from_pose(*view.placement, view.fov)
+        return TargetView(camera, reduced[:3] / reduced[3:].clamp(min=1e-4), reduced[3])
 
 
 @dataclass(frozen=True)
 class SlatDataset:
-    """What objects hold, in memory, and a way to their views by (object, view)."""
+    """Voxels and surfaces of objects, in memory, and their views, read from disk by (object,
+    view)."""
 
     items: Sequence[SlatObject]
     views: int
-    recorded: Callable[[int, int], Recorded]
+    view: Callable[[int, int], SlatView]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -74,19 +80,19 @@ class SlatDataset:
         """
         objects = ObjectSet.load(*folders)
         occupied = [objects.occupancy(i, resolution) for i in range(len(objects))]
-        floors = [lowest(grid) for grid in occupied]
+        floors = [floor_height(grid) for grid in occupied]
         items = [
             SlatObject(torch.argwhere(grid), record.read("surface"), record.read("sdf"))
             for grid, record in zip(occupied, objects.records, strict=True)
         ]
 
-        def recorded(number: int, view: int) -> Recorded:
-            return _recorded(objects.records[number], view, floors[number])
+        def read_view(number: int, view: int) -> SlatView:
+            return _read_view(objects.records[number], view, floors[number])
 
-        return cls(items, objects.views, recorded)
+        return cls(items, objects.views, read_view)
 
 
-def _recorded(record: ObjectRecord, view: int, floor: float) -> Recorded:
+def _read_view(record: ObjectRecord, view: int, floor: float) -> SlatView:
     rgba, even = (
         record.read_row(name, view).permute(2, 0, 1).float() / 255 for name in ("rgba", "even")
     )
@@ -95,7 +101,7 @@ def _recorded(record: ObjectRecord, view: int, floor: float) -> Recorded:
     )
     depth, fov = record.read_row("depth", view).float(), float(record.read_row("fov", view))
     placement = Placement(rotation, translation, scale)
-    return Recorded(Sight(rgba[:3], rgba[3:], depth, fov, placement, floor), even)
+    return SlatView(ObjectView(rgba[:3], rgba[3:], depth, fov, placement, floor), even)
 
 
 SDF_STEPS = 32
@@ -103,7 +109,7 @@ SDF_STEPS = 32
 
 
 class SlatObject(NamedTuple):
-    """What of an object stage 2 learns from.
+    """An object as stage 2 learns from it.
 
     `coords` `[n, 3]` are its voxels, `surface` `[m, 9]` samples (place, normal, colour in
     [0, 1]), `sdf` the stored distances at the corners of the grid twice as fine.
@@ -165,10 +171,21 @@ class SlatVAEBatch(NamedTuple):
     filled: Tensor
     """Which voxels hold any sample `[n]`."""
 
+    def to(self, device: torch.device) -> SlatVAEBatch:
+        """The same batch on another device."""
+        voxels, *tensors = self
+        return SlatVAEBatch(voxels_to(voxels, device), *(x.to(device) for x in tensors))
+
     @property
     def fine_owner(self) -> Int[Tensor, "m"]:
         """Rows of the samples in `voxels.finer`."""
         return self.owner * CELLS + self.cell
+
+
+def voxels_to(voxels: Voxels, device: torch.device) -> Voxels:
+    """The same voxels on another device."""
+    same = voxels.coords.device == device
+    return voxels if same else Voxels(voxels.coords.to(device))
 
 
 def slat_vae_batch(items: Sequence[SlatObject], samples: int, rng: torch.Generator) -> SlatVAEBatch:
@@ -203,49 +220,50 @@ def _item(
     return (placed, features, corners, *picked, filled)
 
 
-def varied(item: SlatObject, motley_share: float, rng: torch.Generator) -> SlatObject:
-    """The object turned or mirrored at random, and in other colours, here and there in many."""
+def augment(item: SlatObject, recolored_voxels: float, rng: torch.Generator) -> SlatObject:
+    """The object turned or mirrored at random and in other colours, with the given chance in
+    another colour at every voxel."""
     swap, flip_x, flip_y = (torch.rand(3, generator=rng) < 0.5).tolist()
-    item = recoloured(Symmetry(swap, flip_x, flip_y).apply(item), rng)
-    return motley(item, rng) if torch.rand((), generator=rng) < motley_share else item
+    item = permute_colors(Symmetry(swap, flip_x, flip_y).apply(item), rng)
+    every_voxel = torch.rand((), generator=rng) < recolored_voxels
+    return recolor_voxels(item, rng) if every_voxel else item
 
 
-def recoloured(item: SlatObject, rng: torch.Generator) -> SlatObject:
-    """The object in other colours: channels in another order, sometimes their complement."""
-    place, color = item.surface.float().split([6, 3], dim=1)
+def permute_colors(item: SlatObject, rng: torch.Generator) -> SlatObject:
+    """Colour channels in another order, sometimes their complement."""
+    geometry, color = item.surface.float().split([6, 3], dim=1)
     color = color[:, torch.randperm(3, generator=rng)]
     if torch.rand((), generator=rng) < 0.25:
         color = 1 - color
-    return item._replace(surface=torch.cat([place, color], dim=1))
+    return item._replace(surface=torch.cat([geometry, color], dim=1))
 
 
-def motley(item: SlatObject, rng: torch.Generator) -> SlatObject:
-    """Every voxel in a random colour, of which its own is a shade.
+def recolor_voxels(item: SlatObject, rng: torch.Generator) -> SlatObject:
+    """Every voxel in a random colour, mixed with its own.
 
     An object has a few colours and a batch a few objects: too few to learn from that colours can
     be anything.
     """
     side = item.resolution
-    place, color = item.surface.float().split([6, 3], dim=1)
-    voxel, _, _ = cells(place[:, :3], side)
+    geometry, color = item.surface.float().split([6, 3], dim=1)
+    voxel, _, _ = cells(geometry[:, :3], side)
     colors = torch.rand(side, side, side, 3, generator=rng)[voxel.unbind(1)]
-    return item._replace(surface=torch.cat([place, torch.lerp(color, colors, 0.7)], dim=1))
+    return item._replace(surface=torch.cat([geometry, torch.lerp(color, colors, 0.7)], dim=1))
 
 
-def disturbed(item: SlatObject, most: float, rng: torch.Generator) -> SlatObject:
+def corrupt_voxels(item: SlatObject, most: float, rng: torch.Generator) -> SlatObject:
     """Every other object with voxels as stage 1 might get them wrong.
 
-    A random share of at most `most` is lost, and to as many one of the six neighbours is added,
-    which hold nothing.
+    A random share of at most `most` is dropped, and empty voxels are added beside as many.
     """
     if torch.rand((), generator=rng) < 0.5:
         return item
     drop, grow = (most * torch.rand(2, generator=rng)).tolist()
-    kept = item.coords[torch.rand(len(item.coords), generator=rng) >= drop]
-    return item._replace(coords=torch.cat([kept, beside(item, grow, rng)]))
+    remaining = item.coords[torch.rand(len(item.coords), generator=rng) >= drop]
+    return item._replace(coords=torch.cat([remaining, free_neighbours(item, grow, rng)]))
 
 
-def beside(item: SlatObject, share: float, rng: torch.Generator) -> Int[Tensor, "k 3"]:
+def free_neighbours(item: SlatObject, share: float, rng: torch.Generator) -> Int[Tensor, "k 3"]:
     """Free neighbours of a random share of the voxels, each once."""
     coords, side = item.coords, item.resolution
     chosen = coords[torch.rand(len(coords), generator=rng) < share]

@@ -6,18 +6,17 @@ import numpy as np
 import torch
 import trimesh
 
-from loci.geometry.mesh.cleanup import (
-    InsideConfig,
-    _without,
-    boundary_loops,
-    closed,
-    inner_faces,
-    visibility,
-    without_inside,
+from loci.geometry.mesh.hidden_faces import (
+    HiddenFacesConfig,
+    face_visibility,
+    hidden_faces,
+    remove_faces,
+    remove_hidden_faces,
 )
 from loci.geometry.mesh.mesh import Mesh
+from loci.geometry.mesh.simplify import boundary_loops, fill_holes
 
-QUICK = InsideConfig(views=40, pixels=128)
+QUICK = HiddenFacesConfig(views=40, pixels=128)
 
 
 def joined(*parts: trimesh.Trimesh) -> Mesh:
@@ -41,7 +40,7 @@ def as_trimesh(mesh: Mesh) -> trimesh.Trimesh:
 def test_a_hollow_ball_becomes_a_ball() -> None:
     outer = ball(0.4, 3)
     mesh = joined(outer, ball(0.35, 3, inwards=True), ball(0.1, 2))
-    cleaned = without_inside(mesh, QUICK)
+    cleaned = remove_hidden_faces(mesh, QUICK)
     assert len(cleaned.faces) == len(outer.faces)
     assert len(cleaned.vertices) == len(outer.vertices)
     assert as_trimesh(cleaned).is_watertight
@@ -57,7 +56,7 @@ def test_what_is_whole_stays_as_it_is() -> None:
         trimesh.creation.torus(0.3, 0.1),
     ):
         mesh = joined(solid)
-        assert without_inside(mesh, QUICK) is mesh
+        assert remove_hidden_faces(mesh, QUICK) is mesh
 
 
 def test_a_cup_keeps_its_inside() -> None:
@@ -66,7 +65,7 @@ def test_a_cup_keeps_its_inside() -> None:
     floor = trimesh.creation.cylinder(0.35, 0.05)
     floor.apply_translation([0, 0, -0.275])
     mesh = joined(cup.subdivide().subdivide(), floor.subdivide().subdivide())
-    cleaned = without_inside(mesh, QUICK)
+    cleaned = remove_hidden_faces(mesh, QUICK)
     walls = (cleaned.vertices[:, :2].norm(dim=1) < 0.32) & (cleaned.vertices[:, 2] > 0.1)
     before = (mesh.vertices[:, :2].norm(dim=1) < 0.32) & (mesh.vertices[:, 2] > 0.1)
     assert walls.sum() == before.sum() > 20
@@ -97,15 +96,15 @@ def test_a_pocket_is_cut_off_at_its_neck() -> None:
     trimesh.repair.fix_normals(whole)
     mesh = Mesh(torch.tensor(whole.vertices).float(), torch.tensor(whole.faces).long())
     assert as_trimesh(mesh).is_watertight
-    cleaned = without_inside(mesh, QUICK)
+    cleaned = remove_hidden_faces(mesh, QUICK)
     assert len(neck[0].faces) - 100 < len(cleaned.faces) < len(neck[0].faces) + 60
-    again = as_trimesh(closed(cleaned))
+    again = as_trimesh(fill_holes(cleaned))
     assert again.is_watertight
     assert again.volume > 0.95 * outside.volume
 
 
 def test_visibility_is_a_share_of_the_views() -> None:
-    seen = visibility(joined(ball(0.4, 3), ball(0.2, 2)), QUICK)
+    seen = face_visibility(joined(ball(0.4, 3), ball(0.2, 2)), QUICK)
     outer = len(ball(0.4, 3).faces)
     assert (seen[outer:] == 0).all()
     assert seen[:outer].min() > 0.3
@@ -121,10 +120,10 @@ def test_a_hole_in_what_goes_may_be_as_large_as_it_says() -> None:
     seen = np.where(middles[:, 2].numpy() > 0.3, 0.0, 0.4).astype(np.float32)
     rim = 0.4**2 - 0.3**2  # Of its radius, squared
     area = np.pi * rim
-    assert not inner_faces(mesh, seen, InsideConfig(opening=0.8 * area)).any()
-    gone = inner_faces(mesh, seen, InsideConfig(opening=1.2 * area))
+    assert not hidden_faces(mesh, seen, HiddenFacesConfig(opening=0.8 * area)).any()
+    gone = hidden_faces(mesh, seen, HiddenFacesConfig(opening=1.2 * area))
     assert np.array_equal(gone, seen == 0)
-    again = as_trimesh(_without(mesh, torch.from_numpy(gone)))
+    again = as_trimesh(remove_faces(mesh, torch.from_numpy(gone)))
     assert again.is_watertight
     assert 0.8 * as_trimesh(mesh).volume < again.volume < as_trimesh(mesh).volume
 
@@ -138,8 +137,8 @@ def test_a_rim_that_touches_itself_counts() -> None:
     lids = (middles @ side < 0.39) & (middles @ side > 0.2)
     lids &= (middles[:, 1].abs() > 0.02) | (mesh.faces == corner).any(dim=1)
     seen = np.where(lids.numpy(), 0.0, 0.4).astype(np.float32)
-    assert not inner_faces(mesh, seen, InsideConfig()).any()
-    assert inner_faces(mesh, seen, InsideConfig(opening=1.0)).any()
+    assert not hidden_faces(mesh, seen, HiddenFacesConfig()).any()
+    assert hidden_faces(mesh, seen, HiddenFacesConfig(opening=1.0)).any()
 
 
 def test_what_is_hidden_only_here_and_there_stays() -> None:
@@ -148,10 +147,10 @@ def test_what_is_hidden_only_here_and_there_stays() -> None:
     up = mesh.vertices[mesh.faces].mean(dim=1)[:, 2].numpy()
     seen = np.where(up > 0.3, 0.24, 0.4).astype(np.float32)
     seen[up > 0.36] = 0
-    wide = InsideConfig(opening=1.0)
-    found = inner_faces(mesh, seen, wide)
+    wide = HiddenFacesConfig(opening=1.0)
+    found = hidden_faces(mesh, seen, wide)
     assert found[up > 0.36].all()
-    assert not inner_faces(mesh, seen, replace(wide, hidden=-1.0)).any()
+    assert not hidden_faces(mesh, seen, replace(wide, hidden=-1.0)).any()
 
 
 def test_what_is_often_seen_is_not_cut_off_with_what_is_not() -> None:
@@ -159,7 +158,7 @@ def test_what_is_often_seen_is_not_cut_off_with_what_is_not() -> None:
     mesh = joined(ball(0.4, 4))
     seen = np.full(len(mesh.faces), 0.4, np.float32)
     seen[7] = 0
-    gone = inner_faces(mesh, seen, QUICK)
+    gone = hidden_faces(mesh, seen, QUICK)
     assert gone.sum() == 1
     assert gone[7]
 
@@ -167,8 +166,8 @@ def test_what_is_often_seen_is_not_cut_off_with_what_is_not() -> None:
 def test_faces_without_an_area_and_meshes_without_faces_do_no_harm() -> None:
     whole = joined(ball(0.4, 3))
     flat = Mesh(whole.vertices, torch.cat([whole.faces, torch.tensor([[0, 0, 1]])]))
-    assert without_inside(flat, QUICK) is flat
+    assert remove_hidden_faces(flat, QUICK) is flat
     nothing = Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.long))
-    assert without_inside(nothing, QUICK) is nothing
+    assert remove_hidden_faces(nothing, QUICK) is nothing
     inwards = joined(ball(0.4, 2, inwards=True))
-    assert without_inside(inwards, QUICK) is inwards  # Seen from nowhere, but all there is
+    assert remove_hidden_faces(inwards, QUICK) is inwards  # Seen from nowhere, but all there is
