@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loci.actions import MOVES, VIEWS, Action, describe, parse_keys, read_actions, to_ids
+from loci.actions import (
+    MOVES,
+    VIEWS,
+    Action,
+    check_known,
+    describe,
+    parse_keys,
+    read_actions,
+    to_ids,
+)
 from loci.errors import LociError
 
 actions = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=60)
@@ -137,3 +146,40 @@ def test_keys_are_actions_too() -> None:
     assert np.array_equal(to_ids("w*2 wj"), [(1, 0), (1, 0), (1, 3)])
     with pytest.raises(LociError, match="'x'"):
         to_ids("w x")
+
+
+def test_pose_strings_are_keys() -> None:
+    assert np.array_equal(parse_keys("w-31"), parse_keys("w*31"))
+    expected = parse_keys("w*3 l*8 j i*2 k s*4")
+    assert np.array_equal(parse_keys("w-3, right-8,left, up-2 down,s-4"), expected)
+    for wrong in ("w--3", "w-", "w-0.5", "right*", "leftw-3", ","):
+        with pytest.raises(LociError, match="--keys"):
+            parse_keys(wrong)
+
+
+def test_a_byte_order_mark_is_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('[{"move": "go back", "view": "no-op"}]', encoding="utf-8-sig")
+    assert read_actions(path).tolist() == [[2, 0]]
+
+
+def test_camera_poses_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"0": {"extrinsic": [[1]], "K": [[1]]}}')
+    with pytest.raises(
+        LociError, match="a.json: camera poses, which are not read, expected a list"
+    ):
+        read_actions(tmp_path / "a.json")
+
+
+def test_what_a_model_does_not_know_is_named_with_its_frame_and_key() -> None:
+    moves, views = (0, 1, 2), (0, 3, 4)
+    check_known(parse_keys("w*3 s j l ."), moves, views)
+    check_known(parse_keys("?~"), (), ())
+    with pytest.raises(LociError) as caught:
+        check_known(parse_keys("w*16 i*8"), moves, views, "--keys")
+    assert str(caught.value) == (
+        "--keys: frame 17 has the view 'turn up' (i), but the model knows only: no-op, "
+        "turn left (j), turn right (l)"
+    )
+    with pytest.raises(LociError, match=r"frame 2 has the move 'uncertain' \(\?\)"):
+        check_known(parse_keys("w ?"), moves, views)

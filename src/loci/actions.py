@@ -1,16 +1,18 @@
 """The words of a walk: what an action is called, its file format, and its keys.
 
-An action is a move and a view, each an id from 0 to 9 (Infinite-World, 4.1). There are three
-ways to write a list of them, and all become one array of ids `[n, 2]`, move first:
+An action is a move and a view, each an id from 0 to 9, named as in Infinite-World
+(arXiv 2602.02393). There are three ways to write a list of them, and all become one array of ids
+`[n, 2]`, move first:
 
 - ids, `Action`s or keys in Python (`to_ids`),
 - the published file, a JSON list of `{"move": name, "view": name}`, one per frame (`read_actions`),
 - keys: words such as `w*40 wa*16 .*8`, each a chord held for a number of frames (`parse_keys`).
+  The pose strings of other world models, `w-31, right-8`, are read as well.
 """
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +52,7 @@ _MOVE_KEYS = ("", "w", "s", "a", "d", "wa", "wd", "sa", "sd", "?")
 _VIEW_KEYS = ("", "i", "k", "j", "l", "ij", "il", "kj", "kl", "~")
 UNCERTAIN = MOVES.index("uncertain")
 _STILL = "."
+_POSE_WORDS = {"up": "i", "down": "k", "left": "j", "right": "l"}
 
 KEYS_HELP = (
     "w forward, s back, a left, d right, i look up, k look down, j turn left, l turn right, "
@@ -92,13 +95,15 @@ def read_actions(path: str | Path) -> NDArray[np.int64]:
         LociError: when the file cannot be read, is not JSON, has another shape or an unknown name.
     """
     try:
-        listed = json.loads(Path(path).read_text(encoding="utf-8"))
+        listed = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise LociError(f"{path}: cannot read the actions ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise LociError(f"{path}: not JSON ({error}), expected a list of actions") from error
     if not isinstance(listed, list) or not listed:
         what = "an empty list" if listed == [] else type(listed).__name__
+        if isinstance(listed, dict) and "extrinsic" in str(listed):
+            what = "camera poses, which are not read"
         raise LociError(f'{path}: {what}, expected a list of {{"move": ..., "view": ...}}')
     return np.array([_read_entry(path, i, entry) for i, entry in enumerate(listed)], np.int64)
 
@@ -121,17 +126,19 @@ def _read_entry(path: str | Path, index: int, entry: Any) -> Action:
 def parse_keys(keys: str) -> NDArray[np.int64]:
     """Ids `[n, 2]` from words such as `w*40 wj*8 .`; see `KEYS_HELP`.
 
+    Pose strings such as `w-31, right-8` mean the same as `w*31 l*8`: a number is of frames.
+
     Raises:
         LociError: for an unknown key, opposite or repeated keys in a chord, or a bad count.
     """
     actions: list[Action] = []
     counts: list[int] = []
-    for word in keys.split():
-        match = re.fullmatch(r"([^*]+)(?:\*([0-9]{1,9}))?", word)
+    for word in keys.replace(",", " ").split():
+        match = re.fullmatch(r"([^*-]+)(?:[*-]([0-9]{1,9}))?", word)
         if match is None:
             raise LociError(f"--keys: {word!r}, expected a chord and a count such as w*40")
         chord, count = match.groups()
-        actions.append(_parse_chord(chord))
+        actions.append(_parse_chord(_POSE_WORDS.get(chord, chord)))
         counts.append(int(count or 1))
         if counts[-1] < 1:
             raise LociError(f"--keys: {word!r} lasts 0 frames, expected at least 1")
@@ -157,6 +164,29 @@ def _parse_chord(chord: str) -> Action:
             raise LociError(f"--keys: {pressed!r} in {chord!r}, expected keys that are not opposed")
         found.extend(ids)
     return Action(*found)
+
+
+def check_known(
+    actions: NDArray[np.int64], moves: Sequence[int], views: Sequence[int], source: str = "actions"
+) -> None:
+    """Raises LociError at the first action that a model was not trained on.
+
+    Args:
+        actions: ids `[n, 2]`.
+        moves: the ids of moves that the model knows; all if empty.
+        views: the same of views.
+        source: what an error calls the list of actions.
+    """
+    streams = (("move", MOVES, _MOVE_KEYS, moves), ("view", VIEWS, _VIEW_KEYS, views))
+    for column, (stream, names, keys, known) in enumerate(streams):
+        strange = np.flatnonzero(~np.isin(actions[:, column], known)) if len(known) else ()
+        if len(strange):
+            frame, worst = strange[0] + 1, actions[strange[0], column]
+            expected = ", ".join(f"{names[i]} ({keys[i]})" if keys[i] else names[i] for i in known)
+            raise LociError(
+                f"{source}: frame {frame} has the {stream} {names[worst]!r} ({keys[worst]}), but "
+                f"the model knows only: {expected}"
+            )
 
 
 def describe(actions: ArrayLike | Iterable[Action]) -> str:

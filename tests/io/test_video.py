@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -5,7 +7,7 @@ import numpy as np
 import pytest
 
 from loci.errors import LociError
-from loci.io.video import VideoWriter, contact_sheet
+from loci.io.video import Beginning, VideoWriter, contact_sheet, read_frames, video_info
 
 
 def waves(count: int, height: int = 32, width: int = 48) -> np.ndarray:
@@ -107,3 +109,73 @@ def test_contact_sheet_lays_frames_in_rows() -> None:
 
 def test_contact_sheet_of_few_frames_is_narrow() -> None:
     assert contact_sheet(waves(2, 16, 16), ["a", "b"], columns=8, scale=2).width == 4 + 2 * 36
+
+
+def test_a_video_goes_on_after_any_of_its_frames(tmp_path: Path) -> None:
+    frames = waves(40)
+    path, other = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    with VideoWriter(path, fps=15, comment="walk 1") as video:
+        video.write(frames[:25])
+    before, _ = decode(path)
+    with VideoWriter(path, 15, comment="walk 1", beginning=Beginning(path, 25)) as video:
+        video.write(frames[25:])
+    assert video_info(path) == (40, "walk 1")
+    whole, fps = decode(path)
+    assert fps == 15
+    assert np.array_equal(whole[:25], before), "copied frames were compressed once more"
+    with VideoWriter(other, 15, beginning=Beginning(path, 11)) as video:
+        video.write(frames[31:])
+    branch, _ = decode(other)
+    assert np.array_equal(branch[:11], before[:11])
+    for back, expected in ((whole, frames), (branch, np.r_[frames[:11], frames[31:]])):
+        assert back.shape == expected.shape
+        assert np.abs(back.astype(int) - expected).mean((1, 2, 3)).max() < 5
+    assert np.array_equal(np.stack(list(read_frames(path, 25))), before)
+    assert {p.name for p in tmp_path.iterdir()} == {"a.mp4", "b.mp4"}
+
+
+def test_only_a_video_of_the_same_kind_is_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with VideoWriter(path, fps=15) as video:
+        video.write(waves(4))
+    kept = path.read_bytes()
+    for fps, frames, size in ((30, 4, (32, 48)), (15, 5, (32, 48)), (15, 4, (48, 32))):
+        with (
+            pytest.raises(LociError, match=r"a.mp4: 4 frames of 48x32 at 15 a second, expected"),
+            VideoWriter(path, fps, beginning=Beginning(path, frames)) as video,
+        ):
+            video.write(waves(2, *size))
+    assert path.read_bytes() == kept
+
+
+def test_a_browser_can_play_it_while_it_loads(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", fps=15) as video:
+        video.write(waves(9))
+    content = (tmp_path / "a.mp4").read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")
+
+
+def test_what_is_no_video_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text("no video")
+    assert video_info(tmp_path / "a.mp4") is None
+    assert video_info(tmp_path / "b.mp4") is None
+
+
+def test_a_full_disk_names_the_video(tmp_path: Path) -> None:
+    code = """
+import resource, signal, sys, numpy as np
+from loci.errors import LociError
+from loci.io.video import VideoWriter
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+noise = np.random.default_rng(0).integers(0, 256, (60, 256, 256, 3), dtype=np.uint8)
+try:
+    with VideoWriter(sys.argv[1], fps=15) as video:
+        video.write(noise)
+except LociError as error:
+    print(error)
+"""
+    path = tmp_path / "a.mp4"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert done.stdout == f"{path}: cannot be written (File too large)\n", done.stderr
+    assert list(tmp_path.iterdir()) == []

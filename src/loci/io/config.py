@@ -31,12 +31,24 @@ def load_config(path: Path | str, kind: type[ConfigT]) -> ConfigT:
     Raises:
         LociError: on another class, an unknown field, or a value of another type.
     """
+    content = read_json(path)
+    try:
+        return config_from_dict(kind, content)
+    except LociError as error:
+        raise LociError(f"{path}: {error}") from error
+
+
+def config_from_dict(kind: type[ConfigT], content: Any) -> ConfigT:
+    """A dataclass from what JSON gave, fields and classes by former names included.
+
+    Raises:
+        LociError: as `load_config`.
+    """
     import dacite
 
-    content = read_json(path)
     names = (kind.__name__, *getattr(kind, "FORMER_NAMES", ()))
     if not isinstance(content, dict) or content.get("config", kind.__name__) not in names:
-        raise LociError(f"{path}: expected a {kind.__name__}")
+        raise LociError(f"expected a {kind.__name__}")
     fields = {name: value for name, value in content.items() if name != "config"}
     renames = {
         nested: lambda value, former=nested.FORMER_FIELDS: _renamed(value, former)
@@ -49,7 +61,7 @@ def load_config(path: Path | str, kind: type[ConfigT]) -> ConfigT:
             typing.cast(Any, kind), _renamed(fields, getattr(kind, "FORMER_FIELDS", {})), strict
         )
     except (dacite.DaciteError, TypeError, ValueError) as error:
-        raise LociError(f"{path}: not a valid {kind.__name__} ({_explained(error)})") from error
+        raise LociError(f"not a valid {kind.__name__} ({_explained(error)})") from error
 
 
 def read_json(path: Path | str) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -20,35 +22,90 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 
+class Beginning(NamedTuple):
+    """The first frames of an older video, which a new one begins with."""
+
+    path: Path
+    frames: int
+
+
+class VideoInfo(NamedTuple):
+    """What an MP4 says of itself."""
+
+    frames: int
+    comment: str
+
+
+def video_info(path: str | Path) -> VideoInfo | None:
+    """The number of frames and the comment of a video; None where there is no readable video."""
+    import av
+    import av.error
+
+    try:
+        with av.open(str(path)) as container:
+            return VideoInfo(
+                container.streams.video[0].frames, container.metadata.get("comment", "")
+            )
+    except (av.FFmpegError, OSError, IndexError):
+        return None
+
+
+def read_frames(path: str | Path, frames: int) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """The first `frames` frames of a video, decoded one by one."""
+    import av
+
+    with av.open(str(path)) as container:
+        for frame in islice(container.decode(video=0), frames):
+            yield frame.to_ndarray(format="rgb24")
+
+
 class VideoWriter:
     """An H.264 MP4 (yuv420p) that grows with `write` and appears at `path` when it is closed.
 
     Use it in a `with` block. When the block raises, or no frame was written, nothing is left at
-    `path` but what was there before.
+    `path` but what was there before. Every frame depends on earlier ones only, so that a video can
+    be gone on with after any of them; what describes the file stands at its beginning, so that a
+    browser plays it while it loads.
 
     Args:
-        path: name ending in `.mp4`; an older file is replaced, never appended to.
+        path: name ending in `.mp4`; an older file is replaced.
         fps: frames per second.
         scale: each frame is enlarged this many times (Lanczos), so that small worlds are watchable.
+        comment: kept in the file.
+        beginning: frames of an older video of this class to begin with, copied as they are; it
+            may be the one at `path`.
 
     Raises:
-        LociError: when `path` is no `.mp4` or cannot be written.
+        LociError: when `path` is no `.mp4` or cannot be written, also when the disk is full.
     """
 
-    def __init__(self, path: str | Path, fps: int, scale: int = 1) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        fps: int,
+        scale: int = 1,
+        comment: str = "",
+        beginning: Beginning | None = None,
+    ) -> None:
         self.path, self.fps, self.scale = Path(path), fps, scale
+        self.comment, self.beginning = comment, beginning
         if self.path.suffix.lower() != ".mp4":
             raise LociError(f"{path}: expected the name of a video to end in .mp4")
         self._stack: ExitStack
         self._container: OutputContainer
         self._stream: VideoStream | None = None
+        self._frames = 0
 
     def __enter__(self) -> VideoWriter:
         import av
 
         with ExitStack() as stack:
-            part = stack.enter_context(replacing(self.path))
-            self._container = stack.enter_context(av.open(str(part), "w", format="mp4"))
+            draft = stack.enter_context(replacing(self.path))
+            front = {"movflags": "+faststart"}
+            container = av.open(str(draft), "w", format="mp4", options=front)
+            self._container = stack.enter_context(container)
+            if self.comment:
+                self._container.metadata["comment"] = self.comment
             self._stack = stack.pop_all()
         return self
 
@@ -62,12 +119,7 @@ class VideoWriter:
 
         height, width = (side * self.scale for side in frames.shape[1:3])
         if self._stream is None:
-            if height % 2 or width % 2:
-                raise ValueError(f"frames of {width}x{height}, expected even sides")
-            stream = self._container.add_stream("libx264", rate=self.fps)
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            stream.options = {"crf": "18", "preset": "veryfast"}
-            self._stream = stream
+            self._stream = self._begin(height, width)
         stream = self._stream
         if (height, width) != (stream.height, stream.width):
             raise ValueError(
@@ -76,7 +128,42 @@ class VideoWriter:
         for pixels in frames:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             frame = frame.reformat(width, height, "yuv420p", interpolation="LANCZOS")
+            frame.pts, frame.time_base = self._frames, Fraction(1, self.fps)
+            self._frames += 1
             self._container.mux(stream.encode(frame))
+
+    def _begin(self, height: int, width: int) -> VideoStream:
+        """The stream, with the frames of an older video if there is one."""
+        if height % 2 or width % 2:
+            raise ValueError(f"frames of {width}x{height}, expected even sides")
+        stream = self._container.add_stream("libx264", rate=self.fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {"crf": "18", "preset": "veryfast"}
+        stream.codec_context.max_b_frames = 0
+        if self.beginning is not None:
+            self._copy(stream, *self.beginning)
+        return stream
+
+    def _copy(self, stream: VideoStream, path: Path, frames: int) -> None:
+        import av
+        from av.bitstream import BitStreamFilterContext
+
+        self._container.start_encoding()
+        with av.open(str(path)) as older:
+            old = older.streams.video[0]
+            size, expected = (old.width, old.height), (stream.width, stream.height)
+            if size != expected or old.average_rate != self.fps or old.frames < frames:
+                raise LociError(
+                    f"{path}: {old.frames} frames of {size[0]}x{size[1]} at {old.average_rate} a "
+                    f"second, expected {frames} of {expected[0]}x{expected[1]} at {self.fps}"
+                )
+            # As the encoder writes them; an MP4 holds them with lengths in place of start codes.
+            with_start_codes = BitStreamFilterContext("h264_mp4toannexb", old)
+            for packet in islice(older.demux(old), frames):
+                for part in with_start_codes.filter(packet):
+                    part.stream = stream
+                    self._container.mux(part)
+        self._frames = frames
 
     def __exit__(
         self,
