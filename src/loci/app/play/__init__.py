@@ -1,0 +1,1 @@
+"""`loci play`: a walk in the browser."""

@@ -1,0 +1,38 @@
+"""What the page's map shows: the dead-reckoned path, and the memory tokens that are kept now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loci.app.play.player import Player
+
+
+def memory_map(player: Player) -> dict[str, Any]:
+    """Poses are [heading in radians, x, y in the world's units], dead-reckoned from the actions:
+    they know no walls. Tokens are given by the frames they stand for, oldest first."""
+    timeline = player.timeline
+    state = player.pending.after if player.pending else timeline.state
+    path = [_pose(timeline.states[k].pose[0]) for k in sorted(timeline.states)]
+    memory = state.memory
+    settled = memory.settled
+    tokens = []
+    if settled is not None:
+        poses = [None] * len(settled.spans)
+        if settled.poses is not None:
+            poses = [[round(float(v), 3) for v in pose] for pose in settled.poses[0]]
+        tokens = [
+            {"level": span.level, "start": span.start, "end": span.end, "pose": pose}
+            for span, pose in zip(settled.spans, poses, strict=True)
+        ]
+    return {
+        "path": path,
+        "pose": _pose(state.pose[0]),
+        "tokens": tokens,
+        "moment": timeline.moment,
+        "frames": player.last + 1,
+        "bytes": memory.nbytes,
+    }
+
+
+def _pose(pose: Any) -> list[float]:
+    return [round(float(value), 3) for value in pose]

@@ -1,0 +1,140 @@
+"""Held keys to frames: chunks replaced midway, taps honoured, nothing generated for nobody."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loci.app.play.player import MARGIN, TAP, Player, playable
+from loci.world.world import World
+
+from ...world.models import small_world
+from .test_timeline import begun
+
+
+def player(tmp_path: Path, world: World | None = None) -> Player:
+    world = world or small_world()
+    return Player(world, begun(tmp_path / "walk", world))
+
+
+def test_an_idle_walk_stands(tmp_path: Path) -> None:
+    one = player(tmp_path)
+    assert one.due() is None
+    assert one.act() is None
+
+
+def test_a_held_key_walks_chunk_after_chunk_as_frames_are_painted(tmp_path: Path) -> None:
+    one = player(tmp_path)
+    one.press("w", 1, 0)
+    shown = one.act()
+    assert shown is not None
+    assert (shown.first, len(shown.frames), shown.keys_id) == (1, 4, 1)
+    one.step_seconds = 1e-9
+    assert one.act() is None, "nobody has painted a frame of it"
+    one.paint(3)
+    shown = one.act()
+    assert shown is not None
+    assert shown.first == 5
+    assert one.timeline.length == 5, "the chunk before is committed"
+    assert one.timeline.actions == [(1, 0)] * 4
+
+
+def test_keys_that_change_midway_replace_what_is_not_shown(tmp_path: Path) -> None:
+    one = player(tmp_path)
+    one.press("w", 1, 0)
+    one.act()
+    one.press("j", 2, 1)
+    shown = one.act()
+    assert shown is not None
+    assert shown.first == 1 + 1 + MARGIN
+    one.settle()
+    assert one.timeline.actions == [(1, 0)] * (1 + MARGIN) + [(0, 3)] * (3 - MARGIN)
+    assert (np.asarray(one.timeline.frame(shown.first)) == shown.frames[0]).all()
+
+
+def test_a_chunk_is_replaced_once(tmp_path: Path) -> None:
+    one = player(tmp_path)
+    one.press("w", 1, 0)
+    one.act()
+    one.press("j", 2, 0)
+    assert one.act() is not None
+    one.press("l", 3, 0)
+    one.step_seconds = 1e-9
+    assert one.due() is None
+
+
+def test_letting_go_stands_still_for_the_rest_of_the_chunk(tmp_path: Path) -> None:
+    one = player(tmp_path)
+    one.press("w", 1, 0)
+    one.act()
+    one.press("", 2, 1)
+    one.act()
+    one.paint(4)
+    assert one.act() is None
+    one.settle()
+    assert one.timeline.actions[-1] == (0, 0)
+    assert one.timeline.length == 5
+
+
+def test_a_tap_shorter_than_a_frame_is_walked(tmp_path: Path) -> None:
+    one = player(tmp_path)
+    one.press("w", 1, 0)
+    one.press("", 2, 0)
+    assert one.act() is not None
+    one.settle()
+    assert one.timeline.actions == [(1, 0)] * TAP + [(0, 0)] * (4 - TAP)
+
+
+def test_the_committed_actions_give_the_same_walk(tmp_path: Path) -> None:
+    world = small_world()
+    one = player(tmp_path, world)
+    for step, keys in enumerate(("w", "wj", "", "l")):
+        one.press(keys, step, one.last - 2)
+        one.act()
+        one.paint(one.last)
+        one.act()
+    one.settle()
+    state = world.start(np.asarray(begun(tmp_path / "x", world).frame(0)))
+    state = one.timeline.states[0]
+    actions = np.array(one.timeline.actions)
+    for first in range(0, len(actions), world.chunk):
+        frames, state = world.step(state, actions[first : first + world.chunk])
+        for k, frame in enumerate(frames):
+            assert (np.asarray(one.timeline.frame(1 + first + k)) == frame).all()
+
+
+def test_undo_shows_the_frame_there_and_forgets_the_keys(tmp_path: Path) -> None:
+    one = player(tmp_path)
+    one.press("w", 1, 0)
+    first = one.act()
+    assert first is not None
+    one.paint(4)
+    one.act()
+    shown = one.go_to(1)
+    assert shown.first == 4
+    assert (shown.frames[0] == first.frames[-1]).all()
+    assert one.due() is None
+    one.press("w", 2, 4)
+    again = one.act()
+    assert again is not None
+    assert again.first == 5
+
+
+def test_a_peek_changes_nothing(tmp_path: Path) -> None:
+    one = player(tmp_path)
+    one.press("w", 1, 0)
+    one.act()
+    before = one.timeline.length, one.last
+    frames = one.peek(6)
+    assert frames.shape == (6, 32, 32, 3)
+    assert (one.timeline.length, one.last) == before
+    assert (one.peek(6) == frames).all()
+    assert (one.peek(-6) != frames).any()
+
+
+@pytest.mark.parametrize(
+    ("held", "expected"),
+    [("w", "w"), ("ws", ""), ("wsj", "j"), ("jl", ""), ("dwl", "wdl"), ("wx7", "w"), ("W", "w")],
+)
+def test_held_keys_are_what_the_world_can_do(held: str, expected: str) -> None:
+    assert playable(held, small_world()) == expected

@@ -1,0 +1,306 @@
+"""The server of `loci play`: who is let in, what a socket says, and that nothing is lost."""
+
+import asyncio
+import io
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("starlette", reason="needs the extra play")
+
+from PIL import Image
+from starlette.testclient import TestClient, WebSocketTestSession
+from starlette.websockets import WebSocketDisconnect
+
+from loci.app.play.server import application
+from loci.app.play.sessions import Sessions, saved_walks
+from loci.errors import LociError
+from loci.world.world import World
+
+from ...world.models import small_world
+from .test_timeline import PICTURE
+
+HERE = "http://127.0.0.1:8765"
+SOCKET = "ws://127.0.0.1:8765/ws"
+
+
+@contextmanager
+def served(
+    folder: Path, most: int = 2, token: str | None = None, world: World | None = None
+) -> Iterator[TestClient]:
+    world = world or small_world()
+    sessions = Sessions(lambda: world, PICTURE, folder, 0, "exact", most, threads=2)
+    app = application(sessions, token=token)
+    with TestClient(app, base_url=HERE, headers={"origin": HERE}) as client:
+        yield client
+
+
+def until(socket: WebSocketTestSession, kind: str) -> Any:
+    """The next message of a kind ("frames" for binary ones), others dropped."""
+    while True:
+        message = socket.receive()
+        if message.get("bytes") is not None:
+            if kind == "frames":
+                return message["bytes"]
+        elif message.get("text") is not None:
+            content = json.loads(message["text"])
+            if content["type"] == kind:
+                return content
+        else:
+            raise AssertionError(f"closed before {kind}: {message}")
+
+
+def read(data: bytes) -> tuple[int, list[bytes], int]:
+    first, count, answers, _ = struct.unpack_from("<IHId", data)
+    at, parts = 18, []
+    for _ in range(count):
+        (length,) = struct.unpack_from("<I", data, at)
+        parts.append(data[at + 4 : at + 4 + length])
+        at += 4 + length
+    assert at == len(data)
+    return first, parts, answers
+
+
+def entered(socket: WebSocketTestSession, session: str | None = None) -> dict[str, Any]:
+    socket.send_json({"type": "hello", "session": session})
+    ready = until(socket, "ready")
+    until(socket, "frames")
+    return ready
+
+
+def chunk(socket: WebSocketTestSession, keys: str, number: int, painted: int) -> list[bytes]:
+    """Hold keys for one chunk, and let go once all of it is painted."""
+    socket.send_json({"type": "keys", "keys": keys, "id": number, "painted": painted})
+    first, parts, answers = read(until(socket, "frames"))
+    assert answers == number
+    assert first == painted + 1
+    let_go = {"type": "keys", "keys": "", "id": number, "painted": painted + len(parts)}
+    socket.send_json(let_go)
+    return parts
+
+
+def test_the_page_comes_with_a_strict_policy(tmp_path: Path) -> None:
+    with served(tmp_path) as client:
+        page = client.get("/")
+        assert page.status_code == 200
+        policy = page.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe-inline" not in policy
+        assert "unsafe-eval'" not in policy.replace("wasm-unsafe-eval'", "")
+        for path in ("style.css", "js/main.js", "vendor/three/LICENSE"):
+            assert client.get(f"/static/{path}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example"},
+        {"host": "127.0.0.1:9999"},
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+    ],
+)
+def test_foreign_hosts_and_origins_are_refused(tmp_path: Path, headers: dict[str, str]) -> None:
+    with served(tmp_path) as client:
+        assert client.get("/", headers=headers).status_code == 403
+        with (
+            pytest.raises(WebSocketDisconnect) as refused,
+            client.websocket_connect(SOCKET, headers=headers),
+        ):
+            pass
+        assert refused.value.code == 4403
+
+
+def test_another_address_needs_its_token(tmp_path: Path) -> None:
+    with served(tmp_path, token="secret") as client:
+        assert client.get("/").status_code == 403
+        assert client.get("/?token=wrong").status_code == 403
+        assert client.get("/?token=secret").status_code == 200
+        assert client.get("/").status_code == 200, "the browser keeps it as a cookie"
+
+
+def test_a_walk_and_an_undo_give_the_same_bytes(tmp_path: Path) -> None:
+    with served(tmp_path) as client, client.websocket_connect(SOCKET) as socket:
+        ready = entered(socket)
+        assert (ready["fps"], ready["chunk"], ready["size"]) == (15, 4, [32, 32])
+        made = []
+        for k in range(3):
+            made += chunk(socket, "w", k + 1, 4 * k)
+        socket.send_json({"type": "go_to", "undo": 3})
+        assert until(socket, "moment")["frame"] == 0
+        again = []
+        for k in range(3):
+            again += chunk(socket, "w", 100 + k, 4 * k)
+        assert again == made
+
+
+def test_two_tabs_walk_as_each_would_alone(tmp_path: Path) -> None:
+    with served(tmp_path / "alone") as client, client.websocket_connect(SOCKET) as socket:
+        entered(socket)
+        alone = chunk(socket, "w", 1, 0)
+    with (
+        served(tmp_path / "both") as client,
+        client.websocket_connect(SOCKET) as one,
+        client.websocket_connect(SOCKET) as two,
+    ):
+        assert entered(one)["session"] != entered(two)["session"]
+        turned = chunk(two, "j", 1, 0)
+        assert chunk(one, "w", 1, 0) == alone
+        assert turned != alone
+
+
+def test_one_too_many_waits_for_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loci.app.play.connection.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("loci.app.play.sessions.IDLE_SECONDS", 0.1)
+    with served(tmp_path, most=1) as client:
+        with client.websocket_connect(SOCKET) as one:
+            entered(one)
+            with client.websocket_connect(SOCKET) as two:
+                two.send_json({"type": "hello", "session": None})
+                assert until(two, "busy")["place"] == 1
+                one.close()
+                assert until(two, "ready")["session"]
+
+
+def test_a_fork_leaves_its_sibling_as_it_was(tmp_path: Path) -> None:
+    with served(tmp_path) as client, client.websocket_connect(SOCKET) as socket:
+        session = entered(socket)["session"]
+        chunk(socket, "w", 1, 0)
+        socket.send_json({"type": "fork"})
+        ready = until(socket, "ready")
+        assert (ready["branches"], ready["active"]) == (["a", "b"], "b")
+        until(socket, "frames")
+        chunk(socket, "j", 3, 4)
+        socket.send_json({"type": "branch", "name": "a"})
+        assert until(socket, "ready")["active"] == "a"
+        actions = client.get(f"/api/sessions/{session}/actions.json").json()
+        assert [action["move"] for action in actions] == ["go forward"] * 4
+
+
+def test_what_was_walked_comes_back_after_the_server_is_gone(tmp_path: Path) -> None:
+    world = small_world()
+    with served(tmp_path, world=world) as client, client.websocket_connect(SOCKET) as socket:
+        session = entered(socket)["session"]
+        chunk(socket, "w", 1, 0)
+        chunk(socket, "w", 2, 4)
+    assert saved_walks(tmp_path) == [session]
+    with served(tmp_path, world=world) as client, client.websocket_connect(SOCKET) as socket:
+        socket.send_json({"type": "hello", "session": session})
+        assert until(socket, "ready")["session"] == session
+        first, _, _ = read(until(socket, "frames"))
+        assert first == 8
+        memory = until(socket, "memory")
+        assert memory["moment"] == 2
+
+
+def test_downloads(tmp_path: Path) -> None:
+    with served(tmp_path) as client, client.websocket_connect(SOCKET) as socket:
+        session = entered(socket)["session"]
+        chunk(socket, "wj", 1, 0)
+        base = f"/api/sessions/{session}"
+        assert client.get(f"{base}/walk.loci").content[8:9] == b"{"
+        frame = Image.open(io.BytesIO(client.get(f"{base}/frames/2.jpg").content))
+        assert frame.size == (32, 32)
+        assert client.get(f"{base}/frames/99.jpg").status_code == 404
+        assert client.get(f"{base}/walk.mp4").content[4:8] == b"ftyp"
+        assert len(client.get(f"{base}/actions.json").json()) == 4
+        for path in ("/api/sessions/nobody/walk.mp4", f"{base}/..%2f..%2fetc", "/api/lifts/x/y"):
+            assert client.get(path).status_code == 404
+
+
+def test_bad_messages_are_answered_and_the_server_lives(tmp_path: Path) -> None:
+    with served(tmp_path) as client:
+        with client.websocket_connect(SOCKET) as socket:
+            entered(socket)
+            for message in (
+                {"type": "dance"},
+                {"type": "go_to", "moment": 7},
+                {"type": "go_to", "moment": "x"},
+                {"type": "peek", "turns": 10_000},
+                {"type": "keys"},
+                {"type": "branch", "name": "../../etc"},
+                {"type": "restart", "speed": "warp"},
+            ):
+                socket.send_json(message)
+                assert until(socket, "error")["why"]
+            assert chunk(socket, "w", 1, 0)
+        with client.websocket_connect(SOCKET) as socket:
+            entered(socket)
+            socket.send_text("x" * 70_000)
+            with pytest.raises((WebSocketDisconnect, AssertionError)):
+                until(socket, "ready")
+        assert client.get("/").status_code == 200
+
+
+def test_pictures(tmp_path: Path) -> None:
+    with served(tmp_path) as client, client.websocket_connect(SOCKET) as socket:
+        session = entered(socket)["session"]
+        path = f"/api/sessions/{session}/picture"
+        bomb = client.post(path, content=huge_png(50_000))
+        assert bomb.status_code == 422
+        assert "picture" in bomb.json()["error"]
+        assert client.post(path, content=b"no picture").status_code == 422
+        assert client.post(path, content=bytes(21 * 2**20)).status_code == 413
+        buffer = io.BytesIO()
+        Image.fromarray(255 - PICTURE).resize((640, 480)).save(buffer, format="PNG")
+        assert client.post(path, content=buffer.getvalue()).json() == {"ok": True}
+        socket.send_json({"type": "picture"})
+        assert until(socket, "ready")["session"] == session
+        until(socket, "frames")
+        assert chunk(socket, "w", 1, 0)
+
+
+def huge_png(side: int) -> bytes:
+    """A PNG whose header says that it is enormous."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    for name, data in chunks:
+        parts.append(struct.pack(">I", len(data)) + name + data)
+        parts.append(struct.pack(">I", zlib.crc32(name + data)))
+    return b"".join(parts)
+
+
+def test_a_world_that_cannot_be_loaded_is_said_so(tmp_path: Path) -> None:
+    def fails() -> World:
+        raise LociError("nowhere: no such model")
+
+    sessions = Sessions(fails, PICTURE, tmp_path, 0, "exact", 1, threads=1)
+    with (
+        TestClient(application(sessions), base_url=HERE) as client,
+        client.websocket_connect(SOCKET) as socket,
+    ):
+        socket.send_json({"type": "hello"})
+        assert until(socket, "failed")["why"] == "nowhere: no such model"
+
+
+def test_memory_stays_flat_however_long_one_plays(tmp_path: Path) -> None:
+    """States and offsets grow by a few bytes a frame; frames go to the disk."""
+
+    async def play() -> tuple[int, int]:
+        sessions = Sessions(small_world, PICTURE, tmp_path, 0, "exact", 1, threads=1)
+        await sessions.load()
+        session = await sessions.enter(None)
+        assert not isinstance(session, int)
+        player = session.player
+        most = 0
+        for k in range(260):
+            player.press("wj" if k % 3 else "l", k, player.last)
+            player.act()
+            player.paint(player.last)
+            most = max(most, len(player.timeline.states))
+        held = sum(state.memory.nbytes for state in player.timeline.states.values())
+        session.close()
+        return most, held
+
+    most, held = asyncio.run(play())
+    assert most <= 201
+    assert held < 201 * 100_000
+    assert np.isfinite(held)
