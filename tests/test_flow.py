@@ -5,11 +5,11 @@ from torch import Tensor
 from loci.flow import (
     State,
     Velocity,
+    add_noise,
+    batched_guidance,
     euler_timesteps,
     flow_loss,
-    guided,
-    guided_within,
-    noised,
+    interval_guidance,
     rescaled_times,
     sample,
     sample_levels,
@@ -58,7 +58,7 @@ def test_the_straight_line_is_walked_exactly(steps: int) -> None:
     seen = []
 
     def velocity(state: State, timestep: Tensor) -> State:
-        expected = noised(data, noise, timestep / 1000)
+        expected = add_noise(data, noise, timestep / 1000)
         assert torch.allclose(state["x"], expected, atol=1e-5)
         seen.append(timestep)
         return {"x": noise - data}
@@ -99,7 +99,7 @@ def test_guidance_goes_beyond_the_conditional_row() -> None:
         assert timestep.shape == (2,)
         return {"x": torch.tensor([[3.0], [1.0]])}
 
-    step = guided(velocity, 5.0)
+    step = batched_guidance(velocity, 5.0)
     assert step({"x": torch.zeros(1, 1)}, torch.zeros(1))["x"].item() == 1 + 5 * (3 - 1)
 
 
@@ -146,7 +146,7 @@ def test_guidance_within_an_interval_spares_evaluations(
 
         return velocity
 
-    velocity = guided_within(
+    velocity = interval_guidance(
         evaluation("conditional", 3.0), evaluation("unconditional", 1.0), 7.0, (0, 500)
     )
     state = {"a": torch.zeros(1, 2), "b": torch.zeros(1, 1)}
@@ -161,7 +161,7 @@ def test_guidance_of_strength_zero_is_one_evaluation() -> None:
     def never(state: State, timestep: Tensor) -> State:
         raise AssertionError("the unconditional velocity is not needed")
 
-    velocity = guided_within(lambda state, t: state, never, 0.0, (0, 500))
+    velocity = interval_guidance(lambda state, t: state, never, 0.0, (0, 500))
     assert velocity({"a": torch.ones(1)}, torch.zeros(1))["a"] == 1
 
 
@@ -185,12 +185,12 @@ def test_the_difference_is_held_between_guided_evaluations() -> None:
     branches = branch("conditional", 2.0), branch("unconditional", -1.0)
     times = torch.tensor([100.0, 200.0, 300.0, 400.0, 600.0, 700.0])
     state = {"x": torch.randn(1, 5)}
-    plain = guided_within(*branches, 3.0, (0.0, 500.0))
+    plain = interval_guidance(*branches, 3.0, (0.0, 500.0))
     expected = [plain(state, t[None])["x"] for t in times]
     assert calls == {"conditional": 6, "unconditional": 4}
     for every, made in ((2, 2), (3, 2), (100, 1)):
         calls.update(conditional=0, unconditional=0)
-        held = guided_within(*branches, 3.0, (0.0, 500.0), every)
+        held = interval_guidance(*branches, 3.0, (0.0, 500.0), every)
         for t, x in zip(times, expected, strict=True):
             torch.testing.assert_close(held(state, t[None])["x"], x)
         assert calls == {"conditional": 6, "unconditional": made}

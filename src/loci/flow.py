@@ -1,7 +1,7 @@
-"""Time grids, and how loud the noise is at their beginning.
+"""Flow matching: timestep schedules, guidance, the Euler sampler and the training loss.
 
-Noise level s runs from 1 (noise) to 0 (data); timestep = 1000 s. SAM 3D Objects counts the other
-way: its time t = 1 - s runs from 0 (noise) to 1 (data), and its networks take 1000 t.
+Noise level s runs from 1 (noise) to 0 (data) and timestep = 1000 s. SAM 3D Objects counts the
+other way: its time t = 1 - s runs from 0 (noise) to 1 (data), and its networks take 1000 t.
 """
 
 import math
@@ -14,25 +14,29 @@ from torch import Tensor
 
 TIMESTEPS = 1000
 
+State = Mapping[str, Tensor]
+"""The tensors that are denoised together, by name, for instance `{"video": ...}`."""
+Velocity = Callable[[State, Tensor], State]
+"""(state, timestep [batch] in 0..1000) -> velocity of every tensor of the state."""
+Rows = Int[Tensor, "k"]
+"""Indices of tokens, ascending."""
+PartialVelocity = Callable[[State, Tensor, Rows], State]
+"""(state of all tokens, timestep [batch], rows) -> velocity of those rows."""
 
-def check_temperature(temperature: float) -> None:
-    """Raises ValueError for what noise cannot be multiplied by."""
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature: {temperature}, expected a number from 0 on")
 
-
-def shift(level: Float[Tensor, "*n"], factor: float) -> Float[Tensor, "*n"]:
-    """s -> f s / (1 + (f - 1) s): spends more of the grid near noise when factor > 1."""
-    return factor * level / (1 + (factor - 1) * level)
+# Schedules
 
 
 def euler_timesteps(steps: int, factor: float, even: bool = False) -> Float[Tensor, "steps"]:
-    """Timesteps on the 1000..0 scale for a run of `steps` evaluations.
+    """Descending timesteps (1000..0) of a run with `steps` evaluations, shifted by `factor`.
 
-    As released: equally spaced from 1000 down to 1, then shifted (Infinite-World, 7). With
-    `even` the grid is 1000 down to 1000 / steps, so that all steps are equally long before the
-    shift: with few steps the released grid spends one of them on the last thousandth. The run
-    ends at 0, which is not listed.
+    As released with Infinite-World (arXiv 2602.02393) they are evenly spaced from 1000 to 1
+    before the shift, so the last step covers a thousandth of the range. With `even` they end at
+    1000 / steps and all steps are equally long before the shift, which is better for few steps.
+    The run ends at 0, which is not listed.
+
+    Raises:
+        ValueError: with fewer than one step.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
@@ -46,8 +50,11 @@ def rescaled_times(
 ) -> Float[Tensor, "steps+1"]:
     """Times from 0 (noise) to 1 (data), both included: t = u / (1 + (r - 1)(1 - u)), u = i / steps.
 
-    A factor r above 1 spends more of the grid near noise; 1 and 0 leave it even (SAM 3D Objects,
-    5). The released grids are in float64 for stage 1 and in float32 for stage 2.
+    A factor r above 1 spends more steps near noise; 1 and 0 leave them even. SAM 3D Objects
+    computes its times in float64 for stage 1 and in float32 for stage 2.
+
+    Raises:
+        ValueError: with fewer than one step.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
@@ -55,139 +62,127 @@ def rescaled_times(
     return u / (1 + (factor - 1) * (1 - u)) if factor else u
 
 
-def sample_levels(
-    batch: int,
-    factor: float,
-    generator: torch.Generator | None = None,
-    logit_mean: float | None = None,
-) -> Float[Tensor, "batch"]:
-    """Random noise levels for training in (0, 1), shifted.
-
-    Uniform before the shift, or logit-normal with unit deviation when `logit_mean` is given.
-    """
-    if logit_mean is None:
-        level = torch.rand(batch, generator=generator)
-    else:
-        level = torch.sigmoid(torch.randn(batch, generator=generator) + logit_mean)
-    return shift(level, factor)
+def shift(level: Float[Tensor, "*n"], factor: float) -> Float[Tensor, "*n"]:
+    """s -> f s / (1 + (f - 1) s): with f above 1, more of the levels lie near noise."""
+    return factor * level / (1 + (factor - 1) * level)
 
 
-State = Mapping[str, Tensor]
-"""Named tensors that flow together, for instance `{"video": ...}`."""
+# Guidance
 
 
-Rows = Int[Tensor, "k"]
-"""Tokens by their row, ascending."""
+def batched_guidance(velocity: Velocity, scale: float) -> Velocity:
+    """Classifier-free guidance in one batched evaluation.
 
+    v = v_negative + scale (v_conditional - v_negative).
 
-class StepPolicy(Protocol):
-    """Asked before each step, told after each evaluation. Made afresh for every run."""
-
-    def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
-        """A velocity to use instead of evaluating the model, or None to evaluate."""
-        ...
-
-    def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
-        """Told what an evaluation returned."""
-        ...
-
-
-@runtime_checkable
-class TokenPolicy(StepPolicy, Protocol):
-    """A step policy that can also have a part of the tokens evaluated.
-
-    The two further questions are asked only where the model can be evaluated in part; `observe`
-    is then told the filled velocity. `alone` says how the chosen tokens are evaluated: as if there
-    were no others, or with the others still looked at, as they were at their last evaluation.
-    """
-
-    alone: bool
-
-    def choose(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
-        """The tokens to evaluate, or None for all of them."""
-        ...
-
-    def fill(self, step: int, timesteps: Tensor, state: State, rows: Rows, part: State) -> State:
-        """A velocity of every token, from the `part` that was evaluated, that of `rows`."""
-        ...
-
-
-class Always:
-    """Evaluate every step."""
-
-    def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
-        return None
-
-    def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
-        return None
-
-
-Velocity = Callable[[State, Tensor], State]
-"""(state, timestep [batch] on the 0..1000 scale) -> velocity of the state."""
-
-
-def guided(velocity: Velocity, scale: float) -> Velocity:
-    """Wrap a velocity that takes [conditional; negative] rows into one that takes plain rows.
-
-    v = v_negative + scale (v_conditional - v_negative), both rows in one batched evaluation
-    (Infinite-World, 7).
+    Args:
+        velocity: takes a state with twice the rows, conditional ones first, then negative ones.
+        scale: 1 gives the conditional velocity.
     """
 
     def evaluate(state: State, timestep: Tensor) -> State:
         doubled = {name: torch.cat([x, x]) for name, x in state.items()}
-        rows = velocity(doubled, torch.cat([timestep, timestep]))
-        guided_state = {}
-        for name, row in rows.items():
-            conditional, negative = row.chunk(2)
-            guided_state[name] = negative + scale * (conditional - negative)
-        return guided_state
+        guided = {}
+        for name, v in velocity(doubled, torch.cat([timestep, timestep])).items():
+            conditional, negative = v.chunk(2)
+            guided[name] = negative + scale * (conditional - negative)
+        return guided
 
     return evaluate
 
 
-def guided_within(
+def interval_guidance(
     conditional: Velocity,
     unconditional: Velocity,
     strength: float,
     interval: tuple[float, float] = (0.0, 1000.0),
     every: int = 1,
 ) -> Velocity:
-    """Guidance in two evaluations, in a part of the run only; a function for one run.
+    """Classifier-free guidance in two evaluations, within an interval of timesteps.
 
-    v = (1 + w) v_conditional - w v_unconditional for every named tensor, while the timestep lies
-    within the interval, its ends included; the conditional velocity alone elsewhere or when the
-    strength is 0 (SAM 3D Objects, 5). Two evaluations and not one batch of both, because the
-    unconditional one is much cheaper.
+    v = v_conditional + w (v_conditional - v_unconditional) inside the interval, ends included, and
+    v_conditional outside. Two evaluations are cheaper than one batch of both where the
+    unconditional network skips cross-attention, as in SAM 3D Objects. The function keeps the last
+    difference, so make a new one for every run.
 
-    With `every` above 1 the unconditional one is made at every so many guided evaluations, from
-    the first on. In between the difference of both is held: it changes less than either.
+    Args:
+        conditional: evaluated at every step.
+        unconditional: evaluated at guided steps.
+        strength: w; 0 switches guidance off.
+        interval: timesteps (0..1000) between which the run is guided.
+        every: `unconditional` is evaluated at one guided step in this many, beginning with the
+            first; the steps between reuse the last difference.
     """
-    held: dict[str, Tensor] = {}
-    count = 0
+    difference: dict[str, Tensor] = {}
+    guided_steps = 0
 
     def evaluate(state: State, timestep: Tensor) -> State:
-        nonlocal count
-        wanted = conditional(state, timestep)
+        nonlocal guided_steps
+        v = conditional(state, timestep)
         if strength <= 0 or not interval[0] <= timestep[0].item() <= interval[1]:
-            return wanted
-        count += 1
-        if both_made(count - 1, every):
-            other = unconditional(state, timestep)
-            if every > 1:
-                held.update({name: v - other[name] for name, v in wanted.items()})
-            return {name: (1 + strength) * v - strength * other[name] for name, v in wanted.items()}
-        return {name: v + strength * held[name] for name, v in wanted.items()}
+            return v
+        guided_steps += 1
+        if not renews_guidance(guided_steps - 1, every):
+            return {name: x + strength * difference[name] for name, x in v.items()}
+        negative = unconditional(state, timestep)
+        if every > 1:
+            difference.update({name: x - negative[name] for name, x in v.items()})
+        return {name: (1 + strength) * x - strength * negative[name] for name, x in v.items()}
 
     return evaluate
 
 
-def both_made(number: int, every: int) -> bool:
-    """Whether the guided evaluation of that number, from 0, makes the unconditional one too."""
-    return number % every == 0
+def renews_guidance(guided_step: int, every: int) -> bool:
+    """Whether the unconditional velocity is evaluated at this guided step, counted from 0."""
+    return guided_step % every == 0
 
 
-PartialVelocity = Callable[[State, Tensor, Rows], State]
-"""(state of all tokens, timestep [batch], rows) -> velocity of those rows."""
+# Step policies: when the sampler may skip an evaluation
+
+
+class StepPolicy(Protocol):
+    """Decides before each step whether the model is evaluated. Made anew for every run."""
+
+    def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
+        """A velocity to use instead of evaluating the model, or None to evaluate."""
+        ...
+
+    def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
+        """Receives the velocity of every evaluation."""
+        ...
+
+
+@runtime_checkable
+class TokenPolicy(StepPolicy, Protocol):
+    """A step policy that can also ask for some of the tokens to be evaluated.
+
+    `select` and `fill` are called only where the model can evaluate a part of its tokens;
+    `observe` then receives the filled velocity. `cached_context` says what the selected tokens
+    attend to: the other tokens too, as of their last evaluation, or only each other.
+    """
+
+    cached_context: bool
+
+    def select(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
+        """The tokens to evaluate, or None for all of them."""
+        ...
+
+    def fill(self, step: int, timesteps: Tensor, state: State, rows: Rows, part: State) -> State:
+        """The velocity of all tokens, given the evaluated velocity `part` of `rows`."""
+        ...
+
+
+class EvaluateAll:
+    """The policy that skips nothing."""
+
+    def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
+        return None
+
+    def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
+        return None
+
+
+# Sampling
 
 
 def sample(
@@ -199,59 +194,82 @@ def sample(
     end: float = 0.0,
     partial: PartialVelocity | None = None,
 ) -> State:
-    """Carry noise to data: z <- z - v ds at each timestep, the last step ending at `end`.
+    """Integrate the flow from noise to data with Euler steps: z <- z - v ds.
 
     Args:
-        velocity: predicts noise - data for a state at a timestep `[batch]` (0..1000).
+        velocity: predicts noise - data.
         noise: the state at the first timestep; float32.
-        timesteps: descending, as made by `flow.schedule.euler_timesteps`. In float64 the steps'
-            lengths are exact; the velocity gets float32 in any case.
+        timesteps: descending, as from `euler_timesteps`. In float64 step lengths are exact;
+            `velocity` gets float32 in any case.
         policy: may propose a velocity instead of an evaluation; evaluates every step by default.
         on_step: called before each step with its index and the state.
-        end: the level (timestep / 1000) at which data lies. With 1 and ascending timesteps the
-            velocity predicts data - noise, as in SAM 3D Objects.
-        partial: evaluates some tokens only. Without it, a policy that chooses tokens is not asked
-            to and all are evaluated.
+        end: the level (timestep / 1000) of data. With 1 and ascending timesteps `velocity`
+            predicts data - noise, as in SAM 3D Objects.
+        partial: evaluates some of the tokens. Without it `TokenPolicy.select` is never called.
     """
-    policy = policy or Always()
+    policy = policy or EvaluateAll()
     levels = (timesteps / TIMESTEPS).tolist() + [end]
     state = dict(noise)
-    batch = next(iter(state.values())).shape[0]
-    for step, timestep in enumerate(timesteps):
+    for step in range(len(timesteps)):
         if on_step is not None:
             on_step(step, state)
         v = policy.propose(step, timesteps, state)
         if v is None:
-            device = next(iter(state.values())).device
-            at = timestep.float().to(device).expand(batch)
-            v = _evaluated(velocity, partial, policy, step, timesteps, state, at)
+            v = _evaluate(velocity, partial, policy, step, timesteps, state)
             policy.observe(step, timesteps, state, v)
         ds = levels[step] - levels[step + 1]
         state = {name: x - v[name] * ds for name, x in state.items()}
     return state
 
 
-def _evaluated(
+def _evaluate(
     velocity: Velocity,
     partial: PartialVelocity | None,
     policy: StepPolicy,
     step: int,
     timesteps: Tensor,
     state: State,
-    at: Tensor,
 ) -> State:
-    """Of all tokens, or of those that the policy chooses where that can be done."""
+    """The velocity of all tokens, evaluated in full or for the tokens that the policy selects."""
+    first = next(iter(state.values()))
+    timestep = timesteps[step].float().to(first.device).expand(len(first))
     if partial is not None and isinstance(policy, TokenPolicy):
-        rows = policy.choose(step, timesteps, state)
+        rows = policy.select(step, timesteps, state)
         if rows is not None:
-            return policy.fill(step, timesteps, state, rows, partial(state, at, rows))
-    return velocity(state, at)
+            return policy.fill(step, timesteps, state, rows, partial(state, timestep, rows))
+    return velocity(state, timestep)
 
 
-def noised(
+def check_temperature(temperature: float) -> None:
+    """Raises ValueError unless the scale of the initial noise is finite and at least 0."""
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature: {temperature}, expected a number from 0 on")
+
+
+# Training
+
+
+def sample_levels(
+    batch: int,
+    factor: float,
+    generator: torch.Generator | None = None,
+    logit_mean: float | None = None,
+) -> Float[Tensor, "batch"]:
+    """Random noise levels in (0, 1) for training, shifted by `factor`.
+
+    Before the shift they are uniform, or logit-normal with unit deviation if `logit_mean` is given.
+    """
+    if logit_mean is None:
+        level = torch.rand(batch, generator=generator)
+    else:
+        level = torch.sigmoid(torch.randn(batch, generator=generator) + logit_mean)
+    return shift(level, factor)
+
+
+def add_noise(
     data: Float[Tensor, "b *d"], noise: Float[Tensor, "b *d"], level: Float[Tensor, "b"]
 ) -> Float[Tensor, "b *d"]:
-    """The point at noise level s in [0, 1] on the straight line from data to noise."""
+    """(1 - s) data + s noise at noise level s in [0, 1]."""
     s = level.view(-1, *(1 for _ in data.shape[1:]))
     return (1 - s) * data + s * noise
 
@@ -259,5 +277,5 @@ def noised(
 def flow_loss(
     velocity: Float[Tensor, "b *d"], data: Float[Tensor, "b *d"], noise: Float[Tensor, "b *d"]
 ) -> Float[Tensor, "b"]:
-    """Mean squared error to noise - data, per sample (Infinite-World, 7)."""
+    """Mean squared error to noise - data, per sample."""
     return (velocity.float() - (noise - data)).pow(2).flatten(1).mean(dim=1)

@@ -1,4 +1,4 @@
-"""What was measured of a model: kept in its folder, and what a tolerance means from then on."""
+"""The calibration of a model: its file, and what tolerances mean with it."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ import pytest
 
 from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
 from loci.caching.error_budget import ErrorScale
-from loci.caching.presets import PRESETS, Preset, exact, fast, faster, paper, released
+from loci.caching.presets import Preset, exact, fast, faster, get_preset
+from loci.caching.published.presets import paper, released
 from loci.caching.spectral import DecodingConfig, Thresholds
 from loci.caching.stats import Stats
 from loci.caching.step_cache import StepCacheConfig
@@ -17,13 +18,13 @@ from tests.caching.toy import INTERVAL, run, same, tokens
 
 STRICT = ErrorScale(factor=8.0)
 MILD = Preset("mild", StepCacheConfig(tolerance=0.03), TokenCacheConfig(tolerance=0.03))
-LAWS = ModelCalibration(STRICT, ErrorScale(2.0, 1.5), ErrorScale(4.0), Thresholds(0.6, 0.4))
+CALIBRATION = ModelCalibration(STRICT, ErrorScale(2.0, 1.5), ErrorScale(4.0), Thresholds(0.6, 0.4))
 
 
-def test_laws_stand_in_the_models_folder(tmp_path: Path) -> None:
+def test_a_calibration_is_kept_in_the_model_folder(tmp_path: Path) -> None:
     assert ModelCalibration.beside(tmp_path) == ModelCalibration()
-    LAWS.write(tmp_path)
-    assert ModelCalibration.beside(tmp_path) == LAWS
+    CALIBRATION.write(tmp_path)
+    assert ModelCalibration.beside(tmp_path) == CALIBRATION
     ModelCalibration(walk=STRICT).write(tmp_path)
     assert ModelCalibration.beside(tmp_path) == ModelCalibration(walk=STRICT)
     ModelCalibration().write(tmp_path)
@@ -41,15 +42,15 @@ def test_laws_stand_in_the_models_folder(tmp_path: Path) -> None:
         '{"other": null}',
     ],
 )
-def test_damaged_laws_are_named(tmp_path: Path, content: str) -> None:
+def test_a_damaged_calibration_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / CALIBRATION_NAME).write_text(content)
     with pytest.raises(LociError, match=CALIBRATION_NAME):
         ModelCalibration.beside(tmp_path)
 
 
-def test_named_speeds_mean_what_the_laws_say() -> None:
+def test_a_calibration_changes_what_a_preset_skips() -> None:
     """Errors eight times as large as predicted: fewer steps are skipped for the same tolerance."""
-    open_, strict = MILD, MILD.calibrated(LAWS)
+    open_, strict = MILD, MILD.calibrated(CALIBRATION)
     counts = [len(run(s.structure_policy(INTERVAL))[1].evaluated) for s in (open_, strict)]
     assert counts[0] < counts[1] <= 25
     runs = [
@@ -57,26 +58,26 @@ def test_named_speeds_mean_what_the_laws_say() -> None:
     ]
     assert sum(map(len, (runs[0].evaluated,))) <= len(runs[1].evaluated)
     assert strict.calibrated(ModelCalibration(structure=ErrorScale())) == strict, (
-        "what is settled stays"
+        "its own calibration stays"
     )
-    open_, strict = exact().within(0.03), exact().within(0.03).calibrated(LAWS)
+    open_, strict = exact().within(0.03), exact().within(0.03).calibrated(CALIBRATION)
     walks = [run(s.walk_policy(), start=tokens())[1] for s in (open_, strict)]
     assert len(walks[0].evaluated) < len(walks[1].evaluated)
 
 
-def test_the_dial_means_what_the_laws_say() -> None:
-    """A tolerance under a law is that of the predicted error by itself."""
+def test_a_tolerance_is_a_true_error() -> None:
+    """With errors eight times as large as predicted, 0.08 allows what 0.01 allows without."""
     given = exact().within(0.08).calibrated(ModelCalibration(STRICT, STRICT, STRICT))
     plain = exact().within(0.01)
     assert same(run(given.structure_policy(INTERVAL))[0], run(plain.structure_policy(INTERVAL))[0])
 
 
-def test_what_is_not_calibrated_is_known() -> None:
+def test_uncalibrated_tolerances_are_reported() -> None:
     assert exact().uncalibrated == released().uncalibrated == paper().uncalibrated == ()
     assert MILD.uncalibrated == ("structure", "latents")
-    assert fast().uncalibrated == faster().uncalibrated == (), "they spend steps, not errors"
+    assert fast().uncalibrated == faster().uncalibrated == (), "fewer steps need no calibration"
     assert fast().within(0.1).uncalibrated == ("structure", "latents", "walk")
-    assert MILD.calibrated(LAWS).uncalibrated == ()
+    assert MILD.calibrated(CALIBRATION).uncalibrated == ()
     assert fast().within(0.1).calibrated(ModelCalibration(walk=STRICT)).uncalibrated == (
         "structure",
         "latents",
@@ -87,17 +88,17 @@ def test_what_is_not_calibrated_is_known() -> None:
     assert Preset("carve", walk=TokenCacheConfig()).uncalibrated == ("walk",)
 
 
-def test_only_ours_takes_the_models_thresholds() -> None:
-    speed = faster().calibrated(LAWS)
-    assert speed.decoding == DecodingConfig("loci", 0.6, 0.4)
-    own = Preset("own", decoding=DecodingConfig("loci", 0.9, 0.1))
-    assert own.calibrated(LAWS) == own
+def test_published_presets_keep_their_thresholds() -> None:
+    preset = faster().calibrated(CALIBRATION)
+    assert preset.decoding == DecodingConfig(0.6, 0.4)
+    own = Preset("own", decoding=DecodingConfig(0.9, 0.1))
+    assert own.calibrated(CALIBRATION) == own
     for name in ("exact", "released", "paper"):
-        assert PRESETS[name]().calibrated(LAWS) == PRESETS[name]()
+        assert get_preset(name).calibrated(CALIBRATION) == get_preset(name)
 
 
-def test_a_note_stands_below_the_table_once() -> None:
-    ledger = Stats()
+def test_a_note_is_printed_once() -> None:
+    stats = Stats()
     for _ in range(2):
-        ledger.note("not calibrated")
-    assert ledger.table().splitlines()[1:] == ["(not calibrated)"]
+        stats.note("not calibrated")
+    assert stats.table().splitlines()[1:] == ["(not calibrated)"]

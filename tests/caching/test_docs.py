@@ -17,7 +17,7 @@ def test_the_snippets_run_one_after_the_other(capsys: pytest.CaptureFixture[str]
     for snippet in snippets():
         exec(compile(snippet, str(PAGE), "exec"), names)
     assert names["result"]["x"].shape == (1, 8)
-    entry = names["ledger"].entry("mine")
+    entry = names["ledger"].stage("mine")
     assert 0 < entry.made < entry.exact == 30
     assert "mine" in capsys.readouterr().out
     assert names["halved"]["x"].isfinite().all()

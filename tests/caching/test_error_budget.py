@@ -14,12 +14,12 @@ from loci.caching.error_budget import (
 from tests.caching.toy import times
 
 
-def test_room_grows_with_the_run_and_shrinks_with_spending() -> None:
+def test_the_available_budget_grows_with_the_run_and_shrinks_with_spending() -> None:
     budget, grid = ErrorBudget(0.1), times(10, 1.0)
-    rooms = [budget.room(step, grid) for step in range(10)]
-    assert rooms == pytest.approx([0.01 * (i + 1) for i in range(10)])
+    shares = [budget.available(step, grid) for step in range(10)]
+    assert shares == pytest.approx([0.01 * (i + 1) for i in range(10)])
     budget.spend(0.04)
-    assert budget.room(9, grid) == pytest.approx(0.06)
+    assert budget.available(9, grid) == pytest.approx(0.06)
     assert budget.allows(0.06 - 1e-9, 9, grid)
     assert not budget.allows(0.061, 9, grid)
 
@@ -35,7 +35,7 @@ def test_error_growth_is_that_of_a_parabola() -> None:
     growth = ErrorGrowth()
     assert growth.expected([0.0, 1.0], 2.0) == math.inf
     line = lambda at: at  # noqa: E731 - through (0, 0) and (1, 1)
-    growth.measured(abs(2.0**2 - line(2.0)), [0.0, 1.0], 2.0)
+    growth.observe(abs(2.0**2 - line(2.0)), [0.0, 1.0], 2.0)
     assert growth.expected([0.0, 1.0], 3.0) == pytest.approx(3.0**2 - line(3.0))
     assert remainder([5.0, 0.0, 1.0], 3.0) == 6
 
@@ -43,9 +43,9 @@ def test_error_growth_is_that_of_a_parabola() -> None:
 def test_the_larger_of_two_measurements_counts() -> None:
     growth = ErrorGrowth()
     for error in (1.0, 9.0, 2.0):
-        growth.measured(error, [0.0], 1.0)
+        growth.observe(error, [0.0], 1.0)
     assert growth.expected([0.0], 1.0) == 9
-    growth.measured(2.0, [0.0], 1.0)
+    growth.observe(2.0, [0.0], 1.0)
     assert growth.expected([0.0], 1.0) == 2
 
 

@@ -7,14 +7,12 @@ from hypothesis import strategies as st
 
 from loci.caching.forecast import (
     Anchored,
-    DynamicModes,
     Forecast,
-    Hermite,
     Sample,
     Taylor,
     differences,
-    hermite_powers,
 )
+from loci.caching.published.forecasts import DynamicModes, Hermite, hermite_powers
 
 ALL: list[Forecast] = [
     Taylor(0),

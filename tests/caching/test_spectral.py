@@ -3,17 +3,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loci.caching.aggregation import aggregate, shrunk
+from loci.caching.aggregation import shrunk
+from loci.caching.area_resize import area_resized
+from loci.caching.published.decoding import PaperDecoding, ReleasedDecoding
 from loci.caching.spectral import (
     DecodingConfig,
     Thresholds,
-    area_resized,
-    decoding_factor,
-    grid_ratio,
-    picture_ratio,
-    thresholds,
+    fit_thresholds,
     token_scores,
 )
+
+ALL = (ReleasedDecoding(), PaperDecoding(), DecodingConfig())
 
 
 def cutout(texture: torch.Tensor) -> torch.Tensor:
@@ -31,17 +31,18 @@ def shell(side: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
     return coords, torch.ones(len(coords))
 
 
-@pytest.mark.parametrize("mode", ["released", "paper", "loci"])
-def test_noise_has_more_detail_than_a_slope(mode: str) -> None:
+@pytest.mark.parametrize("decoding", ALL)
+def test_noise_has_more_detail_than_a_slope(decoding: DecodingConfig) -> None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (96, 96), generator=generator)
     slope = torch.arange(96).expand(96, 96) + 80
-    fine, smooth = picture_ratio(cutout(noise), mode), picture_ratio(cutout(slope), mode)
+    fine, smooth = decoding.image_ratio(cutout(noise)), decoding.image_ratio(cutout(slope))
     assert 0 <= smooth < 0.5 * fine < 1
 
 
 def test_a_picture_without_an_object_has_no_ratio() -> None:
-    assert picture_ratio(torch.zeros(20, 20, 4, dtype=torch.uint8)) == 0
+    for decoding in ALL:
+        assert decoding.image_ratio(torch.zeros(20, 20, 4, dtype=torch.uint8)) == 0
 
 
 def test_token_scores_lie_in_the_unit_interval() -> None:
@@ -49,7 +50,7 @@ def test_token_scores_lie_in_the_unit_interval() -> None:
     scores = token_scores(coords, values, 16)
     assert scores.amin() == 0
     assert scores.amax() == 1
-    ratios = [grid_ratio(coords, values, 16, mode) for mode in ("released", "paper", "loci")]
+    ratios = [decoding.grid_ratio(coords, values, 16) for decoding in ALL]
     assert all(0 < r < 1 for r in ratios)
     # Without the zero frequency, which is low, the part of the high ones is larger.
     assert ratios[2] > ratios[1]
@@ -57,26 +58,26 @@ def test_token_scores_lie_in_the_unit_interval() -> None:
 
 def test_thresholds_divide_objects_evenly() -> None:
     joint = torch.rand(99, generator=torch.Generator().manual_seed(0))
-    config = DecodingConfig("loci", picture_weight=1.0).at(thresholds(joint))
-    factors = [decoding_factor(r, 0.5, 5000, config) for r in joint.tolist()]
+    config = DecodingConfig(image_weight=1.0).with_thresholds(fit_thresholds(joint))
+    factors = [config.factor(r, 0.5, 5000) for r in joint.tolist()]
     counts = {f: factors.count(f) for f in (1.25, 1.5, 2.0)}
     assert counts == {1.25: 33, 1.5: 33, 2.0: 33}
 
 
 def test_ours_merges_nothing_without_thresholds() -> None:
-    assert decoding_factor(0.1, 0.1, 10**6, DecodingConfig("loci")) == 1
-    assert decoding_factor(0.1, 0.1, 5000, DecodingConfig("released")) == 2
+    assert DecodingConfig().factor(0.1, 0.1, 10**6) == 1
+    assert ReleasedDecoding().factor(0.1, 0.1, 5000) == 2
     with pytest.raises(ValueError, match="low <= high"):
         Thresholds(0.1, 0.2)
 
 
 def test_counts_of_voxels_go_with_the_grid_in_ours() -> None:
     """An object of 32^3 voxels has a quarter of the surface that it has in 64^3."""
-    ours, theirs = DecodingConfig("loci", 0.7, 0.5), DecodingConfig("released")
+    ours, published = DecodingConfig(0.7, 0.5), ReleasedDecoding()
     for count, factor in ((511, 1), (512, 1.5), (10_499, 1.5), (10_500, 2)):
-        assert decoding_factor(0.6, 0.6, count, ours, 32) == factor
-        assert decoding_factor(0.6, 0.6, count * 4, ours, 64) == factor
-    assert decoding_factor(0.6, 0.6, 2047, theirs, 32) == 1
+        assert ours.factor(0.6, 0.6, count, 32) == factor
+        assert ours.factor(0.6, 0.6, count * 4, 64) == factor
+    assert published.factor(0.6, 0.6, 2047, 32) == 1
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([8, 16]))
@@ -99,7 +100,7 @@ def test_resizing_by_area() -> None:
 def test_ours_comes_out_at_its_true_size(factor: float) -> None:
     """Every voxel's centre, brought back, lies within half a coarse voxel of where it was."""
     coords, _ = shell()
-    merged = aggregate(coords, factor, "loci", resolution=16)
+    merged = DecodingConfig().aggregate(coords, factor, 16)
     frame = (merged.coords[:, 1:] + 0.5) / 16 - 0.5
     back = (frame * merged.asset_factor + merged.asset_shift)[merged.parent]
     away = (back - ((coords[:, 1:] + 0.5) / 16 - 0.5)).abs().amax()
@@ -109,23 +110,23 @@ def test_ours_comes_out_at_its_true_size(factor: float) -> None:
 
 def test_the_papers_comes_out_at_its_true_size_too() -> None:
     coords, _ = shell()
-    merged = aggregate(coords, 2.0, "paper", resolution=16)
+    merged = PaperDecoding().aggregate(coords, 2.0, 16)
     frame = (merged.coords[:, 1:] + 0.5) / 16 - 0.5
     back = frame * merged.asset_factor + merged.asset_shift
     assert back.amin() == pytest.approx(-0.5 + 1 / 16)
     assert back.amax() == pytest.approx(0.5 - 1 / 16)
 
 
-@pytest.mark.parametrize("mode", ["released", "paper", "loci"])
-def test_merging(mode: str) -> None:
+@pytest.mark.parametrize("decoding", ALL)
+def test_merging(decoding: DecodingConfig) -> None:
     coords, _ = shell()
-    nothing = aggregate(coords, 1.0, mode, 16)
+    nothing = decoding.aggregate(coords, 1.0, 16)
     assert torch.equal(nothing.coords, coords)
-    merged = aggregate(coords, 2.0, mode, 16)
+    merged = decoding.aggregate(coords, 2.0, 16)
     assert len(merged.coords) < 0.4 * len(coords)
     assert torch.equal(torch.unique(merged.coords, dim=0), merged.coords)
     values = torch.arange(float(len(coords)))
-    largest, mean = merged.fused(values), merged.fused(values, "mean")
+    largest, mean = merged.pooled(values), merged.pooled(values, "mean")
     assert largest.amax() == len(coords) - 1
     assert bool((mean <= largest).all())
     assert len(merged.subset(5, torch.Generator().manual_seed(0))) == 5
@@ -135,7 +136,6 @@ def test_merging(mode: str) -> None:
 def test_a_flat_object_keeps_its_plane() -> None:
     coords = torch.tensor([[0, x, 7, z] for x in range(8) for z in range(8)])
     assert (shrunk(coords, 2.0)[:, 2] == 7).all()
-    with pytest.raises(ValueError, match="at least 1"):
-        aggregate(coords, 0.5, "loci")
-    with pytest.raises(ValueError, match="mode"):
-        aggregate(coords, 2, "other")
+    for decoding in ALL:
+        with pytest.raises(ValueError, match="at least 1"):
+            decoding.aggregate(coords, 0.5)

@@ -3,10 +3,11 @@ import time
 import pytest
 import torch
 
-from loci.caching.presets import LAYOUT, PRESETS, preset
+from loci.caching.presets import LAYOUT, PRESETS, get_preset
+from loci.caching.published.step_caches import PublishedStepCacheConfig
 from loci.caching.published.token_carving import CarvingConfig, ReleasedCarving
 from loci.caching.stats import Stats
-from loci.caching.step_cache import StepCacheConfig, step_cache
+from loci.caching.step_cache import StepCacheConfig
 from loci.errors import LociError
 from tests.caching.toy import INTERVAL, error, run, same, tokens
 
@@ -14,61 +15,61 @@ SCORES, BLOCKS = torch.linspace(0, 1, 40), torch.arange(40) // 4
 
 
 def test_released_evaluations_of_the_first_stage() -> None:
-    """44 without skipping, 17 with: the figures of Fast-SAM3D, 1."""
-    ledger = Stats()
-    policy = step_cache(StepCacheConfig("released"))
-    watched, _ = run(ledger.watched("structure", policy, INTERVAL))
-    entry = ledger.entry("structure")
-    assert (entry.exact, entry.made, entry.saved) == (44, 17, 27)
+    """44 without skipping, 17 with: the figures of the released code."""
+    stats = Stats()
+    policy = PublishedStepCacheConfig("released").policy()
+    watched, _ = run(stats.counted("structure", policy, INTERVAL))
+    entry = stats.stage("structure")
+    assert (entry.exact_evaluations, entry.evaluations, entry.saved) == (44, 17, 27)
     assert (entry.steps, entry.steps_skipped) == (25, 15)
-    plain, _ = run(step_cache(StepCacheConfig("released")))
+    plain, _ = run(PublishedStepCacheConfig("released").policy())
     assert same(watched, plain)
 
 
 def test_parts_count_as_parts() -> None:
-    ledger = Stats()
+    stats = Stats()
     policy = ReleasedCarving(CarvingConfig(threshold=0.0, ratio=0.5), SCORES)
-    _, toy = run(ledger.watched("latents", policy, INTERVAL), start=tokens())
-    entry = ledger.entry("latents")
-    assert entry.made == entry.exact == 44
+    _, toy = run(stats.counted("latents", policy, INTERVAL), start=tokens())
+    entry = stats.stage("latents")
+    assert entry.evaluations == entry.exact_evaluations == 44
     assert toy.parts[0] == 20
     assert entry.active_share is not None
     assert 0.5 < entry.active_share < 0.8
 
 
 def test_a_run_watched_over_nothing_is_exact() -> None:
-    ledger = Stats()
+    stats = Stats()
     exact, _ = run(None)
-    watched, _ = run(ledger.watched("structure", None, INTERVAL))
+    watched, _ = run(stats.counted("structure", None, INTERVAL))
     assert same(watched, exact)
-    assert ledger.entry("structure").saved == 0
+    assert stats.stage("structure").saved == 0
 
 
 def test_seconds_errors_and_the_table() -> None:
-    ledger = Stats()
-    with ledger.timed("structure") as entry:
+    stats = Stats()
+    with stats.timed("structure") as entry:
         time.sleep(0.01)
     assert entry.seconds >= 0.01
     exact = {"shape": torch.ones(10)}
-    ledger.verified("structure", {"shape": torch.full((10,), 1.1)}, exact)
+    stats.record_errors("structure", {"shape": torch.full((10,), 1.1)}, exact)
     assert entry.errors["shape"] == pytest.approx(0.1, rel=1e-5)
-    run(ledger.watched("latents", None, INTERVAL), start=tokens())
-    ledger.entry("decoding").decoding_factor = 1.25
-    lines = ledger.table().splitlines()
+    run(stats.counted("latents", None, INTERVAL), start=tokens())
+    stats.stage("decoding").decoding_factor = 1.25
+    lines = stats.table().splitlines()
     assert [line.split()[0] for line in lines] == [
         "stage", "structure", "latents", "decoding", "all",
     ]  # fmt: skip
     assert "1.25" in lines[3]
     assert "44" in lines[2]
     assert "100%" in lines[2]
-    written = ledger.to_dict()
+    written = stats.to_dict()
     assert written["latents"]["saved"] == 0
     assert written["structure"]["errors"]["shape"] == pytest.approx(0.1, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
-def test_every_speed(name: str) -> None:
-    chosen = preset(name)
+def test_every_preset(name: str) -> None:
+    chosen = get_preset(name)
     assert chosen.name == name
     exact, _ = run(None)
     ends = [run(chosen.structure_policy(INTERVAL)) for _ in range(2)]
@@ -86,26 +87,26 @@ def test_every_speed(name: str) -> None:
 
 
 def test_one_dial() -> None:
-    zero = preset("fast").within(0.0)
+    zero = get_preset("fast").within(0.0)
     exact, _ = run(None)
     assert same(run(zero.structure_policy(INTERVAL))[0], exact)
-    loose = preset("exact").within(0.1)
-    assert loose.structure is not None
+    loose = get_preset("exact").within(0.1)
+    assert isinstance(loose.structure, StepCacheConfig)
     assert loose.structure.layout == LAYOUT
     assert len(run(loose.structure_policy(INTERVAL))[1].evaluated) < 25
 
 
-def test_an_unknown_speed_names_the_known() -> None:
-    with pytest.raises(LociError, match="unknown speed 'warp': expected one of exact, fast"):
-        preset("warp")
+def test_an_unknown_preset_names_the_known() -> None:
+    with pytest.raises(LociError, match="unknown preset 'warp': expected one of exact, fast"):
+        get_preset("warp")
 
 
 def test_a_held_difference_is_an_evaluation_saved() -> None:
-    ledger = Stats()
-    plain, held = Stats(), ledger.watched("structure", None, INTERVAL, every=1000)
-    run(plain.watched("structure", None, INTERVAL))
+    stats = Stats()
+    plain, held = Stats(), stats.counted("structure", None, INTERVAL, every=1000)
+    run(plain.counted("structure", None, INTERVAL))
     run(held)
-    exact, entry = plain.entry("structure"), ledger.entry("structure")
-    assert entry.exact == exact.exact == exact.made
-    assert entry.made == entry.steps + 1
-    assert entry.saved == exact.made - entry.steps - 1
+    exact, entry = plain.stage("structure"), stats.stage("structure")
+    assert entry.exact_evaluations == exact.exact_evaluations == exact.evaluations
+    assert entry.evaluations == entry.steps + 1
+    assert entry.saved == exact.evaluations - entry.steps - 1

@@ -2,99 +2,154 @@ import pytest
 import torch
 
 from loci.caching.error_budget import is_guided, level
-from loci.caching.forecast import DynamicModes, Hermite
-from loci.caching.step_cache import StepCacheConfig, step_cache
-from loci.flow import euler_timesteps
+from loci.caching.published.forecasts import DynamicModes, Hermite
+from loci.caching.published.step_caches import PublishedStepCacheConfig, StridedStepCacheConfig
+from loci.caching.step_cache import StepCacheConfig
+from loci.flow import State, StepPolicy, euler_timesteps
 from tests.caching.toy import INTERVAL, Toy, error, noise, run, same, times
 
 LAYOUT = ("scale",)
 
 
+def strided(mode: str, **settings) -> StepPolicy:
+    """A step cache with a fixed stride."""
+    if mode == "loci":
+        return StridedStepCacheConfig(**settings).policy(INTERVAL)
+    return PublishedStepCacheConfig(mode, **settings).policy(INTERVAL)  # pyright: ignore
+
+
 @pytest.mark.parametrize("mode", ["released", "paper", "loci"])
-def test_most_steps_are_skipped_and_little_is_lost(mode) -> None:
+def test_most_steps_are_skipped_and_little_is_lost(mode: str) -> None:
     exact, _ = run(None)
-    ours, toy = run(step_cache(StepCacheConfig(mode, layout=LAYOUT), INTERVAL))
+    ours, toy = run(strided(mode, layout=LAYOUT))
     assert 8 <= len(toy.evaluated) <= 14
     assert 0 < error(ours, exact) < 0.1
 
 
 def test_released_evaluates_ten_of_twenty_five() -> None:
-    _, toy = run(step_cache(StepCacheConfig("released")))
+    _, toy = run(strided("released"))
     full = [0, 1, 4, 7, 10, 13, 16, 19, 22, 24]
     assert toy.evaluated == pytest.approx([times()[i].item() for i in full])
 
 
 @pytest.mark.parametrize("mode", ["paper", "loci"])
 @pytest.mark.parametrize("steps", [2, 7, 12, 25, 30])
-def test_the_last_step_is_exact(mode, steps: int) -> None:
-    _, toy = run(step_cache(StepCacheConfig(mode, stride=4), INTERVAL), steps=steps)
+def test_the_last_step_is_evaluated(mode: str, steps: int) -> None:
+    _, toy = run(strided(mode, stride=4), steps=steps)
+    assert toy.evaluated[-1] == pytest.approx(times(steps)[-1].item())
+
+
+@pytest.mark.parametrize("steps", [2, 7, 12, 25, 30])
+def test_the_last_step_is_evaluated_within_any_tolerance(steps: int) -> None:
+    _, toy = run(StepCacheConfig(tolerance=10.0).policy(INTERVAL), steps=steps)
     assert toy.evaluated[-1] == pytest.approx(times(steps)[-1].item())
 
 
 def test_released_may_forecast_the_last_step() -> None:
-    """As published: the end is hard-wired to step 24."""
-    _, toy = run(step_cache(StepCacheConfig("released")), steps=12)
+    """The released code always evaluates from step 24 on, which a run of 12 steps never reaches."""
+    _, toy = run(strided("released"), steps=12)
     assert toy.evaluated[-1] < times(12)[-1].item()
 
 
 @pytest.mark.parametrize("mode", ["paper", "loci"])
-def test_a_stride_of_one_is_exact(mode) -> None:
+def test_a_stride_of_one_is_exact(mode: str) -> None:
     exact, _ = run(None)
-    ours, toy = run(step_cache(StepCacheConfig(mode, stride=1), INTERVAL))
+    ours, toy = run(strided(mode, stride=1))
     assert same(ours, exact)
     assert len(toy.evaluated) == 25
 
 
-@pytest.mark.parametrize("tolerance", [None, 0.05])
-def test_nothing_is_forecast_across_the_switch_of_guidance(tolerance: float | None) -> None:
-    """Steps on both sides differ by a jump, which a forecast across it would carry over."""
-    ours = step_cache(StepCacheConfig(tolerance=tolerance), INTERVAL)
-    _, toy = run(ours, Toy(bend=0.0))
+@pytest.mark.parametrize(
+    "config", [StridedStepCacheConfig(), StepCacheConfig(tolerance=0.05)], ids=["stride", "budget"]
+)
+def test_nothing_is_forecast_across_a_switch_of_guidance(config) -> None:
+    """The velocity jumps there, which a forecast across the switch would carry on."""
+    ours, toy = run(config.policy(INTERVAL), Toy(bend=0.0))
     after = [t for t in times().tolist() if t > INTERVAL[1]]
     assert toy.evaluated[-1] == pytest.approx(after[-1])
     assert after[0] == pytest.approx([t for t in toy.evaluated if t > INTERVAL[1]][0])
     exact, _ = run(None, Toy(bend=0.0))
-    blind, _ = run(step_cache(StepCacheConfig(tolerance=tolerance), None), Toy(bend=0.0))
-    forecast, _ = run(step_cache(StepCacheConfig(tolerance=tolerance), INTERVAL), Toy(bend=0.0))
-    assert error(forecast, exact) < error(blind, exact)
+    blind, _ = run(config.policy(None), Toy(bend=0.0))
+    assert error(ours, exact) < error(blind, exact)
 
 
 def test_tolerance_zero_is_exact_and_more_is_faster() -> None:
     exact, _ = run(None)
     counts = []
     for tolerance in (0.0, 0.01, 0.05, 0.3):
-        ours, toy = run(step_cache(StepCacheConfig(tolerance=tolerance), INTERVAL))
+        ours, toy = run(StepCacheConfig(tolerance=tolerance).policy(INTERVAL))
         assert same(ours, exact) == (tolerance == 0)
-        way = {name: exact[name] - x for name, x in noise().items()}
-        missed = {name: way[name] + ours[name] - exact[name] for name in way}
-        assert error(missed, way) <= 2 * tolerance + 1e-6
+        path = {name: exact[name] - x for name, x in noise().items()}
+        missed = {name: path[name] + ours[name] - exact[name] for name in path}
+        assert error(missed, path) <= 2 * tolerance + 1e-6
         counts.append(len(toy.evaluated))
     assert counts == sorted(counts, reverse=True)
     assert counts[0] == 25
     assert counts[-1] < counts[1]
 
 
-def test_the_budget_adapts_to_the_course() -> None:
-    """A straight course is skipped further than a bent one."""
-    policies = [step_cache(StepCacheConfig(tolerance=0.02), INTERVAL) for _ in range(2)]
-    (_, calm), (_, wild) = run(policies[0], Toy(bend=0.05)), run(policies[1], Toy(bend=4.0))
-    assert len(calm.evaluated) < len(wild.evaluated)
+def test_a_straight_trajectory_is_skipped_further_than_a_bent_one() -> None:
+    policies = [StepCacheConfig(tolerance=0.02).policy(INTERVAL) for _ in range(2)]
+    (_, straight), (_, bent) = run(policies[0], Toy(bend=0.05)), run(policies[1], Toy(bend=4.0))
+    assert len(straight.evaluated) < len(bent.evaluated)
+
+
+def test_skipped_steps_spend_the_budget() -> None:
+    """Every skip costs its expected error, and all of them together stay below the tolerance."""
+    policy = StepCacheConfig(tolerance=0.05).policy(None)
+    spent, expected, skips = [0.0], 0.0, 0
+    timesteps, state = times(), {"x": torch.ones(1, 1)}
+    for step in range(len(timesteps)):
+        now, end = level(step, timesteps), level(step + 1, timesteps)
+        cost = policy.growth.expected(policy.history.positions, now) * (end - now)
+        if policy.propose(step, timesteps, state) is None:
+            bent = torch.full((1, 1), 2 + torch.sin(torch.tensor(6 * now)).item())
+            policy.observe(step, timesteps, state, {"x": bent})
+        else:
+            expected, skips = expected + cost, skips + 1
+        spent.append(policy.budget.spent)
+        assert policy.budget.spent <= 0.05 * end + 1e-9
+    assert skips > 3
+    assert spent[-1] == pytest.approx(expected)
+    assert spent == sorted(spent)
+    # Without the budget the same run would skip more.
+    free = StepCacheConfig(tolerance=1e9).policy(None)
+    assert len(run(free)[1].evaluated) < len(run(StepCacheConfig(0.005).policy(None))[1].evaluated)
+
+
+@pytest.mark.parametrize("reach", [0.5, 1.0, 3.0])
+def test_no_forecast_goes_further_than_allowed(reach: float) -> None:
+    """On a straight trajectory nothing but the reach makes a step be evaluated."""
+    policy = StepCacheConfig(tolerance=1e9, max_extrapolation=reach).policy(None)
+    timesteps = times(40, 1.0)
+    state: State = {"x": torch.ones(1, 1)}
+    evaluated: list[float] = []
+    for step in range(39):
+        now = level(step, timesteps)
+        if policy.propose(step, timesteps, state) is None:
+            evaluated.append(now)
+            policy.observe(step, timesteps, state, {"x": torch.full((1, 1), 1 + now)})
+        else:
+            assert now - evaluated[-1] <= reach * (evaluated[-1] - evaluated[-2]) + 1e-6
+    # The first three steps are evaluated, so that the error of a forecast is known.
+    gaps = (torch.tensor(evaluated).diff() * 40).round().tolist()
+    assert gaps[:3] == [1, 1, 1 + int(reach)]
+    assert len(evaluated) < 39 or reach < 1, "a step is always too far at half a gap"
 
 
 @pytest.mark.parametrize("forecast", [Hermite(), DynamicModes()])
-def test_any_forecast_can_be_put_in(forecast) -> None:
+def test_any_forecast_can_be_used(forecast) -> None:
     exact, _ = run(None)
-    config = StepCacheConfig(tolerance=0.03, forecast=forecast)
-    ours, toy = run(step_cache(config, INTERVAL))
+    ours, toy = run(StepCacheConfig(tolerance=0.03, forecast=forecast).policy(INTERVAL))
     assert error(ours, exact) < 0.1
     assert len(toy.evaluated) < 25
 
 
 @pytest.mark.parametrize("mode", ["paper", "loci"])
-def test_layout_is_smoothed_and_shape_is_not(mode) -> None:
+def test_layout_is_smoothed_and_shape_is_not(mode: str) -> None:
     exact, _ = run(None)
-    plain, _ = run(step_cache(StepCacheConfig(mode), INTERVAL))
-    ours, _ = run(step_cache(StepCacheConfig(mode, layout=LAYOUT), INTERVAL))
+    plain, _ = run(strided(mode))
+    ours, _ = run(strided(mode, layout=LAYOUT))
     assert torch.equal(ours["shape"], plain["shape"])
     assert not torch.equal(ours["scale"], plain["scale"])
     assert error(ours, exact) < 0.1

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from loci.caching.token_cache import TokenCache, TokenCacheConfig, TokenLines, cheapest
+from loci.caching.token_cache import TokenCache, TokenCacheConfig, TokenForecasts, cheapest_tokens
 from loci.flow import State
 from tests.caching.toy import INTERVAL, Toy, error, run, same, times, tokens
 
@@ -68,25 +68,25 @@ def test_whole_evaluations_around_the_switch_of_guidance() -> None:
     assert after[:2] == pytest.approx([t for t in toy.evaluated if t > INTERVAL[1]][:2])
 
 
-def test_lines_remember_when_each_token_was_seen() -> None:
-    lines = TokenLines(torch.zeros(2, 1), 0.0)
-    assert lines.missing(0.1).isinf().all()  # nothing is known yet
-    lines.renew(torch.ones(2, 1), 0.1, None)
-    assert lines.at(0.3)[:, 0].tolist() == pytest.approx([3, 3])
-    lines.renew(torch.tensor([[2.0], [9.0]]), 0.2, torch.tensor([0]))
-    assert lines.carved.tolist() == [0, 1]
-    assert lines.at(0.3)[:, 0].tolist() == pytest.approx([3, 3])
-    lines.renew(torch.tensor([[3.0], [6.0]]), 0.3, None)
-    missing = lines.missing(0.4)
+def test_forecasts_of_tokens_evaluated_at_different_steps() -> None:
+    forecasts = TokenForecasts(torch.zeros(2, 1), 0.0)
+    assert forecasts.expected_error(0.1).isinf().all()  # nothing is known yet
+    forecasts.update(torch.ones(2, 1), 0.1, None)
+    assert forecasts.velocity(0.3)[:, 0].tolist() == pytest.approx([3, 3])
+    forecasts.update(torch.tensor([[2.0], [9.0]]), 0.2, torch.tensor([0]))
+    assert forecasts.skips.tolist() == [0, 1]
+    assert forecasts.velocity(0.3)[:, 0].tolist() == pytest.approx([3, 3])
+    forecasts.update(torch.tensor([[3.0], [6.0]]), 0.3, None)
+    missing = forecasts.expected_error(0.4)
     assert missing[0] == pytest.approx(0, abs=1e-5)
     assert missing[1] > 0.1
 
 
 def test_the_cheapest_blocks_within_a_limit() -> None:
     cost = torch.tensor([1.0, 5.0, 2.0, 1.0])
-    assert cheapest(cost, None, 4.0).tolist() == [True, False, True, True]
+    assert cheapest_tokens(cost, None, 4.0).tolist() == [True, False, True, True]
     blocks = torch.tensor([0, 0, 1, 1])
-    assert cheapest(cost, blocks, 4.0).tolist() == [False, False, True, True]
-    assert not cheapest(cost, blocks, 0.0).any()
-    with pytest.raises(ValueError, match="warm-up"):
+    assert cheapest_tokens(cost, blocks, 4.0).tolist() == [False, False, True, True]
+    assert not cheapest_tokens(cost, blocks, 0.0).any()
+    with pytest.raises(ValueError, match="warmup"):
         TokenCache(TokenCacheConfig(warmup=1))

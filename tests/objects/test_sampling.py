@@ -18,15 +18,21 @@ from loci.caching.presets import (
     exact,
     fast,
     faster,
-    paper,
-    released,
+    get_preset,
 )
-from loci.caching.published.token_baselines import Fast3DCache, MergedTokens, RandomTokens
-from loci.caching.spectral import DecodingConfig, Thresholds, picture_ratio
+from loci.caching.published.decoding import PaperDecoding, ReleasedDecoding
+from loci.caching.published.presets import paper, released
+from loci.caching.published.token_baselines import (
+    Fast3DCache,
+    MergedTokens,
+    RandomTokens,
+    random_drop,
+)
+from loci.caching.spectral import DecodingConfig, Thresholds
 from loci.caching.stats import Stats
 from loci.caching.token_cache import TokenCache, TokenCacheConfig
 from loci.errors import LociError
-from loci.flow import Always
+from loci.flow import EvaluateAll
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.mesh import Mesh
 from loci.nn.sparse.tensor import Voxels
@@ -133,27 +139,27 @@ def test_a_branch_that_looks_back_at_nothing_is_evaluated_whole(flow: SlatFlow) 
 
 
 @pytest.mark.parametrize(
-    "policy", [None, Always(), TokenCache(TokenCacheConfig(0.0), (0, 500), BLOCKS)]
+    "policy", [None, EvaluateAll(), TokenCache(TokenCacheConfig(0.0), (0, 500), BLOCKS)]
 )
 def test_nothing_spared_is_bit_equal(flow: SlatFlow, policy) -> None:
     plain = lifted(flow, None)
     assert torch.equal(lifted(flow, policy), plain)
-    assert torch.equal(lifted(flow, Stats().watched("latents", policy)), plain)
+    assert torch.equal(lifted(flow, Stats().counted("latents", policy)), plain)
 
 
-@pytest.mark.parametrize("speed", [make() for make in PRESETS.values()], ids=list(PRESETS))
+@pytest.mark.parametrize("speed", [get_preset(name) for name in PRESETS], ids=list(PRESETS))
 def test_every_speed_runs_on_the_latent_flow(flow: SlatFlow, speed: Preset) -> None:
     ledger, interval = Stats(), SETTINGS.interval
     policy = speed.latent_policy(interval, SCORES, BLOCKS)
-    ours, exact = lifted(flow, ledger.watched("latents", policy, interval)), lifted(flow, None)
-    entry = ledger.entry("latents")
-    assert entry.exact == 19
+    ours, exact = lifted(flow, ledger.counted("latents", policy, interval)), lifted(flow, None)
+    entry = ledger.stage("latents")
+    assert entry.exact_evaluations == 19
     assert ours.isfinite().all()
     if speed.latents is None:
-        assert entry.made == 19
+        assert entry.evaluations == 19
         assert torch.equal(ours, exact)
     else:
-        assert entry.tokens < 19
+        assert entry.token_shares < 19
         assert (ours - exact).norm() < exact.norm()
 
 
@@ -167,9 +173,9 @@ def test_every_speed_runs_on_the_latent_flow(flow: SlatFlow, speed: Preset) -> N
 )
 def test_every_baseline_runs_on_the_latent_flow(flow: SlatFlow, policy) -> None:
     ledger = Stats()
-    ours = lifted(flow, ledger.watched("latents", policy(), SETTINGS.interval))
+    ours = lifted(flow, ledger.counted("latents", policy(), SETTINGS.interval))
     assert ours.isfinite().all()
-    share = ledger.entry("latents").active_share
+    share = ledger.stage("latents").active_share
     assert share is not None
     assert 0.1 < share < 1
 
@@ -179,8 +185,8 @@ def test_more_tolerance_more_is_spared_and_lost(flow: SlatFlow) -> None:
     for tolerance in (0.001, 0.02, 0.2):
         ledger = Stats()
         policy = TokenCache(TokenCacheConfig(tolerance), SETTINGS.interval, BLOCKS)
-        ours = lifted(flow, ledger.watched("latents", policy, SETTINGS.interval))
-        tokens.append(ledger.entry("latents").tokens)
+        ours = lifted(flow, ledger.counted("latents", policy, SETTINGS.interval))
+        tokens.append(ledger.stage("latents").token_shares)
         errors.append(float((ours - exact).norm() / exact.norm()))
     assert tokens[0] > tokens[1] > tokens[2]
     assert errors[0] < errors[2]
@@ -234,10 +240,10 @@ def test_the_ledger_counts_what_is_made_and_spared(lifter: Lifter) -> None:
     lifter(PIXELS, INSIDE, seed=3, ledger=whole)
     lifter(PIXELS, INSIDE, seed=3, speed=HELD, ledger=held)
     # Guided up to the middle of the time: of 3 steps (0, 1/7, 2/5) all, of 2 both.
-    assert [whole.entry(name).made for name in ("structure", "latents")] == [6, 4]
-    assert [whole.entry(name).saved for name in ("structure", "latents")] == [0, 0]
-    assert [held.entry(name).made for name in ("structure", "latents")] == [2, 2]
-    assert [held.entry(name).saved for name in ("structure", "latents")] == [4, 2]
+    assert [whole.stage(name).evaluations for name in ("structure", "latents")] == [6, 4]
+    assert [whole.stage(name).saved for name in ("structure", "latents")] == [0, 0]
+    assert [held.stage(name).evaluations for name in ("structure", "latents")] == [2, 2]
+    assert [held.stage(name).saved for name in ("structure", "latents")] == [4, 2]
     assert list(whole.stages) == ["pictures", "structure", "voxels", "latents", "decoding"]
     assert all(entry.seconds > 0 for entry in whole.stages.values())
 
@@ -246,13 +252,13 @@ def test_verifying_tells_the_error_and_changes_nothing(lifter: Lifter, asset: As
     ledger = Stats()
     assert same(asset, lifter(PIXELS, INSIDE, seed=3, verify=True, ledger=ledger))
     for stage in ("structure", "latents"):
-        assert set(ledger.entry(stage).errors.values()) == {0.0}
+        assert set(ledger.stage(stage).errors.values()) == {0.0}
     plain, verified = Stats(), Stats()
     first = lifter(PIXELS, INSIDE, seed=3, speed=HELD, ledger=plain)
     assert same(first, lifter(PIXELS, INSIDE, seed=3, speed=HELD, ledger=verified, verify=True))
-    assert verified.entry("structure").made == plain.entry("structure").made
-    assert verified.entry("structure").errors.keys() >= {"shape", "scale"}
-    assert min(verified.entry("latents").errors.values()) > 0
+    assert verified.stage("structure").evaluations == plain.stage("structure").evaluations
+    assert verified.stage("structure").errors.keys() >= {"shape", "scale"}
+    assert min(verified.stage("latents").errors.values()) > 0
 
 
 def test_a_calibration_in_the_folder_changes_what_is_skipped(tmp_path: Path) -> None:
@@ -269,7 +275,7 @@ def test_a_calibration_in_the_folder_changes_what_is_skipped(tmp_path: Path) -> 
         lifter, ledger = Lifter.from_pretrained(tmp_path), Stats()
         assert lifter.laws == laws
         lifter(PIXELS, INSIDE, seed=3, speed=exact().within(0.3), ledger=ledger)
-        made[name], notes[name] = ledger.entry("structure").made, ledger.notes
+        made[name], notes[name] = ledger.stage("structure").evaluations, ledger.notes
     assert made["none"] == made["mild"] < made["strict"]
     assert notes == {"none": [UNCALIBRATED], "mild": [], "strict": []}
     assert UNCALIBRATED in ledger_of(small_lifter(), exact().within(0.03)).table()
@@ -294,10 +300,10 @@ def test_thresholds_in_the_folder_decide_how_finely_faster_decodes() -> None:
     coarse = ModelCalibration(decoding=Thresholds(2.0, 2.0))
     lifter = Lifter(small_config(), GivenParts(small_modules()), keep=True, laws=coarse)
     plain, merged = (ledger_of(one, "faster") for one in (small_lifter(), lifter))
-    assert plain.entry("decoding").decoding_factor == 1
-    assert 0 < (plain.entry("decoding").detail or 0) < 1
-    assert merged.entry("decoding").detail == plain.entry("decoding").detail
-    assert merged.entry("decoding").decoding_factor == 2
+    assert plain.stage("decoding").decoding_factor == 1
+    assert 0 < (plain.stage("decoding").spectral_ratio or 0) < 1
+    assert merged.stage("decoding").spectral_ratio == plain.stage("decoding").spectral_ratio
+    assert merged.stage("decoding").decoding_factor == 2
     assert chosen(faster().calibrated(coarse)).merged.factor == 2
     assert chosen(faster()).merged is None
 
@@ -317,7 +323,7 @@ def test_published_speeds_run_through(lifter: Lifter, made: Callable[[], Preset]
 
 
 def test_speeds_that_are_none_are_named(lifter: Lifter) -> None:
-    with pytest.raises(LociError, match="unknown speed 'slow': expected one of exact, fast"):
+    with pytest.raises(LociError, match="unknown preset 'slow': expected one of exact, fast"):
         lifter(PIXELS, INSIDE, speed="slow")
     for wrong in (-1.0, float("nan"), float("inf")):
         with pytest.raises(LociError, match="tolerance: .*, expected a number from 0 on"):
@@ -375,8 +381,8 @@ def test_unmerged_voxels_are_the_structure() -> None:
 
 def test_merged_assets_come_out_at_their_true_size() -> None:
     """Splats in the middles of the voxels are where they would have been, half a voxel apart."""
-    for mode, late in (("loci", False), ("paper", True)):
-        speed = Preset("merged", decoding=DecodingConfig(mode, **UNIFORM))  # pyright: ignore
+    for decoding, late in ((DecodingConfig, False), (PaperDecoding, True)):
+        speed = Preset("merged", decoding=decoding(**UNIFORM))
         choice = chosen(speed)
         assert choice.merged.factor == 1.5
         assert choice.late == late
@@ -405,18 +411,21 @@ def test_merged_assets_come_out_at_their_true_size() -> None:
 
 
 def test_released_merging_is_made_up_for_by_the_pose(lifter: Lifter, asset: Asset) -> None:
-    speed = Preset("merged", decoding=DecodingConfig("released", **UNIFORM))
+    speed = Preset("merged", decoding=ReleasedDecoding(**UNIFORM))
     ledger = Stats()
     small = lifter(PIXELS, INSIDE, seed=3, speed=speed, ledger=ledger)
     assert torch.allclose(small.pose.scale, 1.5 * asset.pose.scale)
     assert torch.equal(small.voxels, asset.voxels), "as they were found"
     assert small.coarsening == 1.5
-    assert ledger.entry("decoding").decoding_factor == 1.5
+    assert ledger.stage("decoding").decoding_factor == 1.5
     assert "1.5" in ledger.table()
 
 
 def test_dropped_voxels_are_gone() -> None:
-    kept, whole = chosen(Preset("drop", dropped=0.5)), chosen(exact())
+    kept, whole = (
+        chosen(Preset("drop", drop_voxels=lambda coords, rng: random_drop(coords, 0.5, rng))),
+        chosen(exact()),
+    )
     assert len(kept.structure) == round(len(whole.structure) / 2)
 
 
@@ -429,7 +438,9 @@ def test_a_cutout_has_the_ratio_of_the_whole_picture(shift: tuple[int, int]) -> 
     whole = np.concatenate([noise, inside[:, :, None] * np.uint8(255)], axis=2)
     part = cutout(noise, inside)
     assert part.shape[0] * part.shape[1] < inside.size
-    assert picture_ratio(part) == picture_ratio(torch.from_numpy(whole))
+    assert DecodingConfig().image_ratio(part) == DecodingConfig().image_ratio(
+        torch.from_numpy(whole)
+    )
 
 
 def test_fewer_steps_and_a_held_difference_are_written_down(lifter: Lifter) -> None:
@@ -438,8 +449,8 @@ def test_fewer_steps_and_a_held_difference_are_written_down(lifter: Lifter) -> N
     speed = Preset("spared", structure_steps=0.5, latent_steps=0.5, guide_every=GUIDED_ONCE)
     lifter(PIXELS, INSIDE, seed=3, ledger=spared, speed=speed)
     for stage in ("structure", "latents"):
-        exact, entry = full.entry(stage), spared.entry(stage)
-        assert entry.exact == exact.made, "what exact would have made"
+        exact, entry = full.stage(stage), spared.stage(stage)
+        assert entry.exact_evaluations == exact.evaluations, "what exact would have made"
         assert entry.steps == round(exact.steps / 2)
-        assert entry.steps < entry.made + 1 <= entry.steps + 2
-        assert entry.saved == exact.made - entry.made
+        assert entry.steps < entry.evaluations + 1 <= entry.steps + 2
+        assert entry.saved == exact.evaluations - entry.evaluations

@@ -8,24 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from loci.caching.aggregation import aggregate
+from loci.caching.published.decoding import ReleasedDecoding
+from loci.caching.published.step_caches import PublishedStepCacheConfig
 from loci.caching.published.token_carving import (
     CarvingConfig,
     ReleasedCarving,
     ReleasedSelection,
     released_saliency,
 )
-from loci.caching.spectral import (
-    DecodingConfig,
-    decoding_factor,
-    grey,
-    grid_ratio,
-    picture_ratio,
-    token_scores,
-    windowed,
-)
-from loci.caching.stats import CountedPolicy, StageStats
-from loci.caching.step_cache import StepCacheConfig, step_cache
+from loci.caching.spectral import grey, token_scores, windowed_grey
+from loci.caching.stats import CountingPolicy, StageStats
 from loci.flow import Rows, State, StepPolicy, rescaled_times, sample
 from loci.nn.sparse.tensor import Voxels
 from loci.objects.models.slat_flow import LatentStatistics
@@ -36,7 +28,7 @@ from tests.parity.test_sam3d_stage2 import error, latent_flow
 SAMPLER, FORMULA = 2e-4, 1e-5
 
 
-class Witness(CountedPolicy):
+class Witness(CountingPolicy):
     """Writes down the velocity of every step and which tokens were evaluated for it."""
 
     def __init__(self, policy: StepPolicy) -> None:
@@ -53,8 +45,8 @@ class Witness(CountedPolicy):
             self.rows.append(None)
         return velocity
 
-    def choose(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
-        rows = super().choose(step, timesteps, state)
+    def select(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
+        rows = super().select(step, timesteps, state)
         (x,) = state.values()
         self.rows.append(torch.arange(len(x)) if rows is None else rows)
         return rows
@@ -76,7 +68,7 @@ def test_step_cache(fixture: Fixture, mode, reference: str) -> None:
     c, recorded = fixture.sidecar["config"], under(fixture.inputs, "recorded_v/")
     times = rescaled_times(c["steps"], c["rescale_t"], torch.float64)
     for run, r in c["runs"].items():
-        config = StepCacheConfig(
+        config = PublishedStepCacheConfig(
             mode,
             r["ss_cache_stride"],
             r["ss_warmup"],
@@ -84,7 +76,7 @@ def test_step_cache(fixture: Fixture, mode, reference: str) -> None:
             r["ss_momentum_beta"],
             layout=tuple(recorded.keys() - {"shape"}),
         )
-        witness = Witness(step_cache(config))
+        witness = Witness(config.policy())
 
         def velocity(state: State, timestep: Tensor, seen=witness) -> State:
             return {name: v[len(seen.full) - 1] for name, v in recorded.items()}
@@ -156,10 +148,12 @@ def test_fast_latent_sampler(fixture: Fixture) -> None:
 def test_picture_ratio(fixture: Fixture) -> None:
     for name, bgra in under(fixture.inputs, "bgra/").items():
         picture = bgra[..., [2, 1, 0, 3]]
-        ours = torch.tensor(picture_ratio(picture), dtype=torch.float64)
+        ours = torch.tensor(ReleasedDecoding().image_ratio(picture), dtype=torch.float64)
         assert error(ours, fixture.outputs[f"hfer/{name}"]) < FORMULA, name
         if f"windowed/{name}" in fixture.outputs:
-            assert error(windowed(picture), fixture.outputs[f"windowed/{name}"]) < FORMULA, name
+            assert error(windowed_grey(picture), fixture.outputs[f"windowed/{name}"]) < FORMULA, (
+                name
+            )
         if f"gray/{name}" in fixture.outputs:
             assert torch.equal(grey(picture[..., :3]), fixture.outputs[f"gray/{name}"]), name
 
@@ -168,16 +162,16 @@ def test_picture_ratio(fixture: Fixture) -> None:
 def test_grid_ratio_and_aggregation(fixture: Fixture) -> None:
     c, given, expected = fixture.sidecar["config"], fixture.inputs, fixture.outputs
     coords, values, size = given["coords_raw"], given["positive_values"], c["grid_size"]
-    ratio = torch.tensor(grid_ratio(coords, values, size), dtype=torch.float64)
+    ratio = torch.tensor(ReleasedDecoding().grid_ratio(coords, values, size), dtype=torch.float64)
     assert error(ratio, expected["hfer3d"]) < FORMULA
     scores = token_scores(coords, values, size)
     assert error(scores, expected["coords_scores"][:, 0]) < FORMULA
     for name in ("f100", "f125", "f150", "f200"):
-        merged = aggregate(coords, expected[f"{name}/factor"].item(), "released", size)
+        merged = ReleasedDecoding().aggregate(coords, expected[f"{name}/factor"].item(), size)
         assert torch.equal(merged.coords, expected[f"{name}/coords"])
-        assert error(merged.fused(scores), expected[f"{name}/scores"][:, 0]) < FORMULA
+        assert error(merged.pooled(scores), expected[f"{name}/scores"][:, 0]) < FORMULA
         assert merged.pose_factor == expected[f"{name}/factor"]
-    mean = aggregate(coords, 1.5, "released", size).fused(scores, "mean")
+    mean = ReleasedDecoding().aggregate(coords, 1.5, size).pooled(scores, "mean")
     assert error(mean, expected["f150_mean/scores"][:, 0]) < FORMULA
 
 
@@ -187,12 +181,10 @@ def test_decoding_factor(fixture: Fixture) -> None:
     weight = c["weights"]["w2d"]
     for row in expected["factor_table"].tolist():
         picture, grid, factor, joint, high, low = row
-        config = DecodingConfig(
-            "released", high, low, weight, c["max_coords"], minimum=c["min_coords"]
-        )
+        config = ReleasedDecoding(high, low, weight, c["max_coords"], minimum=c["min_coords"])
         if factor > 1:
-            assert config.joint(picture, grid) == pytest.approx(joint, abs=1e-12)
-        assert decoding_factor(picture, grid, c["min_coords"], config) == factor
+            assert config.joint_ratio(picture, grid) == pytest.approx(joint, abs=1e-12)
+        assert config.factor(picture, grid, c["min_coords"]) == factor
     few, many = len(expected["few/coords"]), c["max_coords"]
-    assert decoding_factor(0.6, 0.6, few, config) == expected["few/factor"]
-    assert decoding_factor(0.9, 0.9, many, config) == expected["over_budget/factor"]
+    assert config.factor(0.6, 0.6, few) == expected["few/factor"]
+    assert config.factor(0.9, 0.9, many) == expected["over_budget/factor"]

@@ -1,6 +1,6 @@
-"""What was measured of one model on training objects: what a tolerance and a spectrum mean for it.
+"""The calibration of one model: what its error tolerances mean, and its spectral thresholds.
 
-The file stands beside the model's weights and is written after they are trained.
+`loci bench calibrate` writes it into the model's folder, beside the weights.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from loci.caching.error_budget import ErrorScale
 from loci.caching.spectral import Thresholds
-from loci.io.weights import load_config, save_config
+from loci.io.config import load_config, save_config
 
 CALIBRATION_NAME = "calibration.json"
 """The file in a model's folder that holds its ModelCalibration."""
@@ -17,13 +17,13 @@ CALIBRATION_NAME = "calibration.json"
 
 @dataclass(frozen=True)
 class ModelCalibration:
-    """None for what was not measured.
+    """Fitted on training data; None for what was not measured.
 
     Args:
-        structure: from predicted to true errors of the structure flow.
-        latents: of the latent flow.
-        walk: of a chunk of a walk.
-        decoding: the joint spectral ratios that part objects by how finely they are decoded.
+        structure: errors of the structure flow.
+        latents: errors of the latent flow.
+        walk: errors of a chunk of a walk.
+        decoding: thresholds that choose the decoding factor.
     """
 
     FORMER_NAMES: ClassVar[tuple[str, ...]] = ("Laws",)
@@ -35,7 +35,7 @@ class ModelCalibration:
 
     @classmethod
     def beside(cls, folder: Path) -> "ModelCalibration":
-        """Those of a model's folder; empty where nothing was measured.
+        """Reads the calibration in a model's folder; empty if there is none.
 
         Raises:
             LociError: when the file is damaged.
@@ -44,7 +44,7 @@ class ModelCalibration:
         return load_config(path, cls) if path.is_file() else cls()
 
     def write(self, folder: Path) -> None:
-        """Into a model's folder, whole or not at all; no file if nothing was measured.
+        """Writes it into a model's folder; removes the file if nothing was measured.
 
         Raises:
             LociError: when it cannot be written.

@@ -1,4 +1,8 @@
-"""Where a run stands: noise levels, and the part of the run that a velocity belongs to."""
+"""Error budgets: how much approximation error a run may still spend, and what a skip costs.
+
+Errors are relative to the length of the sampling trajectory: a velocity that is off by 1 % at
+every step adds up to an error of 0.01.
+"""
 
 import math
 from collections.abc import Sequence
@@ -14,9 +18,9 @@ Interval = tuple[float, float]
 
 
 def level(step: int, timesteps: Tensor) -> float:
-    """The timestep as a level in 0..1; one past the last step is where the run ends.
+    """The timestep in 0..1; for the step after the last, where the run ends.
 
-    A run with rising timesteps ends at 1, any other at 0.
+    A run with ascending timesteps ends at 1, any other at 0.
     """
     if step < len(timesteps):
         return float(timesteps[step]) / TIMESTEPS
@@ -28,9 +32,9 @@ def is_last(step: int, timesteps: Tensor) -> bool:
 
 
 def is_guided(step: int, timesteps: Tensor, interval: Interval | None) -> bool:
-    """Whether the step lies in the interval; without one the whole run is of a kind.
+    """Whether the step is guided; False without an interval.
 
-    Compared in float32, as the velocity function compares it.
+    Compared in float32, as in `loci.flow.interval_guidance`.
     """
     if interval is None:
         return False
@@ -39,7 +43,7 @@ def is_guided(step: int, timesteps: Tensor, interval: Interval | None) -> bool:
 
 @dataclass(frozen=True)
 class ErrorScale:
-    """true error = factor * predicted error ** power, fitted once on runs of training objects."""
+    """true error = factor * predicted error ** power, fitted on runs of training data."""
 
     factor: float = 1.0
     power: float = 1.0
@@ -49,24 +53,24 @@ class ErrorScale:
             raise ValueError(f"calibration: expected a factor and a power above 0, got {self}")
 
     def predicted(self, true: float) -> float:
-        """The predicted error to allow when the true one may be `true`."""
+        """The predicted error that corresponds to a true error."""
         return 0.0 if true <= 0 else (true / self.factor) ** (1 / self.power)
 
     def true(self, predicted: float) -> float:
-        """The true error to expect of a predicted one."""
+        """The true error that corresponds to a predicted error."""
         return self.factor * predicted**self.power if predicted > 0 else 0.0
 
 
 def fit_error_scale(
     predicted: Sequence[float], true: Sequence[float], coverage: float = 0.9
 ) -> ErrorScale:
-    """A straight line through log errors, moved up until `coverage` of the runs lie below it.
+    """A line through the log errors, shifted up so that `coverage` of the runs lie below it.
 
-    So a tolerance is kept by about that share of runs like these, and is no mere average.
+    About that share of similar runs then keeps within a tolerance.
 
     Raises:
-        ValueError: with fewer than two runs that have both errors above zero, or errors that are
-            all predicted alike.
+        ValueError: with fewer than two runs whose errors are both above zero, or with equal
+            predicted errors.
     """
     pairs = [
         (math.log(p), math.log(t)) for p, t in zip(predicted, true, strict=True) if p > 0 and t > 0
@@ -76,15 +80,23 @@ def fit_error_scale(
     mean_p, mean_t = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
     spread = sum((p - mean_p) ** 2 for p, _ in pairs)
     power = sum((p - mean_p) * (t - mean_t) for p, t in pairs) / spread
-    # An error that shrank as the predicted one grew would turn the dial round.
+    # A negative power would make a larger tolerance stricter.
     power = max(power, 0.1)
-    above = sorted(t - power * p for p, t in pairs)
-    offset = above[min(len(above) - 1, math.ceil(coverage * len(above)) - 1)]
+    offsets = sorted(t - power * p for p, t in pairs)
+    offset = offsets[min(len(offsets) - 1, math.ceil(coverage * len(offsets)) - 1)]
     return ErrorScale(math.exp(offset), power)
 
 
 class ErrorBudget:
-    """What a run may still spend. Made afresh for every run."""
+    """The error that one run may spend; it becomes available as the run proceeds.
+
+    Args:
+        tolerance: the error that the whole run may have.
+        calibration: converts it to a predicted error; without one, it is one.
+
+    Raises:
+        ValueError: for a negative tolerance.
+    """
 
     def __init__(self, tolerance: float, calibration: ErrorScale | None = None) -> None:
         if tolerance < 0:
@@ -92,55 +104,53 @@ class ErrorBudget:
         self.tolerance = (calibration or ErrorScale()).predicted(tolerance)
         self.spent = 0.0
 
-    def room(self, step: int, timesteps: Tensor) -> float:
-        """What may be spent on a step: the share of the run up to its end, less what is spent."""
+    def available(self, step: int, timesteps: Tensor) -> float:
+        """The tolerance's share of the run up to the end of this step, less what was spent."""
         start, end = level(0, timesteps), level(len(timesteps), timesteps)
         share = (level(step + 1, timesteps) - start) / (end - start)
         return self.tolerance * share - self.spent
 
     def allows(self, cost: float, step: int, timesteps: Tensor) -> bool:
-        """Whether a step that costs so much keeps within its room."""
-        return self.tolerance > 0 and cost <= self.room(step, timesteps)
+        """Whether the error `cost` can be spent at this step."""
+        return self.tolerance > 0 and cost <= self.available(step, timesteps)
 
     def spend(self, cost: float) -> None:
         self.spent += cost
 
 
 class ErrorGrowth:
-    """How fast forecasts go wrong: error = rate * product of the distances to the samples used.
+    """Expected error of a forecast: rate * product of the distances to the samples it uses.
 
-    That is the remainder of a polynomial through the samples. The rate is measured whenever a
-    step is evaluated that could have been forecast; the larger of the latest two counts.
+    This is the remainder of polynomial interpolation. The rate is measured whenever a step that
+    could have been forecast is evaluated; the larger of the latest two is used.
     """
 
     def __init__(self) -> None:
         self._rates: list[float] = []
 
-    @property
-    def known(self) -> bool:
-        return bool(self._rates)
-
-    def measured(self, error: float, positions: Sequence[float], at: float) -> None:
-        """Told the relative error of a forecast at a position from samples at `positions`."""
+    def observe(self, error: float, positions: Sequence[float], at: float) -> None:
+        """Takes the measured relative error of a forecast at `at` from samples at `positions`."""
         self._rates = [*self._rates, error / remainder(positions, at)][-2:]
 
     def expected(self, positions: Sequence[float], at: float) -> float:
-        """The relative error to expect of such a forecast; infinite while nothing is known."""
-        return max(self._rates) * remainder(positions, at) if self.known else math.inf
+        """The expected relative error of such a forecast; infinite before the first measurement."""
+        return max(self._rates) * remainder(positions, at) if self._rates else math.inf
 
 
 def remainder(positions: Sequence[float], at: float) -> float:
-    """|product of (at - position)| over the latest two samples, or the only one."""
+    """|product of (at - position)| over the latest two positions, or the only one."""
     return abs(prod(at - position for position in positions[-2:]))
 
 
-def relative_error(guess: State, truth: State) -> float:
-    """rms(guess - truth) / rms(truth) of the tensor where it is largest.
+def relative_error(approximate: State, exact: State) -> float:
+    """rms(approximate - exact) / rms(exact) of the tensor with the largest error.
 
-    Every named tensor counts alike, so that a few numbers of layout are not lost among thousands
-    of shape.
+    Tensors count alike whatever their size: a few numbers of layout as much as thousands of shape.
     """
     return max(
-        float((guess[name] - v).square().mean().sqrt() / v.square().mean().sqrt().clamp(min=1e-12))
-        for name, v in truth.items()
+        float(
+            (approximate[name] - x).square().mean().sqrt()
+            / x.square().mean().sqrt().clamp(min=1e-12)
+        )
+        for name, x in exact.items()
     )

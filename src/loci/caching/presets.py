@@ -1,210 +1,172 @@
-"""Named speeds: which policy each stage of a run gets.
+"""Presets: named trade-offs between speed and accuracy, for each stage of a run.
 
-A `Preset` holds settings only; its methods make the policies, afresh for every run.
+A `Preset` holds settings only; its methods make the policies, new ones for every run.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from pkgutil import resolve_name
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from loci.caching.calibration import ModelCalibration
 from loci.caching.error_budget import Interval
-from loci.caching.published.token_carving import CarvingConfig, PaperCarving, ReleasedCarving
 from loci.caching.spectral import DecodingConfig
-from loci.caching.step_cache import StepCacheConfig, step_cache
-from loci.caching.token_cache import TokenCache, TokenCacheConfig
+from loci.caching.step_cache import StepCacheConfig
+from loci.caching.token_cache import TokenCacheConfig
 from loci.errors import LociError
-from loci.flow import Always, StepPolicy
-
-StructurePolicies = Callable[[Interval | None], StepPolicy]
-"""Makes a policy for one run of the structure flow, guided between two timesteps."""
-LatentPolicies = Callable[[Interval | None, Tensor, Tensor], StepPolicy]
-"""Makes a policy for one run of the latent flow; arguments as of `Preset.latent_policy`."""
-WalkPolicies = Callable[[], StepPolicy]
-"""Makes a policy for one chunk of a walk."""
+from loci.flow import EvaluateAll, StepPolicy
 
 UNCALIBRATED = "the tolerance is not calibrated on this model: true errors may exceed it"
 
 GUIDED_ONCE = 1_000
-"""As `Preset.guide_every`: the first guided evaluation alone makes both velocities."""
+"""As `Preset.guide_every`: only the first guided step evaluates the unconditional velocity."""
 
 LAYOUT = ("6drotation_normalized", "scale", "translation", "translation_scale")
 """The tensors of SAM 3D Objects' first stage that say where an object stands."""
 
+PRESETS = {
+    "exact": "loci.caching.presets:exact",
+    "fast": "loci.caching.presets:fast",
+    "faster": "loci.caching.presets:faster",
+    "released": "loci.caching.published.presets:released",
+    "paper": "loci.caching.published.presets:paper",
+}
+"""Where each preset is made. A module is imported when one of its presets is asked for."""
+
+
+@runtime_checkable
+class PolicyConfig(Protocol):
+    """Settings that make a policy for one run; arguments as of `Preset.latent_policy`.
+
+    Stages without scores and blocks leave them out.
+    """
+
+    def policy(
+        self, interval: Interval | None, scores: Tensor, blocks: Tensor, /
+    ) -> StepPolicy: ...
+
+
+PolicyMaker = PolicyConfig | Callable[..., StepPolicy]
+"""Settings, or a function with the arguments of the stage's policy method."""
+
 
 @dataclass(frozen=True)
 class Preset:
-    """What is spared, stage by stage; None spares nothing.
-
-    A flow takes settings of the policies of this package, or a function that makes a policy of any
-    other kind afresh for every run.
+    """The approximations of every stage; None makes a stage exact.
 
     Args:
-        name: what it is called.
-        structure: steps of the structure flow.
-        latents: steps and tokens of the latent flow.
-        decoding: the resolution of the voxels that are decoded.
-        prune: drop interior voxels, as the original pipeline does and the published fast one
-            does not.
-        dropped: of the voxels that were found, the share that goes at random, for comparison.
-        walk: steps and tokens of a chunk of a walk.
-        walk_steps: the part of a chunk's Euler steps that is taken; the steps are longer.
-        structure_steps: the same of the structure flow of a lift.
-        latent_steps: the same of its latent flow.
-        guide_every: in a lift, of how many guided evaluations one makes the unconditional velocity
-            anew (`flow.guidance.guided_within`).
+        name: what reports call it.
+        structure: policy of the structure flow; a function gets the interval of guidance.
+        latents: policy of the latent flow; a function gets the arguments of `latent_policy`.
+        decoding: on which grid voxels are decoded.
+        prune: drop interior voxels, as SAM 3D Objects does and Fast-SAM3D does not.
+        drop_voxels: (voxels, generator) -> the voxels that remain; a baseline.
+        walk: policy of each chunk of a walk; a function gets no arguments.
+        walk_steps: the share of a chunk's Euler steps that is taken, each of them longer.
+        structure_steps: the same for the structure flow of a lift.
+        latent_steps: the same for the latent flow of a lift.
+        guide_every: in a lift, the unconditional velocity is evaluated at one guided step in this
+            many (`loci.flow.interval_guidance`).
     """
 
     name: str
-    structure: StepCacheConfig | StructurePolicies | None = None
-    latents: CarvingConfig | TokenCacheConfig | StepCacheConfig | LatentPolicies | None = None
+    structure: PolicyMaker | None = None
+    latents: PolicyMaker | None = None
     decoding: DecodingConfig | None = None
     prune: bool = True
-    dropped: float = 0.0
-    walk: StepCacheConfig | TokenCacheConfig | WalkPolicies | None = None
+    drop_voxels: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    walk: PolicyMaker | None = None
     walk_steps: float = 1.0
     structure_steps: float = 1.0
     latent_steps: float = 1.0
     guide_every: int = 1
 
     def structure_policy(self, interval: Interval | None) -> StepPolicy:
-        """For one run of the structure flow, guided between two timesteps."""
-        if isinstance(self.structure, StepCacheConfig):
-            return step_cache(self.structure, interval)
-        return Always() if self.structure is None else self.structure(interval)
+        """For one run of the structure flow, guided within the interval."""
+        return _policy(self.structure, interval)
 
     def latent_policy(
-        self,
-        interval: Interval | None,
-        scores: Float[Tensor, "n"],
-        blocks: Int[Tensor, "n"],
+        self, interval: Interval | None, scores: Float[Tensor, "n"], blocks: Int[Tensor, "n"]
     ) -> StepPolicy:
         """For one run of the latent flow.
 
         Args:
             interval: the timesteps between which it is guided.
-            scores: of every voxel, from `spectral.token_scores`.
-            blocks: which voxels the network holds as one token (`Voxels.coarser.parent`).
+            scores: of every voxel, from `loci.caching.spectral.token_scores`.
+            blocks: a label for every voxel; the network merges voxels with equal labels.
         """
-        match self.latents:
-            case None:
-                return Always()
-            case StepCacheConfig() as config:
-                return step_cache(config, interval)
-            case TokenCacheConfig() as config:
-                return TokenCache(config, interval, blocks)
-            case CarvingConfig(mode="released") as config:
-                return ReleasedCarving(config, scores)
-            case CarvingConfig() as config:
-                return PaperCarving(config, scores, blocks)
-            case make:
-                return make(interval, scores, blocks)
+        return _policy(self.latents, interval, scores, blocks)
 
     def walk_policy(self) -> StepPolicy:
         """For one chunk of a walk."""
-        match self.walk:
-            case None:
-                return Always()
-            case StepCacheConfig() as config:
-                return step_cache(config)
-            case TokenCacheConfig() as config:
-                return TokenCache(config)
-            case make:
-                return make()
+        return _policy(self.walk)
 
     def within(self, tolerance: float) -> "Preset":
-        """In mode `loci`, spending so much error in every flow; other mechanisms stay.
+        """With this error tolerance in every flow, in place of fewer steps and rarer guidance.
 
         Raises:
-            LociError: for a tolerance that is no number from 0 on.
+            LociError: for a tolerance that is negative or not finite.
         """
         if not 0 <= tolerance < math.inf:
             raise LociError(f"tolerance: {tolerance:g}, expected a number from 0 on")
-
-        def cache(given: object, layout: tuple[str, ...]) -> StepCacheConfig:
-            base = given if isinstance(given, StepCacheConfig) else StepCacheConfig(layout=layout)
-            return replace(base, mode="loci", tolerance=tolerance)
-
+        structure = self.structure if isinstance(self.structure, StepCacheConfig) else None
         latents = self.latents if isinstance(self.latents, TokenCacheConfig) else None
-        walk = self.walk
+        walk = self.walk if isinstance(self.walk, StepCacheConfig | TokenCacheConfig) else None
         return replace(
             self,
             name=f"{self.name}, tolerance {tolerance:g}",
-            structure=cache(self.structure, LAYOUT),
+            structure=replace(structure or StepCacheConfig(layout=LAYOUT), tolerance=tolerance),
             latents=replace(latents or TokenCacheConfig(), tolerance=tolerance),
-            walk=replace(walk, tolerance=tolerance)
-            if isinstance(walk, TokenCacheConfig)
-            else cache(walk, ()),
+            walk=replace(walk or StepCacheConfig(), tolerance=tolerance),
             walk_steps=1.0,
             structure_steps=1.0,
             latent_steps=1.0,
             guide_every=1,
         )
 
-    def calibrated(self, laws: ModelCalibration) -> "Preset":
-        """What it means for a model of which these laws were measured.
-
-        Only what is left open is filled in: a calibration or thresholds of its own stay.
-        """
-        measured: dict[str, Any] = {
-            name: replace(getattr(self, name), calibration=getattr(laws, name))
+    def calibrated(self, calibration: ModelCalibration) -> "Preset":
+        """With a model's calibration and thresholds, where it has none of its own."""
+        changed: dict[str, Any] = {
+            name: replace(getattr(self, name), calibration=getattr(calibration, name))
             for name in self.uncalibrated
         }
-        if self.decoding is not None and self.decoding.mode == "loci":
-            measured["decoding"] = self.decoding.at(laws.decoding)
-        return replace(self, **measured)
+        if self.decoding is not None:
+            changed["decoding"] = self.decoding.with_thresholds(calibration.decoding)
+        return replace(self, **changed)
 
     @property
     def uncalibrated(self) -> tuple[str, ...]:
-        """The flows that have a tolerance of predicted errors, as nobody said what they become."""
+        """The flows with a tolerance whose errors are predicted without a calibration."""
         return tuple(
-            name for name in ("structure", "latents", "walk") if _spends(getattr(self, name))
+            name
+            for name in ("structure", "latents", "walk")
+            if isinstance(stage := getattr(self, name), StepCacheConfig | TokenCacheConfig)
+            and stage.tolerance > 0
+            and stage.calibration is None
         )
 
 
-def _spends(stage: object) -> bool:
-    """Whether errors are budgeted, in a unit that is left to the model."""
-    if not isinstance(stage, StepCacheConfig | TokenCacheConfig):
-        return False
-    return bool(stage.tolerance) and stage.calibration is None
+def _policy(maker: PolicyMaker | None, *args: Any) -> StepPolicy:
+    if maker is None:
+        return EvaluateAll()
+    return maker.policy(*args) if isinstance(maker, PolicyConfig) else maker(*args)
 
 
 def exact() -> Preset:
-    """Everything is evaluated."""
+    """No approximation."""
     return Preset("exact")
 
 
-def released() -> Preset:
-    """Fast-SAM3D as its published code does it, with the settings of its script."""
-    return Preset(
-        "released",
-        StepCacheConfig("released", layout=LAYOUT),
-        CarvingConfig("released"),
-        DecodingConfig("released"),
-        prune=False,
-    )
-
-
-def paper() -> Preset:
-    """Fast-SAM3D as its paper describes it."""
-    return Preset(
-        "paper",
-        StepCacheConfig("paper", layout=LAYOUT),
-        CarvingConfig("paper"),
-        DecodingConfig("paper"),
-        prune=False,
-    )
-
-
 def fast() -> Preset:
-    """Ours, with an error that should not be seen."""
+    """Half the steps, guidance every other step, voxels merged by spectrum. No visible loss."""
     return Preset(
         "fast",
-        decoding=DecodingConfig("loci"),
+        decoding=DecodingConfig(),
         structure_steps=0.5,
         latent_steps=0.5,
         guide_every=2,
@@ -213,10 +175,10 @@ def fast() -> Preset:
 
 
 def faster() -> Preset:
-    """Ours, with an error that may be seen."""
+    """Even fewer steps, guidance evaluated once, voxels merged by spectrum. Losses may show."""
     return Preset(
         "faster",
-        decoding=DecodingConfig("loci"),
+        decoding=DecodingConfig(),
         structure_steps=1 / 3,
         latent_steps=0.125,
         guide_every=GUIDED_ONCE,
@@ -224,29 +186,24 @@ def faster() -> Preset:
     )
 
 
-PRESETS: dict[str, Callable[[], Preset]] = {
-    make.__name__: make for make in (exact, fast, faster, released, paper)
-}
-
-
-def as_preset(given: "str | Preset | None") -> Preset:
-    """A speed as it is given, or by its name; exact for None.
+def as_preset(preset: "str | Preset | None") -> Preset:
+    """A preset, given as such or by name; `exact` for None.
 
     Raises:
-        LociError: when there is none of that name.
+        LociError: for an unknown name.
     """
-    if given is None:
+    if preset is None:
         return exact()
-    return preset(given) if isinstance(given, str) else given
+    return get_preset(preset) if isinstance(preset, str) else preset
 
 
-def preset(name: str, tolerance: float | None = None) -> Preset:
-    """The speed of a name, or what it becomes within a tolerance of its own (`Preset.within`).
+def get_preset(name: str, tolerance: float | None = None) -> Preset:
+    """The preset of this name, or what it becomes within a tolerance (`Preset.within`).
 
     Raises:
-        LociError: when there is none of that name, or the tolerance is no number from 0 on.
+        LociError: for an unknown name, or a tolerance that is negative or not finite.
     """
     if name not in PRESETS:
-        raise LociError(f"unknown speed {name!r}: expected one of {', '.join(PRESETS)}")
-    chosen = PRESETS[name]()
-    return chosen if tolerance is None else chosen.within(tolerance)
+        raise LociError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}")
+    preset: Preset = resolve_name(PRESETS[name])()
+    return preset if tolerance is None else preset.within(tolerance)

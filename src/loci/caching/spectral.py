@@ -1,79 +1,36 @@
-"""Resizing a picture by area as the image library of the published code does it.
+"""Decoding resolution by spectrum: objects with little fine detail are decoded on a coarser grid.
 
-The spectral ratio of a picture depends on every detail of how it was resized: a truly averaged
-enlargement halves it. So the integer arithmetic is repeated here, for one channel of bytes.
+Detail is measured as the share of high frequencies in the object's image and in its voxel grid.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-WEIGHT_BITS = 11
-"""Weights of an enlargement are integers, 2048 for 1."""
+from loci.caching.aggregation import Aggregation, aggregate
+from loci.caching.area_resize import area_resized
 
-
-def area_resized(picture: UInt8[Tensor, "h w"], size: int) -> UInt8[Tensor, "size size"]:
-    """A square of `size`: pixels averaged by the area they share, if neither side grows.
-
-    Else linear between two neighbours in both directions, with weights that keep pixels flat
-    where a side grows by a whole factor.
-    """
-    height, width = picture.shape
-    if height >= size and width >= size:
-        rows, columns = (_shares(n, size) for n in (height, width))
-        means = rows @ picture.cpu().double() @ columns.T
-        # Means of four are rounded half up, all others half to even.
-        halved = height == width == 2 * size
-        return ((means + 0.5).floor() if halved else means.round()).to(torch.uint8)
-    (low_y, weight_y), (low_x, weight_x) = _neighbours(height, size), _neighbours(width, size)
-    whole = 2**WEIGHT_BITS
-    wide = picture.long()
-    high_x, high_y = (low_x + 1).clamp(max=width - 1), (low_y + 1).clamp(max=height - 1)
-    across = wide[:, low_x] * (whole - weight_x) + wide[:, high_x] * weight_x
-    # The vertical pass drops low bits on the way, as the library's integer code does.
-    upper = ((whole - weight_y)[:, None] * (across[low_y] >> 4)) >> 16
-    lower = (weight_y[:, None] * (across[high_y] >> 4)) >> 16
-    return ((upper + lower + 2) >> 2).clamp(0, 255).to(torch.uint8)
-
-
-def _neighbours(length: int, size: int) -> tuple[Tensor, Tensor]:
-    """The first of the two source pixels of every target, and the weight of the second."""
-    scale = length / size
-    target = torch.arange(size, dtype=torch.float64)
-    low = (target * scale).floor()
-    share = (target + 1) - (low + 1) / scale
-    share = torch.where(share <= 0, 0.0, share - share.floor())
-    share = torch.where(low >= length - 1, 0.0, share)
-    weight = (share.float() * 2**WEIGHT_BITS).round()
-    return low.clamp(max=length - 1).long(), weight.long()
-
-
-def _shares(length: int, size: int) -> Float[Tensor, "size length"]:
-    """The part of every target pixel that each source pixel covers."""
-    scale = length / size
-    start = torch.arange(size, dtype=torch.float64)[:, None] * scale
-    pixel = torch.arange(length, dtype=torch.float64)
-    covered = torch.minimum(pixel + 1, start + scale) - torch.maximum(pixel, start)
-    return covered.clamp(min=0) / scale
-
-
-PICTURE_SIZE = 256
-PICTURE_RADIUS = 38
-"""Frequencies of a picture beyond this are high: 15 in 100 of its size."""
+IMAGE_SIZE = 256
+IMAGE_RADIUS = 38
+"""Image frequencies beyond this are high: 15 % of `IMAGE_SIZE`."""
 GRID_PART = 8
-"""Frequencies of a grid from its resolution over this on are high."""
+"""Grid frequencies from the resolution divided by this are high."""
 RESOLUTION = 64
-"""Of the released grid, by which the released counts of voxels are meant."""
+"""Of the released voxel grid, to which counts of voxels refer."""
 MARGIN = 2
+"""Pixels of an image that are kept around the object."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Joint ratios: from `high` on the factor is the least, 1.25; up to `low` it is 2; between
-    them 1.5."""
+    """Joint ratios that choose the decoding factor: 1.25 from `high` on, 2 up to `low`, else 1.5.
+
+    Raises:
+        ValueError: if low exceeds high.
+    """
 
     high: float
     low: float
@@ -83,161 +40,169 @@ class Thresholds:
             raise ValueError(f"thresholds: expected low <= high, got {self.low} and {self.high}")
 
 
-RELEASED_THRESHOLDS = Thresholds(high=0.7, low=0.5)
-
-
 @dataclass(frozen=True)
 class DecodingConfig:
-    """The defaults are the released ones (Fast-SAM3D, 3).
+    """How the decoding factor of an object is chosen, and how its voxels are merged.
+
+    `loci.caching.published.decoding` has the released and the paper's variants.
 
     Args:
-        mode: `released` sums magnitudes and keeps a grid's zero frequency; `paper` sums energies;
-            `loci` sums energies without the zero frequency.
-        high: as of `Thresholds`; None with `low` for the released ones, in mode `loci` for those
-            that were measured with the model (`ModelCalibration`), without which nothing is merged.
+        high: as of `Thresholds`. None with `low` takes the model's own (`ModelCalibration`);
+            a model without any merges nothing.
         low: likewise.
-        picture_weight: of the picture's ratio in the joint one.
-        limit: with at least so many voxels the factor is 2 whatever the ratio. Counts are of a
-            grid of 64^3; in mode `loci` they go with the area, so a grid of 32^3 has a quarter.
-        minimum: with fewer voxels it is 1.
+        image_weight: of the image's ratio in the joint ratio; the grid's has the rest.
+        limit: with at least this many voxels the factor is 2 whatever the ratio. Counts refer to
+            a grid of 64^3 and scale with the area of its faces: 32^3 has a quarter.
+        minimum: with fewer voxels the factor is 1.
     """
 
-    mode: Literal["released", "paper", "loci"] = "released"
     high: float | None = None
     low: float | None = None
-    picture_weight: float = 0.9
+    image_weight: float = 0.9
     limit: int = 42000
     minimum: int = 2048
 
+    always_merges: ClassVar[bool] = False
+    """Whether voxels are also merged by a factor of 1, which sorts them and applies the limit."""
+    merges_for_mesh: ClassVar[bool] = False
+    """Whether voxels are merged for the mesh decoder only, after the latent flow."""
+
     @property
     def thresholds(self) -> Thresholds | None:
-        """None where nothing is to be merged."""
-        if self.high is not None and self.low is not None:
-            return Thresholds(self.high, self.low)
-        return None if self.mode == "loci" else RELEASED_THRESHOLDS
+        """None if nothing is merged."""
+        if self.high is None or self.low is None:
+            return None
+        return Thresholds(self.high, self.low)
 
-    def at(self, thresholds: Thresholds | None) -> "DecodingConfig":
-        """With these thresholds, if it has none of its own."""
+    def with_thresholds(self, thresholds: Thresholds | None) -> "DecodingConfig":
+        """With these thresholds unless it has its own."""
         if thresholds is None or self.thresholds is not None:
             return self
         return replace(self, high=thresholds.high, low=thresholds.low)
 
-    def joint(self, picture: float, grid: float) -> float:
-        """The joint ratio of a picture's and a grid's."""
-        return self.picture_weight * picture + (1 - self.picture_weight) * grid
+    def image_ratio(self, image: UInt8[Tensor, "h w 4"]) -> float:
+        """The share of high frequencies in the energy of an object's image, RGBA with its mask.
+
+        The zero frequency does not count. An empty mask has the ratio 0.
+        """
+        spectrum, high = image_spectrum(image)
+        return energy_ratio(spectrum, high)
+
+    def grid_ratio(
+        self,
+        coords: Int[Tensor, "n 4"],
+        values: Float[Tensor, "n"],
+        resolution: int = RESOLUTION,
+    ) -> float:
+        """The share of high frequencies in the energy of the positive logits on their grid.
+
+        The zero frequency does not count.
+        """
+        return energy_ratio(*grid_spectrum(coords, values, resolution))
+
+    def joint_ratio(self, image: float, grid: float) -> float:
+        """The weighted mean of both ratios."""
+        return self.image_weight * image + (1 - self.image_weight) * grid
+
+    def factor(self, image: float, grid: float, voxels: int, resolution: int = RESOLUTION) -> float:
+        """The decoding factor: 1, 1.25, 1.5 or 2. An unknown ratio, 0, gives 1.
+
+        Args:
+            image: from `image_ratio`.
+            grid: from `grid_ratio`.
+            voxels: their number.
+            resolution: of their grid.
+        """
+        if self.thresholds is None:
+            return 1.0
+        area = self.relative_area(resolution)
+        if voxels >= self.limit * area:
+            return 2.0
+        if voxels < self.minimum * area or image == 0 or grid == 0:
+            return 1.0
+        joint = self.joint_ratio(image, grid)
+        if joint >= self.thresholds.high:
+            return 1.25
+        return 1.5 if joint > self.thresholds.low else 2.0
+
+    def relative_area(self, resolution: int) -> float:
+        """What voxel counts are multiplied by in a grid of another resolution."""
+        return (resolution / RESOLUTION) ** 2
+
+    def aggregate(
+        self, coords: Int[Tensor, "n 4"], factor: float, resolution: int = RESOLUTION
+    ) -> Aggregation:
+        """The voxels merged by the factor."""
+        return aggregate(coords, factor, resolution)
 
 
-def decoding_factor(
-    picture: float, grid: float, voxels: int, config: DecodingConfig, resolution: int = RESOLUTION
-) -> float:
-    """1, 1.25, 1.5 or 2. A ratio of exactly 0 is a ratio that could not be had: factor 1.
-
-    Args:
-        picture: the high-frequency ratio of the masked picture.
-        grid: that of the coarse structure.
-        voxels: how many the structure has.
-        config: thresholds.
-        resolution: of the structure's grid.
-    """
-    thresholds = config.thresholds
-    if thresholds is None:
-        return 1.0
-    area = (resolution / RESOLUTION) ** 2 if config.mode == "loci" else 1.0
-    if voxels >= config.limit * area:
-        return 2.0
-    if voxels < config.minimum * area or picture == 0 or grid == 0:
-        return 1.0
-    joint = config.joint(picture, grid)
-    if joint >= thresholds.high:
-        return 1.25
-    return 1.5 if joint > thresholds.low else 2.0
-
-
-def thresholds(joint: Float[Tensor, "n"], share: float = 1 / 3) -> Thresholds:
-    """Such that `share` of these objects get the least factor and `share` the most."""
-    wanted = joint.new_tensor([1 - share, share])
-    return Thresholds(*torch.quantile(joint, wanted).tolist())
-
-
-def picture_ratio(picture: UInt8[Tensor, "h w 4"], mode: str = "released") -> float:
-    """The high-frequency ratio of a cut-out: RGBA bytes, the alpha channel its support.
-
-    The zero frequency does not count. A picture with no support has the ratio 0.
-    """
-    spectrum = torch.fft.fftshift(torch.fft.fft2(windowed(picture).cpu().double()))
-    if mode == "released":
-        size = spectrum.abs()
-        size[PICTURE_SIZE // 2, PICTURE_SIZE // 2] = 0
-        high = _distance(PICTURE_SIZE, 2) > PICTURE_RADIUS
-        return float(size[high].sum() / (size.sum() + 1e-8))
-    return _energy_ratio(spectrum, _distance(PICTURE_SIZE, 2) > PICTURE_RADIUS, keep_zero=False)
-
-
-def windowed(picture: UInt8[Tensor, "h w 4"]) -> Float[Tensor, "256 256"]:
-    """The object's grey values, cropped to it, resized, its mean around it, faded to the border."""
-    picture = picture.cpu()
-    alpha, shade = picture[..., 3], grey(picture[..., :3])
-    inside = alpha.nonzero()
-    if not len(inside):
-        return torch.zeros(PICTURE_SIZE, PICTURE_SIZE)
-    low = (inside.amin(dim=0) - MARGIN).clamp(min=0)
-    side = inside.amax(dim=0) + 1 - inside.amin(dim=0) + 2 * MARGIN
-    crop = tuple(slice(int(a), int(a + n)) for a, n in zip(low, side, strict=True))
-    shade = area_resized(shade[crop], PICTURE_SIZE).float()
-    support = area_resized(alpha[crop], PICTURE_SIZE) > 0
-    shade[~support] = shade[support].mean() if support.any() else 0.0
-    fade = torch.hann_window(PICTURE_SIZE, periodic=False, dtype=torch.float64)
-    return (shade * torch.outer(fade, fade)).float()
-
-
-def grey(rgb: UInt8[Tensor, "h w 3"]) -> UInt8[Tensor, "h w"]:
-    """0.299 r + 0.587 g + 0.114 b in the usual integer arithmetic."""
-    r, g, b = rgb.long().unbind(-1)
-    return ((9798 * r + 19235 * g + 3735 * b + 2**14) >> 15).to(torch.uint8)
-
-
-def grid_ratio(
-    coords: Int[Tensor, "n 4"],
-    values: Float[Tensor, "n"],
-    resolution: int = RESOLUTION,
-    mode: str = "released",
-) -> float:
-    """The high-frequency ratio of a structure: its positive logits in an empty grid."""
-    spectrum, high = _spectrum(coords, values, resolution)
-    if mode == "released":
-        size = spectrum.abs()
-        return float(size[high].sum() / size.sum())
-    return _energy_ratio(spectrum, high, keep_zero=mode == "paper")
+def fit_thresholds(joint: Float[Tensor, "n"], share: float = 1 / 3) -> Thresholds:
+    """Thresholds that give `share` of these objects the factor 1.25 and `share` the factor 2."""
+    quantiles = joint.new_tensor([1 - share, share])
+    return Thresholds(*torch.quantile(joint, quantiles).tolist())
 
 
 def token_scores(
     coords: Int[Tensor, "n 4"], values: Float[Tensor, "n"], resolution: int = RESOLUTION
 ) -> Float[Tensor, "n"]:
-    """Of every voxel, the size of the structure's high frequencies there, from 0 to 1."""
-    spectrum, high = _spectrum(coords, values, resolution)
+    """The magnitude of the grid's high frequencies at every voxel, scaled to 0..1."""
+    spectrum, high = grid_spectrum(coords, values, resolution)
     detail = torch.fft.ifftn(torch.fft.ifftshift(spectrum * high)).abs()
-    here = detail[coords[:, 1:].cpu().long().unbind(1)]
-    low, top = here.amin(), here.amax()
-    return ((here - low) / (top - low).clamp(min=1e-12)).float().to(values.device)
+    scores = detail[coords[:, 1:].cpu().long().unbind(1)]
+    low, top = scores.amin(), scores.amax()
+    return ((scores - low) / (top - low).clamp(min=1e-12)).float().to(values.device)
 
 
-def _spectrum(coords: Tensor, values: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
-    """The grid's spectrum, zero frequency in the middle, and where it is high."""
+def image_spectrum(image: UInt8[Tensor, "h w 4"]) -> tuple[Tensor, Bool[Tensor, "256 256"]]:
+    """The spectrum of the windowed grey image, zero frequency in the middle; where it is high."""
+    spectrum = torch.fft.fftshift(torch.fft.fft2(windowed_grey(image).cpu().double()))
+    return spectrum, _frequency(IMAGE_SIZE, 2) > IMAGE_RADIUS
+
+
+def grid_spectrum(
+    coords: Int[Tensor, "n 4"], values: Float[Tensor, "n"], resolution: int
+) -> tuple[Tensor, Bool[Tensor, "r r r"]]:
+    """The spectrum of the positive values, zero frequency in the middle; where it is high."""
     grid = torch.zeros((resolution,) * 3, dtype=torch.float64)
     grid[coords[:, 1:].cpu().long().unbind(1)] = values.cpu().double().clamp(min=0)
-    high = _distance(resolution, 3) >= resolution / GRID_PART
+    high = _frequency(resolution, 3) >= resolution / GRID_PART
     return torch.fft.fftshift(torch.fft.fftn(grid)), high
 
 
-def _energy_ratio(spectrum: Tensor, high: Tensor, keep_zero: bool) -> float:
+def energy_ratio(spectrum: Tensor, high: Tensor, with_zero_frequency: bool = False) -> float:
+    """The energy of the high frequencies over that of all."""
     energy = spectrum.abs().square()
-    if not keep_zero:
+    if not with_zero_frequency:
         energy[tuple(n // 2 for n in energy.shape)] = 0
     return float(energy[high].sum() / energy.sum().clamp(min=1e-12))
 
 
-def _distance(size: int, axes: int) -> Float[Tensor, "..."]:
-    """Of every frequency from the zero frequency in the middle."""
+def windowed_grey(image: UInt8[Tensor, "h w 4"]) -> Float[Tensor, "256 256"]:
+    """Grey values cropped to the object, resized, filled with their mean outside the mask and
+    multiplied by a Hann window. All zeros for an empty mask."""
+    image = image.cpu()
+    alpha, shade = image[..., 3], grey(image[..., :3])
+    inside = alpha.nonzero()
+    if not len(inside):
+        return torch.zeros(IMAGE_SIZE, IMAGE_SIZE)
+    low = (inside.amin(dim=0) - MARGIN).clamp(min=0)
+    side = inside.amax(dim=0) + 1 - inside.amin(dim=0) + 2 * MARGIN
+    crop = tuple(slice(int(a), int(a + n)) for a, n in zip(low, side, strict=True))
+    shade = area_resized(shade[crop], IMAGE_SIZE).float()
+    mask = area_resized(alpha[crop], IMAGE_SIZE) > 0
+    shade[~mask] = shade[mask].mean() if mask.any() else 0.0
+    window = torch.hann_window(IMAGE_SIZE, periodic=False, dtype=torch.float64)
+    return (shade * torch.outer(window, window)).float()
+
+
+def grey(rgb: UInt8[Tensor, "h w 3"]) -> UInt8[Tensor, "h w"]:
+    """0.299 r + 0.587 g + 0.114 b in OpenCV's integer arithmetic."""
+    r, g, b = rgb.long().unbind(-1)
+    return ((9798 * r + 19235 * g + 3735 * b + 2**14) >> 15).to(torch.uint8)
+
+
+def _frequency(size: int, axes: int) -> Float[Tensor, "..."]:
+    """The distance of every frequency from the zero frequency in the middle."""
     line = torch.arange(size, dtype=torch.float64) - size // 2
     squared = torch.meshgrid(*(line.square(),) * axes, indexing="ij")
     return torch.stack(squared).sum(dim=0).sqrt()

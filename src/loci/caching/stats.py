@@ -1,4 +1,4 @@
-"""What a run did and spared: evaluations, tokens, seconds, and the error against exact."""
+"""Statistics of a run: evaluations, tokens, seconds, and errors against an exact run."""
 
 import time
 from collections.abc import Iterator
@@ -9,49 +9,58 @@ from typing import Any
 from torch import Tensor
 
 from loci.caching.error_budget import Interval, is_guided
-from loci.flow import Always, Rows, State, StepPolicy, TokenPolicy, both_made
+from loci.flow import EvaluateAll, Rows, State, StepPolicy, TokenPolicy, renews_guidance
 
-Cells = list[str]
+Row = list[str]
 
 
 @dataclass
 class StageStats:
-    """One stage of a run. Evaluations are of the network: a guided step takes two.
+    """One stage of a run.
 
-    `tokens` adds up, over the evaluations, the part of the tokens that each was of. `errors` are
-    relative, by name of tensor, and only there if the run was verified. `detail` is the joint
-    spectral ratio by which the decoding factor is chosen.
+    Attributes:
+        evaluations: of the network; a guided step takes two.
+        exact_evaluations: that an exact run would take.
+        token_shares: the sum over the evaluations of the share of tokens that each evaluated.
+        steps: taken by the sampler.
+        steps_skipped: those without an evaluation.
+        seconds: of wall-clock time.
+        decoding_factor: None if it does not apply.
+        spectral_ratio: the joint ratio that chose the decoding factor.
+        errors: relative to an exact run, by name of tensor; empty unless verified.
     """
 
-    made: int = 0
-    exact: int = 0
-    tokens: float = 0.0
+    evaluations: int = 0
+    exact_evaluations: int = 0
+    token_shares: float = 0.0
     steps: int = 0
     steps_skipped: int = 0
     seconds: float = 0.0
     decoding_factor: float | None = None
-    detail: float | None = None
+    spectral_ratio: float | None = None
     errors: dict[str, float] = field(default_factory=dict)
 
     @property
     def saved(self) -> int:
-        return self.exact - self.made
+        """Evaluations fewer than in an exact run."""
+        return self.exact_evaluations - self.evaluations
 
     @property
     def active_share(self) -> float | None:
-        """The mean part of the tokens in an evaluation."""
-        return self.tokens / self.made if self.made else None
+        """The mean share of the tokens in an evaluation; None without evaluations."""
+        return self.token_shares / self.evaluations if self.evaluations else None
 
 
 class Stats:
-    """Kept beside a run by whoever runs it; neither models nor policies know of it."""
+    """Statistics of one or several runs, kept by the caller; models and policies ignore them."""
 
     def __init__(self) -> None:
         self.stages: dict[str, StageStats] = {}
         self.notes: list[str] = []
 
-    def entry(self, stage: str) -> StageStats:
-        return self.stages.setdefault(stage, StageStats())
+    def stage(self, name: str) -> StageStats:
+        """The statistics of a stage, empty at first."""
+        return self.stages.setdefault(name, StageStats())
 
     def note(self, text: str) -> None:
         """Adds a line below the table, once."""
@@ -59,52 +68,49 @@ class Stats:
             self.notes.append(text)
 
     @contextmanager
-    def timed(self, stage: str) -> Iterator[StageStats]:
-        """Adds the seconds that the block takes."""
-        entry, start = self.entry(stage), time.perf_counter()
+    def timed(self, name: str) -> Iterator[StageStats]:
+        """Adds the seconds of the block to a stage."""
+        stage, start = self.stage(name), time.perf_counter()
         try:
-            yield entry
+            yield stage
         finally:
-            entry.seconds += time.perf_counter() - start
+            stage.seconds += time.perf_counter() - start
 
-    def watched(
+    def counted(
         self,
-        stage: str,
+        name: str,
         policy: StepPolicy | None = None,
         interval: Interval | None = None,
         every: int = 1,
     ) -> TokenPolicy:
-        """The same policy, with everything it decides written down.
+        """The same policy, with its evaluations counted.
 
         Args:
-            stage: under which name.
+            name: of the stage.
             policy: for one run; evaluates everything by default.
             interval: the timesteps between which a step takes two evaluations; None if none does.
-            every: of how many guided evaluations one does (`flow.guidance.guided_within`).
+            every: as of `loci.flow.interval_guidance`.
         """
-        return CountedPolicy(self.entry(stage), policy or Always(), interval, every)
+        return CountingPolicy(self.stage(name), policy or EvaluateAll(), interval, every)
 
-    def verified(self, stage: str, state: State, exact: State) -> None:
-        """Writes down how far a result is from the exact one: rms difference over rms.
-
-        Of several results of a stage the largest error of each tensor stays.
-        """
-        errors = self.entry(stage).errors
-        for name, x in exact.items():
-            error = float((state[name] - x).square().mean().sqrt() / x.square().mean().sqrt())
-            errors[name] = max(error, errors.get(name, 0.0))
+    def record_errors(self, name: str, state: State, exact: State) -> None:
+        """Records the rms error of each tensor relative to its exact rms; the largest is kept."""
+        errors = self.stage(name).errors
+        for tensor, x in exact.items():
+            error = float((state[tensor] - x).square().mean().sqrt() / x.square().mean().sqrt())
+            errors[tensor] = max(error, errors.get(tensor, 0.0))
 
     def to_dict(self) -> dict[str, Any]:
         """For a JSON file."""
         return {
-            name: asdict(entry) | {"saved": entry.saved, "active_share": entry.active_share}
-            for name, entry in self.stages.items()
+            name: asdict(stage) | {"saved": stage.saved, "active_share": stage.active_share}
+            for name, stage in self.stages.items()
         }
 
     def table(self) -> str:
-        """Columns in plain text, a line for every stage and one for all."""
+        """A plain-text table with a row for every stage and one for all, then the notes."""
         head = ["stage", "evaluations", "saved", "active tokens", "factor", "seconds", "error"]
-        rows = [head, *(_row(name, entry) for name, entry in self.stages.items())]
+        rows = [head, *(_row(name, stage) for name, stage in self.stages.items())]
         if len(self.stages) > 1:
             rows.append(self._total())
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -114,39 +120,43 @@ class Stats:
         )
         return "\n".join([*lines, *(f"({note})" for note in self.notes)])
 
-    def _total(self) -> Cells:
-        entries = self.stages.values()
-        made, saved = sum(e.made for e in entries), sum(e.saved for e in entries)
-        seconds = sum(e.seconds for e in entries)
-        return ["all", str(made), str(saved), "-", "-", f"{seconds:.2f}", "-"]
+    def _total(self) -> Row:
+        stages = self.stages.values()
+        evaluations, saved = sum(s.evaluations for s in stages), sum(s.saved for s in stages)
+        seconds = sum(s.seconds for s in stages)
+        return ["all", str(evaluations), str(saved), "-", "-", f"{seconds:.2f}", "-"]
 
 
-class CountedPolicy:
-    """A policy that writes down what another one decides."""
+class CountingPolicy:
+    """Wraps a policy and counts its evaluations.
+
+    In full evaluations guidance may reuse its last difference, as told by `every`. Partial
+    evaluations always evaluate both velocities.
+    """
 
     def __init__(
-        self, entry: StageStats, policy: StepPolicy, interval: Interval | None, every: int = 1
+        self, stage: StageStats, policy: StepPolicy, interval: Interval | None, every: int = 1
     ) -> None:
-        self.entry, self.policy, self.interval, self.every = entry, policy, interval, every
-        self._guided = 0
-        self.alone = policy.alone if isinstance(policy, TokenPolicy) else True
-        self._part = 1.0
+        self.stage, self.policy, self.interval, self.every = stage, policy, interval, every
+        self.cached_context = policy.cached_context if isinstance(policy, TokenPolicy) else False
+        self._full_guided_steps = 0
+        self._share: float | None = None  # of the tokens in this step's evaluation, if partial
 
     def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
         velocity = self.policy.propose(step, timesteps, state)
-        self._part = 1.0
-        self.entry.steps += 1
-        self.entry.exact += 2 if is_guided(step, timesteps, self.interval) else 1
-        self.entry.steps_skipped += velocity is not None
+        self._share = None
+        self.stage.steps += 1
+        self.stage.exact_evaluations += 2 if is_guided(step, timesteps, self.interval) else 1
+        self.stage.steps_skipped += velocity is not None
         return velocity
 
-    def choose(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
+    def select(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
         if not isinstance(self.policy, TokenPolicy):
             return None
-        rows = self.policy.choose(step, timesteps, state)
+        rows = self.policy.select(step, timesteps, state)
         if rows is not None:
             (tokens,) = {len(x) for x in state.values()}
-            self._part = len(rows) / tokens
+            self._share = len(rows) / tokens
         return rows
 
     def fill(self, step: int, timesteps: Tensor, state: State, rows: Rows, part: State) -> State:
@@ -156,21 +166,24 @@ class CountedPolicy:
     def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
         evaluations = 1
         if is_guided(step, timesteps, self.interval):
-            evaluations += both_made(self._guided, self.every)
-            self._guided += 1
-        self.entry.made += evaluations
-        self.entry.tokens += evaluations * self._part
+            if self._share is not None:
+                evaluations = 2
+            else:
+                evaluations += renews_guidance(self._full_guided_steps, self.every)
+                self._full_guided_steps += 1
+        self.stage.evaluations += evaluations
+        self.stage.token_shares += evaluations * (1.0 if self._share is None else self._share)
         self.policy.observe(step, timesteps, state, velocity)
 
 
-def _row(name: str, entry: StageStats) -> Cells:
-    share, factor = entry.active_share, entry.decoding_factor
+def _row(name: str, stage: StageStats) -> Row:
+    share, factor = stage.active_share, stage.decoding_factor
     return [
         name,
-        str(entry.made) if entry.exact else "-",
-        str(entry.saved) if entry.exact else "-",
+        str(stage.evaluations) if stage.exact_evaluations else "-",
+        str(stage.saved) if stage.exact_evaluations else "-",
         "-" if share is None else f"{share:.0%}",
         "-" if factor is None else f"{factor:g}",
-        f"{entry.seconds:.2f}",
-        f"{max(entry.errors.values()):.2g}" if entry.errors else "-",
+        f"{stage.seconds:.2f}",
+        f"{max(stage.errors.values()):.2g}" if stage.errors else "-",
     ]

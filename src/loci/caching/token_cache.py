@@ -1,14 +1,14 @@
-"""Token carving, mode `loci`: every token has a forecast, and an error budget decides who is due.
+"""Token caching within an error budget: evaluates only the tokens whose forecast is too uncertain.
 
-The state has one tensor `[tokens, channels]`. A token's forecast is the straight line, in the
-noise level, through its latest two velocities; how fast such lines went wrong for this token says
-what it costs not to evaluate it now.
+The state has one tensor `[tokens, channels]`. Each token's velocity is extrapolated linearly, in
+the noise level, from its latest two evaluations; how wrong such forecasts were for this token
+before tells how wrong the next one may be.
 """
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loci.caching.error_budget import ErrorBudget, ErrorScale, Interval, is_guided, is_last, level
@@ -17,44 +17,57 @@ from loci.flow import Rows, State
 
 @dataclass(frozen=True)
 class TokenCacheConfig:
-    """How much may go wrong, and when carving is worth its trouble.
+    """Settings of a `TokenCache`.
 
     Args:
-        tolerance: error a run may spend, as a part of the way it goes; 0 evaluates everything.
-        calibration: what the tolerance means; None leaves it to the model that runs (`ModelCalibration`), and
-            where that knows nothing, predicted errors count as they are.
-        warmup: whole evaluations at the beginning and after guidance switches; at least 2.
-        carving_share: of the room a step has, what carving may spend. The rest is for later
-            steps to be skipped whole.
-        whole_above: when more than this part of the tokens is due, all are evaluated.
-        stale: a token is carved at most so many evaluations in a row.
-        trust: a token's line goes no further ahead than so many times the distance of the latest
-            two velocities it was drawn through.
+        tolerance: the error that a run may have; 0 evaluates everything.
+        calibration: converts the tolerance to a predicted error. None takes the model's own
+            (`ModelCalibration`), or none if the model was not calibrated.
+        warmup: full evaluations at the start and after a switch of guidance; at least 2.
+        carving_share: the share of the available budget that partial evaluations may spend; the
+            rest is left for skipping later steps entirely.
+        full_above: if more than this share of the tokens is due, all of them are evaluated.
+        max_skips: evaluations in a row that a token may be left out of.
+        max_extrapolation: no forecast goes further than this many times the distance of the
+            token's latest two evaluations.
     """
 
     tolerance: float = 0.02
     calibration: ErrorScale | None = None
     warmup: int = 2
     carving_share: float = 0.5
-    whole_above: float = 0.7
-    stale: int = 3
-    trust: float = 2.0
+    full_above: float = 0.7
+    max_skips: int = 3
+    max_extrapolation: float = 2.0
+
+    def policy(
+        self,
+        interval: Interval | None = None,
+        scores: Tensor | None = None,
+        blocks: Int[Tensor, "n"] | None = None,
+    ) -> "TokenCache":
+        """A policy for one run; arguments as of `TokenCache`, `scores` is not used."""
+        return TokenCache(self, interval, blocks)
 
 
 class TokenCache:
-    """Skips a step whole while the budget allows, else evaluates the tokens that are due.
+    """Skips a step if the budget allows, otherwise evaluates the tokens that are due.
 
-    Carved tokens stay in sight of the network. A step is evaluated whole when guidance switches,
-    at the end, and when there is no room to carve in.
+    The network still attends to the tokens that are not evaluated, as they were when last
+    evaluated. All tokens are evaluated at the start, after a switch of guidance and at the last
+    step.
 
     Args:
         config: the settings.
         interval: the timesteps between which the run is guided.
-        blocks: a label for every token; tokens with equal labels are evaluated together, because
-            the network holds them as one. By default every token stands for itself.
+        blocks: a label for every token; tokens with equal labels are evaluated together because
+            the network merges them. By default every token is a block.
+
+    Raises:
+        ValueError: for a warm-up below 2.
     """
 
-    alone = False
+    cached_context = True
 
     def __init__(
         self,
@@ -63,129 +76,139 @@ class TokenCache:
         blocks: Int[Tensor, "n"] | None = None,
     ) -> None:
         if config.warmup < 2:
-            raise ValueError(f"a line needs a warm-up of at least 2, got {config.warmup}")
+            raise ValueError(f"warmup must be at least 2 evaluations, got {config.warmup}")
         self.config, self.interval, self.blocks = config, interval, blocks
         self.budget = ErrorBudget(config.tolerance, config.calibration)
-        self.lines: TokenLines | None = None
-        self.kind: bool | None = None
-        self.whole_evaluations = 0
-        self.chosen: Rows | None = None
+        self.forecasts: TokenForecasts | None = None
+        self.guided: bool | None = None  # at the latest evaluation
+        self.full_evaluations = 0  # since guidance last switched
+        self.selected: Rows | None = None
 
     def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
-        if self._must(step, timesteps) or self.lines is None:
+        if self._evaluates_all(step, timesteps) or self.forecasts is None:
             return None
-        at = level(step, timesteps)
-        cost = self._length(step, timesteps) * float(self.lines.missing(at).square().mean().sqrt())
+        now = level(step, timesteps)
+        error = float(self.forecasts.expected_error(now).square().mean().sqrt())
+        cost = _length(step, timesteps) * error
         if not self.budget.allows(cost, step, timesteps):
             return None
         self.budget.spend(cost)
-        return {name: self.lines.at(at) for name in state}
+        return {name: self.forecasts.velocity(now) for name in state}
 
-    def choose(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
-        self.chosen = None
-        if self._must(step, timesteps) or self.lines is None:
+    def select(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
+        self.selected = None
+        if self._evaluates_all(step, timesteps) or self.forecasts is None:
             return None
-        missing = self.lines.missing(level(step, timesteps))
-        missing = torch.where(self.lines.carved < self.config.stale, missing, torch.inf)
-        length = self._length(step, timesteps)
-        room = max(0.0, self.config.carving_share * self.budget.room(step, timesteps))
-        carved = cheapest(missing.square() / len(missing), self.blocks, (room / length) ** 2)
-        due = (~carved).nonzero()[:, 0]
-        if len(due) > self.config.whole_above * len(missing):
+        error = self.forecasts.expected_error(level(step, timesteps))
+        error = torch.where(self.forecasts.skips < self.config.max_skips, error, torch.inf)
+        length, count = _length(step, timesteps), len(error)
+        available = self.config.carving_share * self.budget.available(step, timesteps)
+        limit = (max(0.0, available) / length) ** 2
+        skipped = cheapest_tokens(error.square() / count, self.blocks, limit)
+        due = (~skipped).nonzero()[:, 0]
+        if len(due) > self.config.full_above * count:
             return None
-        self.budget.spend(length * float((missing[carved].square().sum() / len(missing)).sqrt()))
-        self.chosen = due
+        self.budget.spend(length * float((error[skipped].square().sum() / count).sqrt()))
+        self.selected = due
         return due
 
     def fill(self, step: int, timesteps: Tensor, state: State, rows: Rows, part: State) -> State:
-        assert self.lines is not None
-        forecast = self.lines.at(level(step, timesteps))
+        assert self.forecasts is not None
+        forecast = self.forecasts.velocity(level(step, timesteps))
         return {name: forecast.index_copy(0, rows, v) for name, v in part.items()}
 
     def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
-        (fresh,) = velocity.values()
-        kind, at = is_guided(step, timesteps, self.interval), level(step, timesteps)
-        if kind != self.kind or self.lines is None:
-            self.lines = TokenLines(fresh, at, self.config.trust, self.lines)
-            self.whole_evaluations = 0
+        (v,) = velocity.values()
+        guided, now = is_guided(step, timesteps, self.interval), level(step, timesteps)
+        if guided != self.guided or self.forecasts is None:
+            self.forecasts = TokenForecasts(v, now, self.config.max_extrapolation, self.forecasts)
+            self.full_evaluations = 0
         else:
-            self.lines.renew(fresh, at, self.chosen)
-        self.whole_evaluations += self.chosen is None
-        self.kind, self.chosen = kind, None
+            self.forecasts.update(v, now, self.selected)
+        self.full_evaluations += self.selected is None
+        self.guided, self.selected = guided, None
 
-    def _must(self, step: int, timesteps: Tensor) -> bool:
-        switched = is_guided(step, timesteps, self.interval) != self.kind
-        cold = self.whole_evaluations < self.config.warmup
+    def _evaluates_all(self, step: int, timesteps: Tensor) -> bool:
+        switched = is_guided(step, timesteps, self.interval) != self.guided
+        cold = self.full_evaluations < self.config.warmup
         return switched or cold or is_last(step, timesteps) or self.budget.tolerance <= 0
 
-    def _length(self, step: int, timesteps: Tensor) -> float:
-        return abs(level(step + 1, timesteps) - level(step, timesteps))
+
+def _length(step: int, timesteps: Tensor) -> float:
+    return abs(level(step + 1, timesteps) - level(step, timesteps))
 
 
-class TokenLines:
-    """For every token the line through its latest two velocities, and how fast it goes wrong.
+class TokenForecasts:
+    """A linear forecast for every token, with an estimate of its error.
 
-    Begins with one velocity each. From `before`, the lines of the other kind of guidance, it
-    takes over how fast they went wrong until that can be measured anew.
+    Args:
+        velocity: the first evaluation of every token.
+        position: its noise level.
+        max_extrapolation: as of `TokenCacheConfig`.
+        previous: forecasts from before guidance switched, whose error rates are used until new
+            ones are measured.
     """
 
     def __init__(
         self,
         velocity: Float[Tensor, "n c"],
-        at: float,
-        trust: float = 2.0,
-        before: "TokenLines | None" = None,
+        position: float,
+        max_extrapolation: float = 2.0,
+        previous: "TokenForecasts | None" = None,
     ) -> None:
-        self.trust = trust
+        self.max_extrapolation = max_extrapolation
         self.latest, self.slope = velocity, torch.zeros_like(velocity)
-        self.place = velocity.new_full((len(velocity),), at)
-        self.older = torch.full_like(self.place, torch.nan)
-        unknown = torch.full_like(self.place, torch.inf)
-        self.rates = before.rates if before else (unknown, unknown)
-        self.carved = torch.zeros_like(self.place, dtype=torch.long)
+        self.position = velocity.new_full((len(velocity),), position)
+        self.older = torch.full_like(self.position, torch.nan)
+        unknown = torch.full_like(self.position, torch.inf)
+        self.rates = previous.rates if previous else (unknown, unknown)  # the latest two
+        self.skips = torch.zeros_like(self.position, dtype=torch.long)
 
-    def at(self, place: float) -> Float[Tensor, "n c"]:
-        """Every token's forecast."""
-        return self.latest + self.slope * (place - self.place)[:, None]
+    def velocity(self, position: float) -> Float[Tensor, "n c"]:
+        """The forecast of every token."""
+        return self.latest + self.slope * (position - self.position)[:, None]
 
-    def missing(self, place: float) -> Float[Tensor, "n"]:
-        """What to expect of every token's forecast to be wrong, in sizes of a usual velocity."""
+    def expected_error(self, position: float) -> Float[Tensor, "n"]:
+        """The expected error of every forecast, relative to the rms norm of all velocities.
+
+        Infinite where nothing was measured or the forecast would reach too far.
+        """
         rate = torch.maximum(*(torch.where(r.isinf(), -1.0, r) for r in self.rates))
         rate = torch.where(rate < 0, torch.inf, rate)
-        ahead, reach = (place - self.place).abs(), self.trust * (self.place - self.older).abs()
-        unsafe = self.older.isnan() | (ahead > reach * (1 + 1e-5))
-        return torch.where(unsafe, torch.inf, rate * self._remainder(place))
+        distance = (position - self.position).abs()
+        reach = self.max_extrapolation * (self.position - self.older).abs()
+        unsafe = self.older.isnan() | (distance > reach * (1 + 1e-5))
+        return torch.where(unsafe, torch.inf, rate * self._remainder(position))
 
-    def renew(self, velocity: Float[Tensor, "n c"], place: float, rows: Rows | None) -> None:
-        """New velocities at a place, of all tokens or of `rows`."""
-        fresh = torch.ones_like(self.carved, dtype=torch.bool)
+    def update(self, velocity: Float[Tensor, "n c"], position: float, rows: Rows | None) -> None:
+        """Takes new velocities at a position, of all tokens or of `rows`."""
+        new = torch.ones_like(self.skips, dtype=torch.bool)
         if rows is not None:
-            fresh = torch.zeros_like(fresh)
-            fresh[rows] = True
-        usual = velocity.square().sum(dim=1).mean().sqrt().clamp(min=1e-12)
-        rate = (velocity - self.at(place)).norm(dim=1) / usual / self._remainder(place)
-        measured = fresh & ~self.older.isnan()
+            new = torch.zeros_like(new)
+            new[rows] = True
+        norm = velocity.square().sum(dim=1).mean().sqrt().clamp(min=1e-12)
+        error = (velocity - self.velocity(position)).norm(dim=1) / norm
+        rate, measured = error / self._remainder(position), new & ~self.older.isnan()
         first, second = self.rates
         self.rates = (
             torch.where(measured, rate, first),
             torch.where(measured, torch.where(first.isinf(), rate, first), second),
         )
-        step = (place - self.place)[:, None]
-        self.slope = torch.where(fresh[:, None], (velocity - self.latest) / step, self.slope)
-        self.older = torch.where(fresh, self.place, self.older)
-        self.place = torch.where(fresh, place, self.place)
-        self.latest = torch.where(fresh[:, None], velocity, self.latest)
-        self.carved = torch.where(fresh, 0, self.carved + 1)
+        distance = (position - self.position)[:, None]
+        self.slope = torch.where(new[:, None], (velocity - self.latest) / distance, self.slope)
+        self.older = torch.where(new, self.position, self.older)
+        self.position = torch.where(new, position, self.position)
+        self.latest = torch.where(new[:, None], velocity, self.latest)
+        self.skips = torch.where(new, 0, self.skips + 1)
 
-    def _remainder(self, place: float) -> Float[Tensor, "n"]:
-        return ((place - self.place) * (place - self.older)).abs()
+    def _remainder(self, position: float) -> Float[Tensor, "n"]:
+        return ((position - self.position) * (position - self.older)).abs()
 
 
-def cheapest(cost: Float[Tensor, "n"], blocks: Int[Tensor, "n"] | None, limit: float) -> Tensor:
-    """The most tokens, whole blocks of them and the cheapest first, that cost no more than limit.
-
-    Returns a boolean for every token.
-    """
+def cheapest_tokens(
+    cost: Float[Tensor, "n"], blocks: Int[Tensor, "n"] | None, limit: float
+) -> Bool[Tensor, "n"]:
+    """As many whole blocks as possible, cheapest first, with a total cost of at most `limit`."""
     if blocks is None:
         blocks = torch.arange(len(cost), device=cost.device)
     total = cost.new_zeros(int(blocks.max()) + 1).index_add(0, blocks, cost)

@@ -74,7 +74,7 @@ def test_random_tokens_differ_from_step_to_step() -> None:
 def test_merged_tokens_share_the_velocity_of_their_block() -> None:
     policy = MergedTokens(torch.tensor([7, 2, 7, 2, 9]))
     state = {"latents": torch.arange(5.0)[:, None]}
-    rows = policy.choose(5, times(), state)
+    rows = policy.select(5, times(), state)
     assert rows is not None
     assert rows.tolist() == [0, 1, 4]
     filled = policy.fill(5, times(), state, rows, {"latents": state["latents"][rows]})

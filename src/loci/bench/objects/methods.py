@@ -9,10 +9,18 @@ from typing import NamedTuple
 
 import torch
 
-from loci.caching.forecast import DynamicModes, Hermite, Taylor
-from loci.caching.presets import GUIDED_ONCE, LAYOUT, Preset, exact, fast, faster, paper, released
+from loci.caching.forecast import Taylor
+from loci.caching.presets import GUIDED_ONCE, LAYOUT, Preset, exact, fast, faster
+from loci.caching.published.decoding import ReleasedDecoding
+from loci.caching.published.forecasts import DynamicModes, Hermite
+from loci.caching.published.presets import paper, released
 from loci.caching.published.step_caches import EasyCache, TaylorSeer
-from loci.caching.published.token_baselines import Fast3DCache, MergedTokens, RandomTokens
+from loci.caching.published.token_baselines import (
+    Fast3DCache,
+    MergedTokens,
+    RandomTokens,
+    random_drop,
+)
 from loci.caching.spectral import DecodingConfig
 from loci.caching.step_cache import StepCacheConfig
 from loci.caching.token_cache import TokenCacheConfig
@@ -26,7 +34,7 @@ UNEVEN = ((1 / 2, 1 / 4), (1 / 2, 1 / 8), (1 / 3, 1 / 8))
 """Parts of the structure flow's steps and of the latent flow's, which needs fewer."""
 MILD = 0.03
 """The tolerance of the rows that spend an error."""
-UNIFORM = DecodingConfig("released", high=math.inf, low=-math.inf, minimum=0)
+UNIFORM = ReleasedDecoding(high=math.inf, low=-math.inf, minimum=0)
 """The factor 1.5 whatever the object is like."""
 
 
@@ -92,7 +100,9 @@ def _baselines(seed: int) -> dict[str, Preset]:
         return torch.Generator().manual_seed(seed)
 
     return {
-        "random drop": Preset("random drop", dropped=0.5),
+        "random drop": Preset(
+            "random drop", drop_voxels=lambda coords, rng: random_drop(coords, 0.5, rng)
+        ),
         "random tokens": Preset(
             "random tokens", latents=lambda interval, scores, blocks: RandomTokens(0.5, chance())
         ),
@@ -120,10 +130,10 @@ def _ours() -> dict[str, Preset]:
     """Our mechanisms by one and together, at one tolerance; then the forecasts, each in the step
     caches of both flows; then guidance whose difference is held, alone and with fewer steps."""
     steps, tokens = (
-        StepCacheConfig("loci", layout=LAYOUT, tolerance=MILD),
+        StepCacheConfig(layout=LAYOUT, tolerance=MILD),
         TokenCacheConfig(tolerance=MILD),
     )
-    mild, decoding = Preset("mild", steps, tokens), DecodingConfig("loci")
+    mild, decoding = Preset("mild", steps, tokens), DecodingConfig()
     found = {
         "loci structure": Preset("loci structure", structure=mild.structure),
         "loci latents": Preset("loci latents", latents=mild.latents),

@@ -1,17 +1,139 @@
-"""Published step caches that ours are compared with: all tensors alike, all tokens together."""
+"""Step caches to compare with: Fast-SAM3D, fixed strides, TaylorSeer and EasyCache."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from loci.caching.error_budget import is_last
-from loci.caching.forecast import History, Taylor
+from loci.caching.error_budget import Interval, is_guided, is_last, level
+from loci.caching.forecast import Anchored, Forecast, History, Taylor
+from loci.caching.step_cache import layout_history
 from loci.flow import State
+
+FIXED_END = 24
+"""The released code evaluates every step from this one on, however many steps there are."""
+
+
+@dataclass(frozen=True)
+class PublishedStepCacheConfig:
+    """Modality-aware step caching of Fast-SAM3D (arXiv 2602.05293); defaults of its scripts.
+
+    Args:
+        mode: `released`, as its code does it, or `paper`.
+        stride: after the warm-up one step in this many is evaluated.
+        warmup: first steps that are always evaluated.
+        order: of the differences that are extrapolated.
+        beta: weight of the extrapolation where layout is smoothed; the rest is the latest
+            evaluated velocity. The released code computes this blend and discards it.
+        layout: names of the tensors to smooth.
+    """
+
+    mode: Literal["released", "paper"] = "released"
+    stride: int = 3
+    warmup: int = 2
+    order: int = 1
+    beta: float = 0.5
+    layout: tuple[str, ...] = ()
+
+    def policy(self, *_: Any) -> "PublishedStepCache":
+        """A policy for one run."""
+        return PublishedStepCache(self)
+
+
+class PublishedStepCache:
+    """Extrapolates in the step number, whatever the guidance.
+
+    `released` smooths nothing, evaluates the last step only in runs of 25 steps, and uses no
+    differences in the last warmup - 1 steps. `paper` smooths layout towards the latest evaluation
+    and always evaluates the last step.
+    """
+
+    def __init__(self, config: PublishedStepCacheConfig) -> None:
+        self.config = config
+        taylor = Taylor(config.order)
+        smoothed = config.layout if config.mode == "paper" else ()
+        self.history = History(taylor, dict.fromkeys(smoothed, Anchored(taylor, config.beta)))
+        self.skipped = 0
+
+    def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
+        c = self.config
+        due = self.skipped == c.stride - 1 or step < c.warmup
+        ends = step >= FIXED_END if c.mode == "released" else is_last(step, timesteps)
+        if due or ends or not len(self.history):
+            return None
+        self.skipped += 1
+        return self.history.forecast(step)
+
+    def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
+        c = self.config
+        if c.mode == "released" and step >= len(timesteps) - c.warmup + 1:
+            self.history.clear()
+        self.history.add(step, velocity)
+        self.skipped = 0
+
+
+@dataclass(frozen=True)
+class StridedStepCacheConfig:
+    """Step caching at a fixed stride; `StepCache` has an error budget instead.
+
+    Args:
+        stride: one step in this many is evaluated.
+        warmup: evaluations at the start and after a switch of guidance, at most as many as the
+            forecast uses.
+        order: of the differences that are extrapolated.
+        layout: names of the tensors whose forecast is damped.
+        beta: weight of the forecast where it is damped.
+        forecast: instead of the extrapolation of `order`.
+    """
+
+    stride: int = 3
+    warmup: int = 2
+    order: int = 1
+    layout: tuple[str, ...] = ()
+    beta: float = 0.5
+    forecast: Forecast | None = None
+
+    def policy(self, interval: Interval | None = None, *_: Any) -> "StridedStepCache":
+        """A policy for one run, guided within the interval."""
+        return StridedStepCache(self, interval)
+
+
+class StridedStepCache:
+    """Extrapolates in the noise level, never across a switch of guidance.
+
+    The last step is evaluated.
+    """
+
+    def __init__(self, config: StridedStepCacheConfig, interval: Interval | None = None) -> None:
+        self.config, self.interval = config, interval
+        forecast = config.forecast or Taylor(config.order)
+        self.history = layout_history(forecast, config.layout, config.beta)
+        self.guided: bool | None = None  # at the latest evaluation
+        self.skipped = 0
+
+    def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
+        switched = is_guided(step, timesteps, self.interval) != self.guided
+        warm = len(self.history) >= min(self.config.warmup, self.history.window)
+        if switched or not warm or is_last(step, timesteps):
+            return None
+        if self.skipped >= self.config.stride - 1:
+            return None
+        self.skipped += 1
+        return self.history.forecast(level(step, timesteps))
+
+    def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
+        guided = is_guided(step, timesteps, self.interval)
+        if guided != self.guided:
+            self.history.clear()
+        self.guided, self.skipped = guided, 0
+        self.history.add(level(step, timesteps), velocity)
 
 
 class TaylorSeer:
-    """Evaluates every `interval`-th step after a warm-up, else a Taylor sum in the step's number.
+    """Evaluates every `interval`-th step after a warm-up; others use a Taylor sum over steps.
 
-    Of velocities, not of features inside the network, so that it knows nothing of the model.
+    It extrapolates velocities instead of features inside the network, so it works with any model.
     """
 
     def __init__(self, interval: int = 3, order: int = 1, warmup: int = 2) -> None:
@@ -31,11 +153,11 @@ class TaylorSeer:
 
 
 class EasyCache:
-    """Evaluates once the velocity's expected relative changes add up to a threshold.
+    """Evaluates when the expected relative changes of the velocity add up to a threshold.
 
-    A change is expected from how far the state moved, times how much the velocity changed with
-    the state at the last evaluation. A skipped step keeps the difference of velocity and state
-    (arXiv 2507.02860). Mean absolute values over all named tensors together.
+    The expected change is how far the state moved, times the change of velocity per change of
+    state at the last evaluation; both are mean absolute values over all tensors. A skipped step
+    keeps the difference of velocity and state (arXiv 2507.02860).
     """
 
     def __init__(self, threshold: float = 0.05, warmup: int = 2) -> None:
@@ -50,20 +172,20 @@ class EasyCache:
             return None
         if step < self.warmup or is_last(step, timesteps):
             return None
-        now, (earlier, velocity) = _flat(state), self.before
-        self.error += self.rate * _size(now - earlier) / _size(velocity)
+        now, (earlier, latest) = _flat(state), self.before
+        self.error += self.rate * _size(now - earlier) / _size(latest)
         if self.error >= self.threshold:
             return None
-        kept = {name: x + self.offset[name] for name, x in state.items()}
-        self.before = now, _flat(kept)
-        return kept
+        velocity = {name: x + self.offset[name] for name, x in state.items()}
+        self.before = now, _flat(velocity)
+        return velocity
 
     def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
-        now, fresh = _flat(state), _flat(velocity)
+        now, new = _flat(state), _flat(velocity)
         if self.before is not None:
-            earlier, last = self.before
-            self.rate = _size(fresh - last) / _size(now - earlier)
-        self.before, self.error = (now, fresh), 0.0
+            earlier, latest = self.before
+            self.rate = _size(new - latest) / _size(now - earlier)
+        self.before, self.error = (now, new), 0.0
         self.offset = {name: v - state[name] for name, v in velocity.items()}
 
 

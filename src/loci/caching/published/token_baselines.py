@@ -1,4 +1,4 @@
-"""Carving that looks at nothing: what any saliency has to be better than."""
+"""Token reduction to compare with: random, by blocks, and Fast3DCache (arXiv 2511.22533)."""
 
 import math
 from dataclasses import dataclass
@@ -8,14 +8,18 @@ from jaxtyping import Int
 from torch import Tensor
 
 from loci.caching.error_budget import is_last
-from loci.caching.published.token_carving import STALE, ranged
+from loci.caching.published.token_carving import MAX_STREAK, normalised
 from loci.flow import Rows, State
 
 
 def random_drop(
     coords: Int[Tensor, "n 4"], share: float, generator: torch.Generator | None = None
 ) -> Int[Tensor, "m 4"]:
-    """The structure with a random `share` of its voxels gone for good; the order stays."""
+    """Removes a random `share` of the voxels; the others keep their order.
+
+    Raises:
+        ValueError: for a share outside [0, 1).
+    """
     if not 0 <= share < 1:
         raise ValueError(f"a share from 0 to below 1 can be dropped, got {share}")
     kept = torch.randperm(len(coords), generator=generator)[: round((1 - share) * len(coords))]
@@ -23,12 +27,16 @@ def random_drop(
 
 
 class RandomTokens:
-    """Every step from the third on evaluates other random tokens, alone; the rest keep theirs.
+    """Evaluates random tokens from the third step on; the others repeat their latest velocity.
 
-    The last step is whole. The state has one tensor `[tokens, channels]`.
+    The tokens that are not evaluated are absent from the network. All tokens are evaluated at the
+    last step. The state has one tensor `[tokens, channels]`.
+
+    Raises:
+        ValueError: for a share of dropped tokens outside [0, 1).
     """
 
-    alone = True
+    cached_context = False
 
     def __init__(self, share: float, generator: torch.Generator | None = None) -> None:
         if not 0 <= share < 1:
@@ -39,12 +47,13 @@ class RandomTokens:
     def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
         return None
 
-    def choose(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
+    def select(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
         if step < 2 or is_last(step, timesteps):
             return None
         (x,) = state.values()
-        kept = torch.randperm(len(x), generator=self.generator)[: round((1 - self.share) * len(x))]
-        return kept.sort().values.to(x.device)
+        count = round((1 - self.share) * len(x))
+        rows = torch.randperm(len(x), generator=self.generator)[:count]
+        return rows.sort().values.to(x.device)
 
     def fill(self, step: int, timesteps: Tensor, state: State, rows: Rows, part: State) -> State:
         return {name: self.velocity[name].index_copy(0, rows, v) for name, v in part.items()}
@@ -54,31 +63,32 @@ class RandomTokens:
 
 
 class MergedTokens:
-    """Every step from the third on evaluates the first token of each block, alone, for all of it.
+    """Evaluates the first token of each block from the third step on, and gives all its velocity.
 
-    The last step is whole. The state has one tensor `[tokens, channels]`.
+    The other tokens are absent from the network. All tokens are evaluated at the last step. The
+    state has one tensor `[tokens, channels]`.
 
     Args:
         blocks: a label for every token.
     """
 
-    alone = True
+    cached_context = False
 
     def __init__(self, blocks: Int[Tensor, "n"]) -> None:
-        labels, self.place = torch.unique(blocks, return_inverse=True)
+        labels, self.index = torch.unique(blocks, return_inverse=True)
         first = torch.full_like(labels, len(blocks))
-        everyone = torch.arange(len(blocks), device=blocks.device)
-        self.first = first.scatter_reduce(0, self.place, everyone, "amin")
+        rows = torch.arange(len(blocks), device=blocks.device)
+        self.first = first.scatter_reduce(0, self.index, rows, "amin")
 
     def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
         return None
 
-    def choose(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
+    def select(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
         return None if step < 2 or is_last(step, timesteps) else self.first.sort().values
 
     def fill(self, step: int, timesteps: Tensor, state: State, rows: Rows, part: State) -> State:
         order = self.first.argsort().argsort()
-        return {name: v[order][self.place] for name, v in part.items()}
+        return {name: v[order][self.index] for name, v in part.items()}
 
     def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
         return None
@@ -86,14 +96,14 @@ class MergedTokens:
 
 @dataclass(frozen=True)
 class Fast3DCacheConfig:
-    """Defaults as left in the code of Fast-SAM3D (its section 5; arXiv 2511.22533).
+    """Settings of `Fast3DCache`; the defaults are those in the code of Fast-SAM3D.
 
     Args:
-        full_until: part of the steps that are evaluated whole.
-        scheduled_until: up to here the share of tokens evaluated falls as exp(slope * steps).
+        full_until: the share of the steps that are evaluated in full.
+        scheduled_until: up to here the share of evaluated tokens falls as exp(slope * steps).
         slope: of the logarithm of that share.
-        late_share: of the tokens that are carved afterwards.
-        correct_every: afterwards one step in so many is evaluated whole.
+        late_share: the share of the tokens that is left out afterwards.
+        correct_every: afterwards one step in this many is evaluated in full.
         acceleration_weight: of the change in a token's score; its size gets the rest.
     """
 
@@ -106,13 +116,13 @@ class Fast3DCacheConfig:
 
 
 class Fast3DCache:
-    """Evaluates the tokens that move and change most; the others keep their velocity.
+    """Evaluates the tokens whose velocity is large or changes; the others repeat their latest one.
 
-    The published method carves inside the first stage's network; this one wraps a velocity, so
-    that it can be put on any that is evaluated in part. The state has one tensor `[tokens, c]`.
+    The published method selects tokens inside the first stage's network. This one works on
+    velocities, so it fits any model. The state has one tensor `[tokens, channels]`.
     """
 
-    alone = True
+    cached_context = False
 
     def __init__(self, config: Fast3DCacheConfig | None = None) -> None:
         self.config = config or Fast3DCacheConfig()
@@ -120,7 +130,7 @@ class Fast3DCache:
         self.streak: Tensor | None = None
 
     def share(self, step: int, steps: int) -> float:
-        """The part of the tokens to evaluate."""
+        """The share of the tokens to evaluate."""
         c = self.config
         anchor = math.ceil(c.full_until * steps)
         if step < anchor or step == steps - 1:
@@ -133,17 +143,17 @@ class Fast3DCache:
     def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
         return None
 
-    def choose(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
+    def select(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
         share = self.share(step, len(timesteps))
         if share >= 1 or len(self.velocities) < 2 or is_last(step, timesteps):
             self.streak = None
             return None
         before, latest = self.velocities
         weight = self.config.acceleration_weight
-        change = ranged((latest - before).norm(dim=1))
-        score = weight * change + (1 - weight) * ranged(latest.norm(dim=1))
+        change = normalised((latest - before).norm(dim=1))
+        score = weight * change + (1 - weight) * normalised(latest.norm(dim=1))
         streak = torch.zeros_like(score) if self.streak is None else self.streak
-        score = torch.where(streak >= STALE - 1, torch.inf, score)
+        score = torch.where(streak >= MAX_STREAK, torch.inf, score)
         rows = score.topk(max(1, round(share * len(score)))).indices.sort().values
         self.streak = (streak + 1).index_fill(0, rows, 0.0)
         return rows
@@ -152,5 +162,5 @@ class Fast3DCache:
         return {name: self.velocities[-1].index_copy(0, rows, v) for name, v in part.items()}
 
     def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
-        (fresh,) = velocity.values()
-        self.velocities = [*self.velocities, fresh][-2:]
+        (new,) = velocity.values()
+        self.velocities = [*self.velocities, new][-2:]

@@ -1,4 +1,8 @@
-"""Which tokens matter at a step: how large a token's velocity is, how it changes, where it sits."""
+"""Token carving of Fast-SAM3D (arXiv 2602.05293): its released code and its paper.
+
+The state has one tensor `[tokens, channels]`. Tokens are ranked by the size and change of their
+velocity and by the detail of the object around them.
+"""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -7,23 +11,23 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from loci.caching.error_budget import is_last
+from loci.caching.error_budget import Interval, is_last
 from loci.flow import Rows, State
 
-STALE = 5
-"""A token carved so many times less one in a row is a candidate no longer (Fast-SAM3D, 2)."""
+MAX_STREAK = 4
+"""A token is left out of at most this many selections in a row."""
 
 
 class Saliency(NamedTuple):
-    """Of every token: how it moves, where it sits, and both together."""
+    """Of every token: by its velocity, by its surroundings, and both together."""
 
     motion: Float[Tensor, "n"]
     spatial: Float[Tensor, "n"]
     final: Float[Tensor, "n"]
 
 
-def ranged(x: Float[Tensor, "n"], eps: float = 1e-6) -> Float[Tensor, "n"]:
-    """From the smallest value at 0 to the largest at (nearly) 1."""
+def normalised(x: Float[Tensor, "n"], eps: float = 1e-6) -> Float[Tensor, "n"]:
+    """Scaled so that the smallest value is 0 and the largest nearly 1."""
     low, high = x.amin(), x.amax()
     return (x - low) / (high - low + eps)
 
@@ -35,19 +39,19 @@ def released_saliency(
     acceleration_weight: float = 0.7,
     spatial_weight: float = 0.3,
 ) -> Saliency:
-    """0.3 place + 0.7 (0.7 change + 0.3 size), each brought to 0..1 (Fast-SAM3D, 2).
+    """0.3 score + 0.7 (0.7 change + 0.3 size), each scaled to 0..1, as in the released code.
 
     Args:
-        velocity: of every token, as last used.
-        before: what it was when tokens were last selected; None the first time.
-        scores: of every token, as made by `spectral.token_scores`.
-        acceleration_weight: of the change; the size gets the rest.
-        spatial_weight: of the place; the motion gets the rest.
+        velocity: the latest one of every token.
+        before: the one at the previous selection; None at the first.
+        scores: of every token, from `loci.caching.spectral.token_scores`.
+        acceleration_weight: of the change of velocity; its size gets the rest.
+        spatial_weight: of the score; the velocity gets the rest.
     """
     size = velocity.norm(dim=-1)
     change = torch.zeros_like(size) if before is None else (velocity - before).norm(dim=-1)
-    motion = acceleration_weight * ranged(change) + (1 - acceleration_weight) * ranged(size)
-    spatial = ranged(scores)
+    motion = acceleration_weight * normalised(change) + (1 - acceleration_weight) * normalised(size)
+    spatial = normalised(scores)
     return Saliency(motion, spatial, spatial_weight * spatial + (1 - spatial_weight) * motion)
 
 
@@ -57,16 +61,16 @@ def paper_saliency(
     scores: Float[Tensor, "n"],
     gamma: float = 0.7,
 ) -> Float[Tensor, "n"]:
-    """(size + gamma change) / 2 + place / 2, as printed, with the change of one step."""
+    """(size + gamma change) / 2 + score / 2 as in the paper, with the change over one step."""
     size, change = velocity.norm(dim=-1), (velocity - before).norm(dim=-1)
     return (size + gamma * change) / 2 + scores / 2
 
 
 class ReleasedSelection:
-    """The selection of the published code, with its memory of earlier ones. One for a run.
+    """The selection of the released code, with its state; make one for every run.
 
-    The `count` least salient tokens are carved, except those that were carved in each of the
-    latest four selections. Changes are measured between selections and not between steps.
+    The `count` least salient tokens are left out, except those that were left out of each of the
+    latest four selections. Changes are measured between selections, not between steps.
     """
 
     def __init__(self, scores: Float[Tensor, "n"]) -> None:
@@ -82,26 +86,26 @@ class ReleasedSelection:
         candidates = saliency.final.topk(count, largest=False).indices
         carved = torch.zeros_like(self.streak, dtype=torch.bool)
         carved[candidates] = True
-        carved &= self.streak < STALE - 1
+        carved &= self.streak < MAX_STREAK
         self.streak = torch.where(carved, self.streak + 1, 0)
         self.before = velocity
         return ~carved
 
 
-CARVED_FROM = 2
-"""The step from which the published code carves, whatever the warm-up."""
+FIRST_CARVED_STEP = 2
+"""Of the released code, whatever the warm-up."""
 
 
 @dataclass(frozen=True)
 class CarvingConfig:
-    """The defaults are those of the released script (Fast-SAM3D, 2).
+    """Settings of both variants; the defaults are those of the released script.
 
     Args:
-        mode: `released`, as published code does it; `paper`, as the paper says.
+        mode: `released` or `paper`.
         threshold: accumulated relative change at which the network is evaluated again.
         warmup: first steps that are always evaluated.
-        ratio: in mode `released`, the part of the tokens that is carved; in mode `paper`, the
-            part that is evaluated between refreshes.
+        ratio: `released`: the share of the tokens that is left out; `paper`: the share that is
+            evaluated between renewes.
     """
 
     mode: Literal["released", "paper"] = "released"
@@ -109,21 +113,32 @@ class CarvingConfig:
     warmup: int = 3
     ratio: float = 0.1
 
+    def policy(
+        self,
+        interval: Interval | None,
+        scores: Float[Tensor, "n"],
+        blocks: Int[Tensor, "n"] | None = None,
+    ) -> "ReleasedCarving | PaperCarving":
+        """A policy for one run; the interval is not used."""
+        if self.mode == "released":
+            return ReleasedCarving(self, scores)
+        return PaperCarving(self, scores, blocks)
+
 
 class ReleasedCarving:
-    """Mode `released`, to the letter: what it measures is misaligned by up to several steps.
+    """The released code, including its changes measured between steps that do not belong together.
 
-    An evaluation is never whole from step 2 on, unless every candidate is stale; carved tokens
-    are absent from the network; the last step may be skipped.
+    From step 2 on an evaluation is partial unless every candidate was left out too often. Tokens
+    that are left out are absent from the network. The last step may be skipped.
     """
 
-    alone = True
+    cached_context = False
 
     def __init__(self, config: CarvingConfig, scores: Float[Tensor, "n"]) -> None:
-        self.config, self.select = config, ReleasedSelection(scores)
+        self.config, self.selection = config, ReleasedSelection(scores)
         self.rate: float | None = None
         self.state: Tensor | None = None
-        self.earlier: Tensor | None = None  # the state before `state`, not moved on by skips
+        self.earlier: Tensor | None = None  # the state before `state`; skips do not change it
         self.velocity: Tensor | None = None
         self.offset: Tensor | None = None
         self.error = 0.0
@@ -140,12 +155,12 @@ class ReleasedCarving:
         self.state, self.velocity = x, x + self.offset
         return {name: self.velocity}
 
-    def choose(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
+    def select(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
         (_, x), *_ = state.items()
         count = int(self.config.ratio * len(x))
-        if self.velocity is None or step < CARVED_FROM or not 0 < count < len(x):
+        if self.velocity is None or step < FIRST_CARVED_STEP or not 0 < count < len(x):
             return None
-        return self.select(self.velocity, count).nonzero()[:, 0]
+        return self.selection(self.velocity, count).nonzero()[:, 0]
 
     def fill(self, step: int, timesteps: Tensor, state: State, rows: Rows, part: State) -> State:
         assert self.velocity is not None
@@ -153,25 +168,25 @@ class ReleasedCarving:
 
     def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
         (name, x), *_ = state.items()
-        fresh = velocity[name]
+        new = velocity[name]
         if self.state is not None and self.earlier is not None and self.velocity is not None:
-            now = _mean(fresh - self.velocity) / (_mean(self.state - self.earlier) + 1e-8)
+            now = _mean(new - self.velocity) / (_mean(self.state - self.earlier) + 1e-8)
             self.rate = now if self.rate is None else 0.7 * self.rate + 0.3 * now
         self.earlier, self.state = self.state, x
-        self.velocity, self.offset, self.error = fresh, fresh - x, 0.0
+        self.velocity, self.offset, self.error = new, new - x, 0.0
 
 
 class PaperCarving:
-    """Mode `paper`: between refreshes only the most salient tokens are evaluated.
+    """The paper: between renewes only the most salient tokens are evaluated.
 
-    The others keep the cached difference of velocity and state, and stay in sight of the network.
-    When the expected changes since the last refresh add up to the threshold, all are evaluated.
-    This is the reading of the paper under which all that it says can be done at once. The paper
-    does not speak of the last step; it is evaluated. Nor of blocks, which a network may hold as
-    one token: given their labels, whole blocks are evaluated, by their most salient token.
+    The others keep the difference of velocity and state, and the network still attends to them.
+    When the expected changes since the last renew add up to the threshold, all tokens are
+    evaluated. This is the only reading under which all statements of the paper hold together. Two
+    things it leaves open: the last step is evaluated here, and tokens that the network merges into
+    blocks are evaluated by block, ranked by their most salient token.
     """
 
-    alone = False
+    cached_context = True
 
     def __init__(
         self,
@@ -188,7 +203,7 @@ class PaperCarving:
     def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
         return None
 
-    def choose(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
+    def select(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
         (_, x), *_ = state.items()
         if step < max(self.config.warmup, 2) or is_last(step, timesteps):
             return None
@@ -207,14 +222,14 @@ class PaperCarving:
 
     def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
         (name, x), *_ = state.items()
-        fresh = velocity[name]
+        new = velocity[name]
         if self.states:
             moved = float((x - self.states[-1]).norm())
-            self.rate = float((fresh - self.velocities[-1]).norm()) / max(moved, 1e-12)
+            self.rate = float((new - self.velocities[-1]).norm()) / max(moved, 1e-12)
         if self.error >= self.config.threshold:
             self.error = 0.0
-        self.states, self.velocities = [*self.states, x][-2:], [*self.velocities, fresh][-2:]
-        self.offset = fresh - x
+        self.states, self.velocities = [*self.states, x][-2:], [*self.velocities, new][-2:]
+        self.offset = new - x
 
     @property
     def _speed(self) -> float:
@@ -222,16 +237,16 @@ class PaperCarving:
 
 
 def most_salient(saliency: Float[Tensor, "n"], count: int, blocks: Int[Tensor, "n"] | None) -> Rows:
-    """The `count` most salient tokens, or the fewest whole blocks that hold so many."""
+    """The `count` most salient tokens, or the fewest whole blocks with at least as many."""
     if blocks is None:
         return saliency.topk(count).indices.sort().values
-    names, place, sizes = torch.unique(blocks, return_inverse=True, return_counts=True)
+    names, index, sizes = torch.unique(blocks, return_inverse=True, return_counts=True)
     peak = torch.full((len(names),), -torch.inf, dtype=saliency.dtype, device=saliency.device)
-    order = peak.scatter_reduce(0, place, saliency, "amax").argsort(descending=True)
-    held = sizes[order].cumsum(0)
+    order = peak.scatter_reduce(0, index, saliency, "amax").argsort(descending=True)
+    total = sizes[order].cumsum(0)
     chosen = torch.zeros_like(sizes, dtype=torch.bool)
-    chosen[order] = held - sizes[order] < count
-    return chosen[place].nonzero()[:, 0]
+    chosen[order] = total - sizes[order] < count
+    return chosen[index].nonzero()[:, 0]
 
 
 def _mean(x: Tensor) -> float:

@@ -8,16 +8,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from loci.caching.aggregation import Aggregation, aggregate, shrunk
+from loci.caching.aggregation import Aggregation, shrunk
 from loci.caching.presets import Preset
-from loci.caching.published.token_baselines import random_drop
-from loci.caching.spectral import (
-    DecodingConfig,
-    decoding_factor,
-    grid_ratio,
-    picture_ratio,
-    token_scores,
-)
+from loci.caching.spectral import DecodingConfig, token_scores
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.mesh import Mesh
 from loci.nn.sparse.tensor import Voxels
@@ -103,7 +96,7 @@ class VoxelChoice(NamedTuple):
 
     def mesh_latents(self, latents: Float[Tensor, "n c"]) -> Float[Tensor, "m c"]:
         """What the mesh decoder takes on `mesh_voxels`."""
-        return self.merged.fused(latents) if self.merged and self.late else latents
+        return self.merged.pooled(latents) if self.merged and self.late else latents
 
     def true_gaussians(self, gaussians: Gaussians) -> Gaussians:
         """At the size that the pose is for."""
@@ -146,24 +139,21 @@ def choose_voxels(
     """
     if depth and speed.prune:
         coords = prune(coords, depth)
-    if speed.dropped:
-        coords = random_drop(coords, speed.dropped, chance)
+    if speed.drop_voxels:
+        coords = speed.drop_voxels(coords, chance)
     values = logits[0, 0][coords[:, 1:].long().unbind(1)]
     resolution = logits.shape[-1]
     scores = token_scores(coords, values, resolution)
     if speed.decoding is None:
         return _whole(coords, scores, resolution, limit, chance)
     config = speed.decoding
-    ratios = (
-        picture_ratio(cutout, config.mode),
-        grid_ratio(coords, values, resolution, config.mode),
-    )
-    factor = decoding_factor(*ratios, len(coords), config, resolution)
-    if config.mode == "loci" and factor == 1:
+    ratios = config.image_ratio(cutout), config.grid_ratio(coords, values, resolution)
+    factor = config.factor(*ratios, len(coords), resolution)
+    if factor == 1 and not config.always_merges:
         choice = _whole(coords, scores, resolution, limit, chance)
     else:
         choice = _merged(coords, scores, resolution, factor, config, limit, chance)
-    return choice._replace(detail=config.joint(*ratios))
+    return choice._replace(detail=config.joint_ratio(*ratios))
 
 
 def _whole(
@@ -176,7 +166,7 @@ def _whole(
         # The logits are of the finer grid; of the coarser one the occupancy is known.
         scores = token_scores(fewer, torch.ones_like(fewer[:, 0]), resolution)
         there, parent = torch.unique(shrunk(coords, factor), dim=0, return_inverse=True)
-        places = Aggregation(there, parent, factor).fused(places, "mean")
+        places = Aggregation(there, parent, factor).pooled(places, "mean")
         grid = torch.tensor([resolution**2, resolution, 1], device=coords.device)
         cells, wanted = ((c[:, 1:] * grid).sum(dim=1) for c in (there, fewer))
         places = places[torch.searchsorted(cells, wanted)]
@@ -193,15 +183,15 @@ def _merged(
     limit: int,
     chance: torch.Generator,
 ) -> VoxelChoice:
-    """Mode `paper` merges at the mesh decoder, the others before stage 2."""
-    if config.mode == "paper":
+    """Merged before stage 2, or only for the mesh decoder (`DecodingConfig.merges_for_mesh`)."""
+    if config.merges_for_mesh:
         found = _whole(coords, scores, resolution, limit, chance)
-        merged = aggregate(found.voxels.coords, factor, config.mode, resolution)
+        merged = config.aggregate(found.voxels.coords, factor, resolution)
         return found._replace(merged=merged, mesh_voxels=Voxels(merged.coords))
-    merged = aggregate(coords, factor, config.mode, resolution)
+    merged = config.aggregate(coords, factor, resolution)
     rows = merged.subset(limit, chance)
-    voxels, scores = Voxels(merged.coords[rows]), merged.fused(scores)[rows]
-    places = merged.fused(_middles(coords, resolution), "mean")[rows]
+    voxels, scores = Voxels(merged.coords[rows]), merged.pooled(scores)[rows]
+    places = merged.pooled(_middles(coords, resolution), "mean")[rows]
     width = merged.factor / resolution
     return VoxelChoice(coords, voxels, voxels, scores, places, width, merged.pose_factor, merged)
 
