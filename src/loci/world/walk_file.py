@@ -22,8 +22,16 @@ FORMAT = "loci-walk-1"
 _NUMBERS = ("seed", "frames", "chunks")
 
 
-def save_walk(path: str | Path, state: WalkState, world: World) -> None:
+def save_walk(
+    path: str | Path, state: WalkState, world: World, video: dict[str, str] | None = None
+) -> None:
     """Write a walk, whole or not at all.
+
+    Args:
+        path: the file to write.
+        state: the walk.
+        world: what it was walked in.
+        video: what is kept of the video of its frames, for `loci walk --resume`.
 
     Raises:
         LociError: when the file cannot be written.
@@ -37,7 +45,7 @@ def save_walk(path: str | Path, state: WalkState, world: World) -> None:
     if state.prompt is not None:
         tensors |= {"prompt.states": state.prompt.states, "prompt.mask": state.prompt.mask}
     numbers = {name: getattr(state, name) for name in _NUMBERS}
-    content = {"memory": plan, "world": _identity(world), **numbers}
+    content = {"memory": plan, "world": _identity(world), "video": video, **numbers}
     plain = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     data = save(plain, metadata={"format": FORMAT, "walk": json.dumps(content)})
     try:
