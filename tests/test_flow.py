@@ -4,7 +4,6 @@ from torch import Tensor
 
 from loci.flow import (
     State,
-    Velocity,
     add_noise,
     batched_guidance,
     euler_timesteps,
@@ -171,26 +170,24 @@ def test_the_loss_is_zero_only_for_the_true_velocity() -> None:
     assert bool((flow_loss(data - noise, data, noise) > 0).all())
 
 
-def test_the_difference_is_held_between_guided_evaluations() -> None:
-    """Of a difference that stays the same nothing is lost; the dear branch is always made."""
+@pytest.mark.parametrize(("every", "evaluated"), [(1, 4), (2, 2), (3, 2), (100, 1)])
+def test_guidance_reuses_its_last_difference(every: int, evaluated: int) -> None:
+    """The difference grows with the timestep, so it shows at which step it was evaluated."""
     calls = {"conditional": 0, "unconditional": 0}
 
-    def branch(name: str, shift: float) -> Velocity:
-        def velocity(state: State, timestep: Tensor) -> State:
-            calls[name] += 1
-            return {"x": state["x"] * timestep[0] + shift}
+    def conditional(state: State, timestep: Tensor) -> State:
+        calls["conditional"] += 1
+        return {"x": state["x"] + timestep[0]}
 
-        return velocity
+    def unconditional(state: State, timestep: Tensor) -> State:
+        calls["unconditional"] += 1
+        return {"x": state["x"]}
 
-    branches = branch("conditional", 2.0), branch("unconditional", -1.0)
-    times = torch.tensor([100.0, 200.0, 300.0, 400.0, 600.0, 700.0])
+    times = [100.0, 200.0, 300.0, 400.0, 600.0, 700.0]  # the last two are not guided
     state = {"x": torch.randn(1, 5)}
-    plain = interval_guidance(*branches, 3.0, (0.0, 500.0))
-    expected = [plain(state, t[None])["x"] for t in times]
-    assert calls == {"conditional": 6, "unconditional": 4}
-    for every, made in ((2, 2), (3, 2), (100, 1)):
-        calls.update(conditional=0, unconditional=0)
-        held = interval_guidance(*branches, 3.0, (0.0, 500.0), every)
-        for t, x in zip(times, expected, strict=True):
-            torch.testing.assert_close(held(state, t[None])["x"], x)
-        assert calls == {"conditional": 6, "unconditional": made}
+    velocity = interval_guidance(conditional, unconditional, 3.0, (0.0, 500.0), every)
+    for step, t in enumerate(times):
+        difference = times[step - step % every] if step < 4 else 0.0
+        expected = state["x"] + t + 3 * difference
+        torch.testing.assert_close(velocity(state, torch.tensor([t]))["x"], expected)
+    assert calls == {"conditional": 6, "unconditional": evaluated}

@@ -9,7 +9,8 @@ from loci.caching.published.token_carving import CarvingConfig, ReleasedCarving
 from loci.caching.stats import Stats
 from loci.caching.step_cache import StepCacheConfig
 from loci.errors import LociError
-from tests.caching.toy import INTERVAL, error, run, same, tokens
+from loci.flow import Rows, State, interval_guidance, sample
+from tests.caching.toy import INTERVAL, error, run, same, times, tokens
 
 SCORES, BLOCKS = torch.linspace(0, 1, 40), torch.arange(40) // 4
 
@@ -86,8 +87,24 @@ def test_every_preset(name: str) -> None:
     assert walked["latents"].isfinite().all()
 
 
-def test_one_dial() -> None:
+def test_fewer_steps_are_the_published_trade() -> None:
+    """The steps of `fast` and `faster` are those that the documentation measured."""
+    named = {name: get_preset(name) for name in PRESETS}
+    assert {n: p.walk_steps for n, p in named.items() if p.walk_steps != 1} == {
+        "fast": 0.5,
+        "faster": 0.25,
+    }
+    assert (named["fast"].structure_steps, named["fast"].latent_steps) == (0.5, 0.5)
+    assert (named["faster"].structure_steps, named["faster"].latent_steps) == (1 / 3, 1 / 8)
+    assert [p.guide_every for p in named.values()] == [1, 2, 1000, 1, 1]
+    assert [p.prune for p in named.values()] == [True, True, True, False, False]
+    assert [p.decoding is None for p in named.values()] == [True, *[False] * 4]
+
+
+def test_a_tolerance_takes_the_place_of_fewer_steps() -> None:
     zero = get_preset("fast").within(0.0)
+    assert (zero.walk_steps, zero.structure_steps, zero.latent_steps) == (1, 1, 1)
+    assert zero.guide_every == 1
     exact, _ = run(None)
     assert same(run(zero.structure_policy(INTERVAL))[0], exact)
     loose = get_preset("exact").within(0.1)
@@ -101,12 +118,62 @@ def test_an_unknown_preset_names_the_known() -> None:
         get_preset("warp")
 
 
-def test_a_held_difference_is_an_evaluation_saved() -> None:
-    stats = Stats()
-    plain, held = Stats(), stats.counted("structure", None, INTERVAL, every=1000)
+def test_a_reused_guidance_difference_is_an_evaluation_saved() -> None:
+    plain, reused = Stats(), Stats()
     run(plain.counted("structure", None, INTERVAL))
-    run(held)
-    exact, entry = plain.stage("structure"), stats.stage("structure")
-    assert entry.exact_evaluations == exact.exact_evaluations == exact.evaluations
-    assert entry.evaluations == entry.steps + 1
-    assert entry.saved == exact.evaluations - entry.steps - 1
+    run(reused.counted("structure", None, INTERVAL, every=1000))
+    exact, stage = plain.stage("structure"), reused.stage("structure")
+    assert stage.exact_evaluations == exact.exact_evaluations == exact.evaluations
+    assert stage.evaluations == stage.steps + 1
+    assert stage.saved == exact.evaluations - stage.steps - 1
+
+
+class Half:
+    """Evaluates half of the tokens at some steps."""
+
+    cached_context = False
+
+    def __init__(self, partial_steps: set[int]) -> None:
+        self.partial_steps, self.latest = partial_steps, {}
+
+    def propose(self, step, timesteps, state):
+        return None
+
+    def select(self, step, timesteps, state):
+        return torch.arange(20) if step in self.partial_steps else None
+
+    def fill(self, step, timesteps, state, rows, part):
+        return {name: self.latest[name].index_copy(0, rows, v) for name, v in part.items()}
+
+    def observe(self, step, timesteps, state, velocity):
+        self.latest = velocity
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 1000])
+@pytest.mark.parametrize("partial_steps", [set(), {2, 3, 5}, {1, 2, 4, 6, 7}])
+def test_partial_evaluations_are_counted_with_rarer_guidance(every: int, partial_steps) -> None:
+    """As many evaluations as the network made: a partial guided step always makes both."""
+    calls = [0]
+
+    def network(state: State, timestep: torch.Tensor) -> State:
+        calls[0] += 1
+        return {name: torch.ones_like(x) for name, x in state.items()}
+
+    def part(state: State, timestep: torch.Tensor, rows: Rows) -> State:
+        some = {name: x[rows] for name, x in state.items()}
+        return interval_guidance(network, network, 2.0, INTERVAL)(some, timestep)
+
+    stats = Stats()
+    sample(
+        interval_guidance(network, network, 2.0, INTERVAL, every),
+        tokens(),
+        times(8, 1.0),
+        stats.counted("latents", Half(partial_steps), INTERVAL, every),
+        end=1.0,
+        partial=part,
+    )
+    stage = stats.stage("latents")
+    assert stage.evaluations == calls[0]
+    assert stage.exact_evaluations == 8 + 5
+    halves = sum(1 if step > 4 else 2 for step in partial_steps)
+    assert stage.token_shares == calls[0] - halves / 2

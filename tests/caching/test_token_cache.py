@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -90,3 +92,93 @@ def test_the_cheapest_blocks_within_a_limit() -> None:
     assert not cheapest_tokens(cost, blocks, 0.0).any()
     with pytest.raises(ValueError, match="warmup"):
         TokenCache(TokenCacheConfig(warmup=1))
+
+
+def straight(steps: int = 30) -> tuple[torch.Tensor, State]:
+    return times(steps, 1.0), {"latents": torch.ones(40, 1)}
+
+
+def drive(policy: TokenCache, velocity, steps: int = 30) -> list[torch.Tensor | None]:
+    """Per step the tokens evaluated: all of them, some, or None if the step was skipped."""
+    timesteps, state = straight(steps)
+    evaluated: list[torch.Tensor | None] = []
+    for step in range(steps):
+        if policy.propose(step, timesteps, state) is not None:
+            evaluated.append(None)
+            continue
+        rows = policy.select(step, timesteps, state)
+        v = velocity(timesteps[step].item() / 1000)
+        if rows is not None:
+            v = policy.fill(step, timesteps, state, rows, {"latents": v[rows]})["latents"]
+        policy.observe(step, timesteps, state, {"latents": v})
+        evaluated.append(torch.arange(40) if rows is None else rows)
+    return evaluated
+
+
+def half_bent(at: float) -> torch.Tensor:
+    """The velocity of the first 20 tokens is a straight line, that of the others is bent."""
+    line, bent = torch.full((20, 1), 1 + at), torch.full((20, 1), 1 + math.sin(25 * at))
+    return torch.cat([line, bent])
+
+
+@pytest.mark.parametrize("max_skips", [1, 2, 4])
+def test_a_token_is_left_out_of_a_limited_number_of_evaluations(max_skips: int) -> None:
+    config = TokenCacheConfig(
+        0.02, carving_share=1.0, full_above=1.0, max_skips=max_skips, max_extrapolation=1e9
+    )
+    evaluated = [rows for rows in drive(TokenCache(config), half_bent) if rows is not None]
+    skips = torch.zeros(40)
+    longest = 0
+    for rows in evaluated:
+        skips += 1
+        skips[rows] = 0
+        longest = max(longest, int(skips.max()))
+    assert longest == max_skips
+
+
+@pytest.mark.parametrize("reach", [0.5, 1.0, 2.0])
+def test_no_token_is_forecast_further_than_allowed(reach: float) -> None:
+    config = TokenCacheConfig(
+        10.0, carving_share=1.0, full_above=1.0, max_skips=99, max_extrapolation=reach
+    )
+    policy = TokenCache(config)
+    evaluated = drive(policy, half_bent)
+    latest, older = torch.full((40,), -1.0), torch.full((40,), -2.0)
+    furthest = 0.0
+    for step, rows in enumerate(evaluated):
+        left_out = torch.ones(40, dtype=torch.bool)
+        if rows is not None:
+            left_out[rows] = False
+            older[rows], latest[rows] = latest[rows], float(step)
+        if left_out.any():
+            ratio = (step - latest[left_out]) / (latest[left_out] - older[left_out])
+            furthest = max(furthest, float(ratio.max()))
+    assert furthest == (0 if reach < 1 else reach)
+
+
+def test_skips_and_partial_evaluations_spend_the_budget() -> None:
+    policy = TokenCache(TokenCacheConfig(0.02, carving_share=1.0, full_above=1.0))
+    timesteps, state = straight()
+    before, spent_by_skips, spent_by_parts = 0.0, 0.0, 0.0
+    for step in range(30):
+        end = (step + 1) / 30
+        skipped = policy.propose(step, timesteps, state) is not None
+        if skipped:
+            spent_by_skips += policy.budget.spent - before
+        else:
+            rows = policy.select(step, timesteps, state)
+            v = half_bent(timesteps[step].item() / 1000)
+            if rows is not None:
+                spent_by_parts += policy.budget.spent - before
+                v = policy.fill(step, timesteps, state, rows, {"latents": v[rows]})["latents"]
+            policy.observe(step, timesteps, state, {"latents": v})
+        assert before <= policy.budget.spent <= 0.02 * end + 1e-6
+        before = policy.budget.spent
+    assert spent_by_parts > 0
+    assert spent_by_skips >= 0
+    costs = [
+        sum(len(rows) for rows in drive(TokenCache(config), half_bent) if rows is not None)
+        for config in (TokenCacheConfig(t, carving_share=1.0) for t in (0.0, 0.005, 0.05))
+    ]
+    assert costs[0] == 30 * 40
+    assert costs[0] > costs[1] > costs[2]

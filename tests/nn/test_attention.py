@@ -4,10 +4,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from loci.nn.attention import Attention, CrossAttention, KeysValues, mixed_values
-from loci.nn.embeddings import timestep_code
-from loci.nn.norms import AffineLayerNorm, HeadRMSNorm, RMSNorm, gated, layer_norm, modulated
-from loci.nn.rotary import grid_rotation, rotate, split_pairs
+from loci.nn.attention import Attention, CrossAttention, KeysValues, dot_product_attention
+from loci.nn.embeddings import timestep_embedding
+from loci.nn.norms import (
+    AffineLayerNorm,
+    HeadRMSNorm,
+    RMSNorm,
+    gated_residual,
+    layer_norm,
+    modulate,
+)
+from loci.nn.rotary import apply_rotary, grid_rotary_embedding, split_pairs
 
 
 @pytest.mark.parametrize(
@@ -18,9 +25,9 @@ def test_pairs_are_shared_out_as_released(pairs: int, expected: tuple[int, int, 
 
 
 def test_rotation_keeps_lengths_and_sees_only_differences() -> None:
-    at = grid_rotation(6, 3, 4, 24)
+    at = grid_rotary_embedding(6, 3, 4, 24)
     q, k = torch.randn(2, 1, 1, 24).unbind(0)
-    turned_q, turned_k = (rotate(x.expand(1, 1, 72, 24)[0][None], at)[0, 0] for x in (q, k))
+    turned_q, turned_k = (apply_rotary(x.expand(1, 1, 72, 24)[0][None], at)[0, 0] for x in (q, k))
     assert torch.allclose(turned_q.norm(dim=-1), q.norm().expand(72), atol=1e-5)
     scores = (turned_q @ turned_k.T).view(6, 3, 4, 6, 3, 4)
     assert torch.allclose(scores[1, 0, 1, 3, 2, 2], scores[2, 0, 0, 4, 2, 1], atol=1e-5)
@@ -72,7 +79,7 @@ def test_cross_attention_is_the_written_out_formula() -> None:
 
 
 def test_timesteps_are_coded_cosines_first() -> None:
-    code = timestep_code(torch.tensor([0.0, 250.0]), 8)
+    code = timestep_embedding(torch.tensor([0.0, 250.0]), 8)
     assert code[0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
     assert code[1, 0].item() == pytest.approx(math.cos(250), abs=1e-6)
     assert code[1, 5].item() == pytest.approx(math.sin(250 * 10000 ** (-1 / 4)), abs=1e-6)
@@ -81,13 +88,13 @@ def test_timesteps_are_coded_cosines_first() -> None:
 def test_a_float32_modulation_of_bfloat16_tokens_is_computed_in_float32() -> None:
     x, update = torch.randn(2, 2, 5, 8).bfloat16().unbind(0)
     shift, scale = torch.randn(2, 2, 1, 8).unbind(0)
-    bent, added = modulated(x, shift, scale), gated(x, update, scale)
+    bent, added = modulate(x, shift, scale), gated_residual(x, update, scale)
     assert bent.dtype == added.dtype == torch.bfloat16
     assert torch.equal(bent, (x.float() * (1 + scale) + shift).bfloat16())
     assert torch.equal(added, (x.float() + update.float() * scale).bfloat16())
     # In bfloat16 throughout when all of it is.
     narrow = shift.bfloat16(), scale.bfloat16()
-    assert torch.equal(modulated(x, *narrow), x * (1 + narrow[1]) + narrow[0])
+    assert torch.equal(modulate(x, *narrow), x * (1 + narrow[1]) + narrow[0])
 
 
 def inputs(dtype: torch.dtype, grad: bool) -> list[torch.Tensor]:
@@ -104,7 +111,7 @@ def test_written_out_it_is_the_same_with_the_same_gradients(masked: bool) -> Non
     narrow, wide = inputs(torch.bfloat16, True), inputs(torch.bfloat16, False)
     wide = [x.float().requires_grad_() for x in wide]
     q, k, v = narrow
-    ours = mixed_values(q, k, v, mask)
+    ours = dot_product_attention(q, k, v, mask)
     assert ours.dtype is torch.bfloat16
     assert "ScaledDotProduct" not in type(ours.grad_fn).__name__
     q, k, v = wide
@@ -121,21 +128,21 @@ def test_written_out_it_is_the_same_with_the_same_gradients(masked: bool) -> Non
 def test_masked_keys_are_not_looked_at() -> None:
     queries, keys, values = inputs(torch.bfloat16, True)
     mask = torch.arange(7) < 4
-    ours = mixed_values(queries, keys, values, mask=mask.expand(2, 1, 1, 7))
-    fewer = mixed_values(queries, keys[:, :, :4], values[:, :, :4])
+    ours = dot_product_attention(queries, keys, values, mask=mask.expand(2, 1, 1, 7))
+    fewer = dot_product_attention(queries, keys[:, :, :4], values[:, :, :4])
     torch.testing.assert_close(ours, fewer, atol=1e-2, rtol=1e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_without_gradients_it_is_the_fused_kernel(dtype: torch.dtype) -> None:
     q, k, v = inputs(dtype, False)
-    assert torch.equal(mixed_values(q, k, v), F.scaled_dot_product_attention(q, k, v))
+    assert torch.equal(dot_product_attention(q, k, v), F.scaled_dot_product_attention(q, k, v))
 
 
 def test_under_autocast_it_is_written_out_too() -> None:
     q, k, v = inputs(torch.float32, True)
     with torch.autocast("cpu", torch.bfloat16):
-        ours = mixed_values(q, k, v)
+        ours = dot_product_attention(q, k, v)
     assert ours.dtype is torch.bfloat16
     assert "ScaledDotProduct" not in type(ours.grad_fn).__name__
     theirs = F.scaled_dot_product_attention(q, k, v)

@@ -1,4 +1,4 @@
-"""softmax(q k^T / sqrt(d)) v, by whichever way is the faster."""
+"""Attention and feed-forward layers."""
 
 from typing import NamedTuple
 
@@ -8,21 +8,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loci.nn.norms import RMSNorm
-from loci.nn.rotary import Rotation, rotate
+from loci.nn.rotary import RotaryEmbedding, apply_rotary
 
 
-def mixed_values(
+def dot_product_attention(
     queries: Float[Tensor, "b h n e"],
     keys: Float[Tensor, "b h m e"],
     values: Float[Tensor, "b h m v"],
     mask: Bool[Tensor, "b #h #n m"] | None = None,
 ) -> Float[Tensor, "b h n v"]:
-    """Values weighed by how well their keys answer the queries, where `mask` is true.
+    """softmax(q k^T / sqrt(e)) v, over the keys where `mask` is true.
 
-    torch's fused kernel, except for bfloat16 on the CPU where a gradient is wanted: its backward
-    pass takes several times as long there as that of the products written out.
+    Uses torch's fused kernel, except to train in bfloat16 on the CPU: the kernel's backward pass is
+    several times slower there than explicit matrix products.
     """
-    if not (queries.requires_grad and _narrow_on_cpu(queries)):
+    if not (queries.requires_grad and _is_bfloat16_on_cpu(queries)):
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     q, k, v = (part.bfloat16() for part in (queries, keys, values))
     with torch.autocast("cpu", enabled=False):
@@ -32,12 +32,12 @@ def mixed_values(
         return scores.softmax(dim=-1) @ v
 
 
-def _narrow_on_cpu(x: Tensor) -> bool:
-    """Whether products of it are computed in bfloat16 on the CPU."""
+def _is_bfloat16_on_cpu(x: Tensor) -> bool:
+    """Whether matrix products of x are computed in bfloat16 on the CPU."""
     if x.device.type != "cpu":
         return False
-    given = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    return given is torch.bfloat16
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    return dtype is torch.bfloat16
 
 
 class KeysValues(NamedTuple):
@@ -48,10 +48,13 @@ class KeysValues(NamedTuple):
 
 
 class Attention(nn.Module):
-    """softmax(q k^T / sqrt(head_dim)) v, with q and k normalised over the full width.
+    """Multi-head attention with RMS-normalised queries and keys, over the full width.
 
-    Queries and keys-with-values are separate methods, because in both systems they often come
-    from different tokens and at different times (a cached memory, a cached prompt).
+    Queries and keys are computed by separate methods, because they often come from different
+    tokens and at different times (cached memory tokens, a cached prompt).
+
+    Raises:
+        ValueError: unless the width splits into heads of even width.
     """
 
     def __init__(self, dim: int, heads: int, eps: float = 1e-6) -> None:
@@ -66,36 +69,40 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def queries(
-        self, x: Float[Tensor, "b n d"], at: Rotation | None = None
+        self, x: Float[Tensor, "b n d"], rotary: RotaryEmbedding | None = None
     ) -> Float[Tensor, "b h n e"]:
-        """Normalised, split and (if positions are given) turned queries."""
+        """Queries, normalised and rotated if `rotary` is given."""
         q = self._split(self.norm_q(self.q(x)))
-        return q if at is None else rotate(q, at)
+        return q if rotary is None else apply_rotary(q, rotary)
 
-    def keys_values(self, x: Float[Tensor, "b n d"], at: Rotation | None = None) -> KeysValues:
-        """Normalised keys (turned if positions are given) and values."""
+    def keys_values(
+        self, x: Float[Tensor, "b n d"], rotary: RotaryEmbedding | None = None
+    ) -> KeysValues:
+        """Normalised keys, rotated if `rotary` is given, and values."""
         k = self._split(self.norm_k(self.k(x)))
-        return KeysValues(k if at is None else rotate(k, at), self._split(self.v(x)))
+        return KeysValues(k if rotary is None else apply_rotary(k, rotary), self._split(self.v(x)))
 
     def attend(
         self, queries: Float[Tensor, "b h n e"], context: KeysValues
     ) -> Float[Tensor, "b n d"]:
         """Attention output after the output projection."""
-        mixed = mixed_values(queries, *context)
-        return self.o(mixed.transpose(1, 2).flatten(-2))
+        attended = dot_product_attention(queries, *context)
+        return self.o(attended.transpose(1, 2).flatten(-2))
 
     def forward(
-        self, x: Float[Tensor, "b n d"], at: Rotation | None = None
+        self, x: Float[Tensor, "b n d"], rotary: RotaryEmbedding | None = None
     ) -> Float[Tensor, "b n d"]:
-        """Plain self-attention."""
-        return self.attend(self.queries(x, at), self.keys_values(x, at))
+        """Self-attention."""
+        return self.attend(self.queries(x, rotary), self.keys_values(x, rotary))
 
 
 class CrossAttention(nn.Module):
-    """softmax(q k^T / sqrt(head_dim)) v without any norm of queries and keys.
+    """Multi-head attention to a condition, without normalisation of queries and keys.
 
-    The keys and values of a condition are made once (`keys_values`) and serve every step. The
-    empty condition, all zeros, needs no attention at all: see `unconditional`.
+    The keys and values of a condition are computed once (`keys_values`) and reused at every step.
+
+    Raises:
+        ValueError: unless the width splits into heads.
     """
 
     def __init__(self, dim: int, condition_dim: int, heads: int) -> None:
@@ -108,23 +115,22 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Linear(dim, dim)
 
     def keys_values(self, condition: Float[Tensor, "b m c"]) -> KeysValues:
-        """What every query of a run will look at."""
+        """Keys and values of the condition's tokens."""
         both = self.to_kv(condition).unflatten(-1, (2, self.heads, -1))
         return KeysValues(*both.transpose(1, 3).unbind(2))
 
     def unconditional(self) -> Float[Tensor, "1 1 d"]:
-        """The answer to every query when the condition is all zeros.
+        """The output for a condition of all zeros, the same for every query.
 
-        Then all keys are equal and every value is the bias, so any weights average to the bias
-        (SAM 3D Objects, 4.4).
+        All values are then the bias of the value projection, and so is any weighted mean of them.
         """
         return self.to_out(self.to_kv.bias.chunk(2)[1])[None, None]
 
     def forward(self, x: Float[Tensor, "b n d"], context: KeysValues) -> Float[Tensor, "b n d"]:
-        """What the tokens find in the condition."""
+        """Attention output of the tokens."""
         queries = self.to_q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        mixed = mixed_values(queries, *context)
-        return self.to_out(mixed.transpose(1, 2).flatten(-2))
+        attended = dot_product_attention(queries, *context)
+        return self.to_out(attended.transpose(1, 2).flatten(-2))
 
 
 class FeedForward(nn.Module):

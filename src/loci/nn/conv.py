@@ -1,4 +1,4 @@
-"""Convolution over volumes that does not wait for torch."""
+"""Conv3d that calls oneDNN directly where PyTorch 2.13 picks a slow CPU kernel."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from torch import Tensor, nn
 
 
 class Conv3d(nn.Conv3d):
-    """`nn.Conv3d`, the same numbers sooner.
+    """`nn.Conv3d` with the same results, several times faster on large volumes with few channels.
 
-    For a single sample on a single thread torch (2.13) leaves oneDNN aside and takes a kernel that
-    is several times slower where a volume is large and its channels are few. Without a gradient to
-    keep we ask oneDNN ourselves.
+    For a single sample on a single CPU thread PyTorch does not use oneDNN. This layer does,
+    whenever no gradient is needed.
     """
 
     def forward(self, input: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b d x2 y2 z2"]:
-        if self.padding_mode != "zeros" or not _for_onednn(input):
+        if self.padding_mode != "zeros" or not _uses_onednn(input):
             return super().forward(input)
         assert not isinstance(self.padding, str)
         return torch.mkldnn_convolution(
@@ -25,7 +24,7 @@ class Conv3d(nn.Conv3d):
         )
 
 
-def _for_onednn(x: Tensor) -> bool:
+def _uses_onednn(x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32

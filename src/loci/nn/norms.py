@@ -1,7 +1,7 @@
-"""Tables beside the linear layers: learned tokens and positions, and fixed ones.
+"""Normalisation, adaLN modulation, and parameter tables.
 
-On the meta device, where released models are built before their weights arrive, nothing is
-computed: drawing and copying there imports torch's compiler, which takes seconds.
+Tables on the meta device, where released models are built before their weights are loaded, are
+left uninitialised: drawing or copying there imports torch's compiler, which takes seconds.
 """
 
 from typing import NamedTuple
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def learned(*shape: int, std: float = 0.02) -> nn.Parameter:
-    """A parameter drawn from a normal distribution."""
+def learned_table(*shape: int, std: float = 0.02) -> nn.Parameter:
+    """A parameter initialised from a normal distribution."""
     table = torch.empty(*shape)
     return nn.Parameter(table if table.is_meta else table.normal_(std=std))
 
 
-def fixed(values: Tensor) -> Tensor:
-    """A table made on the CPU, put where new tensors are made."""
+def fixed_table(values: Tensor) -> Tensor:
+    """A copy of a CPU tensor on the current default device."""
     table = torch.empty(values.shape, dtype=values.dtype)
     return table if table.is_meta else table.copy_(values)
 
@@ -30,7 +30,7 @@ def layer_norm(x: Float[Tensor, "... d"], eps: float = 1e-6) -> Float[Tensor, ".
 
 
 class AffineLayerNorm(nn.LayerNorm):
-    """LayerNorm with weight and bias, computed in float32 whatever the type of the input."""
+    """LayerNorm with weight and bias, computed in float32 for any input dtype."""
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         weight, bias = self.weight.float(), self.bias.float()
@@ -40,8 +40,8 @@ class AffineLayerNorm(nn.LayerNorm):
 class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last axis.
 
-    The normalised value is cast back before it is multiplied by the weight: in bfloat16 the
-    order shows in the last bit, and released weights were trained with this one.
+    The normalised value is cast back before it is multiplied by the weight, the order that the
+    released weights were trained with; in bfloat16 it affects the last bit.
     """
 
     def __init__(self, dim: int, eps: float = 1e-6) -> None:
@@ -56,7 +56,7 @@ class RMSNorm(nn.Module):
 
 
 class HeadRMSNorm(nn.Module):
-    """x / max(|x|, 1e-12) * sqrt(d) * gamma over the last axis, with a gamma for every head."""
+    """x / max(|x|, 1e-12) * sqrt(d) * gamma over the last axis, with one gamma per head."""
 
     def __init__(self, heads: int, dim: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class HeadRMSNorm(nn.Module):
 
 
 class Modulation(NamedTuple):
-    """Six vectors `[..., d]`: the first three for attention, the others for the feed-forward."""
+    """adaLN vectors `[..., d]`: three for attention, three for the feed-forward layer."""
 
     shift1: Tensor
     scale1: Tensor
@@ -78,15 +78,15 @@ class Modulation(NamedTuple):
     gate2: Tensor
 
 
-def modulated(
+def modulate(
     normed: Float[Tensor, "... d"], shift: Float[Tensor, "... d"], scale: Float[Tensor, "... d"]
 ) -> Float[Tensor, "... d"]:
-    """normed * (1 + scale) + shift in the widest of their types, returned in that of `normed`."""
+    """normed * (1 + scale) + shift in the widest dtype, returned in that of `normed`."""
     return (normed * (1 + scale) + shift).to(normed.dtype)
 
 
-def gated(
+def gated_residual(
     x: Float[Tensor, "... d"], update: Float[Tensor, "... d"], gate: Float[Tensor, "... d"]
 ) -> Float[Tensor, "... d"]:
-    """x + update * gate in the widest of their types, returned in that of `x`."""
+    """x + update * gate in the widest dtype, returned in that of `x`."""
     return (x + update * gate).to(x.dtype)

@@ -1,4 +1,4 @@
-"""Rotary positions: a token's place turns pairs of its query and key channels."""
+"""Rotary position embedding."""
 
 from typing import NamedTuple
 
@@ -7,42 +7,42 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-class Rotation(NamedTuple):
-    """Cosine and sine of every token's angles, one per channel pair; float32.
+class RotaryEmbedding(NamedTuple):
+    """Cosine and sine of every token's angles, one per pair of channels; float32.
 
-    Both are `[tokens, pairs]`, or `[batch, tokens, pairs]` where samples differ.
+    Both are `[tokens, pairs]`, or `[batch, tokens, pairs]` if samples differ.
     """
 
     cos: Tensor
     sin: Tensor
 
-    def slice(self, start: int | None, stop: int | None) -> "Rotation":
+    def slice(self, start: int | None, stop: int | None) -> "RotaryEmbedding":
         """The tokens `start:stop`."""
-        return Rotation(self.cos[..., start:stop, :], self.sin[..., start:stop, :])
+        return RotaryEmbedding(self.cos[..., start:stop, :], self.sin[..., start:stop, :])
 
 
-def rotation(angles: Float[Tensor, "*b tokens pairs"]) -> Rotation:
-    """Cosines and sines of angles in radians; computed in the type given, kept in float32."""
-    return Rotation(angles.cos().float(), angles.sin().float())
+def rotary_embedding(angles: Float[Tensor, "*b tokens pairs"]) -> RotaryEmbedding:
+    """Cosines and sines of angles in radians, computed in their dtype and stored as float32."""
+    return RotaryEmbedding(angles.cos().float(), angles.sin().float())
 
 
-def axis_frequencies(pairs: int, base: float = 10000.0) -> Float[Tensor, "pairs"]:
+def rotary_frequencies(pairs: int, base: float = 10000.0) -> Float[Tensor, "pairs"]:
     """base^(-j / pairs) for j = 0 .. pairs-1, in float64."""
     return base ** (-torch.arange(pairs, dtype=torch.float64) / max(pairs, 1))
 
 
 def split_pairs(pairs: int) -> tuple[int, int, int]:
-    """How many channel pairs go to time, rows and columns: a third each to rows and columns."""
+    """How many channel pairs encode time, rows and columns: a third each for rows and columns."""
     spatial = pairs // 3
     return pairs - 2 * spatial, spatial, spatial
 
 
-def grid_rotation(
+def grid_rotary_embedding(
     frames: int, rows: int, columns: int, head_dim: int, device: torch.device | None = None
-) -> Rotation:
-    """Rotation of a frames x rows x columns grid of tokens, frame-major (Infinite-World, 2.5).
+) -> RotaryEmbedding:
+    """Rotary embedding of a frames x rows x columns grid of tokens, frame-major.
 
-    Angles are formed in float64 on the CPU (MPS has no float64) and stored as float32.
+    Angles are computed in float64 on the CPU (MPS has no float64) and stored as float32.
     """
     time, vertical, horizontal = split_pairs(head_dim // 2)
     t, y, x = torch.meshgrid(
@@ -53,19 +53,21 @@ def grid_rotation(
     )
     angles = torch.cat(
         [
-            t.flatten()[:, None] * axis_frequencies(time),
-            y.flatten()[:, None] * axis_frequencies(vertical),
-            x.flatten()[:, None] * axis_frequencies(horizontal),
+            t.flatten()[:, None] * rotary_frequencies(time),
+            y.flatten()[:, None] * rotary_frequencies(vertical),
+            x.flatten()[:, None] * rotary_frequencies(horizontal),
         ],
         dim=-1,
     )
-    cos, sin = rotation(angles)
-    return Rotation(cos.to(device), sin.to(device))
+    cos, sin = rotary_embedding(angles)
+    return RotaryEmbedding(cos.to(device), sin.to(device))
 
 
-def rotate(x: Float[Tensor, "b heads tokens d"], by: Rotation) -> Float[Tensor, "b heads tokens d"]:
-    """Turn the interleaved pairs (2j, 2j+1) of x; computed in float32, returned in x's type."""
-    cos, sin = (part if part.ndim == 2 else part.unsqueeze(1) for part in by)
+def apply_rotary(
+    x: Float[Tensor, "b heads tokens d"], rotary: RotaryEmbedding
+) -> Float[Tensor, "b heads tokens d"]:
+    """Rotate the channel pairs (2j, 2j+1) of x; computed in float32, returned in the dtype of x."""
+    cos, sin = (part if part.ndim == 2 else part.unsqueeze(1) for part in rotary)
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
     return turned.flatten(-2).to(x.dtype)

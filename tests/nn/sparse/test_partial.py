@@ -3,7 +3,7 @@ import torch
 
 from loci.nn.sparse.attention import VoxelAttention
 from loci.nn.sparse.conv import SparseConv3
-from loci.nn.sparse.partial import KeptVoxels
+from loci.nn.sparse.partial import VoxelCache
 from loci.nn.sparse.tensor import Voxels, downsample, upsample
 
 
@@ -46,12 +46,12 @@ def test_all_voxels_as_without_keeping(parts) -> None:
     voxels, conv, attention = parts
     feats = torch.randn(len(voxels), 8)
     plain = network(conv, attention, feats, voxels)
-    assert torch.equal(network(conv, attention, feats, KeptVoxels(voxels).whole()), plain)
+    assert torch.equal(network(conv, attention, feats, VoxelCache(voxels).whole()), plain)
 
 
 def test_a_part_is_exact_when_nothing_changed(parts) -> None:
     voxels, conv, attention = parts
-    feats, kept = torch.randn(len(voxels), 8), KeptVoxels(voxels)
+    feats, kept = torch.randn(len(voxels), 8), VoxelCache(voxels)
     plain = network(conv, attention, feats, kept.whole())
     for count in (1, 4):
         rows = blocks(voxels, count)
@@ -64,7 +64,7 @@ def test_parts_that_make_up_the_whole_renew_it(parts) -> None:
     """After every voxel was evaluated again, what is kept is as new, up to the order of turns."""
     voxels, conv, attention = parts
     old, new = torch.randn(2, len(voxels), 8)
-    kept = KeptVoxels(voxels)
+    kept = VoxelCache(voxels)
     before = network(conv, attention, old, kept.whole())
     rows = blocks(voxels, 4)
     others = torch.isin(torch.arange(len(voxels)), rows).logical_not().nonzero()[:, 0]
@@ -79,7 +79,7 @@ def test_parts_that_make_up_the_whole_renew_it(parts) -> None:
 
 def test_a_part_does_not_disturb_the_features_given(parts) -> None:
     voxels, conv, attention = parts
-    feats, kept = torch.randn(len(voxels), 8), KeptVoxels(voxels)
+    feats, kept = torch.randn(len(voxels), 8), VoxelCache(voxels)
     copy = feats.clone()
     network(conv, attention, feats, kept.whole())
     rows = blocks(voxels, 2)
@@ -89,7 +89,7 @@ def test_a_part_does_not_disturb_the_features_given(parts) -> None:
 
 def test_what_cannot_be_evaluated_in_part(parts) -> None:
     voxels, conv, attention = parts
-    kept, rows = KeptVoxels(voxels), blocks(voxels, 2)
+    kept, rows = VoxelCache(voxels), blocks(voxels, 2)
     with pytest.raises(ValueError, match="only after"):
         kept.part(rows)
     network(conv, attention, torch.randn(len(voxels), 8), kept.whole())

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from loci.nn.attention import KeysValues
 from loci.nn.sparse.attention import VoxelAttention, VoxelCrossAttention
-from loci.nn.sparse.conv import RereadPointwise, SparseConv3
+from loci.nn.sparse.conv import SparseConv1, SparseConv3
 from loci.nn.sparse.tensor import (
     Groups,
     KeyIndex,
@@ -111,8 +111,8 @@ def test_gradients_reach_features_and_weights() -> None:
 
 
 def test_preserved_the_pointwise_weight_is_reread_as_in_by_out() -> None:
-    """Trap of SAM 3D Objects, 16: memory of [out, 1, 1, 1, in] is used as an [in, out] matrix."""
-    conv, feats = RereadPointwise(3, 5), torch.randn(4, 3)
+    """The memory of [out, 1, 1, 1, in] is read as an [in, out] matrix."""
+    conv, feats = SparseConv1(3, 5), torch.randn(4, 3)
     expected = feats @ conv.conv.weight.flatten().view(3, 5) + conv.conv.bias
     natural = feats @ conv.conv.weight[:, 0, 0, 0].T + conv.conv.bias
     assert torch.allclose(conv(feats), expected, atol=1e-6)
@@ -120,7 +120,7 @@ def test_preserved_the_pointwise_weight_is_reread_as_in_by_out() -> None:
 
 
 def test_preserved_downsampling_counts_a_zero() -> None:
-    """Trap of SAM 3D Objects, 16: the mean of k children is their sum over k + 1."""
+    """The mean of k children is their sum over k + 1."""
     voxels = Voxels(torch.tensor([[0, 0, 0, 0], [0, 1, 1, 1], [0, 5, 0, 0]]))
     down = downsample(torch.tensor([[3.0], [6.0], [8.0]]), voxels)
     assert voxels.coarser.voxels.coords.tolist() == [[0, 0, 0, 0], [0, 2, 0, 0]]
@@ -181,7 +181,7 @@ def test_groups_never_form_a_matrix_over_all_voxels() -> None:
 @settings(max_examples=40)
 @given(voxel_sets(lowest=-5), st.integers(0, 4))
 def test_preserved_windows_shift_without_wrapping(voxels: Voxels, shift: int) -> None:
-    """Trap of SAM 3D Objects, 16: equal (coordinate + shift) // side attend to each other."""
+    """Voxels with equal (coordinate + shift) // side attend to each other."""
     window = voxels.coords.clone()
     window[:, 1:] = (window[:, 1:] + shift) >> 2
     together = (window[:, None] == window).all(-1)
@@ -235,7 +235,7 @@ def test_layers_keep_bfloat16() -> None:
     feats = features(voxels, 8)
     for layer, arguments in (
         (SparseConv3(8, 8), (voxels,)),
-        (RereadPointwise(8, 8), ()),
+        (SparseConv1(8, 8), ()),
         (SparseGroupNorm(2, 8), (voxels,)),
         (VoxelAttention(8, 2, norm=True), (voxels.windows(2),)),
     ):
@@ -251,7 +251,7 @@ def test_layers_keep_bfloat16() -> None:
     [
         (torch.zeros(3, 3, dtype=torch.long), r"\[n, 4\].*\[3, 3\]"),
         (torch.zeros(3, 4), r"integers.*float32"),
-        (torch.tensor([[1, 0, 0, 0], [0, 0, 0, 0]]), "items ascending"),
+        (torch.tensor([[1, 0, 0, 0], [0, 0, 0, 0]]), "sorted by item"),
     ],
 )
 def test_coordinates_that_are_none_are_refused(coords: Tensor, message: str) -> None:

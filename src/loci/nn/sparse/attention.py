@@ -1,4 +1,4 @@
-"""Attention of voxel tokens to each other and to a condition."""
+"""Self-attention and cross-attention of voxel tokens."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from loci.nn.sparse.tensor import Groups, Voxels
 
 
 class VoxelAttention(nn.Module):
-    """Self-attention inside groups of voxels, optionally with a norm of every head's q and k."""
+    """Self-attention within groups of voxels, optionally with RMS-normalised heads."""
 
     def __init__(self, dim: int, heads: int, norm: bool) -> None:
         super().__init__()
@@ -23,8 +23,8 @@ class VoxelAttention(nn.Module):
 
     def forward(self, feats: Float[Tensor, "n d"], groups: Groups) -> Float[Tensor, "n d"]:
         q, k, v = self.to_qkv(feats).unflatten(-1, (3, self.heads, -1)).unbind(1)
-        mixed = groups.attend(self.q_rms_norm(q), self.k_rms_norm(k), v)
-        return self.to_out(mixed.flatten(1))
+        attended = groups.attend(self.q_rms_norm(q), self.k_rms_norm(k), v)
+        return self.to_out(attended.flatten(1))
 
 
 class VoxelCrossAttention(CrossAttention):
@@ -33,7 +33,7 @@ class VoxelCrossAttention(CrossAttention):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, feats: Float[Tensor, "n d"], context: KeysValues | None, voxels: Voxels
     ) -> Float[Tensor, "n d"]:
-        """`context` has a row per item; None stands for the all-zero condition (broadcasts)."""
+        """`context` has a row per item; None is the condition of all zeros (broadcast)."""
         if context is None:
             return self.unconditional()[0]
         queries = self.to_q(feats).unflatten(-1, (self.heads, -1))

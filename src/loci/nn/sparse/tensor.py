@@ -1,4 +1,4 @@
-"""Attention inside groups of tokens, without ever forming a matrix over all of them."""
+"""Voxel sets: their neighbours, coarser and finer sets, and attention within groups."""
 
 from functools import cached_property
 from typing import NamedTuple
@@ -8,14 +8,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loci.nn.attention import mixed_values
+from loci.nn.attention import dot_product_attention
 
 
 class Bucket(NamedTuple):
     """Groups of similar size, padded to the largest of them.
 
-    `rows` `[groups, size]` are the members (where padded, any row), `real` `[groups, size]` tells
-    members from padding and is None without any, `labels` `[groups]` are the groups' labels.
+    Attributes:
+        rows: the members of each group; any row where padded.
+        real: False where padded; None without padding.
+        labels: of the groups.
     """
 
     rows: Int[Tensor, "g l"]
@@ -24,10 +26,10 @@ class Bucket(NamedTuple):
 
 
 class Groups:
-    """Rows with equal labels form a group.
+    """Rows with equal labels form a group; attention is computed within groups.
 
-    Groups are put into buckets whose sizes differ by less than a factor of sqrt(2), so that
-    padding costs little and one call of attention serves many groups.
+    Each bucket holds groups whose sizes differ by less than a factor of sqrt(2): one attention
+    call serves many groups with little padding.
     """
 
     def __init__(self, labels: Int[Tensor, "n"]) -> None:
@@ -35,7 +37,7 @@ class Groups:
         names, counts = torch.unique_consecutive(labels[order], return_counts=True)
         starts = counts.cumsum(0) - counts
         classes = (2 * torch.log2(counts.float())).ceil().long()
-        buckets, self._place = [], torch.empty_like(order)
+        buckets, self._position = [], torch.empty_like(order)
         base = 0
         for size_class in torch.unique(classes).tolist():
             chosen = classes == size_class
@@ -44,8 +46,8 @@ class Groups:
             slots = torch.arange(size, device=labels.device)
             real = slots < count
             rows = order[(start + slots).clamp(max=labels.numel() - 1)]
-            place = torch.arange(base, base + rows.numel(), device=labels.device)
-            self._place[rows[real]] = place.view_as(rows)[real]
+            position = torch.arange(base, base + rows.numel(), device=labels.device)
+            self._position[rows[real]] = position.view_as(rows)[real]
             base += rows.numel()
             buckets.append(Bucket(rows, None if bool(real.all()) else real, names[chosen]))
         self.buckets: tuple[Bucket, ...] = tuple(buckets)
@@ -53,45 +55,44 @@ class Groups:
     def attend(
         self, q: Float[Tensor, "n h e"], k: Float[Tensor, "n h e"], v: Float[Tensor, "n h e"]
     ) -> Float[Tensor, "n h e"]:
-        """softmax(q k^T / sqrt(e)) v among the members of each group."""
-        mixed = []
+        """Attention among the members of each group."""
+        attended = []
         for rows, real, _ in self.buckets:
             mask = None if real is None else real[:, None, None]
             parts = (part[rows].transpose(1, 2) for part in (q, k, v))
-            mixed.append(mixed_values(*parts, mask=mask))
-        return self._restore(mixed, q)
+            attended.append(dot_product_attention(*parts, mask=mask))
+        return self._restore(attended, q)
 
     def attend_to(
         self, q: Float[Tensor, "n h e"], k: Float[Tensor, "b h m e"], v: Float[Tensor, "b h m e"]
     ) -> Float[Tensor, "n h e"]:
-        """Members of the group labelled i attend to the keys and values of row i."""
-        mixed = []
+        """Attention of the group with label i to the keys and values of row i."""
+        attended = []
         for rows, _, labels in self.buckets:
             queries = q[rows].transpose(1, 2)
-            mixed.append(mixed_values(queries, k[labels], v[labels]))
-        return self._restore(mixed, q)
+            attended.append(dot_product_attention(queries, k[labels], v[labels]))
+        return self._restore(attended, q)
 
-    def _restore(self, mixed: list[Tensor], like: Tensor) -> Tensor:
-        if not mixed:
+    def _restore(self, attended: list[Tensor], like: Tensor) -> Tensor:
+        if not attended:
             return torch.zeros_like(like)
-        return torch.cat([part.transpose(1, 2).flatten(0, 1) for part in mixed])[self._place]
+        return torch.cat([part.transpose(1, 2).flatten(0, 1) for part in attended])[self._position]
 
 
 NEIGHBOURHOOD = tuple((x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1))
-"""Offsets of a 3x3x3 kernel in the order of its flattened weight; the middle one is (0, 0, 0)."""
+"""Offsets of a 3x3x3 kernel in the order of its flattened weight."""
 MIDDLE = len(NEIGHBOURHOOD) // 2
 
 
 class Pairs(NamedTuple):
-    """Rows `source` that stand at a fixed offset from rows `target`; each target at most once."""
+    """Rows `source` at a fixed offset from rows `target`; each target occurs at most once."""
 
     target: Tensor
     source: Tensor
 
 
 class Coarsening(NamedTuple):
-    """The coarser voxels, the row `[n]` of each voxel's parent there, and how many children each
-    parent has `[m]`."""
+    """Coarser voxels, each voxel's row in them `[n]`, and their number of children `[m]`."""
 
     voxels: "Voxels"
     parent: Tensor
@@ -99,10 +100,10 @@ class Coarsening(NamedTuple):
 
 
 class KeyIndex:
-    """Finds the row that holds an integer key.
+    """Finds rows by integer key.
 
     Raises:
-        ValueError: when a key occurs twice.
+        ValueError: if a key occurs twice.
     """
 
     def __init__(self, keys: Int[Tensor, "n"]) -> None:
@@ -111,18 +112,18 @@ class KeyIndex:
             raise ValueError("voxel coordinates must be distinct")
 
     def find(self, keys: Int[Tensor, "m"]) -> Int[Tensor, "m"]:
-        """Row of every key, -1 where there is none."""
+        """The row of every key, -1 for keys that do not occur."""
         if self.keys.numel() == 0:
             return torch.full_like(keys, -1)
-        place = torch.searchsorted(self.keys, keys).clamp(max=self.keys.numel() - 1)
-        return torch.where(self.keys[place] == keys, self.rows[place], -1)
+        position = torch.searchsorted(self.keys, keys).clamp(max=self.keys.numel() - 1)
+        return torch.where(self.keys[position] == keys, self.rows[position], -1)
 
 
 class Voxels:
-    """Places of voxel tokens: distinct integer rows (item, x, y, z), items in ascending order.
+    """Coordinates of voxel tokens: distinct integer rows (item, x, y, z), items ascending.
 
     Raises:
-        ValueError: when the coordinates are no such rows.
+        ValueError: for coordinates of another form or order.
     """
 
     def __init__(self, coords: Int[Tensor, "n 4"]) -> None:
@@ -132,45 +133,45 @@ class Voxels:
             )
         self.coords = coords.long()
         if (self.coords[1:, 0] < self.coords[:-1, 0]).any():
-            raise ValueError("the voxels of one item must stand together, items ascending")
+            raise ValueError("voxels must be sorted by item")
 
     def __len__(self) -> int:
         return self.coords.shape[0]
 
-    def seen(self, feats: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-        """What a layer that mixes voxels sees: the features themselves.
+    def context(self, feats: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        """The features that convolution and attention read: those given.
 
-        Other views of a voxel set (`layers.sparse_part`) add what they keep of absent voxels.
+        The views of `loci.nn.sparse.partial` add cached features of other voxels.
         """
         return feats
 
     @cached_property
     def items(self) -> tuple[slice, ...]:
-        """The rows of each item that has any."""
+        """The rows of each item that has voxels."""
         counts = torch.unique_consecutive(self.coords[:, 0], return_counts=True)[1].tolist()
         ends = torch.tensor([0, *counts]).cumsum(0).tolist()
         return tuple(slice(start, end) for start, end in zip(ends, ends[1:], strict=False))
 
     @cached_property
     def neighbours(self) -> tuple[Pairs, ...]:
-        """For every offset of `NEIGHBOURHOOD`, the pairs of rows that stand so.
+        """For every offset of `NEIGHBOURHOOD`, the pairs of rows at that offset.
 
-        Half of the offsets are looked up; the others are the same pairs seen from the other side.
+        Half of the offsets are looked up; the others are the same pairs the other way round.
         """
         index = KeyIndex(_keys(self.coords, self.coords))
-        everyone = torch.arange(len(self), device=self.coords.device)
+        rows = torch.arange(len(self), device=self.coords.device)
         before = []
         for offset in NEIGHBOURHOOD[:MIDDLE]:
             step = self.coords.new_tensor((0, *offset))
             found = index.find(_keys(self.coords + step, self.coords))
-            there = found >= 0
-            before.append(Pairs(everyone[there], found[there]))
+            exists = found >= 0
+            before.append(Pairs(rows[exists], found[exists]))
         after = [Pairs(pair.source, pair.target) for pair in reversed(before)]
-        return (*before, Pairs(everyone, everyone), *after)
+        return (*before, Pairs(rows, rows), *after)
 
     @cached_property
     def coarser(self) -> Coarsening:
-        """Every 2x2x2 block with a voxel in it; parents in lexicographic order."""
+        """The 2x2x2 blocks that hold a voxel, in lexicographic order."""
         halved = self.coords.clone()
         halved[:, 1:] = torch.div(halved[:, 1:], 2, rounding_mode="floor")
         keys, parent, children = torch.unique(
@@ -182,7 +183,7 @@ class Voxels:
 
     @cached_property
     def finer(self) -> "Voxels":
-        """Every voxel's eight children, together, the last axis fastest."""
+        """The eight children of every voxel, one voxel after the other, the last axis fastest."""
         corners = torch.cartesian_prod(*(torch.arange(2, device=self.coords.device),) * 3)
         coords = self.coords.repeat_interleave(8, dim=0)
         coords[:, 1:] = coords[:, 1:] * 2 + corners.repeat(len(self), 1)
@@ -190,13 +191,13 @@ class Voxels:
 
     @cached_property
     def by_item(self) -> Groups:
-        """All voxels of one item attend to each other."""
+        """All voxels of an item attend to each other."""
         return Groups(self.coords[:, 0])
 
     def windows(self, size: int, shift: int = 0) -> Groups:
         """Voxels with equal (coordinate + shift) // size attend to each other.
 
-        The shift moves the windows and does not wrap at the border (SAM 3D Objects, as released).
+        As in SAM 3D Objects, shifted windows do not wrap at the border.
         """
         if (size, shift) not in self._windows:
             window = self.coords.clone()
@@ -210,9 +211,9 @@ class Voxels:
 
 
 def _keys(coords: Int[Tensor, "m 4"], within: Tensor) -> Int[Tensor, "m"]:
-    """One integer per row, in lexicographic order.
+    """One integer per row that keeps the lexicographic order.
 
-    Distinct for distinct rows that lie in the box around `within` grown by one on all sides.
+    Unique for rows inside the bounding box of `within` grown by one on all sides.
     """
     if within.shape[0] == 0:
         return coords[:, 0]
@@ -225,7 +226,7 @@ def _keys(coords: Int[Tensor, "m 4"], within: Tensor) -> Int[Tensor, "m"]:
 def downsample(feats: Float[Tensor, "n c"], voxels: Voxels) -> Float[Tensor, "m c"]:
     """Features of the parents: the sum of the children over their number plus one.
 
-    The released weights were trained with a mean that counts its zero start (SAM 3D Objects, 8).
+    The released weights were trained with this mean, which counts its zero start as a child.
     """
     coarse = voxels.coarser
     total = feats.new_zeros(len(coarse.voxels), feats.shape[1], dtype=torch.float32)
@@ -234,17 +235,17 @@ def downsample(feats: Float[Tensor, "n c"], voxels: Voxels) -> Float[Tensor, "m 
 
 
 def upsample(feats: Float[Tensor, "m c"], fine: Voxels) -> Float[Tensor, "n c"]:
-    """Every voxel of `fine` takes the feature of its parent."""
+    """Each voxel of `fine` gets the features of its parent."""
     return feats[fine.coarser.parent]
 
 
 def subdivide(feats: Float[Tensor, "n c"]) -> Float[Tensor, "n8 c"]:
-    """Every voxel's feature for each of its children in `Voxels.finer`."""
+    """Each child in `Voxels.finer` gets the features of its parent."""
     return feats.repeat_interleave(8, dim=0)
 
 
 class SparseGroupNorm(nn.GroupNorm):
-    """Statistics over a group's channels and all voxels of an item; computed in float32."""
+    """GroupNorm over all voxels of an item; computed in float32."""
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, feats: Float[Tensor, "n c"], voxels: Voxels
