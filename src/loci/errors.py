@@ -1,5 +1,7 @@
 """What went wrong, in words for the user."""
 
+import math
+
 
 class LociError(Exception):
     """Something the user gave or asked for cannot be done.
@@ -13,3 +15,9 @@ def check_seed(seed: int) -> None:
     """Raises LociError unless every generator of random numbers takes the seed."""
     if not 0 <= seed < 2**63:
         raise LociError(f"--seed: {seed}, expected 0 to {2**63 - 1}")
+
+
+def check_tolerance(tolerance: float | None) -> None:
+    """Raises LociError unless it is a number from 0 on, or None."""
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise LociError(f"tolerance: {tolerance:g}, expected a number from 0 on")

@@ -1,41 +1,79 @@
 """Ctrl-C between two steps of a long run, never within one."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
+
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+"""Ctrl-C, what a cluster sends before it kills, and a terminal that is closed."""
 
 
 class Interruption:
-    """Within the `with` block Ctrl-C only sets `asked`, except inside `at_once`.
+    """Within the `with` block Ctrl-C only sets `requested`, except inside `interruptible`.
 
-    So what has been generated and what has been written can never differ. It takes the place of
-    the process's own handler, hence the main thread only.
+    So what has been generated and what has been written can never differ. The other `SIGNALS`
+    are treated as Ctrl-C. It takes the place of the process's own handlers, in the main thread.
     """
 
     def __init__(self) -> None:
-        self.asked = False
-        self._at_once = False
+        self.requested = False
+        self._interruptible = False
 
     def __enter__(self) -> "Interruption":
-        self._handler = signal.signal(signal.SIGINT, self._on_signal)
+        self._handlers = replace_handlers(self._on_signal)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGINT, self._handler)
+        restore_handlers(self._handlers)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        if self._at_once:
+        self.requested = True
+        if self._interruptible:
             raise KeyboardInterrupt
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
+    def interruptible(self) -> Iterator[None]:
         """Work without effects, which Ctrl-C may cut short: the block is left where it stands."""
-        self._at_once = True
+        self._interruptible = True
         try:
             yield
         except KeyboardInterrupt:
             pass
         finally:
-            self._at_once = False
+            self._interruptible = False
+
+
+@contextmanager
+def signals_as_ctrl_c() -> Iterator[None]:
+    """Within the block, every one of `SIGNALS` raises KeyboardInterrupt, so that drafts go."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    handlers = replace_handlers(interrupt)
+    try:
+        yield
+    finally:
+        restore_handlers(handlers)
+
+
+def replace_handlers(handler: Any) -> dict[int, Any]:
+    """Handles `SIGNALS`, but for those that are ignored (as by nohup); returns the old handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    old = {number: signal.getsignal(number) for number in SIGNALS}
+    return {
+        number: signal.signal(number, handler)
+        for number in SIGNALS
+        if old[number] not in (signal.SIG_IGN, None)
+    }
+
+
+def restore_handlers(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

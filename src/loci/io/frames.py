@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from loci.errors import LociError
-from loci.io.images import read_pixels
+from loci.io.images import LONGEST_TO_SHORTEST, check_aspect, read_pixels
 
-# The sizes the released model was trained at (Infinite-World, 10): height / width -> (h, w).
+# Sizes that Infinite-World (arXiv 2602.02393) was trained at: height / width -> (h, w).
 ASPECT_RATIO_627_F64 = {
     0.26: (320, 1216),
     0.38: (384, 1024),
@@ -31,7 +30,6 @@ ASPECT_RATIO_627_F64 = {
     3.80: (1216, 320),
     4.00: (1280, 320),
 }
-LONGEST_TO_SHORTEST = 32
 
 
 def choose_bucket(height: int, width: int) -> tuple[int, int]:
@@ -61,10 +59,7 @@ def fit(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
         LociError: when one side is more than 32 times the other.
     """
     height, width = pixels.shape[:2]
-    if max(height, width) > LONGEST_TO_SHORTEST * min(height, width):
-        raise LociError(
-            f"picture: {width}x{height} pixels, expected at most {LONGEST_TO_SHORTEST} to 1"
-        )
+    check_aspect(pixels, LONGEST_TO_SHORTEST)
     target_h, target_w = size
     ratio = max(target_h / height, target_w / width)
     # Rounded up in floating point, as published: 768x1376 for 448x896 gives 501x897, not 501x896.

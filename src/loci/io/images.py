@@ -1,20 +1,26 @@
 """Pictures and masks in: any still picture, upright, as plain pixels."""
 
+from __future__ import annotations
+
 import os
 import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from loci.errors import LociError
 
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
 T = TypeVar("T")
+LONGEST_TO_SHORTEST = 32
+"""Of a picture to walk into."""
 MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Pillow refuses pictures that have more."""
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -59,6 +65,13 @@ def read_mask(
         return _inside(_levels(source, name), name)
     named = name if isinstance(source, Image.Image) else str(source)
     return _inside(_opened(source, name, _mask_levels), named)
+
+
+def check_aspect(pixels: NDArray[np.uint8], most: int, name: str = "picture") -> None:
+    """Raises LociError when one side of a picture is more than `most` times the other."""
+    height, width = pixels.shape[:2]
+    if max(height, width) > most * min(height, width):
+        raise LociError(f"{name}: {width} x {height} pixels, expected at most {most} to 1")
 
 
 def _opened(

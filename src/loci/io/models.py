@@ -35,3 +35,15 @@ def pretrained_folder(source: Path | str) -> Path:
         raise LociError(f"{text}: hub ids need the package huggingface_hub") from error
     except Exception as error:  # network, authentication, unknown repository
         raise LociError(f"{text}: neither a model folder nor a reachable hub id") from error
+
+
+def find_model(source: Path | str, config_name: str) -> Path:
+    """A shipped model by its name, a folder or a file as it is, or the folder of a hub id.
+
+    Raises:
+        LociError: when it is none of them.
+    """
+    shipped = shipped_folder(source, config_name)
+    if shipped is not None:
+        return shipped
+    return Path(source) if Path(source).is_file() else pretrained_folder(source)

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from loci.errors import LociError
@@ -20,6 +19,7 @@ from loci.io.files import replacing
 if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.video.stream import VideoStream
+    from jaxtyping import UInt8
 
 
 class Beginning(NamedTuple):

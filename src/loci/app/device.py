@@ -1,0 +1,102 @@
+"""Where a command computes, in what element type, and with how many threads."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from loci.errors import LociError
+
+if TYPE_CHECKING:
+    import torch
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")
+LARGE = 1_000_000_000
+"""Bytes of weights from which on a model computes in bfloat16 and on all threads."""
+ROUNDS = 3
+LEAST_GAIN = 1.1
+"""So much faster must all threads be than one."""
+
+
+def check_device(name: str) -> None:
+    """Raises LociError where the name is that of no device, without importing torch."""
+    if re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", name) is None:
+        raise LociError(f"--device: {name}, expected auto, cpu, cuda or mps")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; `auto` is the first that is there of cuda, mps, cpu.
+
+    Raises:
+        LociError: when there is no such device on this machine.
+    """
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next((device for device in there if there[device]), "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise LociError(f"--device: {name}, expected auto, cpu, cuda or mps") from error
+    if not there.get(device.type, device.type == "cpu"):
+        raise LociError(f"--device: there is no {name} on this machine")
+    return device
+
+
+def choose_dtype(name: Dtype, device: torch.device, model: Path) -> torch.dtype:
+    """The element type of that name; `auto` is bfloat16 for large models on CUDA devices made for
+    it, as the released ones are run by their authors, and float32 otherwise."""
+    import torch
+
+    if name != "auto":
+        return getattr(torch, name)
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if fast and weight_bytes(model) > LARGE else torch.float32
+
+
+def weight_bytes(model: Path) -> int:
+    """The size of a model's weights on disk."""
+    folder = model.parent if model.is_file() else model
+    files = (path for path in folder.rglob("*") if path.suffix in WEIGHT_SUFFIXES)
+    return sum(path.stat().st_size for path in files)
+
+
+def wait_passively() -> None:
+    """Lets threads sleep while they wait for each other, in place of spinning, which on a busy
+    machine costs most of the time. It is read when torch is imported, and not later."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def choose_threads(step: Callable[[], object], device: torch.device, model: Path) -> int:
+    """One thread for small models, unless all of them are measured to be faster.
+
+    Args:
+        step: a short piece of the work to come, without effects.
+        device: nothing is changed unless it is the CPU.
+        model: nothing is changed if it is large.
+
+    Returns:
+        How many threads torch has now. `OMP_NUM_THREADS` has the last word.
+    """
+    import torch
+
+    most = torch.get_num_threads()
+    given = "OMP_NUM_THREADS" in os.environ
+    if most == 1 or given or device.type != "cpu" or weight_bytes(model) > LARGE:
+        return most
+    step()  # the first takes longer
+    seconds = {1: 0.0, most: 0.0}
+    for _ in range(ROUNDS):
+        for threads in seconds:
+            torch.set_num_threads(threads)
+            began = time.perf_counter()
+            step()
+            seconds[threads] += time.perf_counter() - began
+    torch.set_num_threads(most if seconds[most] * LEAST_GAIN < seconds[1] else 1)
+    return torch.get_num_threads()
