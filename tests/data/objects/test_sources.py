@@ -2,14 +2,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trimesh
+from trimesh.visual import TextureVisuals
+from trimesh.visual.material import PBRMaterial
 
 from loci.data.objects.cleaning import LENGTH, UnusableObject, area_samples, check_name, normalized
 from loci.data.objects.mesh_files import Submesh, read_mesh_file, triangles
 from loci.data.objects.sources import catalog, find_sources, read_furniture
 from loci.errors import LociError
 from tests.data.small_meshes import box_obj, write_box, write_library
-
-trimesh = pytest.importorskip("trimesh", reason="trimesh is not installed (the extra `objects`)")
 
 
 def bounds(parts: list[Submesh]) -> np.ndarray:
@@ -37,6 +38,16 @@ def test_a_glb_is_read_as_its_obj(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         bounds(read_mesh_file(tmp_path / "box.glb")), bounds(read_mesh_file(path)), atol=1e-5
     )
+
+
+def test_colours_of_a_glb_are_linear(tmp_path: Path) -> None:
+    """A dark green: read as sRGB it would be all but black."""
+    box = trimesh.creation.box()
+    material = PBRMaterial(baseColorFactor=[0.02, 0.2, 0.0, 1.0])
+    box.visual = TextureVisuals(material=material)
+    box.export(tmp_path / "tree.glb")
+    (submesh,) = read_mesh_file(tmp_path / "tree.glb")
+    np.testing.assert_allclose(submesh.color, [0.15, 0.48, 0.0], atol=0.01)
 
 
 @pytest.mark.parametrize("content", [b"", b"glTF\x02\0\0\0 and no more"])

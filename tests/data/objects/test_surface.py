@@ -7,12 +7,12 @@ from loci.data.objects.surface import (
     STEPS,
     OrthographicView,
     SurfaceSamples,
-    even_samples,
     occupied,
     pack,
-    seen_empty,
     signed_distance,
+    uniform_samples,
     unpack,
+    visibly_empty,
 )
 
 RADIUS = 0.4
@@ -50,8 +50,8 @@ def test_points_fall_into_voxels_and_bits_come_back() -> None:
 
 def test_what_is_in_front_of_a_surface_is_empty(sides: list[OrthographicView]) -> None:
     directions = sphere_directions(50)
-    assert seen_empty(directions * (RADIUS + 0.06), sides).all()
-    assert not seen_empty(directions * (RADIUS - 0.02), sides).any()
+    assert visibly_empty(directions * (RADIUS + 0.06), sides).all()
+    assert not visibly_empty(directions * (RADIUS - 0.02), sides).any()
 
 
 def test_the_distance_of_a_ball(sides: list[OrthographicView]) -> None:
@@ -89,10 +89,10 @@ def test_a_sheet_gets_a_thickness() -> None:
     assert (distance[middle, middle] < 0).sum(axis=-1).max() <= 2
 
 
-def test_even_samples_cover_every_cell() -> None:
+def test_uniform_samples_cover_every_cell() -> None:
     surface = ball(50_000)
     area = np.where(surface.points[:, 2] > 0, 1.0, 0.002).astype(np.float32)
-    samples = even_samples(surface, area, 4096, np.random.default_rng(0), cover=16)
+    samples = uniform_samples(surface, area, 4096, np.random.default_rng(0), cover=16)
     assert samples.points.shape == (4096, 3)
     np.testing.assert_array_equal(occupied(samples.points, 16), occupied(surface.points, 16))
     assert np.mean(samples.points[:, 2] > 0) > 0.8

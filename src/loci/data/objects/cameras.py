@@ -1,6 +1,6 @@
-"""Cameras and lights around an object.
+"""Random cameras and lights to render an object with.
 
-The camera frame is PyTorch3D's (x left, y up, z forward), and a pose takes row vectors there:
+The camera frame is PyTorch3D's (x left, y up, z forward), and poses act on row vectors:
 `p_camera = (p_object * scale) @ rotation + translation`.
 """
 
@@ -11,21 +11,20 @@ from jaxtyping import Float
 
 FOV = (25.0, 75.0)
 ELEVATION = (-10.0, 50.0)
-FRAME_SHARE = (0.35, 0.9)  # of the picture's side, that the object spans
+FRAME_SHARE = (0.35, 0.9)  # of the picture's side that the object spans
 METRES = (0.3, 2.0)
 
 
 @dataclass(frozen=True)
 class RenderCamera:
-    """A square view of an object, with what OpenGL needs to draw it.
+    """A square view of an object that has a pose and a scale, in OpenGL's terms.
 
-    Not `geometry.camera.Camera`, which stands in a world and is a pinhole: here the object comes
-    with its pose and size before the camera, and rays may be parallel.
+    Unlike `geometry.camera.Camera` it may be orthographic.
 
     Attributes:
         rotation, translation, scale: the pose (see above).
-        fov: horizontal field of view in degrees; 0 for parallel rays.
-        reach: with parallel rays, half the width of what is seen, in camera units.
+        fov: horizontal field of view in degrees; 0 for an orthographic camera.
+        reach: half the width of an orthographic view, in camera units.
     """
 
     rotation: Float[np.ndarray, "3 3"]
@@ -40,7 +39,7 @@ class RenderCamera:
 
     @property
     def matrix(self) -> Float[np.ndarray, "4 4"]:
-        """The pose for column vectors with a 1 behind."""
+        """The pose for homogeneous column vectors."""
         matrix = np.eye(4)
         matrix[:3, :3] = self.rotation.T * self.scale
         matrix[:3, 3] = self.translation
@@ -48,7 +47,7 @@ class RenderCamera:
 
     @property
     def clip(self) -> Float[np.ndarray, "4 4"]:
-        """The camera frame to OpenGL's clip space, where x points right."""
+        """Projection matrix: camera frame to OpenGL's clip space, where x points right."""
         middle = float(np.linalg.norm(self.translation))
         near, far = max(middle - 0.9 * self.scale, 0.02 * middle), middle + 0.9 * self.scale
         clip = np.zeros((4, 4))
@@ -63,8 +62,8 @@ class RenderCamera:
 
     @property
     def eye(self) -> tuple[float, float, float, float]:
-        """The camera's place in the object's frame and 1; with parallel rays, where they come
-        from and 0."""
+        """The camera's position in the object's frame and 1; if orthographic, the direction
+        towards it and 0."""
         if not self.fov:
             x, y, z = -self.rotation[:, 2]
             return float(x), float(y), float(z), 0.0
@@ -74,7 +73,7 @@ class RenderCamera:
 
 @dataclass(frozen=True)
 class Lights:
-    """A sun, a light from elsewhere and what comes from all around; colours are RGB factors."""
+    """A key light (`sun`), a fill light and ambient light; directions to them, RGB factors."""
 
     sun: tuple[float, ...] = (0.0, 0.0, 1.0)
     sun_color: tuple[float, ...] = (0.0, 0.0, 0.0)
@@ -100,8 +99,7 @@ class ViewConfig:
 
 
 def look_along(direction: np.ndarray, roll: float = 0.0) -> Float[np.ndarray, "3 3"]:
-    """The rotation of a camera that looks along `direction`, its y axis upward; `roll` in
-    degrees."""
+    """The rotation of an upright camera that looks along `direction`; `roll` in degrees."""
     forward = direction / np.linalg.norm(direction)
     up = np.array([0.0, 0.0, 1.0])
     if abs(forward[2]) > 0.999:
@@ -119,11 +117,11 @@ def random_camera(
     size: float | None,
     config: ViewConfig,
 ) -> RenderCamera:
-    """A view that shows all of `points`, not always in the middle.
+    """A view that shows all of `points`, not always centred.
 
     Args:
         points: of the object's surface, in its frame.
-        size: of the object's unit cube in metres, or None when it is not known.
+        size: of the object's unit cube in metres, or None if unknown.
     """
     fov = rng.uniform(*config.fov)
     azimuth, elevation = np.radians([rng.uniform(0, 360), rng.uniform(*config.elevation)])
@@ -136,7 +134,7 @@ def random_camera(
     seen = (points * scale) @ rotation
     share = rng.uniform(*config.share)
     distance = _distance(seen, zoom, share)
-    # Turned away a little, so that the object moves in the frame; less when that cuts it off.
+    # Rotated a little to move the object off centre; less if that would cut it off.
     shift = rng.uniform(-1, 1, 2)
     for factor in (1.0, 0.7, 0.45, 0.25, 0.1, 0.0):
         turn = _turn(shift * factor * max(1 - share, 0.0) / zoom)
@@ -148,7 +146,7 @@ def random_camera(
 
 
 def _distance(seen: np.ndarray, zoom: float, share: float) -> float:
-    """How far away the points span the given share of the frame."""
+    """The distance at which the points span the given share of the frame."""
     nearest = 0.1 * np.ptp(seen[:, 2]) - seen[:, 2].min()
     distance = 2 * nearest
     for _ in range(12):
@@ -164,7 +162,7 @@ def _on_screen(seen: np.ndarray, zoom: float) -> np.ndarray:
 
 
 def _turn(tangents: np.ndarray) -> np.ndarray:
-    """A turn to the side, then upward."""
+    """A rotation sideways, then upwards, by the angles of these tangents."""
     (yaw, pitch) = np.arctan(tangents)
     cos, sin = np.cos(yaw), np.sin(yaw)
     aside = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
@@ -173,7 +171,7 @@ def _turn(tangents: np.ndarray) -> np.ndarray:
 
 
 def random_lights(rng: np.random.Generator) -> Lights:
-    """Daylight, lamps, a dull room: white comes out between about 0.5 and 1.1."""
+    """From strong sun to a dull room; white surfaces come out between about 0.5 and 1.1."""
     strength, level = rng.uniform(0.1, 0.75), rng.uniform(0.75, 1.1)
     ambient = level * (1 - 0.8 * strength)
 
@@ -197,7 +195,7 @@ def _direction(rng: np.random.Generator, lowest: float) -> tuple[float, ...]:
 
 
 def sphere_directions(count: int) -> Float[np.ndarray, "n 3"]:
-    """Unit vectors spread evenly over the sphere, on a spiral."""
+    """Unit vectors evenly on the sphere (a Fibonacci lattice)."""
     height = 1 - (2 * np.arange(count) + 1) / count
     angle = np.arange(count) * np.pi * (3 - np.sqrt(5))
     flat = np.sqrt(1 - height**2)

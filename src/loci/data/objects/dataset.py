@@ -1,19 +1,18 @@
 """One object on disk: a .safetensors file with its views, surface and grids.
 
-Arrays (V views of S x S pixels; frames and units: see `object_cameras`):
+Arrays (V views of S x S pixels; frames and units: see `cameras`):
 
-- `rgba` uint8 [V, S, S, 4]: under the lights of each view; the colour is not multiplied by alpha.
-- `even` uint8 [V, S, S, 3]: the same views under the even light, the object's own look; the alpha
-  is that of `rgba`.
+- `rgba` uint8 [V, S, S, 4]: under the random lights of each view; straight alpha.
+- `even` uint8 [V, S, S, 3]: the same views under even light, nearly the albedo; alpha as `rgba`.
 - `depth` float16 [V, S, S]: z in the camera frame, inf where nothing is.
 - `fov` float32 [V]; `rotation` float32 [V, 3, 3], `translation` float32 [V, 3], `scale` float32
   [V]: the cameras.
-- `surface` float16 [16384, 9]: position, outward normal, RGB under the even light.
-- `occupancy` uint8 [32768]: bits of [64, 64, 64] (x, y, z), the voxels that the surface touches.
+- `surface` float16 [16384, 9]: position, outward normal, RGB under even light.
+- `occupancy` uint8 [32768]: bits of a [64, 64, 64] grid (x, y, z): voxels the surface touches.
 - `sdf` int8 [65, 65, 65]: distance at the corners of that grid in 1/32 voxel, positive outside.
 
-The header holds name, category, title, source, licence, author and, if known, metres (of the
-object's longest side).
+The header holds name, category, title, source, licence, author and, if known, metres: the length
+of the longest side.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +36,7 @@ from loci.io.files import replacing
 SURFACE = 16384
 SUFFIX = ".safetensors"
 HEADER = ("name", "title", "category", "source", "licence", "author")
-# Type and shape of every array; "v" stands for views, "s" for pixels.
+# Type and shape of every array; "v" is the number of views, "s" their side in pixels.
 ARRAYS: dict[str, tuple[type[np.generic], tuple[str | int, ...]]] = {
     "rgba": (np.uint8, ("v", "s", "s", 4)),
     "even": (np.uint8, ("v", "s", "s", 3)),
@@ -53,7 +52,7 @@ ARRAYS: dict[str, tuple[type[np.generic], tuple[str | int, ...]]] = {
 
 
 def write_object(path: Path, arrays: Mapping[str, np.ndarray], header: Mapping[str, str]) -> None:
-    """One object, complete or not at all.
+    """Writes one object, all or nothing.
 
     Raises:
         LociError: when the file cannot be written.
@@ -71,11 +70,11 @@ Lighting = Literal["random", "even"]
 
 
 class RenderedView(NamedTuple):
-    """One picture of an object.
+    """One view of an object.
 
     Attributes:
         image: RGB over the background.
-        mask: covered by more than half.
+        mask: pixels with alpha above one half.
         depth: z in the camera frame, inf where nothing is.
         fov: horizontal field of view in degrees.
         rotation, translation, scale: the pose, with row vectors:
@@ -92,7 +91,7 @@ class RenderedView(NamedTuple):
     scale: float
 
     def pointmap(self) -> Float[Tensor, "s s 3"]:
-        """Where each pixel's surface is in the camera frame; NaN where nothing is."""
+        """Points in the camera frame, NaN where nothing is."""
         known = torch.where(self.depth.isfinite(), self.depth, torch.nan)
         return Camera.identity(self.fov).unproject(known)
 
@@ -103,7 +102,7 @@ class RenderedView(NamedTuple):
 
 @dataclass(frozen=True)
 class ObjectRecord:
-    """One object on disk; arrays are read when they are asked for."""
+    """One object on disk; arrays are read on demand."""
 
     path: Path
     name: str
@@ -116,15 +115,15 @@ class ObjectRecord:
 
     @cached_property
     def file(self) -> Any:
-        """The open file; its arrays stay on disk until they are read."""
+        """The open file."""
         return safe_open(self.path, "pt")
 
     def read(self, name: str) -> Tensor:
-        """A whole array (see `object_files`)."""
+        """A whole array, by its name in `ARRAYS`."""
         return self.file.get_tensor(name)
 
     def read_row(self, name: str, row: int) -> Tensor:
-        """One view's part of an array."""
+        """One view of an array."""
         return self.file.get_slice(name)[row]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -132,14 +131,14 @@ class ObjectRecord:
 
 
 def training_folders(data: Path | str) -> list[Path]:
-    """The folders of a data set to train on: its objects and, if any, those made besides."""
+    """The folders of a data set to train on: "train" and, if there is one, "more" (synthetic)."""
     more = Path(data) / "more"
     return [Path(data) / "train", *([more] if more.is_dir() else [])]
 
 
 @dataclass(frozen=True)
 class ObjectSet:
-    """Objects of one folder ("train" or "test") or of several, each ordered by name."""
+    """The objects of one or more folders, ordered by name within each."""
 
     records: Sequence[ObjectRecord]
     views: int
@@ -147,10 +146,10 @@ class ObjectSet:
 
     @classmethod
     def load(cls, *folders: Path | str) -> "ObjectSet":
-        """Open the objects in folders that `loci data objects` has made.
+        """Opens folders that `loci data objects` has made.
 
         Raises:
-            LociError: when one has none, or an object is damaged or of another shape.
+            LociError: for a folder without objects, or objects that are damaged or differ in shape.
         """
         paths = []
         for folder in folders:
@@ -177,14 +176,13 @@ class ObjectSet:
         background: UInt8[Tensor, "s s 3"] | tuple[int, int, int] = (255, 255, 255),
         light: Lighting = "random",
     ) -> RenderedView:
-        """A picture of object `index` over a colour or a picture.
+        """A view of object `index` over a background.
 
         Args:
             index: of the object.
             view: 0 to `views` - 1.
-            background: an RGB colour, or a picture of the views' size.
-            light: "random" as the view was drawn, or "even": the object's own look, the same from
-                everywhere, as in `surface` and in the voxels' features.
+            background: an RGB colour, or an image of the views' size.
+            light: "random", or "even" as the colours in `surface`.
         """
         record = self.records[index]
         rgba = record.read_row("rgba", view)
@@ -203,11 +201,11 @@ class ObjectSet:
         )
 
     def surface(self, index: int) -> Float[Tensor, "16384 9"]:
-        """Samples spread evenly over what is seen from outside: position, outward normal, RGB."""
+        """Uniform samples of the visible surface: position, outward normal, RGB in [0, 1]."""
         return self.records[index].read("surface").float()
 
     def occupancy(self, index: int, resolution: int = 32) -> Bool[Tensor, "r r r"]:
-        """The voxels that the surface touches, axes x, y, z; 64 and its divisors."""
+        """Voxels that the surface touches (x, y, z), at a resolution that divides 64."""
         if GRID % resolution:
             raise ValueError(f"resolution {resolution}, expected a divisor of {GRID}")
         grid = torch.from_numpy(unpack(self.records[index].read("occupancy").numpy()))
@@ -216,15 +214,15 @@ class ObjectSet:
         return blocks.any(dim=5).any(dim=3).any(dim=1)
 
     def sdf(self, index: int) -> Float[Tensor, "65 65 65"]:
-        """Distance to the surface at the corners of the 64 grid, in the object's units, positive
-        outside; cut at 4 voxels."""
+        """Signed distance at the corners of the 64 grid in the object's units, positive outside,
+        clipped at 4 voxels."""
         return self.records[index].read("sdf").float() / (32 * GRID)
 
 
 def over(
     color: UInt8[Tensor, "h w 3"], alpha: UInt8[Tensor, "h w 1"], behind: UInt8[Tensor, "h w 3"]
 ) -> UInt8[Tensor, "h w 3"]:
-    """A picture in front of another."""
+    """Alpha compositing of `color` over `behind`."""
     share = alpha.float() / 255
     return (color * share + behind * (1 - share)).round().to(torch.uint8)
 

@@ -1,4 +1,4 @@
-"""Objects to learn from, out of meshes: `loci data objects`."""
+"""Rendering, voxelising and sampling meshes into a data set of objects: `loci data objects`."""
 
 import json
 import os
@@ -18,18 +18,17 @@ import tyro
 from loci.data.objects.cameras import ViewConfig, random_camera, random_lights
 from loci.data.objects.cleaning import UnusableObject, check_name, normalized
 from loci.data.objects.dataset import SUFFIX, SURFACE, write_object
-from loci.data.objects.mesh_files import need_trimesh
 from loci.data.objects.render import ObjectRenderer
 from loci.data.objects.sources import MeshSource, find_sources
 from loci.data.objects.splits import held_out
 from loci.data.objects.surface import (
     GRID,
-    even_samples,
     need_scipy,
     occupied,
     pack,
-    seen_surface,
     signed_distance,
+    uniform_samples,
+    visible_surface,
 )
 from loci.data.objects.synthetic import composed as composed_source
 from loci.data.objects.synthetic import stretched as stretched_source
@@ -37,7 +36,7 @@ from loci.errors import LociError, check_seed
 from loci.io.files import replacing
 
 VERSION = 1
-MOST_MORE = 9999
+MAX_SYNTHETIC = 9999
 META = "meta.json"
 DROPPED = "dropped.json"
 MORE = "more"
@@ -46,8 +45,16 @@ SPLITS = ("train", "test", "aside", MORE)
 
 @dataclass(frozen=True)
 class ObjectsConfig:
-    """What is drawn of every object; and how many are made of each training object by stretching
-    it, and of random solids."""
+    """How objects are rendered, and how many synthetic ones are added.
+
+    Attributes:
+        views: pictures of every object.
+        size: of the pictures, in pixels.
+        seed: of cameras and lights.
+        cameras: the range of random views.
+        stretched: copies of each training object in other proportions.
+        composed: objects of random solids.
+    """
 
     views: int = 16
     size: int = 192
@@ -59,12 +66,18 @@ class ObjectsConfig:
 
 @dataclass(frozen=True)
 class GenerationReport:
-    """What a call of `generate` made (not what was there before), and how long it took."""
+    """What a call of `generate` did.
+
+    Attributes:
+        made: objects that are new.
+        total: objects now in the data set.
+        dropped: objects left out, by name, and why.
+        seconds: of this call.
+    """
 
     made: int
-    held: int
+    total: int
     dropped: dict[str, str]
-    """Why, by the name of the object."""
     seconds: float
 
 
@@ -81,26 +94,25 @@ def objects(
 ) -> None:
     """Render, voxelise and sample objects from meshes (.sh3f, .obj, .glb).
 
-    The same command goes on with what was stopped. Held-out objects go to the folder "test", what
-    is nearly like one of them to "aside", the others to "train". What is made of others or of
-    nothing goes to "more".
+    Running the command again resumes it. Held-out objects go to the folder "test", near-duplicates
+    of them to "aside", stretched and composed objects to "more", all others to "train".
 
     Args:
-        source: a file, or a folder of them.
+        source: a file or a folder of files.
         out: folder for the objects.
         views: pictures of every object.
         size: of the pictures, in pixels.
         seed: of cameras and lights.
-        limit: take only so many objects, spread over the source.
-        stretched: how often every training object is drawn again in other proportions.
-        composed: how many objects of random solids are drawn.
-        workers: how many processes.
+        limit: use only this many objects, spread evenly over the source.
+        stretched: copies of each training object in other proportions.
+        composed: objects of random solids.
+        workers: number of processes.
     """
     config = ObjectsConfig(views, size, seed, stretched=stretched, composed=composed)
     done = generate(source, out, config, limit, workers)
     reasons = Counter(reason.split(",")[0] for reason in done.dropped.values())
     left = "".join(f"\n  left out {count}: {reason}" for reason, count in reasons.most_common())
-    print(f"{out}: {done.held} objects ({done.made} new, {done.seconds:.0f} s){left}")
+    print(f"{out}: {done.total} objects ({done.made} new, {done.seconds:.0f} s){left}")
 
 
 def generate(
@@ -110,7 +122,7 @@ def generate(
     limit: int | None = None,
     workers: int = 1,
 ) -> GenerationReport:
-    """Make what is missing of a data set of objects.
+    """Makes the objects that a data set lacks.
 
     Raises:
         LociError: for numbers out of range, no meshes, a missing package, no OpenGL, or when `out`
@@ -126,10 +138,9 @@ def generate(
         if not 1 <= value <= most:
             raise LociError(f"{name} {value}, expected 1 to {most}")
     for name, value in (("stretched", config.stretched), ("composed", config.composed)):
-        if not 0 <= value <= MOST_MORE:
-            raise LociError(f"{name} {value}, expected 0 to {MOST_MORE}")
+        if not 0 <= value <= MAX_SYNTHETIC:
+            raise LociError(f"{name} {value}, expected 0 to {MAX_SYNTHETIC}")
     check_seed(config.seed)
-    need_trimesh()
     need_scipy()
     began = time.perf_counter()
     sources = list(_spread(find_sources(source), limit))
@@ -137,46 +148,45 @@ def generate(
     dropped = _read_json(out / DROPPED) if (out / DROPPED).exists() else {}
     splits = held_out()
     jobs = []
-    for split, item in _with_more(sources, splits, config):
+    for split, item in _planned(sources, splits, config):
         path = out / split / (item.name + SUFFIX)
-        _fetch(path)
+        _move_from_other_split(path)
         if not path.exists() and item.name not in dropped:
             jobs.append((item, path, config))
-    # In no order, so that what is there of a set in the making is fit to try things on.
+    # Shuffled, so that an unfinished data set is a fair sample.
     jobs.sort(key=lambda job: zlib.crc32(job[0].name.encode()))
     made = 0
-    for name, reason in _made(jobs, workers):
+    for name, reason in _run(jobs, workers):
         made += reason is None
         if reason is not None:
             dropped[name] = reason
             _write_json(out / DROPPED, dropped)
-    held = sum(1 for split in SPLITS for _ in (out / split).glob("[!.]*" + SUFFIX))
-    return GenerationReport(made, held, dropped, time.perf_counter() - began)
+    total = sum(1 for split in SPLITS for _ in (out / split).glob("[!.]*" + SUFFIX))
+    return GenerationReport(made, total, dropped, time.perf_counter() - began)
 
 
 def make_object(
     renderer: ObjectRenderer, source: MeshSource, config: ObjectsConfig
 ) -> dict[str, np.ndarray]:
-    """The arrays of one object (see `object_files`). Depends on nothing but its arguments.
+    """The arrays of one object (see `dataset`); deterministic.
 
     Raises:
-        Unusable: when its file is damaged or has no surface to learn from.
+        UnusableObject: when its file is damaged or has no usable surface.
     """
     check_name(source.title, source.opening)
     try:
-        parts = source.read()
+        submeshes = source.read()
     except LociError as error:
         raise UnusableObject(f"damaged, {error}") from error
-    parts = normalized(parts)
-    renderer.load(parts)
+    renderer.load(normalized(submeshes))
     rng = np.random.default_rng([config.seed, zlib.crc32(source.name.encode())])
-    seen, area, sides = seen_surface(renderer)
-    surface = even_samples(seen, area, SURFACE, rng)
+    visible, areas, views = visible_surface(renderer)
+    surface = uniform_samples(visible, areas, SURFACE, rng)
     arrays = _views(renderer, surface.points[: SURFACE // 8], source.size, config, rng)
     return arrays | {
         "surface": surface.table(),
-        "occupancy": pack(occupied(seen.points, GRID)),
-        "sdf": signed_distance(seen, sides),
+        "occupancy": pack(occupied(visible.points, GRID)),
+        "sdf": signed_distance(visible, views),
     }
 
 
@@ -190,19 +200,19 @@ def _views(
     rows = []
     for _ in range(config.views):
         camera = random_camera(rng, points, size, config.cameras)
-        picture = renderer.draw(camera, config.size, random_lights(rng))
-        row = {"rgba": picture.lit, "even": picture.even[..., :3], "depth": picture.depth}
+        buffers = renderer.draw(camera, config.size, random_lights(rng))
+        row = {"rgba": buffers.lit, "even": buffers.even[..., :3], "depth": buffers.depth}
         row |= {"fov": camera.fov, "rotation": camera.rotation}
         rows.append(row | {"translation": camera.translation, "scale": camera.scale})
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def _made(jobs: list, workers: int) -> Iterator[tuple[str, str | None]]:
-    """Makes objects; gives each name and, when it was left out, the reason."""
+def _run(jobs: list, workers: int) -> Iterator[tuple[str, str | None]]:
+    """Makes objects; yields each name and, when it was left out, the reason."""
     if workers == 1 or len(jobs) < 2:
         yield from _work(jobs)
         return
-    # Fresh processes: drawing contexts do not survive a fork.
+    # Spawned: OpenGL contexts do not survive a fork.
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         try:
             chunks = [jobs[start : start + 2] for start in range(0, len(jobs), 2)]
@@ -228,10 +238,10 @@ def _work(jobs: Iterable) -> Iterator[tuple[str, str | None]]:
                 yield source.name, None
 
 
-def _with_more(
+def _planned(
     sources: Sequence[MeshSource], splits: Mapping[str, str], config: ObjectsConfig
 ) -> Iterator[tuple[str, MeshSource]]:
-    """Every source with its folder, and what else is to be made."""
+    """Every source and synthetic object, with its folder."""
     for item in sources:
         split = splits.get(item.name, "train")
         yield split, item
@@ -243,7 +253,7 @@ def _with_more(
 
 
 def _spread(sources: list[MeshSource], limit: int | None) -> Iterable[MeshSource]:
-    """`limit` of them from all over the list, leaving out what its name rules out."""
+    """`limit` sources spread over the list, without those that their names rule out."""
     if limit is None:
         return sources
     usable = []
@@ -283,8 +293,8 @@ def _begin(out: Path, config: ObjectsConfig) -> None:
     _write_json(out / META, described)
 
 
-def _fetch(path: Path) -> None:
-    """Move an object to its folder from another, as the list of held-out objects has changed."""
+def _move_from_other_split(path: Path) -> None:
+    """Moves an object to its folder when the list of held-out objects has changed."""
     for split in SPLITS:
         other = path.parent.parent / split / path.name
         if other != path and other.exists():

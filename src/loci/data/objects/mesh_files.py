@@ -1,13 +1,12 @@
-"""Normals for shading, from the shape alone: smooth over gentle bends, sharp over creases.
+"""Reading OBJ and GLB files by trimesh, with shading normals computed from the shape.
 
-Those in files are not used: most libraries have none, and some point inward.
+Normals in files are not used: most libraries have none, and some point inward.
 """
 
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,16 +14,17 @@ from jaxtyping import Float32, Int32, UInt8
 from PIL import Image
 
 from loci.errors import LociError
+from loci.geometry.io import linear_to_srgb
 
-CREASE = 0.77  # cosine of the bend, about 40 degrees, from which an edge is sharp
-CROWDED = 48  # corners at one place; the tip of a cone, where all pairs would be too many
+CREASE = 0.77  # cosine of the angle between faces, about 40 degrees, from which an edge is sharp
+MAX_CORNERS = 48  # at one vertex whose normals are smoothed: the cost is quadratic
 
 
 def corner_normals(
     vertices: Float32[np.ndarray, "v 3"], faces: Int32[np.ndarray, "f 3"]
 ) -> Float32[np.ndarray, "f 3 3"]:
-    """A unit normal for each corner of each face: the mean over the faces that meet there and
-    bend little from it, by their areas. 0 where a triangle has no area."""
+    """Unit normals of each corner of each face: the area-weighted mean over the faces that meet
+    there at no sharp edge. 0 where a triangle has no area."""
     a, b, c = np.moveaxis(vertices[faces].astype(np.float64), 1, 0)
     areas = np.cross(b - a, c - a)
     flat = _unit(areas)
@@ -33,7 +33,7 @@ def corner_normals(
     counts = np.bincount(places)
     each = counts[places[order]]
     start = np.repeat(np.cumsum(counts) - counts, counts)
-    each = np.where(each > CROWDED, 0, each)  # they keep the face's own
+    each = np.where(each > MAX_CORNERS, 0, each)  # they keep the face's own
     which = np.repeat(np.arange(len(order)), each)
     within = np.arange(len(which)) - np.repeat(np.cumsum(each) - each, each)
     one, other = order[which] // 3, order[start[which] + within] // 3
@@ -52,7 +52,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
 
 
-LARGEST_TEXTURE = 512  # pixels of the longer side; views of 192 pixels never show more
+MAX_TEXTURE = 512  # pixels of the longer side; views of 192 pixels never show more
 INVISIBLE = 0.05  # a material of less opacity is not drawn
 TO_Z_UP = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]], np.float32)  # rows: y up, front +z
 
@@ -64,7 +64,7 @@ class Submesh:
     Attributes:
         normals: smoothed over gentle bends; not always outward.
         uv: texture coordinates, the origin at the lower left.
-        color: RGB in [0, 1], sRGB; it multiplies the texture.
+        color: sRGB in [0, 1]; multiplies the texture.
         texture: RGBA, first row on top, or None.
     """
 
@@ -75,8 +75,8 @@ class Submesh:
     color: Float32[np.ndarray, "3"]
     texture: UInt8[np.ndarray, "h w 4"] | None = None
 
-    def turned(self, matrix: Float32[np.ndarray, "3 3"]) -> "Submesh":
-        """Row vectors times a rotation."""
+    def rotated(self, matrix: Float32[np.ndarray, "3 3"]) -> "Submesh":
+        """Row vectors times a rotation matrix."""
         return replace(self, vertices=self.vertices @ matrix, normals=self.normals @ matrix)
 
     def moved(self, shift: np.ndarray, scale: float) -> "Submesh":
@@ -85,77 +85,71 @@ class Submesh:
 
 
 @dataclass(frozen=True)
-class _Beside:
-    """What trimesh asks for the files that a mesh refers to."""
+class _Resolver:
+    """Gives trimesh the files that a mesh refers to."""
 
     get: Callable[[str], bytes]
 
     def __getitem__(self, name: str) -> bytes:
         return self.get(name)
 
-    def namespaced(self, namespace: str) -> "_Beside":
+    def namespaced(self, namespace: str) -> "_Resolver":
         return self
 
 
-def triangles(parts: list[Submesh]) -> Float32[np.ndarray, "f 3 3"]:
+def triangles(submeshes: list[Submesh]) -> Float32[np.ndarray, "f 3 3"]:
     """The corners of all triangles."""
-    corners = [part.vertices[part.faces] for part in parts]
+    corners = [submesh.vertices[submesh.faces] for submesh in submeshes]
     return np.concatenate(corners) if corners else np.zeros((0, 3, 3), np.float32)
 
 
 def read_mesh_file(path: Path) -> list[Submesh]:
-    """The parts of an .obj or .glb file, z up (both are taken to be y up, front +z).
+    """The submeshes of an .obj or .glb file, z up (both are taken to be y up, front +z).
 
     Raises:
-        LociError: when trimesh is missing or the file is damaged.
+        LociError: when the file is damaged.
     """
     folder = path.parent
 
-    def beside(name: str) -> bytes:
+    def read_file(name: str) -> bytes:
         return (folder / Path(name.replace("\\", "/")).name).read_bytes()
 
-    return read_mesh(path.read_bytes(), path.suffix[1:].lower(), beside, str(path))
+    return read_mesh(path.read_bytes(), path.suffix[1:].lower(), read_file, str(path))
 
 
 def read_mesh(
-    content: bytes, kind: str, beside: Callable[[str], bytes], name: str
+    content: bytes, kind: str, read_file: Callable[[str], bytes], name: str
 ) -> list[Submesh]:
-    """The parts of a mesh in memory, z up.
+    """The submeshes of a mesh in memory, z up.
 
     Args:
         content: of the file.
         kind: "obj" or "glb".
-        beside: gives the content of a file that this one refers to; raises KeyError or OSError
-            when there is none (a material or texture that is missing is left out).
+        read_file: gives the content of a file that this one refers to; raises KeyError or OSError
+            when there is none (a missing material or texture is left out).
         name: for messages.
 
     Raises:
-        LociError: when trimesh is missing or the mesh is damaged.
+        LociError: when the mesh is damaged.
     """
-    trimesh = need_trimesh()
+    import trimesh
+
+    stream = io.StringIO(content.decode("latin-1")) if kind == "obj" else io.BytesIO(content)
+    resolver: Any = _Resolver(read_file)
     try:
-        stream = io.StringIO(content.decode("latin-1")) if kind == "obj" else io.BytesIO(content)
-        scene = trimesh.load_scene(stream, file_type=kind, resolver=_Beside(beside), process=False)
-        meshes = [mesh for mesh in scene.dump() if hasattr(mesh, "faces") and len(mesh.faces)]
-        parts = [_part(mesh) for mesh in meshes if _opacity(mesh) >= INVISIBLE]
+        scene = trimesh.load_scene(stream, file_type=kind, resolver=resolver, process=False)
+        meshes = [mesh for mesh in scene.dump() if isinstance(mesh, trimesh.Trimesh)]
+        visible = [mesh for mesh in meshes if len(mesh.faces) and _opacity(mesh) >= INVISIBLE]
+        submeshes = [_submesh(mesh, linear=kind == "glb") for mesh in visible]
     except Exception as error:  # the readers of trimesh raise whatever they meet
         message = f"{name}: damaged, expected a mesh ({type(error).__name__}: {error})"
         raise LociError(message) from error
-    return [part.turned(TO_Z_UP) for part in parts if np.isfinite(part.vertices).all()]
+    finite = [submesh for submesh in submeshes if np.isfinite(submesh.vertices).all()]
+    return [submesh.rotated(TO_Z_UP) for submesh in finite]
 
 
-def need_trimesh() -> ModuleType:
-    """Raises LociError when trimesh is missing."""
-    try:
-        import trimesh
-    except ImportError as error:
-        raise LociError(
-            "trimesh is missing, expected: pip install 'genius-loci[objects]'"
-        ) from error
-    return trimesh
-
-
-def _part(mesh: Any) -> Submesh:
+def _submesh(mesh: Any, linear: bool) -> Submesh:
+    """`linear`: whether the file's colours are linear, as those of glTF, and not sRGB."""
     count = len(mesh.vertices)
     material = getattr(mesh.visual, "material", None)
     texture = _texture(material)
@@ -165,12 +159,13 @@ def _part(mesh: Any) -> Submesh:
     vertices = np.ascontiguousarray(mesh.vertices, np.float32)
     faces = np.ascontiguousarray(mesh.faces, np.int32)
     corners = faces.reshape(-1)  # each with a normal of its own
+    color = _color(material, mesh.visual, textured=texture is not None)
     return Submesh(
         vertices[corners],
         corner_normals(vertices, faces).reshape(-1, 3),
         np.nan_to_num(np.asarray(uv, np.float32))[corners],
         np.arange(len(corners), dtype=np.int32).reshape(-1, 3),
-        _color(material, mesh.visual, textured=texture is not None),
+        linear_to_srgb(color).astype(np.float32) if linear else color,
         texture,
     )
 
@@ -184,8 +179,8 @@ def _texture(material: Any) -> np.ndarray | None:
     if picture.width * picture.height == 0:
         return None
     picture = picture.convert("RGBA")
-    if max(picture.size) > LARGEST_TEXTURE:
-        picture.thumbnail((LARGEST_TEXTURE, LARGEST_TEXTURE), Image.Resampling.BOX)
+    if max(picture.size) > MAX_TEXTURE:
+        picture.thumbnail((MAX_TEXTURE, MAX_TEXTURE), Image.Resampling.BOX)
     return np.asarray(picture)
 
 

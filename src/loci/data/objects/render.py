@@ -1,8 +1,7 @@
-"""Drawing a textured mesh off screen: colours, normals and depth, seen by any camera.
+"""Off-screen rendering of a textured mesh by OpenGL: colour, normals and depth.
 
-Two pictures are drawn at once: under given lights, and under an even light that depends on nothing
-but the direction of the surface. The second is what an object looks like by itself: colours of
-surface samples are taken from it.
+Colour is rendered twice at once: under given lights, and under an even light that depends on the
+surface normal alone, which the colours of surface samples are taken from.
 """
 
 from collections.abc import Sequence
@@ -36,7 +35,7 @@ void main() {
     gl_Position = to_clip * seen;
 }
 """
-# Smoothed normals are believed up to about 60 degrees from the face; some have no length.
+# Smoothed normals count up to about 60 degrees from that of the face; some have no length.
 FRAGMENT = """
 #version 330
 uniform sampler2D picture;
@@ -78,11 +77,12 @@ void main() {
 
 
 class RenderBuffers(NamedTuple):
-    """What a camera sees, first row on top.
+    """What a camera sees, top row first.
 
-    `even` and `lit` are RGBA with the share of a pixel that is covered as alpha and the colour not
-    multiplied by it. `normal` points to the camera, in the object's frame; `depth` is z in the
-    camera frame, inf where nothing is.
+    Attributes:
+        even, lit: RGBA under the even light and the given lights; straight alpha, the coverage.
+        normal: towards the camera, in the object's frame.
+        depth: z in the camera frame, inf where nothing is.
     """
 
     even: UInt8[np.ndarray, "s s 4"]
@@ -99,7 +99,7 @@ class _Drawable:
 
 
 class ObjectRenderer:
-    """A drawing context without a screen; one mesh at a time. Use it as a context manager.
+    """An OpenGL context without a screen that holds one mesh; a context manager.
 
     Raises:
         LociError: when moderngl is missing or no OpenGL context can be made.
@@ -123,26 +123,26 @@ class ObjectRenderer:
         self.program.release()
         self.context.release()
 
-    def load(self, parts: Sequence[Submesh]) -> None:
-        """The mesh that is drawn from now on."""
+    def load(self, submeshes: Sequence[Submesh]) -> None:
+        """Replaces the mesh to be rendered."""
         self._forget()
-        for part in parts:
-            vertices = np.concatenate([part.vertices, part.normals, part.uv], axis=1)
+        for submesh in submeshes:
+            vertices = np.concatenate([submesh.vertices, submesh.normals, submesh.uv], axis=1)
             buffer = self.context.buffer(vertices.astype("<f4").tobytes())
-            index = self.context.buffer(part.faces.astype("<i4").tobytes())
+            index = self.context.buffer(submesh.faces.astype("<i4").tobytes())
             layout = [(buffer, "3f 3f 2f", "position", "direction", "uv")]
             array = self.context.vertex_array(self.program, layout, index)
-            texture = None if part.texture is None else self._texture(part.texture)
+            texture = None if submesh.texture is None else self._texture(submesh.texture)
             self.held += [array, buffer, index, *([texture] if texture else [])]
-            self.drawables.append(_Drawable(array, tuple(map(float, part.color)), texture))
+            self.drawables.append(_Drawable(array, tuple(map(float, submesh.color)), texture))
 
     def draw(
         self, camera: RenderCamera, size: int, lights: Lights | None = None, smooth: bool = True
     ) -> RenderBuffers:
-        """The loaded mesh as `camera` sees it, `[size, size]`.
+        """Renders the loaded mesh at `[size, size]`.
 
-        With `smooth`, colours are drawn twice as large and averaged. Normals and depth are those
-        at the pixels' centres, never averaged.
+        With `smooth`, colours are rendered at twice the size and averaged. Normals and depth are
+        those at the pixels' centres.
         """
         lights = lights or Lights()
         target = self._render(camera, size, lights)
@@ -174,7 +174,7 @@ class ObjectRenderer:
         return target
 
     def _set(self, name: str, value: Any) -> None:
-        """A uniform that the compiler may have dropped, since nothing depends on it."""
+        """Sets a uniform, unless the compiler has dropped it as unused."""
         if name in self.program:
             uniform = self.program[name]
             if isinstance(value, np.ndarray):
@@ -211,8 +211,8 @@ class ObjectRenderer:
 
 
 def _halved(picture: UInt8[np.ndarray, "s s 4"]) -> UInt8[np.ndarray, "h h 4"]:
-    """Means of 2x2 pixels; the colour is the mean of those that are covered."""
-    # Nothing is half transparent here: a pixel without cover is 0 in every channel.
+    """Means of 2x2 pixels; the colour is the mean of the covered ones."""
+    # Pixels are opaque or 0 in every channel.
     wide = picture.astype(np.uint16)
     total = wide[::2, ::2] + wide[::2, 1::2] + wide[1::2, ::2] + wide[1::2, 1::2]
     covered = total[..., 3:] // 255
@@ -228,7 +228,7 @@ def _context() -> Any:
             "moderngl is missing, expected: pip install 'genius-loci[objects]'"
         ) from error
     reasons = []
-    for settings in ({"backend": "egl"}, {}):  # without a screen, else as the platform has it
+    for settings in ({"backend": "egl"}, {}):  # without a screen, else the platform's default
         try:
             return moderngl.create_context(standalone=True, **settings)  # pyright: ignore
         except Exception as error:  # every platform fails in its own way

@@ -1,4 +1,4 @@
-"""Libraries of furniture as Sweet Home 3D packs them: a zip of OBJ files with a catalog."""
+"""Where meshes come from: OBJ and GLB files, and furniture libraries of Sweet Home 3D (.sh3f)."""
 
 import posixpath
 import re
@@ -18,7 +18,14 @@ CATALOG = "PluginFurnitureCatalog.properties"
 
 @dataclass(frozen=True)
 class Furniture:
-    """One entry of a catalog; `size` is the longest side in metres, `path` that of the OBJ."""
+    """One entry of a library's catalog.
+
+    Attributes:
+        path: of the OBJ in the library.
+        size: of the longest side in metres.
+        rotation: matrix, row by row, for column vectors in the file's frame (y up).
+        opening: whether it is a door or a window.
+    """
 
     library: Path
     id: str
@@ -28,13 +35,12 @@ class Furniture:
     author: str
     licence: str
     size: float
-    turn: tuple[float, ...]
+    rotation: tuple[float, ...]
     opening: bool
-    """A door or a window."""
 
 
 def catalog(library: Path) -> list[Furniture]:
-    """The entries of a .sh3f file, in its order.
+    """The entries of a .sh3f file, which is a zip of OBJ files with a catalog.
 
     Raises:
         LociError: when the file is not such a library.
@@ -52,15 +58,15 @@ def catalog(library: Path) -> list[Furniture]:
 
 
 def read_furniture(entry: Furniture) -> list[Submesh]:
-    """The parts of one entry, z up and the front toward -y.
+    """The submeshes of one entry, z up and the front toward -y.
 
     Raises:
-        LociError: when the model is missing or damaged, or trimesh is missing.
+        LociError: when the model is missing or damaged.
     """
     with zipfile.ZipFile(entry.library) as archive:
         folder = posixpath.dirname(entry.path)
 
-        def beside(name: str) -> bytes:
+        def read_file(name: str) -> bytes:
             inside = posixpath.join(folder, name.replace("\\", "/"))
             return archive.read(posixpath.normpath(inside))
 
@@ -68,14 +74,13 @@ def read_furniture(entry: Furniture) -> list[Submesh]:
             content = archive.read(entry.path)
         except (KeyError, zipfile.BadZipFile) as error:
             raise LociError(f"{entry.library}: {entry.path} is missing or damaged") from error
-        parts = read_mesh(content, "obj", beside, f"{entry.library.name}: {entry.path}")
-    # The turn is given for columns in the frame of the file (y up).
-    turn = np.array(entry.turn, np.float32).reshape(3, 3).T
-    return [part.turned(TO_Z_UP.T @ turn @ TO_Z_UP) for part in parts]
+        submeshes = read_mesh(content, "obj", read_file, f"{entry.library.name}: {entry.path}")
+    rotation = np.array(entry.rotation, np.float32).reshape(3, 3).T
+    return [submesh.rotated(TO_Z_UP.T @ rotation @ TO_Z_UP) for submesh in submeshes]
 
 
 def _properties(text: str) -> dict[str, str]:
-    """Key and value of every line; no library continues a line on the next."""
+    """Keys and values, one a line: the libraries have no continuation lines."""
     values = {}
     for line in text.splitlines():
         key, equals, value = line.partition("=")
@@ -91,10 +96,10 @@ def _entry(library: Path, values: dict[str, str], number: str) -> Furniture:
 
     try:
         sides = [float(value(side)) for side in ("width", "depth", "height")]
-        turn = tuple(map(float, value("modelRotation", "1 0 0 0 1 0 0 0 1").split()))
+        rotation = tuple(map(float, value("modelRotation", "1 0 0 0 1 0 0 0 1").split()))
     except ValueError as error:
         raise LociError(f"{library}: entry {number} has no size in numbers") from error
-    if len(turn) != 9:
+    if len(rotation) != 9:
         raise LociError(f"{library}: entry {number} has no rotation of nine numbers")
     return Furniture(
         library=library,
@@ -103,15 +108,15 @@ def _entry(library: Path, values: dict[str, str], number: str) -> Furniture:
         category=value("category"),
         path=value("model").lstrip("/"),
         author=value("creator"),
-        licence=_short(values.get("license", "")),
+        licence=_spdx(values.get("license", "")),
         size=max(sides) / 100,
-        turn=turn,
+        rotation=rotation,
         opening=value("doorOrWindow") == "true" or value("category") == "Doors and windows",
     )
 
 
-def _short(licence: str) -> str:
-    """The licences of the published libraries by their usual names."""
+def _spdx(licence: str) -> str:
+    """SPDX identifiers of the licences of the published libraries."""
     if "public domain" in licence.lower():
         return "CC0-1.0"
     if "Attribution 3.0" in licence:
@@ -125,13 +130,13 @@ LIBRARY = ".sh3f"
 
 @dataclass(frozen=True)
 class MeshSource:
-    """An object to be read.
+    """An object that can be read.
 
     Attributes:
-        name: of its file in a data set: small letters, digits, "-" and "_".
+        name: of its file in a data set: lower-case letters, digits, "-" and "_".
         size: of the longest side in metres, or None when it is not known.
-        opening: a door or a window.
-        read: gives its parts, z up.
+        opening: whether it is a door or a window.
+        read: gives its submeshes, z up.
     """
 
     name: str
@@ -158,7 +163,7 @@ class MeshSource:
 
 
 def find_sources(path: Path) -> list[MeshSource]:
-    """The objects of a file, or of a folder and the folders below, ordered by file.
+    """The objects of a file or of all files in a folder, ordered by file.
 
     Raises:
         LociError: when there are none, two have the same name, or a library is damaged.
@@ -186,7 +191,7 @@ def find_sources(path: Path) -> list[MeshSource]:
 
 
 def slug(text: str) -> str:
-    """Small letters and digits, words joined by "-"; "_" stays."""
+    """Lower-case letters, digits and "_"; everything else becomes "-"."""
     return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-")
 
 

@@ -1,9 +1,8 @@
-"""Which objects are never trained on, and the rule by which they were chosen.
+"""Train and test splits: which objects are held out, and how they were chosen.
 
-Whole families (files of one library whose names differ in a number at most) are drawn for testing,
-some of every category. Every other object that is nearly the same as one of them, by its shape or
-by its name, is set aside: used for nothing, so that no near-duplicate is left to train on. The
-result is the list `held_out_objects.txt`, with a word and a name on every line.
+Whole families (objects whose names differ by a number) are drawn for testing, some of every
+category. Near-duplicates of them, by shape or by name, are set aside and not used at all. The
+result is `held_out_objects.txt`, with a split and a name on every line.
 """
 
 import re
@@ -29,13 +28,13 @@ Split = Literal["train", "test", "aside"]
 LIST = "held_out_objects.txt"
 SHARE = 0.1
 LARGEST_FAMILY = 4
-ALIKE = 0.8  # overlap of volumes from which two objects are near-duplicates
+MIN_DUPLICATE_IOU = 0.8
 RESOLUTION = 32
 SHORTEST_NAME = 4
 
 
 def held_out() -> dict[str, Split]:
-    """The objects that are in "test" or set aside, by name; all others are for training."""
+    """The split of each held-out object, by name; all others are for training."""
     lines = (files("loci.data.objects") / LIST).read_text(encoding="utf-8").splitlines()
     splits: dict[str, Split] = {"test": "test", "aside": "aside"}
     words = [line.split() for line in lines if line and not line.startswith("#")]
@@ -47,11 +46,11 @@ def hold_out(
     objects: Path,
     out: Path,
 ) -> None:
-    """Write the list of held-out objects.
+    """Writes the list of held-out objects.
 
     Args:
         source: the meshes, as for `loci data objects`.
-        objects: what `loci data objects` has made of them, however it is divided.
+        objects: a folder that `loci data objects` has made of them.
         out: the text file to write.
     """
     volumes: dict[str, Bool[Tensor, "r r r"]] = {}
@@ -105,8 +104,8 @@ def draw(sources: Sequence[MeshSource], share: float = SHARE) -> list[str]:
 
 
 def namesakes(drawn: Iterable[MeshSource], others: Sequence[MeshSource]) -> dict[str, str]:
-    """Objects called as a drawn one but for its end: "sofa" and "sofa-bed-closed" are set aside for
-    "sofa-bed-opened"."""
+    """Objects whose name is a drawn one's but for its end: "sofa" and "sofa-bed-closed" are set
+    aside for "sofa-bed-opened"."""
     found: dict[str, str] = {}
     for source in drawn:
         for other in others:
@@ -122,25 +121,25 @@ def namesakes(drawn: Iterable[MeshSource], others: Sequence[MeshSource]) -> dict
 def near_duplicates(
     drawn: Iterable[str], others: list[str], volumes: Mapping[str, Bool[Tensor, "r r r"]]
 ) -> dict[str, str]:
-    """Objects that overlap a drawn one almost wholly, turned by quarters and mirrored too."""
+    """Objects of nearly the volume of a drawn one, also rotated by quarter turns or mirrored."""
     flat = torch.stack([volumes[name].flatten() for name in others]).float()
     found: dict[str, str] = {}
     for name in drawn:
-        for row in _likeness(volumes[name], flat).ge(ALIKE).nonzero()[:, 0].tolist():
+        for row in _best_iou(volumes[name], flat).ge(MIN_DUPLICATE_IOU).nonzero()[:, 0].tolist():
             found.setdefault(others[row], name)
     return found
 
 
 def volume(objects: ObjectSet, index: int) -> Bool[Tensor, "r r r"]:
-    """What an object fills: its inside and its surface."""
+    """Voxels inside an object or touched by its surface."""
     inside = objects.sdf(index)[1:-1:2, 1:-1:2, 1:-1:2] < 0
     return inside | objects.occupancy(index, RESOLUTION)
 
 
-def _likeness(one: Bool[Tensor, "r r r"], flat: Float[Tensor, "n m"]) -> Float[Tensor, " n"]:
-    """Intersection over union with each row, at the best of eight turns."""
-    turned = [torch.rot90(mirrored, k) for mirrored in (one, one.flip(0)) for k in range(4)]
-    poses = torch.stack([pose.flatten() for pose in turned]).float()
+def _best_iou(one: Bool[Tensor, "r r r"], flat: Float[Tensor, "n m"]) -> Float[Tensor, " n"]:
+    """Intersection over union with each row, in the best of eight poses."""
+    rotated = [torch.rot90(mirrored, k) for mirrored in (one, one.flip(0)) for k in range(4)]
+    poses = torch.stack([pose.flatten() for pose in rotated]).float()
     common = flat @ poses.T
     union = flat.sum(dim=1, keepdim=True) + poses.sum(dim=1) - common
     return (common / union).amax(dim=1)
@@ -166,7 +165,7 @@ LINKS = {
 
 
 def write_credits(objects: Path, out: Path) -> None:
-    """Write the sources, licences and authors of a set of objects as Markdown.
+    """Writes the sources, licences and authors of a data set as Markdown.
 
     Args:
         objects: a folder that `loci data objects` has made.

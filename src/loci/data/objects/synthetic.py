@@ -1,7 +1,6 @@
-"""Random compositions of simple solids: shapes that no list of furniture has, without end.
+"""Synthetic objects: random compositions of simple solids, and stretched copies of real objects.
 
-Only occupancies: voxels that the surface touches, as of real objects. A seed gives the same shape
-always, so nothing is stored.
+Compositions come as occupancy grids, made anew from their seed, or as coloured meshes.
 """
 
 from __future__ import annotations
@@ -15,29 +14,29 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from loci.data.objects.cleaning import LENGTH, normalized
-from loci.data.objects.mesh_files import Submesh, corner_normals, need_trimesh
+from loci.data.objects.mesh_files import Submesh, corner_normals
 from loci.data.objects.sources import MeshSource
 
 Kind = Literal["box", "ellipsoid", "cushion", "cylinder", "cone", "ring", "tray"]
 KINDS = get_args(Kind)
 SHARES = np.array([6, 2, 2, 4, 1, 1, 2]) / 18  # of each kind: furniture is mostly boxes
-THINNEST = 0.04  # of a shape's side, so that no wall falls between the corners of the grid
-WALL = 0.15  # of a tray, as a share of its smaller side
+MIN_HALF = 0.04  # half size of any solid: none falls between two corners of the grid
+WALL = 0.15  # thickness of a tray's walls over its smaller side
 
 
 @dataclass(frozen=True)
 class Solid:
-    """One solid: `half` sizes along its own axes, which are the columns of `turn`."""
+    """One solid, with sizes from its centre (`half`) along the columns of `rotation`."""
 
     kind: Kind
-    middle: Float[np.ndarray, "3"]
+    centre: Float[np.ndarray, "3"]
     half: Float[np.ndarray, "3"]
-    turn: Float[np.ndarray, "3 3"] = field(default_factory=lambda: np.eye(3))
+    rotation: Float[np.ndarray, "3 3"] = field(default_factory=lambda: np.eye(3))
 
-    def holds(self, points: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:
+    def contains(self, points: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:
         """Whether points are inside."""
-        place = (points - self.middle.astype(points.dtype)) @ self.turn.astype(points.dtype)
-        x, y, z = (place / self.half.astype(points.dtype)).T
+        local = (points - self.centre.astype(points.dtype)) @ self.rotation.astype(points.dtype)
+        x, y, z = (local / self.half.astype(points.dtype)).T
         if self.kind == "ellipsoid":
             return x * x + y * y + z * z < 1
         if self.kind == "cushion":
@@ -52,18 +51,18 @@ class Solid:
         box = np.maximum(np.maximum(np.abs(x), np.abs(y)), np.abs(z)) < 1
         if self.kind == "box":
             return box
-        wall = max(WALL, THINNEST / self.half.min() / 2)
+        wall = max(WALL, MIN_HALF / self.half.min() / 2)
         return box & ~((np.abs(x) < 1 - wall) & (np.abs(y) < 1 - wall) & (z > wall - 1))
 
     def bounds(self) -> Float[np.ndarray, "2 3"]:
-        reach = np.abs(self.turn) @ self.half
-        return np.stack([self.middle - reach, self.middle + reach])
+        reach = np.abs(self.rotation) @ self.half
+        return np.stack([self.centre - reach, self.centre + reach])
 
     def mirrored(self, axis: int) -> "Solid":
-        """The other half of a symmetric shape."""
+        """Its mirror image: the other half of a symmetric object."""
         flip = np.ones(3)
         flip[axis] = -1
-        return Solid(self.kind, self.middle * flip, self.half, flip[:, None] * self.turn)
+        return Solid(self.kind, self.centre * flip, self.half, flip[:, None] * self.rotation)
 
 
 def random_solids(rng: np.random.Generator) -> list[Solid]:
@@ -71,21 +70,21 @@ def random_solids(rng: np.random.Generator) -> list[Solid]:
     solids = [_solid(rng, np.zeros(3), 0.5)]
     for _ in range(rng.integers(0, 5)):
         host = solids[rng.integers(len(solids))]
-        # Near the host's skin, along one of its axes.
-        way = host.turn[:, rng.integers(3)] * rng.choice([-1, 1])
-        skin = host.middle + way * (np.abs(host.turn.T @ way) @ host.half)
-        solids.append(_solid(rng, skin + rng.normal(0, 0.08, 3), rng.uniform(0.15, 0.5)))
+        # Near the host's surface, along one of its axes.
+        axis = host.rotation[:, rng.integers(3)] * rng.choice([-1, 1])
+        surface = host.centre + axis * (np.abs(host.rotation.T @ axis) @ host.half)
+        solids.append(_solid(rng, surface + rng.normal(0, 0.08, 3), rng.uniform(0.15, 0.5)))
     if rng.random() < 0.3:
         solids += _legs(rng, solids[0])
     if rng.random() < 0.6:
-        solids += [solid.mirrored(0) for solid in solids if abs(solid.middle[0]) > 0.02]
+        solids += [solid.mirrored(0) for solid in solids if abs(solid.centre[0]) > 0.02]
     if rng.random() < 0.2:
-        solids += [solid.mirrored(1) for solid in solids if abs(solid.middle[1]) > 0.02]
+        solids += [solid.mirrored(1) for solid in solids if abs(solid.centre[1]) > 0.02]
     return solids
 
 
 def solid_occupancy(solids: list[Solid], resolution: int = 32) -> Bool[np.ndarray, "r r r"]:
-    """Voxels that the surface of a union touches; its longest side is brought to 0.95."""
+    """Voxels that the surface of a union touches, its longest side scaled to 0.95."""
     bounds = np.stack([solid.bounds() for solid in solids])
     lowest, highest = bounds[:, 0].min(axis=0), bounds[:, 1].max(axis=0)
     fine = 2 * resolution
@@ -97,8 +96,8 @@ def solid_occupancy(solids: list[Solid], resolution: int = 32) -> Bool[np.ndarra
         near = tuple(slice(*np.searchsorted(places, pair)) for places, *pair in ends)
         places = (places[part] for places, part in zip(axes, near, strict=True))
         grid = np.stack(np.meshgrid(*places, indexing="ij"), axis=-1)
-        corners[near] |= solid.holds(grid.reshape(-1, 3)).reshape(grid.shape[:3])
-    touched = _mixed(corners)
+        corners[near] |= solid.contains(grid.reshape(-1, 3)).reshape(grid.shape[:3])
+    touched = _crossed(corners)
     blocks = touched.reshape(resolution, 2, resolution, 2, resolution, 2)
     return np.logical_or.reduce(blocks, axis=(1, 3, 5))
 
@@ -108,23 +107,23 @@ def primitive_occupancy(seed: int, resolution: int = 32) -> Bool[np.ndarray, "r 
     rng = np.random.default_rng([seed, 0x50])
     while True:
         grid = solid_occupancy(random_solids(rng), resolution)
-        if grid.sum() >= resolution:  # else all but nothing was left of it
+        if grid.sum() >= resolution:  # not nearly empty
             return grid
 
 
-def _solid(rng: np.random.Generator, middle: np.ndarray, size: float) -> Solid:
+def _solid(rng: np.random.Generator, centre: np.ndarray, size: float) -> Solid:
     half = size * np.exp(rng.uniform(np.log(0.15), 0, 3))
-    half = np.maximum(half, THINNEST)
-    turn = np.eye(3)[rng.permutation(3)]
+    half = np.maximum(half, MIN_HALF)
+    rotation = np.eye(3)[rng.permutation(3)]
     if rng.random() < 0.3:
-        turn = turn @ _turned(rng.uniform(0, np.pi), int(rng.integers(3)))
-    return Solid(KINDS[rng.choice(len(KINDS), p=SHARES)], middle, half, turn)
+        rotation = rotation @ _rotation(rng.uniform(0, np.pi), int(rng.integers(3)))
+    return Solid(KINDS[rng.choice(len(KINDS), p=SHARES)], centre, half, rotation)
 
 
 def _legs(rng: np.random.Generator, top: Solid) -> list[Solid]:
     """Four legs below a solid's bounds."""
     (left, front, bottom), (right, back, _) = top.bounds()
-    length, width = rng.uniform(0.15, 0.8), rng.uniform(0.5, 1.5) * THINNEST
+    length, width = rng.uniform(0.15, 0.8), rng.uniform(0.5, 1.5) * MIN_HALF
     kind: Kind = "box" if rng.random() < 0.5 else "cylinder"
     half = np.array([width, width, length / 2])
     inset = width + rng.uniform(0, 0.2) * min(right - left, back - front)
@@ -135,17 +134,17 @@ def _legs(rng: np.random.Generator, top: Solid) -> list[Solid]:
     ]
 
 
-def _turned(angle: float, axis: int) -> np.ndarray:
+def _rotation(angle: float, axis: int) -> np.ndarray:
     cos, sin = np.cos(angle), np.sin(angle)
-    turn = np.eye(3)
+    rotation = np.eye(3)
     first, second = (axis + 1) % 3, (axis + 2) % 3
-    turn[first, first] = turn[second, second] = cos
-    turn[first, second], turn[second, first] = -sin, sin
-    return turn
+    rotation[first, first] = rotation[second, second] = cos
+    rotation[first, second], rotation[second, first] = -sin, sin
+    return rotation
 
 
-def _mixed(corners: Bool[np.ndarray, "q q q"]) -> Bool[np.ndarray, "p p p"]:
-    """Voxels some of whose corners are inside and some are not."""
+def _crossed(corners: Bool[np.ndarray, "q q q"]) -> Bool[np.ndarray, "p p p"]:
+    """Voxels with corners both inside and outside."""
     every, some = corners, corners
     for axis in range(3):
         low = [slice(None)] * 3
@@ -156,28 +155,28 @@ def _mixed(corners: Bool[np.ndarray, "q q q"]) -> Bool[np.ndarray, "p p p"]:
     return some & ~every
 
 
-SECTIONS, TUBE_SECTIONS, FINENESS = 24, 12, 2
-TEXTURE = 32  # pixels of its side
-MOTLEY = 0.3  # share of the materials that have a texture
+SECTIONS, TUBE_SECTIONS, SUBDIVISIONS = 24, 12, 2
+TEXTURE_SIDE = 32
+TEXTURED = 0.3  # share of the materials
 
 
-def composed_parts(rng: np.random.Generator) -> list[Submesh]:
-    """A random object of one to some dozen solids in up to three materials, z up."""
+def composed_mesh(rng: np.random.Generator) -> list[Submesh]:
+    """Random solids in up to three materials, z up."""
     solids = random_solids(rng)
     materials = [_material(rng) for _ in range(rng.integers(1, 4))]
     chosen = rng.integers(len(materials), size=len(solids))
-    return [_part(solid, *materials[i]) for solid, i in zip(solids, chosen, strict=True)]
+    return [_submesh(solid, *materials[i]) for solid, i in zip(solids, chosen, strict=True)]
 
 
-def _part(solid: Solid, color: np.ndarray, texture: np.ndarray | None) -> Submesh:
+def _submesh(solid: Solid, color: np.ndarray, texture: np.ndarray | None) -> Submesh:
     unit = _unit_mesh(solid)
-    place = np.asarray(unit.vertices, np.float64)
-    vertices = (place * solid.half @ solid.turn.T + solid.middle).astype(np.float32)
+    local = np.asarray(unit.vertices, np.float64)
+    vertices = (local * solid.half @ solid.rotation.T + solid.centre).astype(np.float32)
     faces = np.asarray(unit.faces, np.int32)
-    if np.linalg.det(solid.turn) < 0:
+    if np.linalg.det(solid.rotation) < 0:
         faces = faces[:, ::-1]
     corners = faces.reshape(-1)
-    uv = (place[:, :2] + place[:, 2:]) / 4 + 0.5
+    uv = (local[:, :2] + local[:, 2:]) / 4 + 0.5
     return Submesh(
         vertices[corners],
         corner_normals(vertices, faces).reshape(-1, 3),
@@ -189,8 +188,9 @@ def _part(solid: Solid, color: np.ndarray, texture: np.ndarray | None) -> Submes
 
 
 def _unit_mesh(solid: Solid) -> Any:
-    """The surface of `Solid.holds` where the half sizes are 1."""
-    create = need_trimesh().creation
+    """The surface of `Solid.contains` where the half sizes are 1."""
+    from trimesh import creation as create
+
     if solid.kind == "box":
         return create.box((2, 2, 2))
     if solid.kind == "cylinder":
@@ -203,8 +203,8 @@ def _unit_mesh(solid: Solid) -> Any:
         mesh.apply_scale((1, 1, 1 / tube))
         return mesh
     if solid.kind == "tray":
-        return _tray(max(WALL, THINNEST / solid.half.min() / 2))
-    mesh = create.icosphere(FINENESS)
+        return _tray(max(WALL, MIN_HALF / solid.half.min() / 2))
+    mesh = create.icosphere(SUBDIVISIONS)
     if solid.kind == "cushion":
         mesh.vertices = mesh.vertices / (mesh.vertices**4).sum(axis=1, keepdims=True) ** 0.25
     return mesh
@@ -212,53 +212,54 @@ def _unit_mesh(solid: Solid) -> Any:
 
 def _tray(wall: float) -> Any:
     """A floor and four walls."""
-    trimesh = need_trimesh()
+    import trimesh
+
     wall = min(wall, 0.9)
-    inner, middle = 2 - 2 * wall, 1 - wall / 2
+    inner, centre = 2 - 2 * wall, 1 - wall / 2
     sides: list[tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]] = [
-        (np.array([2, 2, wall]), np.array([0, 0, -middle])),
-        *((np.array([wall, 2, 2]), np.array([s * middle, 0, 0])) for s in (-1, 1)),
-        *((np.array([inner, wall, 2]), np.array([0, s * middle, 0])) for s in (-1, 1)),
+        (np.array([2, 2, wall]), np.array([0, 0, -centre])),
+        *((np.array([wall, 2, 2]), np.array([s * centre, 0, 0])) for s in (-1, 1)),
+        *((np.array([inner, wall, 2]), np.array([0, s * centre, 0])) for s in (-1, 1)),
     ]
     boxes = []
-    for size, place in sides:
+    for size, offset in sides:
         box = trimesh.creation.box(size)
-        box.apply_translation(place)
+        box.apply_translation(offset)
         boxes.append(box)
     return trimesh.util.concatenate(boxes)
 
 
 def _material(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
-    """A colour, and now and then patches of several."""
+    """A colour and, for some, a texture of random patches."""
     color = _color(rng)
-    if rng.random() >= MOTLEY:
+    if rng.random() >= TEXTURED:
         return color, None
     cells = int(rng.choice([2, 4, 8]))
     others = np.stack([_color(rng) for _ in range(cells * cells)]).reshape(cells, cells, 3)
     patches = np.clip(color + rng.uniform(0.2, 1) * (others - color), 0, 1)
-    pixels = np.kron(patches, np.ones((TEXTURE // cells, TEXTURE // cells, 1)))
-    opaque = np.ones((TEXTURE, TEXTURE, 1))
+    pixels = np.kron(patches, np.ones((TEXTURE_SIDE // cells, TEXTURE_SIDE // cells, 1)))
+    opaque = np.ones((TEXTURE_SIDE, TEXTURE_SIDE, 1))
     texture = (255 * np.concatenate([pixels, opaque], axis=2)).round().astype(np.uint8)
     return np.ones(3, np.float32), texture
 
 
 def _color(rng: np.random.Generator) -> np.ndarray:
-    """Any, but more often dull than bright."""
+    """Random, more often dull than saturated."""
     color = rng.random(3)
     return (color.mean() + rng.random() * (color - color.mean())).astype(np.float32)
 
 
-FACTOR = 1.8  # by which one side of an object may grow against another
+MAX_STRETCH = 1.8  # of one side relative to another
 
 
 def stretched(source: MeshSource, number: int, seed: int) -> MeshSource:
-    """A source in other proportions: every side longer or shorter by up to sqrt(`FACTOR`)."""
+    """A source in other proportions: each side scaled by up to sqrt(`MAX_STRETCH`) either way."""
     name = f"{source.name}--{number}"
     return replace(source, name=name, read=partial(_read_stretched, source, name, seed))
 
 
 def composed(number: int, seed: int) -> MeshSource:
-    """A source of random solids (`primitives`)."""
+    """A source of random solids (`composed_mesh`)."""
     name = f"composed-{number:04d}"
     return MeshSource(
         name=name,
@@ -274,21 +275,21 @@ def composed(number: int, seed: int) -> MeshSource:
 
 
 def _read_composed(name: str, seed: int) -> list[Submesh]:
-    return composed_parts(_rng(name, seed))
+    return composed_mesh(_rng(name, seed))
 
 
 def _read_stretched(source: MeshSource, name: str, seed: int) -> list[Submesh]:
-    sides = np.exp(_rng(name, seed).uniform(-0.5, 0.5, 3) * np.log(FACTOR))
+    sides = np.exp(_rng(name, seed).uniform(-0.5, 0.5, 3) * np.log(MAX_STRETCH))
     factors = sides.astype(np.float32)
-    return [_scaled(part, factors) for part in normalized(source.read())]
+    return [_scaled(submesh, factors) for submesh in normalized(source.read())]
 
 
-def _scaled(part: Submesh, factors: np.ndarray) -> Submesh:
-    normals = part.normals / factors
+def _scaled(submesh: Submesh, factors: np.ndarray) -> Submesh:
+    normals = submesh.normals / factors
     lengths = np.linalg.norm(normals, axis=1, keepdims=True)
     return replace(
-        part,
-        vertices=part.vertices * factors,
+        submesh,
+        vertices=submesh.vertices * factors,
         normals=np.divide(normals, lengths, out=np.zeros_like(normals), where=lengths > 0),
     )
 
