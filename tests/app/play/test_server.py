@@ -159,14 +159,13 @@ def test_two_tabs_walk_as_each_would_alone(tmp_path: Path) -> None:
 def test_one_too_many_waits_for_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loci.app.play.connection.BUSY_SECONDS", 0.05)
     monkeypatch.setattr("loci.app.play.sessions.IDLE_SECONDS", 0.1)
-    with served(tmp_path, most=1) as client:
-        with client.websocket_connect(SOCKET) as one:
-            entered(one)
-            with client.websocket_connect(SOCKET) as two:
-                two.send_json({"type": "hello", "session": None})
-                assert until(two, "busy")["place"] == 1
-                one.close()
-                assert until(two, "ready")["session"]
+    with served(tmp_path, most=1) as client, client.websocket_connect(SOCKET) as one:
+        entered(one)
+        with client.websocket_connect(SOCKET) as two:
+            two.send_json({"type": "hello", "session": None})
+            assert until(two, "busy")["place"] == 1
+            one.close()
+            assert until(two, "ready")["session"]
 
 
 def test_a_fork_leaves_its_sibling_as_it_was(tmp_path: Path) -> None:

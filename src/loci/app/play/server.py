@@ -123,7 +123,7 @@ def application(
         yield
         loading.cancel()
         lifts.close()
-        sessions.close()
+        await sessions.close()
 
     async def page(_: Request) -> Response:
         return FileResponse(PAGE / "index.html")

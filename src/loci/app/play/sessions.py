@@ -38,6 +38,7 @@ class Session:
     connections: int = 0
     left_at: float = field(default_factory=time.monotonic)
     saved_at: float = 0.0
+    closed: bool = False
     saved: tuple[str, int] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -50,6 +51,8 @@ class Session:
     def autosave(self, now: float, settle: bool = False) -> None:
         """Write the walk, if it changed and the last time is long enough ago (or `settle`)."""
         player = self.player
+        if self.closed:
+            return
         if settle:
             player.settle()
         state = (self.active, player.timeline.moment)
@@ -60,6 +63,7 @@ class Session:
     def close(self) -> None:
         """Save, and let all files go."""
         self.autosave(time.monotonic(), settle=True)
+        self.closed = True
         for player in self.branches.values():
             player.timeline.close()
 
@@ -159,17 +163,19 @@ class Sessions:
         for session in list(self.open.values()):
             if not session.connections and now - session.left_at > IDLE_SECONDS:
                 del self.open[session.id]
-                await self.run(session.close)
+                async with session.lock:
+                    await self.run(session.close)
 
     def leave(self, ticket: str) -> None:
         """Give up a place in the queue."""
         if ticket in self.waiting:
             self.waiting.remove(ticket)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Save everything; nothing is lost."""
         for session in self.open.values():
-            session.close()
+            async with session.lock:
+                await self.run(session.close)
         self.pool.shutdown(wait=True)
 
     def _new(self, known: str | None) -> Session:
