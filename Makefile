@@ -8,10 +8,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) -c constraints.txt
 
-.PHONY: help env dev walk lift test
+.PHONY: help env dev walk play lift test
 help:
 	@echo 'make walk   install what is needed into $(VENV) and walk: walk.mp4, walk.png'
 	@echo '            (make walk ARGS="photo.jpg --frames 256" passes arguments to loci walk)'
+	@echo 'make play   the same, with your own hands, in a browser'
 	@echo 'make lift   the same, and lift an object out of a picture: lifted/'
 	@echo 'make test   install the development tools too; lint, check types, run the tests'
 	@echo 'make env    only make the environment;  make dev  only the environment of make test'
@@ -22,6 +23,9 @@ dev: $(VENV)/.dev
 
 walk: env
 	$(BIN)/loci walk $(ARGS)
+
+play: $(VENV)/.play
+	$(BIN)/loci play $(ARGS)
 
 lift: env
 	$(BIN)/loci lift $(ARGS)
@@ -39,6 +43,10 @@ $(VENV)/.env: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo 'Installing into $(VENV): some minutes the first time ...'
 	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.play: $(VENV)/.env
+	$(INSTALL) -e '.[play]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.env
