@@ -119,7 +119,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
             "--minutes: nan, expected a number greater than 0",
         ),
         (
-            ["train", "structure-codec", "--data", ".", "--out", "out", "--seed", str(2**63)],
+            ["train", "structure-vae", "--data", ".", "--out", "out", "--seed", str(2**63)],
             f"--seed: {2**63}, expected 0 to",
         ),
     ],

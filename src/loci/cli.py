@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import version
+from typing import Any
 
 import tyro
 
@@ -13,14 +13,30 @@ from loci.errors import LociError
 
 @dataclass(frozen=True)
 class Command:
-    """A function that tyro can call, as `module:name`, and its line in the overview."""
+    """A function that tyro can call, as `module:name`, and its line in the overview.
+
+    With `configs`, a dictionary of named configurations as `module:name`, the function takes one of
+    them, of which every field is a flag.
+    """
 
     target: str
     summary: str
+    configs: str | None = None
 
     def load(self) -> Callable[..., object]:
-        module, name = self.target.split(":")
-        return getattr(import_module(module), name)
+        return _imported(self.target)
+
+    def configure(self, prog: str, argv: Sequence[str]) -> Any:
+        """The configuration that `argv` begins with, or the first, changed by the flags in it."""
+        assert self.configs is not None
+        configs = _imported(self.configs)
+        named = bool(argv) and argv[0] in configs
+        about = f"{self.summary} Configurations: {', '.join(configs)}."
+        return tyro.extras.overridable_config_cli(
+            {name: (about, config) for name, config in configs.items()},
+            prog=prog,
+            args=argv if named else [next(iter(configs)), *argv],
+        )
 
     def stand_in(self) -> Callable[[], None]:
         """Shows the summary where the command is listed but not called."""
@@ -31,8 +47,14 @@ class Command:
         return listed
 
 
+def _imported(target: str) -> Any:
+    module, name = target.split(":")
+    return getattr(import_module(module), name)
+
+
 COMMANDS = {
     "walk": Command("loci.app.walk:walk", "Walk into a picture: generate what is seen on the way."),
+    "play": Command("loci.app.play.play:play", "Walk with your own hands, in a browser."),
     "lift": Command("loci.app.lift:lift", "Lift objects out of a picture: splats, meshes, poses."),
     "data doom": Command("loci.data.record:record", "Record walks through generated Doom maps."),
     "data objects": Command(
@@ -45,24 +67,42 @@ COMMANDS = {
         "loci.data.objects.splits:write_credits",
         "List the sources and licences of a set of objects.",
     ),
-    "train codec": Command("loci.app.train:codec", "Train the autoencoder of frames."),
-    "train world": Command("loci.app.train:world", "Train the world model."),
-    "train structure-codec": Command(
-        "loci.app.train:structure_codec", "Train the autoencoder of objects' voxels."
+    "train codec": Command(
+        "loci.train.codec:train_codec",
+        "Train the autoencoder of frames.",
+        configs="loci.train.codec:CONFIGS",
+    ),
+    "train world": Command(
+        "loci.train.world.train:train_world",
+        "Train the world model.",
+        configs="loci.train.world.train:CONFIGS",
+    ),
+    "train structure-vae": Command(
+        "loci.train.structure.vae:train_structure_vae",
+        "Train the autoencoder of objects' voxels.",
+        configs="loci.train.structure.vae:CONFIGS",
     ),
     "train structure": Command(
-        "loci.app.train:structure", "Train what finds shape and pose in a picture."
+        "loci.train.structure.flow:train_structure",
+        "Train the flow that finds shape and pose in a picture.",
+        configs="loci.train.structure.flow:CONFIGS",
     ),
-    "train latent-codec": Command(
-        "loci.app.train:latent_codec", "Train the autoencoder of objects' surfaces."
+    "train slat-vae": Command(
+        "loci.train.slat.vae:train_slat_vae",
+        "Train the autoencoder of objects' surfaces, to splats and meshes.",
+        configs="loci.train.slat.vae:CONFIGS",
     ),
-    "train latents": Command(
-        "loci.app.train:latents", "Train what paints an object's voxels from a picture."
+    "train slat": Command(
+        "loci.train.slat.flow:train_slat_flow",
+        "Train the flow of an object's voxel latents from a picture.",
+        configs="loci.train.slat.flow:CONFIGS",
     ),
-    "train ship-home": Command(
+    "train export-world": Command(
+        "loci.app.train:export_world", "Put a trained codec and world together as one model."
+    ),
+    "train export-home": Command(
         "loci.app.train:export_home", "Put trained parts together as a model that lifts."
     ),
-    "train ship": Command("loci.app.train:ship", "Put trained parts together as one model."),
     "bench horizon": Command("loci.bench.world.horizon:horizon", "Cost per chunk as a walk grows."),
     "bench memory": Command(
         "loci.bench.world.memory:memory", "Does it remember? Revisits, drift, control."
@@ -113,15 +153,27 @@ def parser(argv: Sequence[str]) -> tyro.extras.SubcommandApp:
     return app
 
 
+def run(argv: Sequence[str]) -> None:
+    """Parses the arguments and calls the command that they begin with."""
+    for path, command in COMMANDS.items():
+        words = path.split()
+        if command.configs is not None and list(argv[: len(words)]) == words:
+            command.load()(command.configure(f"loci {path}", argv[len(words) :]))
+            return
+    about = "Walk into a picture, and lift objects out of it."
+    parser(argv).cli(prog="loci", description=about, args=argv)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status: 2 for what the user can mend."""
     argv = sys.argv[1:] if argv is None else argv
     if list(argv) == ["--version"]:
+        from importlib.metadata import version
+
         print(f"loci {version('genius-loci')}")
         return 0
     try:
-        about = "Walk into a picture, and lift objects out of it."
-        parser(argv).cli(prog="loci", description=about, args=argv)
+        run(list(argv))
     except LociError as error:
         print(f"loci: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from loci.train.trainer import RunDirectory
+from loci.train.run_directory import RunDirectory
 
 
 @contextmanager
@@ -13,10 +13,10 @@ def killed(after: int) -> Iterator[None]:
     """What trains inside is killed in the step that follows `after` whole ones."""
     tick = RunDirectory.tick
 
-    def kill(run: RunDirectory, loss: float) -> None:
+    def kill(run: RunDirectory) -> None:
         if run.step == after:
             raise KeyboardInterrupt
-        tick(run, loss)
+        tick(run)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunDirectory, "tick", kill)

@@ -3,33 +3,34 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from loci.codecs.frame import FrameCodec, FrameCodecConfig
 from loci.train.codec import CodecTraining, fit_codec, psnr, to_float
-from loci.train.trainer import TrainingBudget
 from tests.train.killing import killed
 
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
 TINY = CodecTraining(
     codec=FrameCodecConfig(fold=8, widths=(8,), norm_groups=4, latent_channels=4),
-    budget=TrainingBudget(steps=6),
-    batch=4,
-    held_out_frames=8,
+    steps=6,
+    batch_size=4,
+    evaluation_frames=8,
+    precision="float32",
     log_seconds=0,
     evaluate_seconds=0,
     checkpoint_seconds=0,
 )
 
 
-def frames(count: int, seed: int) -> Tensor:
+def frames(count: int, seed: int) -> np.ndarray:
     """Smooth random pictures, 16x16."""
     small = torch.rand(count, 3, 3, 3, generator=torch.Generator().manual_seed(seed))
     large = torch.nn.functional.interpolate(small, size=16, mode="bilinear")
-    return (large * 255).byte().permute(0, 2, 3, 1)
+    return (large * 255).byte().permute(0, 2, 3, 1).numpy()
 
 
 def weights(codec: FrameCodec) -> Tensor:
@@ -37,7 +38,7 @@ def weights(codec: FrameCodec) -> Tensor:
 
 
 def test_it_learns_and_saves(tmp_path: Path) -> None:
-    codec = fit_codec(frames(40, 0), frames(8, 1), tmp_path, TINY)
+    codec = fit_codec(frames(40, 0), frames(8, 1), replace(TINY, out=tmp_path))
     loaded = FrameCodec.from_pretrained(tmp_path / "final")
     assert torch.equal(weights(codec), weights(loaded))
     truth = to_float(frames(8, 1))
@@ -50,24 +51,24 @@ def test_it_learns_and_saves(tmp_path: Path) -> None:
 
 def test_a_killed_run_goes_on_as_if_never_killed(tmp_path: Path) -> None:
     data = frames(40, 0), frames(8, 1)
-    whole = fit_codec(*data, tmp_path / "whole", TINY)
+    whole = fit_codec(*data, replace(TINY, out=tmp_path / "whole"))
     with killed(after=3):
-        fit_codec(*data, tmp_path / "killed", TINY)
+        fit_codec(*data, replace(TINY, out=tmp_path / "killed"))
     assert not (tmp_path / "killed" / "final").exists()
-    resumed = fit_codec(*data, tmp_path / "killed", TINY)
+    resumed = fit_codec(*data, replace(TINY, out=tmp_path / "killed"))
     assert torch.equal(weights(resumed), weights(whole))
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     data = frames(40, 0), frames(8, 1)
-    first = fit_codec(*data, tmp_path, TINY)
-    assert torch.equal(weights(fit_codec(*data, tmp_path, TINY)), weights(first))
+    first = fit_codec(*data, replace(TINY, out=tmp_path))
+    assert torch.equal(weights(fit_codec(*data, replace(TINY, out=tmp_path))), weights(first))
 
 
 def test_noise_makes_a_difference(tmp_path: Path) -> None:
     data = frames(40, 0), frames(8, 1)
-    noisy = fit_codec(*data, tmp_path / "a", TINY)
-    quiet = fit_codec(*data, tmp_path / "b", replace(TINY, latent_noise=0.0))
+    noisy = fit_codec(*data, replace(TINY, out=tmp_path / "a"))
+    quiet = fit_codec(*data, replace(TINY, out=tmp_path / "b", latent_noise=0.0))
     assert not torch.equal(weights(noisy), weights(quiet))
 
 

@@ -17,17 +17,17 @@ from loci.errors import LociError
 from loci.io.config import save_config
 from loci.objects.lifter import Lifter
 from loci.objects.models.condition import EmbedderFuser
-from loci.objects.models.slat_flow import LatentStatistics
+from loci.objects.models.slat_flow import SlatStatistics
 from loci.objects.parts import PARTS
 from loci.objects.presets import home
-from loci.train.export_home import OURS, Runs, chosen, export_home
+from loci.train.export_home import OURS, Runs, choose_example, export_home
 from loci.train.slat.flow import STATISTICS_NAME
 from tests.bench.object_folders import write_tables
 from tests.objects.lifters import small_modules
 
 pytest.importorskip("matplotlib", reason="the extra `train` is not installed")
 
-STATISTICS = LatentStatistics((0.5, -0.5, 0.0, 1.0), (1.0, 2.0, 0.5, 1.5))
+STATISTICS = SlatStatistics((0.5, -0.5, 0.0, 1.0), (1.0, 2.0, 0.5, 1.5))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def made_runs(folder: Path) -> Runs:
     for name, run in runs.sources().items():
         modules[name].save_pretrained(run / "final" / name)
     modules["structure_decoder"].save_pretrained(runs.structure / "final" / "structure_decoder")
-    save_config(runs.latents / "final" / STATISTICS_NAME, STATISTICS)
+    save_config(runs.slat / "final" / STATISTICS_NAME, STATISTICS)
     for run in runs:
         lines = [
             {"step": 10, "seconds": 60.0, "loss": 1.0},
@@ -86,14 +86,14 @@ def test_what_is_shipped_lifts_its_example(shipped: Path) -> None:
 def test_all_that_was_trained_is_accounted_for(shipped: Path) -> None:
     card = (shipped / "README.md").read_text()
     assert "“Table 3” by Nobody (CC0-1.0)" in card
-    assert "| `latents` | 20 steps, 2 minutes |" in card
+    assert "| `slat` | 20 steps, 2 minutes |" in card
     assert "| toys | [CC0-1.0]" in card
     for name in PARTS:
         assert f"| `{name}` |" in card
     assert "$" not in card
     credits = (shipped / "CREDITS.md").read_text()
     assert all(f"Table {seed}" in credits for seed in (1, 2, 3))
-    for name in ("structure-codec", "structure", "latent-codec", "latents"):
+    for name in ("structure-vae", "structure", "slat-vae", "slat"):
         kept = shipped / "training" / name
         assert len((kept / "log.jsonl").read_text().splitlines()) == 2
         assert Image.open(kept / "curves.png").width > 500
@@ -101,9 +101,9 @@ def test_all_that_was_trained_is_accounted_for(shipped: Path) -> None:
 
 def test_the_example_is_free_of_conditions_if_one_is(data: Path) -> None:
     test = ObjectSet.load(data / "test")
-    assert test.records[chosen(test)[0]].name == "toy-3"
-    assert chosen(ObjectSet.load(data / "train")) == (0, 0)
-    mask = test.view(*chosen(test)).mask.numpy()
+    assert test.records[choose_example(test)[0]].name == "toy-3"
+    assert choose_example(ObjectSet.load(data / "train")) == (0, 0)
+    mask = test.view(*choose_example(test)).mask.numpy()
     assert np.ptp(np.nonzero(mask)[0]) > 3
 
 
@@ -128,19 +128,19 @@ def test_an_older_model_is_replaced_and_nothing_else(
 def test_runs_that_do_not_fit_are_named(data: Path, tmp_path: Path) -> None:
     out, runs = tmp_path / "home", made_runs(tmp_path)
     with pytest.raises(LociError, match="nowhere: expected a finished training run"):
-        export_home(runs._replace(latents=tmp_path / "nowhere"), data, out)
+        export_home(runs._replace(slat=tmp_path / "nowhere"), data, out)
     other = cast(Any, small_modules()["structure_decoder"])
     other.out_layer[-1].bias.data += 1
-    other.save_pretrained(runs.structure_codec / "final" / "structure_decoder")
+    other.save_pretrained(runs.structure_vae / "final" / "structure_decoder")
     with pytest.raises(LociError, match="structure: trained with another decoder"):
         export_home(runs, data, out)
     same = cast(Any, small_modules()["structure_decoder"])
-    same.save_pretrained(runs.structure_codec / "final" / "structure_decoder")
+    same.save_pretrained(runs.structure_vae / "final" / "structure_decoder")
     fuser = cast(Any, small_modules()["latent_fuser"])
     picture = replace(fuser.config.picture, input_size=56)
     EmbedderFuser.of(replace(fuser.config, picture=picture)).save_pretrained(
-        runs.latents / "final" / "latent_fuser"
+        runs.slat / "final" / "latent_fuser"
     )
-    with pytest.raises(LociError, match=r"latents: trained on pictures of 56 pixels, expected 28"):
+    with pytest.raises(LociError, match=r"slat: trained on pictures of 56 pixels, expected 28"):
         export_home(runs, data, out)
     assert not out.exists()

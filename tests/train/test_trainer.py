@@ -1,152 +1,231 @@
-"""The clock, the rate, the average and the checkpoints that trainers share."""
+"""The training loop on a problem with a known answer."""
 
 import json
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from loci.errors import LociError
+from loci.train.run_directory import RunDirectory
 from loci.train.trainer import (
-    Ema,
-    LearningRate,
-    RunDirectory,
-    TrainingBudget,
-    means,
+    Step,
+    Task,
+    Trainer,
+    TrainerConfig,
+    moving_average,
     step_generator,
+)
+from tests.train.killing import killed
+
+pytest.importorskip("accelerate", reason="the extra `train` is not installed")
+
+CONFIG = TrainerConfig(
+    steps=20,
+    learning_rate=0.1,
+    warmup_steps=1,
+    ema_decay=0.5,
+    log_seconds=0,
+    evaluate_seconds=1e9,
+    checkpoint_seconds=0,
+    precision="float32",
 )
 
 
-def test_minutes_count_before_steps() -> None:
-    assert TrainingBudget(steps=10).fraction(5, seconds=1e6) == 0.5
-    assert TrainingBudget(steps=10, minutes=2).fraction(10**6, seconds=30) == 0.25
-    assert TrainingBudget(minutes=1).fraction(0, seconds=61) == 1
+class Line(Task[nn.Linear]):
+    """Learns y = 3 x from noisy points; counts its batches."""
+
+    def __init__(self, trainer: Trainer, broken_after: int | None = None) -> None:
+        self.model = nn.Linear(1, 1).to(trainer.device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1.0)
+        self.broken_after, self.batches, self.rates = broken_after, 0, []
+
+    def batch(self, step: Step) -> tuple[Tensor, Tensor]:
+        self.batches += 1
+        x = torch.randn(16, 1, generator=step.rng)
+        return x, 3 * x + 0.1 * torch.randn(16, 1, generator=step.rng)
+
+    def loss(
+        self, model: Callable[..., Tensor], batch: tuple[Tensor, Tensor], step: Step
+    ) -> dict[str, Tensor]:
+        self.rates.append(self.optimizer.param_groups[0]["lr"])
+        x, y = batch
+        error = (model(x) - y).square().mean()
+        if self.broken_after == step.number:
+            return {"loss": error * float("nan")}
+        return {"loss": error, "double": 2 * error}
+
+    def evaluate(self, model: nn.Linear, run: RunDirectory) -> dict[str, float]:
+        assert not model.training
+        return {"slope": model.weight.item()}
+
+    def save(self, model: nn.Linear, folder: Path) -> None:
+        torch.save(model.state_dict(), folder / "model.pt")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"batches": self.batches}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.batches = state["batches"]
+
+
+def trained(config: TrainerConfig, **options: Any) -> tuple[nn.Linear, Line]:
+    trainer = Trainer(config)
+    task = Line(trainer, **options)
+    return trainer.fit(task), task
+
+
+def lines(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_it_descends_logs_and_saves(tmp_path: Path) -> None:
+    config = replace(CONFIG, out=tmp_path, steps=60)
+    model, task = trained(config)
+    assert model.weight.item() == pytest.approx(3, abs=0.3)
+    assert not model.training
+    log = lines(tmp_path)
+    assert [line["step"] for line in log] == [*range(1, 61), 60]
+    assert log[-1]["slope"] == pytest.approx(model.weight.item(), abs=1e-5)
+    assert log[0]["double"] == pytest.approx(2 * log[0]["loss"], rel=1e-4)
+    assert log[30]["rate"] == pytest.approx(config.rate(30, 0.5), abs=1e-6)
+    assert task.rates == [config.rate(step, step / 60) for step in range(60)]
+    saved = torch.load(tmp_path / "final" / "model.pt", weights_only=True)
+    assert torch.equal(saved["weight"], model.weight)
+
+
+def test_evaluations_are_of_the_average(tmp_path: Path) -> None:
+    config = replace(CONFIG, out=tmp_path, evaluate_seconds=0, ema_decay=0.9)
+    model, task = trained(config)
+    slopes = [line["slope"] for line in lines(tmp_path) if "slope" in line]
+    assert len(slopes) == 21, "one after every step, and the final one"
+    assert slopes[-1] == pytest.approx(model.weight.item(), abs=1e-5)
+    assert abs(slopes[-1] - task.model.weight.item()) > 1e-3
+
+
+def test_a_killed_run_ends_as_if_it_had_never_been_killed(tmp_path: Path) -> None:
+    whole, task = trained(replace(CONFIG, out=tmp_path / "whole"))
+    with killed(after=7):
+        trained(replace(CONFIG, out=tmp_path / "run"))
+    assert not (tmp_path / "run" / "final").exists()
+    torch.rand(5)  # the global generator takes no part
+    resumed, again = trained(replace(CONFIG, out=tmp_path / "run"))
+    assert torch.equal(resumed.weight, whole.weight)
+    assert again.batches == task.batches == 20
+    logs = [[line["loss"] for line in lines(tmp_path / n)[:-1]] for n in ("whole", "run")]
+    assert logs[0] == logs[1]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    first, _ = trained(replace(CONFIG, out=tmp_path))
+    again, task = trained(replace(CONFIG, out=tmp_path))
+    assert torch.equal(first.weight, again.weight)
+    assert task.rates == []
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_the_step(tmp_path: Path) -> None:
+    with pytest.raises(LociError, match=r"the loss is nan after step 5, not a number"):
+        trained(replace(CONFIG, out=tmp_path), broken_after=5)
+    assert not (tmp_path / "final").exists()
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["clock"]["step"] == 5
+    assert state["state"]["model"]["weight"].isfinite().all()
+    resumed, _ = trained(replace(CONFIG, out=tmp_path))
+    whole, _ = trained(replace(CONFIG, out=tmp_path / "whole"))
+    assert torch.equal(resumed.weight, whole.weight)
+
+
+def test_gradients_are_clipped(tmp_path: Path) -> None:
+    """Plain descent moves by the rate times the norm, which is cut."""
+    trainer = Trainer(replace(CONFIG, out=tmp_path, steps=1, max_grad_norm=0.01))
+    task = Line(trainer)
+    task.optimizer = torch.optim.SGD(task.model.parameters(), lr=1.0)
+    before = torch.cat([p.detach().flatten() for p in task.model.parameters()])
+    trainer.fit(task)
+    after = torch.cat([p.detach().flatten() for p in task.model.parameters()])
+    assert (after - before).norm().item() == pytest.approx(0.01 * 0.1, rel=1e-3)
+
+
+def test_minutes_are_the_budget_unless_steps_are() -> None:
+    assert TrainerConfig(steps=10).progress(5, seconds=1e6) == 0.5
+    assert TrainerConfig(minutes=2).progress(10**6, seconds=30) == 0.25
+    assert TrainerConfig(minutes=1).progress(0, seconds=61) == 1
 
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, math.nan, math.inf])
 def test_a_budget_ends(minutes: float) -> None:
     with pytest.raises(LociError, match="--minutes: .*, expected a number greater than 0"):
-        TrainingBudget(minutes=minutes)
+        TrainerConfig(minutes=minutes)
 
 
-def test_rate_warms_up_and_falls_to_its_floor() -> None:
-    rate = LearningRate(peak=1.0, warmup_steps=10, floor=0.1)
-    assert rate.at(0, 0) == pytest.approx(0.1)
-    assert rate.at(9, 0) == pytest.approx(1.0)
-    assert rate.at(100, 0.5) == pytest.approx(0.55)
-    assert rate.at(100, 1) == pytest.approx(0.1)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"steps": 0}, "--steps: 0, expected at least 1"),
+        ({"batch_size": 0}, "--batch-size: 0, expected at least 1"),
+        ({"hold": 1.0}, "--hold: 1.0, expected a share of the budget below 1"),
+        ({"seed": -1}, "--seed: -1, expected 0 to"),
+    ],
+)
+def test_settings_that_cannot_be(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(LociError, match=message):
+        TrainerConfig(**wrong)
 
 
-def test_groups_may_scale_the_rate() -> None:
-    parameters = [{"params": [nn.Parameter(torch.ones(1))], "scale": s} for s in (1.0, 0.5)]
-    optimizer = torch.optim.SGD(parameters, lr=0.0)
-    LearningRate(peak=2.0, warmup_steps=1).apply(optimizer, 5, 0)
-    assert [group["lr"] for group in optimizer.param_groups] == [2.0, 1.0]
+def test_the_rate_warms_up_holds_and_falls_to_its_floor() -> None:
+    config = TrainerConfig(learning_rate=2.0, warmup_steps=10, floor=0.1, hold=0.6)
+    assert config.rate(0, 0) == pytest.approx(0.2)
+    assert config.rate(4, 0) == pytest.approx(1.0)
+    assert config.rate(9, 0) == config.rate(100, 0.3) == config.rate(100, 0.6) == 2.0
+    assert config.rate(100, 0.8) == pytest.approx(2 * 0.55), "halfway down a cosine"
+    assert config.rate(100, 1) == pytest.approx(0.2)
+    assert replace(config, hold=0.0).rate(100, 0.5) == pytest.approx(2 * 0.55)
 
 
-def test_average_converges_and_is_restored() -> None:
-    model = nn.Linear(1, 1)
-    ema = Ema(model, decay=0.5)
+def test_the_decay_of_the_average_warms_up() -> None:
+    """After n updates it is (1 + n) / (10 + n) or the decay asked for, whichever is less."""
+    model = nn.Linear(1, 1, bias=False)
+    model.register_buffer("count", torch.tensor(0))
+    nn.init.zeros_(model.weight)
+    average, expected = moving_average(model, decay=0.3), 0.0
+    for update in range(1, 7):
+        nn.init.constant_(model.weight, float(update))
+        model.count += 1
+        average.update_parameters(model)
+        decay = min(0.3, (1 + update) / (10 + update))
+        expected = decay * expected + (1 - decay) * update
+        assert average.module.weight.item() == pytest.approx(expected)
+        assert average.module.count.item() == update, "what is no float is copied"
+    first = moving_average(model, decay=0.999)
+    nn.init.constant_(model.weight, 10.0)
+    before = first.module.weight.item()
+    first.update_parameters(model)
+    moved = (first.module.weight.item() - before) / (10 - before)
+    assert moved == pytest.approx(9 / 11), "early averages forget the initial weights"
+
+
+def test_the_average_is_restored_and_needs_no_gradient() -> None:
+    model = nn.Linear(2, 1)
+    average = moving_average(model, decay=0.5)
     nn.init.ones_(model.weight)
-    for _ in range(30):
-        ema.update(model)
-    target = nn.Linear(1, 1)
-    ema.copy_to(target)
-    torch.testing.assert_close(target.weight, model.weight)
-    other = Ema(nn.Linear(1, 1))
-    other.load_state_dict(ema.state_dict())
-    assert other.updates == 30
-    assert torch.equal(other.average["weight"], ema.average["weight"])
+    average.update_parameters(model)
+    other = moving_average(nn.Linear(2, 1), decay=0.5)
+    other.load_state_dict(average.state_dict())
+    assert torch.equal(other.module.weight, average.module.weight)
+    assert other.n_averaged == average.n_averaged
+    assert not any(p.requires_grad for p in average.parameters())
+    assert all(p.requires_grad for p in model.parameters())
 
 
-def test_random_numbers_depend_on_step_and_rank_only() -> None:
-    def draw(*key: int) -> list[float]:
-        return torch.rand(3, generator=step_generator(*key)).tolist()
+def test_random_numbers_depend_on_seed_step_and_rank() -> None:
+    def draw(*key: int) -> tuple[float, ...]:
+        return tuple(torch.rand(3, generator=step_generator(*key)).tolist())
 
-    assert draw(0, 5) == draw(0, 5)
-    assert draw(0, 5) != draw(0, 6) != draw(0, 6, 1) != draw(1, 6, 1)
-
-
-def test_what_is_saved_comes_back(tmp_path: Path) -> None:
-    run = RunDirectory(tmp_path)
-    assert run.resume() is None
-    for _ in range(3):
-        run.tick(0.5)
-    run.log(loss=1.0)
-    run.save(weights={"w": torch.ones(2)})
-    expected = torch.rand(2)
-    run.tick(0.5)
-    run.log(loss=math.pi)
-    again = RunDirectory(tmp_path)
-    state = again.resume()
-    assert state is not None
-    assert torch.equal(state["weights"]["w"], torch.ones(2))
-    assert again.step == 3
-    assert 0 < again.seconds <= run.seconds
-    assert torch.equal(torch.rand(2), expected)
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [3], "what came after the checkpoint is forgotten"
-
-
-def test_a_failed_write_keeps_the_last_checkpoint(tmp_path: Path) -> None:
-    run = RunDirectory(tmp_path)
-    run.tick(0.5)
-    run.save(value=torch.ones(1))
-    with pytest.raises(Exception, match="pickle"):
-        run.save(value=lambda: None)
-    state = RunDirectory(tmp_path).resume()
-    assert state is not None
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
-
-
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    (tmp_path / "checkpoint.pt").write_bytes(b"half")
-    with pytest.raises(LociError, match="checkpoint.pt: not a readable"):
-        RunDirectory(tmp_path).resume()
-
-
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(LociError, match="run directory"):
-        RunDirectory(tmp_path / "file" / "run")
-
-
-def test_due_by_the_clock(tmp_path: Path) -> None:
-    run = RunDirectory(tmp_path)
-    assert not run.due("log", 10)
-    run.seconds = 11
-    assert run.due("log", 10)
-    assert not run.due("log", 10)
-    assert run.due("sheet", 10)
-
-
-def test_other_processes_write_nothing(tmp_path: Path) -> None:
-    run = RunDirectory(tmp_path / "run", writes=False)
-    run.log(loss=1.0)
-    run.save(value=torch.ones(1))
-    run.sheet("sheet", [torch.zeros(1, 3, 4, 4)])
-    assert not (tmp_path / "run").exists()
-
-
-def test_sheet(tmp_path: Path) -> None:
-    rows = [torch.full((3, 3, 4, 5), 1.0), torch.full((2, 3, 4, 5), -1.0)]
-    RunDirectory(tmp_path).sheet("sheet", rows)
-    picture = Image.open(tmp_path / "sheet.png")
-    assert picture.size == (15, 8)
-    assert picture.getpixel((0, 0)) == (255, 255, 255)
-    assert picture.getpixel((0, 7)) == (0, 0, 0)
-
-
-def test_means_are_over_those_that_have_a_name() -> None:
-    assert means([{"a": 1.0}, {"a": 3.0, "b": 5.0}]) == {"a": 2.0, "b": 5.0}
-
-
-def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
-    run = RunDirectory(tmp_path / "run")
-    run.tick(0.5)
-    with pytest.raises(LociError, match=r"run: the loss is nan after step 1, not a number"):
-        run.tick(float("nan"))
-    assert run.step == 1
+    keys = [(0, 5), (0, 6), (0, 5, 1), (1, 5), (0, 5, 2)]
+    assert draw(0, 5) == draw(0, 5) == draw(0, 5, 0)
+    assert len({draw(*key) for key in keys}) == len(keys)

@@ -8,9 +8,9 @@ from torch import Tensor
 from loci.geometry.camera import Camera
 from loci.geometry.gaussians.gaussians import SH_BAND_0, Gaussians
 from loci.geometry.gaussians.render import render_gaussians
-from loci.objects.inputs.pointmap import Placement
-from loci.train.slat.vae_data import SDF_STEPS, Recorded, SlatDataset, SlatObject
-from loci.train.structure.scenes import Sight
+from loci.objects.placement.pose import MatrixPose
+from loci.train.slat.vae_data import SDF_STEPS, SlatDataset, SlatObject, SlatView
+from loci.train.structure.scenes import ObjectView
 
 
 def toy_object(seed: int, side: int = 16, samples: int = 4096) -> SlatObject:
@@ -65,7 +65,7 @@ def toy_set(count: int, side: int = 8, views: int = 2, pixels: int = 32) -> Slat
     """Some of them with renders from around: drawn as many small splats."""
     items = [toy_object(seed, side, samples=1024) for seed in range(count)]
 
-    def recorded(number: int, view: int) -> Recorded:
+    def view_of(number: int, view: int) -> SlatView:
         camera = Camera.orbit(50 + 140 * view + 10 * number, 25, 2.2, 40)
         place, _, color = items[number].surface.split(3, dim=1)
         splats = Gaussians(
@@ -78,8 +78,8 @@ def toy_set(count: int, side: int = 8, views: int = 2, pixels: int = 32) -> Slat
         drawn = render_gaussians(splats, camera, pixels)
         even = drawn.colour / drawn.alpha.clamp(min=1e-3)
         depth = torch.where(drawn.alpha > 0.5, drawn.depth, torch.inf)
-        placement = Placement(camera.rotation, camera.translation, torch.tensor(1.0))
-        sight = Sight(0.8 * even, drawn.alpha[None], depth, camera.fov, placement, -0.4)
-        return Recorded(sight, even)
+        placement = MatrixPose(camera.rotation, camera.translation, torch.tensor(1.0))
+        seen = ObjectView(0.8 * even, drawn.alpha[None], depth, camera.fov, placement, -0.4)
+        return SlatView(seen, even)
 
-    return SlatDataset(items, views, cache(recorded))
+    return SlatDataset(items, views, cache(view_of))

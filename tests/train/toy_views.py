@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from loci.geometry.camera import Camera
-from loci.objects.inputs.pointmap import Placement
-from loci.train.structure.data import ViewedObject, lowest
-from loci.train.structure.scenes import Views
+from loci.objects.placement.pose import MatrixPose
+from loci.train.structure.data import StructureObject, floor_height
+from loci.train.structure.scenes import ObjectViews
 from tests.train.toy_objects import toy_object
 
 
-def toy_viewed(seed: int, views: int = 2, side: int = 64, resolution: int = 16) -> ViewedObject:
+def toy_viewed(seed: int, views: int = 2, side: int = 64, resolution: int = 16) -> StructureObject:
     """A table that lacks one leg, so that it is not its own mirror image, from random places."""
     item = toy_object(seed, side=resolution, samples=12_000)
     occupancy = torch.zeros((resolution,) * 3, dtype=torch.bool)
@@ -26,9 +26,9 @@ def toy_viewed(seed: int, views: int = 2, side: int = 64, resolution: int = 16) 
     rgba, depth, fov, rotation, translation, scale = (
         torch.stack(column) for column in zip(*renders, strict=True)
     )
-    placement = Placement(rotation, translation, scale)
-    shown = Views(lambda n: (rgba[n], depth[n]), fov, placement, lowest(occupancy))
-    return ViewedObject(f"table {seed}", shown, occupancy)
+    placement = MatrixPose(rotation, translation, scale)
+    shown = ObjectViews(lambda n: (rgba[n], depth[n]), fov, placement, floor_height(occupancy))
+    return StructureObject(f"table {seed}", shown, occupancy)
 
 
 def render_points(surface: Tensor, rng: torch.Generator, side: int) -> tuple[Tensor, ...]:

@@ -1,10 +1,12 @@
-"""Training of the per-frame codec: reconstruct frames through slightly disturbed latents."""
+"""Training of the per-frame codec: reconstruct frames through slightly noisy latents."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
@@ -12,90 +14,116 @@ from torch import Tensor
 
 from loci.codecs.frame import FrameCodec, FrameCodecConfig
 from loci.data.recordings import load_recordings
-from loci.train.precision import Precision, matmul_type
-from loci.train.trainer import (
-    Ema,
-    LearningRate,
-    RunDirectory,
-    TrainingBudget,
-    TrainState,
-    accelerated,
-    agreed,
-    step_generator,
-)
+from loci.train.run_directory import RunDirectory
+from loci.train.trainer import Step, Task, Trainer, TrainerConfig
 
 FRAMES_FOR_COMPONENTS, PATCHES_FOR_COMPONENTS = 1500, 50_000
 FRAMES_FOR_STATISTICS = 4096
 
 
 @dataclass(frozen=True)
-class CodecTraining:
-    """How to train a codec. `latent_noise` is in units of each latent channel's deviation."""
+class CodecTraining(TrainerConfig):
+    """How to train a codec on recordings.
 
+    Attributes:
+        codec: sizes of the autoencoder.
+        latent_noise: on the latents while training, in units of each channel's deviation.
+        evaluation_frames: held-out frames that are reconstructed at an evaluation.
+    """
+
+    out: Path = Path("runs/codec")
     codec: FrameCodecConfig = FrameCodecConfig()
-    budget: TrainingBudget = TrainingBudget()
-    rate: LearningRate = LearningRate(peak=2e-3, warmup_steps=50)
-    batch: int = 32
+    learning_rate: float = 2e-3
+    warmup_steps: int = 50
+    batch_size: int = 32
     latent_noise: float = 0.05
-    ema: float = 0.998
-    clip_gradient: float = 1.0
-    held_out_frames: int = 256
+    evaluation_frames: int = 256
     log_seconds: float = 20.0
     evaluate_seconds: float = 90.0
-    checkpoint_seconds: float = 120.0
-    seed: int = 0
-    precision: Precision = "float32"
 
 
-def train_codec(data: Path, out: Path, config: CodecTraining | None = None) -> FrameCodec:
-    """Trains on the recordings in `data/train`, watches those in `data/test`, and saves the
-    averaged codec to `out/final`. A run that was killed goes on from its last checkpoint.
+CONFIGS = {"doom": CodecTraining()}
 
-    Returns the codec in evaluation mode. Raises LociError on unusable data or directories.
+
+def train_codec(config: CodecTraining) -> FrameCodec:
+    """Train on the recordings in `data/train`, evaluate on those in `data/test`, and save the
+    averaged codec to `out/final`. A run that was stopped goes on from its last checkpoint.
+
+    Returns:
+        The averaged codec, in evaluation mode, on the device it was trained on.
+
+    Raises:
+        LociError: on unusable data or directories.
     """
-    train, test = (
-        torch.from_numpy(load_recordings(Path(data) / part).frames).flatten(0, 1)
-        for part in ("train", "test")
-    )
-    return fit_codec(train, test, out, config or CodecTraining())
+    train, test = (load_recordings(config.data / split).frames for split in ("train", "test"))
+    return fit_codec(*(part.reshape(-1, *part.shape[2:]) for part in (train, test)), config)
 
 
 def fit_codec(
-    train: UInt8[Tensor, "n h w 3"],
-    test: UInt8[Tensor, "m h w 3"],
-    out: Path,
-    config: CodecTraining,
+    train: UInt8[np.ndarray, "n h w 3"], test: UInt8[np.ndarray, "m h w 3"], config: CodecTraining
 ) -> FrameCodec:
-    """`train_codec` on frames already in memory."""
-    accelerator = accelerated(matmul_type(config.precision))
-    run = RunDirectory(out, writes=accelerator.is_main_process)
-    learner = _begun(run, train, config, accelerator.device)
-    codec, optimizer, ema = learner
-    model, optimizer = accelerator.prepare(codec, optimizer)
-    sample = _spread(test, config.held_out_frames)
+    """`train_codec` on frames in memory, or mapped into it."""
+    trainer = Trainer(config)
+    return trainer.fit(CodecTask(config, train, test, trainer.device))
 
-    run.start_clock()
-    while (fraction := agreed(config.budget.fraction(run.step, run.seconds), accelerator)) < 1:
-        rate = config.rate.apply(optimizer, run.step, fraction)
-        generator = step_generator(config.seed, run.step, accelerator.process_index)
-        frames = _batch(train, config.batch, generator).to(accelerator.device)
-        noise = config.latent_noise * _latent_noise(codec, frames, generator)
-        output = model(frames, noise)
-        loss = F.l1_loss(output, frames) + F.mse_loss(output, frames)
-        optimizer.zero_grad()
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), config.clip_gradient)
-        optimizer.step()
-        ema.update(codec)
-        run.tick(loss.item())
-        if run.due("log", config.log_seconds):
-            run.log(loss=loss.item(), rate=rate)
-        if run.due("evaluate", config.evaluate_seconds) and run.writes:
-            run.log(psnr=_evaluate(_averaged(ema, config), sample, run))
-        if run.due("checkpoint", config.checkpoint_seconds):
-            learner.save(run)
-    learner.save(run)
-    return _finish(_averaged(ema, config), train, sample, run)
+
+class CodecTask(Task[FrameCodec]):
+    """Frames, the codec that reconstructs them, and held-out frames to evaluate it on."""
+
+    def __init__(
+        self,
+        config: CodecTraining,
+        train: UInt8[np.ndarray, "n h w 3"],
+        test: UInt8[np.ndarray, "m h w 3"],
+        device: torch.device,
+    ) -> None:
+        self.config, self.train = config, train
+        self.test = to_float(spread(test, config.evaluation_frames)).to(device)
+        self.model = FrameCodec(config.codec).to(device)
+        patches = patches_of(spread(train, FRAMES_FOR_COMPONENTS), self.model.spatial_factor)
+        self.model.set_linear_path(patches.to(device))
+        parameters = self.model.parameters()
+        self.optimizer = torch.optim.Adam(parameters, config.learning_rate, betas=(0.9, 0.95))
+
+    def batch(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Frames `[b, 3, h, w]` and standard normal noise in the shape of their latents."""
+        size = self.config.batch_size
+        chosen = torch.randint(0, len(self.train), (size,), generator=step.rng)
+        frames = to_float(self.train[chosen.numpy()])
+        rows, columns = (side // self.model.spatial_factor for side in frames.shape[2:])
+        shape = (size, self.model.latent_channels, rows, columns)
+        noise = torch.randn(shape, generator=step.rng)
+        return frames.to(step.device), noise.to(step.device)
+
+    def loss(
+        self, model: Callable[..., Tensor], batch: tuple[Tensor, Tensor], step: Step
+    ) -> dict[str, Tensor]:
+        frames, noise = batch
+        output = model(frames, self.config.latent_noise * noise)
+        return {"loss": F.l1_loss(output, frames) + F.mse_loss(output, frames)}
+
+    @torch.no_grad()
+    def evaluate(self, model: FrameCodec, run: RunDirectory) -> dict[str, float]:
+        """Mean PSNR over held-out frames; also writes a sheet, true above reconstruction."""
+        output = model.decode(model.encode(self.test.unsqueeze(2))).squeeze(2)
+        shown = torch.linspace(0, len(output) - 1, min(32, len(output))).long()
+        rows: list[Tensor] = []
+        for part in shown.split(8):
+            rows += [self.test[part], output[part]]
+        run.sheet("reconstructions", rows)
+        return {"psnr": psnr(output, self.test).mean().item()}
+
+    @torch.no_grad()
+    def finish(self, model: FrameCodec) -> None:
+        """Latents get mean 0 and deviation 1 over the training frames."""
+        parts = to_float(spread(self.train, FRAMES_FOR_STATISTICS)).split(256)
+        device = next(model.parameters()).device
+        latents = torch.cat([model.encode(part.to(device).unsqueeze(2)).cpu() for part in parts])
+        mean, std = latents.mean(dim=(0, 2, 3, 4)), latents.std(dim=(0, 2, 3, 4))
+        model.set_normalisation(tuple(mean.tolist()), tuple(std.tolist()))
+
+    def save(self, model: FrameCodec, folder: Path) -> None:
+        model.save_pretrained(folder)
 
 
 def psnr(output: Float[Tensor, "n 3 h w"], truth: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
@@ -104,73 +132,18 @@ def psnr(output: Float[Tensor, "n 3 h w"], truth: Float[Tensor, "n 3 h w"]) -> F
     return 10 * torch.log10(4 / error.clamp_min(1e-10))
 
 
-def to_float(frames: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
+def to_float(frames: UInt8[np.ndarray, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
     """Stored frames to values in [-1, 1]."""
-    return frames.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _begun(
-    run: RunDirectory, train: Tensor, config: CodecTraining, device: torch.device
-) -> TrainState[FrameCodec]:
-    """A new codec that starts at the principal components, or the one last saved."""
-    torch.manual_seed(config.seed)
-    codec = FrameCodec(config.codec).to(device)
-    optimizer = torch.optim.Adam(codec.parameters(), lr=config.rate.peak, betas=(0.9, 0.95))
-    learner = TrainState(codec, optimizer, Ema(codec, config.ema))
-    if learner.resume(run):
-        return learner
-    codec.set_linear_path(_patches(train, codec.spatial_factor).to(device))
-    return TrainState(codec, optimizer, Ema(codec, config.ema))
+def spread(frames: UInt8[np.ndarray, "n h w 3"], count: int) -> UInt8[np.ndarray, "m h w 3"]:
+    """At most `count` frames, evenly spaced over the data."""
+    return frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).astype(int)]
 
 
-def _finish(codec: FrameCodec, train: Tensor, sample: Tensor, run: RunDirectory) -> FrameCodec:
-    """Measures the latents' statistics over the training data, and saves."""
-    latents = codec.encode(to_float(_spread(train, FRAMES_FOR_STATISTICS)).unsqueeze(2))
-    mean, std = latents.mean(dim=(0, 2, 3, 4)), latents.std(dim=(0, 2, 3, 4))
-    codec.set_normalisation(tuple(mean.tolist()), tuple(std.tolist()))
-    if run.writes:
-        run.log(psnr=_evaluate(codec, sample, run), final=True)
-        codec.save_pretrained(run.path / "final")
-    return codec
-
-
-def _averaged(ema: Ema, config: CodecTraining) -> FrameCodec:
-    codec = FrameCodec(config.codec)
-    ema.copy_to(codec)
-    return codec.eval().requires_grad_(False)
-
-
-def _evaluate(codec: FrameCodec, sample: Tensor, run: RunDirectory) -> float:
-    """Mean PSNR over held-out frames; also writes the sheet, true above reconstruction."""
-    truth = to_float(sample)
-    output = codec.decode(codec.encode(truth.unsqueeze(2))).squeeze(2)
-    shown = torch.linspace(0, len(truth) - 1, min(32, len(truth))).long()
-    rows = []
-    for part in shown.split(8):
-        rows += [truth[part], output[part]]
-    run.sheet("reconstructions", rows)
-    return psnr(output, truth).mean().item()
-
-
-def _batch(frames: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    chosen = torch.randint(0, len(frames), (size,), generator=generator)
-    return to_float(frames[chosen])
-
-
-def _latent_noise(codec: FrameCodec, frames: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise in the shape of the frames' latents."""
-    batch, _, height, width = frames.shape
-    factor = codec.spatial_factor
-    shape = (batch, codec.latent_channels, height // factor, width // factor)
-    return torch.randn(shape, generator=generator).to(frames.device)
-
-
-def _spread(frames: Tensor, count: int) -> Tensor:
-    """`count` frames evenly spaced over the data."""
-    return frames[torch.linspace(0, len(frames) - 1, min(count, len(frames))).long()]
-
-
-def _patches(frames: Tensor, factor: int) -> Float[Tensor, "n patch"]:
-    """Folded patches spread over the data."""
-    folded = F.pixel_unshuffle(to_float(_spread(frames, FRAMES_FOR_COMPONENTS)), factor)
-    return _spread(folded.permute(0, 2, 3, 1).flatten(0, 2), PATCHES_FOR_COMPONENTS)
+def patches_of(frames: UInt8[np.ndarray, "n h w 3"], factor: int) -> Float[Tensor, "n patch"]:
+    """Folded patches spread over the frames."""
+    folded = F.pixel_unshuffle(to_float(frames), factor).permute(0, 2, 3, 1).flatten(0, 2)
+    count = min(PATCHES_FOR_COMPONENTS, len(folded))
+    return folded[torch.linspace(0, len(folded) - 1, count).long()]

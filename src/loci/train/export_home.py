@@ -22,7 +22,7 @@ from loci.io.config import load_config
 from loci.io.files import replacing, replacing_folder
 from loci.objects.lifter import Lifter
 from loci.objects.models.condition import EmbedderFuser
-from loci.objects.models.slat_flow import LatentStatistics
+from loci.objects.models.slat_flow import SlatStatistics
 from loci.objects.parts import (
     GAUSSIAN_DECODER,
     LATENT_FLOW,
@@ -32,11 +32,10 @@ from loci.objects.parts import (
     STRUCTURE_DECODER,
     STRUCTURE_FLOW,
     STRUCTURE_FUSER,
-    GivenParts,
+    LoadedParts,
     SavedParts,
 )
-from loci.objects.pipeline import LIFTER_NAME, LifterConfig
-from loci.objects.presets import home
+from loci.objects.presets import LIFTER_NAME, LifterConfig, home
 from loci.train.plots import draw_panels
 from loci.train.slat.flow import STATISTICS_NAME
 
@@ -52,14 +51,14 @@ def write_example(objects: ObjectSet, folder: Path) -> ObjectRecord:
 
     It is the preferred one, or the first that is free of conditions, or the first of all.
     """
-    number, view = chosen(objects)
+    number, view = choose_example(objects)
     seen = objects.view(number, view, BEHIND)
     for name, pixels in ((EXAMPLE, seen.image), (MASK, seen.mask)):
         _save(folder / name, pixels.numpy())
     return objects.records[number]
 
 
-def chosen(objects: ObjectSet) -> tuple[int, int]:
+def choose_example(objects: ObjectSet) -> tuple[int, int]:
     """Number and view of the example."""
     names = [record.name for record in objects.records]
     if PREFERRED[0] in names:
@@ -84,21 +83,21 @@ TEMPLATE = "home_card.md"
 class Runs(NamedTuple):
     """The folders of the four finished runs, in the order in which they are trained."""
 
-    structure_codec: Path
+    structure_vae: Path
     structure: Path
-    latent_codec: Path
-    latents: Path
+    slat_vae: Path
+    slat: Path
 
     def sources(self) -> dict[str, Path]:
         """Where each part of the model is taken from."""
         return {
             STRUCTURE_FUSER: self.structure,
             STRUCTURE_FLOW: self.structure,
-            STRUCTURE_DECODER: self.structure_codec,
-            LATENT_FUSER: self.latents,
-            LATENT_FLOW: self.latents,
-            GAUSSIAN_DECODER: self.latent_codec,
-            MESH_DECODER: self.latent_codec,
+            STRUCTURE_DECODER: self.structure_vae,
+            LATENT_FUSER: self.slat,
+            LATENT_FLOW: self.slat,
+            GAUSSIAN_DECODER: self.slat_vae,
+            MESH_DECODER: self.slat_vae,
         }
 
 
@@ -121,7 +120,7 @@ def export_home(runs: Runs, data: Path, out: Path) -> Lifter:
             raise LociError(f"{run}: expected a finished training run, with its model in final")
     modules = {name: SavedParts(run / "final").load(name) for name, run in runs.sources().items()}
     _check_same_codec(runs, modules[STRUCTURE_DECODER])
-    lifter = Lifter(lifter_config(runs, modules), GivenParts(modules))
+    lifter = Lifter(lifter_config(runs, modules), LoadedParts(modules))
     train, test = (ObjectSet.load(data / part) for part in ("train", "test"))
     with replacing_folder(out, OURS.__contains__) as draft:
         lifter.save_pretrained(draft, torch.bfloat16)
@@ -151,10 +150,10 @@ def lifter_config(runs: Runs, modules: Mapping[str, nn.Module]) -> LifterConfig:
     settings, seen = home().run, _seen_by(modules[STRUCTURE_FUSER])
     if _seen_by(modules[LATENT_FUSER]) != seen:
         raise LociError(
-            f"{runs.latents}: trained on pictures of {_seen_by(modules[LATENT_FUSER])} pixels, "
+            f"{runs.slat}: trained on pictures of {_seen_by(modules[LATENT_FUSER])} pixels, "
             f"expected {seen} as {runs.structure}"
         )
-    statistics = load_config(runs.latents / "final" / STATISTICS_NAME, LatentStatistics)
+    statistics = load_config(runs.slat / "final" / STATISTICS_NAME, SlatStatistics)
     return replace(
         settings,
         input_size=seen,
@@ -216,6 +215,5 @@ def _check_same_codec(runs: Runs, decoder: nn.Module) -> None:
     same = copied.keys() == own.keys() and all(torch.equal(copied[k], own[k]) for k in own)
     if not same:
         raise LociError(
-            f"{runs.structure}: trained with another decoder, expected that of "
-            f"{runs.structure_codec}"
+            f"{runs.structure}: trained with another decoder, expected that of {runs.structure_vae}"
         )

@@ -1,15 +1,14 @@
-"""What every training run shares: its directory, its clock, its checkpoints and its average.
+"""The training loop, written once: a task says what is learned, the trainer does the rest.
 
-A trainer owns the loop and the models; a run directory owns everything that has to survive a
-kill. Time is part of a run's state: a budget in minutes counts the seconds spent training over
-all resumes, so the learning rate ends at zero exactly when the budget does.
+It runs on any device and on any number of processes (`accelerate launch`), ends when its budget of
+steps or minutes is used, and goes on from its last checkpoint as if it had never been stopped:
+everything random in a step depends on (seed, step, rank) alone.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -17,126 +16,277 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from loci.errors import LociError
-from loci.io.files import replacing
+from loci.errors import LociError, check_seed
+from loci.io.files import replacing_folder
+from loci.train.precision import Precision, matmul_type
+from loci.train.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-
-M = TypeVar("M", bound=nn.Module)
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class TrainingBudget:
-    """How long to train: `steps` optimiser steps, or `minutes` of training time if given.
+class TrainerConfig:
+    """What every training is told; each adds fields of its own.
 
-    Raises:
-        LociError: when the minutes are not a number greater than 0.
+    Attributes:
+        data: folder with the recordings or objects, in train and test.
+        out: folder of the run: log, checkpoint, pictures; at the end, the averaged model in final.
+        minutes: of training, over all resumes.
+        steps: optimiser steps to train for, instead of minutes.
+        learning_rate: the highest; reached after warmup_steps.
+        warmup_steps: steps over which the learning rate rises linearly.
+        hold: share of the budget until which the learning rate stays; then a cosine.
+        floor: the learning rate at the end, as a share of the highest.
+        batch_size: examples in a step, on every process.
+        ema_decay: of the moving average of the weights, which is what is saved in the end.
+        max_grad_norm: the norm to which gradients are clipped.
+        log_seconds: between lines of the log.
+        evaluate_seconds: between evaluations on held-out data.
+        checkpoint_seconds: between checkpoints.
+        seed: of the weights and the batches.
+        precision: of matrix products; auto is bfloat16 where it is faster.
     """
 
-    steps: int = 10_000
-    minutes: float | None = None
+    data: Path = Path("runs/data")
+    out: Path = Path("runs/run")
+    minutes: float = 30.0
+    steps: int | None = None
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    hold: float = 0.0
+    floor: float = 0.01
+    batch_size: int = 16
+    ema_decay: float = 0.998
+    max_grad_norm: float = 1.0
+    log_seconds: float = 30.0
+    evaluate_seconds: float = 600.0
+    checkpoint_seconds: float = 120.0
+    seed: int = 0
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        if self.minutes is not None and not 0 < self.minutes < math.inf:
+        check_seed(self.seed)
+        if not 0 < self.minutes < math.inf:
             raise LociError(f"--minutes: {self.minutes}, expected a number greater than 0")
+        for name, least in (("steps", 1), ("batch_size", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise LociError(f"--{name.replace('_', '-')}: {value}, expected at least {least}")
+        if not 0 <= self.hold < 1:
+            raise LociError(f"--hold: {self.hold}, expected a share of the budget below 1")
 
-    def fraction(self, step: int, seconds: float) -> float:
+    def progress(self, step: int, seconds: float) -> float:
         """Share of the budget used, in [0, 1]."""
-        if self.minutes is not None:
-            return min(seconds / (60 * self.minutes), 1.0)
-        return min(step / max(self.steps, 1), 1.0)
+        used = seconds / (60 * self.minutes) if self.steps is None else step / self.steps
+        return min(used, 1.0)
 
-
-@dataclass(frozen=True)
-class LearningRate:
-    """Linear warm-up over the first `warmup_steps`, the peak until the share `hold` of the budget
-    is used, then a cosine down to `floor` x `peak`."""
-
-    peak: float = 1e-3
-    warmup_steps: int = 100
-    floor: float = 0.01
-    hold: float = 0.0
-
-    def at(self, step: int, fraction: float) -> float:
-        warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
-        falling = max(0.0, fraction - self.hold) / (1 - self.hold)
+    def rate(self, step: int, progress: float) -> float:
+        """Learning rate: linear warm-up, held until `hold`, then a cosine down to the floor."""
+        warmup = min(1.0, (step + 1) / max(self.warmup_steps, 1))
+        falling = max(0.0, progress - self.hold) / (1 - self.hold)
         cosine = 0.5 * (1 + math.cos(math.pi * falling))
-        return self.peak * warm * (self.floor + (1 - self.floor) * cosine)
-
-    def apply(self, optimizer: torch.optim.Optimizer, step: int, fraction: float) -> float:
-        """Sets the rate on every parameter group (times its own `scale`, if any)."""
-        rate = self.at(step, fraction)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group.get("scale", 1.0)
-        return rate
+        return self.learning_rate * warmup * (self.floor + (1 - self.floor) * cosine)
 
 
-class Ema:
-    """Exponential moving average of a model's parameters and buffers, in float32.
+class Step(NamedTuple):
+    """What a task may use to make a batch and its loss.
 
-    The decay rises with the number of updates, so that early averages forget the initial
-    weights quickly.
+    Attributes:
+        number: of optimiser steps before this one.
+        progress: share of the budget used, the same on all processes.
+        seconds: of training before this step, the same on all processes.
+        rng: on the CPU, seeded by (seed, step, rank).
+        device: to train on.
+        average: the moving average of the model, on that device.
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.999):
-        self.decay, self.updates = decay, 0
-        self.average = {
-            name: tensor.detach().float().clone() if tensor.is_floating_point() else tensor.clone()
-            for name, tensor in model.state_dict().items()
-        }
+    number: int
+    progress: float
+    seconds: float
+    rng: torch.Generator
+    device: torch.device
+    average: nn.Module
 
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, tensor in model.state_dict().items():
-            average = self.average[name]
-            if average.is_floating_point():
-                average.lerp_(tensor.float(), 1 - decay)
-            else:
-                average.copy_(tensor)
 
-    def copy_to(self, model: nn.Module) -> None:
-        model.load_state_dict(self.average)
+class Task(Generic[ModelT]):
+    """What is trained, on what, and how it is judged.
 
-    @torch.no_grad()
-    def apply_to(self, part: nn.Module, prefix: str, but: str) -> None:
-        """Give a part of the model its average, as what it is frozen at, `but` for some of it."""
-        for name, tensor in part.state_dict().items():
-            if not name.startswith(but):
-                tensor.copy_(self.average[prefix + name])
+    A task sets `model`, on the trainer's device, and `optimizer`.
+    """
+
+    model: ModelT
+    optimizer: torch.optim.Optimizer
+
+    def batch(self, step: Step) -> Any:
+        """Examples drawn with `step.rng`."""
+        raise NotImplementedError
+
+    def loss(self, model: Callable[..., Any], batch: Any, step: Step) -> dict[str, Tensor]:
+        """The loss to minimise as "loss", and whatever else is to be logged.
+
+        `model` is the task's, wrapped for precision and processes: call it itself, once.
+        """
+        raise NotImplementedError
+
+    def evaluate(self, model: ModelT, run: RunDirectory) -> dict[str, float]:
+        """Scores of the averaged model on held-out data; may write pictures to the run."""
+        return {}
+
+    def finish(self, model: ModelT) -> None:
+        """Called once with the averaged model, before it is evaluated for the last time."""
+
+    def save(self, model: ModelT, folder: Path) -> None:
+        """Write the averaged model."""
+        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        return {"updates": self.updates, "average": self.average}
+        """What else a resumed run needs; tensors and plain values."""
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.updates = state["updates"]
-        for name, tensor in state["average"].items():
-            self.average[name].copy_(tensor)
+        """The counterpart of `state_dict`."""
+
+
+class Trainer:
+    """The processes and the device of a run, and its directory.
+
+    Usage: `trainer = Trainer(config)`, a task built on `trainer.device`, `trainer.fit(task)`.
+
+    Raises:
+        LociError: when the extra `train` is missing, or the directory cannot be written.
+    """
+
+    def __init__(self, config: TrainerConfig) -> None:
+        self.config = config
+        self.dtype = matmul_type(config.precision)
+        self.accelerator = _accelerator(self.dtype)
+        self.run = RunDirectory(config.out, writes=self.accelerator.is_main_process)
+        torch.manual_seed(config.seed)  # weights are drawn as models are built
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    def fit(self, task: Task[ModelT]) -> ModelT:
+        """Train until the budget is used and save under `out/final`.
+
+        Returns:
+            The averaged model, in evaluation mode.
+
+        Raises:
+            LociError: when the loss is not a number, or a checkpoint does not fit.
+        """
+        config, run, accelerator = self.config, self.run, self.accelerator
+        average = moving_average(task.model, config.ema_decay)
+        state = {
+            "model": task.model,
+            "optimizer": task.optimizer,
+            "average": average,
+            "task": task,
+        }
+        run.resume(state)
+        model, optimizer = accelerator.prepare(task.model, task.optimizer)
+        records: list[dict[str, Tensor]] = []
+
+        run.start_clock()
+        while (step := self._step(average)).progress < 1:
+            for group in optimizer.param_groups:
+                group["lr"] = config.rate(step.number, step.progress)
+            losses = task.loss(model, task.batch(step), step)
+            accelerator.backward(losses["loss"])
+            norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            self._check_finite(losses["loss"], norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            average.update_parameters(task.model)
+            run.tick()
+            records.append({name: value.detach() for name, value in losses.items()})
+            if run.due("log", config.log_seconds):
+                run.log(**self._means(records), rate=optimizer.param_groups[0]["lr"])
+                records.clear()
+            if run.due("evaluate", config.evaluate_seconds) and run.writes:
+                run.log(**task.evaluate(average.module, run))
+            if run.due("checkpoint", config.checkpoint_seconds):
+                run.save(state)
+        run.save(state)
+
+        task.finish(average.module)
+        if run.writes:
+            run.log(**task.evaluate(average.module, run), final=True)
+            with replacing_folder(run.path / "final", lambda name: True) as draft:
+                task.save(average.module, draft)
+        accelerator.wait_for_everyone()
+        return average.module
+
+    def _step(self, average: AveragedModel) -> Step:
+        """The next step, by the main process's clock, so that all processes stop together."""
+        run, config = self.run, self.config
+        run.seconds = self._agreed(run.seconds)
+        progress = config.progress(run.step, run.seconds)
+        rng = step_generator(config.seed, run.step, self.accelerator.process_index)
+        return Step(run.step, progress, run.seconds, rng, self.device, average.module)
+
+    def _agreed(self, seconds: float) -> float:
+        """The main process's clock."""
+        if self.accelerator.num_processes == 1:
+            return seconds
+        from accelerate.utils import broadcast
+
+        shared = broadcast(torch.tensor(seconds, device=self.device))
+        assert isinstance(shared, Tensor)
+        return shared.item()
+
+    def _check_finite(self, loss: Tensor, norm: Tensor | float | None) -> None:
+        """Before the step is taken: weights, average and checkpoint stay as they were."""
+        total = self.accelerator.reduce(loss.detach(), "mean")
+        assert isinstance(total, Tensor)
+        for name, value in (("loss", float(total)), ("gradient", float(norm or 0.0))):
+            if not math.isfinite(value):
+                raise LociError(
+                    f"{self.run.path}: the {name} is {value} after step {self.run.step}, not a "
+                    "number"
+                )
+
+    def _means(self, records: list[dict[str, Tensor]]) -> dict[str, float]:
+        """Of every logged value, over the records that have it and over all processes."""
+        names = list(dict.fromkeys(name for record in records for name in record))
+        found = {name: [r[name].float() for r in records if name in r] for name in names}
+        local = torch.stack([torch.stack(values).mean() for values in found.values()])
+        total = self.accelerator.reduce(local, "mean")
+        assert isinstance(total, Tensor)
+        return dict(zip(names, total.tolist(), strict=True))
+
+
+def moving_average(model: ModelT, decay: float) -> AveragedModel:
+    """An exponential moving average of a model's parameters and buffers, in evaluation mode.
+
+    After n updates the decay is at most (1 + n) / (10 + n), so that early averages forget the
+    initial weights quickly.
+    """
+
+    def update(averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
+        count = int(updates)
+        now = min(decay, (1 + count) / (10 + count))
+        for mean, value in zip(averaged, current, strict=True):
+            mean.lerp_(value, 1 - now) if mean.is_floating_point() else mean.copy_(value)
+
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    average.update_parameters(model)  # the first update copies
+    return average.eval().requires_grad_(False)
 
 
 def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
-    """Random numbers that depend on nothing but (seed, step, rank), so a resumed run draws the
-    same batches and noise as one that was never killed."""
+    """Random numbers that depend on nothing but (seed, step, rank)."""
     mixed = np.random.SeedSequence([seed, step, rank]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(mixed[0]) << 31 | int(mixed[1]) >> 1)
 
 
-def means(records: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each name over those records that have it."""
-    names = dict.fromkeys(name for record in records for name in record)
-    found = {name: [r[name] for r in records if name in r] for name in names}
-    return {name: sum(values) / len(values) for name, values in found.items()}
-
-
-def accelerated(dtype: torch.dtype = torch.float32) -> Accelerator:
-    """The processes and devices of this run, which multiplies in `dtype`.
-
-    Raises LociError if the extra is missing.
-    """
+def _accelerator(dtype: torch.dtype) -> Accelerator:
     try:
         from accelerate import Accelerator, DistributedDataParallelKwargs
     except ImportError as error:
@@ -145,136 +295,3 @@ def accelerated(dtype: torch.dtype = torch.float32) -> Accelerator:
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     mixed = "bf16" if dtype is torch.bfloat16 else "no"
     return Accelerator(mixed_precision=mixed, kwargs_handlers=[unused])
-
-
-def agreed(fraction: float, accelerator: Accelerator) -> float:
-    """The main process's clock, so that all processes stop at the same step."""
-    from accelerate.utils import broadcast
-
-    told = broadcast(torch.tensor(fraction, device=accelerator.device))
-    assert isinstance(told, Tensor)
-    return told.item()
-
-
-class RunDirectory:
-    """`log.jsonl`, `checkpoint.pt` and sample sheets under one folder, and the run's clock.
-
-    Usage: `run = RunDirectory(out)`, `TrainState(...).resume(run)`, then per step `run.tick(loss)`,
-    and `run.due("checkpoint", 120)` to ask whether something is due by the clock. Only the main
-    process of a distributed run writes (`writes=True`).
-    """
-
-    def __init__(self, path: Path, writes: bool = True):
-        self.path, self.writes = Path(path), writes
-        self.step, self.seconds = 0, 0.0
-        self._last_tick = time.monotonic()
-        self._last_done: dict[str, float] = {}
-        if writes:
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise LociError(
-                    f"{path}: cannot make the run directory ({error.strerror})"
-                ) from error
-
-    def start_clock(self) -> None:
-        """Time before this call (loading, compiling) does not count."""
-        self._last_tick = time.monotonic()
-
-    def tick(self, loss: float) -> None:
-        """One optimiser step is done: counts it, and the time since the last tick.
-
-        Raises LociError when the loss is not a number: nothing is saved after it, so the run goes
-        on from the checkpoint before.
-        """
-        if not math.isfinite(loss):
-            raise LociError(f"{self.path}: the loss is {loss} after step {self.step}, not a number")
-        now = time.monotonic()
-        self.seconds += now - self._last_tick
-        self._last_tick = now
-        self.step += 1
-
-    def due(self, what: str, every_seconds: float) -> bool:
-        """True at most once per `every_seconds` of training time for each `what`."""
-        if self.seconds - self._last_done.get(what, 0.0) < every_seconds:
-            return False
-        self._last_done[what] = self.seconds
-        return True
-
-    def log(self, **record: Any) -> None:
-        """Appends one line with the step, the seconds and the given numbers."""
-        if not self.writes:
-            return
-        line = {"step": self.step, "seconds": round(self.seconds, 1)} | {
-            key: round(value, 6) if isinstance(value, float) else value
-            for key, value in record.items()
-        }
-        with open(self.path / "log.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\n")
-        print(" ".join(f"{key}={value}" for key, value in line.items()), flush=True)
-
-    def save(self, **state: Any) -> None:
-        """Writes a checkpoint of `state`, the clock and the random state, all or nothing."""
-        if not self.writes:
-            return
-        clock = {"step": self.step, "seconds": self.seconds, "done": self._last_done}
-        whole = {"clock": clock, "rng": torch.get_rng_state(), "state": state}
-        with replacing(self.path / "checkpoint.pt") as draft:
-            torch.save(whole, draft)
-
-    def resume(self) -> dict[str, Any] | None:
-        """The state last saved, with the clock, random state and log set back to it; or None."""
-        path = self.path / "checkpoint.pt"
-        if not path.exists():
-            return None
-        try:
-            whole = torch.load(path, map_location="cpu", weights_only=True)
-            clock, rng, state = whole["clock"], whole["rng"], whole["state"]
-        except Exception as error:  # a damaged pickle raises nearly anything
-            raise LociError(f"{path}: not a readable training checkpoint") from error
-        self.step, self.seconds = clock["step"], clock["seconds"]
-        self._last_done = dict(clock["done"])
-        torch.set_rng_state(rng)
-        self._forget_log_after(self.step)
-        return state
-
-    def _forget_log_after(self, step: int) -> None:
-        log = self.path / "log.jsonl"
-        if not self.writes or not log.exists():
-            return
-        kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step]
-        with replacing(log) as draft:
-            draft.write_text("".join(line + "\n" for line in kept))
-
-    def sheet(self, name: str, rows: list[Tensor]) -> None:
-        """Writes `name`.png: every row is [n, 3, h, w] in [-1, 1], frames side by side."""
-        if not self.writes:
-            return
-        from PIL import Image
-
-        strips = [torch.cat(list(row.detach().float().cpu()), dim=2) for row in rows]
-        width = max(strip.shape[2] for strip in strips)
-        strips = [nn.functional.pad(strip, (0, width - strip.shape[2])) for strip in strips]
-        pixels = (torch.cat(strips, dim=1).clamp(-1, 1) + 1).mul(127.5).round().byte()
-        with replacing(self.path / f"{name}.png") as draft:
-            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(draft, format="PNG")
-
-
-class TrainState(NamedTuple, Generic[M]):
-    """What every trainer's checkpoint holds."""
-
-    model: M
-    optimizer: torch.optim.Optimizer
-    ema: Ema
-
-    def resume(self, run: RunDirectory) -> bool:
-        """Go on from the run's last checkpoint; False when there is none."""
-        state = run.resume()
-        if state is None:
-            return False
-        for name, part in self._asdict().items():
-            part.load_state_dict(state[name])
-        return True
-
-    def save(self, run: RunDirectory) -> None:
-        run.save(**{name: part.state_dict() for name, part in self._asdict().items()})

@@ -8,27 +8,32 @@ import pytest
 import torch
 from torch import Tensor
 
-from loci.io.weights import load_config
-from loci.objects.inputs.pixel_aligned import ALIGNED
-from loci.objects.inputs.pointmap import Placement
+from loci.io.config import load_config
+from loci.objects.inputs.pixel_aligned import ALIGNED_CHANNELS
 from loci.objects.models.condition import EmbedderFuser, FuserConfig
 from loci.objects.models.dinov2 import DinoConfig, DinoEmbedderConfig
-from loci.objects.models.slat_flow import LatentStatistics, SlatFlow, SlatFlowConfig
-from loci.objects.sampling import sample_latents
-from loci.train.slat.flow import STATISTICS_NAME, PicturedFlow, SlatFlowTraining, fit_slat_flow
+from loci.objects.models.slat_flow import SlatFlow, SlatFlowConfig, SlatStatistics
+from loci.objects.placement.pose import MatrixPose
+from loci.objects.sampling import sample_slat
+from loci.train.slat.flow import (
+    STATISTICS_NAME,
+    ConditionedFlow,
+    SlatFlowTraining,
+    fit_slat_flow,
+    flow_losses,
+)
 from loci.train.slat.parts import SlatVAE
 from loci.train.slat.targets import (
-    FlowBatch,
-    Jolt,
-    cut,
-    encoded,
+    PoseNoise,
+    SlatFlowBatch,
+    crop_voxels,
+    encode_objects,
     flow_batch,
-    jolted,
     latent_statistics,
+    perturb_pose,
 )
 from loci.train.slat.vae_data import SlatDataset
-from loci.train.structure.scenes import SceneVariety, Sight
-from loci.train.trainer import LearningRate, TrainingBudget
+from loci.train.structure.scenes import ObjectView, SceneAugmentation
 from tests.train.killing import killed
 from tests.train.slat.test_vae import TINY as CODEC
 from tests.train.toy_objects import toy_set
@@ -42,17 +47,18 @@ TINY = SlatFlowTraining(
         heads=2,
         io_channels=(8,),
         frequencies=16,
-        aligned=ALIGNED,
+        aligned=ALIGNED_CHANNELS,
     ),
     fuser=FuserConfig(EYE, dim=16, full_frame=()),
-    budget=TrainingBudget(steps=4),
-    batch=2,
-    cut_batch=3,
-    cut=20,
-    whole_from=0.5,
-    examined=1,
+    steps=4,
+    batch_size=2,
+    crop_batch_size=3,
+    crop_size=20,
+    crop_until=0.5,
+    evaluation_objects=1,
+    precision="float32",
     log_seconds=0,
-    exam_seconds=1e9,
+    evaluate_seconds=1e9,
     checkpoint_seconds=0,
 )
 UNUSED = ("mask_token", "backbone.norm")
@@ -76,23 +82,23 @@ def weights(model: torch.nn.Module) -> Tensor:
 
 def test_statistics_make_latents_standard(toys: SlatDataset, parts: SlatVAE) -> None:
     statistics = latent_statistics(toys, parts.encoder)
-    latents = torch.cat([encoded([item], parts.encoder).latents for item in toys.items])
+    latents = torch.cat([encode_objects([item], parts.encoder).latents for item in toys.items])
     normal = statistics.normalise(latents)
     torch.testing.assert_close(normal.mean(0), torch.zeros(8), atol=1e-3, rtol=0)
     assert normal.std(0).max() < 1.001
 
 
 def test_a_batch_has_a_picture_for_each_object(toys: SlatDataset, parts: SlatVAE) -> None:
-    def batch(variety: SceneVariety):
+    def batch(augmentation: SceneAugmentation):
         return flow_batch(
-            toys, parts.encoder, 3, 28, variety, 0.1, torch.Generator().manual_seed(0)
+            toys, parts.encoder, 3, 28, augmentation, 0.1, torch.Generator().manual_seed(0)
         )
 
-    made = batch(SceneVariety())
-    assert len(made.encoded.voxels.items) == 3
-    assert len(made.encoded.latents) == len(made.encoded.voxels)
-    assert made.encoded.aligned is not None
-    assert list(made.encoded.aligned.shape) == [len(made.encoded.voxels), ALIGNED]
+    made = batch(SceneAugmentation())
+    assert len(made.objects.voxels.items) == 3
+    assert len(made.objects.latents) == len(made.objects.voxels)
+    assert made.objects.aligned is not None
+    assert list(made.objects.aligned.shape) == [len(made.objects.voxels), ALIGNED_CHANNELS]
     assert {name: list(x.shape) for name, x in made.inputs.items()} == {
         "image": [3, 3, 28, 28],
         "mask": [3, 1, 28, 28],
@@ -104,19 +110,19 @@ def test_a_batch_has_a_picture_for_each_object(toys: SlatDataset, parts: SlatVAE
 def test_mirrored_pictures_have_mirrored_voxels(toys: SlatDataset, parts: SlatVAE) -> None:
     found = []
     for chance in (0.0, 1.0):
-        variety = SceneVariety(chance, 0, 0, 0, 0, 0, 0)
+        augmentation = SceneAugmentation(chance, 0, 0, 0, 0, 0, 0)
         rng = torch.Generator().manual_seed(1)
         # At the size of the renders, so that nothing is resized.
-        found.append(flow_batch(toys, parts.encoder, 1, 32, variety, 0.0, rng))
-    plain, mirrored = (set(map(tuple, b.encoded.voxels.coords.tolist())) for b in found)
+        found.append(flow_batch(toys, parts.encoder, 1, 32, augmentation, 0.0, rng))
+    plain, mirrored = (set(map(tuple, b.objects.voxels.coords.tolist())) for b in found)
     assert {(i, 7 - x, y, z) for i, x, y, z in plain} == mirrored
     # Each voxel is at the same pixels as the one it is the mirror image of.
     colors = []
     for sign, made in zip((1, -1), found, strict=True):
-        assert made.encoded.aligned is not None
-        order = [(sign * (2 * x - 7), y, z) for _, x, y, z in made.encoded.voxels.coords.tolist()]
+        assert made.objects.aligned is not None
+        order = [(sign * (2 * x - 7), y, z) for _, x, y, z in made.objects.voxels.coords.tolist()]
         rows = sorted(range(len(order)), key=order.__getitem__)
-        colors.append(made.encoded.aligned[rows].view(-1, 8, 5)[..., :4].mean(dim=1))
+        colors.append(made.objects.aligned[rows].view(-1, 8, 5)[..., :4].mean(dim=1))
     apart = (colors[0] - colors[1]).square().mean()
     assert apart < 0.1 * (colors[0] - colors[1].flip(0)).square().mean()
     masks = [b.inputs["rgb_image_mask"] for b in found]
@@ -129,9 +135,9 @@ def test_mirrored_pictures_have_mirrored_voxels(toys: SlatDataset, parts: SlatVA
 
 
 def test_a_part_of_an_object_is_the_voxels_around_one(toys: SlatDataset, parts: SlatVAE) -> None:
-    whole = encoded(toys.items, parts.encoder)
+    whole = encode_objects(toys.items, parts.encoder)
     whole = whole._replace(aligned=whole.latents + 1)
-    part = cut(whole, 20, torch.Generator().manual_seed(0))
+    part = crop_voxels(whole, 20, torch.Generator().manual_seed(0))
     assert part.aligned is not None
     assert torch.equal(part.aligned, part.latents + 1)
     assert [rows.stop - rows.start for rows in part.voxels.items] == [20] * 3
@@ -142,17 +148,17 @@ def test_a_part_of_an_object_is_the_voxels_around_one(toys: SlatDataset, parts: 
         assert torch.equal(latents[tuple(coords)], latent)
     spread = part.voxels.coords[part.voxels.items[0], 1:].float().std(dim=0).mean()
     assert spread < 0.8 * whole.voxels.coords[whole.voxels.items[0], 1:].float().std(dim=0).mean()
-    everything = cut(whole, 10_000, torch.Generator())
+    everything = crop_voxels(whole, 10_000, torch.Generator())
     assert torch.equal(everything.voxels.coords, whole.voxels.coords)
 
 
 def test_a_jolt_moves_the_pose_by_as_much_as_it_says() -> None:
-    placement = Placement(torch.eye(3), torch.tensor([0.1, 0.2, 3.0]), torch.tensor(2.0))
+    placement = MatrixPose(torch.eye(3), torch.tensor([0.1, 0.2, 3.0]), torch.tensor(2.0))
     blank = torch.zeros(3, 4, 4)
-    sight = Sight(blank, blank[:1], blank[0], 40.0, placement, 0.0)
+    view = ObjectView(blank, blank[:1], blank[0], 40.0, placement, 0.0)
     rng = torch.Generator().manual_seed(0)
-    assert jolted(sight, Jolt(0, 0, 0), rng).placement.rotation.equal(torch.eye(3))
-    moved = [jolted(sight, Jolt(3.0, 0.01, 0.05), rng).placement for _ in range(400)]
+    assert perturb_pose(view, PoseNoise(0, 0, 0), rng).placement.rotation.equal(torch.eye(3))
+    moved = [perturb_pose(view, PoseNoise(3.0, 0.01, 0.05), rng).placement for _ in range(400)]
     rotations = torch.stack([p.rotation for p in moved])
     assert torch.allclose(rotations @ rotations.mT, torch.eye(3), atol=1e-5)
     cosine = (rotations.diagonal(dim1=1, dim2=2).sum(dim=1) - 1) / 2
@@ -166,11 +172,11 @@ def test_a_jolt_moves_the_pose_by_as_much_as_it_says() -> None:
 
 def test_every_weight_learns(toys: SlatDataset, parts: SlatVAE) -> None:
     torch.manual_seed(0)
-    model, rng = PicturedFlow(TINY), torch.Generator().manual_seed(0)
+    model, rng = ConditionedFlow(TINY.fuser, TINY.flow), torch.Generator().manual_seed(0)
     # The last layer begins at zero, which lets no gradient through.
     torch.nn.init.normal_(model.flow.out_layer.weight, std=0.1)
-    batch = flow_batch(toys, parts.encoder, 2, 28, TINY.variety, 0.1, rng)
-    sum(model.losses(batch, batch.encoded.latents, TINY, rng), torch.tensor(0.0)).backward()
+    batch = flow_batch(toys, parts.encoder, 2, 28, TINY.augmentation, 0.1, rng)
+    flow_losses(model, batch, batch.objects.latents, TINY, rng)["loss"].backward()
     for name, parameter in model.named_parameters():
         if not any(part in name for part in UNUSED):
             assert parameter.grad is not None, name
@@ -180,25 +186,25 @@ def test_every_weight_learns(toys: SlatDataset, parts: SlatVAE) -> None:
 def test_pixels_are_withheld_as_often_as_it_says(toys: SlatDataset, parts: SlatVAE) -> None:
     """From a share of the objects alone, and with the picture where that is withheld."""
     torch.manual_seed(0)
-    model = PicturedFlow(TINY)
+    model = ConditionedFlow(TINY.fuser, TINY.flow)
     torch.nn.init.normal_(model.flow.out_layer.weight, std=0.1)
-    batch = flow_batch(toys, parts.encoder, 2, 28, TINY.variety, 0.1, torch.Generator())
-    without = batch._replace(encoded=batch.encoded._replace(aligned=None))
+    batch = flow_batch(toys, parts.encoder, 2, 28, TINY.augmentation, 0.1, torch.Generator())
+    without = batch._replace(objects=batch.objects._replace(aligned=None))
 
-    def loss(given: FlowBatch, **shares: float) -> float:
-        config = replace(TINY, **{"unconditional": 0.0, "unaligned": 0.0, **shares})
+    def loss(given: SlatFlowBatch, **shares: float) -> float:
+        config = replace(TINY, **{"condition_dropout": 0.0, "pixel_dropout": 0.0, **shares})
         rng = torch.Generator().manual_seed(1)
-        return float(model.losses(given, given.encoded.latents, config, rng).velocity.detach())
+        losses = flow_losses(model, given, given.objects.latents, config, rng)
+        return float(losses["velocity"].detach())
 
     assert loss(batch) != loss(without)
-    assert loss(batch, unaligned=1.0) == loss(without)
-    assert loss(batch, unconditional=1.0) == loss(without, unconditional=1.0)
+    assert loss(batch, pixel_dropout=1.0) == loss(without)
+    assert loss(batch, condition_dropout=1.0) == loss(without, condition_dropout=1.0)
 
 
 def test_it_learns_and_saves(toys: SlatDataset, parts: SlatVAE, tmp_path: Path) -> None:
-    rate = LearningRate(peak=1e-2, warmup_steps=1, hold=1 / 2)
-    long = replace(TINY, budget=TrainingBudget(steps=16), rate=rate)
-    model = fit_slat_flow(toys, toys, parts, tmp_path, long)
+    long = replace(TINY, out=tmp_path, steps=16, learning_rate=1e-2, warmup_steps=1)
+    model = fit_slat_flow(toys, toys, parts, long)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     losses = [line["velocity"] for line in lines if "velocity" in line]
     assert sum(losses[-4:]) < sum(losses[:4]) - 0.1
@@ -209,19 +215,19 @@ def test_it_learns_and_saves(toys: SlatDataset, parts: SlatVAE, tmp_path: Path) 
     assert torch.equal(weights(flow), weights(model.flow))
     fuser = EmbedderFuser.from_pretrained(final / "latent_fuser")
     assert torch.equal(weights(fuser), weights(model.fuser))
-    statistics = load_config(final / STATISTICS_NAME, LatentStatistics)
+    statistics = load_config(final / STATISTICS_NAME, SlatStatistics)
     assert statistics == latent_statistics(toys, parts.encoder)
-    made = flow_batch(toys, parts.encoder, 1, 28, TINY.variety, 0.0, torch.Generator())
-    noise = torch.zeros_like(made.encoded.latents)
-    sampled = sample_latents(flow, fuser(made.inputs), made.encoded.voxels, noise)
+    made = flow_batch(toys, parts.encoder, 1, 28, TINY.augmentation, 0.0, torch.Generator())
+    noise = torch.zeros_like(made.objects.latents)
+    sampled = sample_slat(flow, fuser(made.inputs), made.objects.voxels, noise)
     assert sampled.isfinite().all()
 
 
 def test_a_killed_run_goes_on_as_if_never_killed(
     toys: SlatDataset, parts: SlatVAE, tmp_path: Path
 ) -> None:
-    whole = fit_slat_flow(toys, toys, parts, tmp_path / "whole", TINY)
+    whole = fit_slat_flow(toys, toys, parts, replace(TINY, out=tmp_path / "whole"))
     with killed(after=2):
-        fit_slat_flow(toys, toys, parts, tmp_path / "killed", TINY)
-    resumed = fit_slat_flow(toys, toys, parts, tmp_path / "killed", TINY)
+        fit_slat_flow(toys, toys, parts, replace(TINY, out=tmp_path / "killed"))
+    resumed = fit_slat_flow(toys, toys, parts, replace(TINY, out=tmp_path / "killed"))
     assert torch.equal(weights(resumed), weights(whole))

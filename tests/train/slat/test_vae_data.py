@@ -7,12 +7,12 @@ import torch
 from loci.train.slat.vae_data import (
     SDF_STEPS,
     Symmetry,
-    beside,
-    disturbed,
-    motley,
-    recoloured,
+    augment,
+    corrupt_voxels,
+    free_neighbours,
+    permute_colors,
+    recolor_voxels,
     slat_vae_batch,
-    varied,
 )
 from tests.train.toy_objects import toy_object
 
@@ -57,16 +57,16 @@ def test_normals_still_point_outward() -> None:
 
 
 def test_other_colours_are_the_same_object() -> None:
-    other = recoloured(TOY, rng(1))
+    other = permute_colors(TOY, rng(1))
     assert torch.equal(other.surface[:, :6], TOY.surface[:, :6])
     assert not torch.equal(other.surface, TOY.surface)
     assert other.surface[:, 6:].min() >= 0
     assert other.surface[:, 6:].max() <= 1
-    assert len(varied(TOY, 0.5, rng(2)).coords) == len(TOY.coords)
+    assert len(augment(TOY, 0.5, rng(2)).coords) == len(TOY.coords)
 
 
 def test_a_motley_object_has_a_colour_in_every_voxel() -> None:
-    many = motley(TOY, rng(1))
+    many = recolor_voxels(TOY, rng(1))
     assert torch.equal(many.surface[:, :6], TOY.surface[:, :6])
     assert many.surface[:, 6:].min() >= 0
     assert many.surface[:, 6:].max() <= 1
@@ -78,19 +78,19 @@ def test_a_motley_object_has_a_colour_in_every_voxel() -> None:
 
 
 def test_disturbed_voxels_stay_near() -> None:
-    empty = beside(TOY, 0.5, rng())
+    empty = free_neighbours(TOY, 0.5, rng())
     assert len(empty) > 0
     both = torch.cat([TOY.coords, empty])
     assert len(both.unique(dim=0)) == len(both)
     gaps = (empty[:, None] - TOY.coords).abs().sum(-1).amin(1)
     assert (gaps == 1).all()
-    sizes = {len(disturbed(TOY, 0.3, rng(seed)).coords) for seed in range(8)}
+    sizes = {len(corrupt_voxels(TOY, 0.3, rng(seed)).coords) for seed in range(8)}
     assert len(TOY.coords) in sizes
     assert len(sizes) > 2
 
 
 def test_an_empty_voxel_is_marked() -> None:
-    grown = TOY._replace(coords=torch.cat([TOY.coords, beside(TOY, 0.5, rng())]))
+    grown = TOY._replace(coords=torch.cat([TOY.coords, free_neighbours(TOY, 0.5, rng())]))
     batch = slat_vae_batch([grown], 100, rng())
     assert batch.filled.sum() > 0.9 * len(TOY.coords)
     assert not batch.filled[len(TOY.coords) :].any()

@@ -9,7 +9,7 @@ from loci.geometry.gaussians.gaussians import SH_BAND_0, Gaussians
 from loci.geometry.mesh.from_features import CHANNELS
 from loci.objects.models.slat_encoder import cell_corners
 from loci.train.slat.vae_data import SlatVAEBatch, slat_vae_batch
-from loci.train.slat.vae_evaluate import corner_shares, gaussian_losses, mesh_losses
+from loci.train.slat.vae_losses import gaussian_losses, mesh_losses, trilinear_weights
 from tests.train.toy_objects import toy_object
 
 SIDE = 8
@@ -83,7 +83,7 @@ def test_true_distances_cost_nothing() -> None:
 
 def test_shares_are_trilinear() -> None:
     place = torch.tensor([[-1.0, -1, -1], [1, -1, -1], [0, 0, 0], [0, -1, 1]])
-    shares = corner_shares(place)
+    shares = trilinear_weights(place)
     torch.testing.assert_close(shares.sum(1), torch.ones(4))
     assert shares[0, 0] == 1
     assert shares[1, 1] == 1  # x fastest

@@ -6,18 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from loci.objects.inputs.pointmap import Placement, nominal_pose
+from loci.geometry.rotations import quaternion_to_matrix
 from loci.objects.models.condition import FuserConfig
 from loci.objects.models.dinov2 import DinoConfig, DinoEmbedderConfig
-from loci.objects.placement.pose import decode_pose, quaternion_matrix
+from loci.objects.placement.pose import MatrixPose, decode_pose, nominal_pose
 from loci.train.structure.data import (
     GRID,
-    CoordinateReader,
+    CoordinateHead,
     StructureBatch,
     coordinate_loss,
     structure_batch,
 )
-from loci.train.structure.scenes import CLEAN, SceneVariety, compose
+from loci.train.structure.scenes import CLEAN, SceneAugmentation, compose
 from tests.train.toy_views import toy_viewed
 
 OBJECTS = [toy_viewed(seed) for seed in range(3)]
@@ -25,7 +25,7 @@ PAIRS = [(0, 0), (1, 1), (2, 0), (0, 1)]
 SIZE = 56
 
 
-def batch(with_pointmap: int, variety: SceneVariety = CLEAN, seed: int = 0) -> StructureBatch:
+def batch(with_pointmap: int, variety: SceneAugmentation = CLEAN, seed: int = 0) -> StructureBatch:
     rng = torch.Generator().manual_seed(seed)
     return structure_batch(OBJECTS, PAIRS, with_pointmap, SIZE, variety, rng)
 
@@ -50,7 +50,7 @@ def test_the_pointmap_lies_on_the_shape_at_the_decoded_pose(mirrored: float) -> 
         points = points[points.isfinite().all(dim=1)]
         assert len(points) > 50
         camera = points * some.normaliser[0][n] + some.normaliser[1][n]
-        matrix = quaternion_matrix(pose.rotation[n : n + 1])[0]
+        matrix = quaternion_to_matrix(pose.rotation[n : n + 1])[0]
         local = ((camera - pose.translation[n]) @ matrix.T) / pose.scale[n]
         shape = OBJECTS[index].occupancy
         right, wrong = (shape.flip(0), shape) if mirrored else (shape, shape.flip(0))
@@ -75,7 +75,7 @@ def test_what_a_crop_shows_lies_on_the_shape(mirrored: float) -> None:
 
 def test_the_reader_knows_which_token_shows_which_patch() -> None:
     fuser = FuserConfig(DinoEmbedderConfig(DinoConfig(14, 32, 1, 2, registers=1, grid=4), SIZE))
-    reader = CoordinateReader(replace(fuser, dim=8))
+    reader = CoordinateHead(replace(fuser, dim=8))
     tokens = torch.randn(1, 40, 8, requires_grad=True)
     found = reader(tokens)
     assert found.shape == (1, 3, GRID, GRID)
@@ -114,7 +114,7 @@ def test_the_nominal_pose_projects_to_the_same_pixels() -> None:
     nominal = nominal_pose(views.placement, views.fov)
     points = torch.rand(50, 3) - 0.5
 
-    def pixels(pose: Placement, fov: Tensor) -> Tensor:
+    def pixels(pose: MatrixPose, fov: Tensor) -> Tensor:
         scaled = points * pose.scale[:, None, None]
         camera = scaled @ pose.rotation + pose.translation[:, None]
         return camera[..., :2] / camera[..., 2:] / torch.tan(torch.deg2rad(fov) / 2)[:, None, None]
@@ -136,23 +136,23 @@ def test_the_half_without_pointmap_sees_the_same_inputs() -> None:
 
 
 def test_whatever_happens_the_object_is_still_seen() -> None:
-    wild = SceneVariety(*([1.0] * 7))
+    wild = SceneAugmentation(*([1.0] * 7))
     rng = torch.Generator().manual_seed(3)
     for number, (index, view) in enumerate(PAIRS):
-        sight = OBJECTS[index].views.sight(view)
-        scene = compose(sight, OBJECTS[number % 3].views.sight(0), wild, rng)
+        view = OBJECTS[index].views.view(view)
+        scene = compose(view, OBJECTS[number % 3].views.view(0), wild, rng)
         assert scene.rgb.isfinite().all()
         assert scene.rgb.min() >= 0
         assert scene.rgb.max() <= 1
-        assert scene.mask.sum() > 0.2 * (sight.alpha > 0.5).sum()
+        assert scene.mask.sum() > 0.2 * (view.alpha > 0.5).sum()
         assert scene.pointmap.isfinite().any()
 
 
 def test_a_floor_touches_the_object_from_below() -> None:
     one = OBJECTS[0]
-    sight = one.views.sight(0)
-    scene = compose(sight, sight, replace(CLEAN, geometry=1.0), torch.Generator().manual_seed(0))
-    r, t, s = sight.placement
+    view = one.views.view(0)
+    scene = compose(view, view, replace(CLEAN, geometry=1.0), torch.Generator().manual_seed(0))
+    r, t, s = view.placement
     points = scene.pointmap[:, scene.mask[0] == 0].T
     height = (((points - t) @ r.T) / s)[:, 2]
     on_floor = (height - one.views.floor).abs() < 1e-3
@@ -162,6 +162,8 @@ def test_a_floor_touches_the_object_from_below() -> None:
 
 
 def test_the_same_numbers_make_the_same_batch() -> None:
-    one, two = (batch(2, SceneVariety(), seed=5) for _ in range(2))
+    one, two = (batch(2, SceneAugmentation(), seed=5) for _ in range(2))
     assert torch.equal(one.pictures["image"], two.pictures["image"])
-    assert not torch.equal(one.pictures["image"], batch(2, SceneVariety(), 6).pictures["image"])
+    assert not torch.equal(
+        one.pictures["image"], batch(2, SceneAugmentation(), 6).pictures["image"]
+    )

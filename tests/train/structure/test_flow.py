@@ -21,15 +21,13 @@ from loci.objects.placement.pose import encode_pose
 from loci.objects.sampling import StructureSampling
 from loci.train.structure.data import random_pairs, structure_batch
 from loci.train.structure.evaluate import (
-    StructureEvaluation,
     StructureLatents,
     fscore,
-    pose_figures,
+    pose_scores,
 )
 from loci.train.structure.flow import StructureTraining, fit_structure, shape_latents
 from loci.train.structure.objective import StructureLoss, StructureObjective
-from loci.train.structure.scenes import CLEAN, SceneVariety
-from loci.train.trainer import LearningRate, TrainingBudget
+from loci.train.structure.scenes import CLEAN, SceneAugmentation
 from tests.train.killing import killed
 from tests.train.toy_views import toy_viewed
 
@@ -49,12 +47,16 @@ TINY = StructureTraining(
     ),
     loss=StructureLoss(),
     sampling=StructureSampling(steps=3, guidance=1.0),
-    budget=TrainingBudget(steps=5),
-    rate=LearningRate(peak=3e-3, warmup_steps=5),
-    batch=4,
-    exam_objects=2,
+    steps=5,
+    learning_rate=3e-3,
+    warmup_steps=5,
+    hold=0.0,
+    floor=0.01,
+    batch_size=4,
+    evaluation_objects=2,
+    precision="float32",
     log_seconds=0,
-    exam_seconds=1e9,
+    evaluate_seconds=1e9,
     checkpoint_seconds=0,
 )
 # Parts of the released networks that take no part in what is trained here: DINO's own mask token,
@@ -85,7 +87,7 @@ def test_every_weight_gets_a_gradient() -> None:
             p.add_(0.02 * torch.randn_like(p))
     rng = torch.Generator().manual_seed(0)
     pairs = random_pairs(OBJECTS, 4, rng)
-    batch = structure_batch(OBJECTS, pairs, 2, 28, SceneVariety(), rng)
+    batch = structure_batch(OBJECTS, pairs, 2, 28, SceneAugmentation(), rng)
     data = {"shape": torch.randn(4, 8, 4), **batch.layout}
     trained.total(trained(batch, data, rng)).backward()
     assert trained.fuser.idx_emb.grad is not None
@@ -99,14 +101,12 @@ def test_every_weight_gets_a_gradient() -> None:
 
 
 def test_it_learns_what_it_sees(tmp_path: Path) -> None:
-    config = replace(TINY, budget=TrainingBudget(steps=40))
-    exam = StructureEvaluation.prepare(OBJECTS, codec(), TINY.sampling, 2, 28)
-    trained = fit_structure(OBJECTS, codec(), exam, tmp_path, config)
+    trained = fit_structure(OBJECTS, OBJECTS, codec(), replace(TINY, out=tmp_path, steps=40))
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     losses = [json.loads(line) for line in lines if '"shape"' in line]
     early, late = (sum(line["shape"] for line in part) for part in (losses[:10], losses[-10:]))
     assert late < 0.9 * early
-    assert '"shape"' not in lines[0]  # It begins with reading
+    assert '"shape"' not in lines[0]  # It begins with object coordinates
     assert '"known_rotation"' in lines[-1]
     assert '"alone_fscore"' in lines[-1]
     assert (tmp_path / "samples.png").exists()
@@ -118,10 +118,10 @@ def test_it_learns_what_it_sees(tmp_path: Path) -> None:
 
 
 def test_a_killed_run_goes_on_as_if_never_killed(tmp_path: Path) -> None:
-    whole = fit_structure(OBJECTS, codec(), None, tmp_path / "whole", TINY)
+    whole = fit_structure(OBJECTS, [], codec(), replace(TINY, out=tmp_path / "whole"))
     with killed(after=3):
-        fit_structure(OBJECTS, codec(), None, tmp_path / "killed", TINY)
-    resumed = fit_structure(OBJECTS, codec(), None, tmp_path / "killed", TINY)
+        fit_structure(OBJECTS, [], codec(), replace(TINY, out=tmp_path / "killed"))
+    resumed = fit_structure(OBJECTS, [], codec(), replace(TINY, out=tmp_path / "killed"))
     assert torch.equal(weights(resumed), weights(whole))
 
 
@@ -149,16 +149,16 @@ def test_the_mirror_image_has_latents_of_its_own() -> None:
 def test_the_true_pose_has_no_error() -> None:
     rng = torch.Generator().manual_seed(0)
     batch = structure_batch(OBJECTS, [(0, 0), (1, 0), (2, 1)], 3, 28, CLEAN, rng)
-    figures = pose_figures(dict(batch.layout), batch)
-    assert figures["rotation"] < 0.1
-    assert abs(figures["size_factor"] - 1) < 1e-4
-    assert figures["place"] < 1e-4
+    scores = pose_scores(dict(batch.layout), batch)
+    assert scores["rotation"] < 0.1
+    assert abs(scores["size_factor"] - 1) < 1e-4
+    assert scores["place"] < 1e-4
     r, t, s = batch.placement
     turn = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
     wrong = encode_pose(turn @ r, t, 2 * s[:, None].expand(-1, 3), *batch.normaliser)
-    figures = pose_figures(wrong, batch)
-    assert abs(figures["rotation"] - 90) < 0.1
-    assert abs(figures["size_factor"] - 2) < 1e-4
+    scores = pose_scores(wrong, batch)
+    assert abs(scores["rotation"] - 90) < 0.1
+    assert abs(scores["size_factor"] - 2) < 1e-4
 
 
 def test_fscore_of_known_shapes() -> None:

@@ -19,8 +19,7 @@ from loci.train.structure.vae import (
     reconstruction_loss,
     voxel_iou,
 )
-from loci.train.structure.vae_data import Shapes, ShapeVariety
-from loci.train.trainer import LearningRate, TrainingBudget
+from loci.train.structure.vae_data import ShapeAugmentation, Shapes
 from tests.train.killing import killed
 
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
@@ -28,10 +27,13 @@ pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 TINY = StructureVAETraining(
     encoder=StructureEncoderConfig(4, (16, 8), fold=2, middle_blocks=0),
     decoder=StructureDecoderConfig(4, (16, 8, 4), 1, 0),
-    variety=ShapeVariety(primitives=0.3),
-    budget=TrainingBudget(steps=6),
-    rate=LearningRate(peak=5e-3, warmup_steps=5),
-    batch=4,
+    augmentation=ShapeAugmentation(primitives=0.3),
+    steps=6,
+    learning_rate=5e-3,
+    warmup_steps=5,
+    hold=0.0,
+    batch_size=4,
+    precision="float32",
     log_seconds=0,
     evaluate_seconds=1e9,
     checkpoint_seconds=0,
@@ -53,10 +55,9 @@ def weights(codec: StructureVAE) -> torch.Tensor:
 
 def test_it_learns_and_saves(tmp_path: Path) -> None:
     shapes = boxes()
-    still = ShapeVariety(primitives=0.0, changed=0.0)
-    config = replace(TINY, budget=TrainingBudget(steps=60), variety=still, ema=0.9)
-    config = replace(config, rate=LearningRate(peak=5e-3, warmup_steps=5, hold=0.5))
-    codec = fit_structure_vae(shapes, shapes, tmp_path, config)
+    still = ShapeAugmentation(primitives=0.0, changed=0.0)
+    config = replace(TINY, out=tmp_path, steps=60, augmentation=still, ema_decay=0.9, hold=0.5)
+    codec = fit_structure_vae(shapes, shapes, config)
     truth = torch.stack([shapes.plain(i) for i in range(4)])
     assert voxel_iou(codec.reconstruct(truth[:, None].float()), truth).mean() > 0.5
     encoder = StructureEncoder.from_pretrained(tmp_path / "final" / "structure_encoder")
@@ -72,7 +73,7 @@ def test_it_learns_and_saves(tmp_path: Path) -> None:
 
 def test_scaling_the_latents_changes_nothing_that_is_decoded() -> None:
     codec = StructureVAE(TINY).requires_grad_(False)
-    shapes = boxes().batch(2, ShapeVariety(), torch.Generator().manual_seed(0))
+    shapes = boxes().batch(2, ShapeAugmentation(), torch.Generator().manual_seed(0))
     before = codec.encoder(shapes)
     logits = codec.decoder(before.mean)
     deviation = torch.tensor([0.5, 2.0, 1.0, 4.0])
@@ -88,7 +89,7 @@ def test_every_weight_gets_a_gradient() -> None:
     with torch.no_grad():
         for p in codec.parameters():  # Some begin at 0 and would let nothing through
             p.add_(0.02 * torch.randn_like(p))
-    shapes = boxes().batch(2, ShapeVariety(), torch.Generator().manual_seed(0))
+    shapes = boxes().batch(2, ShapeAugmentation(), torch.Generator().manual_seed(0))
     error, divergence = codec(shapes, torch.Generator().manual_seed(1))
     (error + divergence).backward()
     without = [n for n, p in codec.named_parameters() if p.grad is None or not p.grad.any()]
@@ -97,11 +98,11 @@ def test_every_weight_gets_a_gradient() -> None:
 
 def test_a_killed_run_goes_on_as_if_never_killed(tmp_path: Path) -> None:
     shapes = boxes()
-    whole = fit_structure_vae(shapes, shapes, tmp_path / "whole", TINY)
+    whole = fit_structure_vae(shapes, shapes, replace(TINY, out=tmp_path / "whole"))
     with killed(after=3):
-        fit_structure_vae(shapes, shapes, tmp_path / "killed", TINY)
+        fit_structure_vae(shapes, shapes, replace(TINY, out=tmp_path / "killed"))
     assert not (tmp_path / "killed" / "final").exists()
-    resumed = fit_structure_vae(shapes, shapes, tmp_path / "killed", TINY)
+    resumed = fit_structure_vae(shapes, shapes, replace(TINY, out=tmp_path / "killed"))
     assert torch.equal(weights(resumed), weights(whole))
 
 

@@ -1,6 +1,6 @@
 import torch
 
-from loci.train.structure.vae_data import Shapes, ShapeVariety, coarser, voxel_pictures
+from loci.train.structure.vae_data import ShapeAugmentation, Shapes, draw_voxels, max_pool_voxels
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -34,7 +34,7 @@ def pieces(shape: torch.Tensor) -> int:
 
 def test_primitives_are_no_objects_and_differ() -> None:
     shapes = Shapes([hollow_box()])
-    drawn = shapes.batch(4, ShapeVariety(primitives=1.0), rng())[:, 0] > 0
+    drawn = shapes.batch(4, ShapeAugmentation(primitives=1.0), rng())[:, 0] > 0
     assert drawn.flatten(1).any(dim=1).all()
     assert len({*map(bytes, drawn.flatten(1).numpy())}) == 4
     own = {*map(bytes, (s.contiguous().numpy() for s in symmetries(shapes.plain(0))))}
@@ -44,8 +44,8 @@ def test_primitives_are_no_objects_and_differ() -> None:
 def test_an_unchanged_object_is_its_own_voxels() -> None:
     fine = hollow_box()
     shapes = Shapes([fine])
-    assert torch.equal(shapes.plain(0), coarser(fine, 2))
-    still = ShapeVariety(primitives=0.0, changed=0.0)
+    assert torch.equal(shapes.plain(0), max_pool_voxels(fine, 2))
+    still = ShapeAugmentation(primitives=0.0, changed=0.0)
     for drawn in shapes.batch(8, still, rng()):
         same = [torch.equal(drawn[0] > 0, candidate) for candidate in symmetries(shapes.plain(0))]
         assert any(same)
@@ -59,13 +59,13 @@ def symmetries(shape: torch.Tensor) -> list[torch.Tensor]:
 def test_a_changed_object_keeps_its_surface_closed() -> None:
     shapes = Shapes([hollow_box()])
     assert pieces(shapes.plain(0)) == 2
-    changed = shapes.batch(8, ShapeVariety(primitives=0.0, changed=1.0), rng())
+    changed = shapes.batch(8, ShapeAugmentation(primitives=0.0, changed=1.0), rng())
     assert [pieces(drawn[0] > 0) for drawn in changed] == [2] * 8
 
 
 def test_the_same_numbers_make_the_same_batch() -> None:
     shapes = Shapes([hollow_box()])
-    one, two = (shapes.batch(4, ShapeVariety(), rng(3)) for _ in range(2))
+    one, two = (shapes.batch(4, ShapeAugmentation(), rng(3)) for _ in range(2))
     assert torch.equal(one, two)
 
 
@@ -73,8 +73,8 @@ def test_a_picture_shows_the_side_that_is_looked_at() -> None:
     slab = torch.zeros(2, 8, 8, 8, dtype=torch.bool)
     slab[0, :, :, 6:] = True
     slab[1, :, :, :2] = True
-    upper, lower = voxel_pictures(slab, size=32)[:, 0] < 1
+    upper, lower = draw_voxels(slab, size=32)[:, 0] < 1
     rows = torch.arange(32.0)[:, None]
     assert (rows * upper).sum() / upper.sum() < 16 < (rows * lower).sum() / lower.sum()
-    empty = voxel_pictures(torch.zeros(1, 8, 8, 8, dtype=torch.bool), size=16)
+    empty = draw_voxels(torch.zeros(1, 8, 8, 8, dtype=torch.bool), size=16)
     assert (empty == 1).all()

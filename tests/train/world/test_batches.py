@@ -5,9 +5,14 @@ import pytest
 import torch
 
 from loci.data.recordings import LatentWalks
-from loci.train.world.batches import SPAN_LATENTS, Recipe, draw
+from loci.train.world.batches import SPAN_LATENTS, HistorySpec, draw_batch
 
-RECIPES = [Recipe((3, 0, 0), 1), Recipe((2, 2, 0), 3), Recipe((1, 0, 1), 1), Recipe((0, 0, 0), 2)]
+HISTORIES = [
+    HistorySpec((3, 0, 0), 1),
+    HistorySpec((2, 2, 0), 3),
+    HistorySpec((1, 0, 1), 1),
+    HistorySpec((0, 0, 0), 2),
+]
 
 
 def spinning(walks: int = 3, length: int = 160) -> LatentWalks:
@@ -20,10 +25,10 @@ def spinning(walks: int = 3, length: int = 160) -> LatentWalks:
     return LatentWalks(latents, actions, poses, poses)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_a_batch_holds_what_its_recipe_says(recipe: Recipe) -> None:
-    batch = draw(spinning(), recipe, 4, np.random.default_rng(0))
-    for level, (count, latents) in enumerate(zip(recipe.spans, SPAN_LATENTS[:3], strict=True)):
+@pytest.mark.parametrize("spec", HISTORIES)
+def test_a_batch_holds_what_its_recipe_says(spec: HistorySpec) -> None:
+    batch = draw_batch(spinning(), spec, 4, np.random.default_rng(0))
+    for level, (count, latents) in enumerate(zip(spec.spans, SPAN_LATENTS[:3], strict=True)):
         span = batch.spans[level]
         assert span.shape == (4, count, latents, 2, 4, 4)
         ends, first, last = batch.ends[level], span[:, :, 0, 0, 0, 0], span[:, :, -1, 0, 0, 0]
@@ -32,14 +37,16 @@ def test_a_batch_holds_what_its_recipe_says(recipe: Recipe) -> None:
         assert bool((ends <= batch.now[:, None]).all()), "the memory never holds the future"
         assert all(len(set(row.tolist())) == count for row in ends), "no span is taken twice"
     assert torch.equal(batch.local[:, 0, 0, 0], batch.now.float())
-    steps = torch.arange(1, 9) * recipe.stride
+    steps = torch.arange(1, 9) * spec.stride
     assert torch.equal(batch.target[:, :, 0, 0, 0], (batch.now[:, None] + steps).float())
 
 
 def test_a_whole_past_follows_the_hierarchy_at_every_length() -> None:
     walks, rng, seen = spinning(length=400), np.random.default_rng(0), set()
     for _ in range(12):
-        batch = draw(walks, Recipe(stride=2, whole=12, lengths=range(60, 500)), 2, rng, moves=0.5)
+        batch = draw_batch(
+            walks, HistorySpec(stride=2, budget=12, lengths=(60, 500)), 2, rng, moves=0.5
+        )
         now = int(batch.now[0])
         assert now % 8 == 0
         assert 60 <= now < 400 - 16
@@ -51,25 +58,31 @@ def test_a_whole_past_follows_the_hierarchy_at_every_length() -> None:
             for frame in range(end - latents, end)
         ]
         assert sorted(covered) == list(range(now)), "without gap or overlap"
-        codes = sum(batch.ends[level].shape[1] * (2 if level == 0 else 1) for level in range(4))
-        assert codes <= 12
+        tokens = sum(batch.ends[level].shape[1] * (2 if level == 0 else 1) for level in range(4))
+        assert tokens <= 12
     assert len(seen) > 6
     with pytest.raises(ValueError, match="does not fit"):
-        draw(walks, Recipe(whole=12, lengths=range(395, 500)), 1, rng)
+        draw_batch(walks, HistorySpec(budget=12, lengths=(395, 500)), 1, rng)
     with pytest.raises(ValueError, match="levels"):
-        draw(spinning(length=3000), Recipe(whole=8, lengths=range(2800, 2900)), 1, rng)
+        draw_batch(spinning(length=3000), HistorySpec(budget=8, lengths=(2800, 2900)), 1, rng)
 
 
 def test_targets_of_a_stride_have_no_single_action() -> None:
     rng = np.random.default_rng(0)
-    assert draw(spinning(), Recipe((1, 0, 0), 1), 2, rng).actions[0, 0].tolist() == [0, 3]
-    assert draw(spinning(), Recipe((1, 0, 0), 3), 2, rng).actions[0, 0].tolist() == [9, 9]
+    assert draw_batch(spinning(), HistorySpec((1, 0, 0), 1), 2, rng).actions[0, 0].tolist() == [
+        0,
+        3,
+    ]
+    assert draw_batch(spinning(), HistorySpec((1, 0, 0), 3), 2, rng).actions[0, 0].tolist() == [
+        9,
+        9,
+    ]
 
 
 def test_revisits_are_preferred_and_known() -> None:
     """On the spot, a view is hidden once seen a full turn ago and turned away from."""
     rng = np.random.default_rng(0)
-    batch = draw(spinning(), Recipe((6, 0, 0), 4), 32, rng, revisits=1.0)
+    batch = draw_batch(spinning(), HistorySpec((6, 0, 0), 4), 32, rng, revisits=1.0)
     assert batch.hidden.float().mean() > 0.4
     for i in range(32):
         turned = (batch.target_frames[i] - batch.now[i]) * 7.5
@@ -80,7 +93,7 @@ def test_revisits_are_preferred_and_known() -> None:
 
 def test_useful_spans_are_chosen_more_often_than_chance() -> None:
     rng = np.random.default_rng(0)
-    batch = draw(spinning(8, 400), Recipe((4, 0, 0), 3), 64, rng, revisits=1.0)
+    batch = draw_batch(spinning(8, 400), HistorySpec((4, 0, 0), 3), 64, rng, revisits=1.0)
     saw = 0
     for i in range(64):
         headings = batch.span_poses[0][i, ..., 0].flatten()
@@ -98,22 +111,22 @@ def test_moves_of_every_direction_are_drawn_alike() -> None:
         moves[walk, 100 + 8 * walk : 103 + 8 * walk] = 1 + torch.arange(3)
     walks = replace(walks, actions=torch.stack([moves, torch.zeros_like(moves)], dim=-1))
     rng = np.random.default_rng(0)
-    few = draw(walks, Recipe((1, 0, 0)), 300, rng, revisits=0.0, moves=0.0)
-    many = draw(walks, Recipe((1, 0, 0)), 300, rng, revisits=0.0, moves=1.0)
+    few = draw_batch(walks, HistorySpec((1, 0, 0)), 300, rng, revisits=0.0, moves=0.0)
+    many = draw_batch(walks, HistorySpec((1, 0, 0)), 300, rng, revisits=0.0, moves=1.0)
     rare = [(batch.actions[..., 0] == 3).any(dim=1).float().mean().item() for batch in (few, many)]
     assert rare[0] < 0.1
     assert rare[1] > 0.3
 
 
 def test_what_is_shown_and_what_is_asked_for_may_differ() -> None:
-    """A past of the model's own making, and the true frames as targets, within some range."""
+    """A history that the model generated, and the true frames as targets, within some range."""
     walks = spinning()
     own = replace(walks, history=-walks.latents)
-    recipe, rng = Recipe((2, 1, 0)), np.random.default_rng(0)
-    batch = draw(own, recipe, 16, rng, within=range(40, 50))
+    spec, rng = HistorySpec((2, 1, 0)), np.random.default_rng(0)
+    batch = draw_batch(own, spec, 16, rng, within=range(40, 50))
     assert bool(((batch.now >= 40) & (batch.now < 50)).all())
     assert torch.equal(batch.local[:, 0, 0, 0], -batch.now.float())
     assert bool((batch.spans[0] <= 0).all())
     assert torch.equal(batch.target[:, 0, 0, 0, 0], batch.now + 1.0)
     with pytest.raises(ValueError, match="does not fit"):
-        draw(own, recipe, 1, rng, within=range(10))
+        draw_batch(own, spec, 1, rng, within=range(10))

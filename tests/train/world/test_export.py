@@ -11,7 +11,7 @@ from loci.errors import LociError
 from loci.train.world import export as shipping
 from loci.train.world.export import export_world
 from loci.world.world import World
-from tests.world.models import randomised, reckoned
+from tests.world.models import pose_rotary_config, randomised
 
 pytest.importorskip("matplotlib", reason="the extra `train` is not installed")
 
@@ -23,7 +23,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """What the trainers of the codec and of the world leave, untrained."""
     codec, world = (tmp_path_factory.mktemp(name) for name in ("codec", "world"))
     FrameCodec(FrameCodecConfig(widths=(16,), norm_groups=4)).save_pretrained(codec / "final")
-    randomised(reckoned()).save_pretrained(world / "final")
+    randomised(pose_rotary_config()).save_pretrained(world / "final")
     for run in (codec, world):
         (run / "log.jsonl").write_text(LOG)
     return codec, world

@@ -1,62 +1,94 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from loci.errors import LociError
-from loci.train.trainer import LearningRate, TrainingBudget
-from loci.train.world.batches import Recipe
-from loci.train.world.train import TrainingStage, WorldTraining, fit_world
+from loci.train.run_directory import RunDirectory
+from loci.train.world.batches import HistorySpec, draw_batch
+from loci.train.world.train import (
+    CONFIGS,
+    TrainingStage,
+    WorldObjective,
+    WorldTraining,
+    default_stages,
+    fit_world,
+)
 from loci.world.transformer import WorldTransformer
+from tests.train.killing import killed
 from tests.train.world.test_memory_tokens import wandering
-from tests.world.models import reckoned
+from tests.world.models import pose_rotary_config
 
 pytest.importorskip("accelerate", reason="training needs the extra train")
 
 CONFIG = WorldTraining(
-    model=reckoned(),
+    model=pose_rotary_config(),
     stages=(
-        TrainingStage(0.5, (Recipe((1, 0, 0)),)),
-        TrainingStage(1.0, (Recipe((1, 1, 0)), Recipe((0, 0, 0))), keep_windows=True),
+        TrainingStage(0.5, (HistorySpec((1, 0, 0)),)),
+        TrainingStage(1.0, (HistorySpec((1, 1, 0)), HistorySpec((0, 0, 0))), freeze_windows=True),
     ),
-    budget=TrainingBudget(steps=6),
-    rate=LearningRate(peak=1e-2, warmup_steps=1),
-    batch=2,
+    steps=6,
+    learning_rate=1e-2,
+    warmup_steps=1,
+    floor=0.01,
+    hold=0.0,
+    batch_size=2,
+    precision="float32",
     log_seconds=0.0,
     checkpoint_seconds=1e9,
 )
 
 
-def weights(model: WorldTransformer) -> torch.Tensor:
+def weights(model: nn.Module) -> torch.Tensor:
     return torch.cat([p.flatten() for p in model.parameters()])
 
 
-def test_training_learns_and_saves(tmp_path: Path) -> None:
-    walks = wandering()
-    config = replace(CONFIG, budget=TrainingBudget(steps=12))
-    model = fit_world(walks, None, tmp_path / "run", config)
-    loaded = WorldTransformer.from_pretrained(tmp_path / "run" / "final")
+def objective(model: WorldTransformer, batches: int = 8) -> float:
+    """The mean loss of a model on batches that are always the same."""
+    walks, spec = wandering(), HistorySpec((1, 0, 0))
+    judged, rng = WorldObjective(model, CONFIG.logit_mean), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        losses = [
+            judged(draw_batch(walks, spec, 8, np.random.default_rng(n)), 0.1, None, rng)
+            for n in range(batches)
+        ]
+    return float(torch.stack(losses).mean())
+
+
+def test_training_lowers_the_loss_and_saves(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=40, batch_size=4, out=tmp_path, learning_rate=3e-3)
+    model = fit_world(wandering(), None, config)
+    loaded = WorldTransformer.from_pretrained(tmp_path / "final")
     assert torch.equal(weights(loaded), weights(model))
     torch.manual_seed(config.seed)
     fresh = WorldTransformer(config.model)
-    assert not torch.allclose(weights(fresh), weights(model))
-    log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
-    assert len(log) == 12
+    fresh.initialise(gate=1.0)
+    assert objective(model) < 0.95 * objective(fresh)
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in log if "loss" in line]
+    assert len(losses) == 40
+    assert np.mean(losses[-8:]) < np.mean(losses[:8])
 
 
-def test_windows_are_kept_as_they_were_and_merges_learn_on(tmp_path: Path) -> None:
-    """With a past of the model's own making among the batches."""
-    stages = (CONFIG.stages[0], replace(CONFIG.stages[1], own=0.9))
-    config = replace(CONFIG, stages=stages, budget=TrainingBudget(steps=8), ema=0.0)
+def test_frozen_windows_stay_and_merges_learn_on(tmp_path: Path) -> None:
+    """With generated histories among the batches."""
+    stages = (CONFIG.stages[0], replace(CONFIG.stages[1], self_forcing=0.9))
+    config = replace(CONFIG, stages=stages, steps=8, ema_decay=0.0, out=tmp_path)
     seen: list[dict[str, torch.Tensor]] = []
-    run = tmp_path / "run"
+    save = RunDirectory.save
 
-    def look(step: int, loss: float) -> None:
-        state = torch.load(run / "checkpoint.pt", weights_only=True)["state"]["model"]
-        seen.append({name: tensor.clone() for name, tensor in state.items()})
+    def look(run: RunDirectory, parts: dict) -> None:
+        save(run, parts)
+        state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["model"]
+        seen.append({name.removeprefix("world."): tensor for name, tensor in state.items()})
 
-    fit_world(wandering(), None, run, replace(config, checkpoint_seconds=0.0), on_step=look)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunDirectory, "save", look)
+        fit_world(wandering(), None, replace(config, checkpoint_seconds=0.0))
     before, after = seen[4], seen[7]  # both in the second stage
     assert torch.equal(
         before["latent_encoder.conv_in.weight"], after["latent_encoder.conv_in.weight"]
@@ -68,21 +100,16 @@ def test_windows_are_kept_as_they_were_and_merges_learn_on(tmp_path: Path) -> No
     )
 
 
-def test_a_killed_run_ends_where_the_whole_one_does(tmp_path: Path) -> None:
-    walks = wandering()
-    whole = fit_world(walks, None, tmp_path / "whole", CONFIG)
-
-    class Killed(Exception):
-        pass
-
-    def kill(step: int, loss: float) -> None:
-        if step == 4:
-            raise Killed
-
-    config = replace(CONFIG, checkpoint_seconds=0.0)
-    with pytest.raises(Killed):
-        fit_world(walks, None, tmp_path / "run", config, on_step=kill)
-    resumed = fit_world(walks, None, tmp_path / "run", config)
+@pytest.mark.parametrize("after", [2, 4])
+def test_a_killed_run_ends_where_the_whole_one_does(tmp_path: Path, after: int) -> None:
+    """In either stage, with rollouts of the model among the batches."""
+    stages = (CONFIG.stages[0], replace(CONFIG.stages[1], self_forcing=0.5))
+    config = replace(CONFIG, stages=stages)
+    whole = fit_world(wandering(), None, replace(config, out=tmp_path / "whole"))
+    config = replace(config, checkpoint_seconds=0.0, out=tmp_path / "run")
+    with killed(after=after):
+        fit_world(wandering(), None, config)
+    resumed = fit_world(wandering(), None, config)
     assert torch.allclose(weights(resumed), weights(whole), atol=1e-6)
 
 
@@ -90,28 +117,59 @@ def test_it_begins_with_what_another_model_has_learned(tmp_path: Path) -> None:
     torch.manual_seed(3)
     start = WorldTransformer(CONFIG.model)
     start.initialise(gate=1.0)
-    still = replace(CONFIG, budget=TrainingBudget(steps=1), rate=LearningRate(peak=1e-7))
-    model = fit_world(wandering(), None, tmp_path / "run", still, start)
+    still = replace(CONFIG, steps=1, learning_rate=1e-7, out=tmp_path / "run")
+    model = fit_world(wandering(), None, still, start)
     assert torch.allclose(weights(model), weights(start), atol=1e-5)
     other = WorldTransformer(replace(CONFIG.model, layers=CONFIG.model.layers + 1))
-    with pytest.raises(LociError, match="to begin with"):
-        fit_world(wandering(), None, tmp_path / "other", still, other)
+    with pytest.raises(LociError, match="layers=.*, expected TransformerConfig"):
+        fit_world(wandering(), None, replace(still, out=tmp_path / "other"), other)
+
+
+def test_walks_too_short_for_a_stage_are_refused_before_the_first_step(tmp_path: Path) -> None:
+    long = TrainingStage(1.0, (HistorySpec((1, 0, 0)), HistorySpec((0, 0, 3), 2)))
+    config = replace(CONFIG, stages=(CONFIG.stages[0], long), out=tmp_path / "run")
+    message = r"walks of 200 frames are too short for stage 2 of 2: .* needs at least 209"
+    with pytest.raises(LociError, match=message):
+        fit_world(wandering(length=200), None, config)
+    assert not (tmp_path / "run").exists()
+    config.check_walks(209)
+    forcing = replace(CONFIG, stages=(TrainingStage(1.0, (HistorySpec(()),), self_forcing=0.5),))
+    with pytest.raises(LociError, match=r"60 frames are too short for self-forcing in stage 1"):
+        forcing.check_walks(60)
+    deep = replace(
+        CONFIG, stages=(TrainingStage(1.0, (HistorySpec(budget=8, lengths=(64, 9000)),)),)
+    )
+    with pytest.raises(LociError, match=r"stage 1 of 1: .* in 8 tokens need levels beyond 4"):
+        deep.check_walks(3000)
+
+
+def test_a_spec_knows_the_shortest_walk_it_fits() -> None:
+    specs = [spec for stage in default_stages() for spec in stage.histories]
+    for spec in [*specs, HistorySpec((0, 0, 2), 3), HistorySpec(budget=12, lengths=(61, 500))]:
+        walks = wandering(walks=1, length=spec.length)
+        draw_batch(walks, spec, 1, np.random.default_rng(0))
+        with pytest.raises(ValueError, match="does not fit"):
+            draw_batch(
+                wandering(walks=1, length=spec.length - 1), spec, 1, np.random.default_rng(0)
+            )
+
+
+def test_named_configurations_differ_in_how_memory_is_addressed() -> None:
+    by_time, posed = CONFIGS["doom-time"].model, CONFIGS["doom"].model
+    assert by_time != posed
+    assert replace(CONFIGS["doom-time"], model=posed) == CONFIGS["doom"]
 
 
 def test_every_weight_gets_a_gradient() -> None:
-    import numpy as np
-
-    from loci.train.world.batches import draw
-    from loci.train.world.train import Objective
-
-    model = WorldTransformer(reckoned())
+    model = WorldTransformer(pose_rotary_config())
     model.initialise(gate=1.0)
     # What begins as zeros hides the gradients of what stands before it.
     torch.nn.init.normal_(model.head.head.weight, std=0.02)
     for weight in model.latent_encoder.parameters():
         if not weight.any():
             torch.nn.init.normal_(weight, std=0.02)
-    batch = draw(wandering(), Recipe((2, 1, 0)), 2, np.random.default_rng(0))
-    Objective(model, CONFIG)(batch, 0.1).backward()
+    batch = draw_batch(wandering(), HistorySpec((2, 1, 0)), 2, np.random.default_rng(0))
+    rng = torch.Generator().manual_seed(0)
+    WorldObjective(model, CONFIG.logit_mean)(batch, 0.1, None, rng).backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []

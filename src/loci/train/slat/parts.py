@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from loci.geometry.gaussians.gaussians import Gaussians
+from loci.nn.sparse.tensor import Voxels
 from loci.objects.models.slat_decoders import (
     GaussianDecoder,
     GaussianDecoderConfig,
@@ -41,6 +44,21 @@ class SlatVAE(nn.Module):
         self.encoder = SlatEncoder(config.encoder)
         self.gaussians = GaussianDecoder(config.gaussians)
         self.mesh = MeshDecoder(config.mesh)
+
+    def forward(
+        self, features: Float[Tensor, "n c"], voxels: Voxels, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor, list[Gaussians], Tensor]:
+        """Through latents drawn with `rng`, a generator on the CPU.
+
+        Returns:
+            Mean and log-variance of the latents `[n, c]`, the Gaussians of every object, and the
+            mesh decoder's channels on the voxels' children.
+        """
+        mean, log_variance = self.encoder(features, voxels)
+        noise = torch.randn(mean.shape, generator=rng).to(mean)
+        latents = mean + (0.5 * log_variance).exp() * noise
+        channels, _ = self.mesh(latents, voxels)
+        return mean, log_variance, self.gaussians.decode(latents, voxels), channels
 
     def save_pretrained(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write `latent_encoder`, `gaussian_decoder` and `mesh_decoder` into a folder."""

@@ -14,10 +14,10 @@ from torch import Tensor
 from loci.geometry.camera import Camera
 from loci.nn.sparse.tensor import Voxels
 from loci.objects.inputs.pixel_aligned import pixel_aligned
-from loci.objects.inputs.pointmap import Placement
-from loci.objects.inputs.preprocess import latent_inputs
+from loci.objects.inputs.preprocess import slat_inputs
 from loci.objects.models.slat_encoder import SlatEncoder
-from loci.objects.models.slat_flow import LatentStatistics
+from loci.objects.models.slat_flow import SlatStatistics
+from loci.objects.placement.pose import MatrixPose
 from loci.train.slat.vae_data import (
     MIRROR,
     SlatDataset,
@@ -95,12 +95,12 @@ def encode_objects(
 
 def latent_statistics(
     objects: SlatDataset, encoder: SlatEncoder, count: int = 128
-) -> LatentStatistics:
+) -> SlatStatistics:
     """Mean and deviation of each channel over the voxels of `count` objects."""
     chosen = torch.linspace(0, len(objects) - 1, min(count, len(objects))).long().tolist()
     latents = torch.cat([encode_objects([objects.items[i]], encoder).latents for i in chosen])
     std = latents.std(dim=0).clamp(min=SMALLEST_STD)
-    return LatentStatistics(tuple(latents.mean(dim=0).tolist()), tuple(std.tolist()))
+    return SlatStatistics(tuple(latents.mean(dim=0).tolist()), tuple(std.tolist()))
 
 
 def flow_batch(
@@ -126,7 +126,7 @@ def flow_batch(
         return random_view(objects, int(torch.randint(len(objects), (), generator=rng)), rng)
 
     def inputs_of(scene: SyntheticScene) -> dict[str, Tensor]:
-        return latent_inputs(scene.rgb, scene.mask, size)
+        return slat_inputs(scene.rgb, scene.mask, size)
 
     items, inputs, coordinates, aligned = [], [], [], []
     for number in torch.randperm(len(objects), generator=rng)[:count].tolist():
@@ -166,7 +166,7 @@ def perturb_pose(view: ObjectView, noise: PoseNoise, rng: torch.Generator) -> Ob
     turn = torch.linalg.matrix_exp(torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]]))
     moved = translation + noise.translation * scale * torch.randn(3, generator=rng)
     sized = scale * torch.exp(noise.scale * torch.randn((), generator=rng))
-    return view._replace(placement=Placement(rotation @ turn, moved, sized))
+    return view._replace(placement=MatrixPose(rotation @ turn, moved, sized))
 
 
 def crop_voxels(objects: EncodedObjects, count: int, rng: torch.Generator) -> EncodedObjects:

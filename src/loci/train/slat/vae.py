@@ -1,4 +1,4 @@
-"""Training of stage 2's autoencoder: what voxels hold to latents, to Gaussians and to a mesh.
+"""Training of stage 2's autoencoder: surfaces in voxels to latents, to Gaussians and to a mesh.
 
 Surface samples and stored distances teach most of it, at a small part of what renders cost; from a
 share of the budget on, renders of recorded views refine the Gaussians.
@@ -6,35 +6,39 @@ share of the budget on, renders of recorded views refine the Gaussians.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from loci.data.objects.dataset import training_folders
 from loci.geometry.gaussians.render import render_gaussians
 from loci.geometry.placing import merge_gaussians
 from loci.objects.models.slat_encoder import kl
 from loci.train.optim import MuonWithAdam
-from loci.train.precision import Precision, matmul_type, multiplying
+from loci.train.run_directory import RunDirectory
 from loci.train.slat.parts import SlatVAE, SlatVAEConfig
-from loci.train.slat.vae_data import SlatDataset, disturbed, slat_vae_batch, varied
-from loci.train.slat.vae_evaluate import evaluate_slat_vae, gaussian_losses, mesh_losses
-from loci.train.trainer import (
-    Ema,
-    LearningRate,
-    RunDirectory,
-    TrainingBudget,
-    TrainState,
-    means,
-    step_generator,
+from loci.train.slat.vae_data import (
+    SlatDataset,
+    SlatVAEBatch,
+    TargetView,
+    augment,
+    corrupt_voxels,
+    slat_vae_batch,
 )
+from loci.train.slat.vae_evaluate import evaluate_slat_vae
+from loci.train.slat.vae_losses import gaussian_losses, mesh_losses
+from loci.train.trainer import Step, Task, Trainer, TrainerConfig
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What each part of the loss counts for; see `train.codec_losses`."""
+    """Of the parts of the loss; see `loci.train.slat.vae_losses`. `picture` and `cover` are the
+    errors of colour and alpha of a render."""
 
     likelihood: float = 0.3
     color: float = 6.0
@@ -49,127 +53,135 @@ class LossWeights:
 
 
 @dataclass(frozen=True)
-class SlatVAETraining:
-    """How to train. `rendered_from` is the share of the budget after which every step renders a
-    view, `pixels` its side; `disturbance` the largest share of voxels lost or wrong, `motley` that
-    of objects whose voxels have a colour each."""
+class SlatVAETraining(TrainerConfig):
+    """How to train the autoencoder; the default sizes are those of `home`.
 
+    Attributes:
+        parts: sizes of the encoder and the two decoders.
+        weights: of the parts of the loss.
+        samples: of the surface, of every object in a batch.
+        corruption: largest share of voxels that are lost or wrong.
+        recolored_voxels: share of the objects with a random colour at every voxel.
+        render_from: share of the budget after which every step renders a view.
+        render_size: of that view, in pixels.
+        evaluation_objects: held-out objects to evaluate on.
+    """
+
+    data: Path = Path("runs/objects")
+    out: Path = Path("runs/slat_vae")
     parts: SlatVAEConfig = SlatVAEConfig()
     weights: LossWeights = LossWeights()
-    budget: TrainingBudget = TrainingBudget(minutes=20)
-    rate: LearningRate = LearningRate(peak=1.5e-3, warmup_steps=50, hold=0.4)
-    batch: int = 2
+    minutes: float = 20.0
+    learning_rate: float = 1.5e-3
+    warmup_steps: int = 50
+    hold: float = 0.4
+    batch_size: int = 2
     samples: int = 4096
-    disturbance: float = 0.1
-    motley: float = 0.5
-    rendered_from: float = 0.35
-    pixels: int = 128
-    ema: float = 0.995
-    clip_gradient: float = 1.0
-    examined: int = 8
+    corruption: float = 0.1
+    recolored_voxels: float = 0.5
+    render_from: float = 0.35
+    render_size: int = 128
+    ema_decay: float = 0.995
+    evaluation_objects: int = 8
     log_seconds: float = 20.0
-    exam_seconds: float = 400.0
-    checkpoint_seconds: float = 120.0
-    seed: int = 0
-    precision: Precision = "float32"
+    evaluate_seconds: float = 400.0
 
 
-def fit_slat_vae(
-    train: SlatDataset, test: SlatDataset, out: Path, config: SlatVAETraining | None = None
-) -> SlatVAE:
-    """Train, examine on `test`, and save the averaged parts under `out/final`.
+CONFIGS = {"home": SlatVAETraining()}
 
-    A run that was killed goes on from its last checkpoint. Returns the parts in evaluation mode.
+
+def train_slat_vae(config: SlatVAETraining) -> SlatVAE:
+    """Train on the objects in `data/train` and, if there, `data/more`, evaluate on those in
+    `data/test`, and save the averaged parts to `out/final`. A run that was stopped goes on from its
+    last checkpoint.
+
+    Raises:
+        LociError: on unusable data or directories.
     """
-    config = config or SlatVAETraining()
-    run, dtype = RunDirectory(out), matmul_type(config.precision)
-    torch.manual_seed(config.seed)
-    model = SlatVAE(config.parts)
-    optimizer = MuonWithAdam(model, ("blocks.", "upsample."), config.rate.peak, dtype=dtype)
-    ema = Ema(model, config.ema)
-    learner = TrainState(model, optimizer, ema)
-    learner.resume(run)
-    logged: list[dict[str, float]] = []
-
-    run.start_clock()
-    while (fraction := config.budget.fraction(run.step, run.seconds)) < 1:
-        rate = config.rate.apply(optimizer, run.step, fraction)
-        rng = step_generator(config.seed, run.step)
-        losses = step_losses(model, train, config, rng, fraction >= config.rendered_from, dtype)
-        total = sum(getattr(config.weights, name) * loss for name, loss in losses.items())
-        assert isinstance(total, Tensor)
-        optimizer.zero_grad()
-        total.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
-        optimizer.step()
-        ema.update(model)
-        run.tick(total.item())
-        logged.append({"loss": total.item()} | {name: x.item() for name, x in losses.items()})
-        if run.due("log", config.log_seconds):
-            run.log(**means(logged), rate=rate)
-            logged.clear()
-        if run.due("exam", config.exam_seconds):
-            run.log(**evaluate_slat_vae(averaged(ema, config), test, config.examined, run))
-        if run.due("checkpoint", config.checkpoint_seconds):
-            learner.save(run)
-    learner.save(run)
-    final = averaged(ema, config)
-    run.log(**evaluate_slat_vae(final, test, config.examined, run), final=True)
-    final.save_pretrained(run.path / "final")
-    return final
+    train = SlatDataset.load(*training_folders(config.data))
+    return fit_slat_vae(train, SlatDataset.load(config.data / "test"), config)
 
 
-def step_losses(
-    model: SlatVAE,
+def fit_slat_vae(train: SlatDataset, test: SlatDataset, config: SlatVAETraining) -> SlatVAE:
+    """`train_slat_vae` on objects already in memory."""
+    trainer = Trainer(config)
+    return trainer.fit(SlatVAETask(config, train, test, trainer))
+
+
+class RenderedBatch(NamedTuple):
+    """Objects, and perhaps a view of the first of them and the background to render it over."""
+
+    objects: SlatVAEBatch
+    target: TargetView | None = None
+    background: Float[Tensor, "3"] | None = None
+
+
+class SlatVAETask(Task[SlatVAE]):
+    """Augmented objects, the autoencoder, and held-out objects to evaluate it on."""
+
+    def __init__(
+        self, config: SlatVAETraining, train: SlatDataset, test: SlatDataset, trainer: Trainer
+    ) -> None:
+        self.config, self.train, self.test = config, train, test
+        self.model = SlatVAE(config.parts).to(trainer.device)
+        self.optimizer = MuonWithAdam(
+            self.model, ("blocks.", "upsample."), config.learning_rate, dtype=trainer.dtype
+        )
+
+    def batch(self, step: Step) -> RenderedBatch:
+        render = step.progress >= self.config.render_from
+        return draw_objects(self.train, self.config, step.rng, render, step.device)
+
+    def loss(self, model: Callable[..., tuple], batch: RenderedBatch, step: Step):
+        losses = slat_vae_losses(model, batch, self.config, step.rng)
+        weights = asdict(self.config.weights)
+        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        return {"loss": total, **losses}
+
+    def evaluate(self, model: SlatVAE, run: RunDirectory) -> dict[str, float]:
+        return evaluate_slat_vae(model, self.test, self.config.evaluation_objects, run)
+
+    def save(self, model: SlatVAE, folder: Path) -> None:
+        model.save_pretrained(folder)
+
+
+def draw_objects(
     train: SlatDataset,
     config: SlatVAETraining,
     rng: torch.Generator,
     render: bool,
-    dtype: torch.dtype = torch.float32,
-) -> dict[str, Tensor]:
-    """The parts of one step's loss on randomly chosen, turned and recoloured objects.
-
-    The networks multiply in `dtype`; what is made of their outputs is measured in float32.
-    """
-    chosen = torch.randperm(len(train), generator=rng)[: config.batch].tolist()
-    # What is rendered keeps its colours and its place; the others are varied.
+    device: torch.device,
+) -> RenderedBatch:
+    """Random objects, turned, recoloured and with some voxels wrong; with `render`, the first as
+    it is, and one of its views."""
+    chosen = torch.randperm(len(train), generator=rng)[: config.batch_size].tolist()
     items = [train.items[number] for number in chosen]
     items = [
-        item if render and i == 0 else varied(item, config.motley, rng)
+        item if render and i == 0 else augment(item, config.recolored_voxels, rng)
         for i, item in enumerate(items)
     ]
-    items = [disturbed(item, config.disturbance, rng) for item in items]
-    batch = slat_vae_batch(items, config.samples, rng)
-    with multiplying(dtype):
-        mean, log_variance = model.encoder(batch.features, batch.voxels)
-        noise = torch.randn(mean.shape, generator=rng)
-        latents = mean + (0.5 * log_variance).exp() * noise
-        decoded = model.gaussians.decode(latents, batch.voxels)
-        feats, _ = model.mesh(latents, batch.voxels)
+    items = [corrupt_voxels(item, config.corruption, rng) for item in items]
+    objects = slat_vae_batch(items, config.samples, rng).to(device)
+    if not render:
+        return RenderedBatch(objects)
+    view = int(torch.randint(train.views, (), generator=rng))
+    target = train.view(chosen[0], view).target(config.render_size).to(device)
+    return RenderedBatch(objects, target, torch.rand(3, generator=rng).to(device))
+
+
+def slat_vae_losses(
+    model: Callable[..., tuple], batch: RenderedBatch, config: SlatVAETraining, rng: torch.Generator
+) -> dict[str, Tensor]:
+    """The parts of the loss, unweighted, in float32."""
+    objects = batch.objects
+    mean, log_variance, gaussians, channels = model(objects.features, objects.voxels, rng)
     side = config.parts.gaussians.torso.resolution
-    losses = gaussian_losses(merge_gaussians(decoded), batch, side)
-    losses |= mesh_losses(feats, batch, config.parts.mesh.resolution)
+    losses = gaussian_losses(merge_gaussians(gaussians), objects, side)
+    losses |= mesh_losses(channels, objects, config.parts.mesh.resolution)
     losses["kl"] = kl(mean, log_variance)
-    if render:
-        view = int(torch.randint(train.views, (), generator=rng))
-        seen = train.recorded(chosen[0], view).seen(config.pixels)
-        behind = torch.rand(3, generator=rng)
-        drawn = render_gaussians(decoded[0], seen.camera, config.pixels, behind)
-        losses["picture"] = (drawn.colour - seen.over(behind)).abs().mean()
-        losses["cover"] = (drawn.alpha - seen.alpha).abs().mean()
+    if batch.target is not None and batch.background is not None:
+        target, background = batch.target, batch.background
+        render = render_gaussians(gaussians[0], target.camera, config.render_size, background)
+        losses["picture"] = (render.colour - target.over(background)).abs().mean()
+        losses["cover"] = (render.alpha - target.alpha).abs().mean()
     return losses
-
-
-def averaged(ema: Ema, config: SlatVAETraining) -> SlatVAE:
-    """The averaged parts, in evaluation mode."""
-    parts = SlatVAE(config.parts)
-    ema.copy_to(parts)
-    return parts.eval().requires_grad_(False)
-
-
-def train_slat_vae(data: Path, out: Path, config: SlatVAETraining | None = None) -> SlatVAE:
-    """`fit_slat_vae` on the objects in `data/train` and, if there, `data/more`, examined on
-    those in `data/test`."""
-    return fit_slat_vae(
-        SlatDataset.load(*training_folders(data)), SlatDataset.load(data / "test"), out, config
-    )

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from loci.data.objects.dataset import ObjectRecord, ObjectSet
 from loci.geometry.camera import Camera
 from loci.nn.sparse.tensor import Voxels
-from loci.objects.inputs.pointmap import Placement
 from loci.objects.models.slat_encoder import CELLS, cells, corner_distances, surface_features
+from loci.objects.placement.pose import MatrixPose
 from loci.train.structure.data import floor_height
 from loci.train.structure.scenes import ObjectView
 
@@ -100,7 +100,7 @@ def _read_view(record: ObjectRecord, view: int, floor: float) -> SlatView:
         record.read_row(name, view) for name in ("rotation", "translation", "scale")
     )
     depth, fov = record.read_row("depth", view).float(), float(record.read_row("fov", view))
-    placement = Placement(rotation, translation, scale)
+    placement = MatrixPose(rotation, translation, scale)
     return SlatView(ObjectView(rgba[:3], rgba[3:], depth, fov, placement, floor), even)
 
 

@@ -1,112 +1,16 @@
-"""What decoded Gaussians and mesh channels should be, told by samples of the true surface.
-
-No renderer takes part: samples say where colour lies, stored distances where the surface is. A
-rendered view costs as much as a whole batch of this, and refines it (`train.latent_codec`).
-"""
+"""Evaluation of stage 2's autoencoder on held-out objects: renders and meshes, not losses."""
 
 from __future__ import annotations
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
-from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.gaussians.render import render_gaussians
 from loci.geometry.mesh.distance import mesh_points, surface_distance
-from loci.geometry.mesh.from_features import CHANNELS
-from loci.objects.models.slat_encoder import SDF_REACH, cell_corners
-from loci.objects.placement.pose import quaternion_matrix
+from loci.train.run_directory import RunDirectory
 from loci.train.slat.parts import SlatVAE
-from loci.train.slat.vae_data import SeenView, SlatDataset, SlatVAEBatch, slat_vae_batch
-from loci.train.trainer import RunDirectory
-
-BLUR = 0.08
-"""Deviation added to Gaussians when samples judge them, in voxels: flat surfaces would make
-their likelihood infinite."""
-
-
-def gaussian_losses(gaussians: Gaussians, batch: SlatVAEBatch, side: int) -> dict[str, Tensor]:
-    """Every voxel's Gaussians as a mixture that its samples were drawn from.
-
-    Args:
-        gaussians: of the whole batch, voxel by voxel.
-        batch: its samples.
-        side: voxels along the grid's side.
-
-    Returns:
-        likelihood: mean negative logarithm, lengths in voxels, per dimension.
-        color: mean absolute error, each sample's Gaussians weighted by how likely they gave it.
-        opacity: of voxels with samples towards 1, of those without towards 0.
-    """
-    count = len(gaussians) // len(batch.voxels)
-    owner = batch.owner
-    centres, scales, colors, logits = (
-        part.unflatten(0, (-1, count))
-        for part in (
-            gaussians.positions,
-            gaussians.scales,
-            gaussians.colors,
-            gaussians.opacity_logits,
-        )
-    )
-    axes = quaternion_matrix(gaussians.rotations).unflatten(0, (-1, count))
-    away = (batch.samples[:, None, :3] - centres[owner]) * side
-    along = (away[:, :, None] @ axes[owner])[:, :, 0]
-    variance = ((scales * side).square() + BLUR**2)[owner]
-    exponent = -0.5 * (along.square() / variance + variance.log()).sum(-1)
-    weight = exponent.softmax(dim=1).detach()
-    error = (colors[owner] - batch.samples[:, None, 6:]).abs().mean(-1)
-    target = batch.filled.float()[:, None].expand_as(logits)
-    return {
-        "likelihood": -exponent.logsumexp(dim=1).mean() / 3,
-        "color": (weight * error).sum(1).mean(),
-        "opacity": F.binary_cross_entropy_with_logits(logits, target),
-    }
-
-
-def mesh_losses(
-    feats: Float[Tensor, "n8 101"], batch: SlatVAEBatch, resolution: int
-) -> dict[str, Tensor]:
-    """The mesh decoder's channels on the cells of the batch's voxels.
-
-    Args:
-        feats: of `batch.voxels.finer`, distances in cells.
-        batch: its distances and samples.
-        resolution: cells along the grid's side.
-
-    Returns:
-        sdf: mean absolute error at the corners, distances clipped.
-        zero: mean absolute distance, interpolated, at the samples.
-        paint: mean absolute error of colours and normals there.
-        regular: mean square of what bends the cubes: shifts and weights.
-    """
-    sdf, deform, weights, colors = feats.split(list(CHANNELS.values()), dim=1)
-    sdf = sdf - 1 / resolution  # the bias with which a mesh is extracted
-    truth = cell_corners(batch.corners)
-    reach = sdf.clamp(-SDF_REACH, SDF_REACH)
-    # Clipping has no gradient for what lies beyond; there only the wrong side is worth one.
-    beyond = F.relu(sdf.abs() - SDF_REACH)
-    share = corner_shares(batch.place)
-    rows = batch.fine_owner
-    at_samples = (share * sdf[rows]).sum(1)
-    painted = (share[:, :, None] * torch.sigmoid(colors.unflatten(1, (8, 6)))[rows]).sum(1)
-    paint = torch.cat([batch.samples[:, 6:], (batch.samples[:, 3:6] + 1) / 2], dim=1)
-    return {
-        "sdf": (reach - truth).abs().mean() + beyond.mean(),
-        "zero": at_samples.abs().mean(),
-        "paint": (painted - paint).abs().mean(),
-        "regular": deform.square().mean() + weights.square().mean(),
-    }
-
-
-def corner_shares(place: Float[Tensor, "m 3"]) -> Float[Tensor, "m 8"]:
-    """Trilinear weights of a cell's corners, x fastest, for places in [-1, 1]."""
-    high = (place + 1) / 2
-    corner = torch.arange(8, device=place.device)
-    bits = torch.stack([corner & 1, corner >> 1 & 1, corner >> 2 & 1], dim=1).bool()
-    return torch.where(bits, high[:, None], 1 - high[:, None]).prod(dim=-1)
-
+from loci.train.slat.vae_data import SlatDataset, TargetView, slat_vae_batch
 
 POINTS = 4096
 PIXELS = 128
@@ -123,33 +27,34 @@ def evaluate_slat_vae(
     psnr is that of renders of the Gaussians over white, in dB; chamfer (object's frame) and
     f_score (at 0.05) are those of the mesh against surface samples.
     """
-    psnrs, distances, above, below = [], [], [], []
-    for number in spread(len(test), count):
+    device = next(parts.parameters()).device
+    psnrs, distances, true, rendered = [], [], [], []
+    for number in evenly_spaced(len(test), count):
         rng = torch.Generator().manual_seed(number)
-        batch = slat_vae_batch([test.items[number]], POINTS, rng)
+        batch = slat_vae_batch([test.items[number]], POINTS, rng).to(device)
         latents = parts.encoder(batch.features, batch.voxels)[0]
         gaussians = parts.gaussians.decode(latents, batch.voxels)[0]
-        for view in spread(test.views, VIEWS):
-            seen = test.recorded(number, view).seen(PIXELS)
-            drawn = render_gaussians(gaussians, seen.camera, PIXELS, WHITE).colour
-            psnrs.append(picture_psnr(drawn, seen))
-            above.append(seen.over(WHITE))
-            below.append(drawn)
+        for view in evenly_spaced(test.views, VIEWS):
+            target = test.view(number, view).target(PIXELS).to(device)
+            render = render_gaussians(gaussians, target.camera, PIXELS, WHITE).colour
+            psnrs.append(render_psnr(render, target))
+            true.append(target.over(WHITE))
+            rendered.append(render)
         mesh = parts.mesh.decode(latents, batch.voxels)[0]
         distances.append(surface_distance(mesh_points(mesh, POINTS, rng), batch.samples[:, :3]))
-    run.sheet("codec", sheet_rows(above, below))
+    run.sheet("codec", sheet_rows(true, rendered))
     scores = zip(*distances, strict=True)
     chamfer, f_score = (sum(values) / len(values) for values in scores)
     return {"psnr": sum(psnrs) / len(psnrs), "chamfer": chamfer, "f_score": f_score}
 
 
-def picture_psnr(drawn: Float[Tensor, "3 s s"], seen: SeenView) -> float:
+def render_psnr(render: Float[Tensor, "3 s s"], target: TargetView) -> float:
     """Peak signal-to-noise ratio over white, of the whole picture, in dB."""
-    error = (drawn.clamp(0, 1) - seen.over(WHITE)).square().mean()
+    error = (render.clamp(0, 1) - target.over(WHITE)).square().mean()
     return float(-10 * torch.log10(error.clamp(min=1e-10)))
 
 
-def spread(total: int, count: int) -> list[int]:
+def evenly_spaced(total: int, count: int) -> list[int]:
     """`count` numbers spread evenly over range(total), or all of them."""
     return torch.linspace(0, total - 1, min(count, total)).long().tolist()
 

@@ -17,32 +17,38 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loci.data.objects.dataset import ObjectRecord, ObjectSet
-from loci.objects.inputs.pointmap import Placement, nominal_pose, nominal_scene
+from loci.objects.inputs.pointmap import nominal_scene
 from loci.objects.inputs.preprocess import StructureInputs, square_crop, structure_inputs
 from loci.objects.models.condition import POINTMAPS, FuserConfig
-from loci.objects.placement.pose import encode_pose
-from loci.train.structure.scenes import SceneVariety, Sight, SyntheticScene, Views, pictured
+from loci.objects.placement.pose import MatrixPose, encode_pose, nominal_pose
+from loci.train.structure.scenes import (
+    ObjectView,
+    ObjectViews,
+    SceneAugmentation,
+    SyntheticScene,
+    random_scene,
+)
 
 GRID = 16
 """Cells along the side of a crop; what is shown in one of them has one place."""
 
 
-def coordinates_in_crop(sight: Sight, scene: SyntheticScene) -> Float[Tensor, "4 g g"]:
+def crop_coordinates(view: ObjectView, scene: SyntheticScene) -> Float[Tensor, "4 g g"]:
     """Mean place of what the crop shows in each cell, and how much of the cell is
     the object, unhidden and inside the mask.
 
     Places are in the object's frame, in [-0.5, 0.5].
     """
-    r, t, s = sight.placement
-    shown = (sight.alpha > 0.5) & (scene.mask > 0.5) & sight.depth.isfinite()
-    camera = sight.rays() * torch.where(shown, sight.depth, 0.0)
+    r, t, s = view.placement
+    shown = (view.alpha > 0.5) & (scene.mask > 0.5) & view.depth.isfinite()
+    camera = view.rays() * torch.where(shown, view.depth, 0.0)
     places = torch.einsum("chw,dc->dhw", camera - t[:, None, None], r) / s
     held = torch.cat([places * shown, shown.float()])
     pooled = F.adaptive_avg_pool2d(square_crop(held, scene.mask), GRID)
     return torch.cat([pooled[:3] / pooled[3:].clamp(min=1e-6), pooled[3:]])
 
 
-class CoordinateReader(nn.Module):
+class CoordinateHead(nn.Module):
     """Reads the places off the tokens of the crop's patches, each by itself.
 
     Args:
@@ -95,11 +101,11 @@ def _turned(places: Float[Tensor, "b 3 g g"], quarters: int) -> Float[Tensor, "b
 Rng = torch.Generator
 
 
-class ViewedObject(NamedTuple):
+class StructureObject(NamedTuple):
     """An object's renders and the voxels that it occupies."""
 
     name: str
-    views: Views
+    views: ObjectViews
     occupancy: Bool[Tensor, "r r r"]
 
 
@@ -124,7 +130,7 @@ class StructureBatch(NamedTuple):
     objects: Int[Tensor, "b"]
     mirrored: Bool[Tensor, "b"]
     normaliser: tuple[Tensor, Tensor]
-    placement: Placement
+    placement: MatrixPose
 
     @property
     def with_pointmap(self) -> int:
@@ -148,17 +154,19 @@ class _Sample(NamedTuple):
     mirrored: bool
     scale: Tensor
     shift: Tensor
-    placement: Placement
+    placement: MatrixPose
 
 
-def viewed_objects(objects: ObjectSet, resolution: int = 32) -> list[ViewedObject]:
+def load_structure_objects(objects: ObjectSet, resolution: int = 32) -> list[StructureObject]:
     """All objects of a set; their renders stay on disk until they are drawn."""
     viewed = []
     for i, record in enumerate(objects.records):
         occupancy = objects.occupancy(i, resolution)
-        placement = Placement(*(record.read(name) for name in Placement._fields))
-        views = Views(partial(_render, record), record.read("fov"), placement, lowest(occupancy))
-        viewed.append(ViewedObject(record.name, views, occupancy))
+        placement = MatrixPose(*(record.read(name) for name in MatrixPose._fields))
+        views = ObjectViews(
+            partial(_render, record), record.read("fov"), placement, floor_height(occupancy)
+        )
+        viewed.append(StructureObject(record.name, views, occupancy))
     return viewed
 
 
@@ -166,26 +174,26 @@ def _render(record: ObjectRecord, view: int) -> tuple[Tensor, Tensor]:
     return record.read_row("rgba", view), record.read_row("depth", view)
 
 
-def lowest(occupancy: Bool[Tensor, "r r r"]) -> float:
+def floor_height(occupancy: Bool[Tensor, "r r r"]) -> float:
     """Height of the lower side of the lowest voxel, in the object's frame."""
     return int(torch.nonzero(occupancy.any(dim=0).any(dim=0))[0]) / occupancy.shape[-1] - 0.5
 
 
 def structure_batch(
-    objects: Sequence[ViewedObject],
+    objects: Sequence[StructureObject],
     chosen: Sequence[tuple[int, int]],
     with_pointmap: int,
     size: int,
-    variety: SceneVariety,
+    augmentation: SceneAugmentation,
     rng: Rng,
 ) -> StructureBatch:
     """The given (object, view) pairs in random pictures; the first ones with their pointmap."""
     samples = [
-        _sample(objects, pair, number < with_pointmap, size, variety, rng)
+        _sample(objects, pair, number < with_pointmap, size, augmentation, rng)
         for number, pair in enumerate(chosen)
     ]
     first = samples[:with_pointmap]
-    placement = Placement(
+    placement = MatrixPose(
         *(torch.stack(part) for part in zip(*(s.placement for s in samples), strict=True))
     )
     scale, shift = (torch.stack([getattr(s, part) for s in samples]) for part in ("scale", "shift"))
@@ -203,41 +211,41 @@ def structure_batch(
     )
 
 
-def random_pairs(objects: Sequence[ViewedObject], count: int, rng: Rng) -> list[tuple[int, int]]:
+def random_pairs(objects: Sequence[StructureObject], count: int, rng: Rng) -> list[tuple[int, int]]:
     """Objects, all alike likely, and one view of each."""
     chosen = torch.randint(len(objects), (count,), generator=rng).tolist()
     return [(i, int(torch.randint(len(objects[i].views), (), generator=rng))) for i in chosen]
 
 
 def _sample(
-    objects: Sequence[ViewedObject],
+    objects: Sequence[StructureObject],
     pair: tuple[int, int],
     with_pointmap: bool,
     size: int,
-    variety: SceneVariety,
+    augmentation: SceneAugmentation,
     rng: Rng,
 ) -> _Sample:
-    index, view = pair
-    sight = objects[index].views.sight(view)
-    mirrored = float(torch.rand((), generator=rng)) < variety.mirrored
-    sight = sight.mirrored() if mirrored else sight
+    index, number = pair
+    view = objects[index].views.view(number)
+    mirrored = float(torch.rand((), generator=rng)) < augmentation.mirrored
+    view = view.mirrored() if mirrored else view
 
-    def another() -> Sight:
-        ((other, seen),) = random_pairs(objects, 1, rng)
-        return objects[other].views.sight(seen)
+    def other_view() -> ObjectView:
+        ((other, number),) = random_pairs(objects, 1, rng)
+        return objects[other].views.view(number)
 
     def inputs_of(scene: SyntheticScene) -> StructureInputs:
         points = scene.pointmap if with_pointmap else None
         return structure_inputs(scene.rgb, scene.mask, points, size)
 
-    scene, inputs = pictured(sight, another, variety, rng, inputs_of)
-    truth = Placement(*(part[None] for part in sight.placement))
+    scene, inputs = random_scene(view, other_view, augmentation, rng, inputs_of)
+    truth = MatrixPose(*(part[None] for part in view.placement))
     if with_pointmap:
         placement, normaliser = truth, inputs.normaliser
     else:
-        placement = nominal_pose(truth, torch.tensor([sight.fov]))
+        placement = nominal_pose(truth, torch.tensor([view.fov]))
         normaliser = nominal_scene(scene.mask)
-    placement = Placement(*(part[0] for part in placement))
-    coordinates = coordinates_in_crop(sight, scene)
+    placement = MatrixPose(*(part[0] for part in placement))
+    coordinates = crop_coordinates(view, scene)
     scale, shift = normaliser
     return _Sample(inputs.tensors, coordinates, index, mirrored, scale, shift, placement)

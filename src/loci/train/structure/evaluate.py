@@ -1,4 +1,4 @@
-"""How well stage 1 does on objects it never saw: samples, not losses."""
+"""Evaluation of stage 1: samples of held-out objects, not losses."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from loci.geometry.mesh.distance import surface_distance
+from loci.geometry.rotations import quaternion_to_matrix
 from loci.objects.models.structure_flow import Latents
 from loci.objects.models.structure_vae import StructureDecoder, StructureEncoder
-from loci.objects.placement.pose import decode_pose, quaternion_matrix
+from loci.objects.placement.pose import decode_pose
 from loci.objects.sampling import StructureSampling, sample_structure
-from loci.train.structure.data import StructureBatch, ViewedObject, coordinate_loss, structure_batch
+from loci.train.structure.data import (
+    StructureBatch,
+    StructureObject,
+    coordinate_loss,
+    structure_batch,
+)
 from loci.train.structure.objective import StructureObjective
 from loci.train.structure.scenes import CLEAN
 from loci.train.structure.vae import voxel_iou
-from loci.train.structure.vae_data import voxel_pictures
+from loci.train.structure.vae_data import draw_voxels
 from loci.train.trainer import RunDirectory, step_generator
 
 REACH = 0.05
@@ -28,37 +34,47 @@ SHOWN = 12
 
 
 class StructureLatents(NamedTuple):
-    """The trained autoencoder, in evaluation mode."""
+    """The trained structure autoencoder, in evaluation mode."""
 
     encoder: StructureEncoder
     decoder: StructureDecoder
 
+    def to(self, device: torch.device) -> StructureLatents:
+        """The same autoencoder on another device."""
+        return StructureLatents(self.encoder.to(device), self.decoder.to(device))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.encoder.parameters()).device
+
     @torch.no_grad()
     def latents(self, shapes: Bool[Tensor, "b r r r"]) -> Float[Tensor, "b n c"]:
         """The mean latents of voxels."""
-        parts = [self.encoder(part[:, None].float()).mean for part in shapes.split(16)]
+        parts = shapes.to(self.device).split(16)
+        parts = [self.encoder(part[:, None].float()).mean for part in parts]
         return torch.cat(parts)
 
     @torch.no_grad()
     def shapes(self, latents: Float[Tensor, "b n c"]) -> Bool[Tensor, "b r r r"]:
         """The voxels of latents."""
-        return torch.cat([self.decoder(part)[:, 0] > 0 for part in latents.split(16)])
+        parts = latents.to(self.device).split(16)
+        return torch.cat([self.decoder(part)[:, 0] > 0 for part in parts])
 
 
 @dataclass(frozen=True)
 class StructureEvaluation:
-    """One view each of held-out objects, the same at every examination.
+    """One view each of held-out objects, the same at every evaluation.
 
     Attributes:
-        known: the views with their pointmap.
-        alone: the same views without.
+        with_pointmap: the views with their pointmap.
+        without: the same views without.
         truth: the objects' voxels.
-        codec: what latents are decoded with.
-        sampling: how stage 1 is run.
+        codec: what decodes latents.
+        sampling: how stage 1 is sampled.
     """
 
-    known: StructureBatch
-    alone: StructureBatch
+    with_pointmap: StructureBatch
+    without: StructureBatch
     truth: Bool[Tensor, "b r r r"]
     codec: StructureLatents
     sampling: StructureSampling
@@ -66,7 +82,7 @@ class StructureEvaluation:
     @classmethod
     def prepare(
         cls,
-        objects: Sequence[ViewedObject],
+        objects: Sequence[StructureObject],
         codec: StructureLatents,
         sampling: StructureSampling,
         count: int,
@@ -77,47 +93,54 @@ class StructureEvaluation:
         chosen = torch.linspace(0, len(objects) - 1, min(count, len(objects))).long().tolist()
         rng = step_generator(seed, 0)
         pairs = [(i, int(torch.randint(len(objects[i].views), (), generator=rng))) for i in chosen]
-        known, alone = (
-            structure_batch(objects, pairs, with_pointmap, size, CLEAN, step_generator(seed, 1))
-            for with_pointmap in (len(pairs), 0)
+        batches = (
+            structure_batch(objects, pairs, count, size, CLEAN, step_generator(seed, 1))
+            for count in (len(pairs), 0)
         )
         truth = torch.stack([objects[i].occupancy for i in chosen])
-        return cls(known, alone, truth, codec, sampling)
+        return cls(*batches, truth, codec, sampling)
 
     @torch.no_grad()
-    def mark(self, model: StructureObjective, run: RunDirectory | None = None) -> dict[str, float]:
-        """Figures of a model in evaluation mode, and the sheet `samples` if there is a run.
+    def score(self, model: StructureObjective, run: RunDirectory | None = None) -> dict[str, float]:
+        """Scores of a model in evaluation mode, and the sheet `samples` if there is a run.
 
-        Means over objects of voxel IoU, F-score and the loss of the places read off the picture,
-        and the median rotation error in degrees:
-        with pointmaps (`known_`), without (`alone_`), and of the autoencoder (`ceiling_`).
+        Means over objects of voxel IoU, F-score and the loss of the object coordinates, and median
+        pose errors: with pointmaps (`known_`), without (`alone_`), and of the autoencoder
+        (`ceiling_`). Runs on the model's device.
         """
-        ceiling = self.codec.shapes(self.codec.latents(self.truth))
-        figures = {f"ceiling_{k}": v for k, v in shape_figures(ceiling, self.truth).items()}
-        shown = [self.truth]
-        for name, batch in (("known", self.known), ("alone", self.alone)):
+        device = next(model.parameters()).device
+        ceiling = self.codec.shapes(self.codec.latents(self.truth)).cpu()
+        scores = {f"ceiling_{k}": v for k, v in shape_scores(ceiling, self.truth).items()}
+        rows = [self.truth]
+        for name, batch in (("known", self.with_pointmap), ("alone", self.without)):
+            batch = batch.to(device)
             condition = model.condition(batch)
-            noise = model.flow.noise(len(condition), step_generator(0, 2))
+            rng = step_generator(0, 2)
+            noise = {
+                key: torch.randn(len(condition), *shape, generator=rng).to(device)
+                for key, shape in model.flow.latent_shapes().items()
+            }
             latents = sample_structure(model.flow, condition, noise, self.sampling)
-            shapes = self.codec.shapes(latents["shape"])
-            marks = shape_figures(shapes, self.truth) | pose_figures(latents, batch)
-            away = coordinate_loss(model.reader(condition), batch.coordinates)
-            marks["coordinates"] = away.item()
-            figures |= {f"{name}_{k}": v for k, v in marks.items()}
-            shown.append(shapes)
+            shapes = self.codec.shapes(latents["shape"]).cpu()
+            latents = {key: x.cpu() for key, x in latents.items()}
+            found = shape_scores(shapes, self.truth) | pose_scores(latents, batch)
+            coordinates = coordinate_loss(model.coordinate_head(condition), batch.coordinates)
+            found["coordinates"] = coordinates.item()
+            scores |= {f"{name}_{k}": v for k, v in found.items()}
+            rows.append(shapes)
         if run is not None:
-            run.sheet("samples", self._rows(shown))
-        return figures
+            run.sheet("samples", self._sheet(rows))
+        return scores
 
-    def _rows(self, shown: Sequence[Tensor]) -> list[Tensor]:
+    def _sheet(self, rows: Sequence[Tensor]) -> list[Tensor]:
         """Pictures above true voxels above those found with and without the pointmap."""
-        crops = self.known.pictures["image"]
-        outside = 1 - 0.6 * (1 - self.known.pictures["mask"])
+        crops = self.with_pointmap.pictures["image"]
+        outside = 1 - 0.6 * (1 - self.with_pointmap.pictures["mask"])
         pictures = 2 * (crops * outside)[:SHOWN] - 1
-        return [pictures] + [voxel_pictures(s[:SHOWN], crops.shape[-1]) for s in shown]
+        return [pictures] + [draw_voxels(row[:SHOWN], crops.shape[-1]) for row in rows]
 
 
-def shape_figures(
+def shape_scores(
     output: Bool[Tensor, "b r r r"], truth: Bool[Tensor, "b r r r"]
 ) -> dict[str, float]:
     """Mean voxel IoU and F-score."""
@@ -132,17 +155,17 @@ def fscore(output: Bool[Tensor, "r r r"], truth: Bool[Tensor, "r r r"]) -> float
     return surface_distance(one, other, REACH).f_score
 
 
-def pose_figures(latents: Latents, batch: StructureBatch) -> dict[str, float]:
+def pose_scores(latents: Latents, batch: StructureBatch) -> dict[str, float]:
     """Median errors: of rotation in degrees, of size as a factor, of place in object sizes."""
     truth = batch.placement
     pose = decode_pose(latents, *batch.normaliser)
-    turned = degrees_apart(quaternion_matrix(pose.rotation), truth.rotation)
-    larger = (pose.scale[:, 0] / truth.scale).log().abs().exp()
-    away = (pose.translation - truth.translation).norm(dim=1) / truth.scale
+    rotation = degrees_apart(quaternion_to_matrix(pose.rotation), truth.rotation)
+    factor = (pose.scale[:, 0] / truth.scale).log().abs().exp()
+    distance = (pose.translation - truth.translation).norm(dim=1) / truth.scale
     return {
-        "rotation": turned.median().item(),
-        "size_factor": larger.median().item(),
-        "place": away.median().item(),
+        "rotation": rotation.median().item(),
+        "size_factor": factor.median().item(),
+        "place": distance.median().item(),
     }
 
 

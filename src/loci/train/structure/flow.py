@@ -1,10 +1,11 @@
-"""Training of stage 1: what the picture says and the flow that listens to it, from nothing."""
+"""Training of stage 1: the fuser of the picture's tokens and the flow of shape and pose."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -17,150 +18,154 @@ from loci.objects.models.structure_vae import StructureDecoder, StructureEncoder
 from loci.objects.presets import home
 from loci.objects.sampling import StructureSampling
 from loci.train.optim import MuonWithAdam
-from loci.train.precision import Precision, matmul_type
-from loci.train.structure.data import ViewedObject, random_pairs, structure_batch, viewed_objects
+from loci.train.run_directory import RunDirectory
+from loci.train.structure.data import (
+    StructureBatch,
+    StructureObject,
+    load_structure_objects,
+    random_pairs,
+    structure_batch,
+)
 from loci.train.structure.evaluate import StructureEvaluation, StructureLatents
 from loci.train.structure.init import load_pretrained_backbone
 from loci.train.structure.objective import StructureLoss, StructureObjective
-from loci.train.structure.scenes import SceneVariety
-from loci.train.trainer import (
-    Ema,
-    LearningRate,
-    RunDirectory,
-    TrainingBudget,
-    TrainState,
-    accelerated,
-    agreed,
-    means,
-    step_generator,
-)
+from loci.train.structure.scenes import SceneAugmentation
+from loci.train.trainer import Step, Task, Trainer, TrainerConfig
 
 HOME = home()
 
 
 @dataclass(frozen=True)
-class StructureTraining:
+class StructureTraining(TrainerConfig):
     """How to train stage 1; the default sizes are those of `home`.
 
-    `pointmaps` is the share of samples that come with one, `reading` the share of the budget in
-    which the flow waits while the picture's embedder learns to tell which place on the object each
-    patch shows.
+    Attributes:
+        codec: the run of the structure autoencoder, whose decoder is copied beside the flow.
+        fuser: sizes of the fuser of the picture's tokens.
+        flow: sizes of the flow.
+        loss: weights and noise levels of the loss.
+        augmentation: what may happen to a picture.
+        sampling: with which evaluations sample.
+        pointmap_share: of the samples that come with a pointmap.
+        coordinate_warmup: share of the budget in which only the picture's embedder learns, to tell
+            which place on the object each patch shows.
+        evaluation_objects: held-out objects to evaluate on.
     """
 
+    data: Path = Path("runs/objects")
+    out: Path = Path("runs/structure")
+    codec: Path = Path("runs/structure_vae")
     fuser: FuserConfig = HOME.parts.structure_fuser
     flow: StructureFlowConfig = HOME.parts.structure_flow
     loss: StructureLoss = StructureLoss()
-    variety: SceneVariety = SceneVariety()
+    augmentation: SceneAugmentation = SceneAugmentation()
     sampling: StructureSampling = HOME.run.structure
-    budget: TrainingBudget = TrainingBudget(minutes=40)
-    rate: LearningRate = LearningRate(peak=2e-3, warmup_steps=100, floor=0.02, hold=0.5)
-    batch: int = 16
-    pointmaps: float = 0.5
-    reading: float = 0.05
-    ema: float = 0.998
-    clip_gradient: float = 1.0
-    exam_objects: int = 24
-    log_seconds: float = 30.0
-    exam_seconds: float = 600.0
-    checkpoint_seconds: float = 120.0
-    seed: int = 0
-    precision: Precision = "float32"
+    minutes: float = 40.0
+    learning_rate: float = 2e-3
+    floor: float = 0.02
+    hold: float = 0.5
+    pointmap_share: float = 0.5
+    coordinate_warmup: float = 0.05
+    evaluation_objects: int = 24
 
 
-def train_structure(
-    data: Path, codec: Path, out: Path, config: StructureTraining | None = None
-) -> StructureObjective:
-    """Train on `data/train` and, if there, `data/more`, examine on `data/test`, save the averaged
-    parts to `out/final/structure_fuser` and `out/final/structure_flow`. A killed run goes on from
-    its last checkpoint.
+CONFIGS = {"home": StructureTraining()}
 
-    `codec` is the run folder of the autoencoder, whose decoder is copied beside the other parts.
+
+def train_structure(config: StructureTraining) -> StructureObjective:
+    """Train on `data/train` and, if there, `data/more`, evaluate on `data/test`, and save the
+    averaged parts to `out/final/structure_fuser` and `out/final/structure_flow`. A run that was
+    stopped goes on from its last checkpoint.
+
+    Raises:
+        LociError: on unusable data, or when the autoencoder is missing.
     """
-    config = config or StructureTraining()
-    final = Path(codec) / "final"
-    halves = StructureLatents(
+    final = config.codec / "final"
+    codec = StructureLatents(
         StructureEncoder.from_pretrained(final / "structure_encoder"),
         StructureDecoder.from_pretrained(final / "structure_decoder"),
     )
-    train = viewed_objects(ObjectSet.load(*training_folders(data)))
-    test = viewed_objects(ObjectSet.load(Path(data) / "test"))
-    exam = StructureEvaluation.prepare(
-        test, halves, config.sampling, config.exam_objects, config.fuser.picture.input_size
-    )
-    model = fit_structure(train, halves, exam, out, config)
-    halves.decoder.save_pretrained(Path(out) / "final" / "structure_decoder")
-    return model
+    train = load_structure_objects(ObjectSet.load(*training_folders(config.data)))
+    test = load_structure_objects(ObjectSet.load(config.data / "test"))
+    return fit_structure(train, test, codec, config)
 
 
 def fit_structure(
-    objects: Sequence[ViewedObject],
+    train: Sequence[StructureObject],
+    test: Sequence[StructureObject],
     codec: StructureLatents,
-    exam: StructureEvaluation | None,
-    out: Path,
     config: StructureTraining,
 ) -> StructureObjective:
-    """`train_structure` on objects already in memory."""
-    dtype = matmul_type(config.precision)
-    accelerator = accelerated(dtype)
-    run = RunDirectory(out, writes=accelerator.is_main_process)
-    torch.manual_seed(config.seed)
-    trained = StructureObjective(config.fuser, config.flow, config.loss)
-    load_pretrained_backbone(trained.fuser)
-    trained.to(accelerator.device)
-    optimizer = MuonWithAdam(trained, ("blocks.",), config.rate.peak, 0.02, dtype)
-    ema = Ema(trained, config.ema)
-    learner = TrainState(trained, optimizer, ema)
-    learner.resume(run)
-    model, optimizer = accelerator.prepare(trained, optimizer)
-    shapes = shape_latents(objects, codec)
-    size, with_pointmap = config.fuser.picture.input_size, round(config.pointmaps * config.batch)
-    logged: list[dict[str, float]] = []
+    """`train_structure` on objects already in memory; without `test` nothing is evaluated."""
+    trainer = Trainer(config)
+    task = StructureTask(config, train, test, codec.to(trainer.device), trainer)
+    return trainer.fit(task)
 
-    run.start_clock()
-    while (fraction := agreed(config.budget.fraction(run.step, run.seconds), accelerator)) < 1:
-        rate = config.rate.apply(optimizer, run.step, fraction)
-        rng = step_generator(config.seed, run.step, accelerator.process_index)
-        pairs = random_pairs(objects, config.batch, rng)
-        batch = structure_batch(objects, pairs, with_pointmap, size, config.variety, rng)
-        data = {"shape": shapes[batch.objects, batch.mirrored.long()], **batch.layout}
-        batch = batch.to(accelerator.device)
-        data = {name: x.to(accelerator.device) for name, x in data.items()}
-        losses = model(batch, data, rng, reading=fraction < config.reading)
-        optimizer.zero_grad()
-        total = trained.total(losses)
-        accelerator.backward(total)
-        accelerator.clip_grad_norm_(model.parameters(), config.clip_gradient)
-        optimizer.step()
-        ema.update(trained)
-        run.tick(total.item())
-        logged.append({name: loss.item() for name, loss in losses.items()})
-        if run.due("log", config.log_seconds):
-            run.log(**means(logged), rate=rate, samples=run.step * config.batch)
-            logged.clear()
-        if exam is not None and run.due("exam", config.exam_seconds) and run.writes:
-            run.log(**exam.mark(averaged(ema, config), run))
-        if run.due("checkpoint", config.checkpoint_seconds):
-            learner.save(run)
-    learner.save(run)
-    final = averaged(ema, config)
-    if run.writes:
-        if exam is not None:
-            run.log(**exam.mark(final, run), final=True)
-        final.fuser.save_pretrained(run.path / "final" / "structure_fuser")
-        final.flow.save_pretrained(run.path / "final" / "structure_flow")
-    return final
+
+class LatentBatch(NamedTuple):
+    """Pictures, and the latents to generate from them by released name, `[b, n, c]`."""
+
+    inputs: StructureBatch
+    latents: dict[str, Tensor]
+
+
+class StructureTask(Task[StructureObjective]):
+    """Random pictures of objects, and the fuser and flow that find shape and pose in them."""
+
+    def __init__(
+        self,
+        config: StructureTraining,
+        train: Sequence[StructureObject],
+        test: Sequence[StructureObject],
+        codec: StructureLatents,
+        trainer: Trainer,
+    ) -> None:
+        self.config, self.objects, self.codec = config, train, codec
+        self.model = StructureObjective(config.fuser, config.flow, config.loss)
+        load_pretrained_backbone(self.model.fuser)
+        self.model.to(trainer.device)
+        self.optimizer = MuonWithAdam(
+            self.model, ("blocks.",), config.learning_rate, 0.02, trainer.dtype
+        )
+        self.latents = shape_latents(train, codec)
+        self.size = config.fuser.picture.input_size
+        self.evaluation: StructureEvaluation | None = None
+        if test:
+            self.evaluation = StructureEvaluation.prepare(
+                test, codec, config.sampling, config.evaluation_objects, self.size
+            )
+
+    def batch(self, step: Step) -> LatentBatch:
+        config = self.config
+        pairs = random_pairs(self.objects, config.batch_size, step.rng)
+        with_pointmap = round(config.pointmap_share * config.batch_size)
+        batch = structure_batch(
+            self.objects, pairs, with_pointmap, self.size, config.augmentation, step.rng
+        )
+        data = {"shape": self.latents[batch.objects, batch.mirrored.long()], **batch.layout}
+        data = {name: x.to(step.device) for name, x in data.items()}
+        return LatentBatch(batch.to(step.device), data)
+
+    def loss(
+        self, model: Callable[..., dict[str, Tensor]], batch: LatentBatch, step: Step
+    ) -> dict[str, Tensor]:
+        warmup = step.progress < self.config.coordinate_warmup
+        losses = model(*batch, step.rng, coordinates_only=warmup)
+        return {"loss": self.model.total(losses), **losses}
+
+    def evaluate(self, model: StructureObjective, run: RunDirectory) -> dict[str, float]:
+        return {} if self.evaluation is None else self.evaluation.score(model, run)
+
+    def save(self, model: StructureObjective, folder: Path) -> None:
+        model.fuser.save_pretrained(folder / "structure_fuser")
+        model.flow.save_pretrained(folder / "structure_flow")
+        self.codec.decoder.save_pretrained(folder / "structure_decoder")
 
 
 def shape_latents(
-    objects: Sequence[ViewedObject], codec: StructureLatents
+    objects: Sequence[StructureObject], codec: StructureLatents
 ) -> Float[Tensor, "objects 2 n c"]:
-    """The latents of every object and of its mirror image."""
+    """The latents of every object and of its mirror image, on the CPU."""
     shapes = torch.stack([one.occupancy for one in objects])
-    return torch.stack([codec.latents(shapes), codec.latents(shapes.flip(1))], dim=1)
-
-
-def averaged(ema: Ema, config: StructureTraining) -> StructureObjective:
-    """A copy of the model with the averaged weights, in evaluation mode."""
-    model = StructureObjective(config.fuser, config.flow, config.loss)
-    ema.copy_to(model)
-    return model.eval().requires_grad_(False)
+    both = [codec.latents(shapes).cpu(), codec.latents(shapes.flip(1)).cpu()]
+    return torch.stack(both, dim=1)

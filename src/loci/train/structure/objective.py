@@ -1,4 +1,4 @@
-"""What stage 1 is trained on: flow matching of five latents at once, under what a picture says."""
+"""The loss of stage 1: flow matching of five latents at once, conditioned on a picture."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from loci.flow import TIMESTEPS, flow_loss, noised, sample_levels
+from loci.flow import TIMESTEPS, add_noise, flow_loss, sample_levels
 from loci.nn.attention import KeysValues
 from loci.objects.models.condition import POINTMAPS, EmbedderFuser, FuserConfig
 from loci.objects.models.structure_flow import (
@@ -21,7 +21,7 @@ from loci.objects.models.structure_flow import (
     TwoStreamBlock,
 )
 from loci.objects.placement.pose import ROTATION
-from loci.train.structure.data import CoordinateReader, StructureBatch, coordinate_loss
+from loci.train.structure.data import CoordinateHead, StructureBatch, coordinate_loss
 from loci.train.structure.init import initialise_fuser
 
 GATES = (2, 5)
@@ -32,7 +32,7 @@ COORDINATES = "coordinates"
 
 
 def loss_weights() -> dict[str, float]:
-    """How much each latent counts, and what the picture's tokens tell of the object's places;
+    """Of every latent, and of the object coordinates that are read off the picture's tokens;
     `translation_scale` is 0 in every target."""
     return {
         SHAPE: 1.0,
@@ -46,20 +46,19 @@ def loss_weights() -> dict[str, float]:
 
 @dataclass(frozen=True)
 class StructureLoss:
-    """How a batch is judged.
+    """Weights and noise levels of the loss.
 
     Attributes:
-        dropped: share of samples without any condition, which guidance needs.
-        level_means: of the logit-normal noise levels, one level per sample for each: the condition
-            is the dear part, and is made once. Above 0 prefers noise. A shape has thousands of
-            numbers: under nine parts of noise in ten they still tell which object it is, and the
-            picture is of no use. Only where there is next to nothing but noise it has to be heard,
-            and there sampling begins.
+        condition_dropout: share of samples without a condition, for classifier-free guidance.
+        logit_means: of the logit-normal noise levels, one level per sample for each, since the
+            condition is expensive and is computed once. Above 0 prefers noise: a shape has
+            thousands of numbers, which identify the object up to a noise level of 0.9 and make the
+            picture useless; it is only needed near 1, where sampling begins.
         weights: of the parts, by name.
     """
 
-    dropped: float = 0.1
-    level_means: tuple[float, ...] = (4.5, 1.5, -0.5)
+    condition_dropout: float = 0.1
+    logit_means: tuple[float, ...] = (4.5, 1.5, -0.5)
     weights: Mapping[str, float] = field(default_factory=loss_weights)
 
 
@@ -69,23 +68,23 @@ class StructureObjective(nn.Module):
     def __init__(self, fuser: FuserConfig, flow: StructureFlowConfig, loss: StructureLoss) -> None:
         super().__init__()
         self.fuser, self.flow, self.loss = EmbedderFuser.of(fuser), StructureFlow(flow), loss
-        self.reader = CoordinateReader(fuser)
+        self.coordinate_head = CoordinateHead(fuser)
         initialise_fuser(self.fuser)
-        initialise(self.flow)
+        initialise_flow(self.flow)
 
     def condition(self, batch: StructureBatch) -> Float[Tensor, "b m c"]:
         """The tokens of every sample; where there is no pointmap its tokens are zeros."""
         count = batch.with_pointmap
         parts = []
         if count:
-            seen = {name: x[:count] for name, x in batch.pictures.items()}
-            parts.append(self.fuser({**seen, **batch.pointmaps}))
+            pictures = {name: x[:count] for name, x in batch.pictures.items()}
+            parts.append(self.fuser({**pictures, **batch.pointmaps}))
         if count < len(batch.objects):
-            seen = {name: x[count:] for name, x in batch.pictures.items()}
-            parts.append(self.fuser(seen, dropped=POINTMAPS))
+            pictures = {name: x[count:] for name, x in batch.pictures.items()}
+            parts.append(self.fuser(pictures, dropped=POINTMAPS))
         return torch.cat(parts)
 
-    def picture_alone(self, batch: StructureBatch) -> Float[Tensor, "b m c"]:
+    def crop_condition(self, batch: StructureBatch) -> Float[Tensor, "b m c"]:
         """As `condition`, but only the tokens of the picture's crop are not zeros."""
         names = [source.name for row in self.fuser.sources for source in row]
         return self.fuser(batch.pictures, dropped=[name for name in names if name != "image"])
@@ -95,35 +94,36 @@ class StructureObjective(nn.Module):
         batch: StructureBatch,
         data: Mapping[str, Tensor],
         rng: torch.Generator,
-        reading: bool = False,
+        coordinates_only: bool = False,
     ) -> dict[str, Float[Tensor, ""]]:
-        """Mean squared error of every latent's velocity, and of the object's places as read off
-        the tokens of the crop.
+        """Mean squared error of every latent's velocity, and the loss of the object coordinates
+        that are read off the tokens of the crop.
 
         Args:
-            batch: what is seen.
-            data: the latents behind it by released name, `[b, n, c]`.
-            rng: of levels, noise and dropping; on the CPU.
-            reading: only the places, from the crop alone; all else waits.
+            batch: pictures and pointmaps.
+            data: the latents to generate by released name, `[b, n, c]`.
+            rng: of levels, noise and dropout; on the CPU.
+            coordinates_only: only their loss, from the crop alone.
         """
-        condition = self.picture_alone(batch) if reading else self.condition(batch)
-        places = {COORDINATES: coordinate_loss(self.reader(condition), batch.coordinates)}
-        if reading:
-            return places
-        kept = torch.rand(len(condition), generator=rng) >= self.loss.dropped
-        condition = condition * kept.to(condition)[:, None, None]
-        draws, size = len(self.loss.level_means), len(condition)
+        condition = self.crop_condition(batch) if coordinates_only else self.condition(batch)
+        predicted = self.coordinate_head(condition)
+        losses = {COORDINATES: coordinate_loss(predicted, batch.coordinates)}
+        if coordinates_only:
+            return losses
+        present = torch.rand(len(condition), generator=rng) >= self.loss.condition_dropout
+        condition = condition * present.to(condition)[:, None, None]
+        draws, size = len(self.loss.logit_means), len(condition)
         context = repeated(self.flow.context(condition), draws)
-        levels = [sample_levels(size, 1.0, rng, mean) for mean in self.loss.level_means]
+        levels = [sample_levels(size, 1.0, rng, mean) for mean in self.loss.logit_means]
         level = torch.cat(levels).to(condition.device)
         data = {name: x.repeat(draws, 1, 1) for name, x in data.items()}
         noise = {
             name: torch.randn(x.shape, generator=rng).to(x) for name, x in sorted(data.items())
         }
-        state = {name: noised(x, noise[name], level) for name, x in data.items()}
+        state = {name: add_noise(x, noise[name], level) for name, x in data.items()}
         velocity = self.flow.velocity(state, (1 - level) * TIMESTEPS, context)
         # This flow counts from noise to data: its velocity is data - noise.
-        return places | {
+        return losses | {
             name: flow_loss(v, noise[name], data[name]).mean() for name, v in velocity.items()
         }
 
@@ -146,8 +146,8 @@ def repeated(context: StructureContext | None, times: int) -> StructureContext |
 
 
 @torch.no_grad()
-def initialise(flow: StructureFlow) -> None:
-    """Begins as a plain transformer that predicts no motion: gates are 1, time bends nothing."""
+def initialise_flow(flow: StructureFlow) -> None:
+    """A plain transformer that predicts velocity 0: gates are 1, time modulates nothing."""
     for block in flow.blocks:
         linear = cast(TwoStreamBlock, block).adaLN_modulation[-1]
         assert isinstance(linear, nn.Linear)

@@ -1,4 +1,4 @@
-"""Pictures around a rendered object: something behind it, now and then something before it."""
+"""Random pictures of rendered objects: backgrounds, occluders, light and imperfect masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from loci.errors import LociError
 from loci.geometry.camera import Camera
-from loci.objects.inputs.pointmap import Placement
+from loci.objects.placement.pose import MatrixPose
 
 Rng = torch.Generator
 T = TypeVar("T")
@@ -25,7 +25,7 @@ Render = tuple[UInt8[Tensor, "s s 4"], Float[Tensor, "s s"]]
 
 
 @dataclass(frozen=True)
-class Views:
+class ObjectViews:
     """The renders of one object without background; see `loci.data.objects.dataset` for the units.
 
     `render` gives one of them by number; `floor` is the height of the object's lowest point in
@@ -34,36 +34,36 @@ class Views:
 
     render: Callable[[int], Render]
     fov: Float[Tensor, "v"]
-    placement: Placement
+    placement: MatrixPose
     floor: float
 
     def __len__(self) -> int:
         return len(self.fov)
 
-    def sight(self, view: int) -> Sight:
+    def view(self, number: int) -> ObjectView:
         """One render, ready to be put before a background."""
-        rgba, depth = self.render(view)
+        rgba, depth = self.render(number)
         pixels = rgba.permute(2, 0, 1).float() / 255
-        placed = Placement(*(part[view] for part in self.placement))
-        fov = float(self.fov[view])
-        return Sight(pixels[:3], pixels[3:], depth.float(), fov, placed, self.floor)
+        placed = MatrixPose(*(part[number] for part in self.placement))
+        fov = float(self.fov[number])
+        return ObjectView(pixels[:3], pixels[3:], depth.float(), fov, placed, self.floor)
 
 
-class Sight(NamedTuple):
+class ObjectView(NamedTuple):
     """An object as a camera sees it; the placement is without the batch axis."""
 
     color: Float[Tensor, "3 s s"]
     alpha: Float[Tensor, "1 s s"]
     depth: Float[Tensor, "s s"]
     fov: float
-    placement: Placement
+    placement: MatrixPose
     floor: float
 
-    def mirrored(self) -> Sight:
+    def mirrored(self) -> ObjectView:
         """Left and right exchanged, in the picture and in the object's own frame."""
         flip = torch.tensor([-1.0, 1.0, 1.0])
         r, t, s = self.placement
-        placed = Placement(flip[:, None] * r * flip, t * flip, s)
+        placed = MatrixPose(flip[:, None] * r * flip, t * flip, s)
         color, alpha, depth = (part.flip(-1) for part in (self.color, self.alpha, self.depth))
         return self._replace(color=color, alpha=alpha, depth=depth, placement=placed)
 
@@ -82,7 +82,7 @@ class SyntheticScene(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SceneVariety:
+class SceneAugmentation:
     """Chances of what may happen to a picture.
 
     `geometry` is that of a floor and a wall in the pointmap; the background is unknown (NaN)
@@ -90,30 +90,32 @@ class SceneVariety:
     """
 
     mirrored: float = 0.5
-    recolored: float = 0.5
+    recolor: float = 0.5
     geometry: float = 0.6
     other_behind: float = 0.25
     occluded: float = 0.25
-    careless_mask: float = 0.4
+    sloppy_mask: float = 0.4
     noisy_points: float = 0.5
 
 
-CLEAN = SceneVariety(0.0, 0.0, 0.6, 0.0, 0.0, 0.0, 0.0)
-"""For examinations: only backgrounds."""
+CLEAN = SceneAugmentation(0.0, 0.0, 0.6, 0.0, 0.0, 0.0, 0.0)
+"""For evaluations: backgrounds only."""
 
 
-def compose(sight: Sight, other: Sight, variety: SceneVariety, rng: Rng) -> SyntheticScene:
-    """A picture of `sight`; `other` is an object that may stand behind it or before it."""
-    sight = recolored(sight, rng) if _chance(variety.recolored, rng) else sight
-    rgb, depth = _background(sight, _chance(variety.geometry, rng), rng)
-    if _chance(variety.other_behind, rng):
+def compose(
+    view: ObjectView, other: ObjectView, augmentation: SceneAugmentation, rng: Rng
+) -> SyntheticScene:
+    """A picture of `view`; `other` is an object that may stand behind it or before it."""
+    view = recolor(view, rng) if _chance(augmentation.recolored, rng) else view
+    rgb, depth = _background(view, _chance(augmentation.geometry, rng), rng)
+    if _chance(augmentation.other_behind, rng):
         other_alpha, other_color = _moved(other, 0.8, rng)
         rgb = torch.lerp(rgb, other_color, other_alpha)
-    inside = sight.alpha[0] > 0.5
-    rgb = torch.lerp(rgb, sight.color, sight.alpha)
-    depth = torch.where(inside, sight.depth, depth)
-    if _chance(variety.occluded, rng):
-        alpha, color = _occluder(sight, other, inside, rng)
+    inside = view.alpha[0] > 0.5
+    rgb = torch.lerp(rgb, view.color, view.alpha)
+    depth = torch.where(inside, view.depth, depth)
+    if _chance(augmentation.occluded, rng):
+        alpha, color = _occluder(view, other, inside, rng)
         before = alpha[0] > 0.5
         if (inside & ~before).sum() >= 0.5 * inside.sum():
             rgb = torch.lerp(rgb, color, alpha)
@@ -121,29 +123,29 @@ def compose(sight: Sight, other: Sight, variety: SceneVariety, rng: Rng) -> Synt
             depth = torch.where(before, nearest, depth)
             inside = inside & ~before
     rgb = _lit(rgb, rng)
-    mask = _careless(inside, rng) if _chance(variety.careless_mask, rng) else inside
-    if _chance(variety.noisy_points, rng):
+    mask = _sloppy(inside, rng) if _chance(augmentation.sloppy_mask, rng) else inside
+    if _chance(augmentation.noisy_points, rng):
         depth = _noisy(depth, rng)
     known = depth.isfinite()
-    points = torch.where(known, sight.rays() * torch.where(known, depth, 0.0), torch.nan)
+    points = torch.where(known, view.rays() * torch.where(known, depth, 0.0), torch.nan)
     return SyntheticScene(rgb, mask[None].float(), points)
 
 
-def pictured(
-    sight: Sight,
-    another: Callable[[], Sight],
-    variety: SceneVariety,
+def random_scene(
+    view: ObjectView,
+    other_view: Callable[[], ObjectView],
+    augmentation: SceneAugmentation,
     rng: Rng,
     inputs: Callable[[SyntheticScene], T],
 ) -> tuple[SyntheticScene, T]:
-    """A picture of `sight` and the inputs made of it as of a user's. What hides too much, so that
-    no inputs can be made, is tried anew with another object beside it.
+    """A picture of `view` and the inputs made of it as of a user's. What hides too much, so that
+    no inputs can be made, is tried anew with other_view object beside it.
 
     Raises:
         LociError: when nothing comes of it.
     """
     for _ in range(TRIES):
-        scene = compose(sight, another(), variety, rng)
+        scene = compose(view, other_view(), augmentation, rng)
         try:
             return scene, inputs(scene)
         except LociError:
@@ -151,13 +153,13 @@ def pictured(
     raise LociError("a render without an object, expected at least three pixels across")
 
 
-def recolored(sight: Sight, rng: Rng) -> Sight:
+def recolor(view: ObjectView, rng: Rng) -> ObjectView:
     """The object in other colours: the colour circle turned, and a tint."""
-    color = torch.einsum("ij,jhw->ihw", recoloring(rng), sight.color)
-    return sight._replace(color=color.clamp(0, 1))
+    color = torch.einsum("ij,jhw->ihw", color_matrix(rng), view.color)
+    return view._replace(color=color.clamp(0, 1))
 
 
-def recoloring(rng: Rng) -> Float[Tensor, "3 3"]:
+def color_matrix(rng: Rng) -> Float[Tensor, "3 3"]:
     """What `recolored` multiplies colours by, as columns."""
     angle = 2 * math.pi * float(torch.rand((), generator=rng))
     grey, turn = torch.full((3, 3), 1 / 3), math.sqrt(1 / 3) * math.sin(angle)
@@ -167,20 +169,20 @@ def recoloring(rng: Rng) -> Float[Tensor, "3 3"]:
     return tint[:, None] * matrix
 
 
-def _background(sight: Sight, geometry: bool, rng: Rng) -> tuple[Tensor, Tensor]:
+def _background(view: ObjectView, geometry: bool, rng: Rng) -> tuple[Tensor, Tensor]:
     """Colours and depths behind the object; without `geometry` the depths are NaN.
 
     With it the object stands on a floor, before a wall that faces the camera.
     """
-    side = sight.depth.shape[-1]
+    side = view.depth.shape[-1]
     wall = _pattern(side, rng)
     unknown = torch.full((side, side), torch.nan)
     if not geometry:
         return wall, unknown
-    r, t, s = sight.placement
+    r, t, s = view.placement
     up = r[2]
-    height = float(s) * sight.floor + t @ up
-    fall = torch.einsum("c,chw->hw", up, sight.rays())
+    height = float(s) * view.floor + t @ up
+    fall = torch.einsum("c,chw->hw", up, view.rays())
     depth = height / fall
     far = float(t[2]) + float(s) * (0.6 + 3 * float(torch.rand((), generator=rng)) ** 2)
     floor = (depth > 0) & (depth < far)
@@ -205,8 +207,8 @@ def _pattern(side: int, rng: Rng) -> Float[Tensor, "3 s s"]:
     return (fine + grain * torch.randn(1, side, side, generator=rng)).clamp(0, 1)
 
 
-def _moved(other: Sight, most: float, rng: Rng) -> tuple[Tensor, Tensor]:
-    """Alpha and colour of another object, shifted by up to `most` of the picture's side."""
+def _moved(other: ObjectView, most: float, rng: Rng) -> tuple[Tensor, Tensor]:
+    """Alpha and colour of other_view object, shifted by up to `most` of the picture's side."""
     side = other.depth.shape[-1]
     dx, dy = ((2 * torch.rand(2, generator=rng) - 1) * most * side).long().tolist()
     pixels = torch.cat([other.alpha, other.color])
@@ -218,12 +220,12 @@ def _moved(other: Sight, most: float, rng: Rng) -> tuple[Tensor, Tensor]:
 
 
 def _occluder(
-    sight: Sight, other: Sight, inside: Bool[Tensor, "s s"], rng: Rng
+    view: ObjectView, other: ObjectView, inside: Bool[Tensor, "s s"], rng: Rng
 ) -> tuple[Tensor, Tensor]:
-    """Alpha and colour of something before the object: another object, or a slab."""
+    """Alpha and colour of something before the object: other_view object, or a slab."""
     if _chance(0.5, rng):
         return _moved(other, 0.6, rng)
-    side = sight.depth.shape[-1]
+    side = view.depth.shape[-1]
     rows, columns = (torch.nonzero(inside.any(dim=d))[:, 0] for d in (1, 0))
     alpha = torch.zeros(1, side, side)
     if len(rows):
@@ -246,7 +248,7 @@ def _lit(rgb: Float[Tensor, "3 s s"], rng: Rng) -> Float[Tensor, "3 s s"]:
     return (gain[:, None, None] * rgb).clamp(1e-4, 1) ** curve
 
 
-def _careless(inside: Bool[Tensor, "s s"], rng: Rng) -> Bool[Tensor, "s s"]:
+def _sloppy(inside: Bool[Tensor, "s s"], rng: Rng) -> Bool[Tensor, "s s"]:
     """A border drawn a pixel or two too wide or too narrow."""
     reach = int(torch.randint(1, 3, (), generator=rng))
     wide = _chance(0.5, rng)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,62 +20,135 @@ from loci.objects.models.structure_vae import (
     VolumeResidualBlock,
 )
 from loci.objects.presets import home
-from loci.train.precision import Precision, matmul_type
-from loci.train.structure.vae_data import Shapes, ShapeVariety, voxel_pictures
-from loci.train.trainer import (
-    Ema,
-    LearningRate,
-    RunDirectory,
-    TrainingBudget,
-    TrainState,
-    accelerated,
-    agreed,
-    step_generator,
-)
+from loci.train.run_directory import RunDirectory
+from loci.train.structure.vae_data import ShapeAugmentation, Shapes, draw_voxels
+from loci.train.trainer import Step, Task, Trainer, TrainerConfig
 
 SHAPES_FOR_STATISTICS = 256
 SHOWN = 16
-EMPTY = -3.0
-"""Logit that the decoder begins with: about one voxel in twenty is occupied."""
-CERTAIN = -6.0
-"""Log-variance that the encoder begins with: with more noise nothing gets through at first."""
-SPARSE = 0.01
+EMPTY_LOGIT = -3.0
+"""Of the decoder at initialisation: about one voxel in twenty is occupied."""
+LOG_VARIANCE = -6.0
+"""Of the encoder at initialisation: with more noise nothing gets through at first."""
+SMALLEST_SHARE = 0.01
 """Objects with a smaller share of voxels count no more than those with this share."""
 
 
 @dataclass(frozen=True)
-class StructureVAETraining:
+class StructureVAETraining(TrainerConfig):
     """How to train the autoencoder; the default sizes are those of `home`.
 
-    `divergence` weighs the Kullback-Leibler term, light enough to cost next to no detail.
+    Attributes:
+        encoder: sizes of the encoder.
+        decoder: sizes of the decoder.
+        augmentation: how shapes are varied.
+        kl_weight: of the Kullback-Leibler term, light enough to cost next to no detail.
     """
 
+    data: Path = Path("runs/objects")
+    out: Path = Path("runs/structure_vae")
     encoder: StructureEncoderConfig = StructureEncoderConfig()
     decoder: StructureDecoderConfig = home().parts.structure_decoder
-    variety: ShapeVariety = ShapeVariety()
-    budget: TrainingBudget = TrainingBudget(minutes=15)
-    rate: LearningRate = LearningRate(peak=2e-3, warmup_steps=20, hold=0.4)
-    batch: int = 8
-    divergence: float = 0.01
-    ema: float = 0.99
-    clip_gradient: float = 1.0
+    augmentation: ShapeAugmentation = ShapeAugmentation()
+    minutes: float = 15.0
+    learning_rate: float = 2e-3
+    warmup_steps: int = 20
+    hold: float = 0.4
+    batch_size: int = 8
+    kl_weight: float = 0.01
+    ema_decay: float = 0.99
     log_seconds: float = 20.0
     evaluate_seconds: float = 180.0
-    checkpoint_seconds: float = 120.0
-    seed: int = 0
-    precision: Precision = "float32"
+
+
+CONFIGS = {"home": StructureVAETraining()}
+
+
+def train_structure_vae(config: StructureVAETraining) -> StructureVAE:
+    """Train on the objects of `data/train`, evaluate on those of `data/test`, and save the averaged
+    parts to `out/final/structure_encoder` and `out/final/structure_decoder`. A run that was
+    stopped goes on from its last checkpoint.
+
+    Raises:
+        LociError: on unusable data or directories.
+    """
+    train, test = (occupancies(ObjectSet.load(config.data / part)) for part in ("train", "test"))
+    return fit_structure_vae(Shapes(train), Shapes(test), config)
+
+
+def occupancies(objects: ObjectSet, resolution: int = 64) -> list[Bool[Tensor, "r r r"]]:
+    """Of every object, in order."""
+    return [objects.occupancy(i, resolution) for i in range(len(objects))]
+
+
+def fit_structure_vae(train: Shapes, test: Shapes, config: StructureVAETraining) -> StructureVAE:
+    """`train_structure_vae` on shapes already in memory."""
+    trainer = Trainer(config)
+    return trainer.fit(StructureVAETask(config, train, test, trainer.device))
+
+
+class StructureVAETask(Task["StructureVAE"]):
+    """Augmented shapes, the autoencoder, and held-out shapes to evaluate it on."""
+
+    def __init__(
+        self, config: StructureVAETraining, train: Shapes, test: Shapes, device: torch.device
+    ) -> None:
+        self.config, self.train = config, train
+        self.truth = torch.stack([test.plain(i) for i in range(len(test))]).to(device)
+        self.model = StructureVAE(config).to(device)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+        )
+
+    def batch(self, step: Step) -> Float[Tensor, "b 1 r r r"]:
+        config = self.config
+        return self.train.batch(config.batch_size, config.augmentation, step.rng).to(step.device)
+
+    def loss(self, model: Callable[..., tuple[Tensor, Tensor]], batch: Tensor, step: Step):
+        reconstruction, kl = model(batch, step.rng)
+        loss = reconstruction + self.config.kl_weight * kl
+        return {"loss": loss, "reconstruction": reconstruction, "kl": kl}
+
+    def evaluate(self, model: StructureVAE, run: RunDirectory) -> dict[str, float]:
+        """Voxel IoU on held-out objects; also writes a sheet, true above reconstructed."""
+        parts = self.truth.split(16)
+        output = torch.cat([model.reconstruct(part[:, None].float()) for part in parts]).cpu()
+        truth = self.truth.cpu()
+        shown = torch.linspace(0, len(truth) - 1, min(SHOWN, len(truth))).long()
+        rows: list[Tensor] = []
+        for part in shown.split(8):
+            rows += [draw_voxels(truth[part]), draw_voxels(output[part])]
+        run.sheet("reconstructions", rows)
+        iou = voxel_iou(output, truth)
+        return {"voxel_iou": iou.mean().item(), "voxel_iou_worst_tenth": iou.quantile(0.1).item()}
+
+    @torch.no_grad()
+    def finish(self, model: StructureVAE) -> None:
+        """The latents get unit deviation over the training objects."""
+        count = min(SHAPES_FOR_STATISTICS, len(self.train))
+        chosen = torch.linspace(0, len(self.train) - 1, count).long().tolist()
+        shapes = torch.stack([self.train.plain(i) for i in chosen])[:, None].float()
+        parts = shapes.to(self.truth.device).split(16)
+        latents = torch.cat([model.encoder(part).mean for part in parts])
+        model.scale_latents(latents.std(dim=(0, 1)).clamp(min=0.05))
+
+    def save(self, model: StructureVAE, folder: Path) -> None:
+        model.encoder.save_pretrained(folder / "structure_encoder")
+        model.decoder.save_pretrained(folder / "structure_decoder")
 
 
 class StructureVAE(nn.Module):
-    """Both halves, and the loss that they are trained with."""
+    """Encoder and decoder, and the loss that they are trained with."""
 
     def __init__(self, config: StructureVAETraining) -> None:
         super().__init__()
         self.encoder = StructureEncoder(config.encoder)
         self.decoder = StructureDecoder(config.decoder)
-        begin_linear(self)
-        nn.init.constant_(_bias(self.decoder.out_layer), EMPTY)
-        nn.init.constant_(_bias(self.encoder.out_layer)[config.encoder.latent_channels :], CERTAIN)
+        initialise_linear(self)
+        nn.init.constant_(_bias(self.decoder.out_layer), EMPTY_LOGIT)
+        nn.init.constant_(
+            _bias(self.encoder.out_layer)[config.encoder.latent_channels :], LOG_VARIANCE
+        )
 
     def forward(
         self, occupancy: Float[Tensor, "b 1 r r r"], rng: torch.Generator
@@ -104,64 +178,6 @@ class StructureVAE(nn.Module):
         self.decoder.input_layer.weight *= deviation[:, None, None, None]
 
 
-def train_structure_vae(
-    data: Path, out: Path, config: StructureVAETraining | None = None
-) -> StructureVAE:
-    """Trains on the objects of `data/train`, watches those of `data/test`, and saves the averaged
-    halves to `out/final/structure_encoder` and `out/final/structure_decoder`. A run that was
-    killed goes on from its last checkpoint.
-
-    Raises LociError on unusable data or directories.
-    """
-    config = config or StructureVAETraining()
-    train, test = (occupancies(ObjectSet.load(Path(data) / part)) for part in ("train", "test"))
-    return fit_structure_vae(Shapes(train), Shapes(test), out, config)
-
-
-def occupancies(objects: ObjectSet, resolution: int = 64) -> list[Bool[Tensor, "r r r"]]:
-    """Of every object, in order."""
-    return [objects.occupancy(i, resolution) for i in range(len(objects))]
-
-
-def fit_structure_vae(
-    train: Shapes, test: Shapes, out: Path, config: StructureVAETraining
-) -> StructureVAE:
-    """`train_structure_vae` on shapes already in memory."""
-    accelerator = accelerated(matmul_type(config.precision))
-    run = RunDirectory(out, writes=accelerator.is_main_process)
-    torch.manual_seed(config.seed)
-    codec = StructureVAE(config).to(accelerator.device)
-    optimizer = torch.optim.AdamW(
-        codec.parameters(), lr=config.rate.peak, betas=(0.9, 0.98), weight_decay=0.01
-    )
-    ema = Ema(codec, config.ema)
-    learner = TrainState(codec, optimizer, ema)
-    learner.resume(run)
-    model, optimizer = accelerator.prepare(codec, optimizer)
-    truth = torch.stack([test.plain(i) for i in range(len(test))])
-
-    run.start_clock()
-    while (fraction := agreed(config.budget.fraction(run.step, run.seconds), accelerator)) < 1:
-        rate = config.rate.apply(optimizer, run.step, fraction)
-        rng = step_generator(config.seed, run.step, accelerator.process_index)
-        shapes = train.batch(config.batch, config.variety, rng).to(accelerator.device)
-        error, divergence = model(shapes, rng)
-        optimizer.zero_grad()
-        accelerator.backward(error + config.divergence * divergence)
-        accelerator.clip_grad_norm_(model.parameters(), config.clip_gradient)
-        optimizer.step()
-        ema.update(codec)
-        run.tick(error.item())
-        if run.due("log", config.log_seconds):
-            run.log(loss=error.item(), divergence=divergence.item(), rate=rate)
-        if run.due("evaluate", config.evaluate_seconds) and run.writes:
-            run.log(**_evaluate(_averaged(ema, config), truth, run))
-        if run.due("checkpoint", config.checkpoint_seconds):
-            learner.save(run)
-    learner.save(run)
-    return _finish(_averaged(ema, config), train, truth, run)
-
-
 def reconstruction_loss(
     logits: Float[Tensor, "b 1 r r r"], truth: Float[Tensor, "b 1 r r r"]
 ) -> Float[Tensor, "b"]:
@@ -173,10 +189,10 @@ def reconstruction_loss(
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").flatten(1)
     logits, truth = logits.flatten(1), truth.flatten(1)
     count = truth.sum(dim=1)
-    chance = logits.sigmoid()
-    overlap = (chance * truth).sum(dim=1)
-    dice = (2 * overlap + 1) / (chance.sum(dim=1) + count + 1)
-    return entropy.sum(dim=1) / (count + SPARSE * truth.shape[1]) + 1 - dice
+    probability = logits.sigmoid()
+    overlap = (probability * truth).sum(dim=1)
+    dice = (2 * overlap + 1) / (probability.sum(dim=1) + count + 1)
+    return entropy.sum(dim=1) / (count + SMALLEST_SHARE * truth.shape[1]) + 1 - dice
 
 
 def voxel_iou(
@@ -187,7 +203,7 @@ def voxel_iou(
     return torch.where(either > 0, both / either.clamp(min=1), 1.0)
 
 
-def begin_linear(codec: nn.Module) -> None:
+def initialise_linear(codec: nn.Module) -> None:
     """Convolutions that keep the size of what passes, and residual blocks that add nothing yet.
 
     A chain of plain convolutions finds the principal shapes in a few steps; the blocks then add
@@ -207,34 +223,3 @@ def _bias(layers: nn.Sequential) -> Tensor:
     bias = layers[-1].bias
     assert isinstance(bias, Tensor)
     return bias
-
-
-def _averaged(ema: Ema, config: StructureVAETraining) -> StructureVAE:
-    codec = StructureVAE(config)
-    ema.copy_to(codec)
-    return codec.eval().requires_grad_(False)
-
-
-def _evaluate(codec: StructureVAE, truth: Tensor, run: RunDirectory) -> dict[str, float]:
-    """Voxel IoU on held-out objects; also writes the sheet, true above reconstructed."""
-    output = torch.cat([codec.reconstruct(part[:, None].float()) for part in truth.split(16)])
-    shown = torch.linspace(0, len(truth) - 1, min(SHOWN, len(truth))).long()
-    rows = []
-    for part in shown.split(8):
-        rows += [voxel_pictures(truth[part]), voxel_pictures(output[part])]
-    run.sheet("reconstructions", rows)
-    iou = voxel_iou(output, truth)
-    return {"voxel_iou": iou.mean().item(), "voxel_iou_worst_tenth": iou.quantile(0.1).item()}
-
-
-def _finish(codec: StructureVAE, train: Shapes, truth: Tensor, run: RunDirectory) -> StructureVAE:
-    """Gives the latents unit deviation over the training objects, and saves."""
-    chosen = torch.linspace(0, len(train) - 1, min(SHAPES_FOR_STATISTICS, len(train))).long()
-    shapes = torch.stack([train.plain(i) for i in chosen.tolist()])[:, None].float()
-    latents = torch.cat([codec.encoder(part).mean for part in shapes.split(16)])
-    codec.scale_latents(latents.std(dim=(0, 1)).clamp(min=0.05))
-    if run.writes:
-        run.log(**_evaluate(codec, truth, run), final=True)
-        codec.encoder.save_pretrained(run.path / "final" / "structure_encoder")
-        codec.decoder.save_pretrained(run.path / "final" / "structure_decoder")
-    return codec

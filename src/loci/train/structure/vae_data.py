@@ -15,7 +15,7 @@ Rng = torch.Generator
 
 
 @dataclass(frozen=True)
-class ShapeVariety:
+class ShapeAugmentation:
     """How shapes are varied; all but `shrink` are chances.
 
     Attributes:
@@ -53,30 +53,34 @@ class Shapes:
         """The voxels of the wanted grid that hold a fine one."""
         return self._grid(self._voxels[index].long() // self.fineness)
 
-    def batch(self, size: int, variety: ShapeVariety, rng: Rng) -> Float[Tensor, "b 1 r r r"]:
+    def batch(
+        self, size: int, augmentation: ShapeAugmentation, rng: Rng
+    ) -> Float[Tensor, "b 1 r r r"]:
         """Random shapes, 1 where occupied."""
-        drawn = [self._draw(variety, rng) for _ in range(size)]
+        drawn = [self._draw(augmentation, rng) for _ in range(size)]
         return torch.stack(drawn)[:, None].float()
 
-    def _draw(self, variety: ShapeVariety, rng: Rng) -> Bool[Tensor, "r r r"]:
-        if _chance(variety.primitives, rng):
+    def _draw(self, augmentation: ShapeAugmentation, rng: Rng) -> Bool[Tensor, "r r r"]:
+        if _chance(augmentation.primitives, rng):
             seed = int(torch.randint(2**31, (), generator=rng))
             shape = torch.from_numpy(primitive_occupancy(seed, self.resolution))
         else:
             index = int(torch.randint(len(self), (), generator=rng))
-            changed = _chance(variety.changed, rng)
-            shape = self._changed(index, variety, rng) if changed else self.plain(index)
+            changed = _chance(augmentation.changed, rng)
+            shape = self._changed(index, augmentation, rng) if changed else self.plain(index)
         axes = [axis for axis in (0, 1) if _chance(0.5, rng)]
         shape = shape.flip(axes) if axes else shape
         return shape.transpose(0, 1) if _chance(0.5, rng) else shape
 
-    def _changed(self, index: int, variety: ShapeVariety, rng: Rng) -> Bool[Tensor, "r r r"]:
+    def _changed(
+        self, index: int, augmentation: ShapeAugmentation, rng: Rng
+    ) -> Bool[Tensor, "r r r"]:
         """Voxels' centres stretched by at most 1, so that no gap opens between them."""
         side = self.resolution * self.fineness
         points = (self._voxels[index].float() + 0.5) / side - 0.5
-        if _chance(variety.turned, rng):
+        if _chance(augmentation.turned, rng):
             points = points @ _about_vertical(2 * math.pi * float(torch.rand((), generator=rng)))
-        factor = variety.shrink + (1 - variety.shrink) * torch.rand(3, generator=rng)
+        factor = augmentation.shrink + (1 - augmentation.shrink) * torch.rand(3, generator=rng)
         reach = points.abs().amax(dim=0)
         points = points * torch.minimum(factor, 0.48 / reach)
         room = 0.49 - points.abs().amax(dim=0)
@@ -90,7 +94,7 @@ class Shapes:
         return grid
 
 
-def coarser(occupancy: Bool[Tensor, "s s s"], factor: int) -> Bool[Tensor, "r r r"]:
+def max_pool_voxels(occupancy: Bool[Tensor, "s s s"], factor: int) -> Bool[Tensor, "r r r"]:
     """A voxel is occupied when any of its finer ones is."""
     return F.max_pool3d(occupancy[None].float(), factor)[0] > 0
 
@@ -107,7 +111,7 @@ def _chance(probability: float, rng: Rng) -> bool:
 LIGHT = (0.05, -0.4, 0.9)
 
 
-def voxel_pictures(
+def draw_voxels(
     occupancies: Bool[Tensor, "b r r r"], size: int = 96, azimuth: float = 30, elevation: float = 25
 ) -> Float[Tensor, "b 3 h w"]:
     """Objects of the frame z up, front -y, seen from the front right above along parallel rays.

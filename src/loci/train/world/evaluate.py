@@ -1,7 +1,7 @@
-"""The exam: views seen before and out of sight, with true, wrong and empty memory.
+"""Evaluation of recall: views seen before and out of sight, with true, wrong and empty memory.
 
-Judged by sampled frames against the engine's true ones. A gap in the loss is no evidence: models
-that cannot recall show a large one at low noise.
+Sampled frames are compared to the recorded ones. A gap in the loss is no evidence: models that
+cannot recall show a large one at low noise.
 """
 
 from collections.abc import Mapping
@@ -11,34 +11,35 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from loci.codecs.base import Codec
 from loci.data.recordings import LatentWalks
+from loci.errors import LociError
 from loci.flow import euler_timesteps, sample
-from loci.train.trainer import RunDirectory
-from loci.train.world.batches import Batch, Recipe, draw
-from loci.train.world.memory_tokens import chunk_poses, compress_history
+from loci.train.run_directory import RunDirectory
+from loci.train.world.batches import HistorySpec, WorldBatch, draw_batch
+from loci.train.world.memory_tokens import batch_poses, compress_history
 from loci.world.conditioning import Actions
 from loci.world.transformer import WorldTransformer
 
 Memory = Literal["true", "wrong", "none"]
-SIZE = 24
-RECIPES = {
-    "near": Recipe((6, 0, 0), 3),
-    "far": Recipe((2, 4, 0), 3),
-    # By themselves: beside unmerged codes, merged ones can be empty and nobody notices.
-    "merged": Recipe((0, 8, 0), 3),
-    "twice_merged": Recipe((0, 0, 2), 3),
-    "whole": Recipe(stride=3, whole=20, lengths=range(512, 513)),
+SIZE, SHOWN = 24, 12
+HISTORIES = {
+    "near": HistorySpec((6, 0, 0), 3),
+    "far": HistorySpec((2, 4, 0), 3),
+    # By themselves: beside unmerged tokens, merged ones can be empty and nobody notices.
+    "merged": HistorySpec((0, 8, 0), 3),
+    "twice_merged": HistorySpec((0, 0, 2), 3),
+    "whole": HistorySpec(stride=3, budget=20, lengths=(512, 513)),
 }
 
 
 @dataclass(frozen=True)
 class RecallEvaluation:
-    """Held-out batches by recipe, with the true frames of their targets in [-1, 1]."""
+    """Held-out batches by history, with the true frames of their targets in [-1, 1]."""
 
-    batches: dict[str, Batch]
+    batches: dict[str, WorldBatch]
     frames: dict[str, Float[Tensor, "b k 3 h w"]]
     codec: Codec
 
@@ -48,12 +49,24 @@ class RecallEvaluation:
         walks: LatentWalks,
         frames: np.ndarray,
         codec: Codec,
-        recipes: Mapping[str, Recipe] = RECIPES,
+        histories: Mapping[str, HistorySpec] = HISTORIES,
     ) -> "RecallEvaluation":
-        """Fixed batches: the same questions at every examination, whatever else is asked."""
+        """Fixed batches, the same at every evaluation, of those histories that the walks are long
+        enough for.
+
+        Raises:
+            LociError: when they are long enough for none.
+        """
+        fitting = {name: spec for name, spec in histories.items() if walks.length >= spec.length}
+        if not fitting:
+            least = min(spec.length for spec in histories.values())
+            raise LociError(
+                f"held-out walks of {walks.length} frames are too short to evaluate on, expected "
+                f"at least {least}"
+            )
         batches = {
-            name: draw(walks, recipe, SIZE, np.random.default_rng(7), revisits=1.0)
-            for name, recipe in recipes.items()
+            name: draw_batch(walks, spec, SIZE, np.random.default_rng(7), revisits=1.0)
+            for name, spec in fitting.items()
         }
         true = {}
         for name, batch in batches.items():
@@ -63,50 +76,57 @@ class RecallEvaluation:
         return cls(batches, true, codec)
 
 
-def evaluate(
-    model: WorldTransformer, exam: RecallEvaluation, run: RunDirectory | None = None
+def evaluate_recall(
+    model: WorldTransformer, evaluation: RecallEvaluation, run: RunDirectory | None = None
 ) -> dict[str, float]:
-    """PSNR in dB over hidden targets, by recipe and memory; writes a sheet of the first rows."""
-    results: dict[str, float] = {}
-    for name, batch in exam.batches.items():
-        answers = {kind: answer(model, batch, kind, exam.codec) for kind in get_args(Memory)}
-        ceiling = exam.codec.decode(batch.target.transpose(1, 2)).transpose(1, 2)
-        for kind, frames in {**answers, "ceiling": ceiling}.items():
-            results[f"{name}_{kind}"] = _psnr(frames, exam.frames[name])[batch.hidden].mean().item()
+    """PSNR in dB over hidden targets, by history and memory; writes sheets of the first rows.
+
+    Runs on the model's device.
+    """
+    scores: dict[str, float] = {}
+    device, codec = model.patch_embedding.weight.device, evaluation.codec
+    if isinstance(codec, nn.Module):
+        codec.to(device)
+    for name, batch in evaluation.batches.items():
+        true = evaluation.frames[name]
+        frames = {kind: predict_frames(model, batch, kind, codec) for kind in get_args(Memory)}
+        latents = batch.target.transpose(1, 2).to(device)
+        frames["ceiling"] = codec.decode(latents).transpose(1, 2).cpu()
+        for kind, predicted in frames.items():
+            scores[f"{name}_{kind}"] = _psnr(predicted, true)[batch.hidden].mean().item()
         if run is not None:
-            rows = [
-                torch.cat([exam.frames[name][i], answers["true"][i], answers["none"][i]])
-                for i in range(12)
-            ]
-            run.sheet(f"exam_{name}", rows)
-    return results
+            shown = range(min(SHOWN, len(true)))
+            rows = [torch.cat([true[i], frames["true"][i], frames["none"][i]]) for i in shown]
+            run.sheet(f"recall_{name}", rows)
+    return scores
 
 
 @torch.no_grad()
-def answer(
-    model: WorldTransformer, batch: Batch, memory: Memory, codec: Codec, steps: int = 8
+def predict_frames(
+    model: WorldTransformer, batch: WorldBatch, memory: Memory, codec: Codec, steps: int = 8
 ) -> Float[Tensor, "b k 3 h w"]:
-    """Sampled target frames. `wrong` gives every example its neighbour's memory."""
-    remembered = compress_history(model.latent_encoder, batch)
+    """Sampled target frames, on the CPU. `wrong` gives every example its neighbour's memory."""
+    device = model.patch_embedding.weight.device
+    history = compress_history(model.latent_encoder, batch)
     if memory == "wrong":
-        remembered = remembered._replace(codes=remembered.codes.roll(1, 0))
+        history = history._replace(tokens=history.tokens.roll(1, 0))
     elif memory == "none":
         empty = replace(batch, spans=tuple(s[:, :0] for s in batch.spans))
-        remembered = compress_history(model.latent_encoder, empty)
+        history = compress_history(model.latent_encoder, empty)
     context = model.context(
-        remembered.codes,
-        batch.local[:, :, None],
-        Actions(*batch.actions.unbind(-1)),
-        address=chunk_poses(batch, remembered),
+        history.tokens,
+        batch.local[:, :, None].to(device),
+        Actions(*batch.actions.to(device).unbind(-1)),
+        poses=batch_poses(batch, history),
     )
     shape = batch.target.transpose(1, 2).shape
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device)
     latents = sample(
         lambda state, t: {"video": model.velocity(state["video"], t, context)},
         {"video": noise},
         euler_timesteps(steps, 2.0, even=True),
     )["video"]
-    return codec.decode(latents).transpose(1, 2)
+    return codec.decode(latents).transpose(1, 2).cpu()
 
 
 def _psnr(a: Tensor, b: Tensor) -> Float[Tensor, "b k"]:

@@ -9,7 +9,7 @@ from loci.codecs.frame import FrameCodec
 from loci.errors import LociError
 from loci.io.files import replacing, replacing_folder
 from loci.train.plots import draw_panels
-from loci.world.presets import doom_world
+from loci.world.config import doom_world
 from loci.world.transformer import WorldTransformer
 from loci.world.world import SAVED, World
 

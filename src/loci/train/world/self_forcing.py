@@ -1,6 +1,7 @@
-"""A past of the model's own making, so that it learns to live with it: finetuning against drift."""
+"""Self-forcing: walks that the model itself continues, so that it learns to live with its drift."""
 
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,51 +12,73 @@ from loci.data.recordings import LatentWalks
 from loci.flow import euler_timesteps, sample
 from loci.memory.hierarchical import HierarchicalMemory
 from loci.memory.hpmc import HPMCEncoder
-from loci.train.world.batches import Recipe, places
+from loci.train.world.batches import HistorySpec, local_frames
 from loci.train.world.memory_tokens import WindowTokenCache, window_tokens
 from loci.world.conditioning import Actions, ChunkPoses
-from loci.world.presets import doom_world
+from loci.world.config import WorldConfig
 from loci.world.transformer import WorldTransformer
 
-CHUNK = 8
 STEPS = 4
+"""Sampling steps of a rollout: fewer than in a walk, since there are many."""
+WALKS, CHUNKS = 16, 8
 
 
 @dataclass(frozen=True)
 class SelfForcedWalks:
-    """Walks whose past was generated from `start` on; their targets are still the true frames."""
+    """Walks whose latents from `start + 1` to `stop` were generated; targets are the true ones."""
 
     walks: LatentWalks
     start: int
     stop: int
 
     @property
-    def places(self) -> range:
-        """Local frames that the model made itself."""
+    def generated(self) -> range:
+        """Local frames that the model generated."""
         return range(self.start + 1, self.stop)
 
-    def has_room_for(self, recipe: Recipe) -> bool:
-        """Whether some of these places have enough history behind them, and targets before."""
-        return bool(places(self.walks, recipe, self.places))
+    def fits(self, spec: HistorySpec) -> bool:
+        """Whether some of these frames have enough history behind them, and targets before."""
+        return bool(local_frames(self.walks.length, spec, self.generated))
 
 
-def self_forced(
+def shortest_walk(world: WorldConfig, chunks: int = CHUNKS) -> int:
+    """The least latents of a walk that a rollout can continue."""
+    return world.chunk * (chunks + 3)
+
+
+class Rollout(NamedTuple):
+    """Which walks were continued, from which local frame, and the latents `[b, n, c, h, w]` that
+    followed."""
+
+    rows: Int[Tensor, "b"]
+    start: int
+    generated: Float[Tensor, "b n c h w"]
+
+
+def random_rollout(
     model: WorldTransformer,
     walks: LatentWalks,
+    world: WorldConfig,
     rng: np.random.Generator,
-    count: int = 16,
-    chunks: int = 8,
-) -> SelfForcedWalks:
-    """Random walks, of which the model continues a part under the recorded actions."""
+    count: int = WALKS,
+    chunks: int = CHUNKS,
+) -> Rollout:
+    """Random walks, all continued from the same random frame on."""
     rows = torch.from_numpy(rng.choice(walks.count, size=min(count, walks.count), replace=False))
-    latest = walks.length - CHUNK * (chunks + 1)
-    start = CHUNK * int(rng.integers(1, latest // CHUNK))
+    latest = walks.length - world.chunk * (chunks + 1)
+    start = world.chunk * int(rng.integers(1, latest // world.chunk))
     noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    made = walk_on(model, walks, rows, start, chunks, noise)
-    stop = start + 1 + made.shape[1]
+    generated = self_forcing_rollout(model, walks, world, rows, start, chunks, noise)
+    return Rollout(rows, start, generated)
+
+
+def self_forced_walks(walks: LatentWalks, rollout: Rollout) -> SelfForcedWalks:
+    """The continued walks, with what was generated as their history."""
+    rows, start, generated = rollout
+    stop = start + 1 + generated.shape[1]
     history = walks.latents[rows].clone()
-    history[:, start + 1 : stop] = made.to(history)
-    some = replace(
+    history[:, start + 1 : stop] = generated.to(history)
+    chosen = replace(
         walks,
         latents=walks.latents[rows],
         actions=walks.actions[rows],
@@ -63,79 +86,105 @@ def self_forced(
         true=walks.true[rows],
         history=history,
     )
-    return SelfForcedWalks(some, start, stop)
+    return SelfForcedWalks(chosen, start, stop)
 
 
 @torch.no_grad()
-def walk_on(
+def self_forcing_rollout(
     model: WorldTransformer,
     walks: LatentWalks,
+    world: WorldConfig,
     rows: Int[Tensor, "b"],
     start: int,
     chunks: int,
     noise: torch.Generator,
 ) -> Float[Tensor, "b n c h w"]:
-    """Generated latents `start + 1 ...` of some walks, from their true past and actions."""
-    device = model.patch_embedding.weight.device
-    memory = HierarchicalMemory(doom_world().horizon, model.latent_encoder)
+    """Generated latents `start + 1 ...` of some walks, from their true history and actions.
+
+    Args:
+        model: runs on its device; the result is on the CPU.
+        walks: to continue.
+        world: how the model is walked: its chunk and its memory.
+        rows: which walks.
+        start: the local frame to go on from.
+        chunks: to generate.
+        noise: on the CPU.
+    """
+    device, size = model.patch_embedding.weight.device, world.chunk
+    memory = HierarchicalMemory(world.memory, model.latent_encoder)
     past = walks.latents[rows, :start].float().transpose(1, 2).to(device)
     state = memory.append(memory.empty(), past, walks.reckoned[rows, :start])
-    local, made = walks.latents[rows, start].float()[:, :, None].to(device), []
-    for at in range(start, start + CHUNK * chunks, CHUNK):
-        codes = memory.codes(state)
-        assert codes.poses is not None
-        ages = torch.tensor([state.length - span.end for span in codes.spans])
-        poses = walks.reckoned[rows, at : at + CHUNK + 1]
-        address = ChunkPoses(codes.poses, ages.expand(len(rows), -1), poses[:, 0], poses[:, 1:])
-        actions = Actions(*walks.actions[rows, at : at + CHUNK].to(device).unbind(-1))
-        context = model.context(codes.tokens, local, actions, address=address)
-        shape = (*local.shape[:2], CHUNK, *local.shape[3:])
+    local = walks.latents[rows, start].float()[:, :, None].to(device)
+    generated: list[Tensor] = []
+    for now in range(start, start + size * chunks, size):
+        tokens = memory.tokens(state)
+        assert tokens.poses is not None
+        ages = torch.tensor([state.length - span.end for span in tokens.spans])
+        poses = walks.reckoned[rows, now : now + size + 1]
+        where = ChunkPoses(tokens.poses, ages.expand(len(rows), -1), poses[:, 0], poses[:, 1:])
+        actions = Actions(*walks.actions[rows, now : now + size].to(device).unbind(-1))
+        context = model.context(tokens.tokens, local, actions, poses=where)
+        shape = (*local.shape[:2], size, *local.shape[3:])
         latents = sample(
-            lambda now, t, context=context: {"video": model.velocity(now["video"], t, context)},
+            lambda x, t, context=context: {"video": model.velocity(x["video"], t, context)},
             {"video": torch.randn(shape, generator=noise).to(device)},
             euler_timesteps(STEPS, 2.0, even=True),
         )["video"]
         state = memory.append(state, torch.cat([local, latents[:, :, :-1]], dim=2), poses[:, :-1])
         local = latents[:, :, -1:]
-        made.append(latents)
-    return torch.cat(made, dim=2).transpose(1, 2).cpu()
+        generated.append(latents)
+    return torch.cat(generated, dim=2).transpose(1, 2).cpu()
 
 
 @dataclass(frozen=True)
 class WalkSource:
-    """Walks to draw from, within which places, and the codes of their windows if these are kept."""
+    """Walks to draw from, where local frames may be, and cached level-one tokens, if any."""
 
     walks: LatentWalks
     within: range | None = None
-    kept: WindowTokenCache | None = None
+    tokens: WindowTokenCache | None = None
 
 
 class BatchSource:
-    """The walks of a run, and what is made from them on the way.
+    """The recorded walks, their token cache, and the walks that the model continued last.
 
-    None of it is part of a checkpoint: it can all be made again.
+    The last are part of a checkpoint; the cache can be made again.
     """
 
-    def __init__(self, walks: LatentWalks, seed: int) -> None:
-        self.walks, self.seed = walks, seed
-        self.kept: WindowTokenCache | None = None
-        self.own: tuple[SelfForcedWalks, WindowTokenCache | None] | None = None
+    def __init__(self, walks: LatentWalks, world: WorldConfig, seed: int) -> None:
+        self.walks, self.world, self.seed = walks, world, seed
+        self.tokens: WindowTokenCache | None = None
+        self.rollout: Rollout | None = None
+        self.self_forced: SelfForcedWalks | None = None
+        self.self_forced_tokens: WindowTokenCache | None = None
 
-    def keep_windows(self, encoder: HPMCEncoder, noise: float) -> None:
-        """Encode all windows, once: from now on the encoder's windows must stay as they are."""
-        self.kept = window_tokens(encoder, self.walks, noise, self.seed)
+    def cache_tokens(self, encoder: HPMCEncoder, noise: float) -> None:
+        """Encode all windows: from now on the encoder must make the same level-one tokens."""
+        self.tokens = window_tokens(encoder, self.walks, noise, self.seed)
+        self._cache_self_forced(encoder, noise)
 
-    def walk_on(self, model: WorldTransformer, noise: float, rng: np.random.Generator) -> None:
-        """Let the model go on with some walks, in place of those it went on with before."""
-        own, kept = self_forced(model, self.walks, rng), None
-        if self.kept is not None:
-            kept = window_tokens(model.latent_encoder, own.walks, noise, self.seed)
-        self.own = own, kept
+    def roll_out(self, model: WorldTransformer, noise: float, rng: np.random.Generator) -> None:
+        """Let the model continue some walks, in place of those it continued before."""
+        self.rollout = random_rollout(model, self.walks, self.world, rng)
+        self.self_forced = self_forced_walks(self.walks, self.rollout)
+        self._cache_self_forced(model.latent_encoder, noise)
 
-    def source(self, recipe: Recipe, own: float, rng: np.random.Generator) -> WalkSource:
-        """The model's own walks with probability `own`, where the recipe fits them."""
-        if self.own is not None and rng.random() < own:
-            history, kept = self.own
-            if history.has_room_for(recipe):
-                return WalkSource(history.walks, history.places, kept)
-        return WalkSource(self.walks, kept=self.kept)
+    def choose(self, spec: HistorySpec, share: float, rng: np.random.Generator) -> WalkSource:
+        """With probability `share` the walks that the model continued, where the spec fits them."""
+        forced = self.self_forced
+        if forced is not None and rng.random() < share and forced.fits(spec):
+            return WalkSource(forced.walks, forced.generated, self.self_forced_tokens)
+        return WalkSource(self.walks, tokens=self.tokens)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.rollout is None else self.rollout._asdict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state:
+            self.rollout = Rollout(**state)
+            self.self_forced = self_forced_walks(self.walks, self.rollout)
+
+    def _cache_self_forced(self, encoder: HPMCEncoder, noise: float) -> None:
+        if self.tokens is not None and self.self_forced is not None:
+            walks = self.self_forced.walks
+            self.self_forced_tokens = window_tokens(encoder, walks, noise, self.seed)
