@@ -1,4 +1,4 @@
-"""What docs/acceleration.md tells a reader to run does run."""
+"""The snippets of docs/acceleration.md run."""
 
 import re
 from pathlib import Path
@@ -17,9 +17,9 @@ def test_the_snippets_run_one_after_the_other(capsys: pytest.CaptureFixture[str]
     for snippet in snippets():
         exec(compile(snippet, str(PAGE), "exec"), names)
     assert names["result"]["x"].shape == (1, 8)
-    entry = names["ledger"].stage("mine")
-    assert 0 < entry.made < entry.exact == 30
-    assert "mine" in capsys.readouterr().out
+    stage = names["stats"].stage("my model")
+    assert 0 < stage.evaluations < stage.exact_evaluations == 30
+    assert "my model" in capsys.readouterr().out
     assert names["halved"]["x"].isfinite().all()
     assert ((names["result"]["x"] - 2).abs() < 3).all()
 

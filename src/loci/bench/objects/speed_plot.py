@@ -1,4 +1,4 @@
-"""Preset-up against loss, a point for every method; those that no other beats are joined.
+"""Speed-up against loss, a point for every method; those that no other beats are joined.
 
 Fifty names over one another tell nothing: named are the corners of that line, the named speeds, and
 the fastest of a group that has neither; the table has the rest.
