@@ -60,7 +60,7 @@ def test_a_texture_is_painted_from_the_mesh_where_there_are_no_splats(tmp_path: 
     textured = replace(asset, mesh=red).textured(32)
     assert textured.mesh is not None
     assert textured.mesh.texture is not None
-    assert textured.mesh.texture.picture.float().mean(dim=(0, 1)).tolist() == pytest.approx(
+    assert textured.mesh.texture.image.float().mean(dim=(0, 1)).tolist() == pytest.approx(
         [229.5, 25.5, 51], abs=6
     )
     scene = Scene((textured, textured))

@@ -1,1 +1,1 @@
-"""Surfaces and splats: extracting them, keeping them, writing them to files."""
+"""Meshes and Gaussian splats: extraction, rendering, placement and files."""

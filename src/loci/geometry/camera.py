@@ -1,9 +1,9 @@
-"""The one camera convention, and the named ways into it from others.
+"""Pinhole cameras in PyTorch3D's convention, and conversions to OpenCV's and OpenGL's.
 
-A camera stands in a world whose z is up (an object's frame, or a scene's). In its own frame x
-points left, y up and z forward, as in PyTorch3D; points are row vectors:
-`p_camera = p_world @ rotation + translation`. The picture is a pinhole's: `fov` is the horizontal
-field of view, the principal point is the middle, and the centre of pixel i lies at i + 0.5.
+World frames (an object's or a scene's) have z up. In the camera frame x points left, y up and z
+forward; points are row vectors: `p_camera = p_world @ rotation + translation`. `fov` is the
+horizontal field of view, the principal point is the image centre, and the centre of pixel i lies
+at i + 0.5.
 """
 
 import math
@@ -22,15 +22,15 @@ OPENGL = (-1.0, 1.0, -1.0)
 """Signs from our camera frame to OpenGL's, glTF's and Blender's (x right, y up, z backward)."""
 
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
-"""Radians between one and the next on a spiral that covers a sphere evenly."""
+"""Radians between successive points of a Fibonacci lattice on a sphere."""
 
 Size = int | tuple[int, int]
-"""Height and width of a picture in pixels; one number for a square."""
+"""Height and width of an image in pixels; one number for a square."""
 
 
 @dataclass(frozen=True)
 class Camera:
-    """Where a camera stands and how wide it sees.
+    """Pose and field of view of a pinhole camera.
 
     Attributes:
         rotation: `[3, 3]`; its columns are the camera's left, up and forward in the world.
@@ -50,7 +50,7 @@ class Camera:
 
     @property
     def eye(self) -> Float[Tensor, "3"]:
-        """The camera's place in the world."""
+        """The camera's position in the world."""
         return -self.translation @ self.rotation.T
 
     def to(self, like: Tensor) -> "Camera":
@@ -58,7 +58,7 @@ class Camera:
         return Camera(self.rotation.to(like), self.translation.to(like), self.fov)
 
     def view(self, points: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
-        """World to camera frame."""
+        """World points in the camera frame."""
         return points @ self.rotation + self.translation
 
     def focal(self, size: Size) -> float:
@@ -66,14 +66,14 @@ class Camera:
         return height_width(size)[1] / (2 * math.tan(math.radians(self.fov) / 2))
 
     def project(self, points: Float[Tensor, "*n 3"], size: Size) -> Float[Tensor, "*n 3"]:
-        """World points to x and y in pixels (x right, y down) and z, their depth."""
+        """World points as x and y in pixels (x right, y down) and depth z."""
         height, width = height_width(size)
         x, y, z = self.view(points).unbind(-1)
         focal = self.focal(size)
         return torch.stack([width / 2 - focal * x / z, height / 2 - focal * y / z, z], dim=-1)
 
     def unproject(self, depth: Float[Tensor, "h w"]) -> Float[Tensor, "h w 3"]:
-        """A depth map (z) to points in the camera frame: a pointmap."""
+        """A depth map (z) as a pointmap: points in the camera frame."""
         height, width = depth.shape
         focal = self.focal((height, width))
         y = (height / 2 - 0.5 - torch.arange(height).to(depth)) / focal
@@ -81,14 +81,14 @@ class Camera:
         return torch.stack([x * depth, y[:, None] * depth, depth], dim=-1)
 
     def intrinsics(self, size: Size) -> Float[Tensor, "3 3"]:
-        """OpenCV's matrix: pixels from points of the OpenCV camera frame."""
+        """OpenCV's camera matrix."""
         (height, width), focal = height_width(size), self.focal(size)
         rows = [[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]
         return torch.tensor(rows).to(self.rotation)
 
     @classmethod
     def identity(cls, fov: float) -> "Camera":
-        """The camera of a world that is the camera frame itself, such as a placed scene."""
+        """A camera whose frame is the world frame."""
         return cls(torch.eye(3), torch.zeros(3), fov)
 
     @classmethod
@@ -99,11 +99,11 @@ class Camera:
         scale: float | Tensor,
         fov: float,
     ) -> "Camera":
-        """How an object with the pose `p_camera = (p_object * scale) @ rotation + translation`
-        is seen, as a camera in the object's own frame and units.
+        """The camera, in the object's frame and units, that sees an object with the pose
+        `p_camera = (p_object * scale) @ rotation + translation`.
 
-        Depth comes out in the object's units: times `scale` it is the pose's. `scale` is one
-        number, or three equal ones.
+        Depths are in the object's units: multiply by `scale` (one number, or three equal ones) for
+        those of the pose.
         """
         one = torch.as_tensor(scale).to(translation).reshape(-1)[0]
         return cls(rotation, translation / one, fov)
@@ -117,10 +117,10 @@ class Camera:
         fov: float,
         target: Sequence[float] = (0.0, 0.0, 0.0),
     ) -> "Camera":
-        """A camera that looks at `target` from a sphere around it, upright.
+        """An upright camera on a sphere around `target`, looking at it.
 
         Args:
-            azimuth: degrees; 0 looks from the front (-y), 90 from the right (+x).
+            azimuth: degrees; 0 is in front of the object (-y), 90 on its right (+x).
             elevation: degrees above the horizon; in (-90, 90).
             distance: from the target, in world units.
             fov: horizontal field of view in degrees.
@@ -136,7 +136,7 @@ class Camera:
 
     @classmethod
     def on_sphere(cls, count: int, distance: float, fov: float) -> "list[Camera]":
-        """So many cameras evenly on a sphere, looking at its middle; as `orbit`."""
+        """`count` cameras evenly on a sphere, looking at its centre (the origin); as `orbit`."""
         cameras = []
         for number in range(count):
             elevation = math.degrees(math.asin(1 - (2 * number + 1) / count))
@@ -160,8 +160,8 @@ def height_width(size: Size) -> tuple[int, int]:
 def flip_axes(
     points: Float[Tensor, "*n 3"], signs: tuple[float, float, float]
 ) -> Float[Tensor, "*n 3"]:
-    """Points of the camera frame in another one: `OPENCV` or `OPENGL`; its own inverse.
+    """Points of our camera frame in OpenCV's or OpenGL's (`OPENCV`, `OPENGL`), and back.
 
-    A pointmap in OpenCV's frame, as depth networks give it, comes into ours so.
+    Depth networks give pointmaps in OpenCV's frame.
     """
     return points * points.new_tensor(signs)

@@ -17,9 +17,9 @@ from loci.io.files import write_whole
 
 
 def gaussian_columns(gaussians: Gaussians) -> dict[str, Float[Tensor, "n"]]:
-    """What a splat file stores, before activation, by column name in file order.
+    """Columns of a PLY file, by name in file order.
 
-    Opacity as its logit, scale as its logarithm, rotation w, x, y, z of any length.
+    Opacities are logits, scales logarithms, rotations quaternions w, x, y, z of any length.
     """
     zeros = torch.zeros_like(gaussians.positions)
     columns: dict[str, Tensor] = {}
@@ -54,13 +54,13 @@ LINEAR_COLORS = "_COLOR_0"
 
 
 def to_gltf_frame(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    """The object's frame (z up) to glTF's (y up): (x, y, z) -> (x, z, -y)."""
+    """From the object's frame (z up) to glTF's (y up): (x, y, z) -> (x, z, -y)."""
     x, y, z = points.unbind(1)
     return torch.stack([x, z, -y], dim=1)
 
 
 def from_gltf_frame(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    """The inverse: what a pose is applied to."""
+    """From glTF's frame to the object's, which poses apply to."""
     x, y, z = points.unbind(1)
     return torch.stack([x, -z, y], dim=1)
 
@@ -106,8 +106,8 @@ def _to_trimesh(mesh: Mesh) -> Any:
     attributes: dict[str, Any] = {}
     if mesh.texture is not None:
         # trimesh counts texture coordinates from below, glTF and `Texture` from the top.
-        uv = _numpy(mesh.texture.places) * (1, -1) + (0, 1)
-        matte.baseColorTexture = Image.fromarray(mesh.texture.picture.cpu().numpy())
+        uv = _numpy(mesh.texture.uv) * (1, -1) + (0, 1)
+        matte.baseColorTexture = Image.fromarray(mesh.texture.image.cpu().numpy())
         visual = TextureVisuals(uv=uv, material=matte)
     elif mesh.colors is not None:
         attributes = {LINEAR_COLORS: srgb_to_linear(_numpy(mesh.colors).clip(0, 1))}
@@ -147,10 +147,10 @@ def linear_to_srgb(linear: np.ndarray) -> np.ndarray:
 
 
 def write_obj(path: Path | str, mesh: Mesh) -> None:
-    """Writes a mesh with y up, as readers of OBJ take it, all or nothing.
+    """Writes a mesh with y up, all or nothing.
 
-    Colours follow the place in each vertex's line, as they are (sRGB, 0 to 1); programs that do
-    not know this leave them out.
+    Vertex colours follow the position in each line (sRGB, 0 to 1), as MeshLab and Blender read
+    them; trimesh would round them to bytes.
 
     Raises:
         LociError: for a mesh without faces or with vertices that are not finite, or a file that

@@ -1,4 +1,4 @@
-"""Objects put at their places in one scene."""
+"""Placing objects in a scene by their poses, and merging them."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.rotations import quaternion_invert, quaternion_multiply, quaternion_to_matrix
 
 SCALE_FLOOR = 1.1
-"""Placed Gaussians are at least this many times as large as the smallest a decoder makes."""
+"""Least scale of a placed Gaussian, over that of the smallest a decoder makes."""
 
 
 def place_points(
@@ -21,7 +21,7 @@ def place_points(
     translation: Float[Tensor, "3"],
     scale: Float[Tensor, "3"],
 ) -> Float[Tensor, "n 3"]:
-    """`(points * scale) @ R + translation` with row vectors, R being the quaternion's matrix."""
+    """`(points * scale) @ R + translation` for row vectors, R being the quaternion's matrix."""
     matrix = quaternion_to_matrix(rotation[None])[0]
     return (points * scale) @ matrix + translation
 
@@ -33,17 +33,16 @@ def place_gaussians(
     scale: Float[Tensor, "3"],
     smallest: float = 0.0,
 ) -> Gaussians:
-    """Gaussians of an object in the frame its pose leads to (SAM 3D Objects, 11).
+    """Gaussians of an object in the frame of its pose.
 
     Args:
         gaussians: in the object's frame.
-        rotation: unit quaternion w, x, y, z. Rows are multiplied by its matrix from the right,
-            which turns them by its inverse: so the Gaussians' own rotations become
-            conj(rotation) * own.
+        rotation: unit quaternion w, x, y, z. Multiplying row vectors by its matrix rotates them by
+            its inverse, so Gaussian rotations q become conj(rotation) * q.
         translation: in the units of the target frame.
-        scale: along the object's axes; Gaussians can only take an isotropic one.
-        smallest: the least standard deviation of the decoder that made them, in the object's
-            frame: after placing none is below 1.1 times it, scaled.
+        scale: along the object's axes; must be isotropic.
+        smallest: the decoder's least standard deviation, in the object's frame. Scales are clipped
+            to 1.1 times it, as in SAM 3D Objects.
 
     Raises:
         LociError: for a scale that differs between axes.
@@ -51,12 +50,12 @@ def place_gaussians(
     factor = scale.mean()
     if not torch.allclose(scale, factor.expand(3), rtol=1e-3):
         raise LociError(f"a scale of {scale.tolist()}, expected the same along all axes")
-    turn = quaternion_invert(torch.nn.functional.normalize(rotation, dim=0))
+    inverse = quaternion_invert(torch.nn.functional.normalize(rotation, dim=0))
     return Gaussians(
         place_points(gaussians.positions, rotation, translation, scale),
         gaussians.harmonics,
         (gaussians.scales * factor).clamp(min=float(SCALE_FLOOR * smallest * factor)),
-        quaternion_multiply(turn.expand_as(gaussians.quaternions), gaussians.rotations),
+        quaternion_multiply(inverse.expand_as(gaussians.quaternions), gaussians.rotations),
         gaussians.opacity_logits,
     )
 
@@ -67,17 +66,17 @@ def place_mesh(
     translation: Float[Tensor, "3"],
     scale: Float[Tensor, "3"],
 ) -> Mesh:
-    """A mesh in the frame its pose leads to; decoded normals are dropped."""
+    """A mesh in the frame of its pose; learned normals are dropped."""
     placed = place_points(mesh.vertices, rotation, translation, scale)
     normals = mesh.normals
     if normals is not None:
-        upright = place_points(normals, rotation, torch.zeros_like(translation), 1 / scale)
-        normals = torch.nn.functional.normalize(upright, dim=1)
+        rotated = place_points(normals, rotation, torch.zeros_like(translation), 1 / scale)
+        normals = torch.nn.functional.normalize(rotated, dim=1)
     return Mesh(placed, mesh.faces, mesh.colors, texture=mesh.texture, normals=normals)
 
 
 def merge_gaussians(parts: Sequence[Gaussians]) -> Gaussians:
-    """All Gaussians of a scene, part by part. Raises LociError for no part."""
+    """Concatenates Gaussians. Raises LociError for none."""
     if not parts:
         raise LociError("no Gaussians to merge, expected at least one object")
     names = ("positions", "harmonics", "scales", "quaternions", "opacity_logits")
@@ -85,9 +84,9 @@ def merge_gaussians(parts: Sequence[Gaussians]) -> Gaussians:
 
 
 def merge_meshes(parts: Sequence[Mesh]) -> Mesh:
-    """One mesh of all faces; colours stay if every part has them, textures go.
+    """Concatenates meshes; colours are kept if all have them, textures are dropped.
 
-    Raises LociError for no part.
+    Raises LociError for none.
     """
     if not parts:
         raise LociError("no meshes to merge, expected at least one object")

@@ -113,7 +113,7 @@ def test_a_texture_shows_what_vertices_cannot(painted: Mesh) -> None:
 def test_every_place_gets_the_colour_of_its_own_surface(painted: Mesh) -> None:
     assert painted.texture is not None
     middles = painted.vertices[painted.faces].mean(dim=1)
-    found = painted.texture.at(painted.texture.places[painted.faces].mean(dim=1))
+    found = painted.texture.at(painted.texture.uv[painted.faces].mean(dim=1))
     on_ball = 0.4 * torch.nn.functional.normalize(middles, dim=1)
     assert (found - painting(on_ball)).abs().mean() < 0.05
 
@@ -133,10 +133,10 @@ def test_the_file_holds_the_texture_and_no_colours_that_would_darken_it(
     read: Any = trimesh.load_scene(path).geometry["ball"]
     assert painted.texture is not None
     picture = np.asarray(read.visual.material.baseColorTexture.convert("RGB"))
-    assert np.array_equal(picture, painted.texture.picture.numpy())
+    assert np.array_equal(picture, painted.texture.image.numpy())
     # trimesh counts from below, glTF and we from the top.
     places = np.stack([read.visual.uv[:, 0], 1 - read.visual.uv[:, 1]], axis=1)
-    assert np.allclose(places, painted.texture.places.numpy(), atol=1e-6)
+    assert np.allclose(places, painted.texture.uv.numpy(), atol=1e-6)
 
 
 def test_no_seam_is_lit(painted: Mesh, tmp_path) -> None:
@@ -163,7 +163,7 @@ def test_charts_do_not_bleed_into_each_other_in_a_small_texture() -> None:
     black = Mesh(mesh.vertices, mesh.faces)
     white = bake_texture(black, look, BakeConfig(side=64, views=12, pixels=96))
     assert white.texture is not None
-    middles = white.texture.at(white.texture.places[white.faces].mean(dim=1))
+    middles = white.texture.at(white.texture.uv[white.faces].mean(dim=1))
     assert middles.min() > 0.9
 
 

@@ -1,4 +1,4 @@
-"""A set of 3-D Gaussians, each with one colour."""
+"""3-D Gaussians with spherical harmonics of degree 0."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,11 @@ SH_BAND_0 = 0.28209479177387814
 
 @dataclass(frozen=True)
 class Gaussians:
-    """Splats of one object in its own frame (z up, about [-0.5, 0.5]^3).
+    """Gaussian splats, of an object in its frame (z up, about [-0.5, 0.5]^3) or of a scene.
 
     Attributes:
-        positions: centres `[n, 3]`.
-        harmonics: colour as the coefficient of the constant spherical harmonic `[n, 3]`.
+        positions: means `[n, 3]`.
+        harmonics: coefficients of the constant spherical harmonic, RGB `[n, 3]`.
         scales: standard deviations along the axes `[n, 3]`, positive.
         quaternions: rotations w, x, y, z `[n, 4]`, of any length but 0.
         opacity_logits: opacities before the sigmoid `[n]`.
@@ -34,7 +34,7 @@ class Gaussians:
 
     @property
     def colors(self) -> Float[Tensor, "n 3"]:
-        """RGB; inside [0, 1] for a Gaussian that means it."""
+        """RGB, not clipped to [0, 1]."""
         return 0.5 + SH_BAND_0 * self.harmonics
 
     @property

@@ -1,4 +1,4 @@
-"""3-D Gaussians as a camera sees them: flat, coloured, from near to far."""
+"""Projection of 3-D Gaussians to 2-D splats (EWA), and their compositing."""
 
 from dataclasses import dataclass
 
@@ -11,26 +11,26 @@ from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.rotations import quaternion_to_matrix
 
 MIP_KERNEL = 0.1
-"""Variance in square pixels that the screen adds to every Gaussian (SAM 3D Objects, 9)."""
+"""Variance in square pixels that anti-aliasing adds to every splat, as in SAM 3D Objects."""
 NEAR = 0.01
-"""Gaussians whose centres are nearer (in world units) or behind are not drawn."""
+"""Gaussians whose depth is less (in world units) are not drawn."""
 SIDE_LIMIT = 1.3
-"""The projection is linearised no farther out than this many half pictures."""
-LEAST_ALPHA = 1 / 255
-"""A Gaussian does not touch a pixel where it would cover less of it."""
-MOST_ALPHA = 0.999
-"""No Gaussian hides what lies behind it entirely: gradients pass."""
+"""Points farther off centre than this many half images are linearised as if they lay there."""
+MIN_ALPHA = 1 / 255
+"""Splats contribute nothing to pixels where their alpha is less."""
+MAX_ALPHA = 0.999
+"""Alpha is clipped to it, so that gradients reach what lies behind."""
 
 
 @dataclass(frozen=True)
 class Splats:
-    """Gaussians on the screen, sorted by depth, near first.
+    """2-D Gaussians on the screen, sorted by depth, nearest first.
 
     Attributes:
         centres: x right and y down in pixels, `[n, 2]`.
-        covariances: xx, xy and yy in square pixels, the mip kernel included, `[n, 3]`.
-        opacities: at the centre, after the mip filter, `[n]`.
-        colors: RGB, not below 0, `[n, 3]`.
+        covariances: xx, xy and yy in square pixels, with the mip kernel, `[n, 3]`.
+        opacities: alpha at the centre, after the mip filter, `[n]`.
+        colors: RGB, at least 0, `[n, 3]`.
         depths: z of the centres, `[n]`.
     """
 
@@ -42,35 +42,35 @@ class Splats:
 
     @property
     def conics(self) -> Float[Tensor, "n 3"]:
-        """The inverse of the covariances: xx, xy, yy."""
+        """Inverse covariances: xx, xy, yy."""
         xx, xy, yy = self.covariances.unbind(1)
         return torch.stack([yy, -xy, xx], dim=1) / (xx * yy - xy * xy)[:, None]
 
 
 def project_gaussians(gaussians: Gaussians, camera: Camera, size: Size) -> Splats:
-    """What stands before the camera, in the screen's coordinates; differentiable.
+    """Projects the Gaussians in front of the camera; differentiable.
 
-    The mip filter widens a Gaussian by the screen's kernel and takes as much from its opacity as
-    its area grows, so that thin ones do not get fat from afar.
+    The 2-D mip filter convolves each splat with `MIP_KERNEL` and lowers its opacity by as much as
+    its area grows (Mip-Splatting, arXiv 2311.16493).
     """
     camera = camera.to(gaussians.positions)
     order = _near_to_far(camera.view(gaussians.positions.detach())[:, 2])
     x, y, z = camera.view(gaussians.positions[order]).unbind(1)
     across, down = _rows_of_jacobian(x, y, z, camera, size)
-    turn = quaternion_to_matrix(gaussians.quaternions[order])
+    rotation = quaternion_to_matrix(gaussians.quaternions[order])
     scales = gaussians.scales[order]
-    across = (across[:, :, None] * turn).sum(1) * scales
-    down = (down[:, :, None] * turn).sum(1) * scales
+    across = (across[:, :, None] * rotation).sum(1) * scales
+    down = (down[:, :, None] * rotation).sum(1) * scales
     xx, xy, yy = (across * across).sum(1), (across * down).sum(1), (down * down).sum(1)
     area = xx * yy - xy * xy
     xx, yy = xx + MIP_KERNEL, yy + MIP_KERNEL
-    kept = (area / (xx * yy - xy * xy)).clamp(min=1e-6).sqrt()
+    dimming = (area / (xx * yy - xy * xy)).clamp(min=1e-6).sqrt()
     height, width = height_width(size)
     focal = camera.focal(size)
     return Splats(
         torch.stack([width / 2 - focal * x / z, height / 2 - focal * y / z], dim=1),
         torch.stack([xx, xy, yy], dim=1),
-        torch.sigmoid(gaussians.opacity_logits[order]) * kept,
+        torch.sigmoid(gaussians.opacity_logits[order]) * dimming,
         gaussians.colors[order].clamp(min=0),
         z,
     )
@@ -84,7 +84,7 @@ def _near_to_far(depths: Float[Tensor, "n"]) -> Tensor:
 def _rows_of_jacobian(
     x: Tensor, y: Tensor, z: Tensor, camera: Camera, size: Size
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
-    """How x and y on the screen change with a step in the world, `[n, 3]` each."""
+    """Rows of the projection's Jacobian: screen x and y by world position, `[n, 3]` each."""
     height, width = height_width(size)
     focal = camera.focal(size)
     limit = SIDE_LIMIT / (2 * focal)
@@ -96,11 +96,10 @@ def _rows_of_jacobian(
 
 
 def composite_reference(splats: Splats, height: int, width: int) -> Float[Tensor, "5 h w"]:
-    """Red, green, blue, coverage and depth, each the sum of what the Gaussians give to a pixel.
+    """Red, green, blue, alpha and depth, alpha-composited from near to far.
 
-    A Gaussian covers alpha = opacity * exp(-d^T C^-1 d / 2) of a pixel's centre, at most
-    `MOST_ALPHA`, and nothing below `LEAST_ALPHA`; it gives alpha times what is left of the light
-    after all nearer ones. Memory is n times h times w.
+    The alpha of a splat at a pixel's centre is opacity * exp(-d^T C^-1 d / 2), at most
+    `MAX_ALPHA`, and 0 below `MIN_ALPHA`. Takes memory for n x h x w numbers: for tests.
     """
     centres = splats.centres
     x = torch.arange(width).to(centres) + 0.5 - centres[:, 0, None]
@@ -109,8 +108,8 @@ def composite_reference(splats: Splats, height: int, width: int) -> Float[Tensor
     dx, dy = x[:, None, :], y[:, :, None]
     distance = xx * dx * dx + 2 * xy * dx * dy + yy * dy * dy
     alpha = splats.opacities[:, None, None] * torch.exp(-distance / 2)
-    alpha = torch.where(alpha < LEAST_ALPHA, 0, alpha.clamp(max=MOST_ALPHA))
-    left = torch.cumprod(1 - alpha, dim=0)
-    before = torch.cat([torch.ones_like(left[:1]), left[:-1]])
-    given = [splats.colors, torch.ones_like(splats.depths)[:, None], splats.depths[:, None]]
-    return torch.einsum("nc,nhw->chw", torch.cat(given, dim=1), before * alpha)
+    alpha = torch.where(alpha < MIN_ALPHA, 0, alpha.clamp(max=MAX_ALPHA))
+    after = torch.cumprod(1 - alpha, dim=0)
+    transmittance = torch.cat([torch.ones_like(after[:1]), after[:-1]])
+    features = [splats.colors, torch.ones_like(splats.depths)[:, None], splats.depths[:, None]]
+    return torch.einsum("nc,nhw->chw", torch.cat(features, dim=1), transmittance * alpha)

@@ -1,4 +1,4 @@
-"""Which Gaussians touch which tile of the screen, near to far, in pieces that fit the cache."""
+"""Tile-based rasterisation of splats in plain torch, with its gradient."""
 
 import math
 from collections.abc import Iterator
@@ -8,19 +8,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from loci.geometry.gaussians.projection import LEAST_ALPHA, MOST_ALPHA, Splats
+from loci.geometry.gaussians.projection import MAX_ALPHA, MIN_ALPHA, Splats
 
-SIDES = (4, 8, 16)
-"""Tile sides to choose from, in pixels."""
+TILE_SIDES = (4, 8, 16)
+"""To choose from, in pixels."""
 PAIR_COST = 12
-"""What a Gaussian in a tile costs besides its pixels, counted in pixels."""
-PIECE = 1 << 16
-"""Gaussians times pixels that are worked on at once."""
+"""Cost of a splat in a tile besides its pixels, in pixels."""
+BATCH = 1 << 16
+"""Splats times pixels that are processed at once: few enough for the CPU's cache."""
 
 
 class PixelBounds(NamedTuple):
-    """Pixels a Gaussian touches: columns `left` to `right` and rows `top` to `bottom`, inclusive;
-    `rows` are those of the splats that touch any, all `[m]`."""
+    """Bounding boxes of the splats that touch any pixel, all `[m]`: their indices (`rows`), and
+    columns `left` to `right` and rows `top` to `bottom`, inclusive."""
 
     rows: Int[Tensor, "m"]
     left: Int[Tensor, "m"]
@@ -30,13 +30,13 @@ class PixelBounds(NamedTuple):
 
 
 class Tiling(NamedTuple):
-    """Gaussians laid out by tile.
+    """Pairs of a splat and a tile it overlaps.
 
     Attributes:
         side: of a tile, in pixels.
-        shape: tiles down and across.
-        splat: the Gaussian of each pair, tile by tile and near to far within one, `[p]`.
-        tile: the tile of each pair, ascending, `[p]`.
+        shape: rows and columns of tiles.
+        splat: of each pair, sorted by tile, then from near to far, `[p]`.
+        tile: of each pair, ascending, `[p]`.
     """
 
     side: int
@@ -47,9 +47,9 @@ class Tiling(NamedTuple):
 
 @torch.no_grad()
 def tile_splats(splats: Splats, height: int, width: int) -> Tiling:
-    """Pairs of a Gaussian and a tile that hold every pixel the Gaussian covers visibly."""
+    """Assigns splats to tiles, of the size that is cheapest."""
     reach = pixel_bounds(splats, height, width)
-    side = min(SIDES, key=lambda side: _pairs(reach, side) * (side * side + PAIR_COST))
+    side = min(TILE_SIDES, key=lambda side: _pairs(reach, side) * (side * side + PAIR_COST))
     shape = (-(-height // side), -(-width // side))
     left, top = reach.left // side, reach.top // side
     across, down = reach.right // side - left + 1, reach.bottom // side - top + 1
@@ -64,8 +64,8 @@ def tile_splats(splats: Splats, height: int, width: int) -> Tiling:
 
 
 def pixel_bounds(splats: Splats, height: int, width: int) -> PixelBounds:
-    """The box around the ellipse in which a Gaussian covers at least `LEAST_ALPHA`."""
-    level = 2 * torch.log(splats.opacities / LEAST_ALPHA)
+    """The bounding box of the ellipse in which alpha is at least `MIN_ALPHA`."""
+    level = 2 * torch.log(splats.opacities / MIN_ALPHA)
     half = (level.clamp(min=0)[:, None] * splats.covariances[:, ::2]).sqrt() * 1.001 + 1e-3
     low = (splats.centres - half - 0.5).ceil().clamp(min=0)
     high = (splats.centres + half - 0.5).floor()
@@ -75,8 +75,8 @@ def pixel_bounds(splats: Splats, height: int, width: int) -> PixelBounds:
     return PixelBounds(rows, left, right, top, bottom)
 
 
-def pieces(tiling: Tiling) -> Iterator[tuple[Int[Tensor, "t"], Int[Tensor, "t k"]]]:
-    """Tiles with about as many Gaussians each, and their pairs; p where a tile has fewer."""
+def batches(tiling: Tiling) -> Iterator[tuple[Int[Tensor, "t"], Int[Tensor, "t k"]]]:
+    """Batches of tiles with similar numbers of splats, and their pairs, padded with p."""
     tiles, count = torch.unique_consecutive(tiling.tile, return_counts=True)
     start = count.cumsum(0) - count
     order = count.argsort(descending=True)
@@ -84,7 +84,7 @@ def pieces(tiling: Tiling) -> Iterator[tuple[Int[Tensor, "t"], Int[Tensor, "t k"
     first = 0
     while first < len(counts):
         most = counts[first]
-        last = first + max(1, PIECE // (most * tiling.side**2))
+        last = first + max(1, BATCH // (most * tiling.side**2))
         here = order[first:last]
         step = torch.arange(most, device=here.device)
         pairs = start[here, None] + step
@@ -98,18 +98,18 @@ def _pairs(reach: PixelBounds, side: int) -> int:
     return int((across * down).sum())
 
 
-INVISIBLE = -1e4
-"""The logarithm of the coverage by a Gaussian that is not there."""
-LEAST_LOG = math.log(LEAST_ALPHA) - 1
-"""Lower ones end up as no coverage too; exponentials that are hardly numbers are slow."""
+PADDING_LOG = -1e4
+"""Log alpha of padding."""
+MIN_LOG = math.log(MIN_ALPHA) - 1
+"""Lower log alphas are 0 all the same; exponentials that are subnormal numbers are slow."""
 
 
 def composite_tiles(splats: Splats, height: int, width: int) -> Float[Tensor, "5 h w"]:
-    """The same sums as `composite_reference`, from those pairs only that matter."""
+    """The same as `composite_reference`, by tiles."""
     tiling = tile_splats(splats, height, width)
-    polynomials, given = _by_pair(splats, tiling)
+    polynomials, features = _by_pair(splats, tiling)
     down, across = tiling.shape
-    sums = _Composite.apply(polynomials, given, tiling)
+    sums = _Composite.apply(polynomials, features, tiling)
     sums = sums.view(down, across, 5, tiling.side, tiling.side).permute(2, 0, 3, 1, 4)
     return sums.reshape(5, down * tiling.side, across * tiling.side)[:, :height, :width]
 
@@ -122,7 +122,7 @@ def monomials(side: int, like: Tensor) -> Float[Tensor, "6 p"]:
 
 
 def _by_pair(splats: Splats, tiling: Tiling) -> tuple[Float[Tensor, "p 6"], Float[Tensor, "p 5"]]:
-    """For each pair the coefficients of `monomials`, and what the Gaussian gives to a pixel."""
+    """For each pair the log alpha as coefficients of `monomials`, and RGB, 1 and depth."""
     table = torch.cat(
         [
             splats.centres,
@@ -135,68 +135,69 @@ def _by_pair(splats: Splats, tiling: Tiling) -> tuple[Float[Tensor, "p 6"], Floa
         dim=1,
     )
     table = table.index_select(0, tiling.splat)
-    centre, conic, log_opacity, given = table.split([2, 3, 1, 5], dim=1)
+    centre, conic, log_opacity, features = table.split([2, 3, 1, 5], dim=1)
     down, across = (torch.arange(tiles).to(centre) + 0.5 for tiles in tiling.shape)
     middles = torch.cartesian_prod(down, across).flip(1) * tiling.side
     x, y = (centre - middles.index_select(0, tiling.tile)).unbind(1)
     xx, xy, yy = conic.unbind(1)
     along, down = xx * x + xy * y, xy * x + yy * y
     constant = log_opacity[:, 0] - (x * along + y * down) / 2
-    return torch.stack([constant, along, down, -xx / 2, -xy, -yy / 2], dim=1), given
+    return torch.stack([constant, along, down, -xx / 2, -xy, -yy / 2], dim=1), features
 
 
 class _Composite(torch.autograd.Function):
-    """Polynomials and gifts of pairs, `[p, 6]` and `[p, 5]`, to sums by tile `[tiles, 5, side^2]`.
+    """Polynomials and features of pairs, `[p, 6]` and `[p, 5]`, to `[tiles, 5, side^2]`.
 
-    With alpha_k from the polynomial, T_k what is left after k Gaussians and g_k the gift:
-    w_k = T_k-1 - T_k, sums = sum_k w_k g_k. Backwards, with h_k the gradient of sums along g_k:
-    d sums / d alpha_k = T_k-1 h_k - sum_(j>k) w_j h_j / (1 - alpha_k).
+    With alpha_k from the polynomial, transmittance T_k after k splats and features f_k:
+    w_k = T_k-1 - T_k, output = sum_k w_k f_k. Backwards, with h_k the output's gradient along f_k:
+    d output / d alpha_k = T_k-1 h_k - sum_(j>k) w_j h_j / (1 - alpha_k).
     """
 
     @staticmethod
-    def forward(ctx: Any, polynomials: Tensor, given: Tensor, tiling: Tiling) -> Tensor:
-        places = monomials(tiling.side, polynomials)
-        nothing = polynomials.new_tensor([[INVISIBLE, 0, 0, 0, 0, 0]])
-        polynomials = torch.cat([polynomials, nothing])
-        given = torch.cat([given, given.new_zeros(1, 5)])
+    def forward(ctx: Any, polynomials: Tensor, features: Tensor, tiling: Tiling) -> Tensor:
+        basis = monomials(tiling.side, polynomials)
+        padding = polynomials.new_tensor([[PADDING_LOG, 0, 0, 0, 0, 0]])
+        polynomials = torch.cat([polynomials, padding])
+        features = torch.cat([features, features.new_zeros(1, 5)])
         tiles = tiling.shape[0] * tiling.shape[1]
-        sums = polynomials.new_zeros(tiles, 5, places.shape[1])
-        kept = []
-        for tile, pairs in pieces(tiling):
+        sums = polynomials.new_zeros(tiles, 5, basis.shape[1])
+        saved = []
+        for tile, pairs in batches(tiling):
             rows = pairs.flatten()
-            free = (polynomials.index_select(0, rows) @ places).clamp_(min=LEAST_LOG).exp_()
-            free = torch.threshold_(free, LEAST_ALPHA, 0).clamp_(max=MOST_ALPHA).neg_().add_(1)
+            free = (polynomials.index_select(0, rows) @ basis).clamp_(min=MIN_LOG).exp_()
+            free = torch.threshold_(free, MIN_ALPHA, 0).clamp_(max=MAX_ALPHA).neg_().add_(1)
             free = free.view(*pairs.shape, -1)
-            left = torch.cumprod(free, dim=1)
-            gift = given.index_select(0, rows).view(*pairs.shape, 5)
-            sums[tile] = torch.bmm(gift.transpose(1, 2), _weights(left))
-            kept.append((tile, rows, free, left, gift))
-        ctx.kept, ctx.places, ctx.count = kept, places, len(given)
+            after = torch.cumprod(free, dim=1)
+            feature = features.index_select(0, rows).view(*pairs.shape, 5)
+            sums[tile] = torch.bmm(feature.transpose(1, 2), _weights(after))
+            saved.append((tile, rows, free, after, feature))
+        ctx.saved, ctx.basis, ctx.count = saved, basis, len(features)
         return sums
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         to_polynomials = gradient.new_empty(ctx.count, 6)
-        to_given = gradient.new_empty(ctx.count, 5)
-        for tile, rows, free, left, gift in ctx.kept:
-            upon = gradient[tile]
-            weights = _weights(left)
-            to_given.index_copy_(0, rows, torch.bmm(weights, upon.transpose(1, 2)).flatten(0, 1))
-            along = torch.bmm(gift, upon)
+        to_features = gradient.new_empty(ctx.count, 5)
+        for tile, rows, free, after, feature in ctx.saved:
+            by_pixel = gradient[tile]
+            weights = _weights(after)
+            by_feature = torch.bmm(weights, by_pixel.transpose(1, 2))
+            to_features.index_copy_(0, rows, by_feature.flatten(0, 1))
+            along = torch.bmm(feature, by_pixel)
             behind = torch.cumsum(weights.mul_(along), dim=1)
             behind = behind[:, -1:] - behind
-            before = torch.cat([torch.ones_like(left[:, :1]), left[:, :-1]], dim=1)
+            before = torch.cat([torch.ones_like(after[:, :1]), after[:, :-1]], dim=1)
             to_alpha = before.mul_(along).sub_(behind.div_(free))
             to_log = to_alpha.mul_(1 - free)
-            # No gradient through a coverage that is held at its most.
-            to_log = torch.ops.aten.threshold_backward(to_log, free, (1 - MOST_ALPHA) * 1.0001)
-            to_polynomials.index_copy_(0, rows, to_log.flatten(0, 1) @ ctx.places.T)
-        return to_polynomials[:-1], to_given[:-1], None
+            # No gradient through clipped alphas.
+            to_log = torch.ops.aten.threshold_backward(to_log, free, (1 - MAX_ALPHA) * 1.0001)
+            to_polynomials.index_copy_(0, rows, to_log.flatten(0, 1) @ ctx.basis.T)
+        return to_polynomials[:-1], to_features[:-1], None
 
 
-def _weights(left: Float[Tensor, "t k p"]) -> Float[Tensor, "t k p"]:
-    """What each Gaussian takes of the light, from what is left after it."""
-    weights = torch.empty_like(left)
-    torch.sub(left[:, :-1], left[:, 1:], out=weights[:, 1:])
-    torch.sub(1, left[:, :1], out=weights[:, :1])
+def _weights(after: Float[Tensor, "t k p"]) -> Float[Tensor, "t k p"]:
+    """Compositing weights, from the transmittance after each splat."""
+    weights = torch.empty_like(after)
+    torch.sub(after[:, :-1], after[:, 1:], out=weights[:, 1:])
+    torch.sub(1, after[:, :1], out=weights[:, :1])
     return weights

@@ -1,4 +1,4 @@
-"""The same pictures by gsplat's CUDA kernels. Tests run where there is no GPU: not run there."""
+"""Rendering of Gaussians: in plain torch on any device, or by gsplat on CUDA if it is installed."""
 
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -22,8 +22,8 @@ def render_with_gsplat(
 ) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "h w"], Float[Tensor, "h w"]]:
     """Colour over black, alpha and mean depth.
 
-    "antialiased" with `eps2d` is the mip filter; gsplat's camera is OpenCV's. It stops where less
-    than 1e-4 of the light is left, so pictures agree with the reference to about that.
+    "antialiased" with `eps2d` is the mip filter. gsplat stops where the transmittance is below
+    1e-4, so images agree with the reference to about that. Untested without a GPU.
     """
     from gsplat import rasterization  # pyright: ignore[reportMissingImports]
 
@@ -50,12 +50,12 @@ Background = float | Float[Tensor, "3"] | Float[Tensor, "3 h w"]
 
 
 class Rendering(NamedTuple):
-    """What a camera sees.
+    """A rendered image.
 
     Attributes:
-        colour: RGB over the background, `[3, h, w]`; in [0, 1] where Gaussians and background are.
-        alpha: how much of a pixel is covered, in [0, 1], `[h, w]`.
-        depth: mean z of what covers a pixel, in world units, `[h, w]`; 0 where nothing does.
+        colour: RGB over the background, `[3, h, w]`; in [0, 1] if both colours are.
+        alpha: in [0, 1], `[h, w]`.
+        depth: mean z, weighted by alpha, in world units, `[h, w]`; 0 where alpha is.
     """
 
     colour: Float[Tensor, "3 h w"]
@@ -66,16 +66,15 @@ class Rendering(NamedTuple):
 def render_gaussians(
     gaussians: Gaussians, camera: Camera, size: Size, background: Background = 0.0
 ) -> Rendering:
-    """Draws Gaussians with the mip filter of SAM 3D Objects, 9; differentiable.
+    """Renders Gaussians with a mip filter, as SAM 3D Objects does; differentiable.
 
-    Plain torch on any device (`splat_reference` is its contract), or gsplat where the Gaussians
-    are on CUDA and it is installed.
+    `composite_reference` defines the result.
 
     Args:
         gaussians: in the camera's world.
         camera: moved to the Gaussians' dtype and device; gradients reach its pose too.
         size: height and width in pixels, or one number for a square.
-        background: RGB, one grey level, or a picture of that size.
+        background: RGB, one grey level, or an image of that size.
     """
     height, width = height_width(size)
     if gaussians.positions.is_cuda and gsplat_installed():
@@ -90,7 +89,7 @@ def render_gaussians(
 def over(
     colour: Float[Tensor, "3 h w"], alpha: Float[Tensor, "h w"], background: Background
 ) -> Float[Tensor, "3 h w"]:
-    """A colour already multiplied by its alpha, laid over a background."""
+    """Premultiplied colour composited over a background."""
     behind = torch.as_tensor(background).to(colour)
     behind = behind[:, None, None] if behind.ndim == 1 else behind
     return colour + (1 - alpha) * behind

@@ -1,4 +1,4 @@
-"""A texture from what an object looks like all around."""
+"""Baking a texture from views of an object."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,22 +19,23 @@ from loci.geometry.mesh.render import face_weights, nearest_faces
 from loci.geometry.mesh.simplify import EXTRA
 
 GREY = 0.5
-"""Of a surface that no view sees."""
+"""Of texels that nothing is known about."""
 
 
 @dataclass(frozen=True)
 class BakeConfig:
-    """How a texture is made.
+    """How a texture is baked.
 
     Attributes:
         side: of the texture in pixels.
-        views: all around the object.
-        pixels: on a side of each view.
-        distance, fov: of the cameras, from the middle and in degrees.
-        sharpness: a view counts by the cosine between it and the surface, to this power.
-        grazing: cosines below this do not count.
-        opaque: nor do pixels that are less covered.
-        behind: how far behind the nearest surface a place is still taken for it.
+        views: cameras, evenly on a sphere around the object.
+        pixels: side of each view.
+        distance: of the cameras from the origin.
+        fov: of the cameras, in degrees.
+        sharpness: views are weighted by the cosine to the surface normal, to this power.
+        min_cosine: views at more grazing angles are ignored.
+        min_alpha: pixels that are more transparent are ignored.
+        depth_slack: how far behind the nearest surface a texel may lie and still be visible.
     """
 
     side: int = 1024
@@ -43,47 +44,47 @@ class BakeConfig:
     distance: float = 2.0
     fov: float = 40.0
     sharpness: float = 4.0
-    grazing: float = 0.2
-    opaque: float = 0.5
-    behind: float = 0.01
+    min_cosine: float = 0.2
+    min_alpha: float = 0.5
+    depth_slack: float = 0.01
 
 
 def need_texturing() -> None:
-    """Raises LociError when a package that makes a texture is missing."""
+    """Raises LociError when a package that `bake_texture` needs is missing."""
     missing = [name for name in ("xatlas", "scipy") if find_spec(name) is None]
     if missing:
         raise LociError(f"a texture needs {' and '.join(missing)}: {EXTRA}")
 
 
 class Texels(NamedTuple):
-    """Pixels of a texture that show a part of the surface, with its place, its direction and the
-    colours that the mesh has there."""
+    """The texels that lie on the surface (`covered`), with its positions, normals and vertex
+    colours there."""
 
-    shown: Bool[Tensor, "side side"]
-    places: Float[Tensor, "n 3"]
+    covered: Bool[Tensor, "side side"]
+    positions: Float[Tensor, "n 3"]
     normals: Float[Tensor, "n 3"]
     colors: Float[Tensor, "n 3"] | None
 
 
 class Unwrapped(NamedTuple):
-    """A surface cut open and spread out.
+    """A mesh with texture coordinates.
 
     Attributes:
-        mesh: with vertices doubled where it was cut.
-        places: of its vertices, in the unit square.
-        sources: rows of the vertices before that they come from.
+        mesh: with vertices doubled along the seams.
+        uv: of its vertices, in the unit square.
+        sources: original vertex of each.
     """
 
     mesh: Mesh
-    places: Float[Tensor, "v 2"]
+    uv: Float[Tensor, "v 2"]
     sources: Int[Tensor, "v"]
 
 
 def unwrap(mesh: Mesh, side: int) -> Unwrapped:
-    """The surface cut open and spread out flat, by xatlas, for a texture of `side` pixels.
+    """UV-unwraps a mesh by xatlas, for a texture of `side` pixels.
 
     Raises:
-        LociError: for a surface that cannot be spread out.
+        LociError: for a mesh whose faces have no area.
     """
     import xatlas
 
@@ -94,8 +95,8 @@ def unwrap(mesh: Mesh, side: int) -> Unwrapped:
     packing = xatlas.PackOptions()
     packing.padding, packing.bilinear, packing.resolution = 2, True, side
     atlas.generate(xatlas.ChartOptions(), packing)
-    sources, faces, places = atlas[0]
-    if not np.isfinite(places).all():
+    sources, faces, uv = atlas[0]
+    if not np.isfinite(uv).all():
         raise LociError("a mesh whose faces have no area, expected a surface to paint")
     device = mesh.vertices.device
     chosen = torch.from_numpy(sources.astype(np.int64)).to(device)
@@ -104,23 +105,22 @@ def unwrap(mesh: Mesh, side: int) -> Unwrapped:
         torch.from_numpy(faces.astype(np.int64)).to(device),
         None if mesh.colors is None else mesh.colors[chosen],
     )
-    return Unwrapped(cut, torch.from_numpy(places.astype(np.float32)).to(device), chosen)
+    return Unwrapped(cut, torch.from_numpy(uv.astype(np.float32)).to(device), chosen)
 
 
 @torch.no_grad()
 def bake_texture(
-    mesh: Mesh, look: Callable[[Camera, int], Rendering], config: BakeConfig | None = None
+    mesh: Mesh, render: Callable[[Camera, int], Rendering], config: BakeConfig | None = None
 ) -> Mesh:
-    """The mesh with a texture of how the object looks (SAM 3D Objects, 12).
+    """The mesh with a texture baked from renders of the object.
 
-    Every pixel of the texture is the mean of the views that see its place, those that face it
-    before all. Where the original optimises the texture view by view, this is one pass and needs
-    no optimiser. Places that no view sees keep the mesh's own colours; without any, they take that
-    of the nearest one in the texture.
+    Every texel is the weighted mean of the views that see it; SAM 3D Objects optimises the texture
+    view by view instead. Texels that no view sees take the mesh's vertex colours or, without
+    these, the colour of the nearest known texel.
 
     Args:
         mesh: in [-0.5, 0.5]^3 or near it.
-        look: a picture of the object over black, from a camera, of so many pixels a side.
+        render: renders the object over black, given a camera and the side in pixels.
         config: sizes; the defaults are for a texture of 1024 pixels.
 
     Raises:
@@ -130,82 +130,83 @@ def bake_texture(
     if not len(mesh.faces):
         raise LociError("a mesh without faces, expected a surface to paint")
     config = config or BakeConfig()
-    cut, places, sources = unwrap(mesh, config.side)
-    # Of the whole surface: along a cut the flat pieces know one side only.
+    cut, uv, sources = unwrap(mesh, config.side)
+    # Normals of the original: along a seam the cut mesh has the faces of one side only.
     normals = mesh.vertex_normals[sources]
-    texels = _texels(cut, places, normals, config.side)
-    total = torch.zeros_like(texels.places)
+    texels = _texels(cut, uv, normals, config.side)
+    total = torch.zeros_like(texels.positions)
     weight = total.new_zeros(len(total))
     for camera in Camera.on_sphere(config.views, config.distance, config.fov):
-        seen, colours = _seen(cut, texels, camera.to(total), look, config)
-        total += seen[:, None] * colours
-        weight += seen
+        view_weight, colours = _sample_view(cut, texels, camera.to(total), render, config)
+        total += view_weight[:, None] * colours
+        weight += view_weight
     colours = total / weight[:, None].clamp(min=1e-12)
     known = weight > 0
     if texels.colors is not None:
         colours = torch.where(known[:, None], colours, texels.colors)
         known = torch.ones_like(known)
-    picture = total.new_full((config.side, config.side, 3), GREY)
-    picture[texels.shown] = colours
-    filled = texels.shown.clone()
-    filled[texels.shown] = known
-    painted = (_spread(picture, filled).clamp(0, 1) * 255).round().to(torch.uint8)
-    texture = Texture(places, painted)
-    return replace(cut, colors=texture.at(places), texture=texture, normals=normals)
+    image = total.new_full((config.side, config.side, 3), GREY)
+    image[texels.covered] = colours
+    filled = texels.covered.clone()
+    filled[texels.covered] = known
+    image = (_inpaint_nearest(image, filled).clamp(0, 1) * 255).round().to(torch.uint8)
+    texture = Texture(uv, image)
+    return replace(cut, colors=texture.at(uv), texture=texture, normals=normals)
 
 
-def _texels(cut: Mesh, places: Tensor, normals: Tensor, side: int) -> Texels:
-    flat = torch.cat([places * side, torch.ones_like(places[:, :1])], dim=1)
+def _texels(cut: Mesh, uv: Tensor, normals: Tensor, side: int) -> Texels:
+    flat = torch.cat([uv * side, torch.ones_like(uv[:, :1])], dim=1)
     nearest = nearest_faces(flat, cut.faces, side, side)
-    shown = nearest >= 0
-    weights, _ = face_weights(flat, cut.faces, nearest, shown)
-    corners = cut.faces[nearest[shown]]
-    spread = weights[..., None]
+    covered = nearest >= 0
+    weights, _ = face_weights(flat, cut.faces, nearest, covered)
+    corners, weights = cut.faces[nearest[covered]], weights[..., None]
     return Texels(
-        shown,
-        (cut.vertices[corners] * spread).sum(1),
-        F.normalize((normals[corners] * spread).sum(1), dim=1),
-        None if cut.colors is None else (cut.colors[corners] * spread).sum(1),
+        covered,
+        (cut.vertices[corners] * weights).sum(1),
+        F.normalize((normals[corners] * weights).sum(1), dim=1),
+        None if cut.colors is None else (cut.colors[corners] * weights).sum(1),
     )
 
 
-def _seen(
+def _sample_view(
     cut: Mesh,
     texels: Texels,
     camera: Camera,
-    look: Callable[[Camera, int], Rendering],
+    render: Callable[[Camera, int], Rendering],
     config: BakeConfig,
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n 3"]]:
-    """How much a view counts for each place, and the colour it sees there."""
+    """Weight and colour of each texel in one view."""
     side = config.pixels
-    drawn = look(camera, side)
+    rendering = render(camera, side)
     screen = camera.project(cut.vertices, side)
     nearest = nearest_faces(screen, cut.faces, side, side)
     covered = nearest >= 0
     depth = screen.new_full((side, side), torch.inf)
     depth[covered] = face_weights(screen, cut.faces, nearest, covered)[1]
-    at = camera.project(texels.places, side)
+    at = camera.project(texels.positions, side)
     column, row = (at[:, axis].floor().long().clamp(0, side - 1) for axis in (0, 1))
-    towards = F.normalize(camera.eye - texels.places, dim=1)
+    towards = F.normalize(camera.eye - texels.positions, dim=1)
     cosine = (towards * texels.normals).sum(1)
     grid = (2 * at[:, :2] / side - 1)[None, None]
-    sums = torch.cat([drawn.colour, drawn.alpha[None]]).to(screen)[None]
+    sums = torch.cat([rendering.colour, rendering.alpha[None]]).to(screen)[None]
     found = F.grid_sample(sums, grid, mode="bilinear", align_corners=False)[0, :, 0].T
     alpha = found[:, 3]
-    # A slanted surface is nearer or farther within its own pixel.
-    slack = config.behind + at[:, 2] / camera.focal(side) / cosine.clamp(min=config.grazing)
-    foremost = at[:, 2] < depth[row, column] + slack
-    fine = foremost & (cosine > config.grazing) & (alpha > config.opaque)
-    colours = found[:, :3] / alpha.clamp(min=config.opaque)[:, None]
-    return torch.where(fine, cosine.clamp(min=0) ** config.sharpness, 0.0), colours.clamp(0, 1)
+    # The depth of an oblique surface varies within a pixel.
+    slack = config.depth_slack + at[:, 2] / camera.focal(side) / cosine.clamp(min=config.min_cosine)
+    visible = at[:, 2] < depth[row, column] + slack
+    visible &= (cosine > config.min_cosine) & (alpha > config.min_alpha)
+    colours = found[:, :3] / alpha.clamp(min=config.min_alpha)[:, None]
+    return torch.where(visible, cosine.clamp(min=0) ** config.sharpness, 0.0), colours.clamp(0, 1)
 
 
-def _spread(picture: Float[Tensor, "s s 3"], filled: Bool[Tensor, "s s"]) -> Float[Tensor, "s s 3"]:
-    """Where nothing is known, the nearest that is."""
+def _inpaint_nearest(
+    image: Float[Tensor, "s s 3"], filled: Bool[Tensor, "s s"]
+) -> Float[Tensor, "s s 3"]:
+    """The nearest filled texel where there is none."""
     if not filled.any():
-        return picture
+        return image
     from scipy.ndimage import distance_transform_edt
 
     found: Any = distance_transform_edt(~filled.cpu().numpy(), return_indices=True)
-    rows, columns = torch.from_numpy(found[1]).long().to(picture.device)
-    return picture[rows, columns]
+    rows, columns = torch.from_numpy(found[1]).long().to(image.device)
+    return image[rows, columns]

@@ -1,4 +1,4 @@
-"""How far two surfaces are apart, by points sampled on them."""
+"""Chamfer distance and F-score of two surfaces, by points sampled on them."""
 
 from typing import NamedTuple
 
@@ -12,12 +12,12 @@ ROWS_AT_ONCE = 2048
 
 
 class SurfaceDistance(NamedTuple):
-    """Of a surface to the true one.
+    """Distance of a surface to the true one.
 
     Attributes:
         chamfer: mean distance to the nearest point of the other, averaged over both directions,
             in the points' units.
-        f_score: harmonic mean of the shares of both that lie within the limit of the other, 0..1.
+        f_score: harmonic mean of precision and recall within a distance limit, 0..1.
     """
 
     chamfer: float
@@ -27,13 +27,13 @@ class SurfaceDistance(NamedTuple):
 def mesh_points(
     mesh: Mesh, count: int, generator: torch.Generator | None = None
 ) -> Float[Tensor, "count 3"]:
-    """Points uniform over a mesh's area; none (`[0, 3]`) when it has no area."""
+    """Points uniform over a mesh's area; `[0, 3]` when it has none."""
     corners = mesh.vertices[mesh.faces]
     a, b, c = corners.unbind(1)
     areas = torch.linalg.cross(b - a, c - a).norm(dim=-1)
     if not areas.sum() > 0:
         return mesh.vertices.new_zeros(0, 3)
-    # In float64 (on the CPU: MPS has none) and by hand: torch.multinomial takes no more than 2^24
+    # In float64, so on the CPU (MPS has none). Not torch.multinomial: it takes at most 2^24
     # categories.
     ends = areas.cpu().double().cumsum(0)
     drawn = torch.rand(count, generator=generator, dtype=torch.float64) * ends[-1]

@@ -1,8 +1,9 @@
-"""Dual vertices of the 256 sign patterns of a cube, made by rule instead of copied as a table.
+"""Isosurface extraction by FlexiCubes (Shen et al., arXiv 2308.05371).
 
-Corner i stands at (i & 1, i >> 1 & 1, i >> 2 & 1) in (x, y, z); a pattern has bit i set where
-corner i is inside. Every sign change on an edge is a crossing. Crossings are joined on each face
-of the cube, and every closed loop that results is one dual vertex (FlexiCubes; SAM 3D Objects, 10).
+Corner i of a cube is at (i & 1, i >> 1 & 1, i >> 2 & 1) in (x, y, z); one of the 256 sign patterns
+has bit i set where corner i is inside. Every sign change along an edge is a crossing. Crossings are
+joined on each face of the cube, and every closed loop that results is one dual vertex. The tables
+are computed by this rule.
 """
 
 from functools import cache
@@ -36,11 +37,12 @@ _REVERSED_CASE = 231  # the one pattern whose loops the published table lists th
 
 
 class CaseTables(NamedTuple):
-    """What the 256 patterns mean.
+    """Tables over the 256 sign patterns.
 
-    `loop` `[256, 12]`: the dual vertex that each edge's crossing belongs to, -1 for no crossing.
-    `count` `[256]`: dual vertices. `problem` `[256, 3]`: the direction of the face that makes a
-    pattern problematic, zeros for all others.
+    Attributes:
+        loop: the dual vertex that each edge's crossing belongs to, -1 for no crossing, `[256, 12]`.
+        count: dual vertices, `[256]`.
+        problem: direction of the face that makes a pattern ambiguous, or zeros, `[256, 3]`.
     """
 
     loop: Tensor
@@ -61,11 +63,11 @@ def case_loops(case: int) -> tuple[tuple[int, ...], ...]:
             joined.setdefault(b, set()).add(a)
     loops = []
     while joined:
-        loop, ahead = set(), {min(joined)}
-        while ahead:
-            edge = ahead.pop()
+        loop, queue = set(), {min(joined)}
+        while queue:
+            edge = queue.pop()
             loop.add(edge)
-            ahead |= joined.pop(edge) - loop
+            queue |= joined.pop(edge) - loop
         loops.append(tuple(sorted(loop)))
     loops.sort(key=lambda loop: (min(_inside_corner(case, edge) for edge in loop), loop))
     return tuple(reversed(loops) if case == _REVERSED_CASE else loops)
@@ -74,7 +76,7 @@ def case_loops(case: int) -> tuple[tuple[int, ...], ...]:
 def problem_direction(case: int) -> tuple[int, int, int]:
     """Direction of the one ambiguous face of a pattern that is mostly inside and has one loop.
 
-    Where two such cubes meet, taking both as they are would give a surface that is no manifold.
+    Where two such cubes meet at that face, the surface would not be manifold.
     """
     ambiguous = [d for d, face in FACES.items() if len(_crossings(case, face)) == 4]
     if case.bit_count() >= 5 and len(ambiguous) == 1 and len(case_loops(case)) == 1:
@@ -113,7 +115,7 @@ def _crossings(case: int, face: tuple[int, ...]) -> list[int]:
 
 
 def _joins(case: int, face: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Pairs of crossings joined on a face; an ambiguous face has each inside corner cut off."""
+    """Pairs of crossings joined on a face; on an ambiguous one they separate the inside corners."""
     crossings = _crossings(case, face)
     if len(crossings) < 4:
         return [(crossings[0], crossings[1])] if crossings else []
@@ -129,10 +131,11 @@ WEIGHT_RANGE = 0.99
 
 
 class Cubes(NamedTuple):
-    """Some or all cubes of a grid, in ascending lexicographic order of their coordinates.
+    """Some or all cubes of a grid, in lexicographic order of their coordinates.
 
-    `corners` `[c, 8]`: rows of the corner arrays, whose order follows the grid's (x, then y, then
-    z). `coords` `[c, 3]`: integer places.
+    Attributes:
+        corners: indices of the corner arrays, which are in lexicographic order too, `[c, 8]`.
+        coords: integer coordinates, `[c, 3]`.
     """
 
     corners: Int[Tensor, "c 8"]
@@ -140,7 +143,7 @@ class Cubes(NamedTuple):
 
 
 class CubeWeights(NamedTuple):
-    """Positive weights of every cube's edges (beta), corners (alpha) and quads (gamma)."""
+    """Positive weights of each cube's edges (beta), corners (alpha) and quads (gamma)."""
 
     beta: Float[Tensor, "c 12"]
     alpha: Float[Tensor, "c 8"]
@@ -148,10 +151,14 @@ class CubeWeights(NamedTuple):
 
 
 class Isosurface(NamedTuple):
-    """Triangles, and for training the crossings that each vertex was averaged from.
+    """Triangles and, for the training loss, the crossings that each vertex is averaged from.
 
-    `vertices` `[v, 3]`, `faces` `[f, 3]`, `attributes` `[v, k]` in (0, 1) or None, `crossings`
-    `[p, 3]` without weights, `owner` `[p]` their vertex.
+    Attributes:
+        vertices: `[v, 3]`.
+        faces: `[f, 3]`.
+        attributes: in (0, 1), `[v, k]`, or None.
+        crossings: unweighted, `[p, 3]`.
+        owner: vertex of each crossing, `[p]`.
     """
 
     vertices: Tensor
@@ -164,7 +171,7 @@ class Isosurface(NamedTuple):
 def activated(
     beta: Float[Tensor, "c 12"], alpha: Float[Tensor, "c 8"], gamma: Float[Tensor, "c"]
 ) -> CubeWeights:
-    """Raw network outputs to weights: around 1 for beta and alpha, in (0, 1) for gamma."""
+    """Weights from raw network outputs: in (0, 2) for beta and alpha, in (0, 1) for gamma."""
     margin = (1 - WEIGHT_RANGE) / 2
     return CubeWeights(
         WEIGHT_RANGE * torch.tanh(beta) + 1,
@@ -183,11 +190,11 @@ def extract_isosurface(
     """The zero surface of `sdf`; negative is inside.
 
     Args:
-        positions: where the corners are.
+        positions: of the corners.
         sdf: signed distances at the corners.
-        cubes: cubes to search; those without a change of sign cost nothing further.
-        weights: as from `activated`, a row for every cube; all ones by default.
-        attributes: raw values at the corners, brought to (0, 1) by a sigmoid and interpolated.
+        cubes: to search for the surface.
+        weights: of every cube, from `activated`; all ones by default.
+        attributes: raw values at the corners, passed through a sigmoid and interpolated.
     """
     inside = sdf[cubes.corners] < 0
     mixed = inside.any(1) & ~inside.all(1)
@@ -222,17 +229,15 @@ def extract_isosurface(
 
 
 def deviation(surface: Isosurface) -> Float[Tensor, "p"]:
-    """How much the distances of a vertex to its crossings differ from their mean.
-
-    The regulariser FlexiCubes are trained with; crossings are ordered by vertex, then edge.
-    """
+    """FlexiCubes' regulariser: absolute deviation of each crossing's distance to its vertex from
+    the vertex's mean. Crossings are ordered by vertex, then edge."""
     distance = (surface.crossings - surface.vertices[surface.owner]).norm(dim=-1)
     mean = _WeightedMean(surface.owner, torch.ones_like(distance), len(surface.vertices))
     return (distance - mean(distance[:, None])[surface.owner, 0]).abs()
 
 
 class _WeightedMean:
-    """Mean of a vertex's crossings by their weights."""
+    """Weighted means over the crossings of each vertex."""
 
     def __init__(self, owner: Tensor, share: Tensor, count: int) -> None:
         self.owner, self.share = owner, share[:, None]
@@ -250,9 +255,9 @@ def _crossing(ends: Float[Tensor, "p 2 k"], values: Float[Tensor, "p 2"]) -> Flo
 
 
 def _resolved_cases(inside: Tensor, coords: Tensor) -> Int[Tensor, "c"]:
-    """Sign patterns; a problematic cube that faces another takes the complementary pattern.
+    """Sign patterns; an ambiguous cube that faces another takes the complementary pattern.
 
-    As published, the neighbour need only be problematic, in whatever direction.
+    As published, the other one need not be ambiguous in the same direction.
     """
     case = (inside.long() << torch.arange(8, device=inside.device)).sum(1)
     direction = case_tables(inside.device).problem[case]
@@ -273,7 +278,7 @@ def _resolved_cases(inside: Tensor, coords: Tensor) -> Int[Tensor, "c"]:
 
 
 def _first_vertices(count: Int[Tensor, "c"]) -> Int[Tensor, "c"]:
-    """Number of each cube's first vertex: cubes with fewer vertices first, else in order."""
+    """Index of each cube's first vertex; cubes are ordered by their number of vertices."""
     order = count.argsort(stable=True)
     ends = count[order].cumsum(0)
     first = torch.empty_like(count)
@@ -287,7 +292,7 @@ def _quads(
     sdf: Float[Tensor, "n"],
     gamma: Float[Tensor, "p"],
 ) -> tuple[Int[Tensor, "q 4"], Float[Tensor, "q 4"]]:
-    """A quad of vertices, and their gammas, for every crossed edge that four cubes share."""
+    """A quad of vertices and their gammas for every crossed edge that four cubes share."""
     _, kind, count = torch.unique(
         corners[:, 0] * len(sdf) + corners[:, 1], return_inverse=True, return_counts=True
     )
@@ -299,7 +304,7 @@ def _quads(
 
 
 def _triangles(quads: Int[Tensor, "q 4"], gamma: Float[Tensor, "q 4"]) -> Int[Tensor, "q2 3"]:
-    """Each quad cut along the diagonal with the larger product of gammas."""
+    """Splits quads along the diagonal with the larger product of gammas."""
     along_02 = gamma[:, 0] * gamma[:, 2] > gamma[:, 1] * gamma[:, 3]
     first, second = quads[:, [0, 1, 2, 0, 2, 3]], quads[:, [0, 1, 3, 3, 1, 2]]
     return torch.where(along_02[:, None], first, second).view(-1, 3)

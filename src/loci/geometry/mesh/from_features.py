@@ -1,4 +1,4 @@
-"""From the mesh decoder's channels at active voxels to a mesh, without ever filling the grid."""
+"""Meshes from the mesh decoder's output at active voxels, without a dense grid."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from loci.geometry.mesh.mesh import Mesh
 from loci.nn.sparse.tensor import KeyIndex
 
 CHANNELS = {"sdf": 8, "deform": 8 * 3, "weights": 12 + 8 + 1, "colors": 8 * 6}
-"""The 101 channels of a voxel in their order; corner by corner where it is 8 of something."""
+"""The 101 channels of a voxel, in order; those in eights are corner by corner."""
 
 
 class CornerValues(NamedTuple):
@@ -32,16 +32,15 @@ def features_to_mesh(
     resolution: int,
     closed: bool = False,
 ) -> Mesh:
-    """The surface of one item (SAM 3D Objects, 10).
+    """The mesh of one object.
 
     Args:
-        feats: the decoder's channels; left as they are (the published code adds its bias in
-            place, so that a second extraction sees another surface).
+        feats: the decoder's channels; not changed (the published code adds its bias in place, so
+            that a second extraction gives another surface).
         coords: active voxels, distinct, in [0, resolution).
         resolution: voxels along the grid's side, R.
-        closed: whether corners that no active voxel touches are on the side of their neighbours.
-            As released they are outside: a solid object then has a second surface, behind the
-            layer of voxels along its own.
+        closed: whether corners that no active voxel touches take the sign of their neighbours. In
+            the released model they are outside, so a solid object has a second, inner surface.
     """
     sdf, deform, weights, colors = feats.float().split(list(CHANNELS.values()), dim=1)
     active = coords.long()
@@ -87,7 +86,7 @@ def _averaged(
     deform: Float[Tensor, "n 24"],
     colors: Float[Tensor, "n 48"],
 ) -> CornerValues:
-    """Every touched corner's mean over the active voxels that share it."""
+    """Means over the active voxels that share a corner."""
     keys, inverse, count = torch.unique(
         _corner_keys(voxels, resolution), return_inverse=True, return_counts=True
     )
@@ -99,10 +98,8 @@ def _averaged(
 
 
 def _cubes_with_inside_corners(touched: CornerValues, resolution: int) -> Int[Tensor, "c 3"]:
-    """The only cubes that a surface can cross: active ones and their ring, in grid order.
-
-    Corners that no active voxel touches are outside.
-    """
+    """The cubes that a surface can cross, in grid order: those with a corner inside. Corners that
+    no active voxel touches are outside."""
     keys, side = touched.keys[touched.sdf < 0], resolution + 1
     at = torch.stack([keys // side**2, keys // side % side, keys % side], dim=1)
     cubes = (at[:, None] - _corner_offsets(keys.device)).flatten(0, 1)
@@ -114,7 +111,7 @@ def _cubes_with_inside_corners(touched: CornerValues, resolution: int) -> Int[Te
 
 
 def _fill(touched: CornerValues, keys: Int[Tensor, "m"]) -> CornerValues:
-    """The values at `keys`: those given, and sdf 1, no deformation, colour 0 elsewhere."""
+    """The values at `keys`; sdf 1, no deformation and colour 0 where there are none."""
     row = KeyIndex(touched.keys).find(keys)
     outside = (1.0, 0.0, 0.0)
     parts = [
@@ -125,7 +122,7 @@ def _fill(touched: CornerValues, keys: Int[Tensor, "m"]) -> CornerValues:
 
 
 def _continued(corners: CornerValues, cubes: Cubes, touched: Bool[Tensor, "m"]) -> CornerValues:
-    """Untouched corners take the mean distance of the touched ones they share a cube with."""
+    """Untouched corners take the mean sdf of the touched ones they share a cube with."""
     known = torch.stack([corners.sdf * touched, touched.to(corners.sdf)], dim=1)
     around = known[cubes.corners].sum(1)[:, None].expand(-1, 8, -1)
     total = torch.zeros_like(known).index_add(0, cubes.corners.flatten(), around.flatten(0, 1))

@@ -1,4 +1,4 @@
-"""A triangle mesh with attributes at its vertices."""
+"""Triangle meshes with vertex colours or a texture."""
 
 from dataclasses import dataclass
 
@@ -10,39 +10,38 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Texture:
-    """Colours of a surface, spread out flat.
+    """A texture and the coordinates of a mesh in it.
 
     Attributes:
-        places: of the vertices in the picture, `[v, 2]`: from the left and from the top, in [0, 1].
-        picture: RGB, `[h, w, 3]`.
+        uv: of the vertices, `[v, 2]`, in [0, 1] from the left and from the top.
+        image: RGB, `[h, w, 3]`.
     """
 
-    places: Float[Tensor, "v 2"]
-    picture: UInt8[Tensor, "h w 3"]
+    uv: Float[Tensor, "v 2"]
+    image: UInt8[Tensor, "h w 3"]
 
-    def at(self, places: Float[Tensor, "n 2"]) -> Float[Tensor, "n 3"]:
-        """Colours in [0, 1] at places in the picture, bilinear."""
-        picture = self.picture.permute(2, 0, 1)[None].to(places) / 255
-        # Within the middles of the outermost pixels: MPS cannot be told to repeat them.
-        size = places.new_tensor([picture.shape[3], picture.shape[2]])
-        inner = torch.minimum(torch.maximum(places, 0.5 / size), 1 - 0.5 / size)
-        found = F.grid_sample(picture, (2 * inner - 1)[None, None], align_corners=False)
-        return found[0, :, 0].T
+    def at(self, uv: Float[Tensor, "n 2"]) -> Float[Tensor, "n 3"]:
+        """Colours in [0, 1], sampled bilinearly."""
+        image = self.image.permute(2, 0, 1)[None].to(uv) / 255
+        # Clipped to pixel centres: MPS has no border padding.
+        size = uv.new_tensor([image.shape[3], image.shape[2]])
+        inner = torch.minimum(torch.maximum(uv, 0.5 / size), 1 - 0.5 / size)
+        sampled = F.grid_sample(image, (2 * inner - 1)[None, None], align_corners=False)
+        return sampled[0, :, 0].T
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """A surface in the object's frame (z up, about [-0.5, 0.5]^3).
+    """A triangle mesh, of an object in its frame (z up, about [-0.5, 0.5]^3) or of a scene.
 
     Attributes:
         vertices: `[v, 3]`.
-        faces: rows of `vertices`, counter-clockwise seen from outside, `[f, 3]`.
+        faces: indices of `vertices`, counter-clockwise seen from outside, `[f, 3]`.
         colors: RGB in [0, 1] at the vertices, `[v, 3]`, or None.
-        learned_normals: normals at the vertices as a decoder predicts them, each coordinate
-            mapped to [0, 1], `[v, 3]`, or None.
-        texture: what the surface looks like where that is finer than its vertices, or None.
-        normals: unit normals of a surface that was cut open for its texture, `[v, 3]`; along a cut
-            its own faces tell of one side only. None to go by the faces.
+        learned_normals: vertex normals predicted by a decoder, mapped to [0, 1], `[v, 3]`, or None.
+        texture: used instead of vertex colours, or None.
+        normals: unit vertex normals, `[v, 3]`, for meshes cut along the seams of a texture; None to
+            compute them from the faces.
     """
 
     vertices: Float[Tensor, "v 3"]
@@ -54,14 +53,13 @@ class Mesh:
 
     @property
     def face_normals(self) -> Float[Tensor, "f 3"]:
-        """Unit normals; 0 where a triangle has no area."""
+        """Unit normals; 0 for triangles without area."""
         a, b, c = self.vertices[self.faces].unbind(1)
         return F.normalize(torch.linalg.cross(b - a, c - a), dim=-1)
 
     @property
     def vertex_normals(self) -> Float[Tensor, "v 3"]:
-        """Unit normals of the faces around each vertex, by their areas, unless they are known; 0
-        without any face."""
+        """`normals`, or the area-weighted unit normals of the adjacent faces; 0 without any."""
         if self.normals is not None:
             return self.normals
         a, b, c = self.vertices[self.faces].unbind(1)

@@ -1,4 +1,4 @@
-"""A mesh to a picture: a z-buffer in plain torch, smooth shading, for previews."""
+"""A mesh renderer for previews: a z-buffer in plain torch, with smooth shading."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ from loci.geometry.gaussians.projection import NEAR
 from loci.geometry.gaussians.render import Background, Rendering, over
 from loci.geometry.mesh.mesh import Mesh
 
-PIECE = 1 << 20
-"""Pairs of a face and a pixel that are tried at once."""
-EDGE = 0.9
-"""Faces that turn away from a vertex's normal by more than this cosine meet in a visible edge."""
+BATCH = 1 << 20
+"""Pairs of a face and a pixel that are tested at once."""
+SMOOTH = 0.9
+"""Cosine between the normals of a face and its vertex below which the face is shaded flat."""
 NO_FACE = torch.iinfo(torch.int64).max
 
 
 @dataclass(frozen=True)
 class PreviewLight:
-    """Soft daylight that goes with the camera.
+    """Soft light that moves with the camera.
 
     Attributes:
-        ambient: what every surface gets.
-        sky: what a surface that looks straight up gets more than one that looks down.
-        key: what a surface facing the lamp gets.
-        lamp: towards the lamp, in the camera frame (x left, y up, z forward).
+        ambient: intensity of ambient light.
+        sky: intensity of light from above (hemispherical).
+        key: intensity of the key light.
+        lamp: direction to the key light, in the camera frame (x left, y up, z forward).
         plain: RGB of a mesh without colours.
     """
 
@@ -48,16 +48,16 @@ def render_mesh(
     light: PreviewLight | None = PreviewLight(),
     samples: int = 2,
 ) -> Rendering:
-    """Draws a mesh with its texture or vertex colours; both sides of a face are seen. Not
+    """Renders a mesh, both sides of its faces, with its texture or vertex colours. Not
     differentiable.
 
     Args:
-        mesh: in the camera's world. Faces that reach nearer than `NEAR` are left out.
-        camera: where it is seen from.
+        mesh: in the camera's world. Faces with a vertex nearer than `NEAR` are left out.
+        camera: moved to the mesh's device.
         size: height and width in pixels, or one number for a square.
-        background: RGB, one grey level, or a picture of that size.
-        light: None shows the colours as they are.
-        samples: pixels are the mean of this many squared. Depth is the mean over those covered.
+        background: RGB, one grey level, or an image of that size.
+        light: None renders the colours unlit.
+        samples: supersampling along each side. Depth is the mean over covered samples.
     """
     height, width = height_width(size)
     camera = camera.to(mesh.vertices)
@@ -78,12 +78,12 @@ def render_mesh(
 def nearest_faces(
     screen: Float[Tensor, "v 3"], faces: Int[Tensor, "f 3"], height: int, width: int
 ) -> Int[Tensor, "h w"]:
-    """The face seen at every pixel's centre, or -1.
+    """The face visible at every pixel's centre, or -1.
 
     Args:
-        screen: x and y of the vertices in pixels, and z, as `Camera.project` makes them.
-        faces: rows of them.
-        height, width: of the picture.
+        screen: vertices as x and y in pixels and depth, from `Camera.project`.
+        faces: indices of vertices.
+        height, width: of the image.
     """
     best = torch.full((height * width,), NO_FACE, device=screen.device)
     for face, x, y in _candidates(screen, faces, height, width):
@@ -91,7 +91,7 @@ def nearest_faces(
         inside = (weights >= 0).all(1)
         face, pixel, weights = face[inside], (y * width + x)[inside], weights[inside]
         z = 1 / (weights / screen[faces[face], 2]).sum(1)
-        # Positive floats keep their order when read as integers: depth first, then the face.
+        # Positive floats sort like their bits read as integers: depth first, then the face.
         key = (z.float().view(torch.int32).long() << 32) + face
         best.scatter_reduce_(0, pixel, key, "amin")
     face = torch.where(best == NO_FACE, -1, best & 0xFFFFFFFF)
@@ -101,20 +101,20 @@ def nearest_faces(
 def _candidates(
     screen: Float[Tensor, "v 3"], faces: Int[Tensor, "f 3"], height: int, width: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Faces, and columns and rows of the pixels in the boxes around them, in pieces."""
+    """Batches of pairs: faces, and columns and rows of the pixels in their bounding boxes."""
     corners = screen[faces]
     most = corners.new_tensor([width - 1, height - 1])
-    # Non-finite places compare false everywhere and so are left out.
-    before = (corners[..., 2] > NEAR).all(1) & corners.isfinite().all(2).all(1)
+    # Non-finite vertices compare false everywhere and so are left out.
+    in_front = (corners[..., 2] > NEAR).all(1) & corners.isfinite().all(2).all(1)
     low = (corners[..., :2].amin(1) - 0.5).ceil().clamp(min=0)
     high = torch.minimum((corners[..., :2].amax(1) - 0.5).floor(), most)
-    rows = (before & (low <= high).all(1)).nonzero()[:, 0]
+    rows = (in_front & (low <= high).all(1)).nonzero()[:, 0]
     low, high = low[rows].long(), high[rows].long()
     across, down = (high - low + 1).unbind(1)
     ends = (across * down).cumsum(0)
     total = int(ends[-1]) if len(ends) else 0
-    for start in range(0, total, PIECE):
-        pair = torch.arange(start, min(start + PIECE, total), device=screen.device)
+    for start in range(0, total, BATCH):
+        pair = torch.arange(start, min(start + BATCH, total), device=screen.device)
         box = torch.searchsorted(ends, pair, right=True)
         within = pair - (ends[box] - across[box] * down[box])
         step_down = torch.div(within, across[box], rounding_mode="floor")
@@ -125,7 +125,7 @@ def _candidates(
 def _barycentric(
     corners: Float[Tensor, "n 3 3"], x: Float[Tensor, "n"], y: Float[Tensor, "n"]
 ) -> Float[Tensor, "n 3"]:
-    """Weights of a triangle's corners at places on the screen; not finite without an area."""
+    """Barycentric coordinates at screen positions; not finite for a triangle without area."""
     ax, bx, cx = (corners[..., 0] - x[:, None]).unbind(1)
     ay, by, cy = (corners[..., 1] - y[:, None]).unbind(1)
     parts = torch.stack([bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx], dim=1)
@@ -138,8 +138,8 @@ def face_weights(
     nearest: Int[Tensor, "h w"],
     covered: Bool[Tensor, "h w"],
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n"]]:
-    """Weights of the corners in space, and z, at every covered pixel; arguments as those of
-    `nearest_faces` and what it returned."""
+    """Perspective-correct barycentric coordinates and depth at every covered pixel; arguments as
+    for `nearest_faces`, and its result."""
     y, x = covered.nonzero().unbind(1)
     corners = screen[faces[nearest[covered]]]
     weights = _barycentric(corners, x + 0.5, y + 0.5) / corners[..., 2]
@@ -154,12 +154,12 @@ def _shaded(
     weights: Float[Tensor, "n 3"],
     light: PreviewLight | None,
 ) -> Float[Tensor, "n 3"]:
-    """Colours of surface points, lit."""
+    """Shaded colours of surface points."""
     corners = mesh.faces[face]
     plain = (light or PreviewLight()).plain
     colour = weights.new_tensor(plain).expand(len(face), 3)
     if mesh.texture is not None:
-        colour = mesh.texture.at((mesh.texture.places[corners] * weights[..., None]).sum(1))
+        colour = mesh.texture.at((mesh.texture.uv[corners] * weights[..., None]).sum(1))
     elif mesh.colors is not None:
         colour = (mesh.colors[corners] * weights[..., None]).sum(1).clamp(0, 1)
     if light is None:
@@ -178,7 +178,7 @@ def _shaded(
 def _corner_normals(
     mesh: Mesh, corners: Int[Tensor, "n 3"], flat: Float[Tensor, "n 3"]
 ) -> Float[Tensor, "n 3 3"]:
-    """The vertices' normals, or the face's own where the surface has an edge."""
+    """Vertex normals, or the face's own at sharp edges."""
     smooth = mesh.vertex_normals[corners]
-    edge = (smooth * flat[:, None]).sum(2, keepdim=True) < EDGE
-    return torch.where(edge, flat[:, None], smooth)
+    sharp = (smooth * flat[:, None]).sum(2, keepdim=True) < SMOOTH
+    return torch.where(sharp, flat[:, None], smooth)
