@@ -96,7 +96,7 @@ def test_the_gltf_frame_has_y_up_and_goes_back() -> None:
     assert to_gltf_frame(up).tolist() == [[0, 1, 0]]
     points = torch.randn(5, 3)
     assert torch.equal(from_gltf_frame(to_gltf_frame(points)), points)
-    # The matrix of SAM 3D Objects, 11.
+    # The matrix in SAM 3D Objects.
     back = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
     assert torch.equal(from_gltf_frame(points), points @ back)
 

@@ -1,4 +1,4 @@
-"""The mesh from sparse channels against the same on the whole grid."""
+"""Meshes from active voxels equal those from the dense grid."""
 
 import torch
 from hypothesis import given, settings
@@ -73,7 +73,7 @@ def test_the_order_of_voxels_does_not_matter(seed: int) -> None:
 
 
 def test_fixed_the_distance_bias_is_not_added_in_place() -> None:
-    """Trap of SAM 3D Objects, 16: a second extraction of one tensor gives the same surface."""
+    """Unlike the published code: a second extraction of one tensor gives the same surface."""
     feats, coords = active(3, 0.4)
     kept = feats.clone()
     first, second = (features_to_mesh(feats, coords, SIDE) for _ in range(2))
@@ -82,7 +82,7 @@ def test_fixed_the_distance_bias_is_not_added_in_place() -> None:
 
 
 def test_preserved_distances_are_biased_by_one_voxel() -> None:
-    """Trap of SAM 3D Objects, 16: 1 / R is taken off, so a distance of 0 is inside."""
+    """As published: 1 / R is taken off, so a distance of 0 is inside."""
     coords = torch.cartesian_prod(*(torch.arange(2, 4),) * 3)
     feats = torch.zeros(len(coords), sum(CHANNELS.values()))
     assert len(features_to_mesh(feats, coords, SIDE).faces) > 0
@@ -95,3 +95,41 @@ def test_vertices_stay_within_the_frame_and_bfloat16_will_do() -> None:
     mesh = features_to_mesh(feats.bfloat16(), coords, SIDE)
     assert mesh.vertices.dtype == torch.float32
     assert mesh.vertices.abs().max() <= 0.5 + 1 / SIDE
+
+
+RESOLUTION, RADIUS = 16, 6.0
+
+
+def solid_ball() -> tuple[Tensor, Tensor]:
+    """Channels and coordinates of the voxels along the surface of a solid ball."""
+    axis = torch.arange(RESOLUTION)
+    coords = torch.cartesian_prod(axis, axis, axis)
+    corner = torch.arange(8)
+    steps = torch.stack([corner & 1, corner >> 1 & 1, corner >> 2 & 1], dim=1)
+    places = (coords[:, None] + steps).float() - RESOLUTION / 2
+    distance = places.norm(dim=-1) - RADIUS
+    surface = (distance.amin(1) < 1) & (distance.amax(1) > -1)
+    feats = torch.zeros(int(surface.sum()), sum(CHANNELS.values()))
+    feats[:, :8] = distance[surface] + 1 / RESOLUTION
+    return feats, coords[surface]
+
+
+def test_a_closed_ball_has_no_inside() -> None:
+    feats, coords = solid_ball()
+    radii = features_to_mesh(feats, coords, RESOLUTION, closed=True).vertices.norm(dim=1)
+    torch.testing.assert_close(radii * RESOLUTION, torch.full_like(radii, RADIUS), atol=0.2, rtol=0)
+
+
+def test_as_released_it_has_one() -> None:
+    feats, coords = solid_ball()
+    radii = features_to_mesh(feats, coords, RESOLUTION).vertices.norm(dim=1) * RESOLUTION
+    assert radii.min() < RADIUS - 1
+    assert radii.max() < RADIUS + 0.2
+
+
+def test_the_surface_is_watertight() -> None:
+    feats, coords = solid_ball()
+    faces = features_to_mesh(feats, coords, RESOLUTION, closed=True).faces
+    edges = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    _, counts = edges.sort(dim=1).values.unique(dim=0, return_counts=True)
+    assert (counts == 2).all()
