@@ -1,5 +1,7 @@
 """From finished runs to a model folder that walks."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ from PIL import Image
 from loci.codecs.frame import FrameCodec, FrameCodecConfig
 from loci.errors import LociError
 from loci.train.world import export as shipping
-from loci.train.world.export import export_world
+from loci.train.world.export import EXAMPLE, SETTINGS, export_world, save_settings
+from loci.world.config import doom_world
 from loci.world.world import World
 from tests.world.models import pose_rotary_config, randomised
 
@@ -24,17 +27,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     codec, world = (tmp_path_factory.mktemp(name) for name in ("codec", "world"))
     FrameCodec(FrameCodecConfig(widths=(16,), norm_groups=4)).save_pretrained(codec / "final")
     randomised(pose_rotary_config()).save_pretrained(world / "final")
+    settings = replace(doom_world(), size=(32, 48), fps=7)
+    save_settings(world / "final", settings, np.full((32, 48, 3), 99, np.uint8))
     for run in (codec, world):
         (run / "log.jsonl").write_text(LOG)
     return codec, world
-
-
-@pytest.fixture(autouse=True)
-def _no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example picture takes ViZDoom; here any picture does."""
-    monkeypatch.setattr(
-        shipping, "_example", lambda path: Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
-    )
 
 
 def test_a_model_is_shipped_and_shipped_again(runs: tuple[Path, Path], tmp_path: Path) -> None:
@@ -47,8 +44,21 @@ def test_a_model_is_shipped_and_shipped_again(runs: tuple[Path, Path], tmp_path:
     Image.open(out / "transformer" / "curves.png").verify()
     assert (out / "codec" / "log.jsonl").read_text() == LOG
     world = World.from_pretrained(out)
-    assert world.step(world.start(out / "example.png"), "w*8")[0].shape == (8, 64, 64, 3)
+    assert (world.config.size, world.config.fps) == ((32, 48), 7), "as the recordings were"
+    assert Image.open(out / "example.png").size == (384, 256)
+    assert world.step(world.start(out / "example.png"), "w*8")[0].shape == (8, 32, 48, 3)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_run_of_before_is_walked_as_doom_is(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(runs[1], older)
+    for name in (SETTINGS, EXAMPLE):
+        (older / "final" / name).unlink()
+    out = tmp_path / "mine"
+    export_world(runs[0], older, out)
+    assert World.from_pretrained(out).config == doom_world()
+    assert not (out / EXAMPLE).exists()
 
 
 def test_what_fails_leaves_the_older_model(

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from loci.codecs.base import Codec
@@ -37,11 +37,13 @@ HISTORIES = {
 
 @dataclass(frozen=True)
 class RecallEvaluation:
-    """Held-out batches by history, with the true frames of their targets in [-1, 1]."""
+    """Held-out batches by history, with the true frames of their targets in [-1, 1], and the first
+    held-out frame, to walk from."""
 
     batches: dict[str, WorldBatch]
     frames: dict[str, Float[Tensor, "b k 3 h w"]]
     codec: Codec
+    example: UInt8[np.ndarray, "h w 3"]
 
     @classmethod
     def prepare(
@@ -73,7 +75,7 @@ class RecallEvaluation:
             rows = batch.walks[:, None].numpy(), batch.target_frames.numpy()
             pixels = torch.from_numpy(frames[rows]).permute(0, 1, 4, 2, 3)
             true[name] = pixels.float() / 127.5 - 1
-        return cls(batches, true, codec)
+        return cls(batches, true, codec, frames[0, 0])
 
 
 def evaluate_recall(

@@ -3,22 +3,39 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 
 from loci.codecs.frame import FrameCodec
 from loci.errors import LociError
+from loci.io.config import load_config, save_config
 from loci.io.files import replacing, replacing_folder
 from loci.train.plots import draw_panels
-from loci.world.config import doom_world
+from loci.world.config import WorldConfig, doom_world
 from loci.world.transformer import WorldTransformer
 from loci.world.world import SAVED, World
 
-EXAMPLE_MAP = (5, 104)
-"""Seed and episode of the held-out map whose first view is the example picture."""
+SETTINGS, EXAMPLE, CARD = "world.json", "example.png", "README.md"
 EXAMPLE_PIXELS = 384
-EXAMPLE, CARD = "example.png", "README.md"
-OURS = {*SAVED, EXAMPLE, CARD}
+REPLACEABLE = {*SAVED, EXAMPLE, CARD}
 """What an older model folder holds and may be replaced."""
+
+
+def save_settings(
+    folder: Path, world: WorldConfig, frame: UInt8[np.ndarray, "h w 3"] | None
+) -> None:
+    """Write beside a trained transformer how it is walked, and a frame to begin with, enlarged."""
+    save_config(folder / SETTINGS, world)
+    if frame is None:
+        return
+    from PIL import Image
+
+    picture = Image.fromarray(np.ascontiguousarray(frame))
+    times = max(1, EXAMPLE_PIXELS // max(picture.size))
+    picture = picture.resize([times * side for side in picture.size], Image.Resampling.NEAREST)
+    with replacing(folder / EXAMPLE) as draft:
+        picture.save(draft, format="PNG")
 
 
 def export_world(codec: Path, world: Path, out: Path) -> None:
@@ -27,41 +44,32 @@ def export_world(codec: Path, world: Path, out: Path) -> None:
     Args:
         codec: the folder of a finished run of loci train codec.
         world: the folder of a finished run of loci train world.
-        out: the folder; an older model in it is replaced, except for its card.
+        out: the folder; an older model in it is replaced, except for its card and, where the run
+            has none, its example picture.
 
     Raises:
         LociError: when a run is not finished, or the folder holds anything else.
     """
+    final = world / "final"
     for run in (codec, world):
         if not (run / "final").is_dir():
             raise LociError(f"{run}: expected a finished training run, with its model in final")
+    # Runs of before have no settings: they are all of Doom.
+    settings = doom_world()
+    if (final / SETTINGS).is_file():
+        settings = load_config(final / SETTINGS, WorldConfig)
     parts = (
-        WorldTransformer.from_pretrained(world / "final"),
+        WorldTransformer.from_pretrained(final),
         FrameCodec.from_pretrained(codec / "final"),
     )
-    with replacing_folder(out, OURS.__contains__) as draft:
-        World(doom_world(), *parts).save_pretrained(draft, torch.bfloat16)
-        _example(draft / EXAMPLE)
+    with replacing_folder(out, REPLACEABLE.__contains__) as draft:
+        World(settings, *parts).save_pretrained(draft, torch.bfloat16)
         for run, name in ((codec, "codec"), (world, "transformer")):
             shutil.copyfile(run / "log.jsonl", draft / name / "log.jsonl")
             draw_panels(run / "log.jsonl", draft / name / "curves.png")
-        if (out / CARD).is_file():
-            shutil.copyfile(out / CARD, draft / CARD)
+        for sources, name in (((final, out), EXAMPLE), ((out,), CARD)):
+            source = next((s / name for s in sources if (s / name).is_file()), None)
+            if source is not None:
+                shutil.copyfile(source, draft / name)
         size = sum(path.stat().st_size for path in draft.rglob("*.safetensors"))
     print(f"{out}: {size / 1e6:.1f} MB of weights")
-
-
-def _example(image: Path) -> None:
-    """The picture to walk into when none is given: a room of a held-out map, enlarged."""
-    from PIL import Image
-
-    from loci.data.record import map_seed
-    from loci.envs.doom.engine import film
-    from loci.envs.doom.walks import spin
-
-    frames, _ = film(map_seed(*EXAMPLE_MAP, "test"), spin(1))
-    picture = Image.fromarray(frames[0]).resize(
-        (EXAMPLE_PIXELS, EXAMPLE_PIXELS), Image.Resampling.NEAREST
-    )
-    with replacing(image) as part:
-        picture.save(part, format="PNG")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from loci.actions import UNCERTAIN
 from loci.codecs.frame import FrameCodec
-from loci.data.recordings import LatentWalks, latent_walks, load_recordings
+from loci.data.recordings import LatentWalks, Recordings, latent_walks, load_recordings
 from loci.errors import LociError
 from loci.flow import TIMESTEPS, add_noise, flow_loss, sample_levels
+from loci.memory.poses import ActionScale
 from loci.train.optim import MuonWithAdam
 from loci.train.run_directory import RunDirectory
 from loci.train.trainer import Step, Task, Trainer, TrainerConfig
@@ -26,6 +29,7 @@ from loci.train.world.batches import (
     whole_history,
 )
 from loci.train.world.evaluate import RecallEvaluation, evaluate_recall
+from loci.train.world.export import save_settings
 from loci.train.world.memory_tokens import WindowTokenCache, batch_poses, compress_history
 from loci.train.world.self_forcing import BatchSource, shortest_walk
 from loci.world.conditioning import Actions
@@ -189,7 +193,30 @@ def train_world(config: WorldTraining) -> WorldTransformer:
     count = min(config.evaluation_walks, len(test.frames))
     held_out = latent_walks(test, codec, caches / "test", count)
     evaluation = RecallEvaluation.prepare(held_out, test.frames, codec)
+    config = replace(config, world=recorded_world(config.world, train))
     return fit_world(walks, evaluation, config, start)
+
+
+def recorded_world(world: WorldConfig, recordings: Recordings) -> WorldConfig:
+    """How the model will be walked, with what the recordings say: the size of frames, their rate,
+    the actions that occur, and what an action does."""
+    meta, (height, width) = recordings.meta, recordings.frames.shape[2:4]
+    moves, views = (
+        tuple(sorted(set(np.unique(recordings.actions[..., i]).tolist()) - {UNCERTAIN}))
+        for i in range(2)
+    )
+    scale = world.action_scale
+    if {"turn_degrees", "step_units", "cell_units"} <= meta.keys():
+        move = meta["step_units"] / meta["cell_units"]
+        scale = ActionScale(turn=math.radians(meta["turn_degrees"]), move=move)
+    return replace(
+        world,
+        size=(height, width),
+        fps=meta.get("fps", world.fps),
+        moves=moves,
+        views=views,
+        action_scale=scale,
+    )
 
 
 def fit_world(
@@ -286,6 +313,8 @@ class WorldTask(Task["WorldObjective"]):
 
     def save(self, model: WorldObjective, folder: Path) -> None:
         model.world.save_pretrained(folder)
+        frame = None if self.evaluation is None else self.evaluation.example
+        save_settings(folder, self.config.world, frame)
 
     def state_dict(self) -> dict[str, Any]:
         return {"last_rollout": self.last_rollout, "source": self.source.state_dict()}
