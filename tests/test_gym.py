@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-gymnasium = pytest.importorskip("gymnasium", reason="needs the extra gym")
+pytest.importorskip("gymnasium", reason="needs the extra gym")
 
+import gymnasium
 from gymnasium.utils.env_checker import check_env
 
 from loci.errors import LociError

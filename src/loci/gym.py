@@ -35,7 +35,7 @@ class WalkEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     Observations are the newest frame, uint8 `[h, w, 3]`. Actions are a move and a view, counted
     among those that the model knows (`moves`, `views`). Walks never end by themselves: wrap the
     environment in `TimeLimit`. `info` holds `pose` (heading in radians, x, y in the world's units,
-    dead-reckoned), `frames` (all frames of the step, uint8 `[n, h, w, 3]`) and `frame` (its number).
+    dead-reckoned), `frames` (all of the step, uint8 `[n, h, w, 3]`) and `frame` (the last number).
 
     Args:
         picture: where walks begin, as `World.start` takes it; the model's example if left out.
@@ -49,7 +49,7 @@ class WalkEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         LociError: when the model or the picture cannot be read, or for another number of frames.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}
 
     def __init__(
         self,
@@ -95,9 +95,7 @@ class WalkEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._frame = first_frame(self.world, self._state)
         return self._frame, self._info(self._frame[None])
 
-    def step(
-        self, action: np.ndarray
-    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Hold an action for `frames` frames."""
         move, view = self.ids(action)
         held = np.repeat(np.array([[move, view]]), self.frames, axis=0)

@@ -123,7 +123,7 @@ class Connection:
             fps=world.fps,
             chunk=world.chunk,
             size=list(timeline.frame(0).size),
-            speed=world.speed.name,
+            speed=world.preset.name,
             seed=timeline.state.seed,
             text=world.text_encoder is not None,
             turn_degrees=_degrees(world),

@@ -10,11 +10,15 @@ import tempfile
 import threading
 import webbrowser
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from loci.errors import LociError, check_seed
+from loci.io.models import SHIPPED
+
+if TYPE_CHECKING:
+    from loci.world.world import World
 
 EXTRA = "pip install 'genius-loci[play]'"
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -74,8 +78,8 @@ def play(
     folder.mkdir(parents=True, exist_ok=True)
     threads = os.cpu_count() or 1
     played = Sessions(
-        lambda: _load(model),
-        _start_picture(model, picture),
+        lambda: load_world(model),
+        start_picture(model, picture),
         folder,
         seed,
         speed,
@@ -106,7 +110,7 @@ def play(
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _load(model: str):
+def load_world(model: str) -> World:
     """The world, with one thread a chunk: sessions share the cores."""
     import torch
 
@@ -116,14 +120,13 @@ def _load(model: str):
     return World.from_pretrained(model)
 
 
-def _start_picture(model: str, picture: Path | None) -> Path:
+def start_picture(model: str, picture: Path | None) -> Path:
+    """The picture given, else the model's example, else that of `doom`."""
     if picture is not None:
         return picture
-    from loci.io.images import read_pixels  # noqa: F401 - fails early where Pillow is missing
-
-    shipped = Path(__file__).parents[2] / "shipped"
-    own = (shipped / model if (shipped / model).is_dir() else Path(model)) / "example.png"
-    return own if own.is_file() else shipped / "doom" / "example.png"
+    shipped = SHIPPED / model
+    own = (shipped if shipped.is_dir() else Path(model)) / "example.png"
+    return own if own.is_file() else SHIPPED / "doom" / "example.png"
 
 
 def _check_port(host: str, port: int) -> None:

@@ -1,0 +1,213 @@
+"""`loci bench play`: how quickly the world answers keys, for one player and several.
+
+A client speaks the page's protocol on this machine: it paints frames at the world's rate and
+presses keys at random moments, never on purpose where a chunk begins. A key's delay ends when the
+first frame that answers it is painted, so it holds the wait, the generation, the transport and the
+clock of the page, but neither the browser's decoding nor the screen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import socket
+import struct
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loci.app.play.play import load_world, start_picture
+from loci.app.play.server import application
+from loci.app.play.sessions import Sessions
+from loci.bench.report import table, write_json
+from loci.io.files import check_writable
+
+HEADER = struct.Struct("<IHId")
+LONG_HOLD = 3.0  # seconds that a key is held to measure the rate of painting
+
+
+@dataclass
+class Client:
+    """One player: what it paints, and how long its keys waited."""
+
+    address: str
+    random: random.Random
+    fps: float = 15.0
+    painted: int = 0
+    last: int = 0
+    frames: dict[int, int | None] = field(default_factory=dict)
+    pressed: dict[int, float] = field(default_factory=dict)
+    keys_id: int = 0
+    delays: list[float] = field(default_factory=list)
+    paints: list[float] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def play(self, presses: int) -> None:
+        """Press a number of keys for a while each, then hold one to measure the rate."""
+        from websockets.asyncio.client import connect
+
+        origin = self.address.replace("ws://", "http://").removesuffix("/ws")
+        async with connect(self.address, origin=origin, max_size=None) as socket:  # pyright: ignore
+            await socket.send(json.dumps({"type": "hello", "session": None}))
+            tasks = [
+                asyncio.create_task(self._hear(socket)),
+                asyncio.create_task(self._paint(socket)),
+            ]
+            await self.ready.wait()
+            await self._press(socket, "w")
+            await asyncio.sleep(2.0)  # the first chunk of a process is slow
+            self.delays.clear()
+            for _ in range(presses):
+                await self._press(socket, self.random.choice("wsadjl"))
+                await asyncio.sleep(self.random.uniform(0.3, 1.2))
+                await self._press(socket, "")
+                await asyncio.sleep(self.random.uniform(0.2, 0.8))
+            self.paints.clear()
+            await self._press(socket, "w")
+            await asyncio.sleep(LONG_HOLD)
+            await self._press(socket, "")
+            for task in tasks:
+                task.cancel()
+
+    @property
+    def rate(self) -> float:
+        """Frames a second painted while the last key was held, its delay included."""
+        return len(self.paints) / LONG_HOLD
+
+    async def _press(self, socket: Any, keys: str) -> None:
+        self.keys_id += 1
+        if keys:
+            self.pressed[self.keys_id] = time.perf_counter()
+        message = {"type": "keys", "keys": keys, "id": self.keys_id, "painted": self.painted}
+        await socket.send(json.dumps(message))
+
+    async def _hear(self, socket: Any) -> None:
+        async for message in socket:
+            if isinstance(message, str):
+                content = json.loads(message)
+                if content["type"] == "ready":
+                    self.fps = content["fps"]
+                    self.ready.set()
+                continue
+            first, count, answers, seconds = HEADER.unpack_from(message)
+            for number in [n for n in self.frames if n >= first]:
+                del self.frames[number]
+            for k in range(count):
+                self.frames[first + k] = answers if k == 0 else None
+            if count == 1 and not seconds:
+                self.painted = first - 1
+            else:
+                self.steps.append(seconds)
+
+    async def _paint(self, socket: Any) -> None:
+        due = time.perf_counter()
+        while True:
+            await asyncio.sleep(max(0.002, due - time.perf_counter()))
+            if time.perf_counter() < due or self.painted + 1 not in self.frames:
+                continue
+            now = time.perf_counter()
+            due = max(due, now - 1 / self.fps) + 1 / self.fps
+            self.painted += 1
+            answers = self.frames.pop(self.painted)
+            self.paints.append(now)
+            if answers in self.pressed:
+                self.delays.append(now - self.pressed[answers])
+                self.pressed = {k: t for k, t in self.pressed.items() if k > answers}
+            await socket.send(json.dumps({"type": "painted", "frame": self.painted}))
+
+
+def bench(
+    model: str = "doom",
+    speed: str = "faster",
+    sessions: tuple[int, ...] = (1, 2, 4),
+    presses: int = 30,
+    json: Path | None = None,
+) -> None:
+    """Delay from key to picture, frames a second and memory, for several numbers of players.
+
+    Args:
+        model: doom, a model folder, or a hub id.
+        speed: speed preset: exact, fast or faster.
+        sessions: numbers of players at a time.
+        presses: keys that each player presses.
+        json: file to write the figures to.
+    """
+    if json is not None:
+        check_writable(json)
+    results = [measured(model, speed, players, presses) for players in sessions]
+    columns = ("players", "median ms", "95 % ms", "frames/s", "chunk ms", "MB")
+    rows = [tuple(round(result[key], 1) for key in RESULTS) for result in results]
+    print(table(columns, rows))
+    if json is not None:
+        write_json(json, {"model": model, "speed": speed, "cores": os.cpu_count(), "runs": results})
+
+
+RESULTS = ("players", "median_ms", "p95_ms", "frames_per_second", "chunk_ms", "rss_mb")
+
+
+def measured(model: str, speed: str, players: int, presses: int) -> dict[str, float]:
+    """One run with a server of its own."""
+    import uvicorn
+
+    with socket.socket() as probe, tempfile.TemporaryDirectory(prefix="loci-play-") as folder:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        threads = os.cpu_count() or 1
+        picture = start_picture(model, None)
+        served = Sessions(
+            lambda: load_world(model), picture, Path(folder), 0, speed, players, threads
+        )
+        config = uvicorn.Config(
+            application(served, port=port), port=port, log_level="error", ws="websockets-sansio"
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            clients = asyncio.run(_all_play(f"ws://127.0.0.1:{port}/ws", players, presses))
+        finally:
+            server.should_exit = True
+            thread.join()
+    delays = [delay for client in clients for delay in client.delays]
+    steps = [step for client in clients for step in client.steps]
+    return {
+        "players": players,
+        "keys": len(delays),
+        "median_ms": 1000 * float(np.median(delays)),
+        "p95_ms": 1000 * float(np.quantile(delays, 0.95)),
+        "frames_per_second": float(np.mean([client.rate for client in clients])),
+        "chunk_ms": 1000 * float(np.median(steps)),
+        "rss_mb": _rss() / 2**20,
+    }
+
+
+async def _all_play(address: str, players: int, presses: int) -> list[Client]:
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", int(address.split(":")[2][:-3]))
+            writer.close()
+            break
+        except OSError:
+            await asyncio.sleep(0.05)
+    clients = [Client(address, random.Random(seed)) for seed in range(players)]
+    await asyncio.gather(*(client.play(presses) for client in clients))
+    return clients
+
+
+def _rss() -> float:
+    """Bytes of memory this process has resident (on Linux; the peak elsewhere)."""
+    status = Path("/proc/self/statm")
+    if status.is_file():
+        return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
