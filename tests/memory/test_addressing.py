@@ -86,7 +86,7 @@ def test_a_panorama_is_found_where_its_columns_look() -> None:
 SMALL = PoseRotaryConfig(time=1, rows=1, columns=1, heading=3, place=(0.4, 1.6, 3.2))
 
 
-def pose_reckoned_encoder(heading: float, x: float = 0.0, y: float = 0.0) -> torch.Tensor:
+def pose_at(heading: float, x: float = 0.0, y: float = 0.0) -> torch.Tensor:
     return torch.tensor([heading, x, y], dtype=torch.float64)
 
 
@@ -96,45 +96,39 @@ def small_encoder() -> PosedHPMCEncoder:
     return PosedHPMCEncoder(config, SMALL).eval().requires_grad_(False)
 
 
-def test_codes_do_not_depend_on_where_in_the_world_they_were_made() -> None:
+def test_tokens_do_not_depend_on_where_in_the_world_they_were_made() -> None:
     encoder = small_encoder()
     latents = torch.randn(1, 16, 8, 4, 4)
-    poses = torch.stack([pose_reckoned_encoder(0.13 * i, 0.1 * i, -0.05 * i) for i in range(8)])[
-        None
-    ]
+    poses = torch.stack([pose_at(0.13 * i, 0.1 * i, -0.05 * i) for i in range(8)])[None]
     turn = 2.0
     cos, sin = math.cos(turn), math.sin(turn)
     x, y = poses[..., 1], poses[..., 2]
     moved = torch.stack([poses[..., 0] + turn, cos * x - sin * y + 40, sin * x + cos * y], dim=-1)
-    codes = encoder.encode(latents, poses)
-    assert codes.shape == (1, 24, 2, 2, 2)
-    assert torch.allclose(codes, encoder.encode(latents, moved), atol=1e-5)
+    tokens = encoder.encode(latents, poses)
+    assert tokens.shape == (1, 24, 2, 2, 2)
+    assert torch.allclose(tokens, encoder.encode(latents, moved), atol=1e-5)
     turned = poses * torch.tensor([2.0, 1, 1])
-    assert not torch.allclose(codes, encoder.encode(latents, turned), atol=1e-4)
+    assert not torch.allclose(tokens, encoder.encode(latents, turned), atol=1e-4)
 
 
-def test_merged_codes_do_not_depend_on_where_in_the_world_they_were_made() -> None:
+def test_merged_tokens_do_not_depend_on_where_in_the_world_they_were_made() -> None:
     encoder = small_encoder()
-    codes = torch.randn(1, 24, 4, 2, 2)
-    poses = with_spread(
-        torch.stack([pose_reckoned_encoder(0.4 * i, 0.3 * i, -0.2 * i) for i in range(4)])[None]
-    )
+    tokens = torch.randn(1, 24, 4, 2, 2)
+    poses = with_spread(torch.stack([pose_at(0.4 * i, 0.3 * i, -0.2 * i) for i in range(4)])[None])
     moved = poses + torch.tensor([0, 40, -7, 0], dtype=torch.float64)
-    merged = encoder.merge(codes, poses)
+    merged = encoder.merge(tokens, poses)
     assert merged.shape == (1, 24, 1, 2, 2)
-    assert torch.allclose(merged, encoder.merge(codes, moved), atol=1e-5)
-    assert not torch.allclose(merged, encoder.merge(codes, poses * 2), atol=1e-4)
-    with pytest.raises(ValueError, match="takes 4 codes"):
-        encoder.merge(codes[:, :, :3], poses[:, :3])
+    assert torch.allclose(merged, encoder.merge(tokens, moved), atol=1e-5)
+    assert not torch.allclose(merged, encoder.merge(tokens, poses * 2), atol=1e-4)
+    with pytest.raises(ValueError, match="takes 4 sets"):
+        encoder.merge(tokens[:, :, :3], poses[:, :3])
 
 
 def test_a_panorama_holds_what_its_parts_saw_before_it_has_learned_anything() -> None:
     """Four views of a full turn, each with its own mark: every column shows what lies there."""
     torch.manual_seed(0)
     merge = PanoramaMerge(24, SMALL)
-    turns = with_spread(
-        torch.stack([pose_reckoned_encoder(k * math.pi / 2) for k in range(4)])[None]
-    )
+    turns = with_spread(torch.stack([pose_at(k * math.pi / 2) for k in range(4)])[None])
     own = panorama_pose(turns)
     arc = panorama_angles(own[:, None, 3], 4, SMALL.fov)[0, 0]
     seen = ((own[0, 0] - arc) / (math.pi / 2)).round().long() % 4
@@ -147,8 +141,8 @@ def test_a_panorama_holds_what_its_parts_saw_before_it_has_learned_anything() ->
 def test_equal_views_are_averaged_column_by_column() -> None:
     merge = PanoramaMerge(24, SMALL)
     still = with_spread(torch.zeros(1, 4, 3, dtype=torch.float64))
-    codes = torch.randn(1, 24, 4, 2, 4)
-    made, mean = merge(codes, still)[:, :, 0], codes.mean(dim=2)
+    tokens = torch.randn(1, 24, 4, 2, 4)
+    made, mean = merge(tokens, still)[:, :, 0], tokens.mean(dim=2)
     alike = torch.nn.functional.cosine_similarity(made, mean, dim=1)
     assert alike.mean() > 0.9
     shifted = torch.nn.functional.cosine_similarity(made, mean.roll(1, -1), dim=1)
@@ -177,5 +171,5 @@ def test_a_panorama_learns_more_than_it_begins_with() -> None:
 def test_poses_must_be_given() -> None:
     with pytest.raises(ValueError, match="pose of every latent"):
         small_encoder().encode(torch.randn(1, 16, 8, 4, 4))
-    with pytest.raises(ValueError, match="pose of every code"):
+    with pytest.raises(ValueError, match="pose of every span"):
         small_encoder().merge(torch.randn(1, 24, 4, 2, 2))

@@ -15,7 +15,7 @@ class FirstOfFour:
     def encode(self, latents: Tensor, poses: Tensor | None) -> Tensor:
         return latents[:, :, ::4]
 
-    def merge(self, codes: Tensor, poses: Tensor | None) -> Tensor:
+    def merge(self, held: Tensor, poses: Tensor | None) -> Tensor:
         raise AssertionError("the baselines have one level only")
 
 
@@ -27,57 +27,57 @@ def walk(memory: Memory, length: int) -> MemoryTokens:
     for at in range(0, length, 20):
         cut = slice(at, at + 20)
         state = memory.append(state, latents[:, :, cut], poses[:, cut])
-    return memory.codes(state)
+    return memory.tokens(state)
 
 
-def check(codes: MemoryTokens, level: int) -> None:
-    assert codes.tokens.flatten().tolist() == [span.start for span in codes.spans]
-    assert all(span.level == level for span in codes.spans)
-    assert codes.poses is not None
-    centres = torch.tensor([(span.start + span.end - 1) / 2 for span in codes.spans]).double()
-    torch.testing.assert_close(codes.poses[0, :, 1], centres * 0.01)
+def check(held: MemoryTokens, level: int) -> None:
+    assert held.tokens.flatten().tolist() == [span.start for span in held.spans]
+    assert all(span.level == level for span in held.spans)
+    assert held.poses is not None
+    centres = torch.tensor([(span.start + span.end - 1) / 2 for span in held.spans]).double()
+    torch.testing.assert_close(held.poses[0, :, 1], centres * 0.01)
 
 
-def test_none_has_no_codes_but_their_shapes() -> None:
-    codes = walk(NoMemory(compressor=FirstOfFour()), 100)
-    assert codes.tokens.shape == (1, 1, 0, 1, 1)
-    assert codes.poses is not None
-    assert codes.poses.shape == (1, 0, 3)
-    assert codes.spans == ()
+def test_none_has_no_tokens_but_their_shapes() -> None:
+    held = walk(NoMemory(compressor=FirstOfFour()), 100)
+    assert held.tokens.shape == (1, 1, 0, 1, 1)
+    assert held.poses is not None
+    assert held.poses.shape == (1, 0, 3)
+    assert held.spans == ()
 
 
 @pytest.mark.parametrize("length", [1, 30, 100])
 def test_raw_keeps_the_newest_latents(length: int) -> None:
-    codes = walk(RawMemory(keep=30), length)
-    check(codes, level=0)
-    assert [span.start for span in codes.spans] == list(range(max(0, length - 30), length))
+    held = walk(RawMemory(keep=30), length)
+    check(held, level=0)
+    assert [span.start for span in held.spans] == list(range(max(0, length - 30), length))
     assert len(walk(RawMemory(), length).spans) == length
 
 
 @pytest.mark.parametrize("length", [1, 8, 77, 80, 81, 100, 1_001])
 def test_window_remembers_the_end(length: int) -> None:
-    codes = walk(SampledMemory(compressor=FirstOfFour()), length)
-    check(codes, level=1)
-    assert codes.spans[-1].end == length
-    assert codes.spans[0].start >= length - 84
-    assert min(-(-length // 4), 19) <= len(codes.spans) <= 20
+    held = walk(SampledMemory(compressor=FirstOfFour()), length)
+    check(held, level=1)
+    assert held.spans[-1].end == length
+    assert held.spans[0].start >= length - 84
+    assert min(-(-length // 4), 19) <= len(held.spans) <= 20
 
 
 @pytest.mark.parametrize("length", [1, 8, 77, 80, 81, 100, 1_001])
 def test_stride_samples_the_whole_history(length: int) -> None:
-    codes = walk(SampledMemory(compressor=FirstOfFour(), strided=True), length)
-    check(codes, level=1)
-    assert codes.spans[0].start == 0
-    assert codes.spans[-1].end == length
-    assert min(-(-length // 4), 19) <= len(codes.spans) <= 20
-    gaps = [b.start - a.end for a, b in zip(codes.spans, codes.spans[1:], strict=False)]
+    held = walk(SampledMemory(compressor=FirstOfFour(), strided=True), length)
+    check(held, level=1)
+    assert held.spans[0].start == 0
+    assert held.spans[-1].end == length
+    assert min(-(-length // 4), 19) <= len(held.spans) <= 20
+    gaps = [b.start - a.end for a, b in zip(held.spans, held.spans[1:], strict=False)]
     assert max(gaps, default=0) <= length / 9
 
 
 def test_windows_as_large_as_the_budget_leave_room_for_the_newest_only() -> None:
     config = HierarchyConfig(window=64)
-    codes = walk(SampledMemory(compressor=FirstOfFour(), config=config, strided=True), 127)
-    assert [span.start for span in codes.spans] == list(range(64, 127, 4))
+    held = walk(SampledMemory(compressor=FirstOfFour(), config=config, strided=True), 127)
+    assert [span.start for span in held.spans] == list(range(64, 127, 4))
 
 
 def test_wrong_answers_for_another_scene() -> None:
@@ -85,7 +85,7 @@ def test_wrong_answers_for_another_scene() -> None:
     assert walk(WrongMemory(RawMemory(), other), 100) is other
 
 
-def test_an_empty_memory_has_no_codes() -> None:
+def test_an_empty_memory_has_no_tokens() -> None:
     for memory in (RawMemory(), NoMemory(compressor=FirstOfFour())):
         with pytest.raises(ValueError, match="empty"):
-            memory.codes(memory.empty())
+            memory.tokens(memory.empty())

@@ -1,8 +1,6 @@
-"""The unbounded memory: what its codes are, what they cost, and that states are immutable."""
+"""The unbounded memory: what its tokens are, what they cost, and that states are immutable."""
 
 import json
-import math
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -16,9 +14,6 @@ from loci.memory.addressing import PosedHPMCEncoder, PoseRotaryConfig
 from loci.memory.hierarchical import (
     HierarchicalMemory,
     HierarchicalMemoryConfig,
-    beside,
-    differences,
-    kept,
     published_spans,
 )
 from loci.memory.hpmc import HPMCConfig, HPMCEncoder, WindowPlan, published_memory
@@ -45,10 +40,10 @@ class SmallCompressor(nn.Module):
         self.windows += len(latents)
         return self.coarse(torch.tanh(self.fine(with_poses(latents, poses))))
 
-    def merge(self, codes: Tensor, poses: Tensor | None) -> Tensor:
-        assert codes.shape[2] == 4
-        self.groups += len(codes)
-        return self.coarse(torch.tanh(self.again(with_poses(codes, poses))))
+    def merge(self, held: Tensor, poses: Tensor | None) -> Tensor:
+        assert held.shape[2] == 4
+        self.groups += len(held)
+        return self.coarse(torch.tanh(self.again(with_poses(held, poses))))
 
 
 def with_poses(x: Tensor, poses: Tensor | None) -> Tensor:
@@ -77,7 +72,7 @@ def remember(memory: HierarchicalMemory, latents: Tensor, poses: Tensor | None, 
 def by_definition(
     compressor, window: int, latents: Tensor, poses: Tensor, span: Span, folds: Folds
 ) -> tuple[Tensor, Tensor]:
-    """A code straight from the raw history, as a function of its span alone."""
+    """Memory tokens straight from the raw history, as a function of its span alone."""
     if span.level == 1:
         start = span.start - span.start % window
         cut = slice(start, start + window)
@@ -99,20 +94,20 @@ def same(a: MemoryTokens, b: MemoryTokens) -> None:
 
 @pytest.mark.parametrize("config", [HierarchyConfig(), HierarchyConfig(16, 7, 2)], ids=str)
 @pytest.mark.parametrize("length", [1, 7, 8, 23, 80, 81, 150, 301, 555])
-def test_codes_are_what_their_spans_say(config: HierarchyConfig, length: int) -> None:
+def test_tokens_are_what_their_spans_say(config: HierarchyConfig, length: int) -> None:
     compressor = SmallCompressor()
     latents, poses = history(length, batch=2)
     memory = HierarchicalMemory(HierarchicalMemoryConfig(config), compressor)
-    codes = memory.codes(remember(memory, latents, poses, chunk=21))
+    held = memory.tokens(remember(memory, latents, poses, chunk=21))
     plan, folds = MergeSchedule(config).extend(length)
-    assert codes.spans == plan.spans
+    assert held.spans == plan.spans
     assert bool(folds) == (config.budget == 7 and length >= 150)
-    assert codes.tokens.shape == (2, WIDTH, len(plan.spans), 1, 1)
-    assert codes.poses is not None
-    for k, span in enumerate(codes.spans):
+    assert held.tokens.shape == (2, WIDTH, len(plan.spans), 1, 1)
+    assert held.poses is not None
+    for k, span in enumerate(held.spans):
         token, pose = by_definition(compressor, config.window, latents, poses, span, folds)
-        torch.testing.assert_close(codes.tokens[:, :, k : k + 1], token)
-        torch.testing.assert_close(codes.poses[:, k : k + 1], pose)
+        torch.testing.assert_close(held.tokens[:, :, k : k + 1], token)
+        torch.testing.assert_close(held.poses[:, k : k + 1], pose)
 
 
 @settings(max_examples=15, deadline=None)
@@ -120,27 +115,27 @@ def test_codes_are_what_their_spans_say(config: HierarchyConfig, length: int) ->
 def test_chunks_do_not_matter(counts: list[int], posed: bool) -> None:
     memory = HierarchicalMemory(HierarchicalMemoryConfig(HierarchyConfig(8, 7)), SmallCompressor())
     latents, poses = history(sum(counts))
-    once = memory.codes(memory.append(memory.empty(), latents, poses if posed else None))
+    once = memory.tokens(memory.append(memory.empty(), latents, poses if posed else None))
     state, at = memory.empty(), 0
     for count in counts:
         cut = slice(at, at + count)
         state = memory.append(state, latents[:, :, cut], poses[:, cut] if posed else None)
         at += count
-    same(memory.codes(state), once)
+    same(memory.tokens(state), once)
     assert (once.poses is not None) == posed
 
 
-def test_settled_codes_never_change() -> None:
+def test_settled_tokens_never_change() -> None:
     memory = HierarchicalMemory(HierarchicalMemoryConfig(), SmallCompressor())
     latents, poses = history(400)
     state, seen = memory.empty(), {}
     for t in range(400):
         state = memory.append(state, latents[:, :, t : t + 1], poses[:, t : t + 1])
-        codes = memory.codes(state)
-        for k, span in enumerate(codes.spans):
-            if span.end <= state.plan.settled:
-                token = seen.setdefault(span, codes.tokens[:, :, k].clone())
-                assert torch.equal(token, codes.tokens[:, :, k])
+        held = memory.tokens(state)
+        for k, span in enumerate(held.spans):
+            if span.end <= state.schedule.settled:
+                token = seen.setdefault(span, held.tokens[:, :, k].clone())
+                assert torch.equal(token, held.tokens[:, :, k])
 
 
 def test_work_per_chunk_and_state_do_not_grow() -> None:
@@ -154,7 +149,7 @@ def test_work_per_chunk_and_state_do_not_grow() -> None:
             state = memory.append(state, latents, poses)
             assert compressor.windows <= 3
             assert compressor.groups <= 5
-            memory.codes(state)
+            memory.tokens(state)
             work.append((compressor.windows, compressor.groups))
             size.append(state.nbytes)
             assert len(state.tensors) == 4
@@ -173,8 +168,8 @@ def test_an_old_state_can_be_continued_twice() -> None:
     one = memory.append(old, latents[:, :, 100:], poses[:, 100:])
     two = memory.append(old, -latents[:, :, 100:], poses[:, 100:])
     again = memory.append(old, latents[:, :, 100:], poses[:, 100:])
-    same(memory.codes(one), memory.codes(again))
-    assert not torch.equal(memory.codes(one).tokens, memory.codes(two).tokens)
+    same(memory.tokens(one), memory.tokens(again))
+    assert not torch.equal(memory.tokens(one).tokens, memory.tokens(two).tokens)
     for name, tensor in old.tensors.items():
         assert torch.equal(tensor, kept[name])
 
@@ -183,10 +178,10 @@ def test_a_state_does_not_share_memory_with_what_was_given() -> None:
     memory = HierarchicalMemory(HierarchicalMemoryConfig(), SmallCompressor())
     latents, poses = history(13)
     state = memory.append(memory.empty(), latents, poses)
-    before = memory.codes(state)
+    before = memory.tokens(state)
     latents.zero_()
     poses.zero_()
-    same(memory.codes(state), before)
+    same(memory.tokens(state), before)
     assert state.tail is not None
     assert state.tail.untyped_storage().nbytes() == state.tail.nbytes
 
@@ -196,19 +191,19 @@ def test_gradients_reach_the_compressor_through_every_level() -> None:
     memory = HierarchicalMemory(HierarchicalMemoryConfig(), compressor)
     latents, poses = history(200)
     latents.requires_grad_()
-    memory.codes(memory.append(memory.empty(), latents, poses)).tokens.square().sum().backward()
+    memory.tokens(memory.append(memory.empty(), latents, poses)).tokens.square().sum().backward()
     assert latents.grad is not None
     assert (latents.grad.abs().amax(dim=(0, 1, 3, 4)) > 0).all()
     assert all(p.grad is not None and p.grad.any() for p in compressor.parameters())
 
 
 def test_places_far_away_keep_their_precision() -> None:
-    """Ten million cells out, the codes still tell steps of a tenth of a cell apart."""
+    """Ten million cells out, the poses still tell steps of a tenth of a cell apart."""
     memory = HierarchicalMemory(HierarchicalMemoryConfig(), SmallCompressor())
     latents, poses = history(40)
     moved = poses + torch.tensor([0.0, 1e7, -1e7], dtype=torch.float64)
-    near = memory.codes(remember(memory, latents, poses, 9)).poses
-    far = memory.codes(remember(memory, latents, moved, 9)).poses
+    near = memory.tokens(remember(memory, latents, poses, 9)).poses
+    far = memory.tokens(remember(memory, latents, moved, 9)).poses
     assert near is not None
     assert far is not None
     torch.testing.assert_close(far[..., 0], near[..., 0])
@@ -226,7 +221,7 @@ def test_a_saved_state_goes_on_as_before(exact: WindowPlan | None, length: int) 
     tensors, metadata = memory.state_dict(state)
     back = memory.from_state_dict(tensors, json.loads(json.dumps(metadata)))
     more = (latents[:, :, length:], poses[:, length:])
-    same(memory.codes(memory.append(back, *more)), memory.codes(memory.append(state, *more)))
+    same(memory.tokens(memory.append(back, *more)), memory.tokens(memory.append(state, *more)))
 
 
 def saved() -> tuple[HierarchicalMemory, dict[str, Tensor], dict]:
@@ -249,7 +244,14 @@ def test_damaged_states_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"length": 46}, {"spans": [[1, 0, 4]]}, {"spans": 3}, {"planned": None}, {"config": {}}],
+    [
+        {"length": 46},
+        {"spans": [[1, 0, 4]]},
+        {"spans": 3},
+        {"planned": None},
+        {"config": None},
+        {"config": {"batch": 3}},
+    ],
 )
 def test_damaged_metadata_is_refused(change: dict) -> None:
     memory, tensors, metadata = saved()
@@ -261,7 +263,7 @@ def test_what_does_not_continue_a_walk_is_refused() -> None:
     memory = HierarchicalMemory(HierarchicalMemoryConfig(), SmallCompressor())
     latents, poses = history(10)
     with pytest.raises(ValueError, match="empty"):
-        memory.codes(memory.empty())
+        memory.tokens(memory.empty())
     state = memory.append(memory.empty(), latents, poses)
     for bad, match in [
         ((latents[0], poses), "latents"),
@@ -294,13 +296,13 @@ def test_the_published_memory_holds_as_long_as_its_windows_touch() -> None:
     state, done = memory.empty(), 0
     for length in (1, 21, 80, 81, 101, 301, 323, 324, 341):
         state = memory.append(state, latents[:, :, done:length])
-        done, codes = length, memory.codes(state)
-        assert len(codes.spans) == codes.tokens.shape[2] <= 20
+        done, held = length, memory.tokens(state)
+        assert len(held.spans) == held.tokens.shape[2] <= 20
         if length <= 323:
             expected = published_memory(encoder, latents[:, :, :length])
-            assert torch.equal(codes.tokens, expected)
+            assert torch.equal(held.tokens, expected)
         else:
-            assert codes.spans == MergeSchedule(memory.config.hierarchy).extend(length)[0].spans
+            assert held.spans == MergeSchedule(memory.config.hierarchy).extend(length)[0].spans
             assert state.tail is not None
             assert state.tail.shape[2] == length % 64
 
@@ -315,7 +317,7 @@ def test_published_spans_reach_as_far_as_the_windows(length: int) -> None:
 
 
 @torch.no_grad()
-def test_the_reckoned_encoder_fits_and_its_codes_do_not_depend_on_the_place() -> None:
+def test_the_posed_encoder_fits_and_its_tokens_do_not_depend_on_the_place() -> None:
     torch.manual_seed(0)
     encoder = PosedHPMCEncoder(
         HPMCConfig(in_channels=4 + 6, out_channels=24, hidden=24, heads=2, groups=4),
@@ -325,153 +327,9 @@ def test_the_reckoned_encoder_fits_and_its_codes_do_not_depend_on_the_place() ->
     latents = torch.randn(1, 4, 150, 2, 2)
     poses = history(150)[1]
     moved = poses + torch.tensor([0.0, 3e5, -2e5], dtype=torch.float64)
-    once = memory.codes(remember(memory, latents, poses, 150))
-    chunked = memory.codes(remember(memory, latents, poses, 16))
-    far = memory.codes(remember(memory, latents, moved, 16))
+    once = memory.tokens(remember(memory, latents, poses, 150))
+    chunked = memory.tokens(remember(memory, latents, poses, 16))
+    far = memory.tokens(remember(memory, latents, moved, 16))
     assert once.tokens.shape == (1, 24, len(once.spans), 2, 2)
     torch.testing.assert_close(chunked.tokens, once.tokens, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(far.tokens, once.tokens, atol=1e-5, rtol=1e-4)
-
-
-CONFIG = HierarchyConfig(8, 16, keepsakes=6)
-
-
-def views(rows: list[tuple[float, float, float]], first: int = 0) -> MemoryTokens:
-    """Codes at (degrees, x, y), whose tokens say which they are."""
-    poses = torch.tensor([[math.radians(d), x, y, 0.0] for d, x, y in rows], dtype=torch.float64)
-    tokens = torch.arange(first, first + len(rows), dtype=torch.float64).view(1, 1, -1, 1, 1)
-    spans = tuple(Span(1, 4 * n, 4 * n + 4) for n in range(first, first + len(rows)))
-    return MemoryTokens(tokens, poses[None], spans)
-
-
-def numbers(codes: MemoryTokens) -> list[int]:
-    return codes.tokens.flatten().int().tolist()
-
-
-def test_views_that_differ_stay() -> None:
-    # Round on the spot, then long in one direction, then elsewhere.
-    round_about = [(90.0 * n, 0.0, 0.0) for n in range(4)]
-    staring = [(5.0, 0.02 * n, 0.0) for n in range(1, 9)]
-    elsewhere = [(5.0, 8.0, 0.0)]
-    found = kept(None, views(round_about + staring + elsewhere), 5)
-    assert numbers(found) == [0, 1, 2, 3, 12]
-
-
-def test_of_two_that_are_the_same_the_older_stays() -> None:
-    found = kept(views([(0, 0, 0), (180, 0, 0)]), views([(0, 0, 0), (180, 0, 0)], first=2), 2)
-    assert numbers(found) == [0, 1]
-
-
-def test_differences_count_turns_the_short_way_and_places() -> None:
-    poses = views([(0, 0, 0), (-40, 0, 0), (350, 0, 0), (0, 2, 0), (0, 0, 4)]).poses
-    assert poses is not None
-    assert differences(poses)[0].tolist() == pytest.approx([0, 1, 0.25, 1, 2], abs=1e-9)
-
-
-def test_what_stands_in_the_cover_is_there_once() -> None:
-    cover, keepsakes = views([(0, 0, 0)] * 3, first=4), views([(0, 0, 0)] * 5)
-    both = beside(keepsakes, cover)
-    assert numbers(both) == [0, 1, 2, 3, 4, 5, 6]
-    assert both.poses is not None
-    assert both.poses.shape == (1, 7, 4)
-
-
-@pytest.mark.parametrize("length", [1, 8, 23, 80, 151, 301, 555])
-def test_the_cover_is_whole_and_the_rest_is_fine(length: int) -> None:
-    compressor = SmallCompressor()
-    latents, poses = history(length, batch=2)
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), compressor)
-    codes = memory.codes(remember(memory, latents, poses, chunk=21))
-    plan, folds = MergeSchedule(CONFIG).extend(length)
-    assert set(plan.spans) <= set(codes.spans)
-    extra = set(codes.spans) - set(plan.spans)
-    assert all(span.level == 1 and span.complete for span in extra)
-    assert len(extra) <= CONFIG.keepsakes
-    assert len(codes.spans) == len(set(codes.spans)) <= CONFIG.budget
-    assert [span.start for span in codes.spans] == sorted(span.start for span in codes.spans)
-    if length > 100:
-        assert extra
-    assert codes.poses is not None
-    for k, span in enumerate(codes.spans):
-        token, pose = by_definition(compressor, CONFIG.window, latents, poses, span, folds)
-        torch.testing.assert_close(codes.tokens[:, :, k : k + 1], token)
-        torch.testing.assert_close(codes.poses[:, k : k + 1], pose)
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=8))
-def test_chunks_do_not_matter_of_keepsakes(counts: list[int]) -> None:
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), SmallCompressor())
-    latents, poses = history(sum(counts))
-    once = memory.codes(memory.append(memory.empty(), latents, poses))
-    state, at = memory.empty(), 0
-    for count in counts:
-        cut = slice(at, at + count)
-        state = memory.append(state, latents[:, :, cut], poses[:, cut])
-        at += count
-    same(memory.codes(state), once)
-
-
-@pytest.mark.parametrize("length", [0, 5, 16, 90])
-def test_a_saved_state_goes_on_as_before_of_keepsakes(length: int) -> None:
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), SmallCompressor())
-    latents, poses = history(length + 40)
-    state = remember(memory, latents[:, :, :length], poses[:, :length], 6)
-    before = dict(state.tensors)
-    tensors, metadata = memory.state_dict(state)
-    back = memory.from_state_dict(tensors, json.loads(json.dumps(metadata)))
-    more = (latents[:, :, length:], poses[:, length:])
-    same(memory.codes(memory.append(back, *more)), memory.codes(memory.append(state, *more)))
-    assert all(state.tensors[name] is tensor for name, tensor in before.items())
-
-
-def test_they_stand_beside_a_cover_that_follows_views() -> None:
-    config = replace(CONFIG, follow="views")
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(config), SmallCompressor())
-    latents, poses = history(300)
-    codes = memory.codes(remember(memory, latents, poses, chunk=17))
-    fine = [span for span in codes.spans if span.level == 1]
-    cover = [span for span in codes.spans if span not in fine]
-    assert len(codes.spans) <= config.budget
-    assert len(fine) >= config.keepsakes
-    assert {t for span in (*cover, *fine) for t in range(span.start, span.end)} == set(range(300))
-
-
-def test_they_begin_where_the_published_memory_ends() -> None:
-    exact = WindowPlan(16, 8, 2)
-    memory = HierarchicalMemory(
-        HierarchicalMemoryConfig(CONFIG, exact), SmallCompressor(), lambda x: x[:, :WIDTH, ::4]
-    )
-    limit, (latents, poses) = exact.contiguous_limit, history(200)
-    short = memory.append(memory.empty(), latents[:, :, :limit], poses[:, :limit])
-    assert short.keepsakes is None
-    long = memory.append(short, latents[:, :, limit:], poses[:, limit:])
-    plain = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), SmallCompressor())
-    same(memory.codes(long), plain.codes(plain.append(plain.empty(), latents, poses)))
-
-
-def damaged(change: dict[str, object], tensors: dict[str, Tensor | None]) -> None:
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), SmallCompressor())
-    held, metadata = memory.state_dict(remember(memory, *history(90), chunk=20))
-    held = {k: v for k, v in {**held, **tensors}.items() if v is not None}
-    memory.from_state_dict(held, {**metadata, **change})
-
-
-def test_damaged_keepsakes_are_refused() -> None:
-    damaged({}, {})
-    with pytest.raises(LociError, match="keepsakes"):
-        damaged({"kept": [[1, 0, 4]]}, {})
-    with pytest.raises(LociError, match="lacks kept_tokens"):
-        damaged({}, {"kept_tokens": None})
-    with pytest.raises(LociError, match="kept_poses must have 6 entries"):
-        damaged({}, {"kept_poses": torch.zeros(1, 5, 4)})
-
-
-def test_they_need_poses_and_room() -> None:
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), SmallCompressor())
-    with pytest.raises(ValueError, match="poses"):
-        memory.append(memory.empty(), history(1)[0])
-    with pytest.raises(ValueError, match="7 or more beside 14 keepsakes, got 6"):
-        replace(CONFIG, budget=20, keepsakes=14)
-    with pytest.raises(ValueError, match="negative"):
-        replace(CONFIG, keepsakes=-1)

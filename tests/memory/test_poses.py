@@ -10,7 +10,7 @@ from loci.actions import parse_keys
 from loci.memory.hierarchical import HierarchicalMemory, HierarchicalMemoryConfig
 from loci.memory.poses import (
     ActionScale,
-    SeenViews,
+    ViewIndex,
     dead_reckon,
     mean_pose,
     panorama_pose,
@@ -126,7 +126,7 @@ def wandering(length: int, seed: int, batch: int = 1) -> Tensor:
 
 
 def planned(poses: Tensor, config: HierarchyConfig = CONFIG) -> MergeSchedule:
-    return MergeSchedule(config).extend(poses.shape[1], SeenViews({}, poses, 0))[0]
+    return MergeSchedule(config).extend(poses.shape[1], ViewIndex({}, poses, 0))[0]
 
 
 @pytest.mark.parametrize("length", [400, 1_000])
@@ -157,7 +157,7 @@ def test_what_was_seen_once_is_kept_while_the_walker_spins() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_every_length_is_covered_within_the_budget(seed: int) -> None:
     poses, plan = wandering(1_000, seed), MergeSchedule(CONFIG)
-    views = SeenViews({}, poses, 0)
+    views = ViewIndex({}, poses, 0)
     for length in range(1, poses.shape[1] + 1):
         plan, folds = plan.extend(1, views)
         assert is_cover(plan.spans, length)
@@ -168,7 +168,7 @@ def test_every_length_is_covered_within_the_budget(seed: int) -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 99), st.lists(st.integers(1, 80), min_size=1, max_size=6))
-def test_codes_do_not_depend_on_how_latents_are_handed_over(seed: int, counts: list[int]) -> None:
+def test_tokens_do_not_depend_on_how_latents_are_handed_over(seed: int, counts: list[int]) -> None:
     memory = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), SmallCompressor())
     length = sum(counts)
     latents = torch.randn(2, CHANNELS, length, 4, 4).double()
@@ -178,8 +178,8 @@ def test_codes_do_not_depend_on_how_latents_are_handed_over(seed: int, counts: l
     for count in counts:
         state = memory.append(state, latents[:, :, at : at + count], poses[:, at : at + count])
         at += count
-    assert state.plan == once.plan
-    assert torch.allclose(memory.codes(state).tokens, memory.codes(once).tokens, atol=1e-5)
+    assert state.schedule == once.schedule
+    assert torch.allclose(memory.tokens(state).tokens, memory.tokens(once).tokens, atol=1e-5)
 
 
 def test_a_batch_keeps_what_is_new_in_one_of_its_walks() -> None:
@@ -196,6 +196,6 @@ def test_poses_are_needed_where_views_are_followed() -> None:
     with pytest.raises(ValueError, match="follows views"):
         MergeSchedule(CONFIG).extend(1)
     with pytest.raises(ValueError, match="follows age"):
-        MergeSchedule().extend(1, SeenViews({}, spinning(1), 0))
+        MergeSchedule().extend(1, ViewIndex({}, spinning(1), 0))
     with pytest.raises(ValueError, match="neither known nor a slot"):
-        SeenViews({}, spinning(8), 0).unique([Span(2, 0, 16)] * 4)
+        ViewIndex({}, spinning(8), 0).unique([Span(2, 0, 16)] * 4)

@@ -9,7 +9,7 @@ from loci.memory.hpmc import HPMCConfig
 from loci.memory.poses import ActionScale
 from loci.memory.schedule import HierarchyConfig
 from loci.world.conditioning import ActionEncoderConfig
-from loci.world.rollout import SamplingConfig, WorldConfig
+from loci.world.config import SamplingConfig, WorldConfig
 from loci.world.transformer import TransformerConfig, WorldTransformer
 from loci.world.world import World
 
@@ -28,7 +28,7 @@ def released_like(text_width: int | None = 24) -> TransformerConfig:
     )
 
 
-def reckoned(stream: str = "fixed") -> TransformerConfig:
+def pose_rotary_config(stream: str = "fixed") -> TransformerConfig:
     """The shipped model's architecture, small."""
     return TransformerConfig(
         dim=32,
@@ -46,7 +46,7 @@ def reckoned(stream: str = "fixed") -> TransformerConfig:
             blocks_per_level=1,
             spatial_stride=2,
         ),
-        reckoned=PoseRotaryConfig(time=1, rows=1, columns=1, heading=3, place=(1.0,)),
+        pose_rotary=PoseRotaryConfig(time=1, rows=1, columns=1, heading=3, place=(1.0,)),
         memory_stream=stream,  # pyright: ignore[reportArgumentType]
         prediction="data",
     )
@@ -75,8 +75,8 @@ def small_world(seed: int = 0, reencode: bool = False, lag: bool = True) -> Worl
         lag=lag,
         codec="frame",
         text=False,
-        stride=ActionScale(),
+        action_scale=ActionScale(),
         sampling=SamplingConfig(steps=2, shift=2.0, even=True, guidance=1.0),
-        horizon=HierarchicalMemoryConfig(HierarchyConfig(window=8, budget=20, follow="views")),
+        memory=HierarchicalMemoryConfig(HierarchyConfig(window=8, budget=20, follow="views")),
     )
-    return World(config, randomised(reckoned(), seed), codec.eval().requires_grad_(False))
+    return World(config, randomised(pose_rotary_config(), seed), codec.eval().requires_grad_(False))

@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from loci.flow import Always, euler_timesteps, guided, sample
+from loci.flow import EvaluateAll, batched_guidance, euler_timesteps, sample
 from loci.nn.attention import KeysValues
 from loci.world.block import to_latents, to_tokens
+from loci.world.config import SamplingConfig
 from loci.world.partial import CachedTokens
-from loci.world.rollout import VIDEO, ChunkFlow, SamplingConfig, sample_chunk
-from tests.world.models import randomised, reckoned, released_like
+from loci.world.sampling import VIDEO, ChunkFlow, sample_chunk
+from tests.world.models import pose_rotary_config, randomised, released_like
 from tests.world.test_transformer import noise_for, reckoned_inputs, released_inputs
 
 SOME = torch.tensor([0, 3, 4, 9, 13])
@@ -19,7 +20,7 @@ KINDS = pytest.mark.parametrize(
     [
         (released_like(), released_inputs(), 5),
         (replace(released_like(), memory_stream="fixed"), released_inputs(), 5),
-        (reckoned(), reckoned_inputs(), 4),
+        (pose_rotary_config(), reckoned_inputs(), 4),
     ],
     ids=["released", "released-fixed", "reckoned"],
 )
@@ -37,14 +38,14 @@ def test_tokens_are_patches_frame_after_frame() -> None:
 @KINDS
 def test_all_rows_are_the_plain_velocity_to_the_last_bit(config, inputs, frames) -> None:
     model, noisy = randomised(config), noise_for(inputs, frames)
-    context, kept = model.context(**inputs), CachedTokens()
+    context, cache = model.context(**inputs), CachedTokens()
     every = torch.arange(to_tokens(noisy).shape[1])
     for t in (1000.0, 600.0):
         timestep = torch.full((2,), t)
         plain = to_tokens(model.velocity(noisy, timestep, context))
-        whole = model.token_velocity(noisy, timestep, context, kept.whole())
+        whole = model.token_velocity(noisy, timestep, context, cache.whole())
         assert torch.equal(whole, plain)
-        rows = model.token_velocity(noisy, timestep, context, kept.part(every))
+        rows = model.token_velocity(noisy, timestep, context, cache.part(every))
         assert torch.equal(rows, plain)
         noisy = noisy + 0.1
 
@@ -52,57 +53,57 @@ def test_all_rows_are_the_plain_velocity_to_the_last_bit(config, inputs, frames)
 @KINDS
 def test_a_part_is_as_in_the_whole_where_nothing_changed(config, inputs, frames) -> None:
     model, noisy = randomised(config), noise_for(inputs, frames)
-    context, kept, timestep = model.context(**inputs), CachedTokens(), torch.full((2,), 700.0)
-    whole = model.token_velocity(noisy, timestep, context, kept.whole())
+    context, cache, timestep = model.context(**inputs), CachedTokens(), torch.full((2,), 700.0)
+    whole = model.token_velocity(noisy, timestep, context, cache.whole())
     for rows in (SOME, torch.tensor([2]), SOME):
-        part = model.token_velocity(noisy, timestep, context, kept.part(rows))
+        part = model.token_velocity(noisy, timestep, context, cache.part(rows))
         assert torch.allclose(part, whole[:, rows], atol=1e-5)
 
 
 def test_a_carved_token_stays_in_sight_as_it_was() -> None:
-    model, inputs = randomised(reckoned()), reckoned_inputs()
-    context, kept, timestep = model.context(**inputs), CachedTokens(), torch.full((2,), 700.0)
+    model, inputs = randomised(pose_rotary_config()), reckoned_inputs()
+    context, cache, timestep = model.context(**inputs), CachedTokens(), torch.full((2,), 700.0)
     noisy = noise_for(inputs, 4)
-    whole = model.token_velocity(noisy, timestep, context, kept.whole())
+    whole = model.token_velocity(noisy, timestep, context, cache.whole())
     carved = torch.ones(16, dtype=torch.bool)
     carved[SOME] = False
     moved = to_tokens(noisy)
     moved[:, carved] += 1
     elsewhere = to_latents(moved, noisy.shape)
-    part = model.token_velocity(elsewhere, timestep, context, kept.part(SOME))
+    part = model.token_velocity(elsewhere, timestep, context, cache.part(SOME))
     assert torch.allclose(part, whole[:, SOME], atol=1e-5), "their new state was not looked at"
-    alone = ChunkFlow(model, context, noisy.shape, keeping=False)
+    alone = ChunkFlow(model, context, noisy.shape, cached=False)
     hidden = alone.part(SOME)({VIDEO: to_tokens(noisy).flatten(0, 1)}, torch.full((32,), 700.0))
     assert not torch.allclose(hidden[VIDEO].view_as(part), part, atol=1e-3), "nobody else is there"
     # Once evaluated, a token is seen as it is now.
-    model.token_velocity(elsewhere, timestep, context, kept.part(carved.nonzero()[:, 0]))
+    model.token_velocity(elsewhere, timestep, context, cache.part(carved.nonzero()[:, 0]))
     again = CachedTokens()
     model.token_velocity(elsewhere, timestep, context, again.whole())
-    assert torch.allclose(kept.layers[0].keys, again.layers[0].keys, atol=1e-5)
+    assert torch.allclose(cache.layers[0].keys, again.layers[0].keys, atol=1e-5)
 
 
-def test_every_chunk_begins_with_nothing_kept() -> None:
+def test_every_chunk_begins_with_an_empty_cache() -> None:
     with pytest.raises(ValueError, match="only after all tokens were"):
         CachedTokens().part(SOME)
-    kept = CachedTokens()
+    cache = CachedTokens()
     nothing = torch.zeros(1, 1, 16, 2)
-    kept.layers[0] = KeysValues(nothing, nothing)
+    cache.layers[0] = KeysValues(nothing, nothing)
     with pytest.raises(ValueError, match="ascending"):
-        kept.part(SOME.flip(0))
-    model, inputs = randomised(reckoned()), reckoned_inputs(batch=1)
+        cache.part(SOME.flip(0))
+    model, inputs = randomised(pose_rotary_config()), reckoned_inputs(batch=1)
     context, noise = model.context(**inputs), noise_for(inputs, 4)
-    flow = ChunkFlow(model, context, noise.shape, keeping=True)
+    flow = ChunkFlow(model, context, noise.shape, cached=True)
     state, time = {VIDEO: to_tokens(noise)[0]}, torch.full((16,), 700.0)
     first = flow.part(SOME)(state, time)[VIDEO]
     assert torch.equal(first, flow.whole(state, time)[VIDEO][SOME]), "all were evaluated instead"
 
 
-class EveryToken(Always):
+class EveryToken(EvaluateAll):
     """Asks for all tokens by their rows from the second step on."""
 
-    alone = False
+    cached_context = True
 
-    def choose(self, step, timesteps, state):
+    def select(self, step, timesteps, state):
         return torch.arange(len(state[VIDEO])) if step else None
 
     def fill(self, step, timesteps, state, rows, part):
@@ -121,6 +122,6 @@ def test_a_chunk_sampled_by_all_of_its_rows_is_the_chunk(guidance: int) -> None:
     def by_hand(state, timestep):
         return {VIDEO: model.velocity(state[VIDEO], timestep, context)}
 
-    velocity = guided(by_hand, sampling.guidance) if guidance > 1 else by_hand
+    velocity = batched_guidance(by_hand, sampling.guidance) if guidance > 1 else by_hand
     grid = euler_timesteps(3, sampling.shift, sampling.even)
     assert torch.equal(sample(velocity, {VIDEO: noise}, grid)[VIDEO], plain)

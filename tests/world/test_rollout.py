@@ -1,4 +1,4 @@
-"""Walks at a speed: exact to the last bit, a fresh policy for every chunk, a ledger."""
+"""Walks at a speed: exact to the last bit, a fresh policy for every chunk, a stats."""
 
 from dataclasses import replace
 
@@ -10,13 +10,13 @@ from loci.caching.stats import Stats
 from loci.caching.step_cache import StepCacheConfig
 from loci.caching.token_cache import TokenCacheConfig
 from loci.errors import LociError
-from loci.flow import Always, sample
-from loci.world import rollout
+from loci.flow import EvaluateAll, sample
+from loci.world import sampling
 from tests.world.models import small_world
 from tests.world.test_world import walked
 
 
-class Held(Always):
+class Held(EvaluateAll):
     """Evaluates the first step, and holds its velocity."""
 
     def propose(self, step, timesteps, state):
@@ -30,7 +30,7 @@ def test_exact_is_no_policy_at_all_to_the_last_bit(monkeypatch: pytest.MonkeyPat
     world = small_world()
     frames, state = walked(world, 3)
     named, again = walked(world.at_speed("exact"), 3)
-    monkeypatch.setattr(rollout, "sample", lambda *given, **partly: sample(*given[:3]))
+    monkeypatch.setattr(sampling, "sample", lambda *given, **partly: sample(*given[:3]))
     plain, by_hand = walked(world, 3)
     assert np.array_equal(frames, named)
     assert np.array_equal(frames, plain)
@@ -45,17 +45,17 @@ def test_every_chunk_has_a_policy_of_its_own() -> None:
         made.append(Held())
         return made[-1]
 
-    world, ledger = small_world(), Stats()
-    quick = world.at_speed(Preset("held", walk=policy), ledger)
+    world, stats = small_world(), Stats()
+    quick = world.at_speed(Preset("held", walk=policy), stats)
     frames, _ = walked(quick, 3)
     assert len(made) == 3
-    entry = ledger.entry("chunks")
-    assert (entry.made, entry.saved, entry.steps) == (3, 3, 6)
-    assert set(ledger.stages) == {"context", "chunks", "frames", "history"}
-    assert quick.ledger is ledger
+    entry = stats.stage("chunks")
+    assert (entry.evaluations, entry.saved, entry.steps) == (3, 3, 6)
+    assert set(stats.stages) == {"context", "chunks", "frames", "history"}
+    assert quick.stats is stats
     exact, _ = walked(world, 3)
     assert not np.array_equal(frames, exact)
-    assert world.ledger.entry("chunks").saved == 0, "the world it was made from is as it was"
+    assert world.stats.stage("chunks").saved == 0, "the world it was made from is as it was"
 
 
 def test_carving_in_a_walk() -> None:
@@ -64,10 +64,10 @@ def test_carving_in_a_walk() -> None:
     exact, _ = walked(world, 3)
     none = world.at_speed(Preset("carved", walk=TokenCacheConfig(tolerance=0.0)))
     assert np.array_equal(walked(none, 3)[0], exact)
-    config = TokenCacheConfig(tolerance=0.02, carving_share=1.0, whole_above=0.95)
+    config = TokenCacheConfig(tolerance=0.02, carving_share=1.0, full_above=0.95)
     carved = world.at_speed(Preset("carved", walk=config))
     frames, state = walked(carved, 3)
-    entry = carved.ledger.entry("chunks")
+    entry = carved.stats.stage("chunks")
     assert entry.active_share is not None
     assert 0.1 < entry.active_share < 0.97
     assert not np.array_equal(frames, exact)
@@ -78,8 +78,8 @@ def test_carving_in_a_walk() -> None:
 
 
 def test_one_dial_for_whichever_policy_a_walk_has() -> None:
-    carved = Preset("carved", walk=TokenCacheConfig(0.1, stale=2)).within(0.3)
-    assert carved.walk == TokenCacheConfig(0.3, stale=2)
+    carved = Preset("carved", walk=TokenCacheConfig(0.1, max_skips=2)).within(0.3)
+    assert carved.walk == TokenCacheConfig(0.3, max_skips=2)
     assert Preset("exact").within(0.3).walk == StepCacheConfig(tolerance=0.3)
 
 
@@ -88,9 +88,9 @@ def test_named_speeds_save_evaluations() -> None:
     world.config = replace(world.config, sampling=replace(world.config.sampling, steps=12))
     quick = world.at_speed(Preset("any", walk=None).within(10.0))
     walked(quick, 2)
-    entry = quick.ledger.entry("chunks")
-    assert 0 < entry.made < entry.exact == 24
-    with pytest.raises(LociError, match="unknown speed 'slow'"):
+    entry = quick.stats.stage("chunks")
+    assert 0 < entry.evaluations < entry.exact_evaluations == 24
+    with pytest.raises(LociError, match="unknown preset 'slow'"):
         world.at_speed("slow")
 
 
@@ -100,17 +100,17 @@ def test_a_verified_walk_is_the_same_walk_and_knows_its_error() -> None:
     frames, _ = walked(world.at_speed(held), 2)
     again, _ = walked(world.at_speed(held, checked, verify=True), 2)
     assert np.array_equal(frames, again)
-    assert checked.entry("chunks").errors["video"] > 0
+    assert checked.stage("chunks").errors["video"] > 0
     walked(world.at_speed("exact", same := Stats(), verify=True), 1)
-    assert same.entry("chunks").errors["video"] == 0
+    assert same.stage("chunks").errors["video"] == 0
 
 
 def test_fewer_steps_are_written_down_as_saved() -> None:
     world = small_world()
     steps = world.config.sampling.steps
-    frames, _ = walked(world.at_speed(Preset("half", walk_steps=0.5), ledger := Stats()), 3)
-    entry = ledger.entry("chunks")
-    assert (entry.made, entry.made + entry.saved) == (3 * round(steps / 2), 3 * steps)
+    frames, _ = walked(world.at_speed(Preset("half", walk_steps=0.5), stats := Stats()), 3)
+    entry = stats.stage("chunks")
+    assert (entry.evaluations, entry.evaluations + entry.saved) == (3 * round(steps / 2), 3 * steps)
     fewer = small_world()
     fewer.config = replace(fewer.config, sampling=replace(fewer.config.sampling, steps=steps // 2))
     assert np.array_equal(frames, walked(fewer, 3)[0])

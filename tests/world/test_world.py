@@ -14,7 +14,7 @@ from loci.codecs.frame import FrameCodec
 from loci.errors import LociError
 from loci.memory.hpmc import published_memory
 from loci.memory.poses import ActionScale
-from loci.world.rollout import WorldConfig
+from loci.world.config import WorldConfig
 from loci.world.walk_file import load_walk, save_walk
 from loci.world.world import World
 from tests.world.models import randomised, released_like, small_world
@@ -204,17 +204,17 @@ def test_the_released_world_has_the_published_memory() -> None:
     """Exact while the published windows touch, without being asked for."""
     world = World(WorldConfig(), randomised(released_like()), small_world().codec)
     history = torch.randn(1, 16, 90, 2, 2)
-    codes = world.memory.codes(world.memory.append(world.memory.empty(), history))
+    codes = world.memory.tokens(world.memory.append(world.memory.empty(), history))
     expected = published_memory(world.transformer.latent_encoder, history)
     assert torch.equal(codes.tokens, expected)
-    assert world.config.horizon.exact_limit == 323
+    assert world.config.memory.exact_limit == 323
 
 
 def test_a_shipped_name_is_no_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_world().save_pretrained(tmp_path / "shipped" / "doom")
     (tmp_path / "doom").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("loci.world.world.SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr("loci.io.models.SHIPPED", tmp_path / "shipped")
     assert World.from_pretrained("doom").config == small_world().config
     with pytest.raises(LociError, match=r"infinite_world_model\.ckpt: missing"):
         World.from_pretrained(".")
@@ -223,7 +223,7 @@ def test_a_shipped_name_is_no_folder_here(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"stride": None}, "go together"),
+        ({"action_scale": None}, "go together"),
         ({"overlap": True}, "no overlap"),
     ],
 )
@@ -232,4 +232,42 @@ def test_parts_that_do_not_fit_together_are_refused(changed: dict, said: str) ->
     with pytest.raises(LociError, match=said):
         World(replace(world.config, **changed), world.transformer, world.codec)
     with pytest.raises(LociError, match="go together"):
-        World(WorldConfig(stride=ActionScale()), randomised(released_like()), world.codec)
+        World(WorldConfig(action_scale=ActionScale()), randomised(released_like()), world.codec)
+
+
+def test_a_walk_with_any_byte_changed_is_damaged(tmp_path: Path) -> None:
+    world, path = small_world(), tmp_path / "walk.loci"
+    save_walk(path, walked(world, 3)[1], world)
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for at in np.random.default_rng(0).integers(header, len(whole), 40):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x40]) + whole[at + 1 :])
+        with pytest.raises(LociError, match=r"walk\.loci: a damaged walk"):
+            load_walk(path, world)
+    path.write_bytes(
+        whole[:header].replace(b'\\"chunks\\": 3', b'\\"chunks\\": 4') + whole[header:]
+    )
+    with pytest.raises(LociError, match=r"walk\.loci: a damaged walk"):
+        load_walk(path, world)
+
+
+def test_a_walk_saved_without_a_hash_is_read_unless_it_is_not_finite(tmp_path: Path) -> None:
+    world, path = small_world(), tmp_path / "walk.loci"
+    _, state = walked(world, 3)
+    save_walk(path, state, world)
+    with safe_open(path, framework="pt") as file:
+        content: Any = json.loads(file.metadata()["walk"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    content["world"]["world"]["stride"] = content["world"]["world"].pop("action_scale")
+    content["world"]["world"]["horizon"] = content["world"]["world"].pop("memory")
+    content["world"]["world"].pop("fov")
+    transformer = content["world"]["transformer"]
+    transformer["reckoned"] = transformer.pop("pose_rotary")
+    transformer["reckoned"]["blind"] = transformer["reckoned"].pop("time_only")
+    metadata = {"format": "loci-walk-1", "walk": json.dumps(content)}
+    save_file(tensors, path, metadata)
+    assert torch.equal(load_walk(path, world).local, state.local)
+    tensors["memory.tail"][0, 0, 0] = torch.nan
+    save_file(tensors, path, metadata)
+    with pytest.raises(LociError, match=r"walk\.loci: a damaged walk"):
+        load_walk(path, world)

@@ -20,15 +20,9 @@ from torch import Tensor, nn
 
 from loci.codecs.base import CodecState
 from loci.errors import LociError
-from loci.io.weights import (
-    CONFIG_NAME,
-    WEIGHTS_NAME,
-    load_config,
-    load_strict,
-    pretrained_folder,
-    read_tensors,
-    save_pretrained,
-)
+from loci.io.config import CONFIG_NAME, load_config
+from loci.io.models import pretrained_folder
+from loci.io.weights import WEIGHTS_NAME, load_strict, read_tensors, save_pretrained
 
 FRAMES_AT_ONCE = 64
 

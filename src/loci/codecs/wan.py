@@ -17,15 +17,9 @@ from torch import Tensor, nn
 
 from loci.codecs.base import CodecState
 from loci.errors import LociError
-from loci.io.weights import (
-    CONFIG_NAME,
-    WEIGHTS_NAME,
-    load_config,
-    load_strict,
-    pretrained_folder,
-    read_tensors,
-    save_pretrained,
-)
+from loci.io.config import CONFIG_NAME, load_config
+from loci.io.models import pretrained_folder
+from loci.io.weights import WEIGHTS_NAME, load_strict, read_tensors, save_pretrained
 
 # What diffusers writes into the slot of a temporal upsampling that has seen one latent only. In a
 # state, which holds nothing but tensors, it is an empty one.

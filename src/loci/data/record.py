@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from loci.data.recordings import VERSION, shard_path, write_meta, write_shard
-from loci.envs.doom.engine import FOV, FRAME, STEP, TURN, DoomWalker
+from loci.envs.doom.engine import STEP, TURN, DoomWalker, Rendering
 from loci.envs.doom.maps import CELL, make_map
 from loci.envs.doom.walks import KINDS, Wanderer
 from loci.errors import LociError
@@ -43,6 +43,7 @@ class _Job:
     map_seeds: tuple[int, ...]
     first: int
     frames: int
+    rendering: Rendering
 
 
 def record(
@@ -52,6 +53,7 @@ def record(
     seed: int = 1,
     split: Split = "train",
     workers: int = os.cpu_count() or 1,
+    size: int = 64,
 ) -> None:
     """Record walks through generated Doom maps.
 
@@ -64,14 +66,21 @@ def record(
         seed: of the maps and the walks.
         split: maps of "train" and of "test" are never the same, whatever the seeds.
         workers: how many processes.
+        size: pixels a side of the frames, 64 or 128.
     """
-    done = generate(out, episodes, frames, seed, split, workers)
+    done = generate(out, episodes, frames, seed, split, workers, Rendering(size))
     speed = f"{done.frames_per_second:.0f} frames a second" if done.frames else "all there already"
     print(f"{out}: {episodes} walks of {frames} frames ({speed})")
 
 
 def generate(
-    out: Path, episodes: int, frames: int, seed: int, split: Split, workers: int = 1
+    out: Path,
+    episodes: int,
+    frames: int,
+    seed: int,
+    split: Split,
+    workers: int = 1,
+    rendering: Rendering | None = None,
 ) -> Recording:
     """Record walks in shards; complete shards of the same description are kept.
 
@@ -90,11 +99,12 @@ def generate(
             raise LociError(f"{name} {value}, expected 1 to {most}")
     if not 0 <= seed < 2**31:
         raise LociError(f"seed {seed}, expected 0 to {2**31 - 1}")
-    write_meta(out, _describe(episodes, frames, seed, split))
+    rendering = rendering or Rendering()
+    write_meta(out, _describe(episodes, frames, seed, split, rendering))
     began = time.perf_counter()
     for draft in out.glob(".shard-*.part"):  # of a run that was killed
         shutil.rmtree(draft, ignore_errors=True)
-    jobs = list(_missing(out, episodes, frames, seed, split))
+    jobs = list(_missing(out, episodes, frames, seed, split, rendering))
     if workers == 1:
         recorded = sum(map(_record_shard, jobs))
     else:
@@ -113,41 +123,45 @@ def map_seed(seed: int, episode: int, split: Split) -> int:
     return 2 * (seed * MOST_EPISODES + episode) + (split == "test")
 
 
-def _describe(episodes: int, frames: int, seed: int, split: Split) -> dict[str, object]:
+def _describe(
+    episodes: int, frames: int, seed: int, split: Split, rendering: Rendering
+) -> dict[str, object]:
     return {
         "version": VERSION,
         "seed": seed,
         "split": split,
         "episodes": episodes,
         "frames": frames,
-        "frame_size": FRAME,
+        "frame_size": rendering.size,
         "step_units": STEP,
         "turn_degrees": TURN,
         "cell_units": CELL,
-        "fov_degrees": round(FOV, 4),
+        "fov_degrees": round(rendering.fov, 4),
         "kinds": list(KINDS),
         "episodes_per_shard": EPISODES_PER_SHARD,
     }
 
 
-def _missing(out: Path, episodes: int, frames: int, seed: int, split: Split) -> Iterator[_Job]:
+def _missing(
+    out: Path, episodes: int, frames: int, seed: int, split: Split, rendering: Rendering
+) -> Iterator[_Job]:
     for first in range(0, episodes, EPISODES_PER_SHARD):
         path = shard_path(out, first // EPISODES_PER_SHARD)
         if not path.exists():
             last = min(episodes, first + EPISODES_PER_SHARD)
             seeds = tuple(map_seed(seed, episode, split) for episode in range(first, last))
-            yield _Job(path, seeds, first, frames)
+            yield _Job(path, seeds, first, frames, rendering)
 
 
 def _record_shard(job: _Job) -> int:
     count = len(job.map_seeds)
     episodes = range(job.first, job.first + count)
     kinds = np.array([episode % 5 >= 2 for episode in episodes], np.uint8)
-    frames = np.empty((count, job.frames, FRAME, FRAME, 3), np.uint8)
+    frames = np.empty((count, job.frames, job.rendering.size, job.rendering.size, 3), np.uint8)
     poses = np.empty((count, job.frames, 3), np.float32)
     actions = np.zeros((count, job.frames, 2), np.uint8)
     maps = [make_map(seed) for seed in job.map_seeds]
-    with DoomWalker(maps) as walker:
+    with DoomWalker(maps, job.rendering) as walker:
         for k, world in enumerate(maps):
             walker.enter(k)
             spins = episodes[k] % 2 == 1

@@ -23,6 +23,9 @@ from loci.io.models import pretrained_folder
 
 WEIGHTS_NAME = "model.safetensors"
 NAMES_SHOWN = 8
+CHECKED_NUMBERS = 100_000_000
+"""Larger models are not searched for infinities when they are loaded."""
+ALIGNMENT = 64  # bytes, as torch aligns what it allocates
 CONTAINERS = ("state_dict", "model_state_dict", "model")
 """Under what checkpoints hold their tensors."""
 WRAPPERS = ("module.", "_orig_mod.", "model.")
@@ -190,8 +193,19 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> 
     ]
     if problems:
         raise LociError(f"{what}: weights do not fit the model; " + "; ".join(problems))
+    if sum(tensor.numel() for tensor in tensors.values()) <= CHECKED_NUMBERS:
+        broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+        if broken:
+            raise LociError(f"{what}: weights are damaged, not finite: {_shown(broken)}")
     on_meta = any(tensor.is_meta for tensor in expected.values())
+    if on_meta:
+        tensors = {name: _aligned(tensor) for name, tensor in tensors.items()}
     module.load_state_dict(dict(tensors), strict=True, assign=on_meta)
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """A copy where a file was mapped at an odd address: matrix products round differently there."""
+    return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
 
 
 def save_tensors(

@@ -1,1 +1,1 @@
-"""What was seen, kept within a budget: compressors, the unbounded horizon, addressing."""
+"""A bounded memory of an unbounded history: compression, merging, keyframes and poses."""

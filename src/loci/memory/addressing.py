@@ -1,14 +1,15 @@
-"""Reckoned addressing: a memory is found by where it looks, not by when it was made.
+"""Pose-conditioned rotary embedding: attention finds memory tokens by where they look.
 
-A token stands for a direction seen from a place, as in a panorama. Its rotary angles are made
-from the heading reckoned from the walker's own actions minus the viewing angle of the token's
-column, and from the reckoned displacement; the same goes in as an additive embedding. No pose is
-ever measured. This is an option of ours beside the published addressing by time.
+Every token stands for a viewing direction from a position, as in a panorama. Its rotary angles
+come from the dead-reckoned heading minus the viewing angle of the token's column, and from the
+dead-reckoned displacement; the same pose is also added as an embedding. Poses are computed from
+the actions alone. The released Infinite-World model (arXiv 2602.02393) has rotary positions in
+time only; this is an extension.
 """
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from jaxtyping import Float
@@ -18,7 +19,7 @@ from loci.memory.hpmc import RATE, HPMCConfig, HPMCEncoder
 from loci.memory.poses import mean_pose, panorama_pose, relative_poses, with_spread
 from loci.nn.attention import Attention
 from loci.nn.norms import layer_norm
-from loci.nn.rotary import Rotation, axis_frequencies, rotation
+from loci.nn.rotary import RotaryEmbedding, rotary_embedding, rotary_frequencies
 
 _EMBEDDED_WAVES = (0.7, 1.4, 2.8)
 EMBEDDING_FEATURES = 8 + 2 + 4 * len(_EMBEDDED_WAVES)
@@ -26,13 +27,20 @@ EMBEDDING_FEATURES = 8 + 2 + 4 * len(_EMBEDDED_WAVES)
 
 @dataclass(frozen=True)
 class PoseRotaryConfig:
-    """How channel pairs of a head are shared out, and the camera they assume.
+    """How the channel pairs of an attention head are divided, and the camera they assume.
 
-    `heading` pairs turn with 1, 2, .. times the angle, so that a full circle wraps. `place` lists
-    the angular frequencies, in radians per cell, of the x and of the y displacement. `fov` is the
-    horizontal field of view in degrees. `blind` zeroes every pose, which leaves addressing by time
-    alone, as in the published model: the comparison that shows what reckoning is worth.
+    Args:
+        time, rows, columns: channel pairs for the time, row and column of a token.
+        heading: channel pairs for the heading; pair k turns by k times the angle, so that a full
+            circle wraps around.
+        place: angular frequencies in radians per cell, one pair each for the x and for the y
+            displacement.
+        fov: horizontal field of view in degrees.
+        time_only: sets every pose to zero, which leaves rotary positions in time, as in the
+            released model. For ablations.
     """
+
+    FORMER_FIELDS: ClassVar[dict[str, str]] = {"blind": "time_only"}
 
     time: int = 4
     rows: int = 6
@@ -40,7 +48,7 @@ class PoseRotaryConfig:
     heading: int = 8
     place: tuple[float, ...] = (0.4, 0.8, 1.6, 3.2)
     fov: float = 88.7
-    blind: bool = False
+    time_only: bool = False
 
     @property
     def pairs(self) -> int:
@@ -55,10 +63,12 @@ def column_angles(columns: int, fov: float) -> Float[Tensor, "columns"]:
 def panorama_angles(
     spread: Float[Tensor, "b n"], columns: int, fov: float
 ) -> Float[Tensor, "b n columns"]:
-    """Viewing angles of codes made from headings of some spread, in radians; float64.
+    """Viewing angle in radians of each column of memory tokens; float64.
 
-    A code without spread has the camera's columns. One with spread is a panorama: its columns
-    divide all that its frames saw evenly, up to the full circle.
+    Args:
+        spread: the arc in radians that the headings of the merged frames span. Zero means a single
+            view, whose columns are the camera's. Otherwise it is a panorama, whose columns divide
+            the arc plus the field of view evenly, up to the full circle.
     """
     arc = (spread.double()[..., None] + math.radians(fov)).clamp(max=2 * math.pi)
     even = _across(columns) * arc / 2
@@ -77,23 +87,25 @@ def pose_rotation(
     rows: int,
     columns: int,
     device: torch.device | None = None,
-) -> Rotation:
+) -> RotaryEmbedding:
     """Rotation of n frames of rows x columns tokens, frame-major: `[b, n * rows * columns, pairs]`.
 
-    `relative` are poses relative to the current frame, with or without spread; `times` any
-    position on the time axis. Angles are formed in float64 on the CPU (MPS has no float64) and go
-    to `device` as float32.
+    Args:
+        relative: poses (heading, x, y and optionally spread) relative to the current frame.
+        times: positions on the time axis.
+
+    Angles are computed in float64 on the CPU (MPS has no float64) and moved to `device` as float32.
     """
     batch, frames = relative.shape[:2]
-    full = (batch, frames, rows, columns)
+    shape = (batch, frames, rows, columns)
     poses = with_spread(relative.cpu().double())
     heading, x, y = (part[:, :, None, None, None] for part in poses[..., :3].unbind(-1))
-    angles = panorama_angles(poses[..., 3], columns, config.fov)
-    view = heading - angles[:, :, None, :, None]
+    columns_at = panorama_angles(poses[..., 3], columns, config.fov)
+    view = heading - columns_at[:, :, None, :, None]
     place = torch.tensor(config.place, dtype=torch.float64)
 
     def axis(values: Tensor, pairs: int, base: float) -> Tensor:
-        return values.cpu().double()[..., None] * axis_frequencies(pairs, base)
+        return values.cpu().double()[..., None] * rotary_frequencies(pairs, base)
 
     parts = [
         axis(times, config.time, 100.0)[:, :, None, None],
@@ -103,13 +115,14 @@ def pose_rotation(
         x * place,
         y * place,
     ]
-    turned = torch.cat([part.expand(*full, -1) for part in parts], dim=-1).flatten(1, 3)
-    cos, sin = rotation(turned)
-    return Rotation(cos.to(device), sin.to(device))
+    angles = torch.cat([part.expand(*shape, -1) for part in parts], dim=-1).flatten(1, 3)
+    cos, sin = rotary_embedding(angles)
+    return RotaryEmbedding(cos.to(device), sin.to(device))
 
 
 def memory_times(ages: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
-    """Time position of memories `ages` latents old: logarithmic, so it never runs out."""
+    """Time position of memory tokens that are `ages` latents old: logarithmic, so that it stays
+    within the trained range however long the history is."""
     return -1 - torch.log2(1 + ages.clamp(min=0) / 8)
 
 
@@ -121,7 +134,7 @@ class PoseEmbedding(nn.Module):
         self.net = nn.Sequential(nn.Linear(EMBEDDING_FEATURES, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, relative: Float[Tensor, "b n p"]) -> Float[Tensor, "b n d"]:
-        """On the device and in the type of the weights, wherever the poses are."""
+        """The embedding, on the device and in the dtype of the weights."""
         heading, place = relative[..., 0], relative[..., 1:3]
         turns = heading[..., None] * torch.arange(1, 5, device=relative.device)
         waves = [f(place * w) for w in _EMBEDDED_WAVES for f in (torch.sin, torch.cos)]
@@ -131,11 +144,11 @@ class PoseEmbedding(nn.Module):
 
 LAYERS = 2
 SHARPNESS = 2.0
-"""How fast a token's part in a column falls with the angle between them, in its own widths."""
+"""Falloff of a column's weight with the squared angular distance, in units of its own width."""
 
 
 class PanoramaLayer(nn.Module):
-    """The panorama's tokens look at the codes it is made of, each where it faces."""
+    """One layer in which the tokens of a panorama attend to the tokens that are merged into it."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -145,86 +158,91 @@ class PanoramaLayer(nn.Module):
         )
 
     @property
-    def last(self) -> tuple[nn.Linear, nn.Linear]:
-        """Where attention and feed-forward end."""
+    def output_layers(self) -> tuple[nn.Linear, nn.Linear]:
+        """The last linear layers of attention and feed-forward."""
         return self.attn.o, cast(nn.Linear, self.ffn[-1])
 
     def forward(
-        self, x: Float[Tensor, "b n d"], views: Float[Tensor, "b m d"], at, views_at
+        self,
+        x: Float[Tensor, "b n d"],
+        views: Float[Tensor, "b m d"],
+        x_rotation: RotaryEmbedding,
+        views_rotation: RotaryEmbedding,
     ) -> Float[Tensor, "b n d"]:
-        context = self.attn.keys_values(views, views_at)
-        x = x + self.attn.attend(self.attn.queries(layer_norm(x), at), context)
+        context = self.attn.keys_values(views, views_rotation)
+        x = x + self.attn.attend(self.attn.queries(layer_norm(x), x_rotation), context)
         return x + self.ffn(layer_norm(x))
 
 
 class PanoramaMerge(nn.Module):
-    """Four codes `[b, d, 4, h, w]` to one of the same size.
+    """Merges four views (or panoramas) `[b, d, 4, h, w]` into one panorama of the same size.
 
-    The new code's columns divide the whole arc that the four saw. Each begins as what the four hold
-    of its direction, row by row, so that a merged code is read as its parts are; then its tokens
-    look at all parts, by the same rotary angles with which the transformer will find them.
-    Averaging frames of different headings in place, as a convolution over time does, loses exactly
-    what a walker turns back for.
+    The columns of the panorama divide the whole arc that the four cover. Each starts as a weighted
+    mean of the columns that face its direction, row by row; then its tokens attend to all four,
+    with the same rotary angles that the transformer uses. (A convolution over time would average
+    frames of different headings and lose what a walker turns back to see.)
     """
 
-    def __init__(self, dim: int, reckoned: PoseRotaryConfig) -> None:
+    def __init__(self, dim: int, rotary: PoseRotaryConfig) -> None:
         super().__init__()
-        if dim % (2 * reckoned.pairs):
-            raise ValueError(f"code width {dim} does not split into heads of {2 * reckoned.pairs}")
-        self.reckoned = reckoned
-        heads = dim // (2 * reckoned.pairs)
+        if dim % (2 * rotary.pairs):
+            raise ValueError(f"width {dim} is not divisible by the head size {2 * rotary.pairs}")
+        self.rotary = rotary
+        heads = dim // (2 * rotary.pairs)
         self.pose_embedding = PoseEmbedding(dim)
         self.layers = nn.ModuleList(PanoramaLayer(dim, heads) for _ in range(LAYERS))
         self.initialise()
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Layers begin without effect: what is gathered by direction alone can be read already."""
+        """Zero-initialise the layers' outputs, so that training starts from the weighted mean."""
         for layer in self.layers:
-            for last in cast(PanoramaLayer, layer).last:
-                last.weight.zero_()
-                last.bias.zero_()
+            for linear in cast(PanoramaLayer, layer).output_layers:
+                linear.weight.zero_()
+                linear.bias.zero_()
 
     def forward(
-        self, codes: Float[Tensor, "b d 4 h w"], poses: Float[Tensor, "b 4 4"]
+        self, tokens: Float[Tensor, "b d 4 h w"], poses: Float[Tensor, "b 4 4"]
     ) -> Float[Tensor, "b d 1 h w"]:
-        """Raises ValueError unless there are exactly four codes with poses and spreads."""
-        batch, _, count, rows, columns = codes.shape
+        """Raises ValueError unless there are exactly four sets of tokens with poses and spreads."""
+        batch, _, count, rows, columns = tokens.shape
         if count != RATE or poses.shape != (batch, RATE, 4):
             raise ValueError(
-                f"a merge takes {RATE} codes and their poses [{batch}, {RATE}, 4], "
+                f"a merge takes {RATE} sets of tokens and their poses [{batch}, {RATE}, 4], "
                 f"got {count} and {list(poses.shape)}"
             )
-        own = panorama_pose(poses)[:, None]
-        parts = relative_poses(poses, own[:, 0, :3])
-        own = torch.cat([torch.zeros_like(own[..., :3]), own[..., 3:]], dim=-1)
-        if self.reckoned.blind:
-            own, parts = torch.zeros_like(own), torch.zeros_like(parts)
-        at = self._rotation(own, [0.0], rows, columns, codes.device)
-        parts_at = self._rotation(parts, [-4.0, -3.0, -2.0, -1.0], rows, columns, codes.device)
-        share = self._shares(own, parts, columns).to(codes)
-        x = torch.einsum("bckv,bdkhv->bhcd", share, codes).flatten(1, 2)
-        views = codes.flatten(3).permute(0, 2, 3, 1)
+        merged = panorama_pose(poses)[:, None]
+        parts = relative_poses(poses, merged[:, 0, :3])
+        merged = torch.cat([torch.zeros_like(merged[..., :3]), merged[..., 3:]], dim=-1)
+        if self.rotary.time_only:
+            merged, parts = torch.zeros_like(merged), torch.zeros_like(parts)
+        grid = rows, columns, tokens.device
+        merged_rotation = self._rotation(merged, [0.0], *grid)
+        parts_rotation = self._rotation(parts, [-4.0, -3.0, -2.0, -1.0], *grid)
+        weights = self._column_weights(merged, parts, columns).to(tokens)
+        x = torch.einsum("bckv,bdkhv->bhcd", weights, tokens).flatten(1, 2)
+        views = tokens.flatten(3).permute(0, 2, 3, 1)
         views = layer_norm(views + self.pose_embedding(parts)[:, :, None]).flatten(1, 2)
         for layer in self.layers:
-            x = layer(x, views, at, parts_at)
+            x = layer(x, views, merged_rotation, parts_rotation)
         return x.transpose(1, 2).unflatten(2, (1, rows, columns))
 
-    def _shares(
-        self, own: Float[Tensor, "b 1 4"], parts: Float[Tensor, "b 4 4"], columns: int
+    def _column_weights(
+        self, merged: Float[Tensor, "b 1 4"], parts: Float[Tensor, "b 4 4"], columns: int
     ) -> Float[Tensor, "b w 4 w"]:
-        """How much of every part's columns is in each new column, by the angles between them."""
-        to = own[..., :1] - panorama_angles(own[..., 3], columns, self.reckoned.fov)
-        seen = parts[..., :1] - panorama_angles(parts[..., 3], columns, self.reckoned.fov)
-        away = to[:, 0, :, None, None] - seen[:, None]
-        away = torch.atan2(away.sin(), away.cos())
-        arcs = (parts[..., 3] + math.radians(self.reckoned.fov)).clamp(max=2 * math.pi)
-        nearness = -SHARPNESS * (away / (arcs / columns)[:, None, :, None]).square()
-        return nearness.flatten(2).softmax(dim=-1).view_as(away)
+        """Weight of each column of the parts in each column of the panorama; rows sum to 1."""
+        fov = self.rotary.fov
+        target = merged[..., :1] - panorama_angles(merged[..., 3], columns, fov)
+        source = parts[..., :1] - panorama_angles(parts[..., 3], columns, fov)
+        difference = target[:, 0, :, None, None] - source[:, None]
+        difference = torch.atan2(difference.sin(), difference.cos())
+        arcs = (parts[..., 3] + math.radians(fov)).clamp(max=2 * math.pi)
+        logits = -SHARPNESS * (difference / (arcs / columns)[:, None, :, None]).square()
+        return logits.flatten(2).softmax(dim=-1).view_as(difference)
 
     def _rotation(self, poses: Tensor, times: list[float], rows: int, columns: int, device):
-        moments = torch.tensor(times, dtype=torch.float64).expand(poses.shape[0], -1)
-        return pose_rotation(self.reckoned, poses, moments, rows, columns, device)
+        batched = torch.tensor(times, dtype=torch.float64).expand(poses.shape[0], -1)
+        return pose_rotation(self.rotary, poses, batched, rows, columns, device)
 
 
 POSE_FEATURES = 6
@@ -233,7 +251,7 @@ POSE_FEATURES = 6
 def pose_maps(poses: Float[Tensor, "b n 3"]) -> Float[Tensor, "b 6 n"]:
     """Each frame's pose relative to the mean of its window, as input channels.
 
-    Only differences enter, so a code does not depend on where in the world it was made.
+    Being relative, they do not depend on where in the world the window was seen.
     """
     heading, x, y = relative_poses(poses, mean_pose(poses)).unbind(-1)
     turns = torch.stack([heading.cos(), heading.sin(), (2 * heading).cos(), (2 * heading).sin()])
@@ -241,30 +259,30 @@ def pose_maps(poses: Float[Tensor, "b n 3"]) -> Float[Tensor, "b 6 n"]:
 
 
 class PosedHPMCEncoder(HPMCEncoder):
-    """The latent encoder with each frame's relative pose at its input, and codes of token width.
+    """The temporal encoder with relative poses as additional input channels.
 
-    `merge` makes one panorama of four codes: see `memory.panorama`.
+    Its outputs have the width of the transformer's tokens; `merge` is a `PanoramaMerge`.
     """
 
-    def __init__(self, config: HPMCConfig, reckoned: PoseRotaryConfig) -> None:
+    def __init__(self, config: HPMCConfig, rotary: PoseRotaryConfig) -> None:
         super().__init__(config)
-        self.blind = reckoned.blind
-        self.panorama = PanoramaMerge(config.out_channels, reckoned)
+        self.time_only = rotary.time_only
+        self.panorama = PanoramaMerge(config.out_channels, rotary)
 
     def encode(
         self, latents: Float[Tensor, "b c t h w"], poses: Float[Tensor, "b t 3"] | None = None
     ) -> Float[Tensor, "b d t4 h2 w2"]:
-        """Latents and their reckoned poses to ceil(T / 4) codes."""
+        """T latents and their dead-reckoned poses to memory tokens of length ceil(T / 4)."""
         if poses is None:
-            raise ValueError("reckoned codes need the pose of every latent, got none")
-        maps = pose_maps(torch.zeros_like(poses) if self.blind else poses).to(latents)
+            raise ValueError("this encoder needs the pose of every latent, got none")
+        maps = pose_maps(torch.zeros_like(poses) if self.time_only else poses).to(latents)
         maps = maps[..., None, None].expand(-1, -1, -1, *latents.shape[-2:])
         return self(torch.cat([latents, maps], dim=1))
 
     def merge(
-        self, codes: Float[Tensor, "b d 4 h w"], poses: Float[Tensor, "b 4 4"] | None = None
+        self, tokens: Float[Tensor, "b d 4 h w"], poses: Float[Tensor, "b 4 4"] | None = None
     ) -> Float[Tensor, "b d 1 h w"]:
-        """Four codes and their poses, with spread, to one code of the next level."""
+        """Memory tokens of four spans, and their poses with spread, to those of one span."""
         if poses is None:
-            raise ValueError("reckoned codes need the pose of every code, got none")
-        return self.panorama(codes, poses)
+            raise ValueError("this encoder needs the pose of every span, got none")
+        return self.panorama(tokens, poses)

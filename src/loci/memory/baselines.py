@@ -1,6 +1,6 @@
-"""What the horizon is measured against: nothing, the recent past, samples, all of it, another's.
+"""Memories that the hierarchical one is compared with: none, raw latents, sampled windows, wrong.
 
-Each has the methods of `HierarchicalMemory` that a walk needs: empty, append and codes.
+Each has the methods of `HierarchicalMemory` that a walk needs: empty, append and tokens.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 from jaxtyping import Float
 from torch import Tensor
 
-from loci.memory.hierarchical import continued
+from loci.memory.hierarchical import extend_history
 from loci.memory.hpmc import RATE
 from loci.memory.schedule import HierarchyConfig, Span
 from loci.memory.token_cache import Compressor, MemoryTokenCache, MemoryTokens
@@ -19,7 +19,7 @@ S = TypeVar("S")
 
 
 class Memory(Protocol[S]):
-    """What a walk asks of a memory. States are immutable; `codes` needs at least one latent."""
+    """What a walk needs of a memory. States are immutable; `tokens` needs at least one latent."""
 
     def empty(self) -> S: ...
 
@@ -30,12 +30,12 @@ class Memory(Protocol[S]):
         poses: Float[Tensor, "b n 3"] | None = None,
     ) -> S: ...
 
-    def codes(self, state: S) -> MemoryTokens: ...
+    def tokens(self, state: S) -> MemoryTokens: ...
 
 
 @dataclass(frozen=True, eq=False)
 class RawState:
-    """The newest raw latents, with their poses, of a history of `length`."""
+    """The newest raw latents of a history of `length`, with their poses."""
 
     length: int = 0
     latents: Float[Tensor, "b c t h w"] | None = None
@@ -44,9 +44,9 @@ class RawState:
 
 @dataclass(frozen=True)
 class RawMemory:
-    """`raw`: the newest `keep` latents uncompressed, or all of them (None) for as long as they fit.
+    """Baseline `raw`: the newest `keep` latents uncompressed, or all of them if None.
 
-    Codes are the latents themselves, with spans of level 0.
+    The memory tokens are the latents themselves, with spans of level 0.
     """
 
     keep: int | None = None
@@ -60,15 +60,15 @@ class RawMemory:
         latents: Float[Tensor, "b c n h w"],
         poses: Float[Tensor, "b n 3"] | None = None,
     ) -> RawState:
-        kept, kept_poses = continued(state.latents, state.poses, latents, poses)
-        drop = 0 if self.keep is None else max(0, kept.shape[2] - self.keep)
-        if kept_poses is not None:
-            kept_poses = kept_poses[:, drop:].clone()
+        history, all_poses = extend_history(state.latents, state.poses, latents, poses)
+        drop = 0 if self.keep is None else max(0, history.shape[2] - self.keep)
+        if all_poses is not None:
+            all_poses = all_poses[:, drop:].clone()
         length = state.length + latents.shape[2]
-        return RawState(length, kept[:, :, drop:].clone(), kept_poses)
+        return RawState(length, history[:, :, drop:].clone(), all_poses)
 
-    def codes(self, state: RawState) -> MemoryTokens:
-        latents = _begun(state)
+    def tokens(self, state: RawState) -> MemoryTokens:
+        latents = _latents(state)
         first = state.length - latents.shape[2]
         spans = tuple(Span(0, t, t + 1) for t in range(first, state.length))
         return MemoryTokens(latents, state.poses, spans)
@@ -76,37 +76,37 @@ class RawMemory:
 
 @dataclass(frozen=True)
 class NoMemory(RawMemory):
-    """`none`: no codes at all, of the shapes that `compressor` would give."""
+    """Baseline `none`: no memory tokens, in the shapes that `compressor` would give."""
 
     compressor: Compressor = field(kw_only=True)
     keep: int | None = 1
 
-    def codes(self, state: RawState) -> MemoryTokens:
-        latents, poses = _begun(state), state.poses
+    def tokens(self, state: RawState) -> MemoryTokens:
+        latents, poses = _latents(state), state.poses
         tokens = self.compressor.encode(latents, poses)[:, :, :0]
         return MemoryTokens(tokens, None if poses is None else poses[:, :0], ())
 
 
 @dataclass(frozen=True)
 class SampledMemory(RawMemory):
-    """`window` and `stride`: as many aligned windows as the budget holds, in codes of level one.
+    """Baselines `window` and `stride`: as many aligned windows as the budget holds, not merged.
 
-    The newest window, which may be partial, is always among them; the others are the ones before
-    it, or, `strided`, spread evenly over the whole history. Keeps the raw history, so it grows.
+    The newest window, which may be partial, is always among them; the others are those before it
+    or, if `strided`, spread evenly over the whole history. Keeps all raw latents, so it grows.
     """
 
     compressor: Compressor = field(kw_only=True)
     config: HierarchyConfig = field(default_factory=HierarchyConfig)
     strided: bool = False
 
-    def codes(self, state: RawState) -> MemoryTokens:
-        latents, poses, window = _begun(state), state.poses, self.config.window
-        book = MemoryTokenCache(self.compressor, batch=1)
+    def tokens(self, state: RawState) -> MemoryTokens:
+        latents, poses, window = _latents(state), state.poses, self.config.window
+        cache = MemoryTokenCache(self.compressor, batch=1)
         for index in self._chosen(state.length):
             at = slice(index * window, (index + 1) * window)
-            within = None if poses is None else poses[:, at]
-            book.encode(at.start, latents[:, :, at], within, window)
-        return book.read(list(book.codes))
+            window_poses = None if poses is None else poses[:, at]
+            cache.encode(at.start, latents[:, :, at], window_poses, window)
+        return cache.read(list(cache.entries))
 
     def _chosen(self, length: int) -> list[int]:
         """Indices of the chosen windows, oldest first."""
@@ -121,7 +121,7 @@ class SampledMemory(RawMemory):
 
 @dataclass(frozen=True)
 class WrongMemory(Generic[S]):
-    """`wrong`: remembers like `inner`, but answers with the codes of another scene."""
+    """Baseline `wrong`: appends like `inner`, but always gives another scene's tokens."""
 
     inner: Memory[S]
     other: MemoryTokens
@@ -137,11 +137,11 @@ class WrongMemory(Generic[S]):
     ) -> S:
         return self.inner.append(state, latents, poses)
 
-    def codes(self, state: S) -> MemoryTokens:
+    def tokens(self, state: S) -> MemoryTokens:
         return self.other
 
 
-def _begun(state: RawState) -> Tensor:
+def _latents(state: RawState) -> Tensor:
     if state.latents is None:
-        raise ValueError("an empty memory has no codes: append at least one latent")
+        raise ValueError("an empty memory has no tokens: append at least one latent")
     return state.latents

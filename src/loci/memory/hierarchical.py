@@ -1,10 +1,9 @@
-"""Fine codes kept as they are beside the cover: of all views seen, the few that differ most.
+"""A memory of bounded size for a history of any length, around a compressor of windows.
 
-A merged code knows what was seen, but not sharply. What a walk may come back to is a view, and a
-few dozen views are most of a place.
+Complete windows are compressed once; when there are more spans than the budget, neighbours merge
+(`memory/schedule.py`). A short history can have the memory of the released model instead.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,90 +13,30 @@ from jaxtyping import Float
 from torch import Tensor
 
 from loci.errors import LociError
+from loci.io.config import config_from_dict
 from loci.memory.hpmc import RATE, WindowPlan
-from loci.memory.poses import SeenViews
+from loci.memory.keyframes import add_keyframes, select_keyframes
+from loci.memory.poses import ViewIndex
 from loci.memory.schedule import HierarchyConfig, MergeSchedule, Span, is_cover
 from loci.memory.token_cache import (
     Compressor,
     MemoryTokenCache,
     MemoryTokens,
-    gather,
     mean_poses,
     slot_spans,
 )
 
-TURN = math.radians(40.0)
-"""A turn that makes a view as different ..."""
-PLACE = 2.0
-"""... as being this far away, in cells."""
-
-
-def kept(before: MemoryTokens | None, fresh: MemoryTokens, count: int) -> MemoryTokens:
-    """At most `count` codes, oldest first: each fresh one comes in, and where there are too many,
-    one of the two most alike goes.
-
-    Of the two it is the one that is more like the others, and the newer one where that decides
-    nothing: what a walk made itself is never truer than what it was made from. Codes come one
-    after the other, so it does not matter how many come at once.
-
-    Raises:
-        ValueError: for codes without poses, which cannot be told apart.
-    """
-    if fresh.poses is None:
-        raise ValueError("keepsakes are chosen by poses: every latent needs one")
-    codes = fresh if before is None else gather([before, fresh])
-    poses, rows = codes.poses, list(range(len(codes.spans) - len(fresh.spans)))
-    assert poses is not None
-    known = poses.cpu().double()
-    for new in range(len(rows), len(codes.spans)):
-        rows.append(new)
-        if len(rows) > count:
-            rows.pop(_least_missed(differences(known[:, rows])))
-    chosen = torch.tensor(rows, device=codes.tokens.device, dtype=torch.long)
-    return MemoryTokens(
-        codes.tokens[:, :, chosen],
-        poses[:, chosen.to(poses.device)],
-        tuple(codes.spans[row] for row in rows),
-    )
-
-
-def beside(kept: MemoryTokens, cover: MemoryTokens) -> MemoryTokens:
-    """Both, oldest first; what stands in the cover is there once."""
-    extra = [row for row, span in enumerate(kept.spans) if span not in set(cover.spans)]
-    poses = None if kept.poses is None else kept.poses[:, extra]
-    spans = tuple(kept.spans[row] for row in extra)
-    joined = gather([MemoryTokens(kept.tokens[:, :, extra], poses, spans), cover])
-    order = sorted(range(len(joined.spans)), key=lambda row: (joined.spans[row].start, -row))
-    return MemoryTokens(
-        joined.tokens[:, :, order],
-        None if joined.poses is None else joined.poses[:, order],
-        tuple(joined.spans[row] for row in order),
-    )
-
-
-def differences(poses: Float[Tensor, "b n 4"]) -> Float[Tensor, "n n"]:
-    """How different views are, the mean over a batch of walks: 1 for `TURN` or for `PLACE`."""
-    turn = poses[:, :, None, 0] - poses[:, None, :, 0]
-    turn = torch.atan2(turn.sin(), turn.cos()) / TURN
-    place = (poses[:, :, None, 1:3] - poses[:, None, :, 1:3]) / PLACE
-    return (turn.square() + place.square().sum(dim=-1)).sqrt().mean(dim=0)
-
-
-def _least_missed(apart: Float[Tensor, "n n"]) -> int:
-    apart = apart.clone().fill_diagonal_(math.inf)
-    first, second = divmod(int(apart.argmin()), len(apart))
-    others = apart[[first, second]]
-    others[:, [first, second]] = math.inf
-    nearest = others.amin(dim=1)
-    return first if nearest[0] < nearest[1] else second
-
 
 @dataclass(frozen=True)
 class HierarchicalMemoryConfig:
-    """`exact` asks for the published memory while its windows touch (323 latents as released).
+    """How the memory is organised.
 
-    `batch` windows or groups at most go through the compressor in one call, which bounds the
-    peak memory when a long history is appended at once.
+    Args:
+        hierarchy: how the history is divided.
+        exact: use the memory of the released model as long as its windows cover the history
+            without gaps (323 latents with the released constants).
+        batch: the most windows or groups in one call of the compressor, which bounds the peak
+            memory when a long history is appended at once.
     """
 
     hierarchy: HierarchyConfig = field(default_factory=HierarchyConfig)
@@ -111,37 +50,36 @@ class HierarchicalMemoryConfig:
 
 @dataclass(frozen=True, eq=False)
 class MemoryState:
-    """All that is kept of a history of `length` latents: six tensors, none growing without end.
+    """All that is kept of a history of `length` latents: six tensors of bounded size.
 
-    `tokens` and `poses` belong to the settled spans of `plan`, those of complete windows; `tail`
-    and `tail_poses` are the raw latents after them (the whole history while it is short enough
-    for the published memory). Keepsakes, if the configuration asks for them, are the codes of
-    `kept_spans`.
+    `tokens` and `poses` are those of `schedule.settled_spans`, the spans of complete windows;
+    `tail` and `tail_poses` are the raw latents after them (the whole history while it is short
+    enough for the memory of the released model). Keyframes are optional.
     """
 
     length: int
-    plan: MergeSchedule
+    schedule: MergeSchedule
     tokens: Float[Tensor, "b d k h2 w2"] | None = None
     poses: Float[Tensor, "b k 4"] | None = None
     tail: Float[Tensor, "b c t h w"] | None = None
     tail_poses: Float[Tensor, "b t 3"] | None = None
-    kept_tokens: Float[Tensor, "b d k h2 w2"] | None = None
-    kept_poses: Float[Tensor, "b k 4"] | None = None
-    kept_spans: tuple[Span, ...] = ()
+    keyframe_tokens: Float[Tensor, "b d k h2 w2"] | None = None
+    keyframe_poses: Float[Tensor, "b k 4"] | None = None
+    keyframe_spans: tuple[Span, ...] = ()
 
     @property
-    def keepsakes(self) -> MemoryTokens | None:
-        """The codes that stay as they are."""
-        if self.kept_tokens is None:
+    def keyframes(self) -> MemoryTokens | None:
+        """The memory tokens of spans that are never merged."""
+        if self.keyframe_tokens is None:
             return None
-        return MemoryTokens(self.kept_tokens, self.kept_poses, self.kept_spans)
+        return MemoryTokens(self.keyframe_tokens, self.keyframe_poses, self.keyframe_spans)
 
     @property
     def settled(self) -> MemoryTokens | None:
-        """The codes that are final."""
+        """The memory tokens of complete windows."""
         if self.tokens is None:
             return None
-        return MemoryTokens(self.tokens, self.poses, self.plan.settled_spans)
+        return MemoryTokens(self.tokens, self.poses, self.schedule.settled_spans)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -155,16 +93,21 @@ class MemoryState:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
-_TENSORS = ("tokens", "poses", "tail", "tail_poses", "kept_tokens", "kept_poses")
+_TENSORS = ("tokens", "poses", "tail", "tail_poses", "keyframe_tokens", "keyframe_poses")
+_FORMER_TENSORS = {"kept_tokens": "keyframe_tokens", "kept_poses": "keyframe_poses"}
 
 
 class HierarchicalMemory:
-    """The unbounded memory around a compressor.
+    """Appends latents to immutable states, and computes their memory tokens.
 
-    `published` maps a raw history `[b, c, t, h, w]` to its memory `[b, d, k, h2, w2]`; it is
-    needed exactly when `config.exact` is set. All latents of one walk share batch and sizes;
-    poses (heading in radians, x, y) are given always or never, and are kept in float64 on the
-    device they come on.
+    All latents of one walk share batch and sizes. Poses (heading in radians, x, y in cells) are
+    given always or never; they are kept in float64 on their device.
+
+    Args:
+        config: how the memory is organised.
+        compressor: compresses windows and merges spans.
+        published: the memory `[b, d, k, h2, w2]` of a raw history `[b, c, t, h, w]` as in the
+            released model; needed exactly if `config.exact` is set.
     """
 
     def __init__(
@@ -180,7 +123,7 @@ class HierarchicalMemory:
         self.published = published
 
     def empty(self) -> MemoryState:
-        """The state before anything was seen."""
+        """The state of an empty history."""
         return MemoryState(0, MergeSchedule(self.config.hierarchy))
 
     def append(
@@ -189,85 +132,93 @@ class HierarchicalMemory:
         latents: Float[Tensor, "b c n h w"],
         poses: Float[Tensor, "b n 3"] | None = None,
     ) -> MemoryState:
-        """The state n latents later; windows that became complete are compressed, once.
+        """The state n latents later. Windows that became complete are compressed.
 
-        Raises ValueError when the shapes do not continue the state, or when a hierarchy that
-        follows views or has keepsakes is given no poses.
+        Raises:
+            ValueError: when shapes do not continue those of the state, or poses are missing where
+                the hierarchy follows views or has keyframes.
         """
         if poses is None and self.config.hierarchy.posed:
-            raise ValueError("a memory that follows views or has keepsakes needs all poses")
-        tail, tail_poses = continued(state.tail, state.tail_poses, latents, poses)
+            raise ValueError("a memory that follows views or has keyframes needs all poses")
+        tail, tail_poses = extend_history(state.tail, state.tail_poses, latents, poses)
         length = state.length + latents.shape[2]
         if length <= self.config.exact_limit:
-            return MemoryState(length, state.plan, tail=tail, tail_poses=tail_poses)
+            return MemoryState(length, state.schedule, tail=tail, tail_poses=tail_poses)
         views = _views(state, tail_poses) if self.config.hierarchy.follow == "views" else None
-        plan, folds = state.plan.extend(length - state.plan.length, views)
-        first, fresh = state.plan.settled, plan.settled - state.plan.settled
-        book = MemoryTokenCache(self.compressor, self.config.batch, state.settled)
-        done_poses = None if tail_poses is None else tail_poses[:, :fresh]
-        book.encode(first, tail[:, :, :fresh], done_poses, self.config.hierarchy.window)
-        keepsakes, places = state.keepsakes, self.config.hierarchy.keepsakes
-        if places and fresh:
-            keepsakes = kept(keepsakes, book.read(slot_spans(first, first + fresh)), places)
-        book.merge(plan.settled_spans, folds)
-        settled = book.read(plan.settled_spans) if plan.settled_spans else None
+        schedule, folds = state.schedule.extend(length - state.schedule.length, views)
+        first, fresh = state.schedule.settled, schedule.settled - state.schedule.settled
+        cache = MemoryTokenCache(self.compressor, self.config.batch, state.settled)
+        fresh_poses = None if tail_poses is None else tail_poses[:, :fresh]
+        cache.encode(first, tail[:, :, :fresh], fresh_poses, self.config.hierarchy.window)
+        keyframes, count = state.keyframes, self.config.hierarchy.keyframes
+        if count and fresh:
+            candidates = cache.read(slot_spans(first, first + fresh))
+            keyframes = select_keyframes(keyframes, candidates, count)
+        cache.merge(schedule.settled_spans, folds)
+        settled = cache.read(schedule.settled_spans) if schedule.settled_spans else None
         return MemoryState(
             length,
-            plan,
+            schedule,
             tokens=settled.tokens if settled else None,
             poses=settled.poses if settled else None,
-            # Copies, not views: a view would keep all that was appended alive.
+            # Copies: views would keep all latents ever appended alive.
             tail=tail[:, :, fresh:].clone(),
             tail_poses=None if tail_poses is None else tail_poses[:, fresh:].clone(),
-            kept_tokens=keepsakes.tokens if keepsakes else None,
-            kept_poses=keepsakes.poses if keepsakes else None,
-            kept_spans=keepsakes.spans if keepsakes else (),
+            keyframe_tokens=keyframes.tokens if keyframes else None,
+            keyframe_poses=keyframes.poses if keyframes else None,
+            keyframe_spans=keyframes.spans if keyframes else (),
         )
 
-    def codes(self, state: MemoryState) -> MemoryTokens:
-        """The memory of everything appended, at most `budget` codes, oldest first.
+    def tokens(self, state: MemoryState) -> MemoryTokens:
+        """The memory tokens of the whole history, of at most `budget` spans, oldest first.
 
-        The latents after the last complete window are encoded as a partial window, anew at each
-        call. Raises ValueError for an empty state.
+        The latents after the last complete window are encoded as a partial window at each call.
+        Raises ValueError for an empty state.
         """
         if state.tail is None:
-            raise ValueError("an empty memory has no codes: append at least one latent")
+            raise ValueError("an empty memory has no tokens: append at least one latent")
         if self.config.exact and self.published and state.length <= self.config.exact_limit:
             spans = published_spans(self.config.exact, state.length)
             poses = None if state.tail_poses is None else mean_poses(state.tail_poses, spans)
             return MemoryTokens(self.published(state.tail), poses, spans)
-        book = MemoryTokenCache(self.compressor, self.config.batch, state.settled)
+        cache = MemoryTokenCache(self.compressor, self.config.batch, state.settled)
         window = self.config.hierarchy.window
-        book.encode(state.plan.settled, state.tail, state.tail_poses, window)
-        book.merge(state.plan.spans, {})
-        cover = book.read(state.plan.spans)
-        return cover if state.keepsakes is None else beside(state.keepsakes, cover)
+        cache.encode(state.schedule.settled, state.tail, state.tail_poses, window)
+        cache.merge(state.schedule.spans, {})
+        cover = cache.read(state.schedule.spans)
+        return cover if state.keyframes is None else add_keyframes(state.keyframes, cover)
 
     def state_dict(self, state: MemoryState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """A state as named tensors, and the rest as metadata that JSON can hold."""
+        """A state as named tensors, and the rest as metadata for JSON."""
         metadata = {
             "config": asdict(self.config),
             "length": state.length,
-            "planned": state.plan.length,
-            "spans": [list(span) for span in state.plan.spans],
-            "kept": [list(span) for span in state.kept_spans],
+            "planned": state.schedule.length,
+            "spans": [list(span) for span in state.schedule.spans],
+            "keyframes": [list(span) for span in state.keyframe_spans],
         }
         return {name: tensor.contiguous() for name, tensor in state.tensors.items()}, metadata
 
     def from_state_dict(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> MemoryState:
         """The state that `state_dict` described.
 
-        Raises LociError when it is damaged, or was saved by a memory of another configuration.
+        Raises:
+            LociError: when it is damaged, or was saved by a memory of another configuration.
         """
-        expected, found = asdict(self.config), metadata.get("config")
-        if found != expected:
-            raise LociError(f"memory state: expected the configuration {expected}, found {found}")
+        try:
+            found = config_from_dict(HierarchicalMemoryConfig, metadata["config"])
+        except (KeyError, TypeError, ValueError, LociError) as error:
+            raise LociError(f"memory state: its configuration is damaged ({error})") from error
+        if found != self.config:
+            raise LociError(f"memory state: expected {self.config}, found {found}")
+        tensors = {_FORMER_TENSORS.get(name, name): tensor for name, tensor in tensors.items()}
         try:
             spans = tuple(Span(*map(int, span)) for span in metadata["spans"])
-            kept_spans = tuple(Span(*map(int, span)) for span in metadata["kept"])
-            plan = MergeSchedule(self.config.hierarchy, int(metadata["planned"]), spans)
+            listed = metadata["kept" if "kept" in metadata else "keyframes"]
+            keyframes = tuple(Span(*map(int, span)) for span in listed)
+            schedule = MergeSchedule(self.config.hierarchy, int(metadata["planned"]), spans)
             length = int(metadata["length"])
-            state = MemoryState(length, plan, **tensors, kept_spans=kept_spans)
+            state = MemoryState(length, schedule, **tensors, keyframe_spans=keyframes)
         except (KeyError, TypeError, ValueError) as error:
             raise LociError(f"memory state: damaged, cannot be read ({error!r})") from error
         self._check(state)
@@ -275,30 +226,30 @@ class HierarchicalMemory:
 
     def _check(self, state: MemoryState) -> None:
         """Raise LociError unless the parts of a restored state fit together."""
-        plan, held = state.plan, state.tensors
+        schedule, tensors = state.schedule, state.tensors
         expected = 0 if state.length <= self.config.exact_limit else state.length
-        if plan.length != expected or not is_cover(plan.spans, plan.length):
+        if schedule.length != expected or not is_cover(schedule.spans, schedule.length):
             raise LociError(f"memory state: spans do not cover {state.length} latents")
-        some, rest = len(plan.settled_spans), state.length - plan.settled
-        keepsakes = len(state.kept_spans)
-        if keepsakes != min(plan.config.keepsakes, plan.settled // RATE):
-            raise LociError(f"memory state: {keepsakes} keepsakes of {state.length} latents")
-        posed = "poses" in held or "tail_poses" in held
-        wanted = {
+        settled, rest = len(schedule.settled_spans), state.length - schedule.settled
+        keyframes = len(state.keyframe_spans)
+        if keyframes != min(schedule.config.keyframes, schedule.settled // RATE):
+            raise LociError(f"memory state: {keyframes} keyframes of {state.length} latents")
+        posed = "poses" in tensors or "tail_poses" in tensors
+        needed = {
             "tail": state.length > 0,
-            "tokens": some > 0,
+            "tokens": settled > 0,
             "tail_poses": posed,
-            "poses": posed and some > 0,
-            "kept_tokens": keepsakes > 0,
-            "kept_poses": keepsakes > 0,
+            "poses": posed and settled > 0,
+            "keyframe_tokens": keyframes > 0,
+            "keyframe_poses": keyframes > 0,
         }
-        sizes = {"tail": rest, "kept": keepsakes}
-        for name, needed in wanted.items():
-            if needed and name not in held:
+        sizes = {"tail": rest, "keyframe": keyframes}
+        for name, is_needed in needed.items():
+            if is_needed and name not in tensors:
                 raise LociError(f"memory state: lacks {name}")
-        batch = held["tail"].shape[:1] if "tail" in held else ()
-        for name, tensor in held.items():
-            size = sizes.get(name.split("_")[0], some)
+        batch = tensors["tail"].shape[:1] if "tail" in tensors else ()
+        for name, tensor in tensors.items():
+            size = sizes.get(name.split("_")[0], settled)
             if name.endswith("poses"):
                 width = 3 if name.startswith("tail") else 4
                 fits = tensor.ndim == 3 and tensor.shape[1:] == (size, width)
@@ -309,18 +260,18 @@ class HierarchicalMemory:
                 raise LociError(f"memory state: {name} must have {size} entries, found {found}")
 
 
-def _views(state: MemoryState, tail_poses: Tensor | None) -> SeenViews:
-    """Where everything looks that stands or is to come; `tail_poses` begin at the tail."""
+def _views(state: MemoryState, tail_poses: Tensor | None) -> ViewIndex:
+    """The views of the settled spans, and of the tail at `tail_poses`."""
     assert tail_poses is not None
     known = {}
     if state.settled is not None and state.settled.poses is not None:
         rows = state.settled.poses.cpu().unbind(1)
         known = dict(zip(state.settled.spans, rows, strict=True))
-    return SeenViews(known, tail_poses.cpu(), state.plan.settled)
+    return ViewIndex(known, tail_poses.cpu(), state.schedule.settled)
 
 
 def published_spans(plan: WindowPlan, length: int) -> tuple[Span, ...]:
-    """What each latent of the published memory was compressed from; windows may overlap."""
+    """The span of each latent of the released model's memory; windows may overlap."""
     if length <= plan.direct_limit:
         return slot_spans(0, length)
     size = RATE * RATE
@@ -331,13 +282,13 @@ def published_spans(plan: WindowPlan, length: int) -> tuple[Span, ...]:
     )
 
 
-def continued(
+def extend_history(
     before: Tensor | None, poses_before: Tensor | None, latents: Tensor, poses: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """A copy of what came before with what comes now, in float64 for the poses.
+    """New latents and poses appended to those of before, copied; poses in float64.
 
     Raises ValueError unless latents are `[b, c, n, h, w]`, poses `[b, n, 3]` or None, and both
-    continue what came before.
+    continue those of before.
     """
     if latents.ndim != 5 or latents.shape[2] < 1:
         raise ValueError(f"latents must be [b, c, n, h, w] with n > 0, got {list(latents.shape)}")

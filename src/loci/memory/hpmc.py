@@ -1,4 +1,7 @@
-"""HPMC's temporal encoder: latents in, a quarter as many memory latents (or codes) out."""
+"""The memory compressor of Infinite-World (arXiv 2602.02393), "hierarchical pose-free memory".
+
+A temporal encoder turns latents into a quarter as many memory latents, or memory tokens.
+"""
 
 from dataclasses import dataclass
 
@@ -9,14 +12,14 @@ from torch.nn import functional as F
 
 from loci.nn.attention import Attention
 from loci.nn.norms import layer_norm
-from loci.nn.rotary import grid_rotation
+from loci.nn.rotary import grid_rotary_embedding
 
 RATE = 4
 
 
 @dataclass(frozen=True)
 class HPMCConfig:
-    """Sizes of the encoder (Infinite-World, 3.1). The defaults are the released ones."""
+    """Sizes of the temporal encoder. The defaults are those of the released model."""
 
     in_channels: int = 16
     out_channels: int = 16
@@ -54,7 +57,7 @@ class HalveTime(nn.Module):
 
 
 class MiddleAttention(nn.Module):
-    """Attention over every position of the tensor, with rotary positions local to it."""
+    """Self-attention over all positions, with rotary positions counted from the tensor's start."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -64,16 +67,16 @@ class MiddleAttention(nn.Module):
         frames, rows, columns = x.shape[2:]
         head_dim = x.shape[1] // self.attn.heads
         tokens = x.flatten(2).transpose(1, 2)
-        at = grid_rotation(frames, rows, columns, head_dim, x.device)
+        at = grid_rotary_embedding(frames, rows, columns, head_dim, x.device)
         tokens = tokens + self.attn(layer_norm(tokens), at)
         return tokens.transpose(1, 2).unflatten(2, (frames, rows, columns))
 
 
 class HPMCEncoder(nn.Module):
-    """Compresses time by four; every output depends on every input of the tensor.
+    """Compresses time by four. Every output depends on every input of the tensor.
 
-    Convolutions are zero-padded and not causal, and the group norms see all frames, so an
-    encoding cannot be extended: a longer history has to be encoded anew, or in windows.
+    Convolutions are zero-padded and not causal, and group norms span all frames, so an encoding
+    cannot be extended: a longer history has to be encoded again, or in windows.
     """
 
     def __init__(self, config: HPMCConfig) -> None:
@@ -108,19 +111,23 @@ class HPMCEncoder(nn.Module):
     def encode(
         self, latents: Float[Tensor, "b c t h w"], poses: Float[Tensor, "b t 3"] | None = None
     ) -> Float[Tensor, "b d t4 h2 w2"]:
-        """Level one of a hierarchy; `poses` are not used by the published encoder."""
+        """Latents to memory tokens of level one; the released encoder does not use `poses`."""
         return self(latents)
 
     def merge(
-        self, codes: Float[Tensor, "b d t h w"], poses: Float[Tensor, "b t 4"] | None = None
+        self, tokens: Float[Tensor, "b d t h w"], poses: Float[Tensor, "b t 4"] | None = None
     ) -> Float[Tensor, "b d t4 h w"]:
-        """Codes compressed again as if they were latents, with the same weights."""
-        return self(codes)
+        """Memory tokens compressed again as if they were latents, with the same weights."""
+        return self(tokens)
 
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Constants of the published memory (Infinite-World, 3.3)."""
+    """How the released model divides a history into windows.
+
+    Up to `direct_limit` latents are compressed in one pass. Beyond, `windows` windows of `window`
+    latents, spread evenly, are compressed, and the result is compressed once more.
+    """
 
     direct_limit: int = 80
     window: int = 64
@@ -133,21 +140,21 @@ class WindowPlan:
 
     @property
     def contiguous_limit(self) -> int:
-        """The longest history whose windows still touch (323 for the released constants)."""
+        """The longest history that the windows cover without gaps (323 as released)."""
         return self.windows * self.window + self.windows - 2
 
 
 def published_memory(
     encoder: HPMCEncoder, history: Float[Tensor, "b c t h w"], plan: WindowPlan | None = None
 ) -> Float[Tensor, "b c k h w"]:
-    """The published memory of a history: direct, or windows and a second pass (3.3).
+    """The memory of the released model: one pass, or windows and a second pass (`WindowPlan`).
 
-    At most 20 latents come out with the released constants. Beyond
-    `WindowPlan.contiguous_limit` latents the windows leave gaps; see `memory.horizon`.
+    At most 20 memory latents with the released constants. Beyond `WindowPlan.contiguous_limit`
+    latents the windows leave gaps; `HierarchicalMemory` takes over there.
     """
     plan = plan or WindowPlan()
     length = history.shape[2]
     if length <= plan.direct_limit:
         return encoder(history)
-    codes = [encoder(history[:, :, s : s + plan.window]) for s in plan.starts(length)]
-    return encoder(torch.cat(codes, dim=2))
+    windows = [encoder(history[:, :, s : s + plan.window]) for s in plan.starts(length)]
+    return encoder(torch.cat(windows, dim=2))

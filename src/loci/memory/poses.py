@@ -1,7 +1,7 @@
-"""Poses by dead reckoning: heading in radians, x and y in cells, and what they average to.
+"""Poses (heading in radians, x and y in cells): dead reckoning, relative poses and means.
 
-A code stands for many frames. Its pose has a fourth number, the spread of the headings it was
-made from, so that it can be addressed as the panorama it is.
+Memory tokens stand for several frames. Their pose has a fourth number, the spread of the headings
+of these frames in radians.
 """
 
 import math
@@ -20,22 +20,22 @@ from loci.memory.schedule import Span
 def relative_poses(
     poses: Float[Tensor, "b n p"], origin: Float[Tensor, "b 3"]
 ) -> Float[Tensor, "b n p"]:
-    """Poses (heading, x, y) as seen from `origin`: x ahead of it, y to its left, in cells.
+    """Poses (heading, x, y, ...) relative to `origin`: x ahead of it, y to its left, in cells.
 
-    What follows x and y is left as it is.
+    Further components, such as the spread, stay as they are.
     """
     heading = poses[..., 0] - origin[:, None, 0]
     dx, dy = (poses[..., 1:3] - origin[:, None, 1:3]).unbind(-1)
     cos, sin = origin[:, None, 0].cos(), origin[:, None, 0].sin()
-    ahead, left = dx * cos + dy * sin, -dx * sin + dy * cos
-    seen = torch.stack([torch.atan2(heading.sin(), heading.cos()), ahead, left], dim=-1)
-    return torch.cat([seen, poses[..., 3:]], dim=-1)
+    forward, left = dx * cos + dy * sin, -dx * sin + dy * cos
+    relative = torch.stack([torch.atan2(heading.sin(), heading.cos()), forward, left], dim=-1)
+    return torch.cat([relative, poses[..., 3:]], dim=-1)
 
 
 def mean_pose(
     poses: Float[Tensor, "b n p"], weights: Float[Tensor, "n"] | None = None
 ) -> Float[Tensor, "b 3"]:
-    """Circular mean of the headings, mean of the places."""
+    """Circular mean of the headings, mean of the positions; weighted equally by default."""
     if weights is None:
         weights = torch.ones(poses.shape[1], dtype=poses.dtype, device=poses.device)
     w = (weights / weights.sum()).to(poses)[:, None]
@@ -47,7 +47,7 @@ def mean_pose(
 
 
 def view_pose(poses: Float[Tensor, "b n 3"]) -> Float[Tensor, "b 4"]:
-    """Pose of a code of level one: the mean, and no spread, since its columns are a camera's."""
+    """Pose of a slot of frames: their mean, without spread, since its columns are a camera's."""
     mean = mean_pose(poses)
     return torch.cat([mean, torch.zeros_like(mean[:, :1])], dim=-1)
 
@@ -55,34 +55,35 @@ def view_pose(poses: Float[Tensor, "b n 3"]) -> Float[Tensor, "b 4"]:
 def panorama_pose(
     poses: Float[Tensor, "b n 4"], weights: Float[Tensor, "n"] | None = None
 ) -> Float[Tensor, "b 4"]:
-    """Pose of a code merged from others: the mean, and the arc that holds all their headings."""
+    """Pose of a merged span: the mean of its parts, and the arc that all their headings span."""
     mean = mean_pose(poses, weights)
-    away = poses[..., 0] - mean[:, None, 0]
-    reach = torch.atan2(away.sin(), away.cos()).abs() + poses[..., 3] / 2
+    difference = poses[..., 0] - mean[:, None, 0]
+    reach = torch.atan2(difference.sin(), difference.cos()).abs() + poses[..., 3] / 2
     spread = 2 * reach.amax(dim=1, keepdim=True)
     return torch.cat([mean, spread.clamp(max=2 * math.pi)], dim=-1)
 
 
 def with_spread(poses: Float[Tensor, "b n p"]) -> Float[Tensor, "b n 4"]:
-    """Poses of frames among those of codes: a frame's heading has no spread."""
+    """Poses with a spread appended where there is none: zero, as for single frames."""
     missing = 4 - poses.shape[-1]
     return torch.nn.functional.pad(poses, (0, missing))
 
 
 NEAR = 0.6
-"""Two views are of the same place if it is no further than this, in cells ..."""
+"""Two views are of the same place if they were taken within this distance, in cells."""
 ALONG = math.radians(20.0)
-"""... and of the same direction if it is no further than this from the arc that was seen."""
+"""A view shows a direction if that is within this angle of the arc of its headings, in radians."""
 POINTS = 7
-"""Directions by which the arc of a panorama is tested."""
+"""Number of directions by which the arc of a panorama is tested."""
 
 
-class SeenViews:
-    """Poses of spans: those that are known, and slots from the latents that come after them.
+class ViewIndex:
+    """Poses of spans, and which of them show views that no other span shows.
 
     Args:
-        known: `[b, 4]` by span.
-        poses: of the latents from `first` on, where spans of level one begin that are not known.
+        known: pose `[b, 4]` of each span that is known already.
+        poses: of the latents from `first` on, from which poses of further slots are computed.
+        first: index of the first of these latents.
     """
 
     def __init__(
@@ -91,12 +92,13 @@ class SeenViews:
         self.known, self.poses, self.first = dict(known), poses, first
 
     def merge(self, parent: Span, parts: Sequence[Span]) -> None:
+        """Add the pose of a span that was merged from `parts`."""
         lengths = torch.tensor([part.length for part in parts], dtype=torch.float64)
         stacked = torch.stack([self._pose(part) for part in parts], dim=1)
         self.known[parent] = panorama_pose(stacked, lengths)
 
     def unique(self, spans: Sequence[Span]) -> Bool[np.ndarray, "n-3 4"]:
-        """See `hierarchy.Views`. In a batch of walks, what is unique in one of them is unique."""
+        """See `schedule.Views`. In a batch, a span is unique if it is so in any of the walks."""
         shown = self._shown(spans)
         rows = []
         for at in range(len(spans) - RATE + 1):
@@ -107,16 +109,16 @@ class SeenViews:
         return np.stack(rows) if rows else np.zeros((0, RATE), bool)
 
     def _shown(self, spans: Sequence[Span]) -> Bool[np.ndarray, "b n points n"]:
-        """Whether a direction of a span's arc is in the arc of another one that is as fine."""
+        """Whether another span of the same or a lower level shows a direction of a span."""
         poses = torch.stack([self._pose(span) for span in spans], dim=1).numpy()
         levels = np.array([span.level for span in spans])
         heading, place, spread = poses[..., 0], poses[..., 1:3], poses[..., 3]
         directions = heading[..., None] + spread[..., None] * np.linspace(-0.5, 0.5, POINTS)
-        away = directions[..., None] - heading[:, None, None, :]
-        away = np.abs((away + np.pi) % (2 * np.pi) - np.pi)
-        along = away < ALONG + spread[:, None, None, :] / 2
-        apart = np.linalg.norm(place[:, :, None] - place[:, None], axis=-1)
-        close = (apart < NEAR) & (levels[None, :] <= levels[:, None])
+        difference = directions[..., None] - heading[:, None, None, :]
+        difference = np.abs((difference + np.pi) % (2 * np.pi) - np.pi)
+        along = difference < ALONG + spread[:, None, None, :] / 2
+        distance = np.linalg.norm(place[:, :, None] - place[:, None], axis=-1)
+        close = (distance < NEAR) & (levels[None, :] <= levels[:, None])
         return along & close[:, :, None, :]
 
     def _pose(self, span: Span) -> Float[Tensor, "b 4"]:
@@ -132,7 +134,7 @@ class SeenViews:
 
 _STRAIGHT = 1.0
 _DIAGONAL = math.sqrt(0.5)
-# id -> (forward, left) for moves, id -> left turns for views; see actions.vocabulary.
+# Move id -> (forward, left), view id -> turns to the left; ids as in `loci.actions`.
 _MOVE = (
     (0.0, 0.0),
     (_STRAIGHT, 0.0),
@@ -150,9 +152,10 @@ _TURN = (0.0, 0.0, 0.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 0.0)
 
 @dataclass(frozen=True)
 class ActionScale:
-    """What one action does: `turn` in radians and `move` in cells, per frame.
+    """What an action does in one frame: `turn` in radians, `move` in cells.
 
-    A cell is the world's own unit of length (128 map units in the Doom rooms).
+    A cell is the model's unit of length. The defaults are those of the Doom rooms, where it is
+    128 map units.
     """
 
     turn: float = math.radians(7.5)
@@ -163,16 +166,20 @@ def dead_reckon(
     start: Float[Tensor, "b 3"],
     move: Int[Tensor, "b n"],
     view: Int[Tensor, "b n"],
-    stride: ActionScale,
+    scale: ActionScale,
 ) -> Float[Tensor, "b n 3"]:
-    """Poses (heading, x, y) after each action, in float64.
+    """Poses (heading, x, y) after each action, by dead reckoning; float64, on the CPU.
 
-    Heading is counter-clockwise in radians, wrapped to (-pi, pi], so it never runs out. An
-    action first turns, then moves along the new heading. Bumping into a wall is not known here:
-    what uses these poses must tolerate drift.
+    An action first turns, then moves along the new heading, which is counter-clockwise in radians,
+    wrapped to (-pi, pi]. Collisions are unknown, so poses drift after them.
+
+    Args:
+        start: pose before the first action.
+        move, view: action ids, 0 to 9.
+        scale: what an action does in one frame.
     """
-    turns = torch.tensor(_TURN, dtype=torch.float64)[view.cpu()] * stride.turn
-    steps = torch.tensor(_MOVE, dtype=torch.float64)[move.cpu()] * stride.move
+    turns = torch.tensor(_TURN, dtype=torch.float64)[view.cpu()] * scale.turn
+    steps = torch.tensor(_MOVE, dtype=torch.float64)[move.cpu()] * scale.move
     start = start.double().cpu()
     heading = start[:, :1] + turns.cumsum(dim=1)
     forward, left = steps.unbind(-1)

@@ -1,18 +1,17 @@
-"""Which spans of the history a memory is made of, at any length: the plan, without tensors.
+"""The merge schedule: into which spans a history is divided at any length, without tensors.
 
-Latents arrive one by one. Every four make a slot, a code of level one; when there are more codes
-than the budget allows, four neighbours become one code of the next level, as in a log-structured
-tree. Groups are aligned to multiples of their own size, so a code is determined by its span and
-not by the moment it was made, and a span that was once made is never divided again.
+Latents arrive one by one. Every four make a slot, a span of level one. When there are more spans
+than the budget allows, four neighbours merge into one span of the next level, as in a
+log-structured merge tree. Groups are aligned to multiples of their own size, so that the memory
+tokens of a span do not depend on when it was merged, and no span is ever divided again.
 
-Which group goes first is a matter of age, or of what was seen: views that stand elsewhere as
-finely lose nothing.
+Which group merges first depends on age, or on views: first those which other spans show as well.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Bool
@@ -21,10 +20,10 @@ from loci.memory.hpmc import RATE
 
 
 class Span(NamedTuple):
-    """A code's share of the history: latents `start` to `end` (exclusive), merged `level` times.
+    """Latents `start` to `end` (exclusive) of the history, compressed `level` times.
 
-    A code of level l covers RATE ** l latents. Only two are shorter: the newest slot while it
-    fills, and the deepest past once the budget has forced a fold.
+    A span of level l covers RATE ** l latents. Only two can be shorter: the newest slot until it is
+    full, and the oldest span once unaligned spans had to be merged.
     """
 
     level: int
@@ -41,7 +40,7 @@ class Span(NamedTuple):
 
     @property
     def quarters(self) -> tuple["Span", ...]:
-        """The four spans of the level below that an aligned span was merged from."""
+        """The four spans of the level below from which an aligned span is merged."""
         size = RATE ** (self.level - 1)
         starts = range(self.start, self.end, size)
         return tuple(Span(self.level - 1, start, start + size) for start in starts)
@@ -51,46 +50,51 @@ class Span(NamedTuple):
 class HierarchyConfig:
     """How a history is divided.
 
-    `window` latents are encoded together into `window / 4` codes of level one (RATE times a power
-    of two, so that no aligned span straddles a window). At most `budget` codes stand at any
-    length. The `recent` newest codes are merged only when nothing else can be; each code kept so
-    makes the past coarser, and without any 3 to 4 codes of level one stand at the end anyway.
-    `follow` says what is merged first: of the finest groups the oldest ("age"), or the group with
-    the fewest views that nothing else shows as finely ("views"; needs poses). `keepsakes` places of
-    the budget are for codes of level one that stay as they are beside the cover
-    (`memory/keepsakes.py`; they need poses).
+    Args:
+        window: latents that are encoded together, into `window / 4` slots; 4 times a power of two,
+            so that no aligned span crosses a window.
+        budget: the most spans at any length, keyframes included.
+        recent: the newest spans, merged only when nothing else can be. Each makes the past coarser;
+            with 0 the newest 3 or 4 spans are of level one anyway.
+        follow: what is merged first: the oldest group of the lowest level ("age"), or the group
+            with the fewest views that no other span shows at the same level or below ("views";
+            needs poses).
+        keyframes: slots of the budget reserved for spans of level one that are never merged
+            (`memory/keyframes.py`; needs poses).
     """
+
+    FORMER_FIELDS: ClassVar[dict[str, str]] = {"keepsakes": "keyframes"}
 
     window: int = 8
     budget: int = 20
     recent: int = 0
     follow: Literal["age", "views"] = "age"
-    keepsakes: int = 0
+    keyframes: int = 0
 
     @property
     def cover(self) -> int:
-        """The most codes that the history is divided into."""
-        return self.budget - self.keepsakes
+        """The most spans that the history is divided into, keyframes not counted."""
+        return self.budget - self.keyframes
 
     @property
     def posed(self) -> bool:
         """Whether every latent needs a pose."""
-        return self.follow == "views" or self.keepsakes > 0
+        return self.follow == "views" or self.keyframes > 0
 
     def __post_init__(self) -> None:
         slots = self.window // RATE
         if self.window % RATE or slots & (slots - 1) or slots < 1:
             raise ValueError(f"window must be {RATE} times a power of two, got {self.window}")
-        # Levels finer than a window leave at most three codes each, and one slot is filling: what
-        # a fold may take then starts with four codes of whole windows.
+        # Levels finer than a window leave at most three spans each, and one slot is incomplete:
+        # whatever is merged then consists of complete windows.
         finer = sum(RATE**level < self.window for level in range(1, slots + 1))
         least = RATE + finer * (RATE - 1)
-        if self.keepsakes < 0:
-            raise ValueError(f"keepsakes must not be negative, got {self.keepsakes}")
+        if self.keyframes < 0:
+            raise ValueError(f"keyframes must not be negative, got {self.keyframes}")
         if self.cover < least:
-            beside = f" beside {self.keepsakes} keepsakes" if self.keepsakes else ""
+            besides = f" besides {self.keyframes} keyframes" if self.keyframes else ""
             raise ValueError(
-                f"windows of {self.window} need a budget of {least} or more{beside}, "
+                f"windows of {self.window} need a budget of {least} or more{besides}, "
                 f"got {self.cover}"
             )
         if self.recent < 0:
@@ -98,28 +102,31 @@ class HierarchyConfig:
 
 
 Folds = dict[Span, tuple[Span, ...]]
+"""The parts of each span that was merged from unaligned ones."""
 
 
 class Views(Protocol):
-    """Knows where spans look; told of every merge."""
+    """Knows which views the spans show."""
 
     def unique(self, spans: Sequence[Span]) -> Bool[np.ndarray, "n-3 4"]:
-        """For every four neighbours, which of them show what no span outside of them shows as
-        finely: one row for each place where four neighbours begin."""
+        """For every four neighbours, which of them show a view that no span outside of them shows
+        at the same level or below; one row for each position where four neighbours begin."""
         ...
 
-    def merge(self, parent: Span, parts: Sequence[Span]) -> None: ...
+    def merge(self, parent: Span, parts: Sequence[Span]) -> None:
+        """Called whenever spans are merged."""
+        ...
 
 
 @dataclass(frozen=True)
 class MergeSchedule:
     """The spans, oldest first, that cover the first `length` latents without gap or overlap.
 
-    A function of the length alone (and of the views, where it follows them), however the latents
-    were handed over. There are at most `config.cover` at any length. While the base-4 digits of the
-    number of slots sum to less than it (up to 49 148 latents for a cover of 20, 188 for one of 8),
-    aligned groups are enough. Beyond, where none is left, the four oldest codes fold into one of
-    unequal parts, and alignment counts from its end.
+    It depends on the length alone (and on the views, if it follows them), not on how many latents
+    were appended at a time. There are at most `config.cover` spans. As long as the base-4 digits of
+    the number of slots sum to less than that (up to 49 148 latents for a cover of 20, 188 for one
+    of 8), merging aligned groups is enough. Beyond, where there is none, the four oldest spans
+    merge although they are of different lengths, and alignment counts from their end.
     """
 
     config: HierarchyConfig = field(default_factory=HierarchyConfig)
@@ -128,29 +135,30 @@ class MergeSchedule:
 
     @property
     def settled(self) -> int:
-        """How many latents lie in complete windows; the codes of their spans are final."""
+        """How many latents lie in complete windows; the memory tokens of their spans are final."""
         return self.length - self.length % self.config.window
 
     @property
     def settled_spans(self) -> tuple[Span, ...]:
-        """The spans whose codes are final; the others lie in the window that is filling."""
+        """The spans whose memory tokens are final; the others lie in the incomplete window."""
         return tuple(span for span in self.spans if span.end <= self.settled)
 
     def extend(self, count: int, views: Views | None = None) -> tuple["MergeSchedule", Folds]:
-        """The plan `count` latents later, and the parts of each fold made on the way.
+        """The schedule `count` latents later, and the parts of each unaligned merge on the way.
 
-        Raises ValueError unless views are given exactly where the configuration follows them.
+        Raises ValueError unless views are given exactly if the configuration follows them.
         """
         if (views is None) != (self.config.follow == "age"):
-            raise ValueError(f"a plan that follows {self.config.follow}: views do not go with it")
+            needed = "needs no views" if self.config.follow == "age" else "needs views"
+            raise ValueError(f"a schedule that follows {self.config.follow} {needed}")
         spans, folds = list(self.spans), Folds()
         end = self.length + count
         for start in range(self.length - self.length % RATE, end, RATE):
             if start < self.length:
-                spans.pop()  # the slot that was filling
+                spans.pop()  # the incomplete slot
             elif len(spans) >= self.config.cover:
-                # One merge makes room for three; every slot here is full, so when a merge
-                # happens and what it takes do not depend on how many latents came at once.
+                # One merge makes room for three. Every slot is complete here, so the merges do
+                # not depend on how many latents were appended at a time.
                 _merge_one(spans, self.config.recent, folds, views)
             spans.append(Span(1, start, min(start + RATE, end)))
         return MergeSchedule(self.config, end, tuple(spans)), folds
@@ -158,9 +166,9 @@ class MergeSchedule:
 
 def _merge_one(spans: list[Span], recent: int, folds: Folds, views: Views | None) -> None:
     """Replace four neighbours by their parent, in place."""
-    at = _first_to_go(spans, max(0, len(spans) - recent), views)
+    at = _next_group(spans, max(0, len(spans) - recent), views)
     if at is None:
-        at = _first_to_go(spans, len(spans), views)
+        at = _next_group(spans, len(spans), views)
     first = at or 0
     parts = tuple(spans[first : first + RATE])
     parent = Span(1 + max(part.level for part in parts), parts[0].start, parts[-1].end)
@@ -171,8 +179,8 @@ def _merge_one(spans: list[Span], recent: int, folds: Folds, views: Views | None
     spans[first : first + RATE] = [parent]
 
 
-def _first_to_go(spans: list[Span], stop: int, views: Views | None) -> int | None:
-    """Where the group begins that is to be merged first, among the spans before index `stop`."""
+def _next_group(spans: list[Span], stop: int, views: Views | None) -> int | None:
+    """Where the group to merge next begins, among the spans before index `stop`."""
     groups = _groups(spans[:stop])
     if not groups:
         return None
@@ -182,8 +190,8 @@ def _first_to_go(spans: list[Span], stop: int, views: Views | None) -> int | Non
 
     def loss(at: int) -> tuple[int, int, int]:
         lost = sum(unique[at])
-        # Of views seen twice the older are kept: what a walk made itself is never truer than
-        # what it was made from.
+        # Of views seen twice the newer are merged: generated frames are less reliable than what
+        # they were generated from.
         return lost, spans[at].level, at if lost else -at
 
     return min(groups, key=loss)

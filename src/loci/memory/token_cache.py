@@ -1,4 +1,4 @@
-"""Codes of the past, and the book in which they are made from latents and from one another."""
+"""Memory tokens by span, and the cache in which they are computed from latents and merged."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,34 +14,44 @@ from loci.memory.schedule import Folds, Span
 
 
 class Compressor(Protocol):
-    """Four to one in time, twice: latents to codes of level one, codes to the next level."""
+    """Compresses time by four: latents to memory tokens, and memory tokens to the next level."""
 
     def encode(
         self, latents: Float[Tensor, "b c t h w"], poses: Float[Tensor, "b t 3"] | None
     ) -> Float[Tensor, "b d t4 h2 w2"]: ...
 
     def merge(
-        self, codes: Float[Tensor, "b d 4 h2 w2"], poses: Float[Tensor, "b 4 4"] | None
+        self, tokens: Float[Tensor, "b d 4 h2 w2"], poses: Float[Tensor, "b 4 4"] | None
     ) -> Float[Tensor, "b d 1 h2 w2"]: ...
 
 
 @dataclass(frozen=True)
 class MemoryTokens:
-    """What the transformer reads of the past, oldest first.
+    """The memory tokens of k spans, oldest first: what the transformer attends to of the past.
 
-    `poses` are (heading, x, y, spread) in float64: circular mean of the headings and mean place,
-    of the latents for a code of level one, of its parts (weighted by their lengths) for a merged
-    one, and the arc that a merged one's headings span. Where headings cancel out, as over a full
-    spin, the mean is arbitrary but fixed. Raw latents as codes have no spread.
+    `poses` are (heading, x, y, spread) in float64: circular mean heading and mean position of the
+    latents of a slot, or of the parts of a merged span, weighted by their lengths; and the arc that
+    the headings of a merged span cover. Where headings cancel out, as over a full turn, the mean
+    is arbitrary but deterministic. Raw latents used as memory tokens have no spread.
     """
 
     tokens: Float[Tensor, "b d k h w"]
     poses: Float[Tensor, "b k p"] | None
     spans: tuple[Span, ...]
 
+    def select(self, rows: Sequence[int]) -> "MemoryTokens":
+        """Some of the spans, in the order given."""
+        chosen = torch.tensor(rows, device=self.tokens.device, dtype=torch.long)
+        poses = self.poses
+        return MemoryTokens(
+            self.tokens[:, :, chosen],
+            None if poses is None else poses[:, chosen.to(poses.device)],
+            tuple(self.spans[row] for row in rows),
+        )
 
-def gather(parts: Sequence[MemoryTokens]) -> MemoryTokens:
-    """Codes one after another."""
+
+def concatenate(parts: Sequence[MemoryTokens]) -> MemoryTokens:
+    """The spans of all parts, one after another."""
     poses = [part.poses for part in parts if part.poses is not None]
     return MemoryTokens(
         torch.cat([part.tokens for part in parts], dim=2),
@@ -50,22 +60,25 @@ def gather(parts: Sequence[MemoryTokens]) -> MemoryTokens:
     )
 
 
-def split(codes: MemoryTokens) -> dict[Span, MemoryTokens]:
-    """Every code on its own."""
+def split_spans(tokens: MemoryTokens) -> dict[Span, MemoryTokens]:
+    """The memory tokens of each span by itself."""
     return {
         span: MemoryTokens(
-            codes.tokens[:, :, k : k + 1],
-            None if codes.poses is None else codes.poses[:, k : k + 1],
+            tokens.tokens[:, :, k : k + 1],
+            None if tokens.poses is None else tokens.poses[:, k : k + 1],
             (span,),
         )
-        for k, span in enumerate(codes.spans)
+        for k, span in enumerate(tokens.spans)
     }
 
 
 class MemoryTokenCache:
-    """Codes by span while they are being made; starts from those already `known`.
+    """Memory tokens by span while they are computed.
 
-    At most `batch` windows or groups go through the compressor in one call.
+    Args:
+        compressor: computes them.
+        batch: the most windows or groups in one call of the compressor.
+        known: what is there already.
     """
 
     def __init__(
@@ -73,7 +86,7 @@ class MemoryTokenCache:
     ) -> None:
         self.compressor = compressor
         self.batch = batch
-        self.codes = {} if known is None else split(known)
+        self.entries = {} if known is None else split_spans(known)
 
     def encode(
         self,
@@ -82,45 +95,46 @@ class MemoryTokenCache:
         poses: Float[Tensor, "b t 3"] | None,
         window: int,
     ) -> None:
-        """Add the slots of latents that begin at `first`: whole windows, or one partial one."""
+        """Add the slots of latents that begin at index `first`: whole windows, or one partial."""
         length = latents.shape[2]
-        cuts = [slice(s, min(s + window, length)) for s in range(0, length, window)]
-        for some in _batches(cuts, self.batch):
-            where = None if poses is None else torch.cat([poses[:, cut] for cut in some])
-            stacked = torch.cat([latents[:, :, cut] for cut in some])
-            made = self.compressor.encode(stacked, where).chunk(len(some))
-            for cut, tokens in zip(some, made, strict=True):
-                within = None if poses is None else poses[:, cut]
-                self.codes |= split(_slots(tokens, within, first + cut.start, first + cut.stop))
+        windows = [slice(s, min(s + window, length)) for s in range(0, length, window)]
+        for batch in _batches(windows, self.batch):
+            batch_poses = None if poses is None else torch.cat([poses[:, part] for part in batch])
+            stacked = torch.cat([latents[:, :, part] for part in batch])
+            encoded = self.compressor.encode(stacked, batch_poses).chunk(len(batch))
+            for part, tokens in zip(batch, encoded, strict=True):
+                window_poses = None if poses is None else poses[:, part]
+                slots = _slots(tokens, window_poses, first + part.start, first + part.stop)
+                self.entries |= split_spans(slots)
 
     def merge(self, wanted: Iterable[Span], folds: Folds) -> None:
-        """Add the wanted spans, and whatever they are merged from, level by level."""
+        """Add the wanted spans, and those they are merged from, level by level."""
         missing: dict[Span, tuple[Span, ...]] = {}
         queue = list(wanted)
         for span in queue:
-            if span not in self.codes:
+            if span not in self.entries:
                 missing[span] = folds.get(span) or span.quarters
                 queue.extend(missing[span])
         for level in sorted({span.level for span in missing}):
             group = [span for span in missing if span.level == level]
-            for some in _batches(group, self.batch):
-                self._merge_batch({span: missing[span] for span in some})
+            for batch in _batches(group, self.batch):
+                self._merge_batch({span: missing[span] for span in batch})
 
     def read(self, spans: Sequence[Span]) -> MemoryTokens:
-        """The codes of the given spans, which must have been made."""
-        return gather([self.codes[span] for span in spans])
+        """The memory tokens of the given spans, which must be in the cache."""
+        return concatenate([self.entries[span] for span in spans])
 
     def _merge_batch(self, groups: dict[Span, tuple[Span, ...]]) -> None:
         stacks = [self.read(parts) for parts in groups.values()]
-        where = [stack.poses for stack in stacks if stack.poses is not None]
+        poses = [stack.poses for stack in stacks if stack.poses is not None]
         stacked = torch.cat([stack.tokens for stack in stacks])
-        made = self.compressor.merge(stacked, torch.cat(where) if where else None)
-        for span, stack, token in zip(groups, stacks, made.chunk(len(stacks)), strict=True):
+        merged = self.compressor.merge(stacked, torch.cat(poses) if poses else None)
+        for span, stack, tokens in zip(groups, stacks, merged.chunk(len(stacks)), strict=True):
             pose = None
             if stack.poses is not None:
                 lengths = torch.tensor([part.length for part in stack.spans], dtype=torch.float64)
                 pose = panorama_pose(stack.poses, lengths)[:, None]
-            self.codes[span] = MemoryTokens(token, pose, (span,))
+            self.entries[span] = MemoryTokens(tokens, pose, (span,))
 
 
 def slot_spans(start: int, end: int) -> tuple[Span, ...]:
@@ -131,7 +145,7 @@ def slot_spans(start: int, end: int) -> tuple[Span, ...]:
 def mean_poses(
     poses: Float[Tensor, "b t 3"], spans: Sequence[Span], start: int = 0
 ) -> Float[Tensor, "b k 4"]:
-    """The mean pose of each span, of poses that begin at latent `start`; no spread."""
+    """The mean pose of each span without spread; `poses` begin at latent `start`."""
     means = [view_pose(poses[:, span.start - start : span.end - start]) for span in spans]
     return torch.stack(means, dim=1)
 

@@ -1,4 +1,4 @@
-"""What a chunk is conditioned on, computed once and reused at every sampling step."""
+"""The conditioning of a chunk: computed once, used at every sampling step."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loci.nn.attention import KeysValues
-from loci.nn.norms import learned
-from loci.nn.rotary import Rotation
+from loci.nn.norms import learned_table
+from loci.nn.rotary import RotaryEmbedding
 
 
 class Prompt(NamedTuple):
@@ -21,17 +21,17 @@ class Prompt(NamedTuple):
 
 
 class Actions(NamedTuple):
-    """Action ids per RGB frame of the chunk, `[b or 1, n]` each."""
+    """Action ids (0 to 9) of each frame of the chunk, `[b or 1, n]` each."""
 
     move: Int[Tensor, "b n"]
     view: Int[Tensor, "b n"]
 
 
 class ChunkPoses(NamedTuple):
-    """Reckoned poses (heading, x, y) of everything in a chunk's sequence, in one world frame.
+    """Dead-reckoned poses (heading, x, y) of a chunk's sequence, in the coordinates of the walk.
 
-    Those of codes may have the spread of their headings as a fourth number.
-    `ages` counts the latents from a memory's last one to the local frame.
+    Those of memory tokens may have the spread of their headings as a fourth number. `ages` counts
+    the latents from the last one of a memory token's span to the local frame.
     """
 
     memory: Float[Tensor, "b k p"]
@@ -41,10 +41,10 @@ class ChunkPoses(NamedTuple):
 
 
 class LayerMemory(NamedTuple):
-    """One block's view of the conditioning.
+    """The conditioning of one block.
 
-    `normed_memory` is the normalised input of the block's memory stream; `memory` its keys and
-    values where they do not depend on the timestep (a fixed stream), else None.
+    `normed_memory` are the block's normalised memory tokens; `memory` their keys and values if
+    these do not depend on the timestep (memory stream "fixed"), else None.
     """
 
     normed_memory: Tensor
@@ -56,15 +56,15 @@ class ChunkContext(NamedTuple):
     """All that `WorldTransformer.velocity` needs besides the noisy latents and the timestep."""
 
     layers: tuple[LayerMemory, ...]
-    memory_at: Rotation
-    target_at: Rotation
+    memory_rotation: RotaryEmbedding
+    target_rotation: RotaryEmbedding
     target_offset: Float[Tensor, "b t d"]
-    """Added to every token of a target frame: its action, and its reckoned pose."""
+    """Added to every token of a target frame: the embedding of its action, and of its pose."""
 
 
 @dataclass(frozen=True)
 class ActionEncoderConfig:
-    """Sizes of the encoder (Infinite-World, 4.2). The defaults are the released ones."""
+    """Sizes of the action encoder. The defaults are those of the released model."""
 
     vocabulary: int = 10
     embedding: int = 256
@@ -74,7 +74,7 @@ class ActionEncoderConfig:
 
 
 class ActionEncoder(nn.Module):
-    """Embeds `move` and `view`, then two convolutions over time bring frames down to latents."""
+    """Embeds `move` and `view` ids; two strided convolutions reduce frames to latents in time."""
 
     def __init__(self, config: ActionEncoderConfig, dim: int) -> None:
         super().__init__()
@@ -83,7 +83,9 @@ class ActionEncoder(nn.Module):
         if 2 * c.embedding != c.hidden:
             raise ValueError(f"hidden must be twice the embedding, got {c.hidden}, {c.embedding}")
         self.embedding_move, self.embedding_view = (
-            nn.Embedding.from_pretrained(learned(c.vocabulary, c.embedding, std=1.0), freeze=False)
+            nn.Embedding.from_pretrained(
+                learned_table(c.vocabulary, c.embedding, std=1.0), freeze=False
+            )
             for _ in range(2)
         )
 
@@ -95,9 +97,9 @@ class ActionEncoder(nn.Module):
         self.proj = nn.Linear(c.hidden, dim)
 
     def forward(self, move: Int[Tensor, "b n"], view: Int[Tensor, "b n"]) -> Float[Tensor, "b t d"]:
-        """Ids 0..9 per RGB frame to one vector per latent: n -> ceil(ceil(n/2)/2) as released.
+        """Ids 0 to 9 per frame to one vector per latent; as released n -> ceil(ceil(n / 2) / 2).
 
-        The group norm sees the whole sequence, so a chunk's actions must be complete.
+        Group norm spans the whole sequence, so that the actions of the whole chunk are needed.
 
         Raises:
             ValueError: when the two streams differ in shape or are empty.

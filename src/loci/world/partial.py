@@ -1,8 +1,8 @@
-"""Evaluating the transformer on some of a chunk's tokens, the others staying as last seen.
+"""Evaluating the transformer on some of a chunk's tokens while the others stay cached.
 
-Only self-attention mixes a chunk's tokens. `CachedTokens` keeps, for every block, the keys and values
-of all of them as they were at each token's last evaluation. The transformer is given one of its
-views, computes the tokens of that view and lets them look at all.
+Only self-attention mixes the tokens of a chunk. `CachedTokens` holds the keys and values of all of
+them in every block, as of each token's last evaluation. The transformer is given one of its views,
+computes the tokens of that view and lets them attend to all.
 """
 
 from collections.abc import Callable
@@ -12,19 +12,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from loci.nn.attention import KeysValues
-from loci.nn.rotary import Rotation
+from loci.nn.rotary import RotaryEmbedding
 
-Seen = Callable[[KeysValues], KeysValues]
-"""From the keys and values of the tokens that are computed to those of all that are looked at."""
+ExtendKeys = Callable[[KeysValues], KeysValues]
+"""From the keys and values of the tokens that are computed to those of all that are attended to."""
 
 
 class TokenView:
-    """The tokens of a chunk that an evaluation computes: all of them, or some rows.
+    """The tokens of a chunk that an evaluation computes: all, or some rows.
 
-    By itself it makes the others absent; views of a `CachedTokens` keep them in sight.
+    In itself the other tokens are absent; in a view of `CachedTokens` they are attended to.
 
     Args:
-        rows: of the patch grid of a chunk, frame after frame, ascending; None for all.
+        rows: indices of tokens of the chunk, ascending; None for all.
 
     Raises:
         ValueError: when the rows are not ascending.
@@ -35,25 +35,25 @@ class TokenView:
             raise ValueError("rows must be ascending")
         self.rows = rows
 
-    def chosen(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b k d"]:
-        """Of something that every token has, the rows of this view."""
+    def select(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b k d"]:
+        """The rows of this view of a value per token."""
         return x if self.rows is None else x[:, self.rows]
 
-    def places(self, at: Rotation) -> Rotation:
-        """The positions of this view's rows."""
+    def rotation(self, rotation: RotaryEmbedding) -> RotaryEmbedding:
+        """The rotary positions of this view's rows."""
         if self.rows is None:
-            return at
-        return Rotation(*(part[..., self.rows, :] for part in at))
+            return rotation
+        return RotaryEmbedding(*(part[..., self.rows, :] for part in rotation))
 
-    def seen(self, layer: int) -> Seen | None:
-        """What a block's self-attention looks at besides the memory; None for the rows alone."""
+    def extend(self, layer: int) -> ExtendKeys | None:
+        """How a block extends its keys and values; None to attend to the rows only."""
         return None
 
 
 class CachedTokens:
-    """The keys and values that every block last had of a chunk's tokens.
+    """The last keys and values of a chunk's tokens in every block.
 
-    One object serves one chunk under one condition: what it holds says nothing of the next chunk.
+    One object serves one chunk under one condition.
     """
 
     def __init__(self) -> None:
@@ -61,39 +61,38 @@ class CachedTokens:
 
     @property
     def empty(self) -> bool:
-        """Nothing was evaluated yet, so no part can be."""
+        """Whether nothing was evaluated yet."""
         return not self.layers
 
     def whole(self) -> TokenView:
-        """All tokens: an evaluation of them gives the same as without keeping."""
-        return _KeptView(self, None)
+        """A view of all tokens; the result is the same as without a cache."""
+        return _CachedView(self, None)
 
     def part(self, rows: Int[Tensor, "k"]) -> TokenView:
-        """Some tokens. If nothing changed since all were last evaluated, theirs come out the same.
+        """A view of some tokens.
 
         Args:
             rows: as for `TokenView`.
 
         Raises:
-            ValueError: when nothing is kept yet, or the rows are not ascending.
+            ValueError: when the cache is empty, or the rows are not ascending.
         """
         if self.empty:
             raise ValueError("a part can be evaluated only after all tokens were")
-        return _KeptView(self, rows)
+        return _CachedView(self, rows)
 
 
-class _KeptView(TokenView):
-    def __init__(self, kept: CachedTokens, rows: Tensor | None) -> None:
+class _CachedView(TokenView):
+    def __init__(self, cache: CachedTokens, rows: Tensor | None) -> None:
         super().__init__(rows)
-        self.kept = kept
+        self.cache = cache
 
-    def seen(self, layer: int) -> Seen:
-        return lambda own: self._renewed(layer, own)
+    def extend(self, layer: int) -> ExtendKeys:
+        return lambda computed: self._update(layer, computed)
 
-    def _renewed(self, layer: int, own: KeysValues) -> KeysValues:
+    def _update(self, layer: int, computed: KeysValues) -> KeysValues:
         if self.rows is not None:
-            before = self.kept.layers[layer]
-            pairs = zip(before, own, strict=True)
-            own = KeysValues(*(torch.index_copy(old, 2, self.rows, new) for old, new in pairs))
-        self.kept.layers[layer] = own
-        return own
+            pairs = zip(self.cache.layers[layer], computed, strict=True)
+            computed = KeysValues(*(torch.index_copy(old, 2, self.rows, new) for old, new in pairs))
+        self.cache.layers[layer] = computed
+        return computed

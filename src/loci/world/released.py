@@ -20,7 +20,7 @@ from loci.errors import LociError
 from loci.io.config import CONFIG_NAME, save_config
 from loci.io.files import replacing_folder
 from loci.io.weights import load_strict, read_tensors
-from loci.world.rollout import WorldConfig
+from loci.world.config import WorldConfig
 from loci.world.text import TextEncoder, TextEncoderConfig, load_tokenizer
 from loci.world.transformer import TransformerConfig, WorldTransformer
 

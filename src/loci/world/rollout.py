@@ -1,203 +1,290 @@
-"""One chunk of a walk: from what is remembered and what is pressed to new latents."""
+"""Walks in latent space: memory, conditioning and sampling, chunk by chunk, without a codec."""
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Self
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from loci.caching.presets import Preset
+from loci.actions import to_ids
+from loci.caching.calibration import ModelCalibration
+from loci.caching.presets import UNCALIBRATED, Preset, as_preset
 from loci.caching.stats import Stats
-from loci.flow import (
-    Rows,
-    State,
-    StepPolicy,
-    TokenPolicy,
-    Velocity,
-    euler_timesteps,
-    guided,
-    sample,
-)
-from loci.memory.hierarchical import HierarchicalMemoryConfig
-from loci.memory.hpmc import WindowPlan
-from loci.memory.poses import ActionScale
-from loci.memory.schedule import HierarchyConfig
-from loci.world.block import to_latents, to_tokens
+from loci.codecs.base import CodecState
+from loci.errors import LociError
+from loci.memory.hierarchical import HierarchicalMemory, MemoryState
+from loci.memory.hpmc import published_memory
+from loci.memory.poses import dead_reckon
+from loci.memory.token_cache import MemoryTokens
 from loci.world.conditioning import Actions, ChunkContext, ChunkPoses, Prompt
-from loci.world.partial import CachedTokens, TokenView
+from loci.world.config import WorldConfig
+from loci.world.sampling import check_seed, chunk_noise, sample_chunk, sample_with_preset
 from loci.world.transformer import WorldTransformer
 
-VIDEO = "video"
-"""The name of the only tensor that flows in a chunk: its tokens `[n, p]` (`world/patches.py`)."""
 
+@dataclass(frozen=True, eq=False)
+class WalkState:
+    """A walk between two chunks. It never changes: keep it, and the walk can be forked from here.
 
-@dataclass(frozen=True)
-class SamplingConfig:
-    """The released values are 30 steps, shift 7, guidance 5, on the released grid (7)."""
-
-    steps: int = 30
-    shift: float = 7.0
-    even: bool = False
-    guidance: float = 5.0
-
-    def fewer(self, part: float) -> "SamplingConfig":
-        """With a part of the steps, at least one."""
-        return replace(self, steps=max(1, round(part * self.steps)))
-
-
-def chunk_context(
-    model: WorldTransformer,
-    memory: Float[Tensor, "1 c k h w"] | None,
-    local: Float[Tensor, "1 16 1 h w"],
-    actions: Actions,
-    prompt: Prompt | None,
-    address: ChunkPoses | None,
-) -> ChunkContext:
-    """The chunk's conditioning, made once: one row, or one for each row of the prompt."""
-    rows = 1 if prompt is None else prompt.states.shape[0]
-    if memory is not None:
-        memory = memory.expand(rows, -1, -1, -1, -1)
-    return model.context(memory, local.expand(rows, -1, -1, -1, -1), actions, prompt, address)
-
-
-def sample_chunk(
-    model: WorldTransformer,
-    noise: Float[Tensor, "1 16 t h w"],
-    context: ChunkContext,
-    sampling: SamplingConfig,
-    policy: StepPolicy | None = None,
-) -> Float[Tensor, "1 16 t h w"]:
-    """Latents of a chunk from its noise; guided where the context has a negative row.
-
-    A policy is for this chunk alone: what it knows of one velocity says nothing of the next
-    chunk's. The state it meets is `{"video": tokens [n, p]}`, a row for every token.
+    Attributes:
+        seed: of the noise.
+        frames: so far, the start picture included.
+        chunks: so far.
+        memory: of the history.
+        codec: the state of the codec's stream.
+        local: the newest latent.
+        pose: dead-reckoned (heading, x, y).
+        prompt: encoded, for models with text.
     """
-    keeping = isinstance(policy, TokenPolicy) and not policy.alone
-    flow = ChunkFlow(model, context, noise.shape, keeping)
 
-    def stepped(velocity: Velocity) -> Velocity:
-        several = context.target_offset.shape[0] > 1
-        return guided(velocity, sampling.guidance) if several else velocity
-
-    state = sample(
-        stepped(flow.whole),
-        {VIDEO: to_tokens(noise)[0]},
-        euler_timesteps(sampling.steps, sampling.shift, sampling.even),
-        policy,
-        partial=lambda state, timestep, rows: stepped(flow.part(rows))(state, timestep),
-    )
-    return to_latents(state[VIDEO][None], noise.shape)
+    seed: int
+    frames: int
+    chunks: int
+    memory: MemoryState
+    codec: CodecState
+    local: Float[Tensor, "b c 1 h w"]
+    pose: Float[Tensor, "b 3"]
+    prompt: Prompt | None = None
 
 
-def sample_at_speed(
-    model: WorldTransformer,
-    noise: Float[Tensor, "1 16 t h w"],
-    context: ChunkContext,
-    sampling: SamplingConfig,
-    speed: Preset,
-    ledger: Stats,
-    verify: bool = False,
-) -> Float[Tensor, "1 16 t h w"]:
-    """`sample_chunk` with what a speed spares, written down under "chunks".
-
-    With `verify` it is sampled once more, exactly, and the error is written down as well.
-    """
-    taken = sampling.fewer(speed.walk_steps)
-    with ledger.timed("chunks") as entry:
-        policy = ledger.watched("chunks", speed.walk_policy())
-        latents = sample_chunk(model, noise, context, taken, policy)
-        entry.exact += sampling.steps - taken.steps
-    if verify:
-        exact = sample_chunk(model, noise, context, sampling)
-        ledger.verified("chunks", {VIDEO: latents}, {VIDEO: exact})
-    return latents
-
-
-class ChunkFlow:
-    """The velocity of one chunk's tokens for a sampler: of all, or of some rows.
-
-    With `keeping` it remembers every evaluation, and when some tokens are evaluated the others
-    stay keys and values of self-attention. Without, they are absent.
+class Rollout:
+    """Generates the latents of walks, one or a batch of them, chunk by chunk.
 
     Args:
-        model: the transformer.
-        context: of the chunk. Where it has several rows, states hold the tokens of as many copies
-            of the chunk, one after the other, and velocities are alike.
-        shape: of the chunk's latents.
-        keeping: whether evaluations are remembered.
+        config: how the world is walked.
+        transformer: the model.
+        temporal_factor: frames per latent.
+        calibration: of the model, for presets with a tolerance.
+
+    Raises:
+        LociError: when the configuration does not fit the model.
     """
 
     def __init__(
-        self, model: WorldTransformer, context: ChunkContext, shape: torch.Size, keeping: bool
+        self,
+        config: WorldConfig,
+        transformer: WorldTransformer,
+        temporal_factor: int = 1,
+        calibration: ModelCalibration | None = None,
     ) -> None:
-        self.model, self.context = model, context
-        self.shape = torch.Size((context.target_offset.shape[0], *shape[1:]))
-        self.kept = CachedTokens() if keeping else None
+        self.config, self.transformer = config, transformer
+        self.temporal_factor = temporal_factor
+        self.calibration = calibration or ModelCalibration()
+        self.preset, self.stats, self.verify = as_preset(None), Stats(), False
+        _check_config(config, transformer, temporal_factor)
+        encoder = transformer.latent_encoder
+        published = partial(published_memory, encoder) if config.memory.exact else None
+        self.memory = HierarchicalMemory(config.memory, encoder, published)
 
-    def whole(self, state: State, timestep: Float[Tensor, "m"]) -> State:
-        """Of every token."""
-        view = TokenView() if self.kept is None else self.kept.whole()
-        return {VIDEO: self._tokens(state, timestep, view).flatten(0, 1)}
+    def at_speed(
+        self, preset: str | Preset, stats: Stats | None = None, verify: bool = False
+    ) -> Self:
+        """The same world with another speed preset and statistics of its own; weights are shared.
 
-    def part(self, rows: Rows) -> Velocity:
-        """Of some tokens of the chunk; asked with the state of all."""
+        Walks of several threads each need a world from here, so that their statistics are apart.
 
-        def velocity(state: State, timestep: Tensor) -> State:
-            if self.kept is not None and self.kept.empty:  # there is nothing to look back at
-                every = self._tokens(state, timestep, self.kept.whole())
-                return {VIDEO: every[:, rows].flatten(0, 1)}
-            view = TokenView(rows) if self.kept is None else self.kept.part(rows)
-            return {VIDEO: self._tokens(state, timestep, view).flatten(0, 1)}
+        Args:
+            preset: "exact", "fast", "faster", or one of your own (docs/acceleration.md).
+            stats: where evaluations and seconds are counted; new ones by default.
+            verify: sample every chunk once more, exactly, and record the error.
 
-        return velocity
+        Raises:
+            LociError: when there is no preset of that name.
+        """
+        if not isinstance(preset, str | Preset):
+            raise LociError(f"speed {preset!r}: expected exact, fast, faster or a Preset")
+        other = copy.copy(self)
+        other.verify = verify
+        other.preset = as_preset(preset).calibrated(self.calibration)
+        other.stats = stats if stats is not None else Stats()
+        if "walk" in other.preset.uncalibrated:
+            other.stats.note(UNCALIBRATED)
+        return other
 
-    def _tokens(self, state: State, timestep: Tensor, view: TokenView) -> Tensor:
-        """Every token is at the same time, so the network gets it once for each copy."""
-        copies = self.shape[0]
-        noisy = to_latents(state[VIDEO].unflatten(0, (copies, -1)), self.shape)
-        return self.model.token_velocity(noisy, timestep[:copies], self.context, view)
+    @property
+    def chunk(self) -> int:
+        """New frames per chunk at most."""
+        return self.config.chunk
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.transformer.patch_embedding.weight.device
+
+    @torch.no_grad()
+    def begin(
+        self,
+        latents: Float[Tensor, "b c t h w"],
+        poses: Float[Tensor, "b t 3"] | None = None,
+        seed: int = 0,
+        prompt: Prompt | None = None,
+        codec: CodecState | None = None,
+    ) -> WalkState:
+        """The state of a walk with a known history, whose last latent is the local frame.
+
+        Args:
+            latents: one or more.
+            poses: dead-reckoned, of every latent, where the model uses them; by default the walk
+                begins at (0, 0, 0), which needs a single latent.
+            seed: of the noise, 0 to 2**63 - 1.
+            prompt: encoded, for models with text.
+            codec: the state of the codec after these latents.
+
+        Raises:
+            LociError: for a seed out of range.
+        """
+        batch, _, count = latents.shape[:3]
+        if poses is None:
+            poses = torch.zeros(batch, count, 3, dtype=torch.float64)
+        known = count - int(self.config.lag)
+        memory = self.memory.empty()
+        if known:
+            known_poses = None if self.config.action_scale is None else poses[:, :known]
+            memory = self.memory.append(memory, latents[:, :, :known], known_poses)
+        return WalkState(
+            check_seed(seed),
+            frames=1 + (count - 1) * self.temporal_factor,
+            chunks=0,
+            memory=memory,
+            codec=codec or {},
+            local=latents[:, :, -1:].clone(),
+            pose=poses[:, -1].double(),
+            prompt=prompt,
+        )
+
+    @torch.no_grad()
+    def walk_latents(
+        self, state: WalkState, actions: Int[Tensor, "b n 2"]
+    ) -> Iterator[tuple[Float[Tensor, "b c t h w"], WalkState]]:
+        """New latents and the state after them, chunk by chunk. Needs no decoder.
+
+        Args:
+            state: where the walks are.
+            actions: ids of every walk, in whole latents.
+        """
+        for at in range(0, actions.shape[1], self.chunk):
+            ids = actions[:, at : at + self.chunk]
+            following = actions[:, at + self.chunk : at + self.chunk + 1]
+            latents, poses = self._sample(state, ids, following)
+            state = self._advance(state, ids.shape[1], self._new(latents, ids.shape[1]), poses)
+            yield latents, state
+
+    @torch.no_grad()
+    def context(
+        self, state: WalkState, actions: ArrayLike, next_action: ArrayLike | None = None
+    ) -> ChunkContext:
+        """The conditioning of the next chunk; arguments as of `World.step`."""
+        ids = torch.from_numpy(to_ids(actions))[None]
+        return self._context(state, ids, next_actions(next_action))[0]
+
+    def _sample(
+        self, state: WalkState, ids: Int[Tensor, "b n 2"], following: Int[Tensor, "b m 2"]
+    ) -> tuple[Tensor, Tensor | None]:
+        """The latents of the whole chunk, and the dead-reckoned poses of its frames."""
+        with self.stats.timed("context"):
+            context, poses = self._context(state, ids, following)
+        frames = self.config.chunk // self.temporal_factor + int(self.config.overlap)
+        shape = (*state.local.shape[:2], frames, *state.local.shape[3:])
+        noise = chunk_noise(state.seed, state.chunks, shape, self.device)
+        if len(noise) > 1:
+            latents = sample_chunk(self.transformer, noise, context, self.config.sampling)
+        else:
+            run = self.config.sampling, self.preset, self.stats, self.verify
+            latents = sample_with_preset(self.transformer, noise, context, *run)
+        return latents, poses
+
+    def _context(
+        self, state: WalkState, ids: Int[Tensor, "b n 2"], following: Int[Tensor, "b m 2"]
+    ) -> tuple[ChunkContext, Tensor | None]:
+        config = self.config
+        # The rest of the chunk stands still.
+        padded = torch.zeros(len(ids), config.chunk + int(config.overlap), 2, dtype=torch.long)
+        padded[:, : ids.shape[1]] = ids
+        if config.overlap and following.shape[1]:
+            padded[:, ids.shape[1]] = following[:, 0]
+        move, view = padded.unbind(-1)
+        memory = self.memory.tokens(state.memory) if state.memory.length else None
+        chunk_poses = poses = None
+        if config.action_scale is not None:
+            poses = dead_reckon(state.pose, move, view, config.action_scale)
+            chunk_poses = _chunk_poses(state, memory, poses)
+        # One row for each walk, or for prompt and negative prompt of a single walk.
+        rows = len(state.local) if state.prompt is None else state.prompt.states.shape[0]
+        tokens = None if memory is None else memory.tokens.expand(rows, -1, -1, -1, -1)
+        context = self.transformer.context(
+            tokens,
+            state.local.expand(rows, -1, -1, -1, -1),
+            Actions(move.to(self.device), view.to(self.device)),
+            state.prompt,
+            chunk_poses,
+        )
+        return context, poses
+
+    def _new(self, latents: Float[Tensor, "b c t h w"], frames: int) -> Tensor:
+        """The latents of a chunk's first new frames."""
+        first = int(self.config.overlap)
+        return latents[:, :, first : first + frames // self.temporal_factor]
+
+    def _advance(
+        self,
+        state: WalkState,
+        frames: int,
+        new: Float[Tensor, "b c t h w"],
+        poses: Float[Tensor, "b n 3"] | None,
+        codec: CodecState | None = None,
+    ) -> WalkState:
+        """The state after so many new frames, with these latents."""
+        pose, known, known_poses = state.pose, new, None
+        if poses is not None:
+            known_poses, pose = poses[:, :frames], poses[:, frames - 1]
+        if self.config.lag:
+            known = torch.cat([state.local, new[:, :, :-1]], dim=2)
+            if known_poses is not None:
+                known_poses = torch.cat([state.pose[:, None], known_poses[:, :-1]], dim=1)
+        return replace(
+            state,
+            frames=state.frames + frames,
+            chunks=state.chunks + 1,
+            memory=self.memory.append(state.memory, known, known_poses),
+            codec=state.codec if codec is None else codec,
+            local=new[:, :, -1:].clone(),
+            pose=pose,
+        )
 
 
-def chunk_noise(
-    seed: int, chunk: int, shape: tuple[int, ...], device: torch.device
-) -> Float[Tensor, "1 16 t h w"]:
-    """Standard normal noise that depends on the walk's seed and the chunk's number alone.
-
-    Drawn on the CPU, so that a walk is the same on every device up to rounding.
-    """
-    mixed = (seed * 0x9E3779B97F4A7C15 + chunk * 0xBF58476D1CE4E5B9 + 1) % 2**63
-    return torch.randn(shape, generator=torch.Generator().manual_seed(mixed)).to(device)
-
-
-def _released_horizon() -> HierarchicalMemoryConfig:
-    """The published memory while its windows touch, then windows of the same size."""
-    exact = WindowPlan()
-    return HierarchicalMemoryConfig(HierarchyConfig(window=exact.window), exact)
+def _chunk_poses(
+    state: WalkState, memory: MemoryTokens | None, target: Float[Tensor, "b n 3"]
+) -> ChunkPoses:
+    if memory is None or memory.poses is None:
+        return ChunkPoses(target[:, :0], target[:, :0, 0], state.pose, target)
+    ends = torch.tensor([span.end for span in memory.spans], dtype=torch.float64)
+    ages = (state.memory.length - ends).expand(len(target), -1)
+    return ChunkPoses(memory.poses, ages, state.pose, target)
 
 
-@dataclass(frozen=True)
-class WorldConfig:
-    """How a world is walked. The defaults are those of the released model.
+def next_actions(action: ArrayLike | None) -> Int[Tensor, "1 m 2"]:
+    """The action after a chunk as ids, or none."""
+    ids = np.zeros((0, 2), np.int64) if action is None else to_ids(np.asarray([action]))
+    return torch.from_numpy(ids)[None]
 
-    `size` is height and width of the frames, None to choose the released bucket nearest to the
-    picture's shape. A chunk makes `chunk` new frames; with `overlap` it makes the newest frame
-    again as its first latent, which is thrown away. With `reencode` the history holds what the
-    codec sees in the decoded frames, otherwise the sampled latents. With `lag` the memory holds
-    everything before the local frame, otherwise that frame as well. `moves` and `views` list the
-    action ids the model was trained on; all of the vocabulary if empty.
-    """
 
-    size: tuple[int, int] | None = None
-    fps: int = 30
-    chunk: int = 80
-    overlap: bool = True
-    reencode: bool = True
-    lag: bool = False
-    codec: Literal["frame", "wan"] = "wan"
-    text: bool = True
-    moves: tuple[int, ...] = ()
-    views: tuple[int, ...] = ()
-    stride: ActionScale | None = None
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    horizon: HierarchicalMemoryConfig = field(default_factory=_released_horizon)
+def _check_config(config: WorldConfig, transformer: WorldTransformer, factor: int) -> None:
+    if (config.action_scale is None) != (transformer.config.pose_rotary is None):
+        raise LociError("world: action_scale and pose_rotary go together, got only one of them")
+    if config.action_scale is not None and (config.overlap or factor > 1):
+        raise LociError("world: dead-reckoned poses need a latent for each new frame, no overlap")
+    if config.action_scale is None and config.memory.hierarchy.posed:
+        raise LociError(
+            "world: a memory that follows views or has keyframes needs poses: an action_scale"
+        )
+    if factor > 1 and (config.chunk % factor or not config.overlap):
+        raise LociError(
+            f"world: a codec of {factor} frames a latent needs chunks that overlap, of a "
+            f"multiple of {factor} frames"
+        )

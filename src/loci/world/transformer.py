@@ -1,8 +1,8 @@
-"""The Infinite-World transformer: history, actions and noise in, flow velocity out."""
+"""The Infinite-World transformer (arXiv 2602.02393): velocity from history, actions and noise."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -10,15 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loci.flow import TIMESTEPS
-from loci.io.weights import (
-    CONFIG_NAME,
-    WEIGHTS_NAME,
-    load_config,
-    load_strict,
-    pretrained_folder,
-    read_tensors,
-    save_pretrained,
-)
+from loci.io.config import CONFIG_NAME, load_config
+from loci.io.models import pretrained_folder
+from loci.io.weights import WEIGHTS_NAME, load_strict, read_tensors, save_pretrained
 from loci.memory.addressing import (
     PosedHPMCEncoder,
     PoseEmbedding,
@@ -28,9 +22,9 @@ from loci.memory.addressing import (
 )
 from loci.memory.hpmc import HPMCConfig, HPMCEncoder
 from loci.memory.poses import relative_poses, with_spread
-from loci.nn.embeddings import timestep_code
-from loci.nn.norms import layer_norm, learned, modulated
-from loci.nn.rotary import Rotation, grid_rotation
+from loci.nn.embeddings import timestep_embedding
+from loci.nn.norms import layer_norm, learned_table, modulate
+from loci.nn.rotary import RotaryEmbedding, grid_rotary_embedding
 from loci.world.block import PATCH, Block, to_latents, to_tokens
 from loci.world.conditioning import (
     ActionEncoder,
@@ -46,14 +40,20 @@ from loci.world.partial import TokenView
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes and options. The defaults are the released model (Infinite-World, 2.1).
+    """Sizes and options. The defaults are those of the released model, without the extensions.
 
-    Options of ours: `text_width` None for a model without text; `reckoned` for addressing by
-    reckoned pose; `memory_stream` "fixed" keeps the memory tokens as the compressor made them, so
-    that their keys and values are computed once per chunk; `prediction` "data" lets the network
-    predict the clean latents, from which the velocity follows; `round_timestep` rounds the
-    timestep to the weights' type, as the released run does (6); without effect in float32.
+    Args:
+        text_width: width of the text states; None for a model without text.
+        pose_rotary: rotary positions from dead-reckoned poses; None for positions in time only.
+        memory_stream: "evolving": memory tokens pass through the blocks. "fixed": every block
+            gets them as the compressor made them, so that keys and values are computed once per
+            chunk.
+        prediction: "data": the network predicts clean latents, from which the velocity follows.
+        round_timestep: round the timestep to the dtype of the weights, as the released code does;
+            without effect in float32.
     """
+
+    FORMER_FIELDS: ClassVar[dict[str, str]] = {"reckoned": "pose_rotary"}
 
     dim: int = 1536
     ffn_dim: int = 8960
@@ -66,32 +66,32 @@ class TransformerConfig:
     eps: float = 1e-6
     actions: ActionEncoderConfig = field(default_factory=ActionEncoderConfig)
     memory: HPMCConfig = field(default_factory=HPMCConfig)
-    reckoned: PoseRotaryConfig | None = None
+    pose_rotary: PoseRotaryConfig | None = None
     memory_stream: Literal["evolving", "fixed"] = "evolving"
     prediction: Literal["velocity", "data"] = "velocity"
     round_timestep: bool = True
 
 
 class Head(nn.Module):
-    """Modulated norm and the projection to patches; float32 throughout (2.7)."""
+    """Modulated norm and projection to patches, computed in float32."""
 
     def __init__(self, dim: int, out: int, eps: float) -> None:
         super().__init__()
-        self.modulation = learned(1, 2, dim, std=dim**-0.5)
+        self.modulation = learned_table(1, 2, dim, std=dim**-0.5)
         self.head = nn.Linear(dim, out)
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "b n d"], e: Float[Tensor, "b d"]) -> Float[Tensor, "b n p"]:
         shift, scale = (self.modulation.float() + e[:, None]).chunk(2, dim=1)
-        tokens = modulated(layer_norm(x, self.eps).float(), shift, scale)
+        tokens = modulate(layer_norm(x, self.eps).float(), shift, scale)
         return _float_linear(self.head, tokens)
 
 
 class WorldTransformer(nn.Module):
-    """v(noisy latents, timestep; memory, local frame, actions, text), as in section 2.
+    """Velocity of noisy latents, conditioned on memory, local frame, actions and text.
 
-    `context` is computed once per chunk, `velocity` at every step; `forward` is both at once.
-    Nothing is written onto the module, so one instance serves many walks.
+    `context` is computed once per chunk, `velocity` at every step; `forward` does both. The module
+    keeps no state between calls, so that one instance serves many walks.
     """
 
     def __init__(self, config: TransformerConfig | None = None) -> None:
@@ -111,11 +111,10 @@ class WorldTransformer(nn.Module):
         )
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(c.dim, 6 * c.dim))
         self.action_encoder = ActionEncoder(c.actions, c.dim)
-        if c.reckoned is None:
+        if c.pose_rotary is None:
             self.latent_encoder = HPMCEncoder(c.memory)
         else:
-            self.latent_encoder = PosedHPMCEncoder(c.memory, c.reckoned)
-        if c.reckoned is not None:
+            self.latent_encoder = PosedHPMCEncoder(c.memory, c.pose_rotary)
             self.pose_embedding = PoseEmbedding(c.dim)
         has_text = c.text_width is not None
         self.blocks = nn.ModuleList(
@@ -129,33 +128,34 @@ class WorldTransformer(nn.Module):
         local: Float[Tensor, "b 16 1 h w"],
         actions: Actions,
         prompt: Prompt | None = None,
-        address: ChunkPoses | None = None,
+        poses: ChunkPoses | None = None,
     ) -> ChunkContext:
         """Everything of a chunk that does not depend on the noise or the timestep.
 
         Args:
-            memory: what the compressor made of the history: latents, or codes of the
-                transformer's width on the patch grid; None for an empty memory.
+            memory: the compressed history: latents, or memory tokens of the transformer's width
+                on the patch grid; None for an empty memory.
             local: the newest latent, uncompressed.
-            actions: ids for the chunk's frames.
-            prompt: required exactly when the model was built with text.
-            address: required exactly when the model uses reckoned addressing.
+            actions: ids of the chunk's frames.
+            prompt: needed exactly if the model has text.
+            poses: needed exactly if the model has pose-conditioned rotary positions.
 
         Raises:
-            ValueError: odd latent sizes, or conditions the model does not take.
+            ValueError: for odd latent sizes, or conditions that the model does not take.
         """
-        self._check(local, prompt, address)
+        self._check(local, prompt, poses)
         batch, rows, columns = local.shape[0], local.shape[-2] // PATCH, local.shape[-1] // PATCH
-        tokens = self._conditioning_tokens(memory, local, address)
+        tokens = self._conditioning_tokens(memory, local, poses)
         frames = tokens.shape[1] // (rows * columns)
         embedded = self.action_encoder(actions.move, actions.view)
         offset = embedded.expand(batch, -1, -1)
-        if self.config.reckoned is not None and address is not None:
-            offset = offset + self.pose_embedding(self._relative(address.target, address))
-        at = self._rotation(frames, offset.shape[1], rows, columns, local.device, address)
-        memory_at, target_at = at.slice(None, tokens.shape[1]), at.slice(tokens.shape[1], None)
-        layers = self._memory_stream(tokens, memory_at, self._text(prompt))
-        return ChunkContext(layers, memory_at, target_at, offset)
+        if poses is not None:
+            offset = offset + self.pose_embedding(self._relative(poses.target, poses))
+        rotation = self._rotation(frames, offset.shape[1], rows, columns, local.device, poses)
+        memory_rotation = rotation.slice(None, tokens.shape[1])
+        target_rotation = rotation.slice(tokens.shape[1], None)
+        layers = self._memory_stream(tokens, memory_rotation, self._text(prompt))
+        return ChunkContext(layers, memory_rotation, target_rotation, offset)
 
     def velocity(
         self,
@@ -163,7 +163,7 @@ class WorldTransformer(nn.Module):
         timestep: Float[Tensor, "b"],
         context: ChunkContext,
     ) -> Float[Tensor, "b 16 t h w"]:
-        """Predicted noise - data at a timestep on the 0..1000 scale; float32.
+        """Predicted noise - data at timesteps from 0 to 1000; float32.
 
         Raises:
             ValueError: when the context was made for another number of frames.
@@ -177,7 +177,7 @@ class WorldTransformer(nn.Module):
         context: ChunkContext,
         view: TokenView | None = None,
     ) -> Float[Tensor, "b k p"]:
-        """`velocity` as tokens (`world/patches.py`): all of them, or those of a view.
+        """`velocity` as tokens (`to_tokens`): all of them, or those of a view.
 
         Raises:
             ValueError: as `velocity`.
@@ -189,19 +189,20 @@ class WorldTransformer(nn.Module):
         e, projected = self._time(timestep)
         x = self._patches(noisy, mask=0.0)
         tokens_per_frame = x.shape[1] // noisy.shape[2]
-        x = view.chosen(x + context.target_offset.repeat_interleave(tokens_per_frame, dim=1))
-        at = view.places(context.target_at)
+        x = view.select(x + context.target_offset.repeat_interleave(tokens_per_frame, dim=1))
+        rotation = view.rotation(context.target_rotation)
         for i, (block, layer) in enumerate(zip(self._layers, context.layers, strict=True)):
-            now = block.modulate(projected)
+            modulation = block.modulate(projected)
             memory = layer.memory
             if memory is None:
-                memory = block.memory_keys(layer.normed_memory, context.memory_at, now)
-            x = block(x, now, at, memory, layer.text, view.seen(i))
+                rotated = layer.normed_memory, context.memory_rotation
+                memory = block.memory_keys(*rotated, modulation)
+            x = block(x, modulation, rotation, memory, layer.text, view.extend(i))
         out = self.head(x, e)
         if self.config.prediction == "velocity":
             return out
         level = (timestep / TIMESTEPS).view(-1, 1, 1).clamp(min=1e-3)
-        return (view.chosen(to_tokens(noisy)).float() - out) / level
+        return (view.select(to_tokens(noisy)).float() - out) / level
 
     def forward(
         self,
@@ -211,23 +212,24 @@ class WorldTransformer(nn.Module):
         local: Float[Tensor, "b 16 1 h w"],
         actions: Actions,
         prompt: Prompt | None = None,
-        address: ChunkPoses | None = None,
+        poses: ChunkPoses | None = None,
     ) -> Float[Tensor, "b 16 t h w"]:
         """`velocity` with a fresh `context`."""
-        return self.velocity(noisy, timestep, self.context(memory, local, actions, prompt, address))
+        return self.velocity(noisy, timestep, self.context(memory, local, actions, prompt, poses))
 
     def sequence(
         self, latents: Float[Tensor, "b 16 t h w"], mask: float
     ) -> Float[Tensor, "b 20 t h w"]:
-        """Latents with their mask channels: 1 for conditioning, 0 for noise (2.3)."""
+        """Latents with their mask channels: 1 for conditioning, 0 for noise."""
         shape = (latents.shape[0], self.config.mask_channels, *latents.shape[2:])
         return torch.cat([latents, latents.new_full(shape, mask)], dim=1)
 
     def initialise(self, gate: float = 0.0) -> None:
-        """Starting weights as in 2.8; `gate` is added to every block's gates.
+        """Initial weights for training.
 
-        A gate of 1 lets every block act from the first step on, which a small model trained from
-        nothing for a short time needs.
+        Args:
+            gate: added to the gates of every block. With 1 every block has an effect from the first
+                step on, which a small model needs that is trained from scratch for a short time.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -265,15 +267,15 @@ class WorldTransformer(nn.Module):
     def _layers(self) -> list[Block]:
         return cast("list[Block]", list(self.blocks))
 
-    def _check(self, local: Tensor, prompt: Prompt | None, address: ChunkPoses | None) -> None:
+    def _check(self, local: Tensor, prompt: Prompt | None, poses: ChunkPoses | None) -> None:
         height, width = local.shape[-2:]
         if height % PATCH or width % PATCH:
             raise ValueError(f"latent height and width must be even, got {height}x{width}")
         if (prompt is None) != (self.config.text_width is None):
             takes = "needs a prompt" if prompt is None else "was trained without text"
             raise ValueError(f"this model {takes}")
-        if (address is None) != (self.config.reckoned is None):
-            takes = "needs reckoned poses" if address is None else "takes no poses"
+        if (poses is None) != (self.config.pose_rotary is None):
+            takes = "needs poses" if poses is None else "takes no poses"
             raise ValueError(f"this model {takes}")
 
     def _patches(self, latents: Tensor, mask: float) -> Tensor:
@@ -281,18 +283,17 @@ class WorldTransformer(nn.Module):
         return self.patch_embedding(sequence).flatten(2).transpose(1, 2)
 
     def _conditioning_tokens(
-        self, memory: Tensor | None, local: Tensor, address: ChunkPoses | None
+        self, memory: Tensor | None, local: Tensor, poses: ChunkPoses | None
     ) -> Tensor:
         tokens = self._patches(local, mask=1.0)
         if memory is None or memory.shape[2] == 0:
             return tokens
-        if self.config.reckoned is None:
+        if poses is None:
             both = torch.cat([memory.to(local), local], dim=2)
             return self._patches(both, mask=1.0)
-        assert address is not None
-        codes = memory.flatten(3).permute(0, 2, 3, 1)
-        codes = codes + self.pose_embedding(self._relative(address.memory, address))[:, :, None]
-        return torch.cat([codes.flatten(1, 2).to(tokens), tokens], dim=1)
+        embedded = self.pose_embedding(self._relative(poses.memory, poses))[:, :, None]
+        memory_tokens = memory.flatten(3).permute(0, 2, 3, 1) + embedded
+        return torch.cat([memory_tokens.flatten(1, 2).to(tokens), tokens], dim=1)
 
     def _rotation(
         self,
@@ -301,24 +302,25 @@ class WorldTransformer(nn.Module):
         rows: int,
         columns: int,
         device: torch.device,
-        address: ChunkPoses | None,
-    ) -> Rotation:
-        reckoned = self.config.reckoned
-        if reckoned is None or address is None:
+        poses: ChunkPoses | None,
+    ) -> RotaryEmbedding:
+        config = self.config.pose_rotary
+        if config is None or poses is None:
             head_dim = self.config.dim // self.config.heads
-            return grid_rotation(frames + targets, rows, columns, head_dim, device)
-        parts = (address.memory, address.local[:, None], address.target)
-        poses = torch.cat([with_spread(part) for part in parts], dim=1)
-        steps = torch.arange(targets + 1).expand(poses.shape[0], -1)
-        times = torch.cat([memory_times(address.ages.cpu().double()), steps], dim=1)
-        kept = slice(-(frames + targets), None)
-        relative = self._relative(poses[:, kept], address)
-        return pose_rotation(reckoned, relative, times[:, kept], rows, columns, device)
+            return grid_rotary_embedding(frames + targets, rows, columns, head_dim, device)
+        parts = (poses.memory, poses.local[:, None], poses.target)
+        sequence = torch.cat([with_spread(part) for part in parts], dim=1)
+        steps = torch.arange(targets + 1).expand(sequence.shape[0], -1)
+        times = torch.cat([memory_times(poses.ages.cpu().double()), steps], dim=1)
+        present = slice(-(frames + targets), None)  # without the memory if it is empty
+        relative = self._relative(sequence[:, present], poses)
+        return pose_rotation(config, relative, times[:, present], rows, columns, device)
 
-    def _relative(self, poses: Tensor, address: ChunkPoses) -> Tensor:
-        assert self.config.reckoned is not None
-        relative = relative_poses(poses, address.local)
-        return torch.zeros_like(relative) if self.config.reckoned.blind else relative
+    def _relative(self, sequence: Tensor, poses: ChunkPoses) -> Tensor:
+        """Poses relative to that of the local frame."""
+        assert self.config.pose_rotary is not None
+        relative = relative_poses(sequence, poses.local)
+        return torch.zeros_like(relative) if self.config.pose_rotary.time_only else relative
 
     def _text(self, prompt: Prompt | None) -> Tensor | None:
         if prompt is None:
@@ -327,31 +329,32 @@ class WorldTransformer(nn.Module):
         return self.text_embedding(states.to(self.patch_embedding.weight.dtype))
 
     def _memory_stream(
-        self, tokens: Tensor, at: Rotation, text: Tensor | None
+        self, tokens: Tensor, rotation: RotaryEmbedding, text: Tensor | None
     ) -> tuple[LayerMemory, ...]:
+        """The memory tokens in front of every block, at timestep 0."""
         _, projected = self._time(torch.zeros(tokens.shape[0], device=tokens.device))
         layers = []
         for i, block in enumerate(self._layers):
-            still = block.modulate(projected)
+            modulation = block.modulate(projected)
             keys = None if text is None else block.text_keys(text)
             normed = block.norm(tokens)
             fixed = self.config.memory_stream == "fixed"
-            memory = block.memory_keys(normed, at, still) if fixed else None
+            memory = block.memory_keys(normed, rotation, modulation) if fixed else None
             layers.append(LayerMemory(normed, memory, keys))
             if not fixed and i + 1 < len(self.blocks):
-                tokens = block.advance_memory(tokens, still, at, keys)
+                tokens = block.advance_memory(tokens, modulation, rotation, keys)
         return tuple(layers)
 
     def _time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         if self.config.round_timestep:
             timestep = timestep.to(self.patch_embedding.weight.dtype).float()
-        code = timestep_code(timestep, self.config.frequencies)
+        code = timestep_embedding(timestep, self.config.frequencies)
         e = F.silu(_float_linear(self.time_embedding[0], code))
         e = _float_linear(self.time_embedding[2], e)
         return e, _float_linear(self.time_projection[1], F.silu(e)).unflatten(-1, (6, -1))
 
 
 def _float_linear(layer: nn.Module, x: Tensor) -> Tensor:
-    """A Linear computed in float32 whatever the type of its weights (6)."""
+    """A linear layer computed in float32 whatever the dtype of its weights."""
     assert isinstance(layer, nn.Linear)
     return F.linear(x, layer.weight.float(), layer.bias.float())

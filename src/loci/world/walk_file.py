@@ -1,12 +1,12 @@
 """`walk.loci`: a walk on disk, to be resumed or forked.
 
-A safetensors file whose tensors are the state and whose metadata names the format, the world it
-belongs to and the plan of its memory.
+A safetensors file. Its tensors are the state; its metadata holds the format, what the walk is of
+(world, merge schedule, counts) and a hash of everything, so that damage is noticed.
 """
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 from loci.errors import LociError
+from loci.io.config import config_from_dict
 from loci.io.files import replacing
 from loci.world.conditioning import Prompt
 from loci.world.world import WalkState, World
 
-FORMAT = "loci-walk-1"
+FORMAT = "loci-walk-2"
+FORMER_FORMAT = "loci-walk-1"
+"""The same without a hash."""
 _NUMBERS = ("seed", "frames", "chunks")
 
 
@@ -38,16 +41,17 @@ def save_walk(
     """
     from safetensors.torch import save
 
-    memory, plan = world.memory.state_dict(state.memory)
+    memory, schedule = world.memory.state_dict(state.memory)
     tensors = {"local": state.local, "pose": state.pose}
     tensors |= {f"memory.{name}": tensor for name, tensor in memory.items()}
     tensors |= {f"codec.{name}": tensor for name, tensor in state.codec.items()}
     if state.prompt is not None:
         tensors |= {"prompt.states": state.prompt.states, "prompt.mask": state.prompt.mask}
     numbers = {name: getattr(state, name) for name in _NUMBERS}
-    content = {"memory": plan, "world": _identity(world), "video": video, **numbers}
-    plain = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    data = save(plain, metadata={"format": FORMAT, "walk": json.dumps(content)})
+    content = json.dumps({"memory": schedule, "world": _identity(world), "video": video, **numbers})
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"format": FORMAT, "walk": content, "sha256": _digest(content, plain)}
+    data = save(plain, metadata=metadata)
     try:
         with replacing(path) as part:
             part.write_bytes(data)
@@ -63,14 +67,11 @@ def load_walk(path: str | Path, world: World) -> WalkState:
             configuration, or other weights).
     """
     content, tensors = _read(Path(path))
-    found, expected = content.get("world"), _identity(world)
-    if found != expected:
-        found = found if isinstance(found, dict) else {}
-        differing = [part for part in expected if found.get(part) != expected[part]]
+    differing = _differences(content.get("world"), world)
+    if differing:
         raise LociError(f"{path}: a walk in another world ({', '.join(differing)} differ)")
-    device = world.transformer.patch_embedding.weight.device
-    tensors = {
-        name: tensor if tensor.dtype == torch.float64 else tensor.to(device)
+    tensors = {  # poses are computed on the CPU, in float64
+        name: tensor if tensor.dtype == torch.float64 else tensor.to(world.device)
         for name, tensor in tensors.items()
     }
     try:
@@ -103,6 +104,38 @@ def _identity(world: World) -> dict[str, Any]:
     return json.loads(json.dumps(parts))
 
 
+def _differences(saved: Any, world: World) -> list[str]:
+    """Which parts of the world a walk was saved in differ from those of this one."""
+    saved = saved if isinstance(saved, dict) else {}
+    kinds = {
+        "world": world.config,
+        "transformer": world.transformer.config,
+        "codec": world.codec.config,
+    }
+    differing = []
+    for part, config in kinds.items():
+        try:
+            found = config_from_dict(type(config), saved.get(part))
+        except LociError:
+            found = None
+        if part == "world" and found is not None:
+            found = replace(found, fov=config.fov)  # says what it was trained on, no more
+        if found != config:
+            differing.append(part)
+    if saved.get("weights") != _fingerprint(world):
+        differing.append("weights")
+    return differing
+
+
+def _digest(content: str, tensors: dict[str, Tensor]) -> str:
+    """A hash of the description, and of the name, type, shape and bytes of every tensor."""
+    digest = hashlib.sha256(content.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _fingerprint(world: World) -> str:
     """Tells one training of the same configuration from another: a hash of a few weights, which
     does not see the type they are kept in."""
@@ -124,9 +157,15 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise LociError(
             f"{path}: damaged or no walk, expected a file of loci walk --save"
         ) from error
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") not in (FORMAT, FORMER_FORMAT):
         found = metadata.get("format", "another kind of file")
         raise LociError(f"{path}: expected a walk ({FORMAT}), found {found}")
+    if metadata["format"] == FORMAT:
+        intact = metadata.get("sha256") == _digest(metadata.get("walk", ""), tensors)
+    else:
+        intact = all(tensor.isfinite().all() for tensor in tensors.values())
+    if not intact:
+        raise LociError(f"{path}: a damaged walk, its content has changed since it was saved")
     try:
         content = json.loads(metadata["walk"])
     except (KeyError, json.JSONDecodeError) as error:

@@ -1,6 +1,6 @@
-"""What one action does to a walker in Doom, in the units of its maps.
+"""The Doom engine as a walker: what each action does, and what is seen from where it leads.
 
-The ids are those of `actions.vocabulary`; looking up and down is not part of these worlds.
+Action ids are those of `loci.actions`; these worlds have no looking up and down.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,19 @@ BEARING = {1: 0, 2: 180, 3: 90, 4: -90, 5: 45, 6: -45, 7: 135, 8: -135}  # of a 
 OPPOSITE = {0: 0, 1: 2, 2: 1, 3: 4, 4: 3, 5: 8, 8: 5, 6: 7, 7: 6}
 LEFT, RIGHT = 3, 4  # views
 TURN_SIGN = {0: 0, LEFT: 1, RIGHT: -1}
+
+_KEPT = 0.75  # of the width that the engine renders, the middle of it
+
+
+def _frame_fov(engine_fov: float) -> float:
+    return math.degrees(2 * math.atan(_KEPT * math.tan(math.radians(engine_fov / 2))))
+
+
+FOV = _frame_fov(105)  # 88.7 degrees across a frame
+UNSET_FOV = _frame_fov(90)
+"""73.7 degrees: what frames have where the engine is left at its default of 90. All 64-pixel
+recordings of version 1, and the shipped model trained on them, have it, whatever they say."""
+_RESOLUTIONS = {64: "RES_256X192", 128: "RES_512X384"}
 
 Pose = tuple[float, float, float]  # x, y in map units; heading in degrees, counter-clockwise
 Run = tuple[int, int, int]  # move, view, frames
@@ -55,10 +68,34 @@ def turn_between(heading: float, goal: float) -> float:
     return (goal - heading + 180) % 360 - 180
 
 
-FRAME = 64  # pixels a side
-# Rendered 256 pixels wide, of which the middle 192 are kept, three a pixel of the frame.
-RENDERED_FOV = 105.0  # degrees
-FOV = math.degrees(2 * math.atan(0.75 * math.tan(math.radians(RENDERED_FOV / 2))))  # of a frame
+@dataclass(frozen=True)
+class Rendering:
+    """How frames are rendered.
+
+    Args:
+        size: pixels a side of a frame, 64 or 128. The engine renders 4:3 pictures of four times
+            that width; their middle square is kept, three by three pixels averaged to one.
+        fov: horizontal field of view of a frame in degrees, 40 to 100.
+
+    Raises:
+        LociError: for another size, or a field of view out of range.
+    """
+
+    size: int = 64
+    fov: float = FOV
+
+    def __post_init__(self) -> None:
+        if self.size not in _RESOLUTIONS:
+            raise LociError(f"frames of {self.size} pixels a side, expected 64 or 128")
+        if not 40 <= self.fov <= 100:
+            raise LociError(f"a field of view of {self.fov:g} degrees, expected 40 to 100")
+
+    @property
+    def engine_fov(self) -> int:
+        """Field of view of the whole rendered picture; the engine takes whole degrees."""
+        return round(math.degrees(2 * math.atan(math.tan(math.radians(self.fov / 2)) / _KEPT)))
+
+
 MOST_MAPS = 99  # in one file
 _WARM_UP = 10  # tics at the start of a map in which the engine does not listen
 # Buttons (forward, left) of every move; see the walker's class in `doom_wad`.
@@ -73,19 +110,24 @@ class DoomWalker:
 
     The engine is a process of its own: use the walker in a `with` block, or `close` it.
 
+    Args:
+        maps: 1 to 99 of them.
+        rendering: size and field of view of the frames.
+
     Raises:
         LociError: when ViZDoom is missing or does not start, or for none or more than 99 maps.
     """
 
-    def __init__(self, maps: Sequence[DoomMap]) -> None:
+    def __init__(self, maps: Sequence[DoomMap], rendering: Rendering | None = None) -> None:
         if not 1 <= len(maps) <= MOST_MAPS:
             raise LociError(f"{len(maps)} Doom maps, expected 1 to {MOST_MAPS}")
         self._heading = 0.0
+        self.rendering = rendering or Rendering()
         self._folder = tempfile.TemporaryDirectory(prefix="loci-doom-")
         folder = Path(self._folder.name).resolve()
         try:
             write_wad(folder / "maps.wad", maps)
-            self._game = _start_engine(folder)
+            self._game = _start_engine(folder, self.rendering)
         except BaseException:
             self._folder.cleanup()
             raise
@@ -94,13 +136,17 @@ class DoomWalker:
         """Go to the start of a map."""
         self._game.set_doom_map(f"MAP{index + 1:02d}")
         self._game.new_episode()
+        # On the command line, before a game is under way, the engine ignores it.
+        self._game.send_game_command(f"fov {self.rendering.engine_fov}")
         for _ in range(_WARM_UP):
             self._game.make_action([0, 0, 0])
         self._heading = self.pose()[2]
 
-    def look(self) -> UInt8[np.ndarray, "64 64 3"]:
+    def look(self) -> UInt8[np.ndarray, "s s 3"]:
         """What is seen from here."""
-        wide = self._game.get_state().screen_buffer[:, 32:224].astype(np.uint16)
+        side = self.rendering.size
+        kept = slice(side // 2, side // 2 + 3 * side)
+        wide = self._game.get_state().screen_buffer[:, kept].astype(np.uint16)
         rows = wide[0::3] + wide[1::3] + wide[2::3]
         return ((rows[:, 0::3] + rows[:, 1::3] + rows[:, 2::3] + 4) // 9).astype(np.uint8)
 
@@ -135,12 +181,19 @@ class DoomWalker:
 
 
 def film(
-    map_seed: int, actions: Int[np.ndarray, "n 2"], start: Pose | None = None
-) -> tuple[UInt8[np.ndarray, "n+1 64 64 3"], Float32[np.ndarray, "n+1 3"]]:
+    map_seed: int,
+    actions: Int[np.ndarray, "n 2"],
+    start: Pose | None = None,
+    rendering: Rendering | None = None,
+) -> tuple[UInt8[np.ndarray, "n+1 s s 3"], Float32[np.ndarray, "n+1 3"]]:
     """True frames and poses of a list of actions in the map of a seed, the first view included.
 
-    `start` is x, y in map units and a heading in degrees (rounded to a whole one); without it the
-    walk begins where the map says. Poses are like `start`.
+    Args:
+        map_seed: see `make_map`.
+        actions: move and view ids.
+        start: x, y in map units and a heading in degrees (rounded to a whole one); the map's own
+            start by default. Poses are returned in the same form.
+        rendering: size and field of view of the frames.
 
     Raises:
         LociError: when ViZDoom is missing, `start` is not in the open, or for an unknown action.
@@ -150,7 +203,7 @@ def film(
         if not world.is_clear(start[0], start[1], 16):
             raise LociError(f"map {map_seed}: no room to stand at ({start[0]:g}, {start[1]:g})")
         world = replace(world, start=(start[0], start[1], round(start[2]) % 360))
-    with DoomWalker([world]) as walker:
+    with DoomWalker([world], rendering) as walker:
         walker.enter(0)
         frames, poses = [walker.look()], [walker.pose()]
         for move, view in actions.tolist():
@@ -160,7 +213,7 @@ def film(
     return np.stack(frames), np.array(poses, np.float32)
 
 
-def _start_engine(folder: Path) -> Any:
+def _start_engine(folder: Path, rendering: Rendering) -> Any:
     try:
         import vizdoom
     except ImportError as error:
@@ -170,12 +223,12 @@ def _start_engine(folder: Path) -> Any:
     game.set_doom_scenario_path(str(folder / "maps.wad"))
     game.set_doom_config_path(str(folder / "engine.ini"))
     game.set_doom_map("MAP01")
-    _set_senses(vizdoom, game)
+    _set_senses(vizdoom, game, _RESOLUTIONS[rendering.size])
     game.set_episode_timeout(0)
     game.set_window_visible(False)
     game.set_sound_enabled(False)
     game.set_mode(vizdoom.Mode.PLAYER)
-    game.add_game_args(f"+movebob 0 +fov {RENDERED_FOV:g} +cl_capfps 0 +vid_vsync 0")
+    game.add_game_args("+movebob 0 +cl_capfps 0 +vid_vsync 0")
     game.add_game_args("+r_fakecontrast 0")  # a wall is as bright from every side
     try:
         # The engine leaves a folder where it is started.
@@ -199,9 +252,9 @@ def _shielded_from_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _set_senses(vizdoom: Any, game: Any) -> None:
+def _set_senses(vizdoom: Any, game: Any, resolution: str) -> None:
     button, variable = vizdoom.Button, vizdoom.GameVariable
-    game.set_screen_resolution(vizdoom.ScreenResolution.RES_256X192)
+    game.set_screen_resolution(getattr(vizdoom.ScreenResolution, resolution))
     game.set_screen_format(vizdoom.ScreenFormat.RGB24)
     for part in ("hud", "weapon", "crosshair", "decals", "particles", "messages", "corpses"):
         getattr(game, f"set_render_{part}")(False)

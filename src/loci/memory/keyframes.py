@@ -1,0 +1,69 @@
+"""Keyframes: spans of level one that are never merged, chosen to differ as much as possible.
+
+Merged memory tokens keep what was seen, but blur it. A few dozen sharp views are most of a place.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from loci.memory.token_cache import MemoryTokens, concatenate
+
+TURN = math.radians(40.0)
+"""A turn that makes two views differ by 1."""
+DISTANCE = 2.0
+"""A displacement, in cells, that makes two views differ by 1."""
+
+
+def select_keyframes(
+    keyframes: MemoryTokens | None, candidates: MemoryTokens, count: int
+) -> MemoryTokens:
+    """At most `count` keyframes, oldest first, from those of before and new candidates.
+
+    Candidates are added one by one, and where there are too many, one of the two most similar is
+    dropped: the one nearer to a third, on a tie the newer (generated frames are less reliable than
+    what they were generated from). So the result does not depend on how many come at a time.
+
+    Raises:
+        ValueError: for candidates without poses.
+    """
+    if candidates.poses is None:
+        raise ValueError("keyframes are chosen by poses: every latent needs one")
+    pool = candidates if keyframes is None else concatenate([keyframes, candidates])
+    assert pool.poses is not None
+    poses = pool.poses.cpu().double()
+    rows = list(range(len(pool.spans) - len(candidates.spans)))
+    for new in range(len(rows), len(pool.spans)):
+        rows.append(new)
+        if len(rows) > count:
+            rows.pop(_most_redundant(view_distances(poses[:, rows])))
+    return pool.select(rows)
+
+
+def add_keyframes(keyframes: MemoryTokens, cover: MemoryTokens) -> MemoryTokens:
+    """Keyframes and cover together, oldest first; spans that are in both appear once."""
+    covered = set(cover.spans)
+    rows = [row for row, span in enumerate(keyframes.spans) if span not in covered]
+    both = concatenate([keyframes.select(rows), cover])
+    return both.select(
+        sorted(range(len(both.spans)), key=lambda row: (both.spans[row].start, -row))
+    )
+
+
+def view_distances(poses: Float[Tensor, "b n 4"]) -> Float[Tensor, "n n"]:
+    """How much views differ, mean over a batch: 1 for a turn of `TURN` or a move of `DISTANCE`."""
+    turn = poses[:, :, None, 0] - poses[:, None, :, 0]
+    turn = torch.atan2(turn.sin(), turn.cos()) / TURN
+    place = (poses[:, :, None, 1:3] - poses[:, None, :, 1:3]) / DISTANCE
+    return (turn.square() + place.square().sum(dim=-1)).sqrt().mean(dim=0)
+
+
+def _most_redundant(distances: Float[Tensor, "n n"]) -> int:
+    distances = distances.clone().fill_diagonal_(math.inf)
+    first, second = divmod(int(distances.argmin()), len(distances))
+    to_others = distances[[first, second]]
+    to_others[:, [first, second]] = math.inf
+    nearest = to_others.amin(dim=1)
+    return first if nearest[0] < nearest[1] else second

@@ -1,0 +1,140 @@
+"""How a world is walked, and the named configurations: the released model and the small ones."""
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from loci.memory.addressing import POSE_FEATURES, PoseRotaryConfig
+from loci.memory.hierarchical import HierarchicalMemoryConfig
+from loci.memory.hpmc import HPMCConfig, WindowPlan
+from loci.memory.poses import ActionScale
+from loci.memory.schedule import HierarchyConfig
+from loci.world.conditioning import ActionEncoderConfig
+from loci.world.transformer import TransformerConfig
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Euler steps of a chunk. The defaults are those of the released model.
+
+    Args:
+        steps: number of steps.
+        shift: timestep shift; above 1, more steps are spent at high noise.
+        even: timesteps are evenly spaced before the shift, instead of as in the released code.
+        guidance: classifier-free guidance scale; 1 for none.
+    """
+
+    steps: int = 30
+    shift: float = 7.0
+    even: bool = False
+    guidance: float = 5.0
+
+    def fewer(self, share: float) -> "SamplingConfig":
+        """With a share of the steps, at least one."""
+        return replace(self, steps=max(1, round(share * self.steps)))
+
+
+def _released_memory() -> HierarchicalMemoryConfig:
+    """The memory of the released model as long as its windows cover the history without gaps,
+    then windows of the same size."""
+    exact = WindowPlan()
+    return HierarchicalMemoryConfig(HierarchyConfig(window=exact.window), exact)
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """How a world is walked. The defaults are those of the released model.
+
+    Args:
+        size: height and width of the frames; None to choose the released size whose aspect ratio
+            is nearest to the picture's.
+        fps: frames per second of a walk.
+        chunk: new frames per chunk.
+        overlap: a chunk generates the newest frame again as its first latent, which is dropped.
+        reencode: the history holds latents of the decoded frames, otherwise the sampled latents.
+        lag: the memory holds everything before the local frame, otherwise that frame as well.
+        codec: name of its class in `loci.codecs.CODECS`.
+        text: whether the model takes a prompt.
+        moves, views: the action ids the model was trained on; all if empty.
+        action_scale: what an action does in one frame, for models that use dead-reckoned poses.
+        fov: horizontal field of view in degrees of the frames it was trained on; None if unknown.
+        sampling: Euler steps of a chunk.
+        memory: how the memory is organised.
+    """
+
+    FORMER_FIELDS: ClassVar[dict[str, str]] = {"stride": "action_scale", "horizon": "memory"}
+
+    size: tuple[int, int] | None = None
+    fps: int = 30
+    chunk: int = 80
+    overlap: bool = True
+    reencode: bool = True
+    lag: bool = False
+    codec: str = "wan"
+    text: bool = True
+    moves: tuple[int, ...] = ()
+    views: tuple[int, ...] = ()
+    action_scale: ActionScale | None = None
+    fov: float | None = None
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    memory: HierarchicalMemoryConfig = field(default_factory=_released_memory)
+
+
+def infinite_world_transformer() -> TransformerConfig:
+    """The released Infinite-World transformer: 1.45 billion parameters in 905 tensors."""
+    return TransformerConfig()
+
+
+_DOOM_WIDTH = 192
+
+
+def doom_transformer(pose_rotary: bool = True) -> TransformerConfig:
+    """The transformer of the shipped model `doom`.
+
+    Args:
+        pose_rotary: with False its rotary positions are in time only, for comparison.
+    """
+    return TransformerConfig(
+        dim=_DOOM_WIDTH,
+        ffn_dim=4 * _DOOM_WIDTH,
+        layers=8,
+        heads=3,
+        frequencies=128,
+        text_width=None,
+        actions=ActionEncoderConfig(embedding=32, hidden=64, strides=(1, 1)),
+        memory=HPMCConfig(
+            in_channels=16 + POSE_FEATURES,
+            out_channels=_DOOM_WIDTH,
+            hidden=64,
+            heads=2,
+            blocks_per_level=1,
+            spatial_stride=2,
+        ),
+        pose_rotary=PoseRotaryConfig(time_only=not pose_rotary),
+        memory_stream="fixed",
+        prediction="data",
+        round_timestep=False,
+    )
+
+
+def doom_world() -> WorldConfig:
+    """How the shipped model `doom` is walked: 64x64 frames, eight to a chunk, a latent per frame.
+
+    The sampled latents become the history: the codec works frame by frame, so that decoding and
+    encoding them again would gain nothing.
+    """
+    return WorldConfig(
+        size=(64, 64),
+        fps=15,
+        chunk=8,
+        overlap=False,
+        reencode=False,
+        lag=True,
+        codec="frame",
+        text=False,
+        moves=tuple(range(9)),
+        views=(0, 3, 4),
+        action_scale=ActionScale(),
+        fov=88.7,
+        sampling=SamplingConfig(steps=8, shift=2.0, even=True, guidance=1.0),
+        memory=HierarchicalMemoryConfig(HierarchyConfig(window=8, budget=20, follow="views")),
+    )

@@ -1,0 +1,153 @@
+"""Sampling the latents of one chunk, all tokens at a time or, with a token policy, some of them."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from loci.caching.presets import Preset
+from loci.caching.stats import Stats
+from loci.errors import LociError
+from loci.flow import (
+    Rows,
+    State,
+    StepPolicy,
+    TokenPolicy,
+    Velocity,
+    batched_guidance,
+    euler_timesteps,
+    sample,
+)
+from loci.world.block import to_latents, to_tokens
+from loci.world.conditioning import ChunkContext
+from loci.world.config import SamplingConfig
+from loci.world.partial import CachedTokens, TokenView
+from loci.world.transformer import WorldTransformer
+
+VIDEO = "video"
+"""The only tensor of a chunk's sampling state: its tokens `[n, p]` (`to_tokens`)."""
+SEEDS = 2**63
+"""Seeds are from 0 to this, exclusive."""
+
+
+def sample_chunk(
+    model: WorldTransformer,
+    noise: Float[Tensor, "b c t h w"],
+    context: ChunkContext,
+    sampling: SamplingConfig,
+    policy: StepPolicy | None = None,
+) -> Float[Tensor, "b c t h w"]:
+    """Latents of a chunk from noise, with guidance if the context has a negative prompt.
+
+    A policy serves one chunk, of one walk: its state is `{"video": tokens [n, p]}`.
+    """
+    if len(noise) > 1:  # several walks: neither guidance nor a policy
+        state = sample(
+            lambda now, timestep: {VIDEO: model.velocity(now[VIDEO], timestep, context)},
+            {VIDEO: noise},
+            euler_timesteps(sampling.steps, sampling.shift, sampling.even),
+        )
+        return state[VIDEO]
+    cached = isinstance(policy, TokenPolicy) and policy.cached_context
+    flow = ChunkFlow(model, context, noise.shape, cached)
+
+    def with_guidance(velocity: Velocity) -> Velocity:
+        negative = context.target_offset.shape[0] > 1
+        return batched_guidance(velocity, sampling.guidance) if negative else velocity
+
+    state = sample(
+        with_guidance(flow.whole),
+        {VIDEO: to_tokens(noise)[0]},
+        euler_timesteps(sampling.steps, sampling.shift, sampling.even),
+        policy,
+        partial=lambda state, timestep, rows: with_guidance(flow.part(rows))(state, timestep),
+    )
+    return to_latents(state[VIDEO][None], noise.shape)
+
+
+def sample_with_preset(
+    model: WorldTransformer,
+    noise: Float[Tensor, "1 c t h w"],
+    context: ChunkContext,
+    sampling: SamplingConfig,
+    preset: Preset,
+    stats: Stats,
+    verify: bool = False,
+) -> Float[Tensor, "1 c t h w"]:
+    """`sample_chunk` with the approximations of a preset, counted under "chunks".
+
+    With `verify` it is sampled once more, exactly, and the relative error recorded.
+    """
+    fewer = sampling.fewer(preset.walk_steps)
+    with stats.timed("chunks") as stage:
+        policy = stats.counted("chunks", preset.walk_policy())
+        latents = sample_chunk(model, noise, context, fewer, policy)
+        stage.exact_evaluations += sampling.steps - fewer.steps
+    if verify:
+        exact = sample_chunk(model, noise, context, sampling)
+        stats.record_errors("chunks", {VIDEO: latents}, {VIDEO: exact})
+    return latents
+
+
+class ChunkFlow:
+    """The velocity of one chunk's tokens for a sampler: of all, or of some rows.
+
+    Args:
+        model: the transformer.
+        context: of the chunk. With several rows (prompt and negative prompt) states hold the tokens
+            of as many copies of the chunk, one after the other.
+        shape: of the chunk's latents.
+        cached: when some tokens are evaluated, the others stay in self-attention with their last
+            keys and values. Otherwise they are absent.
+    """
+
+    def __init__(
+        self, model: WorldTransformer, context: ChunkContext, shape: torch.Size, cached: bool
+    ) -> None:
+        self.model, self.context = model, context
+        self.shape = torch.Size((context.target_offset.shape[0], *shape[1:]))
+        self.cache = CachedTokens() if cached else None
+
+    def whole(self, state: State, timestep: Float[Tensor, "m"]) -> State:
+        """The velocity of every token."""
+        view = TokenView() if self.cache is None else self.cache.whole()
+        return {VIDEO: self._tokens(state, timestep, view).flatten(0, 1)}
+
+    def part(self, rows: Rows) -> Velocity:
+        """The velocity of some tokens, as a function of the state of all."""
+
+        def velocity(state: State, timestep: Tensor) -> State:
+            if self.cache is not None and self.cache.empty:
+                every = self._tokens(state, timestep, self.cache.whole())
+                return {VIDEO: every[:, rows].flatten(0, 1)}
+            view = TokenView(rows) if self.cache is None else self.cache.part(rows)
+            return {VIDEO: self._tokens(state, timestep, view).flatten(0, 1)}
+
+        return velocity
+
+    def _tokens(self, state: State, timestep: Tensor, view: TokenView) -> Tensor:
+        copies = self.shape[0]  # all tokens have the same timestep, so one for each copy will do
+        noisy = to_latents(state[VIDEO].unflatten(0, (copies, -1)), self.shape)
+        return self.model.token_velocity(noisy, timestep[:copies], self.context, view)
+
+
+def chunk_noise(
+    seed: int, chunk: int, shape: tuple[int, ...], device: torch.device
+) -> Float[Tensor, "b c t h w"]:
+    """Standard normal noise, determined by the walk's seed and the chunk's number.
+
+    Drawn on the CPU, so that a walk is the same on every device up to rounding.
+    """
+    mixed = (seed * 0x9E3779B97F4A7C15 + chunk * 0xBF58476D1CE4E5B9 + 1) % 2**63
+    return torch.randn(shape, generator=torch.Generator().manual_seed(mixed)).to(device)
+
+
+def check_seed(seed: int) -> int:
+    """The seed as an int. Raises LociError unless it is a whole number from 0 to 2**63 - 1."""
+    try:
+        whole = int(seed)
+        fits = whole == seed and not isinstance(seed, bool | str)
+    except (TypeError, ValueError, OverflowError):
+        whole, fits = 0, False
+    if not fits or not 0 <= whole < SEEDS:
+        raise LociError(f"seed {seed!r}: expected a whole number from 0 to {SEEDS - 1}")
+    return whole
