@@ -60,6 +60,13 @@ KEYS_HELP = (
 )
 MOST_FRAMES = 1_000_000
 
+DEFAULT_WALK = (
+    "j*48 w*24 l*24 w*24 l*24 a*16 d*16 s*16 w*16 l*48 "  # look round, out and back, aside and back
+    "wj*48 w*32 j*24 w*32 j*24 dl*48 j*48"  # a circle, out and back, another circle, look round
+)
+"""What is walked unless told otherwise. With 48 frames to a full turn, as in the shipped world, it
+is back at its first pose after 256 frames and after 512."""
+
 
 class Action(NamedTuple):
     """What the walker does in one frame: an index into `MOVES` and one into `VIEWS`."""

@@ -1,4 +1,4 @@
-"""How alike two pictures are, frame by frame."""
+"""Scores of generated pictures: distances, sharpness, and the motion between two frames."""
 
 import numpy as np
 import torch
@@ -10,18 +10,19 @@ from loci.errors import LociError
 from loci.io.weights import read_tensors
 
 EXTRA = "pip install 'genius-loci[bench]'"
-BEST_PSNR = 60.0  # of equal frames, so that a mean stays finite
+MAX_PSNR = 60.0  # dB, of equal frames, so that a mean stays finite
+LUMA = (0.299, 0.587, 0.114)  # BT.601
 Frames = UInt8[np.ndarray, "n h w 3"]
 
 
 def psnr(a: Frames, b: Frames) -> Float[np.ndarray, "n"]:
-    """Peak signal to noise ratio in dB, at most 60."""
+    """Peak signal-to-noise ratio in dB, at most 60."""
     error = np.square(a.astype(np.float64) - b).mean(axis=(1, 2, 3))
-    return 10 * np.log10(255**2 / np.maximum(error, 255**2 / 10 ** (BEST_PSNR / 10)))
+    return 10 * np.log10(255**2 / np.maximum(error, 255**2 / 10 ** (MAX_PSNR / 10)))
 
 
 def ssim(a: Frames, b: Frames) -> Float[np.ndarray, "n"]:
-    """Structural similarity, windows of 7 pixels, mean over the colours; 1 for equal frames.
+    """Structural similarity, windows of 7 pixels, mean over the channels; 1 for equal frames.
 
     Raises:
         LociError: when scikit-image is missing.
@@ -34,12 +35,36 @@ def ssim(a: Frames, b: Frames) -> Float[np.ndarray, "n"]:
     return np.array([structural_similarity(x, y, channel_axis=2) for x, y in pairs])
 
 
-SIDE = 128  # pixels that frames are enlarged to; the network's own 224 adds nothing but time
-_AT_ONCE = 64
+def gradient_energy(frames: Frames) -> Float[np.ndarray, "n"]:
+    """Mean squared difference of neighbouring pixels' luma (0 to 255), right plus down."""
+    luma = _luma(frames)
+    right = np.diff(luma, axis=2)[:, :-1]
+    down = np.diff(luma, axis=1)[:, :, :-1]
+    return (np.square(right) + np.square(down)).mean(axis=(1, 2))
+
+
+def laplacian_variance(frames: Frames) -> Float[np.ndarray, "n"]:
+    """Variance of the 4-neighbour Laplacian of the luma (0 to 255): fine detail."""
+    luma = _luma(frames)
+    neighbours = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
+    return (neighbours - 4 * luma[:, 1:-1, 1:-1]).var(axis=(1, 2))
+
+
+def contrast(frames: Frames) -> Float[np.ndarray, "n"]:
+    """Standard deviation of the luma (0 to 255) within each frame."""
+    return _luma(frames).std(axis=(1, 2))
+
+
+def _luma(frames: Frames) -> Float[np.ndarray, "n h w"]:
+    return frames.astype(np.float64) @ np.array(LUMA)
+
+
+SIDE = 128  # pixels that frames are enlarged to; the network's own 224 only takes longer
+_BATCH = 64
 
 
 class Features:
-    """Mean of the last feature map of EfficientNet-lite0, for frames enlarged to 128 pixels.
+    """The last feature map of EfficientNet-lite0, averaged over space.
 
     Raises:
         LociError: when the packages with the network or its weights are missing.
@@ -51,9 +76,9 @@ class Features:
         self.network = _network()
 
     @torch.no_grad()
-    def __call__(self, frames: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n 1280"]:
-        parts = torch.from_numpy(frames.copy()).split(_AT_ONCE)
-        return torch.cat([self._pooled(part) for part in parts]).double().numpy()
+    def __call__(self, frames: Frames) -> Float[np.ndarray, "n 1280"]:
+        batches = torch.from_numpy(frames.copy()).split(_BATCH)
+        return torch.cat([self._pooled(batch) for batch in batches]).double().numpy()
 
     def _pooled(self, frames: Tensor) -> Tensor:
         images = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -75,35 +100,34 @@ def _network() -> nn.Module:
 def cosine_distance(
     a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"]
 ) -> Float[np.ndarray, "n"]:
-    """1 - cosine of the angle between features, row by row: 0 for the same, 2 at most."""
+    """1 - cosine similarity, row by row: 0 to 2."""
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return 1 - (a * b).sum(axis=1) / np.maximum(lengths, 1e-12)
 
 
 def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
-    """Squared distance of means and covariances, as between two Gaussians.
+    """Fréchet distance (squared) of two sets of features, taken as Gaussians.
 
     |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)). The covariances A = X'X and B = Y'Y are never
     built: the eigenvalues of A B are the squared singular values of X Y'. With fewer samples than
-    features it is biased upwards, so compare sets of one size only.
+    features it is biased upwards, so compare only sets of equal sizes.
     """
     mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
     x, y = (a - mean_a) / np.sqrt(len(a) - 1), (b - mean_b) / np.sqrt(len(b) - 1)
-    shared = np.linalg.svd(x @ y.T, compute_uv=False).sum()
-    apart = np.square(mean_a - mean_b).sum()
-    return float(apart + np.square(x).sum() + np.square(y).sum() - 2 * shared)
+    cross = np.linalg.svd(x @ y.T, compute_uv=False).sum()
+    means = np.square(mean_a - mean_b).sum()
+    return float(means + np.square(x).sum() + np.square(y).sum() - 2 * cross)
 
 
-FARTHEST = 16  # pixels of 64
+MAX_SHIFT = 16  # pixels, of a frame of 64
 ZOOMS = (1.02, 1.04, 1.07, 1.11, 1.16)
-Video = UInt8[np.ndarray, "n h w 3"]
 
 
-def shift_right(before: Video, after: Video) -> Int[np.ndarray, "n"]:
-    """By how many pixels the picture went to the right, best match of up to a quarter width."""
+def shift_right(before: Frames, after: Frames) -> Int[np.ndarray, "n"]:
+    """Pixels by which the content moved to the right: the best match of up to a quarter width."""
     a, b = before.astype(np.float32), after.astype(np.float32)
     width = a.shape[2]
-    most = FARTHEST * width // 64
+    most = MAX_SHIFT * width // 64
     errors = [
         np.square(
             a[:, :, max(0, -s) : width - max(0, s)] - b[:, :, max(0, s) : width + min(0, s)]
@@ -113,19 +137,19 @@ def shift_right(before: Video, after: Video) -> Int[np.ndarray, "n"]:
     return np.argmin(errors, axis=0) - most
 
 
-def growth(before: Video, after: Video) -> Float[np.ndarray, "n"]:
-    """How much better the picture's growing explains the change than its shrinking.
+def expansion(before: Frames, after: Frames) -> Float[np.ndarray, "n"]:
+    """Positive where the picture grew, negative where it shrank.
 
-    Positive when it grew, negative when it shrank: the difference of the least mean squared
-    errors, over some zooms, of the one enlarged against the other.
+    The least mean squared error of `before` as an enlarged `after`, minus that of `after` as an
+    enlarged `before`, over several zoom factors.
     """
-    a, b = _video(before), _video(after)
+    a, b = _images(before), _images(after)
     shrank = torch.stack([_error(_zoomed(b, zoom), a) for zoom in ZOOMS]).amin(dim=0)
     grew = torch.stack([_error(_zoomed(a, zoom), b) for zoom in ZOOMS]).amin(dim=0)
     return (shrank - grew).numpy()
 
 
-def _video(frames: Video) -> Float[Tensor, "n 3 h w"]:
+def _images(frames: Frames) -> Float[Tensor, "n 3 h w"]:
     return torch.from_numpy(frames.copy()).permute(0, 3, 1, 2).float()
 
 

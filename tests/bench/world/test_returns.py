@@ -1,13 +1,15 @@
+"""`loci bench returns`: three rows of the same views."""
+
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from loci.bench.world.recall import held_out_maps, make_trial
-from loci.bench.world.returns import GAP, ROWS, SCALE, TILES, drawn, returns
+from loci.bench.world.returns import GAP, ROWS, SCALE, TILES, draw, returns
+from loci.bench.world.trials import held_out_maps, make_trial
 from loci.errors import LociError
-from tests.bench.world.test_memory import needs_the_engine
+from tests.bench.world.test_trials import needs_the_engine
 from tests.world.models import small_world
 
 
@@ -19,9 +21,9 @@ def two_maps() -> tuple[int, int]:
 def test_true_remembered_and_forgotten_views_stand_below_each_other(tmp_path: Path) -> None:
     needs_the_engine()
     world = small_world()
-    trial = make_trial("spin", 88, *two_maps(), world.size or (64, 64))
+    trial = make_trial("spin", 88, *two_maps(), world)
     height, width = trial.truth.shape[1:3]
-    sheet = np.asarray(drawn(world, trial, seed=0))
+    sheet = np.asarray(draw(world, trial, seed=0))
     step = SCALE * (height + GAP)
     assert sheet.shape == (
         len(ROWS) * step - SCALE * GAP,

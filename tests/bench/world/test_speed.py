@@ -6,20 +6,19 @@ import numpy as np
 import pytest
 
 from loci.bench.report import DriftPlan, MemoryPlan, write_json
-from loci.bench.world.recall import walk_on
 from loci.bench.world.speed import (
     COLUMNS,
     PLAN,
     QUICK_PLAN,
-    Made,
-    Walked,
-    WalkMethod,
+    MethodScores,
+    TimedWalk,
     describe,
     measure,
     row,
-    walk_methods,
-    walk_together,
+    walk_in_turn,
 )
+from loci.bench.world.trials import rollout
+from loci.bench.world.variants import WalkMethod, walk_methods
 from loci.caching.presets import Preset, exact
 from loci.caching.token_cache import TokenCacheConfig
 from loci.world.world import World
@@ -35,7 +34,7 @@ def eight_steps() -> World:
     return world
 
 
-def test_rows_have_names_of_their_own_and_take_what_they_say() -> None:
+def test_rows_have_distinct_names_and_take_their_steps() -> None:
     methods = walk_methods(8)
     names = [method.name for method in methods]
     assert names[0] == "exact"
@@ -43,34 +42,34 @@ def test_rows_have_names_of_their_own_and_take_what_they_say() -> None:
     assert {"6 steps", "3 steps", "fast", "faster", "cache 0.1", "carve 0.1"} <= set(names)
     assert "6 steps" not in {method.name for method in walk_methods(6)}
     world = eight_steps()
-    fewer = next(method for method in methods if method.name == "3 steps").of(world)
+    fewer = next(method for method in methods if method.name == "3 steps").apply(world)
     assert (fewer.config.sampling.steps, world.config.sampling.steps) == (3, 8)
-    assert fewer.ledger is not world.ledger
+    assert fewer.stats is not world.stats
     assert PLAN.drift.frames == 1024
     assert QUICK_PLAN.maps == 1
 
 
-def test_walking_together_is_walking_alone() -> None:
+def test_walking_in_turn_is_walking_alone() -> None:
     methods = [WalkMethod("exact", "exact", exact()), WalkMethod("2 steps", "", exact(), 2)]
     world = eight_steps()
-    worlds = {method.name: method.of(world) for method in methods}
+    worlds = {method.name: method.apply(world) for method in methods}
     state = world.start(PICTURE)
-    together = walk_together(worlds, state, ACTIONS)
+    together = walk_in_turn(worlds, state, ACTIONS)
     for name, walked in together.items():
-        alone, _ = walk_on(worlds[name], state, ACTIONS)
+        alone, _ = rollout(worlds[name], state, ACTIONS)
         assert np.array_equal(walked.frames, alone)
         assert len(walked.seconds) == 3
     assert not np.array_equal(together["exact"].frames, together["2 steps"].frames)
 
 
 def test_figures_of_a_row() -> None:
-    world = WalkMethod("2 steps", "", exact(), 2).of(eight_steps())
-    walked = walk_together({"2 steps": world}, world.start(PICTURE), ACTIONS[:8])["2 steps"]
-    made, first = Made(), Made()
-    made.add(Walked(walked.frames, [1.0, 2.0]))
-    first.add(Walked(walked.frames, [2.0, 6.0]))
-    made.revisit += [np.array([20.0, 22.0]), np.array([27.0])]
-    figures = row(made, first, world)
+    world = WalkMethod("2 steps", "", exact(), 2).apply(eight_steps())
+    walked = walk_in_turn({"2 steps": world}, world.start(PICTURE), ACTIONS[:8])["2 steps"]
+    scores, first = MethodScores(), MethodScores()
+    scores.add(TimedWalk(walked.frames, [1.0, 2.0]))
+    first.add(TimedWalk(walked.frames, [2.0, 6.0]))
+    scores.revisit += [np.array([20.0, 22.0]), np.array([27.0])]
+    figures = row(scores, first, world)
     assert (figures["speedup"], figures["frames_per_second"]) == (2.5, 8 / 3)
     assert (figures["evaluations"], figures["active_share"]) == (2, 1)
     assert figures["revisit_psnr"] == 23
@@ -81,11 +80,11 @@ def test_figures_of_a_row() -> None:
 def test_everything_is_measured(tmp_path) -> None:
     pytest.importorskip("vizdoom", reason="ViZDoom is not installed (the extra `doom`)")
     pytest.importorskip("efficientnet_lite_pytorch")
-    config = TokenCacheConfig(tolerance=0.05, carving_share=1.0, whole_above=0.95)
+    config = TokenCacheConfig(tolerance=0.05, carving_share=1.0, full_above=0.95)
     methods = [
         WalkMethod("exact", "exact", exact()),
         WalkMethod("2 steps", "fewer steps", exact(), 2),
-        WalkMethod("carved", "carving", Preset("carved", walk=config)),
+        WalkMethod("carved", "token carving", Preset("carved", walk=config)),
     ]
     plan = MemoryPlan((56,), 1, DriftPlan(frames=24, early=(4, 7), late=(21, 24)))
     results = measure(eight_steps(), methods, plan, seed=0)

@@ -1,4 +1,4 @@
-"""`loci bench walk-parts`: where a chunk's time goes, and other ways to compute the same."""
+"""`loci bench walk-parts`: where the time of a chunk goes, and other ways to compute it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from loci.world.world import World
 
 
-AS_IT_IS = "as it is"
-BEFORE, WARM = 16, 1
-"""Chunks walked before anything is timed, so that there is a memory, and untimed ones after."""
+BASELINE = "baseline"
+FILL, WARM_UP = 16, 1
+"""Chunks walked first, so that there is a memory, and untimed chunks after them."""
 
 
 def walk_parts(json: Path, chunks: int = 12, model: str = "doom") -> None:
-    """Where the time of a walk goes, and what other ways to compute the same would save.
+    """Profile a walk, and time it compiled and in bfloat16.
 
-    Every way walks the same chunks from the same states, one after the other.
+    Every variant computes the same chunks from the same states, one after the other.
 
     Args:
         json: where to write the results.
@@ -43,55 +43,57 @@ def walk_parts(json: Path, chunks: int = 12, model: str = "doom") -> None:
     print(describe(results))
 
 
-def measure(world: World, chunks: int, ways: dict[str, Way] | None = None) -> dict[str, Any]:
-    """All that goes into the JSON, besides the model's name."""
+def measure(
+    world: World, chunks: int, variants: dict[str, Variant] | None = None
+) -> dict[str, Any]:
+    """All results, without the model's name."""
     import numpy as np
     import torch
 
     from loci.bench.world.horizon import picture
-    from loci.caching.stats import Stats as Stats
+    from loci.caching.stats import Stats
 
-    worlds = {name: way(world) for name, way in (ways or WAYS).items()}
-    spent: dict[str, list[float]] = {name: [] for name in worlds}
-    furthest = dict.fromkeys(worlds, 0.0)
-    walked = world.at_speed("exact", ledger := Stats())
+    worlds = {name: variant(world) for name, variant in (variants or VARIANTS).items()}
+    seconds: dict[str, list[float]] = {name: [] for name in worlds}
+    differences = dict.fromkeys(worlds, 0.0)
+    walked = world.at_speed("exact", stats := Stats())
     state = walked.start(picture(world), seed=0)
     actions = np.array([(0, 3)] * world.chunk)
-    for chunk in range(BEFORE + WARM + chunks):
-        if chunk < BEFORE:
+    for chunk in range(FILL + WARM_UP + chunks):
+        if chunk < FILL:
             state = walked.step(state, actions)[1]
             continue
-        if chunk == BEFORE + WARM:
-            ledger.stages.clear()
+        if chunk == FILL + WARM_UP:
+            stats.stages.clear()
         videos = {}
-        for name, way in worlds.items():
+        for name, other in worlds.items():
             began = time.perf_counter()
-            _, videos[name], _ = way.generate(state, actions)
-            if chunk >= BEFORE + WARM:
-                spent[name].append(time.perf_counter() - began)
+            _, videos[name], _ = other.generate(state, actions)
+            if chunk >= FILL + WARM_UP:
+                seconds[name].append(time.perf_counter() - began)
         for name, video in videos.items():
-            off = (video - videos[AS_IT_IS]).abs().max().item()
-            furthest[name] = max(furthest[name], off)
+            difference = (video - videos[BASELINE]).abs().max().item()
+            differences[name] = max(difference, differences[name])
         state = walked.step(state, actions)[1]
-    plain = spent[AS_IT_IS]
+    baseline = seconds[BASELINE]
     return {
         "chunks": chunks,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "parts": {name: entry.seconds / chunks for name, entry in ledger.stages.items()},
+        "stages": {name: stage.seconds / chunks for name, stage in stats.stages.items()},
         "rows": {
             name: {
-                "seconds": statistics.median(seconds),
-                "faster": statistics.median(a / b for a, b in zip(plain, seconds, strict=True)),
-                "difference": furthest[name],
+                "seconds": statistics.median(own),
+                "speedup": statistics.median(a / b for a, b in zip(baseline, own, strict=True)),
+                "difference": differences[name],
             }
-            for name, seconds in spent.items()
+            for name, own in seconds.items()
         },
     }
 
 
 def compiled(world: World) -> World:
-    """The velocity compiled by torch."""
+    """With the velocity compiled by torch."""
     import torch
 
     other = copy.copy(world)
@@ -101,8 +103,8 @@ def compiled(world: World) -> World:
     return other
 
 
-def halved(world: World) -> World:
-    """The transformer in bfloat16: not the same numbers, and here for comparison only."""
+def in_bfloat16(world: World) -> World:
+    """With the transformer in bfloat16: other numbers, for comparison only."""
     import torch
 
     other = copy.copy(world)
@@ -110,26 +112,26 @@ def halved(world: World) -> World:
     return other
 
 
-Way = Callable[["World"], "World"]
-WAYS: dict[str, Way] = {
-    AS_IT_IS: lambda world: world,
+Variant = Callable[["World"], "World"]
+VARIANTS: dict[str, Variant] = {
+    BASELINE: lambda world: world,
     "compiled": compiled,
-    "bfloat16": halved,
+    "bfloat16": in_bfloat16,
 }
 
 
 def describe(results: dict[str, Any]) -> str:
-    """Both tables."""
-    total = sum(results["parts"].values())
-    parts = [[name, 1000 * s, s / total] for name, s in results["parts"].items()]
+    """Both tables as text."""
+    total = sum(results["stages"].values())
+    stages = [[name, 1000 * s, s / total] for name, s in results["stages"].items()]
     rows = [
-        [name, 1000 * row["seconds"], row["faster"], row["difference"]]
+        [name, 1000 * row["seconds"], row["speedup"], row["difference"]]
         for name, row in results["rows"].items()
     ]
     return "\n".join(
         [
-            table(["part of a chunk", "ms", "share"], parts),
+            table(["stage of a chunk", "ms", "share"], stages),
             "",
-            table(["way", "ms a chunk", "times as fast", "largest difference"], rows),
+            table(["variant", "ms a chunk", "speed-up", "largest difference"], rows),
         ]
     )

@@ -1,43 +1,88 @@
-"""A chunk the way the published loop makes it: nothing is kept from one evaluation to the next.
+"""A chunk as the released loop makes it, with nothing cached between evaluations.
 
-All frames are encoded again before the chunk; the memory is compressed again, and the memory
-stream computed again, in every evaluation of the model and for every row of the prompt
-(Infinite-World, 3.5 and 8).
+The released Infinite-World encodes all frames again before each chunk, and compresses the memory
+again in every evaluation of the transformer, for both branches of the guidance.
 """
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from loci.bench.world.variants import with_memory
 from loci.flow import State, batched_guidance, euler_timesteps, sample
 from loci.io.frames import frames_to_tensor, tensor_to_frames
+from loci.memory.baselines import Memory
 from loci.memory.hpmc import RATE, WindowPlan
 from loci.memory.poses import dead_reckon
 from loci.memory.token_cache import MemoryTokens
 from loci.world.conditioning import Actions, ChunkContext, ChunkPoses
-from loci.world.rollout import chunk_noise
-from loci.world.world import WalkState, World
+from loci.world.rollout import WalkState
+from loci.world.sampling import chunk_noise
+from loci.world.world import World
 
 _PLAN = WindowPlan()
-# What the published windows and second pass read, however long the history: so much is compressed
-# at each evaluation, and no more, where a world has a memory of its own instead.
 MOST_COMPRESSED = _PLAN.windows * _PLAN.window + _PLAN.windows * _PLAN.window // RATE
+"""The latents that the released windows and their second pass read, however long the history. A
+world with a memory of its own compresses as many in every evaluation here."""
 
 
 class History(NamedTuple):
-    """All that a walk has made so far, the picture and the local frame included."""
+    """Everything a walk has made so far, with the start picture and its latent."""
 
     frames: UInt8[np.ndarray, "n h w 3"]
     latents: Float[Tensor, "1 c t h w"]
     poses: Float[Tensor, "1 t 3"] | None
 
 
+class RecordedWalk:
+    """A walk that keeps all its frames, latents and poses, which a world itself does not."""
+
+    def __init__(self, world: World, picture: UInt8[np.ndarray, "h w 3"]) -> None:
+        self._recorder = _Recorder(world.memory)
+        self._world = with_memory(world, self._recorder)
+        self.state = self._world.start(picture)
+        self._frames, self._latents = [picture[None]], [self.state.local]
+        self._poses = [self.state.pose[:, None]]
+
+    def step(self, actions: Int[np.ndarray, "n 2"]) -> None:
+        frames, self.state = self._world.step(self.state, actions)
+        latents, poses = self._recorder.last
+        if self._world.config.lag:
+            # The memory was given the previous frame and all but the newest.
+            latents = torch.cat([latents[:, :, 1:], self.state.local], dim=2)
+            if poses is not None:
+                poses = torch.cat([poses[:, 1:], self.state.pose[:, None]], dim=1)
+        self._frames.append(frames)
+        self._latents.append(latents)
+        if poses is not None:
+            self._poses.append(poses)
+
+    def history(self, chunks: int) -> History:
+        """The history after so many chunks."""
+        frames, latents = self._frames[: chunks + 1], self._latents[: chunks + 1]
+        posed = self._world.config.action_scale is not None
+        poses = torch.cat(self._poses[: chunks + 1], dim=1) if posed else None
+        return History(np.concatenate(frames), torch.cat(latents, dim=2), poses)
+
+
+class _Recorder:
+    """A memory that keeps what it was last given."""
+
+    def __init__(self, inner: Memory) -> None:
+        self.inner, self.empty, self.tokens = inner, inner.empty, inner.tokens
+        self.last: tuple[Tensor, Tensor | None]
+
+    def append(self, state: Any, latents: Tensor, poses: Tensor | None = None) -> Any:
+        self.last = latents, poses
+        return self.inner.append(state, latents, poses)
+
+
 class PublishedChunk(NamedTuple):
-    """New latents and frames, and the seconds it took: to encode, and in all."""
+    """New latents and frames, and the seconds for encoding and in all."""
 
     latents: Float[Tensor, "1 c t h w"]
     frames: UInt8[np.ndarray, "n h w 3"]
@@ -51,33 +96,32 @@ def published_chunk(
 ) -> PublishedChunk:
     """The chunk that `world.step(state, actions)` makes, for a full chunk of actions.
 
-    Where the world's history holds sampled latents, those are used, so that the numbers can be
-    compared; the frames are encoded all the same.
+    The frames are always encoded. Where the world keeps sampled latents as its history, those are
+    used afterwards, so that the results can be compared.
     """
     config, began = world.config, time.perf_counter()
-    encoded = world.codec.encode(frames_to_tensor(history.frames).to(state.local.device))
+    encoded = world.codec.encode(frames_to_tensor(history.frames).to(world.device))
     encoding = time.perf_counter() - began
     latents = encoded if config.reencode else history.latents
-    known = latents.shape[2] - int(config.lag)
-    poses = None if history.poses is None else history.poses[:, :known]
-    pressed = np.zeros((1, config.chunk + int(config.overlap), 2), np.int64)
-    pressed[0, : len(actions)] = actions
-    move, view = torch.from_numpy(pressed).unbind(-1)
-    move, view = move.to(state.local.device), view.to(state.local.device)
+    remembered = latents.shape[2] - int(config.lag)
+    poses = None if history.poses is None else history.poses[:, :remembered]
+    padded = np.zeros((1, config.chunk + int(config.overlap), 2), np.int64)
+    padded[0, : len(actions)] = actions
+    move, view = torch.from_numpy(padded).to(world.device).unbind(-1)
 
     def velocity(now: State, timestep: Tensor) -> State:
-        codes = _compress(world, latents[:, :, :known], poses, now["video"].shape[0])
-        context = _context(world, state, codes, Actions(move, view))
+        memory = _compress(world, latents[:, :, :remembered], poses, now["video"].shape[0])
+        context = _context(world, state, memory, Actions(move, view))
         return {"video": world.transformer.velocity(now["video"], timestep, context)}
 
     step = (
         velocity if state.prompt is None else batched_guidance(velocity, config.sampling.guidance)
     )
     grid = euler_timesteps(config.sampling.steps, config.sampling.shift, config.sampling.even)
-    made = sample(step, {"video": _noise(world, state)}, grid)["video"]
-    again = int(config.overlap)  # the frame that is already there
-    frames = tensor_to_frames(world.codec.decode(made)[:, :, again:])
-    return PublishedChunk(made[:, :, again:], frames, encoding, time.perf_counter() - began)
+    sampled = sample(step, {"video": _noise(world, state)}, grid)["video"]
+    first = int(config.overlap)  # the frame that is already there
+    frames = tensor_to_frames(world.codec.decode(sampled)[:, :, first:])
+    return PublishedChunk(sampled[:, :, first:], frames, encoding, time.perf_counter() - began)
 
 
 def _compress(
@@ -92,28 +136,28 @@ def _compress(
     latents = latents[:, :, -MOST_COMPRESSED:]
     if poses is not None:
         poses = poses[:, -MOST_COMPRESSED:].expand(rows, -1, -1)
-    return memory.codes(memory.append(memory.empty(), latents, poses))
+    return memory.tokens(memory.append(memory.empty(), latents, poses))
 
 
 def _context(
-    world: World, state: WalkState, codes: MemoryTokens | None, actions: Actions
+    world: World, state: WalkState, memory: MemoryTokens | None, actions: Actions
 ) -> ChunkContext:
-    address = None
-    if world.config.stride is not None:
-        target = dead_reckon(state.pose, actions.move, actions.view, world.config.stride)
-        if codes is None or codes.poses is None:
-            address = ChunkPoses(target[:, :0], target[:, :0, 0], state.pose, target)
+    poses = None
+    if world.config.action_scale is not None:
+        target = dead_reckon(state.pose, actions.move, actions.view, world.config.action_scale)
+        if memory is None or memory.poses is None:
+            poses = ChunkPoses(target[:, :0], target[:, :0, 0], state.pose, target)
         else:
-            ends = torch.tensor([span.end for span in codes.spans], dtype=torch.float64)
-            address = ChunkPoses(codes.poses, (ends.max() - ends)[None], state.pose, target)
-    tokens = None if codes is None else codes.tokens
+            ends = torch.tensor([span.end for span in memory.spans], dtype=torch.float64)
+            poses = ChunkPoses(memory.poses, (ends.max() - ends)[None], state.pose, target)
+    tokens = None if memory is None else memory.tokens
     rows = 1 if state.prompt is None else state.prompt.states.shape[0]
     local = state.local.expand(rows, -1, -1, -1, -1)
-    return world.transformer.context(tokens, local, actions, state.prompt, address)
+    return world.transformer.context(tokens, local, actions, state.prompt, poses)
 
 
 def _noise(world: World, state: WalkState) -> Tensor:
     config = world.config
     shape = list(state.local.shape)
-    shape[2] = config.chunk // world.codec.temporal_factor + int(config.overlap)
-    return chunk_noise(state.seed, state.chunks, tuple(shape), state.local.device)
+    shape[2] = config.chunk // world.temporal_factor + int(config.overlap)
+    return chunk_noise(state.seed, state.chunks, tuple(shape), world.device)

@@ -1,4 +1,4 @@
-"""What `loci bench walk-speed` compares, and one walk by all of it, chunk by chunk."""
+"""`loci bench walk-speed`: what do faster presets save in a walk, and what do they cost?"""
 
 from __future__ import annotations
 
@@ -13,105 +13,12 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from loci.bench.report import QUICK, MemoryPlan, table, write_json
-from loci.caching.presets import Preset, exact, fast, faster
-from loci.caching.step_cache import StepCacheConfig
-from loci.caching.token_cache import TokenCacheConfig
 from loci.io.files import check_writable
-from loci.world.world import WalkState, World
 
 if TYPE_CHECKING:
-    from loci.world.world import World
-
-
-EXACT = "exact"
-FEWER = (6, 3, 1)
-"""Euler steps, besides those of `fast` and `faster`."""
-CACHED = (0.05, 0.1, 0.4)
-"""Tolerances of step caching."""
-STRIDES = (2, 3)
-"""Of step caching without a budget: after the first two steps one in so many is evaluated."""
-CARVED = (0.05, 0.1, 0.4)
-"""Tolerances of carving."""
-
-
-class WalkMethod(NamedTuple):
-    """One row of the comparison.
-
-    Attributes:
-        name: of the row.
-        group: what kind of sparing it is.
-        speed: at which is walked.
-        steps: of a chunk, None for as many as the world takes.
-    """
-
-    name: str
-    group: str
-    speed: Preset
-    steps: int | None = None
-
-    def of(self, world: World) -> World:
-        """The world, walked this way, with a ledger of its own."""
-        other = world.at_speed(self.speed)
-        if self.steps is not None:
-            sampling = replace(world.config.sampling, steps=self.steps)
-            other.config = replace(world.config, sampling=sampling)
-        return other
-
-
-def walk_methods(steps: int) -> list[WalkMethod]:
-    """All rows, exact first; names are distinct.
-
-    Args:
-        steps: that the world takes; only fewer are tried.
-    """
-    named = [
-        *((f"cache {t:g}", "step caching", StepCacheConfig(tolerance=t)) for t in CACHED),
-        *((f"cache 1 in {n}", "step caching", StepCacheConfig(stride=n)) for n in STRIDES),
-        *((f"carve {t:g}", "carving", TokenCacheConfig(tolerance=t)) for t in CARVED),
-    ]
-    return [
-        WalkMethod(EXACT, EXACT, exact()),
-        *(WalkMethod(f"{n} steps", "fewer steps", exact(), n) for n in FEWER if n < steps),
-        WalkMethod("fast", "fewer steps", fast()),
-        WalkMethod("faster", "fewer steps", faster()),
-        *(WalkMethod(name, group, Preset(name, walk=walk)) for name, group, walk in named),
-    ]
-
-
-class Walked(NamedTuple):
-    """New frames, and how long each chunk took, decoding and remembering included."""
-
-    frames: UInt8[np.ndarray, "n h w 3"]
-    seconds: list[float]
-
-
-def walk_together(
-    worlds: Mapping[str, World], state: WalkState, actions: Int[np.ndarray, "n 2"]
-) -> dict[str, Walked]:
-    """A frame for every action in every world, each going on from its own frames.
-
-    All make the first chunk, then all the second: what else the machine does meanwhile disturbs
-    every world alike, so seconds of the same chunk can be compared.
-
-    Args:
-        worlds: the same parts at other speeds, by name.
-        state: where all begin.
-        actions: for all the same.
-    """
-    states = dict.fromkeys(worlds, state)
-    frames: dict[str, list] = {name: [] for name in worlds}
-    seconds: dict[str, list[float]] = {name: [] for name in worlds}
-    size = next(iter(worlds.values())).chunk
-    for at in range(0, len(actions), size):
-        following = actions[at + size : at + size + 1]
-        ahead = following[0] if len(following) else None
-        for name, world in worlds.items():
-            began = time.perf_counter()
-            made, states[name] = world.step(states[name], actions[at : at + size], ahead)
-            seconds[name].append(time.perf_counter() - began)
-            frames[name].append(made)
-    return {name: Walked(np.concatenate(frames[name]), seconds[name]) for name in worlds}
-
+    from loci.bench.world.variants import WalkMethod
+    from loci.world.rollout import WalkState
+from loci.world.world import World
 
 PLAN = MemoryPlan(lengths=(64, 256))
 QUICK_PLAN = replace(QUICK, lengths=(128,), maps=1)
@@ -120,19 +27,19 @@ COLUMNS = (
     *("action_accuracy", "evaluations", "active_share", "frames_per_second", "speedup"),
 )
 NOTES = (
-    "every row goes the same walks from the same noise, in one process, all rows chunk by chunk "
-    "in turn; speedup: the median over chunks of exact's seconds over the row's own, decoding and "
-    "remembering included",
-    "revisit_psnr: the way out is the engine's, the way back is generated; views more than 40 "
-    "degrees away from where the last true frame looks, against the engine's own",
-    "psnr_to_exact: against what exact makes of the same way back, 60 for equal frames; over all "
-    "of it, and over its first chunk, before errors add up",
-    "evaluations: of a chunk; active_share: the mean part of a chunk's tokens in an evaluation",
+    "every row walks the same actions from the same noise, in one process, chunk by chunk in turn; "
+    "speedup: the median over chunks of exact's seconds over the row's, decoding and memory "
+    "included",
+    "revisit_psnr: the way out is the engine's, the way back is generated; only views more than "
+    "40 degrees away from the last given frame count, against the engine's frames",
+    "psnr_to_exact: against exact's frames of the same way back (60 for equal frames): all of it, "
+    "and its first chunk, before errors accumulate",
+    "evaluations: per chunk; active_share: mean share of a chunk's tokens in an evaluation",
 )
 
 
 def walk_speed(json: Path, quick: bool = False, seed: int = 0, model: str = "doom") -> None:
-    """What may be spared in a walk, and does it last? On held-out Doom maps.
+    """Measure speed and quality of faster ways to walk, on held-out Doom maps.
 
     Args:
         json: where to write the results.
@@ -142,6 +49,7 @@ def walk_speed(json: Path, quick: bool = False, seed: int = 0, model: str = "doo
     """
     check_writable(json)
 
+    from loci.bench.world.variants import walk_methods
     from loci.world.world import World
 
     world = World.from_pretrained(model)
@@ -152,69 +60,104 @@ def walk_speed(json: Path, quick: bool = False, seed: int = 0, model: str = "doo
     print(f"written: {json}")
 
 
+class TimedWalk(NamedTuple):
+    """New frames, and the seconds of each chunk, decoding and memory included."""
+
+    frames: UInt8[np.ndarray, "n h w 3"]
+    seconds: list[float]
+
+
+def walk_in_turn(
+    worlds: Mapping[str, World], state: WalkState, actions: Int[np.ndarray, "n 2"]
+) -> dict[str, TimedWalk]:
+    """A frame for every action in every world, each continuing its own frames.
+
+    All make the first chunk, then all the second, so that other load on the machine slows all of
+    them alike and the seconds of a chunk can be compared.
+
+    Args:
+        worlds: the same parts with different presets, by name.
+        state: where all begin.
+        actions: of all worlds.
+    """
+    states = dict.fromkeys(worlds, state)
+    frames: dict[str, list] = {name: [] for name in worlds}
+    seconds: dict[str, list[float]] = {name: [] for name in worlds}
+    size = next(iter(worlds.values())).chunk
+    for at in range(0, len(actions), size):
+        end = at + size
+        next_action = actions[end] if end < len(actions) else None
+        for name, world in worlds.items():
+            began = time.perf_counter()
+            new, states[name] = world.step(states[name], actions[at:end], next_action)
+            seconds[name].append(time.perf_counter() - began)
+            frames[name].append(new)
+    return {name: TimedWalk(np.concatenate(frames[name]), seconds[name]) for name in worlds}
+
+
 @dataclass
-class Made:
-    """What one method made: scores of frames, the free walks whole, what obeyed, seconds."""
+class MethodScores:
+    """What was measured of one method: PSNR by frame, free walks, correct motion, seconds."""
 
     revisit: list[np.ndarray] = field(default_factory=list)
     to_exact: list[np.ndarray] = field(default_factory=list)
     first_chunk: list[np.ndarray] = field(default_factory=list)
     walks: list[np.ndarray] = field(default_factory=list)
-    obeyed: list[dict[str, np.ndarray]] = field(default_factory=list)
+    correct: list[dict[str, np.ndarray]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     frames: int = 0
 
-    def add(self, walked: Walked) -> None:
-        self.seconds += walked.seconds
-        self.frames += len(walked.frames)
+    def add(self, walk: TimedWalk) -> None:
+        self.seconds += walk.seconds
+        self.frames += len(walk.frames)
 
 
 def measure(world: World, methods: list[WalkMethod], plan: MemoryPlan, seed: int) -> dict[str, Any]:
-    """All that goes into the JSON, besides the model's name.
+    """All results, without the model's name.
 
     Args:
-        world: at exact.
+        world: with the preset exact.
         methods: exact first.
-        plan: the trials, maps and free walks; nobody stands still here.
+        plan: the trials, maps and free walks.
         seed: of the maps, the walks and the noise.
     """
     from tqdm import tqdm
 
     from loci.bench.metrics import Features
     from loci.bench.world.control import accuracy
-    from loci.bench.world.drift import distances, reference
-    from loci.bench.world.recall import held_out_maps
+    from loci.bench.world.drift import distances, reference_features
+    from loci.bench.world.trials import held_out_maps
 
     began, features = time.perf_counter(), Features()
     maps = held_out_maps(2 * plan.maps, seed)
     maps, others = maps[: plan.maps], maps[plan.maps :]
-    worlds = {method.name: method.of(world) for method in methods}
-    made = {name: Made() for name in worlds}
-    true = Made()
+    worlds = {method.name: method.apply(world) for method in methods}
+    scores = {name: MethodScores() for name in worlds}
+    true = MethodScores()
     for map_seed, other in tqdm(list(zip(maps, others, strict=True)), unit=" maps"):
-        _revisits(worlds, made, plan, map_seed, other, seed)
-        _free_walk(worlds, made, true, plan, map_seed, seed)
-        _script(worlds, made, true, map_seed, seed)
-    real = reference(world, plan.drift, others, features)
-    far = {
-        name: distances(plan.drift, one.walks, features, real)
-        for name, one in [*made.items(), ("true", true)]
+        _revisits(worlds, scores, plan, map_seed, other, seed)
+        _free_walk(worlds, scores, true, plan, map_seed, seed)
+        _script(worlds, scores, true, map_seed, seed)
+    reference = reference_features(world, plan.drift, others, features)
+    frechet = {
+        name: distances(plan.drift, one.walks, features, reference)
+        for name, one in [*scores.items(), ("true", true)]
     }
-    exact = next(iter(made.values()))
+    exact = next(iter(scores.values()))
     return {
         "seed": seed,
         "maps": maps,
         "lengths": list(plan.lengths),
         "drift_frames": {"early": plan.drift.early, "late": plan.drift.late},
         "feature_network": features.name,
-        "drift_ratio_true": far["true"]["late"] / far["true"]["early"],
-        "action_accuracy_true": accuracy(true.obeyed),
+        "drift_ratio_true": frechet["true"]["late"] / frechet["true"]["early"],
+        "action_accuracy_true": accuracy(true.correct),
         "rows": {
             method.name: {
                 "group": method.group,
-                **row(made[method.name], exact, worlds[method.name]),
-                "drift_ratio": far[method.name]["late"] / far[method.name]["early"],
-                "frechet_distance": far[method.name],
+                **row(scores[method.name], exact, worlds[method.name]),
+                "drift_ratio": frechet[method.name]["late"] / frechet[method.name]["early"],
+                "frechet_distance": frechet[method.name],
             }
             for method in methods
         },
@@ -223,29 +166,29 @@ def measure(world: World, methods: list[WalkMethod], plan: MemoryPlan, seed: int
     }
 
 
-def row(made: Made, exact: Made, world: World) -> dict[str, Any]:
-    """The figures of a method, but for drift; `world` is the one it walked in."""
+def row(scores: MethodScores, exact: MethodScores, world: World) -> dict[str, Any]:
+    """The figures of a method, without drift; `world` is the one it walked in."""
     from loci.bench.world.control import accuracy
 
-    entry = world.ledger.entry("chunks")
-    ratios = [e / own for e, own in zip(exact.seconds, made.seconds, strict=True)]
+    chunks = world.stats.stage("chunks")
+    ratios = [a / b for a, b in zip(exact.seconds, scores.seconds, strict=True)]
     return {
-        "revisit_psnr": _mean(made.revisit),
-        "psnr_to_exact": _mean(made.to_exact),
-        "psnr_to_exact_first_chunk": _mean(made.first_chunk),
-        "action_accuracy": accuracy(made.obeyed),
-        "evaluations": entry.made / len(made.seconds),
-        "active_share": entry.active_share,
-        "frames_per_second": made.frames / sum(made.seconds),
+        "revisit_psnr": _mean(scores.revisit),
+        "psnr_to_exact": _mean(scores.to_exact),
+        "psnr_to_exact_first_chunk": _mean(scores.first_chunk),
+        "action_accuracy": accuracy(scores.correct),
+        "evaluations": chunks.evaluations / len(scores.seconds),
+        "active_share": chunks.active_share,
+        "frames_per_second": scores.frames / sum(scores.seconds),
         "speedup": statistics.median(ratios),
-        "chunks": len(made.seconds),
-        "seconds_by_part": {name: stage.seconds for name, stage in world.ledger.stages.items()},
+        "chunks": len(scores.seconds),
+        "seconds_by_stage": {name: stage.seconds for name, stage in world.stats.stages.items()},
     }
 
 
 def _revisits(
     worlds: dict[str, World],
-    made: dict[str, Made],
+    scores: dict[str, MethodScores],
     plan: MemoryPlan,
     map_seed: int,
     other: int,
@@ -253,68 +196,70 @@ def _revisits(
 ) -> None:
     """The way back of every trial of a map."""
     from loci.bench.metrics import psnr
-    from loci.bench.world.recall import KINDS, Kind, make_trial, remember
-    from loci.envs.doom.engine import FRAME
+    from loci.bench.world.trials import KINDS, Kind, encode_history, make_trial
 
     world = next(iter(worlds.values()))
     wanted: list[tuple[Kind, int]] = [(kind, n) for n in plan.lengths for kind in KINDS]
     for kind, length in wanted:
-        trial = make_trial(kind, length, map_seed, other, world.size or (FRAME, FRAME))
+        trial = make_trial(kind, length, map_seed, other, world)
         if not trial.hidden.any():
             continue
-        known = trial.frames[: trial.known + 1], trial.actions[: trial.known]
-        walked = walk_together(worlds, remember(world, *known, seed), trial.back)
-        exact = next(iter(walked.values())).frames
-        for name, one in walked.items():
-            made[name].add(one)
-            made[name].revisit.append(psnr(one.frames[trial.hidden], trial.truth[trial.hidden]))
-            made[name].to_exact.append(psnr(one.frames, exact))
+        state = encode_history(world, *trial.given, seed)
+        walks = walk_in_turn(worlds, state, trial.way_back)
+        exact = next(iter(walks.values())).frames
+        for name, walk in walks.items():
+            own = scores[name]
+            own.add(walk)
+            own.revisit.append(psnr(walk.frames[trial.hidden], trial.truth[trial.hidden]))
+            own.to_exact.append(psnr(walk.frames, exact))
             first = slice(0, world.chunk)
-            made[name].first_chunk.append(psnr(one.frames[first], exact[first]))
+            own.first_chunk.append(psnr(walk.frames[first], exact[first]))
 
 
 def _free_walk(
     worlds: dict[str, World],
-    made: dict[str, Made],
-    true: Made,
+    scores: dict[str, MethodScores],
+    true: MethodScores,
     plan: MemoryPlan,
     map_seed: int,
     seed: int,
 ) -> None:
-    """Out and back through a map, all of it generated."""
-    from loci.bench.world.drift import sized
-    from loci.envs.doom.engine import film
+    """Out and back through a map, generated from its first frame."""
+    from loci.bench.world.trials import film_for
     from loci.envs.doom.walks import there_and_back
 
     world = next(iter(worlds.values()))
     actions = there_and_back(map_seed, plan.drift.frames)
-    frames = sized(world, film(map_seed, actions)[0])
+    frames, _ = film_for(world, map_seed, actions)
     true.walks.append(frames)
-    for name, one in walk_together(worlds, world.start(frames[0], seed), actions).items():
-        made[name].add(one)
-        made[name].walks.append(np.concatenate([frames[:1], one.frames]))
+    for name, walk in walk_in_turn(worlds, world.start(frames[0], seed), actions).items():
+        scores[name].add(walk)
+        scores[name].walks.append(np.concatenate([frames[:1], walk.frames]))
 
 
 def _script(
-    worlds: dict[str, World], made: dict[str, Made], true: Made, map_seed: int, seed: int
+    worlds: dict[str, World],
+    scores: dict[str, MethodScores],
+    true: MethodScores,
+    map_seed: int,
+    seed: int,
 ) -> None:
-    """Every action, one kind after the other."""
-    from loci.bench.world.control import SCRIPT, moved, obeyed
-    from loci.bench.world.drift import sized
-    from loci.envs.doom.engine import film
+    """Every kind of action, one after the other."""
+    from loci.bench.world.control import SCRIPT, correct_motion, moved
+    from loci.bench.world.trials import film_for
 
     world = next(iter(worlds.values()))
-    frames, poses = film(map_seed, SCRIPT)
-    frames, counted = sized(world, frames), moved(poses)
-    true.obeyed.append(obeyed(frames, SCRIPT, counted))
-    for name, one in walk_together(worlds, world.start(frames[0], seed), SCRIPT).items():
-        made[name].add(one)
-        shown = np.concatenate([frames[:1], one.frames])
-        made[name].obeyed.append(obeyed(shown, SCRIPT, counted))
+    frames, poses = film_for(world, map_seed, SCRIPT)
+    counted = moved(poses)
+    true.correct.append(correct_motion(frames, SCRIPT, counted))
+    for name, walk in walk_in_turn(worlds, world.start(frames[0], seed), SCRIPT).items():
+        scores[name].add(walk)
+        shown = np.concatenate([frames[:1], walk.frames])
+        scores[name].correct.append(correct_motion(shown, SCRIPT, counted))
 
 
 def describe(results: dict[str, Any]) -> str:
-    """The table and the engine's own figures."""
+    """The table, and the engine's own figures."""
     head = ["", *(name.replace("_", " ") for name in COLUMNS)]
     rows = [[name, *(row[c] for c in COLUMNS)] for name, row in results["rows"].items()]
     lines = [table(head, rows), ""]

@@ -1,22 +1,27 @@
-"""The same world with other memories, and the reasons why some cannot be had."""
+"""The same world with other memories or other presets, for comparison."""
+
+from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import NamedTuple
 
+from loci.caching.presets import Preset, exact, fast, faster
+from loci.caching.published.step_caches import StridedStepCacheConfig
+from loci.caching.step_cache import StepCacheConfig
+from loci.caching.token_cache import TokenCacheConfig
 from loci.memory.baselines import Memory, NoMemory, RawMemory, SampledMemory, WrongMemory
 from loci.memory.hierarchical import HierarchicalMemory
 from loci.memory.token_cache import MemoryTokens
 from loci.world.world import World
 
 TIME = "time"
-RAW_REASON = (
-    "this transformer reads codes of its own width on the patch grid; raw latents do not fit it"
-)
-KEEPSAKES_REASON = "the memory measured as hpmc has keepsakes itself, no poses, or other windows"
-COVER = 8
-"""Codes of the cover beside keepsakes."""
-AGE_REASON = "the memory measured as hpmc is merged by age"
+RAW_REASON = "this transformer reads memory tokens of its own width, so raw latents do not fit it"
+AGE_REASON = "the measured memory is itself merged by age"
+KEYFRAMES_REASON = "the measured memory has keyframes itself, no poses, or other windows"
 TIME_REASON = "needs a second model, addressed by time: --time-model PATH"
+MERGED = 8
+"""Memory tokens that are left for the merged history when the others are keyframes."""
 
 
 def with_memory(world: World, memory: Memory) -> World:
@@ -27,27 +32,29 @@ def with_memory(world: World, memory: Memory) -> World:
 
 
 def takes_raw_latents(world: World) -> bool:
-    """Whether the transformer reads latents and codes alike, as published."""
+    """Whether the transformer reads latents and memory tokens alike, as the released one does."""
     config = world.transformer.config
-    return config.reckoned is None and config.memory.out_channels == config.latent_channels
+    return config.pose_rotary is None and config.memory.out_channels == config.latent_channels
 
 
-def may_keep(world: World) -> bool:
-    """Whether the same memory can be had with keepsakes, to compare."""
-    horizon = world.config.horizon
-    hierarchy = horizon.hierarchy
-    posed = world.config.stride is not None and horizon.exact is None
-    return posed and hierarchy.keepsakes == 0 and hierarchy.window == 8 and hierarchy.budget > COVER
+def takes_keyframes(world: World) -> bool:
+    """Whether a part of the memory's budget can be given to keyframes."""
+    memory = world.config.memory
+    hierarchy = memory.hierarchy
+    posed = world.config.action_scale is not None and memory.exact is None
+    fits = hierarchy.window == 8 and hierarchy.budget > MERGED
+    return posed and hierarchy.keyframes == 0 and fits
 
 
-def variants(world: World, wrong: MemoryTokens | None = None) -> dict[str, World]:
-    """The memories to compare, by name; `wrong` are another scene's codes, if there is one.
+def memory_variants(world: World, wrong: MemoryTokens | None = None) -> dict[str, World]:
+    """The world with every memory that it can have, by name.
 
-    `window` and `stride` have the budget of the shipped memory, in codes of level one; `age`
-    is the same memory merged by age alone, where it follows views; `keepsakes` has so many of its
-    codes as keepsakes as leave the coarsest cover but one, where the shipped one has none.
+    `hpmc` is its own. `window` and `stride` have the same budget in unmerged tokens, `age` merges
+    by age alone, `keyframes` gives all but 8 tokens of the budget to keyframes, `raw` keeps all
+    latents. `wrong` always holds the tokens of another scene; left out if none are given.
     """
-    compressor, hierarchy = world.transformer.latent_encoder, world.config.horizon.hierarchy
+    compressor, config = world.transformer.latent_encoder, world.config.memory
+    hierarchy = config.hierarchy
     memories: dict[str, Memory] = {
         "hpmc": world.memory,
         "none": NoMemory(compressor=compressor),
@@ -55,15 +62,68 @@ def variants(world: World, wrong: MemoryTokens | None = None) -> dict[str, World
         "stride": SampledMemory(compressor=compressor, config=hierarchy, strided=True),
     }
     if hierarchy.follow == "views":
-        by_age = replace(world.config.horizon, hierarchy=replace(hierarchy, follow="age"))
+        by_age = replace(config, hierarchy=replace(hierarchy, follow="age"))
         memories["age"] = HierarchicalMemory(by_age, compressor)
-    if may_keep(world):
-        some = replace(hierarchy, keepsakes=hierarchy.budget - COVER)
-        memories["keepsakes"] = HierarchicalMemory(
-            replace(world.config.horizon, hierarchy=some), compressor
-        )
+    if takes_keyframes(world):
+        sharp = replace(hierarchy, keyframes=hierarchy.budget - MERGED)
+        memories["keyframes"] = HierarchicalMemory(replace(config, hierarchy=sharp), compressor)
     if wrong is not None:
         memories["wrong"] = WrongMemory(world.memory, wrong)
     if takes_raw_latents(world):
         memories["raw"] = RawMemory()
     return {name: with_memory(world, memory) for name, memory in memories.items()}
+
+
+EXACT = "exact"
+STEPS = (6, 3, 1)
+"""Euler steps, besides those of `fast` and `faster`."""
+CACHED = (0.05, 0.1, 0.4)
+"""Tolerances of step caching."""
+STRIDES = (2, 3)
+"""Of step caching without a tolerance: after the first two steps, every n-th is evaluated."""
+CARVED = (0.05, 0.1, 0.4)
+"""Tolerances of token carving."""
+
+
+class WalkMethod(NamedTuple):
+    """One row of `loci bench walk-speed`.
+
+    Attributes:
+        name: of the row.
+        group: the kind of approximation.
+        preset: to walk with.
+        steps: Euler steps per chunk; as many as the world takes if None.
+    """
+
+    name: str
+    group: str
+    preset: Preset
+    steps: int | None = None
+
+    def apply(self, world: World) -> World:
+        """The world with this method and statistics of its own."""
+        other = world.at_speed(self.preset)
+        if self.steps is not None:
+            sampling = replace(world.config.sampling, steps=self.steps)
+            other.config = replace(world.config, sampling=sampling)
+        return other
+
+
+def walk_methods(steps: int) -> list[WalkMethod]:
+    """All rows, exact first; names are distinct.
+
+    Args:
+        steps: Euler steps that the world takes; only fewer are tried.
+    """
+    cached = [
+        *((f"cache {t:g}", "step caching", StepCacheConfig(tolerance=t)) for t in CACHED),
+        *((f"cache 1 in {n}", "step caching", StridedStepCacheConfig(stride=n)) for n in STRIDES),
+        *((f"carve {t:g}", "token carving", TokenCacheConfig(tolerance=t)) for t in CARVED),
+    ]
+    return [
+        WalkMethod(EXACT, EXACT, exact()),
+        *(WalkMethod(f"{n} steps", "fewer steps", exact(), n) for n in STEPS if n < steps),
+        WalkMethod("fast", "fewer steps", fast()),
+        WalkMethod("faster", "fewer steps", faster()),
+        *(WalkMethod(name, group, Preset(name, walk=config)) for name, group, config in cached),
+    ]
