@@ -6,6 +6,7 @@ from loci.flow import (
     State,
     add_noise,
     batched_guidance,
+    check_temperature,
     euler_timesteps,
     flow_loss,
     interval_guidance,
@@ -191,3 +192,84 @@ def test_guidance_reuses_its_last_difference(every: int, evaluated: int) -> None
         expected = state["x"] + t + 3 * difference
         torch.testing.assert_close(velocity(state, torch.tensor([t]))["x"], expected)
     assert calls == {"conditional": 6, "unconditional": evaluated}
+
+
+def test_the_loss_is_the_mean_squared_error_of_each_sample() -> None:
+    data, noise = torch.zeros(2, 2, 2), torch.ones(2, 2, 2)
+    velocity = torch.stack([torch.full((2, 2), 4.0), torch.tensor([[1.0, 1.0], [1.0, 3.0]])])
+    assert flow_loss(velocity, data, noise).tolist() == [9, 1]
+    assert flow_loss(velocity.bfloat16(), data, noise).dtype == torch.float32
+
+
+def test_noise_levels_are_drawn_as_told() -> None:
+    seeded = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+    uniform, normal = torch.rand(500, generator=seeded()), torch.randn(500, generator=seeded())
+    assert torch.equal(sample_levels(500, 1.0, seeded()), uniform)
+    assert torch.equal(sample_levels(500, 3.0, seeded()), shift(uniform, 3.0))
+    levels = sample_levels(500, 3.0, seeded(), logit_mean=0.8)
+    assert torch.allclose(levels, shift(torch.sigmoid(normal + 0.8), 3.0))
+
+
+def test_every_step_is_announced_with_its_state() -> None:
+    seen: list[tuple[int, float]] = []
+
+    def velocity(state: State, timestep: Tensor) -> State:
+        return {"x": torch.ones(1)}
+
+    def on_step(step: int, state: State) -> None:
+        seen.append((step, state["x"].item()))
+
+    timesteps = euler_timesteps(4, 1.0, even=True)
+    end = sample(velocity, {"x": torch.ones(1)}, timesteps, on_step=on_step)
+    assert [step for step, _ in seen] == [0, 1, 2, 3]
+    assert [x for _, x in seen] == pytest.approx([1, 0.75, 0.5, 0.25])
+    assert end["x"].item() == pytest.approx(0)
+
+
+@pytest.mark.parametrize("wrong", [-0.1, float("inf"), float("nan")])
+def test_a_temperature_is_a_finite_number_from_zero_on(wrong: float) -> None:
+    check_temperature(0.0)
+    check_temperature(2.5)
+    with pytest.raises(ValueError, match="temperature"):
+        check_temperature(wrong)
+
+
+class FirstRow:
+    """Evaluates the first token at every step but the first, all tokens there."""
+
+    cached_context = False
+
+    def propose(self, step, timesteps, state):
+        return None
+
+    def select(self, step, timesteps, state):
+        return torch.tensor([0]) if step else None
+
+    def fill(self, step, timesteps, state, rows, part):
+        return {"x": self.latest.index_copy(0, rows, part["x"])}
+
+    def observe(self, step, timesteps, state, velocity):
+        self.latest = velocity["x"]
+
+
+@pytest.mark.parametrize("has_partial", [True, False])
+def test_a_token_policy_selects_where_tokens_can_be_evaluated_in_part(has_partial: bool) -> None:
+    calls: list[str] = []
+
+    def velocity(state: State, timestep: Tensor) -> State:
+        calls.append("all")
+        assert timestep.shape == (2,)
+        return {"x": torch.full((2, 1), float(len(calls)))}
+
+    def partial(state: State, timestep: Tensor, rows: Tensor) -> State:
+        calls.append("some")
+        assert len(state["x"]) == len(timestep) == 2
+        return {"x": torch.full((len(rows), 1), float(len(calls)))}
+
+    start = {"x": torch.zeros(2, 1)}
+    timesteps = euler_timesteps(2, 1.0, even=True)
+    given = partial if has_partial else None
+    end = sample(velocity, start, timesteps, FirstRow(), partial=given)
+    assert calls == ["all", "some" if has_partial else "all"]
+    # Each step is half of the way; the second token keeps the first velocity if it is left out.
+    assert end["x"][:, 0].tolist() == [-1.5, -1.0 if has_partial else -1.5]

@@ -4,11 +4,13 @@
         tests/caching --count 40 --seed 0 --json mutants.json
 
 The working tree is copied and never changed. Each mutant runs the tests in a forked process, so
-heavy imports happen once; needs a POSIX system. A mutant that hangs counts as killed.
+heavy imports happen once; needs a POSIX system. The test file that mirrors the mutated one runs
+first, the others only if it passes. A mutant that hangs counts as killed.
 """
 
 import argparse
 import ast
+import importlib
 import json
 import os
 import random
@@ -127,6 +129,13 @@ def run(tree: Path, tests: list[str], limit: float) -> tuple[bool, float]:
     return False, time.monotonic() - start
 
 
+def mirror(path: Path) -> list[list[str]]:
+    """The test file of a source file, if there is one."""
+    inside = path.relative_to(ROOT / "src" / "loci")
+    test = Path("tests", inside.parent, f"test_{inside.name}")
+    return [[str(test)]] if (ROOT / test).is_file() else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("sources", nargs="+", type=Path, help="files or folders to mutate")
@@ -135,9 +144,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to write the report")
     given = parser.parse_args()
-    import torch  # once, before forking
-
-    torch.set_num_threads(1)
+    for name in ("hypothesis", "jaxtyping", "numpy", "PIL.Image", "pytest", "torch"):
+        importlib.import_module(name)  # once, before forking
+    sys.modules["torch"].set_num_threads(1)
     sys.dont_write_bytecode = True
     files = [f for s in given.sources for f in ([s] if s.is_file() else sorted(s.rglob("*.py")))]
     found = [site for file in files for site in sites(file.resolve())]
@@ -158,7 +167,9 @@ def main() -> None:
             path = tree / about["file"]
             original = path.read_text(encoding="utf-8")
             path.write_text(source, encoding="utf-8")
-            about["survived"], about["seconds"] = run(tree, given.tests, 3 * seconds + 20)
+            start, limit = time.monotonic(), 3 * seconds + 20
+            survived = all(run(tree, tests, limit)[0] for tests in (*mirror(site[0]), given.tests))
+            about |= {"survived": survived, "seconds": round(time.monotonic() - start, 1)}
             path.write_text(original, encoding="utf-8")
             report.append(about)
             if about["survived"]:

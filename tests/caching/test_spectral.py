@@ -1,16 +1,15 @@
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from loci.caching.aggregation import shrunk
-from loci.caching.area_resize import area_resized
 from loci.caching.published.decoding import PaperDecoding, ReleasedDecoding
 from loci.caching.spectral import (
     DecodingConfig,
     Thresholds,
     fit_thresholds,
+    grey,
     token_scores,
+    windowed_grey,
 )
 
 ALL = (ReleasedDecoding(), PaperDecoding(), DecodingConfig())
@@ -40,7 +39,7 @@ def test_noise_has_more_detail_than_a_slope(decoding: DecodingConfig) -> None:
     assert 0 <= smooth < 0.5 * fine < 1
 
 
-def test_a_picture_without_an_object_has_no_ratio() -> None:
+def test_an_empty_mask_has_no_ratio() -> None:
     for decoding in ALL:
         assert decoding.image_ratio(torch.zeros(20, 20, 4, dtype=torch.uint8)) == 0
 
@@ -78,22 +77,6 @@ def test_counts_of_voxels_go_with_the_grid_in_ours() -> None:
         assert ours.factor(0.6, 0.6, count, 32) == factor
         assert ours.factor(0.6, 0.6, count * 4, 64) == factor
     assert published.factor(0.6, 0.6, 2047, 32) == 1
-
-
-@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([8, 16]))
-def test_a_flat_picture_stays_flat(height: int, width: int, size: int) -> None:
-    flat = torch.full((height, width), 77, dtype=torch.uint8)
-    assert torch.equal(area_resized(flat, size), torch.full((size, size), 77, dtype=torch.uint8))
-
-
-def test_resizing_by_area() -> None:
-    picture = torch.arange(16, dtype=torch.uint8).view(4, 4) * 10
-    assert area_resized(picture, 2).tolist() == [[25, 45], [105, 125]]
-    assert torch.equal(area_resized(picture, 4), picture)
-    # A whole factor of enlargement repeats pixels.
-    assert torch.equal(
-        area_resized(picture, 8), picture.repeat_interleave(2, 0).repeat_interleave(2, 1)
-    )
 
 
 @pytest.mark.parametrize("factor", [1.25, 1.5, 2.0])
@@ -139,3 +122,140 @@ def test_a_flat_object_keeps_its_plane() -> None:
     for decoding in ALL:
         with pytest.raises(ValueError, match="at least 1"):
             decoding.aggregate(coords, 0.5)
+
+
+def wave(cycles: int, side: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
+    """A full grid with 1 + cos, of so many cycles along x."""
+    coords = torch.cartesian_prod(torch.zeros(1, dtype=torch.long), *(torch.arange(side),) * 3)
+    return coords, 1 + torch.cos(2 * torch.pi * cycles * coords[:, 1] / side)
+
+
+@pytest.mark.parametrize(("cycles", "is_high"), [(1, False), (2, True), (3, True), (7, True)])
+def test_frequencies_of_a_grid_from_an_eighth_of_its_side_are_high(cycles: int, is_high) -> None:
+    """A wave has energy 2 (1/2)^2 at its frequency and 1 at zero; magnitudes are 2 (1/2) and 1."""
+    ours, released, paper = (d.grid_ratio(*wave(cycles), 16) for d in (ALL[2], ALL[0], ALL[1]))
+    assert ours == pytest.approx(1.0 if is_high else 0.0, abs=1e-5)
+    assert released == pytest.approx(0.5 if is_high else 0.0, abs=1e-5)
+    assert paper == pytest.approx(1 / 3 if is_high else 0.0, abs=1e-5)
+
+
+def test_negative_logits_count_as_empty() -> None:
+    coords, values = wave(3)
+    half = torch.where(values < 1, -5.0, values)
+    empty = torch.where(values < 1, 0.0, values)
+    for decoding in ALL:
+        assert decoding.grid_ratio(coords, half, 16) == decoding.grid_ratio(coords, empty, 16)
+
+
+def test_scores_are_large_where_detail_is() -> None:
+    """A checkerboard in one corner of a smooth block."""
+    coords = torch.cartesian_prod(torch.zeros(1, dtype=torch.long), *(torch.arange(16),) * 3)
+    corner = (coords[:, 1:] < 6).all(dim=1)
+    odd = coords[:, 1:].sum(dim=1) % 2 == 1
+    scores = token_scores(coords, torch.where(corner & odd, 0.0, 1.0), 16)
+    inside = (coords[:, 1:] > 8).all(dim=1) & (coords[:, 1:] < 14).all(dim=1)
+    assert scores[corner].mean() > 3 * scores[inside].mean()
+
+
+def stripes(cycles: int, offset: int = 0) -> torch.Tensor:
+    """A square of 252 pixels, which its margin of 2 makes 256, with vertical stripes."""
+    x = torch.arange(256 + offset)
+    shade = (128 + 100 * torch.cos(2 * torch.pi * cycles * (x - offset) / 256)).round()
+    image = torch.zeros(256 + offset, 256 + offset, 4, dtype=torch.uint8)
+    image[..., :3] = shade[None, :, None].to(torch.uint8)
+    image[offset + 2 : offset + 254, offset + 2 : offset + 254, 3] = 255
+    return image
+
+
+@pytest.mark.parametrize(("cycles", "is_high"), [(10, False), (34, False), (42, True), (80, True)])
+def test_frequencies_of_an_image_beyond_its_radius_are_high(cycles: int, is_high: bool) -> None:
+    ratio = DecodingConfig().image_ratio(stripes(cycles))
+    # The Hann window and the mean hold the rest, at low frequencies.
+    assert (ratio > 0.25) == is_high
+    assert (ReleasedDecoding().image_ratio(stripes(cycles)) > 0.25) == is_high
+
+
+def test_an_image_is_cropped_to_the_object() -> None:
+    for decoding in ALL:
+        assert decoding.image_ratio(stripes(42, 37)) == decoding.image_ratio(stripes(42))
+
+
+def test_outside_the_mask_is_the_mean_of_the_inside() -> None:
+    image = torch.full((256, 256, 4), 40, dtype=torch.uint8)
+    image[..., 3] = 0
+    image[2:254, 2:128] = torch.tensor([80, 80, 80, 255], dtype=torch.uint8)
+    image[2:254, 128:254] = torch.tensor([120, 120, 120, 255], dtype=torch.uint8)
+    grey_values = windowed_grey(image)
+    window = torch.hann_window(256, periodic=False, dtype=torch.float64)
+    assert grey_values[1, 100] == pytest.approx(100 * float(window[1] * window[100]), rel=1e-5)
+    assert grey_values[60, 100] == pytest.approx(80 * float(window[60] * window[100]), rel=1e-5)
+    assert grey_values[60, 130] == pytest.approx(120 * float(window[60] * window[130]), rel=1e-5)
+    assert windowed_grey(torch.zeros(9, 9, 4, dtype=torch.uint8)).eq(0).all()
+
+
+def test_grey_values() -> None:
+    rgb = torch.tensor([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [10, 20, 30]]], dtype=torch.uint8)
+    assert grey(rgb).tolist() == [[76, 150, 29, 18]]
+
+
+def test_the_decoding_factor_at_its_limits() -> None:
+    config = DecodingConfig(high=0.7, low=0.5, image_weight=0.75)
+    assert config.joint_ratio(0.8, 0.4) == pytest.approx(0.7)
+    equal = DecodingConfig(high=0.75, low=0.5)
+    assert equal.factor(0.75, 0.75, 5000) == 1.25
+    assert equal.factor(0.7499, 0.7499, 5000) == 1.5
+    assert equal.factor(0.5, 0.5, 5000) == 2
+    assert equal.factor(0.5001, 0.5001, 5000) == 1.5
+    assert equal.factor(0.6, 0.6, 2047) == 1
+    assert equal.factor(0.6, 0.6, 2048) == 1.5
+    assert equal.factor(0.9, 0.9, 42000) == 2
+    assert equal.factor(0.9, 0.9, 41999) == 1.25
+    assert equal.factor(0.0, 0.9, 5000) == equal.factor(0.9, 0.0, 5000) == 1
+    assert equal.factor(0.0, 0.9, 42000) == 2
+    assert Thresholds(0.5, 0.5).high == 0.5
+    assert DecodingConfig(high=0.5).thresholds is None
+    assert DecodingConfig(low=0.5).thresholds is None
+    assert config.with_thresholds(Thresholds(0.9, 0.1)) == config
+
+
+def test_the_default_settings() -> None:
+    defaults = {"image_weight": 0.9, "limit": 42000, "minimum": 2048}
+    assert DecodingConfig() == DecodingConfig(high=None, low=None, **defaults)  # pyright: ignore
+    assert ReleasedDecoding().thresholds == PaperDecoding().thresholds == Thresholds(0.7, 0.5)
+    assert ReleasedDecoding(high=0.9, low=0.1).thresholds == Thresholds(0.9, 0.1)
+
+
+def test_voxels_merge_around_the_middle_of_the_grid() -> None:
+    coords = torch.tensor([[0, x, 8, 8] for x in range(16)])
+    merged = DecodingConfig().aggregate(coords, 2.0, 16)
+    assert merged.coords[:, 1].tolist() == list(range(4, 12))
+    assert merged.parent.tolist() == [i // 2 for i in range(16)]
+    assert (merged.factor, merged.asset_factor, merged.pose_factor) == (2, 2, 1)
+    assert merged.asset_shift == 0
+    paper = PaperDecoding().aggregate(coords, 2.0, 16)
+    assert paper.coords[:, 1].tolist() == list(range(8))
+    assert (paper.asset_factor, paper.asset_shift) == (2, 0.5)
+    released = ReleasedDecoding().aggregate(coords, 2.0, 16)
+    assert released.coords[:, 1].tolist() == list(range(4, 12))
+    assert (released.factor, released.pose_factor, released.asset_factor) == (2, 2, 1)
+
+
+def test_pooling_and_a_random_subset() -> None:
+    coords = torch.tensor([[0, x, 0, 0] for x in range(4)])
+    merged = PaperDecoding().aggregate(coords, 2.0, 4)
+    values = torch.tensor([[-3.0, 1.0], [-1.0, 0.0], [2.0, 4.0], [6.0, -2.0]])
+    assert merged.pooled(values).tolist() == [[-1, 1], [6, 4]]
+    assert merged.pooled(values, "mean").tolist() == [[-2, 0.5], [4, 1]]
+    rows = [merged.subset(1, torch.Generator().manual_seed(s)).tolist() for s in range(20)]
+    assert {row[0] for row in rows} == {0, 1}
+    assert merged.subset(2).tolist() == [0, 1]
+
+
+def test_an_object_shrinks_about_the_middle_of_its_bounds() -> None:
+    coords = torch.tensor([[0, x, 5, 7 + z] for x in range(10, 22) for z in range(3)])
+    small = shrunk(coords, 1.5)
+    # 12 voxels become 8, from 12 on; 3 shrink to the span of 2; the flat axis stays.
+    assert sorted(set(small[:, 1].tolist())) == list(range(12, 20))
+    assert set(small[:, 2].tolist()) == {5}
+    assert set(small[:, 3].tolist()) == {8}, "7.5, 8 and 8.5, rounded half to even"
+    assert small.dtype == coords.dtype

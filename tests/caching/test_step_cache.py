@@ -161,3 +161,29 @@ def test_levels_of_both_directions() -> None:
     assert [level(i, down) for i in range(5)] == pytest.approx([1, 0.75, 0.5, 0.25, 0])
     assert [is_guided(i, up, INTERVAL) for i in range(4)] == [True, True, True, False]
     assert not is_guided(0, up, None)
+
+
+def test_the_default_settings() -> None:
+    assert StepCacheConfig() == StepCacheConfig(
+        tolerance=0.02,
+        calibration=None,
+        layout=(),
+        beta=0.5,
+        forecast=None,
+        max_extrapolation=2.0,
+    )
+
+
+def test_layout_is_damped_within_a_budget() -> None:
+    """Halfway between the latest velocity and the line."""
+    policy = StepCacheConfig(tolerance=1e9, layout=LAYOUT).policy(None)
+    timesteps, velocity = times(10, 1.0), lambda now: torch.full((1, 2), 1 + now)
+    state = {"shape": torch.ones(1, 2), "scale": torch.ones(1, 2)}
+    for step in range(3):
+        assert policy.propose(step, timesteps, state) is None
+        now = level(step, timesteps)
+        policy.observe(step, timesteps, state, {name: velocity(now) for name in state})
+    forecast = policy.propose(3, timesteps, state)
+    assert forecast is not None
+    assert torch.allclose(forecast["shape"], velocity(0.3))
+    assert torch.allclose(forecast["scale"], velocity(0.25))

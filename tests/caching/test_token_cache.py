@@ -182,3 +182,80 @@ def test_skips_and_partial_evaluations_spend_the_budget() -> None:
     ]
     assert costs[0] == 30 * 40
     assert costs[0] > costs[1] > costs[2]
+
+
+def test_a_skipped_step_costs_its_expected_error() -> None:
+    policy = TokenCache(TokenCacheConfig(0.1, carving_share=0.0))
+    timesteps, state = straight()
+    skips = 0
+    for step in range(30):
+        now, before = timesteps[step].item() / 1000, policy.budget.spent
+        expected = None if policy.forecasts is None else policy.forecasts.expected_error(now)
+        if policy.propose(step, timesteps, state) is None:
+            policy.observe(step, timesteps, state, {"latents": half_bent(now)})
+            assert policy.budget.spent == before
+        else:
+            assert expected is not None
+            rms = expected.square().mean().sqrt().item()
+            assert policy.budget.spent - before == pytest.approx(rms / 30, rel=1e-4)
+            skips += 1
+    assert skips > 2
+
+
+@pytest.mark.parametrize("warmup", [2, 4])
+def test_the_warm_up_is_evaluated_in_full(warmup: int) -> None:
+    config = TokenCacheConfig(
+        1e9, carving_share=1.0, full_above=1.0, warmup=warmup, max_skips=99, max_extrapolation=99
+    )
+    evaluated = drive(TokenCache(config), half_bent)
+    full = [rows is not None and len(rows) == 40 for rows in evaluated]
+    # After two evaluations the error of a forecast is not known yet, so a third is full as well.
+    assert full.index(False) == max(warmup, 3)
+
+
+@pytest.mark.parametrize(("limit", "partial"), [(0.49, False), (0.5, True)])
+def test_with_too_many_tokens_due_all_are_evaluated(limit: float, partial: bool) -> None:
+    """The bent half of the tokens is due."""
+    policy = TokenCache(TokenCacheConfig(0.001, full_above=limit))
+    timesteps, state = straight(10)
+    for step in range(3):
+        assert policy.select(step, timesteps, state) is None
+        v = half_bent(timesteps[step].item() / 1000)
+        policy.observe(step, timesteps, state, {"latents": v})
+    rows = policy.select(3, timesteps, state)
+    assert (rows is not None and rows.tolist() == list(range(20, 40))) == partial
+    assert (rows is None) != partial
+
+
+def test_after_a_switch_of_guidance_earlier_error_rates_are_used() -> None:
+    forecasts = TokenForecasts(torch.zeros(2, 1), 0.0)
+    forecasts.update(torch.tensor([[1.0], [1.0]]), 0.1, None)
+    forecasts.update(torch.tensor([[2.0], [4.0]]), 0.2, None)
+    after = TokenForecasts(torch.zeros(2, 1), 0.5, previous=forecasts)
+    assert after.expected_error(0.6).isinf().all(), "one evaluation makes no line"
+    after.update(torch.zeros(2, 1), 0.6, None)
+    first, second = after.expected_error(0.7).tolist()
+    # Errors 0 and 2 over an rms norm of sqrt((2^2 + 4^2) / 2), at 0.1 and 0.2 from the samples.
+    assert first == pytest.approx(0, abs=1e-5)
+    assert second == pytest.approx(2 / 10**0.5, rel=1e-4)
+
+
+def test_the_larger_of_a_tokens_latest_two_error_rates_counts() -> None:
+    forecasts = TokenForecasts(torch.zeros(1, 1), 0.0)
+    for position, value in ((0.1, 1.0), (0.2, 4.0), (0.3, 7.0)):  # off by 2, then by 0
+        forecasts.update(torch.tensor([[value]]), position, None)
+    assert forecasts.expected_error(0.4).item() == pytest.approx(2 / 4, rel=1e-4)
+    forecasts.update(torch.tensor([[10.0]]), 0.4, None)
+    assert forecasts.expected_error(0.5).item() == pytest.approx(0, abs=1e-4)
+
+
+def test_the_default_settings() -> None:
+    assert TokenCacheConfig() == TokenCacheConfig(
+        tolerance=0.02,
+        calibration=None,
+        warmup=2,
+        carving_share=0.5,
+        full_above=0.7,
+        max_skips=3,
+        max_extrapolation=2.0,
+    )

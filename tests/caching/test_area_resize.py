@@ -1,0 +1,63 @@
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loci.caching.area_resize import area_resized
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([8, 16]))
+def test_a_flat_picture_stays_flat(height: int, width: int, size: int) -> None:
+    flat = torch.full((height, width), 77, dtype=torch.uint8)
+    assert torch.equal(area_resized(flat, size), torch.full((size, size), 77, dtype=torch.uint8))
+
+
+def test_resizing_by_area() -> None:
+    picture = torch.arange(16, dtype=torch.uint8).view(4, 4) * 10
+    assert area_resized(picture, 2).tolist() == [[25, 45], [105, 125]]
+    assert torch.equal(area_resized(picture, 4), picture)
+    # A whole factor of enlargement repeats pixels.
+    assert torch.equal(
+        area_resized(picture, 8), picture.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    )
+
+
+def squares(height: int, width: int) -> torch.Tensor:
+    return (torch.arange(height * width).view(height, width) ** 2 % 251).to(torch.uint8)
+
+
+def test_both_sides_grow_as_in_opencv() -> None:
+    """Values of cv2.resize(..., interpolation=cv2.INTER_AREA)."""
+    assert area_resized(squares(3, 5), 7).tolist() == [
+        [0, 1, 2, 4, 8, 12, 16],
+        [0, 1, 2, 4, 8, 12, 16],
+        [17, 21, 26, 34, 43, 51, 59],
+        [25, 32, 39, 49, 61, 71, 81],
+        [50, 59, 67, 81, 95, 107, 119],
+        [100, 113, 126, 144, 164, 180, 196],
+        [100, 113, 126, 144, 164, 180, 196],
+    ]
+
+
+def test_one_side_grows_as_in_opencv() -> None:
+    assert area_resized(squares(9, 7), 8).tolist() == [
+        [5, 8, 11, 16, 23, 31, 40, 51],
+        [82, 97, 74, 77, 97, 118, 140, 164],
+        [194, 223, 74, 34, 67, 101, 138, 175],
+        [119, 161, 105, 111, 109, 93, 143, 194],
+        [137, 72, 110, 168, 120, 38, 101, 165],
+        [78, 75, 134, 110, 75, 102, 154, 88],
+        [112, 194, 138, 136, 114, 91, 144, 20],
+        [126, 221, 139, 166, 158, 116, 182, 71],
+    ]
+
+
+def test_both_sides_shrink_as_in_opencv() -> None:
+    assert area_resized(squares(9, 7), 4).tolist() == [
+        [48, 45, 67, 99],
+        [174, 81, 93, 162],
+        [91, 130, 84, 127],
+        [163, 145, 120, 105],
+    ]
+    # Means of four pixels are rounded half up: 0.5, 0.25, 254.75 and 2.5.
+    pixels = [[0, 1, 0, 0], [0, 1, 0, 1], [255, 254, 3, 1], [255, 255, 3, 3]]
+    assert area_resized(torch.tensor(pixels, dtype=torch.uint8), 2).tolist() == [[1, 0], [255, 3]]
