@@ -1,6 +1,5 @@
-"""Quaternions (w, x, y, z) and the matrices that rotate column vectors; by roma (x, y, z, w)."""
+"""Quaternions (w, x, y, z) and the matrices that rotate column vectors."""
 
-import roma
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -9,13 +8,33 @@ from torch.nn import functional as F
 
 def quaternion_to_matrix(quaternion: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 3 3"]:
     """The matrix of a quaternion of any length but 0."""
-    return roma.unitquat_to_rotmat(roma.quat_wxyz_to_xyzw(F.normalize(quaternion, dim=-1)))
+    w, x, y, z = F.normalize(quaternion, dim=-1).unbind(-1)
+    entries = [
+        *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    ]
+    return torch.stack(entries, dim=-1).unflatten(-1, (3, 3))
 
 
-def matrix_to_quaternion(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 4"]:
+def matrix_to_quaternion(matrix: Float[Tensor, "b 3 3"]) -> Float[Tensor, "b 4"]:
     """The unit quaternion of a rotation matrix, with w >= 0."""
-    quaternion = roma.quat_xyzw_to_wxyz(roma.rotmat_to_unitquat(matrix))
-    return torch.where(quaternion[..., :1] < 0, -quaternion, quaternion)
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (row.unbind(-1) for row in matrix.unbind(-2))
+    # Each row is the quaternion times four times one of its components. That of the largest
+    # component is the most exact.
+    rows = torch.stack(
+        [
+            torch.stack([1 + xx + yy + zz, zy - yz, xz - zx, yx - xy], dim=-1),
+            torch.stack([zy - yz, 1 + xx - yy - zz, xy + yx, xz + zx], dim=-1),
+            torch.stack([xz - zx, xy + yx, 1 - xx + yy - zz, yz + zy], dim=-1),
+            torch.stack([yx - xy, xz + zx, yz + zy, 1 - xx - yy + zz], dim=-1),
+        ],
+        dim=-2,
+    )
+    largest = rows.diagonal(dim1=-2, dim2=-1).argmax(dim=-1)
+    row = rows.take_along_dim(largest[:, None, None], dim=1)[:, 0]
+    quaternion = F.normalize(row, dim=-1)
+    return torch.where(quaternion[:, :1] < 0, -quaternion, quaternion)
 
 
 def quaternion_invert(quaternion: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 4"]:
@@ -27,5 +46,12 @@ def quaternion_multiply(
     first: Float[Tensor, "*b 4"], second: Float[Tensor, "*b 4"]
 ) -> Float[Tensor, "*b 4"]:
     """The Hamilton product: rotates by `second`, then by `first`."""
-    factors = roma.quat_wxyz_to_xyzw(first), roma.quat_wxyz_to_xyzw(second)
-    return roma.quat_xyzw_to_wxyz(roma.quat_product(*factors))
+    a, b, c, d = first.unbind(-1)
+    w, x, y, z = second.unbind(-1)
+    product = [
+        a * w - b * x - c * y - d * z,
+        a * x + b * w + c * z - d * y,
+        a * y - b * z + c * w + d * x,
+        a * z + b * y - c * x + d * w,
+    ]
+    return torch.stack(product, dim=-1)
