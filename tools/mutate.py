@@ -60,7 +60,7 @@ def variants(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         yield "boolean", ast.BoolOp(OPERATORS[type(node.op)][0](), node.values)
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub):
         yield "negation", node.operand
-    elif isinstance(node, ast.Constant) and type(node.value) in (int, float, bool):
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
         value = node.value
         other = (
             not value if isinstance(value, bool) else value + 1 if value in (0, 1) else 2 * value
