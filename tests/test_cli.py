@@ -1,6 +1,7 @@
 """The command line: quick to answer, one line for what the user can mend, never half a file."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,28 @@ def python(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["data", "--help"], ["walk", "--help"]])
+REFUSALS = [
+    ["walk", "nope.png"],
+    ["walk", "--keys", "x"],
+    ["walk", "--keys", "w*16 i*8"],
+    ["walk", "--seed", "-1"],
+    ["walk", "--resume", "nope.loci"],
+    ["walk", "--out", "nowhere/walk.mp4"],
+    ["walk", "--model", "nope"],
+    ["walk", "--device", "abacus"],
+    ["walk", "--speed", "fastest"],
+    ["lift", "nope.png", "--mask", "m.png"],
+    ["lift", "--box", "1", "2", "3", "4"],
+    ["lift", "--out", "nowhere.glb"],
+    ["lift", "--model", "nope"],
+    ["lift", "--seed", "-1"],
+    ["lift", "--tolerance", "nan"],
+]
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["data", "--help"], ["walk", "--help"], ["lift", "--help"]]
+)
 def test_help_imports_nothing_heavy(argv: list[str]) -> None:
     loaded = python(
         "import sys\nfrom loci import cli\n"
@@ -27,6 +49,18 @@ def test_help_imports_nothing_heavy(argv: list[str]) -> None:
     )
     assert loaded.splitlines()[-1] == "[]"
     assert "usage: loci" in loaded
+
+
+@pytest.mark.parametrize("argv", REFUSALS)
+def test_a_refusal_imports_nothing_heavy(argv: list[str], tmp_path: Path) -> None:
+    """So it takes a fraction of a second."""
+    code = (
+        "import os, sys\nfrom loci import cli\n"
+        f"os.chdir({str(tmp_path)!r})\n"
+        f"try: status = cli.main({argv!r})\nexcept SystemExit as left: status = left.code\n"
+        f"print(status, sorted({HEAVY} - {{'av'}} & sys.modules.keys()), os.listdir())"
+    )
+    assert python(code) == "2 [] []\n"
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
@@ -138,3 +172,16 @@ def test_so_are_mistakes_in_other_commands(
     assert said in printed.err
     assert printed.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    code = "import sys\nfrom loci import cli\nsys.exit(cli.main(sys.argv[1:]))"
+    argv = [sys.executable, "-c", code, "--version"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(argv, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "loci: output: No space left on device\n")

@@ -1,13 +1,16 @@
 """The command `loci`. Only the module of the chosen command is imported, so --help is quick."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 import tyro
 
+from loci.app.interruption import signals_as_ctrl_c
 from loci.errors import LociError
 
 
@@ -53,15 +56,15 @@ def _imported(target: str) -> Any:
 
 
 COMMANDS = {
-    "walk": Command("loci.app.walk:walk", "Walk into a picture: generate what is seen on the way."),
-    "play": Command("loci.app.play.play:play", "Walk with your own hands, in a browser."),
+    "walk": Command("loci.app.walk:walk", "Walk into a picture: generate frames from keys."),
+    "play": Command("loci.app.play.play:play", "Walk with the keyboard, in a browser."),
     "lift": Command("loci.app.lift:lift", "Lift objects out of a picture: splats, meshes, poses."),
     "data doom": Command("loci.data.record:record", "Record walks through generated Doom maps."),
     "data objects": Command(
-        "loci.data.objects.make:objects", "Render and voxelise objects to learn from."
+        "loci.data.objects.make:objects", "Render and voxelise objects for training."
     ),
     "data hold-out": Command(
-        "loci.data.objects.splits:hold_out", "Choose the objects that nothing is trained on."
+        "loci.data.objects.splits:hold_out", "Choose the objects held out of training."
     ),
     "data credits": Command(
         "loci.data.objects.splits:write_credits",
@@ -98,43 +101,46 @@ COMMANDS = {
         configs="loci.train.slat.flow:CONFIGS",
     ),
     "train export-world": Command(
-        "loci.app.train:export_world", "Put a trained codec and world together as one model."
+        "loci.app.train:export_world", "Export a trained world model for loci walk."
     ),
     "train export-home": Command(
-        "loci.app.train:export_home", "Put trained parts together as a model that lifts."
+        "loci.app.train:export_home", "Export a trained image-to-3D model for loci lift."
     ),
     "bench horizon": Command("loci.bench.world.horizon:horizon", "Cost per chunk as a walk grows."),
     "bench memory": Command(
-        "loci.bench.world.memory:memory", "Does it remember? Revisits, drift, control."
+        "loci.bench.world.memory:memory", "Memory of a world: revisits, drift, control."
     ),
     "bench returns": Command(
         "loci.bench.world.returns:returns",
-        "A picture of views that come back, and of those that do not.",
+        "Draw revisited views with and without memory.",
     ),
     "bench objects": Command(
-        "loci.bench.objects.quality:objects", "What becomes of objects nothing was trained on?"
+        "loci.bench.objects.quality:objects",
+        "Quality of lifted held-out objects.",
     ),
     "bench walk-parts": Command(
-        "loci.bench.world.profile:walk_parts", "Where the time of a walk goes; compiled, halved."
+        "loci.bench.world.profile:walk_parts",
+        "Profile the parts of a walk; compiled, in bfloat16.",
     ),
     "bench speed": Command(
-        "loci.bench.objects.speed:speed", "What skipping saves, and at what loss?"
+        "loci.bench.objects.speed:speed", "Speed and loss of presets for lifting."
     ),
     "bench walk-speed": Command(
-        "loci.bench.world.speed:walk_speed", "The same for walks, and does it last?"
+        "loci.bench.world.speed:walk_speed", "Speed and loss of presets for walks."
     ),
+    "bench play": Command("loci.app.play.measure:bench", "Latency from a key to its frame."),
     "bench calibrate": Command(
-        "loci.bench.calibrate:calibrate", "What does a tolerance mean for a model?"
+        "loci.bench.calibrate:calibrate", "Calibrate error tolerances on a model."
     ),
     "bench speed-parts": Command(
-        "loci.bench.objects.profile:speed_parts", "Seconds of the released model's parts."
+        "loci.bench.objects.profile:speed_parts", "Profile the parts of the released lifting model."
     ),
-    "convert": Command("loci.app.train:convert", "Turn published weights into safetensors."),
+    "convert": Command("loci.app.train:convert", "Convert published weights to a model folder."),
 }
 GROUPS = {
-    "data": "Make worlds and objects to learn from.",
-    "train": "Train the small models.",
-    "bench": "Measure cost, memory and shapes.",
+    "data": "Make training data: recordings and objects.",
+    "train": "Train models.",
+    "bench": "Measure speed, memory and quality.",
 }
 
 
@@ -153,8 +159,13 @@ def parser(argv: Sequence[str]) -> tyro.extras.SubcommandApp:
     return app
 
 
-def run(argv: Sequence[str]) -> None:
+def run(argv: list[str]) -> None:
     """Parses the arguments and calls the command that they begin with."""
+    if argv == ["--version"]:
+        from importlib.metadata import version
+
+        print(f"loci {version('genius-loci')}")
+        return
     for path, command in COMMANDS.items():
         words = path.split()
         if command.configs is not None and list(argv[: len(words)]) == words:
@@ -167,19 +178,19 @@ def run(argv: Sequence[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status: 2 for what the user can mend."""
     argv = sys.argv[1:] if argv is None else argv
-    if list(argv) == ["--version"]:
-        from importlib.metadata import version
-
-        print(f"loci {version('genius-loci')}")
-        return 0
     try:
-        run(list(argv))
+        with signals_as_ctrl_c():
+            run(list(argv))
+            sys.stdout.flush()
     except LociError as error:
         print(f"loci: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has left, as `| head` does
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
     except OSError as error:
-        what = error.filename or error.strerror
-        print(f"loci: {what}: {error.strerror}", file=sys.stderr)
+        print(f"loci: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("loci: stopped", file=sys.stderr)

@@ -131,7 +131,7 @@ def test_the_networks_compute_in_what_is_asked_for(
     seen = []
 
     def noted(self: LiftPipeline) -> None:
-        seen.append(self.stages.dtype)
+        seen.append(self.loader.dtype)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(LiftPipeline, "run", noted)
@@ -177,7 +177,7 @@ def test_pictures_of_every_kind_are_taken(
     exif[0x0112] = 6 if name == "turned.png" else 1
     other_pictures()[name].save(name, exif=exif)
     seen = []
-    monkeypatch.setattr(LiftPipeline, "run", lambda self: seen.append(self.subjects) or [])
+    monkeypatch.setattr(LiftPipeline, "run", lambda self: seen.append(self.requests) or [])
     assert run(name, "--mask", "m.png") == 2  # nothing comes out of a model that does not run
     ((subject,),) = seen
     assert subject.tensors["rgb_image_mask"].sum() > 0

@@ -1,5 +1,6 @@
 """`loci walk` from end to end, on a tiny world with random weights."""
 
+import errno
 import json
 import os
 import shlex
@@ -14,9 +15,13 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from loci import cli
-from loci.actions import describe, parse_keys
-from loci.app.walk import SCRIPT, Walk, choose_actions, chosen_device, generate
+from loci.actions import parse_keys
+from loci.app.walk import generate
+from loci.app.walk_record import TILES
 from loci.errors import LociError
+from loci.io.frames import fit
+from loci.io.images import read_pixels
+from loci.io.video import VideoWriter, video_info
 from loci.world import walk_file
 from loci.world.world import World
 from tests.world.models import small_world
@@ -45,27 +50,32 @@ def command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
-def press_in_step(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Ctrl-C in the middle of step `number` of a walk."""
-    whole, calls = World.step, []
+def in_step(monkeypatch: pytest.MonkeyPatch, number: int, happens: Any) -> None:
+    """Something happens in the middle of step `number` of a walk."""
+    step, calls = World.step, []
 
-    def step(self: World, *args: Any) -> Any:
+    def counted(self: World, *args: Any) -> Any:
         calls.append(1)
         if len(calls) == number:
-            os.kill(os.getpid(), signal.SIGINT)
-        return whole(self, *args)
+            happens()
+        return step(self, *args)
 
-    monkeypatch.setattr(World, "step", step)
+    monkeypatch.setattr(World, "step", counted)
+
+
+def send(number: int = signal.SIGINT) -> None:
+    os.kill(os.getpid(), number)
 
 
 def straight(folder: Path, keys: str) -> np.ndarray:
-    """The frames that stepping by hand gives."""
+    """The picture and the frames that stepping by hand gives."""
     world, actions = small_world(), parse_keys(keys)
-    state, made = world.start(folder / "room.png"), []
+    state = world.start(folder / "room.png")
+    frames = [fit(read_pixels(folder / "room.png"), (32, 32))[None]]
     for first in range(0, len(actions), world.chunk):
-        frames, state = world.step(state, actions[first : first + world.chunk])
-        made.append(frames)
-    return np.concatenate(made)
+        new, state = world.step(state, actions[first : first + world.chunk])
+        frames.append(new)
+    return np.concatenate(frames)
 
 
 def frames_of(path: str | Path) -> np.ndarray:
@@ -73,18 +83,35 @@ def frames_of(path: str | Path) -> np.ndarray:
         return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
 
 
+def shows(video: np.ndarray, frames: np.ndarray) -> bool:
+    """Whether an enlarged, compressed video is these frames, none of them in another's place."""
+    if len(video) != len(frames):
+        return False
+    small = video[:, 6::12, 6::12].astype(int)
+    return bool((np.abs(small - frames).mean((1, 2, 3)) < 14).all())
+
+
+def here() -> set[str]:
+    return {path.name for path in Path().iterdir()}
+
+
 def test_a_walk_writes_its_video_and_its_sheet(command, folder: Path, capsys) -> None:
     assert command(str(folder / "room.png"), "--keys", KEYS) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith("14 frames in ")
+    assert "thread" in printed.out.splitlines()[0]
     assert "walk.mp4, walk.png" in printed.out
-    assert sorted(p.name for p in Path().iterdir()) == ["walk.mp4", "walk.png"]
+    assert here() == {"walk.mp4", "walk.png"}
     video = frames_of("walk.mp4")
-    assert video.shape == (14, 384, 384, 3)
-    expected = straight(folder, KEYS).astype(int)
-    assert np.abs(video[:, 6::12, 6::12] - expected).mean() < 12
-    # 14 tiles of 128 pixels in rows of eight.
-    assert Image.open("walk.png").size == (4 + 8 * 132, 4 + 2 * 146)
+    assert video.shape == (15, 384, 384, 3)
+    assert shows(video, straight(folder, KEYS))
+    assert not shows(video, straight(folder, KEYS)[::-1])
+    # 15 tiles of 128 pixels in rows of eight, the picture first.
+    sheet = Image.open("walk.png")
+    assert sheet.size == (4 + 8 * 132, 4 + 2 * 146)
+    first = np.asarray(sheet)[4 + 14 : 4 + 14 + 128, 4 : 4 + 128]
+    picture = fit(read_pixels(folder / "room.png"), (32, 32))
+    assert np.abs(first[2::4, 2::4].astype(int) - picture).mean() < 12
 
 
 def test_the_shipped_model_walks_into_the_shipped_picture(
@@ -92,15 +119,15 @@ def test_the_shipped_model_walks_into_the_shipped_picture(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["walk", "--frames", "9"]) == 0
-    assert frames_of("walk.mp4").shape == (9, 384, 384, 3)
+    assert frames_of("walk.mp4").shape == (10, 384, 384, 3)
 
 
 def test_an_action_file_leads_the_same_way(command, folder: Path) -> None:
     entry = {"move": "go forward and go left", "view": "turn right"}
-    Path("a.json").write_text(json.dumps([entry] * 5))
+    Path("a.json").write_text(json.dumps([entry] * 5), encoding="utf-8-sig")
     picture = str(folder / "room.png")
     assert command(picture, "--actions", "a.json", "--out", "a.mp4") == 0
-    assert command(picture, "--keys", "wal*5", "--out", "b.mp4") == 0
+    assert command(picture, "--keys", "wal-5", "--out", "b.mp4") == 0
     assert np.array_equal(frames_of("a.mp4"), frames_of("b.mp4"))
 
 
@@ -113,7 +140,7 @@ def test_the_transformer_may_compute_in_less(command, folder: Path) -> None:
         assert 0 < np.abs(half - whole).mean() < 8
 
 
-def test_a_speed_ends_with_its_ledger(command, folder: Path, capsys) -> None:
+def test_a_preset_ends_with_its_stats(command, folder: Path, capsys) -> None:
     assert command(str(folder / "room.png"), "--keys", "w*4", "--speed", "faster", "--verify") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("stage ")
@@ -123,57 +150,107 @@ def test_a_speed_ends_with_its_ledger(command, folder: Path, capsys) -> None:
 
 def test_a_resumed_walk_is_the_walk_gone_straight(command, folder: Path) -> None:
     picture = str(folder / "room.png")
-    assert command(picture, "--keys", "w*8 wj*8", "--save", "straight.loci") == 0
+    straight_walk = ("--save", "straight.loci", "--out", "straight.mp4")
+    assert command(picture, "--keys", "w*8 wj*8", *straight_walk) == 0
     assert command(picture, "--keys", "w*8", "--save", "half.loci") == 0
-    kept = Path("half.loci").read_bytes()
+    half, first = Path("half.loci").read_bytes(), frames_of("walk.mp4")
     assert command("--resume", "half.loci", "--keys", "wj*8", "--save", "whole.loci") == 0
-    assert Path("half.loci").read_bytes() == kept
+    assert Path("half.loci").read_bytes() == half
     resumed, expected = load_file("whole.loci"), load_file("straight.loci")
     assert resumed.keys() == expected.keys()
     for name in expected:
         assert np.array_equal(resumed[name], expected[name]), name
+    # The video has grown: nothing that it had was compressed again.
+    video = frames_of("walk.mp4")
+    assert shows(video, straight(folder, "w*8 wj*8"))
+    assert np.array_equal(video[: len(first)], first)
+    grown, whole = (np.asarray(Image.open(name)) for name in ("walk.png", "straight.png"))
+    assert grown.shape == whole.shape
+    assert np.abs(grown.astype(int) - whole).mean() < 6
 
 
+def test_a_walk_that_went_on_is_not_overwritten(command, folder: Path, capsys) -> None:
+    assert command(str(folder / "room.png"), "--keys", "w*8", "--save", "a.loci") == 0
+    assert command("--resume", "a.loci", "--keys", "j*8") == 0
+    whole = Path("walk.mp4").read_bytes()
+    assert command("--resume", "a.loci", "--keys", "d*8", "--save", "b.loci") == 0
+    assert Path("walk.mp4").read_bytes() == whole
+    assert shows(frames_of("walk-2.mp4"), straight(folder, "w*8 d*8"))
+    for name in ("walk.mp4", "walk-2.mp4"):
+        assert command("--resume", "a.loci", "--keys", "d*8", "--out", name) == 2
+        said = capsys.readouterr().err
+        assert f"--out: {name} " in said
+        assert "expected a new name" in said
+    # The other way has a video of its own now, which goes on in its turn.
+    assert command("--resume", "b.loci", "--keys", "s*4") == 0
+    assert shows(frames_of("walk-2.mp4"), straight(folder, "w*8 d*8 s*4"))
+    assert here() == {"a.loci", "b.loci", "walk.mp4", "walk.png", "walk-2.mp4", "walk-2.png"}
+
+
+def test_a_walk_may_go_on_in_a_video_elsewhere(command, folder: Path) -> None:
+    Path("saved").mkdir()
+    picture = str(folder / "room.png")
+    assert command(picture, "--keys", "w*4", "--save", "saved/a.loci") == 0
+    assert command("--resume", "saved/a.loci", "--keys", "j*4", "--out", "new.mp4") == 0
+    assert shows(frames_of("new.mp4"), straight(folder, "w*4 j*4"))
+    assert video_info("walk.mp4").frames == 5  # pyright: ignore[reportOptionalMemberAccess]
+    Path("walk.mp4").rename("moved.mp4")
+    assert command("--resume", "saved/a.loci", "--keys", "j*4", "--out", "moved.mp4") == 0
+    assert shows(frames_of("moved.mp4"), straight(folder, "w*4 j*4"))
+
+
+def test_a_video_that_is_gone_is_told(command, folder: Path, capsys) -> None:
+    assert command(str(folder / "room.png"), "--keys", "w*8", "--save", "a.loci") == 0
+    Path("walk.mp4").unlink()
+    assert command("--resume", "a.loci", "--keys", "j*4", "--out", "b.mp4") == 0
+    assert "b.mp4 begins with frame 9: the video of the earlier" in capsys.readouterr().err
+    assert shows(frames_of("b.mp4"), straight(folder, "w*8 j*4")[9:])
+    assert command(str(folder / "room.png"), "--keys", "d*12") == 0  # another walk's walk.mp4
+    other = Path("walk.mp4").read_bytes()
+    assert command("--resume", "a.loci", "--keys", "j*4") == 0
+    assert Path("walk.mp4").read_bytes() == other
+    assert shows(frames_of("walk-2.mp4"), straight(folder, "w*8 j*4")[9:])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_keeps_the_walk_and_says_how_to_go_on(
-    command, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    number: int, command, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    with monkeypatch.context() as pressed:
-        press_in_step(pressed, 3)
+    with monkeypatch.context() as interrupted:
+        in_step(interrupted, 3, lambda: send(number))
         assert command(str(folder / "room.png"), "--keys", KEYS) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("loci: stopped after 8 of 14 frames; go on with: loci walk ")
-    written = {"walk.mp4", "walk.png", "walk.stopped.loci"}
-    assert {p.name for p in Path().iterdir()} == written
-    assert len(frames_of("walk.mp4")) == 8
+    assert here() == {"walk.mp4", "walk.png", "walk.stopped.loci"}
+    assert shows(frames_of("walk.mp4"), straight(folder, KEYS)[:9])
 
     assert cli.main(shlex.split(said.partition("go on with: loci ")[2])) == 0
-    assert {p.name for p in Path().iterdir()} == written | {"walk.rest.mp4", "walk.rest.png"}
-    rest = frames_of("walk.rest.mp4")
-    assert len(rest) == 6
-    expected = straight(folder, KEYS)[8:].astype(int)
-    assert np.abs(rest[:, 6::12, 6::12] - expected).mean() < 12
+    assert here() == {"walk.mp4", "walk.png", "walk.stopped.loci"}
+    assert shows(frames_of("walk.mp4"), straight(folder, KEYS))
 
 
 def test_a_second_ctrl_c_costs_nothing(
     command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from loci.app import walk_record
+
     save = walk_file.save_walk
 
-    def pressed_again(*args: Any) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+    def interrupted_again(*args: Any) -> None:
+        send()
         save(*args)
 
-    monkeypatch.setattr(walk_file, "save_walk", pressed_again)
-    press_in_step(monkeypatch, 3)
+    monkeypatch.setattr(walk_record, "save_walk", interrupted_again)
+    in_step(monkeypatch, 3, send)
     assert command(str(folder / "room.png"), "--keys", KEYS) == 2
-    assert {p.name for p in Path().iterdir()} == {"walk.mp4", "walk.png", "walk.stopped.loci"}
+    assert here() == {"walk.mp4", "walk.png", "walk.stopped.loci"}
 
 
 def test_a_stopped_walk_is_not_replaced_by_the_next(
     command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("walk.stopped.loci").write_text("kept")
-    press_in_step(monkeypatch, 3)
+    in_step(monkeypatch, 3, send)
     assert command(str(folder / "room.png"), "--keys", KEYS) == 2
     assert Path("walk.stopped.loci").read_text() == "kept"
     assert Path("walk.stopped-2.loci").is_file()
@@ -182,35 +259,149 @@ def test_a_stopped_walk_is_not_replaced_by_the_next(
 def test_ctrl_c_before_the_first_frame_leaves_nothing(
     command, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    press_in_step(monkeypatch, 1)
+    in_step(monkeypatch, 1, send)
     assert command(str(folder / "room.png"), "--keys", KEYS, "--save", "a.loci") == 2
     assert "stopped before the first frame" in capsys.readouterr().err
-    assert list(Path().iterdir()) == []
+    assert here() == set()
 
 
+def test_a_crash_costs_only_what_came_after_the_last_save(
+    command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash() -> None:
+        raise RuntimeError("out of memory")
+
+    argv = [str(folder / "room.png"), "--keys", KEYS, "--save", "a.loci", "--autosave", "2"]
+    with monkeypatch.context() as crashing:
+        in_step(crashing, 4, crash)
+        with pytest.raises(RuntimeError):
+            command(*argv)
+    assert here() == {"a.loci"}
+    state = walk_file.load_walk("a.loci", World.from_pretrained(folder / "model"))
+    assert state.frames == 9
+
+
+def full_disk(*args: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_in_the_video_does_not_lose_the_walk(
+    command, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    with monkeypatch.context() as full:
+        write, calls = VideoWriter.write, []
+
+        def fills_up(self: VideoWriter, frames: np.ndarray) -> None:
+            calls.append(len(frames))
+            if len(calls) == 4:  # the picture, two chunks, and the third does not fit
+                full_disk()
+            write(self, frames)
+
+        full.setattr(VideoWriter, "write", fills_up)
+        assert command(str(folder / "room.png"), "--keys", KEYS, "--save", "a.loci") == 2
+    printed = capsys.readouterr()
+    said = printed.err.splitlines()[-1]
+    assert said.startswith("loci: walk.mp4: cannot be written (No space left on device); go on")
+    assert here() == {"a.loci", "walk.png"}
+    assert "walk.png, a.loci" in printed.out
+    assert cli.main(shlex.split(said.partition("go on with: loci ")[2])) == 0
+    assert shows(frames_of("walk.mp4"), straight(folder, KEYS)[9:])
+
+
+@pytest.mark.parametrize("autosave", ["2", "32"])
+def test_a_full_disk_for_the_saved_walk_does_not_lose_the_video(
+    autosave: str, command, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    def fails(self: object, path: Path, state: object) -> None:
+        raise LociError(f"{path}: cannot be written (No space left on device)")
+
+    monkeypatch.setattr("loci.app.walk_record.WalkRecord.save_walk", fails)
+    argv = [str(folder / "room.png"), "--keys", KEYS, "--save", "a.loci", "--autosave", autosave]
+    assert command(*argv) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == "loci: a.loci: cannot be written (No space left on device)"
+    assert here() == {"walk.mp4", "walk.png"}
+    frames = 9 if autosave == "2" else 15
+    assert shows(frames_of("walk.mp4"), straight(folder, KEYS)[:frames])
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mistakes must be noticed before a model is loaded."""
+
+    def never(*args: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(World, "from_pretrained", never)
+
+
+@pytest.mark.usefixtures("no_model")
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
         (["nowhere.png"], "nowhere.png: cannot be read"),
         (["text.png"], "text.png: no picture, expected"),
+        (["wide.png"], "wide.png: 99 x 2 pixels, expected at most 32 to 1"),
         (["--resume", "nowhere.loci"], "nowhere.loci: no such walk"),
         (["--resume", "text.png"], "text.png: damaged or no walk, expected"),
-        (["--prompt", "a castle"], "trained without text"),
+        (["--resume", "weights.loci"], "weights.loci: damaged or no walk, expected"),
+        (["room", "--prompt", "a castle"], "trained without text"),
         (["--resume", "a.loci", "--prompt", "a castle"], "--prompt and --resume"),
+        (["--resume", "a.loci", "--seed", "0"], "--seed and --resume: both given"),
+        (["room", "--seed", "-1"], "--seed: -1, expected 0 to"),
+        (["room", "--seed", str(2**63)], f"--seed: {2**63}, expected 0 to"),
+        (["room", "--tolerance", "nan"], "tolerance: nan, expected a number from 0 on"),
+        (["room", "--autosave", "0"], "--autosave: 0, expected at least 1"),
+        (["room", "--device", "abacus"], "--device: abacus, expected auto"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
     argv: list[str], said: str, command, folder: Path, capsys
 ) -> None:
     Path("text.png").write_text("a picture of a castle")
-    if argv[0] == "--prompt":
-        argv = [str(folder / "room.png"), *argv]
+    Image.new("RGB", (99, 2)).save("wide.png")
+    header = b'{"__metadata__": {"format": "pt"}, "a": {"dtype": "F32", "shape": [0], '
+    header += b'"data_offsets": [0, 0]}}'
+    Path("weights.loci").write_bytes(len(header).to_bytes(8, "little") + header)
+    before = here()
+    argv = [str(folder / "room.png") if word == "room" else word for word in argv]
     assert command(*argv, "--keys", KEYS) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith("loci: ")
     assert printed.err.count("\n") == 1
     assert said in printed.err
-    assert [p.name for p in Path().iterdir()] == ["text.png"]
+    assert here() == before
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_late_action_that_the_model_does_not_know_is_told_at_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    actions = [{"move": "go forward", "view": "no-op"}] * 16
+    actions.append({"move": "uncertain", "view": "no-op"})
+    Path("late.json").write_text(json.dumps(actions))
+    picture = str(folder / "room.png")
+    assert cli.main(["walk", picture, "--actions", "late.json", "--save", "x.loci"]) == 2
+    said = capsys.readouterr().err
+    assert "late.json: frame 17 has the move 'uncertain' (?), but the model knows only" in said
+    assert "go forward (w)" in said
+    assert cli.main(["walk", picture, "--keys", "w*16 i*8"]) == 2
+    assert "--keys: frame 17 has the view 'turn up' (i)" in capsys.readouterr().err
+    assert here() == {"late.json"}
+
+
+def test_a_saved_walk_is_not_the_video(command, folder: Path, capsys) -> None:
+    picture = str(folder / "room.png")
+    assert command(picture, "--keys", "w*4", "--save", "s.mp4") == 0
+    kept = Path("s.mp4").read_bytes()
+    for out in ("s.mp4", "./s.mp4"):
+        assert command("--resume", "s.mp4", "--keys", "w*4", "--out", out) == 2
+        assert "s.mp4" in capsys.readouterr().err
+    assert Path("s.mp4").read_bytes() == kept
+    # But its continuation may take its place.
+    assert command("--resume", "s.mp4", "--keys", "w*4", "--save", "s.mp4") == 0
+    assert Path("s.mp4").read_bytes() != kept
 
 
 @pytest.mark.parametrize("broken", ["nowhere", "empty", "half"])
@@ -232,66 +423,42 @@ def test_bad_models_are_named(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_frames_come_in_the_codecs_groups(
-    command, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys
-) -> None:
-    world = small_world()
-    world.codec.temporal_factor = 4
-    monkeypatch.setattr(World, "from_pretrained", lambda model, device, dtype: world)
-    assert command(str(folder / "room.png"), "--keys", KEYS) == 2
+@pytest.mark.usefixtures("no_model")
+def test_frames_come_in_the_codecs_groups(folder: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "config.json").write_text('{"codec": "wan"}')
+    argv = ["walk", str(folder / "room.png"), "--keys", KEYS, "--out", str(tmp_path / "a.mp4")]
+    assert cli.main([*argv, "--model", str(tmp_path)]) == 2
     assert "14 frames" in (said := capsys.readouterr().err)
     assert "expected a multiple of 4" in said
 
 
 @pytest.mark.parametrize("count", [3, 64, 70])
-def test_the_sheet_shows_numbered_frames_and_stays_small(folder: Path, count: int) -> None:
-    world, written = small_world(), []
-    state = world.start(folder / "room.png")
-    _, state = world.step(state, parse_keys("w*4"))
-    reached, tiles, done = generate(world, state, parse_keys(f"j*{count}"), written.append)
-    frames = np.concatenate(written)
-    assert len(frames) == done == count
-    assert reached.frames == 5 + count
-    assert 1 <= len(tiles) <= 65
-    for number, tile in tiles.items():
+def test_the_sheet_shows_numbered_frames_and_stays_small(
+    folder: Path, count: int, tmp_path: Path
+) -> None:
+    from loci.app.walk_record import WalkRecord
+    from loci.app.walk_request import WalkOutputs
+
+    world = small_world()
+    _, state = world.step(world.start(folder / "room.png"), parse_keys("w*4"))
+    outputs = WalkOutputs(tmp_path / "a.mp4", None, "", None)
+    record = WalkRecord(outputs, world, state, state.frames + count)
+    frames = []
+    for new, reached in generate(world, state, parse_keys(f"j*{count}")):
+        record.add_tiles(state.frames, new)
+        state = reached
+        frames.append(new)
+    frames = np.concatenate(frames)
+    assert len(frames) == count
+    assert state.frames == 5 + count
+    assert 1 <= len(record.tiles) <= TILES + 1
+    for number, tile in record.tiles.items():
         assert np.array_equal(tile, frames[number - 5])
 
 
 def test_ctrl_c_while_writing_keeps_what_is_written(folder: Path) -> None:
-    world, written = small_world(), []
-
-    def write(frames: np.ndarray) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        written.append(frames)
-
-    state, tiles, done = generate(
-        world, world.start(folder / "room.png"), parse_keys("w*40"), write
-    )
-    assert done == state.frames - 1 == len(np.concatenate(written)) == 4
-    assert tiles
-
-
-def test_the_script_repeats() -> None:
-    script = choose_actions(Walk())
-    assert len(script) == 512
-    assert describe(script) == SCRIPT
-    longer = choose_actions(Walk(frames=700))
-    assert np.array_equal(longer[:512], script)
-    assert np.array_equal(longer[512:], script[:188])
-    assert np.array_equal(choose_actions(Walk(frames=3)), script[:3])
-
-
-def test_frames_cut_the_list() -> None:
-    assert len(choose_actions(Walk(keys=KEYS))) == 14
-    assert choose_actions(Walk(frames=4, keys=KEYS)).tolist() == [[1, 0]] * 3 + [[1, 3]]
-    with pytest.raises(LociError, match="14 actions, expected one for each of 15 frames"):
-        choose_actions(Walk(frames=15, keys=KEYS))
-
-
-def test_a_device_that_is_not_there_is_named() -> None:
-    assert chosen_device("cpu").type == "cpu"
-    assert chosen_device("auto").type in ("cpu", "cuda", "mps")
-    with pytest.raises(LociError, match="--device: abacus, expected auto"):
-        chosen_device("abacus")
-    with pytest.raises(LociError, match="no meta on this machine"):
-        chosen_device("meta")
+    world, reached = small_world(), []
+    for _, state in generate(world, world.start(folder / "room.png"), parse_keys("w*40")):
+        send()
+        reached.append(state.frames)
+    assert reached == [5]

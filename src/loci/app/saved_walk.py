@@ -54,8 +54,9 @@ class SavedWalk:
     def has_own(self, video: Path) -> VideoInfo | None:
         """What a video says of itself if it begins with all frames of this walk; None if not."""
         info = video_info(video) if self.walk_id else None
-        ours = info is not None and info.comment == walk_comment(self.walk_id)
-        return info if ours and info.frames >= self.frames else None
+        if info is None or info.comment != walk_comment(self.walk_id):
+            return None
+        return info if info.frames >= self.frames else None
 
 
 def walk_comment(walk_id: str) -> str:

@@ -1,7 +1,7 @@
 """`loci walk`: from a picture and actions to a video, a contact sheet and a saved walk.
 
-The way of a frame: `walk_request.py` reads the picture and the actions, `World.step` generates a
-chunk of frames from them, `walk_record.py` writes it.
+The way of a frame: `walk_request.py` reads the picture and the actions, `World.walk` generates
+chunks of frames from them, `walk_record.py` writes them.
 """
 
 from __future__ import annotations
@@ -82,19 +82,16 @@ def generate(
     """New frames and the walk after them, chunk by chunk, until the actions or Ctrl-C end it."""
     from tqdm import tqdm
 
-    done = 0
+    chunks = world.walk(state, actions)
     with Interruption() as ctrl_c, tqdm(total=len(actions), unit=" frames", delay=1e-3) as progress:
-        while done < len(actions) and not ctrl_c.requested:
-            end = min(done + world.chunk, len(actions))
-            next_action = actions[end] if end < len(actions) else None
-            step = None
+        while not ctrl_c.requested:
+            chunk = None
             with ctrl_c.interruptible():
-                step = world.step(state, actions[done:end], next_action)
-            if step is None:
+                chunk = next(chunks, None)
+            if chunk is None:
                 return
-            yield step
-            state, done = step[1], end
-            progress.update(len(step[0]))
+            yield chunk
+            progress.update(len(chunk[0]))
 
 
 def _generate_and_save(
@@ -115,7 +112,7 @@ def _generate_and_save(
         record.save_sheet()
     files = ", ".join(str(path) for path in record.outputs.in_order(save) if path in record.written)
     print(f"{done} frames in {seconds:.1f} s, {done / seconds:.1f} a second ({computing}): {files}")
-    print(world.ledger.table())
+    print(world.stats.table())
     if not complete or record.errors:
         ended = f"stopped after {done} of {wanted} frames"
         message = str(record.errors[0]) if record.errors else ended

@@ -39,6 +39,7 @@ class WalkRecord:
     Attributes:
         written: the files that are there.
         errors: why others are not.
+        tiles: frames for the contact sheet, by their number in the walk.
     """
 
     def __init__(self, outputs: WalkOutputs, world: World, state: WalkState, frames: int) -> None:
@@ -47,7 +48,7 @@ class WalkRecord:
         self.errors: list[LociError] = []
         self._side = min(state.local.shape[-2:]) * world.codec.spatial_factor
         self._every = math.ceil(frames / TILES)
-        self._tiles: dict[int, UInt8[np.ndarray, "h w 3"]] = {}
+        self.tiles: dict[int, UInt8[np.ndarray, "h w 3"]] = {}
 
     @contextmanager
     def attempt(self, path: Path) -> Iterator[None]:
@@ -84,13 +85,13 @@ class WalkRecord:
         for number, frame in enumerate(read_frames(*self.outputs.beginning)):
             if number % self._every == 0:
                 step = max(1, min(frame.shape[:2]) // self._side)
-                self._tiles[number] = frame[step // 2 :: step, step // 2 :: step]
+                self.tiles[number] = frame[step // 2 :: step, step // 2 :: step]
 
     def add_tiles(self, number: int, frames: UInt8[np.ndarray, "n h w 3"]) -> None:
         """Keeps some frames for the contact sheet; the first of these is `number` of the walk."""
         for offset, frame in enumerate(frames):
-            if (number + offset) % self._every == 0 or not self._tiles:
-                self._tiles[number + offset] = frame
+            if (number + offset) % self._every == 0 or not self.tiles:
+                self.tiles[number + offset] = frame
 
     def save_walk(self, path: Path, state: WalkState) -> None:
         """Saves a state, with the way from there to the video."""
@@ -98,8 +99,8 @@ class WalkRecord:
         save_walk(path, state, self.world, {"path": video, "walk_id": self.outputs.walk_id})
 
     def save_sheet(self) -> None:
-        labels = [str(number) for number in self._tiles]
-        tiles = np.stack(list(self._tiles.values()))
+        labels = [str(number) for number in self.tiles]
+        tiles = np.stack(list(self.tiles.values()))
         sheet = contact_sheet(tiles, labels, scale=math.ceil(TILE / self._side))
         with replacing(self.outputs.sheet) as draft:
             sheet.save(draft, format="PNG")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from loci.actions import KEYS_HELP, MOST_FRAMES, check_known, parse_keys, read_actions
+from loci.actions import DEFAULT_WALK, KEYS_HELP, MOST_FRAMES, check_known, parse_keys, read_actions
 from loci.app.device import Dtype, check_device
 from loci.app.saved_walk import SavedWalk
 from loci.errors import LociError, check_seed, check_tolerance
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Int, UInt8
 
-# Look round, go out and come back, step aside and back, walk in circles; in the shipped world a
-# turn of 48 frames is a full one, so that every part ends where it began.
-SCRIPT = "j*48 w*24 l*24 w*24 l*24 a*16 d*16 s*16 w*16 l*48 wj*48 w*32 j*24 w*32 j*24 dl*48 j*48"
 VIDEO = Path("walk.mp4")
 FRAMES_PER_LATENT = {"frame": 1, "wan": 4}
 """Of each codec: frames are generated in groups of so many."""
@@ -128,10 +125,10 @@ def check_request(options: Walk) -> WalkRequest:
         LociError: naming the first option, file or action that is wrong.
     """
     _check_options(options)
-    source, actions = choose_actions(options)
     saved = None if options.resume is None else SavedWalk.read(options.resume)
     outputs = choose_outputs(options, saved)
     _check_outputs(options, outputs)
+    source, actions = choose_actions(options)
     pixels = None
     if saved is None:
         picture = options.picture or SHIPPED / "doom" / "example.png"
@@ -150,7 +147,7 @@ def choose_actions(options: Walk) -> tuple[str, Int[np.ndarray, "n 2"]]:
         LociError: when fewer actions are given than frames.
     """
     if options.actions is None and options.keys is None:
-        script = parse_keys(SCRIPT)
+        script = parse_keys(DEFAULT_WALK)
         return "the scripted walk", np.resize(script, (options.frames or len(script), 2))
     if options.actions is not None:
         source, actions = str(options.actions), read_actions(options.actions)
@@ -181,10 +178,10 @@ def choose_outputs(options: Walk, saved: SavedWalk | None) -> WalkOutputs:
     if video in own and own[video].frames == saved.frames:
         return WalkOutputs(video, beginning, saved.walk_id, options.save)
     if options.out is None:
-        video = _free_name(video)
+        video = video if saved.video and not video.exists() else _free_name(video)
     elif video.exists():
-        ends = f"continues after frame {saved.frames}" if video in own else "another file"
-        raise LociError(f"--out: {video} is {ends}, expected a new name, or none to choose one")
+        wrong = f"goes on after frame {saved.frames}" if video in own else "is another file"
+        raise LociError(f"--out: {video} {wrong}, expected a new name, or none to choose one")
     return WalkOutputs(video, beginning, new_id, options.save)
 
 

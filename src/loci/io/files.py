@@ -84,6 +84,10 @@ def replacing_folder(
             if target.exists():
                 os.replace(target, old)
             os.replace(draft, target)
+    except LociError as error:
+        if str(draft) not in str(error):
+            raise
+        raise LociError(str(error).replace(str(draft), str(path))) from error
     finally:
         if old.exists() and not target.exists():
             os.replace(old, target)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LONGEST_TO_SHORTEST = 32
 """Of a picture to walk into."""
+SMALLEST_MASK = 3
+"""Pixels across that a mask must have."""
 MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Pillow refuses pictures that have more."""
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -72,6 +74,26 @@ def check_aspect(pixels: NDArray[np.uint8], most: int, name: str = "picture") ->
     height, width = pixels.shape[:2]
     if max(height, width) > most * min(height, width):
         raise LociError(f"{name}: {width} x {height} pixels, expected at most {most} to 1")
+
+
+def check_mask(
+    inside: Bool[np.ndarray, "h w"], pixels: NDArray[np.uint8], name: str = "mask"
+) -> None:
+    """Raises LociError where a mask is not as large as its picture, or too small to be an object's.
+
+    Args:
+        inside: True on the object, not empty.
+        pixels: of the picture.
+        name: what the error calls the mask.
+    """
+    size, expected = inside.shape, pixels.shape[:2]
+    if size != expected:
+        raise LociError(
+            f"{name}: {size[1]} x {size[0]}, expected {expected[1]} x {expected[0]} as the "
+            "picture (upright, as its EXIF says)"
+        )
+    if max(int(np.ptp(places)) + 1 for places in np.nonzero(inside)) < SMALLEST_MASK:
+        raise LociError(f"{name}: an object too small, expected {SMALLEST_MASK} pixels across")
 
 
 def _opened(

@@ -39,14 +39,14 @@ class VideoInfo(NamedTuple):
 def video_info(path: str | Path) -> VideoInfo | None:
     """The number of frames and the comment of a video; None where there is no readable video."""
     import av
-    import av.error
+    from av.error import FFmpegError
 
     try:
         with av.open(str(path)) as container:
             return VideoInfo(
                 container.streams.video[0].frames, container.metadata.get("comment", "")
             )
-    except (av.FFmpegError, OSError, IndexError):
+    except (FFmpegError, OSError, IndexError):
         return None
 
 

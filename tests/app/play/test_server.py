@@ -19,6 +19,7 @@ from PIL import Image
 from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
+from loci.app.play.player import Player
 from loci.app.play.server import application
 from loci.app.play.sessions import Sessions, saved_walks
 from loci.errors import LociError
@@ -29,6 +30,12 @@ from .test_timeline import PICTURE
 
 HERE = "http://127.0.0.1:8765"
 SOCKET = "ws://127.0.0.1:8765/ws"
+
+
+@pytest.fixture(autouse=True)
+def _a_quick_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks are begun as late as they can be, however busy the machine is."""
+    monkeypatch.setattr(Player, "ahead", 1)
 
 
 @contextmanager

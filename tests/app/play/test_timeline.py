@@ -102,3 +102,15 @@ def test_the_video_holds_every_committed_frame(tmp_path: Path) -> None:
 def test_a_folder_without_a_walk_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LociError, match="no autosaved walk"):
         Timeline.restore(tmp_path, small_world())
+
+
+def test_a_file_that_lost_frames_is_refused(tmp_path: Path) -> None:
+    world = small_world()
+    timeline = begun(tmp_path / "walk", world)
+    walked(timeline, 2)
+    timeline.save()
+    timeline.close()
+    whole = (tmp_path / "walk" / "frames.bin").read_bytes()
+    (tmp_path / "walk" / "frames.bin").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LociError, match=r"frames\.bin: damaged"):
+        Timeline.restore(tmp_path / "walk", world)

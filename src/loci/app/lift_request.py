@@ -1,0 +1,210 @@
+"""A lift as it is asked for, and everything that can be wrong with it before a model is loaded.
+
+Nothing here imports torch, so that a mistake is told at once.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from loci.app.device import Dtype, check_device
+from loci.errors import LociError, check_seed, check_tolerance
+from loci.io.config import read_json
+from loci.io.files import check_folder_writable
+from loci.io.images import check_aspect, check_mask, read_mask, read_pixels
+from loci.io.models import SHIPPED, find_model
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, UInt8
+
+Decoder = Literal["gaussian_decoder", "gaussian_decoder_4", "mesh_decoder"]
+LONGEST_TO_SHORTEST = 16
+"""Pictures are padded to squares."""
+MODEL_CONFIG = "lifter.json"
+ONE_FILE = (".ply", ".glb", ".obj")
+# What this command writes, and may replace.
+WRITTEN = re.compile(
+    r"splat\.ply|mesh\.glb|pose\.json|preview\.png|turntable\.mp4|mask\.png|scene\.(ply|glb)"
+    r"|object-\d+"
+)
+
+
+@dataclass(frozen=True)
+class Lift:
+    """What `loci lift` is asked for."""
+
+    picture: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PICTURE]")] = None
+    """The picture; the shipped example, with its mask, if none is given."""
+    mask: Annotated[tyro.conf.UseAppendAction[tuple[Path, ...]], tyro.conf.arg(metavar="FILE")] = ()
+    """White (or opaque) on the object, as large as the picture; again for every further object."""
+    box: Annotated[
+        tyro.conf.UseAppendAction[tuple[tuple[int, int, int, int], ...]],
+        tyro.conf.arg(metavar="LEFT TOP RIGHT BOTTOM"),
+    ] = ()
+    """In place of a mask: pixels around an object, which is then segmented; again for more."""
+    point: Annotated[
+        tyro.conf.UseAppendAction[tuple[tuple[int, int], ...]],
+        tyro.conf.arg(metavar="COLUMN ROW"),
+    ] = ()
+    """In place of a mask: a pixel on an object, which is then segmented; a box is more reliable."""
+    pointmap: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Geometry in .npy: points [h, w, 3] in any unit, NaN unknown, or depths along z [h, w]."""
+    pointmap_frame: Literal["pytorch3d", "opencv"] = "pytorch3d"
+    """Axes of points; pytorch3d: x left, y up, z forward; opencv: x right, y down, z forward."""
+    fov: Annotated[float | None, tyro.conf.arg(metavar="DEGREES")] = None
+    """Horizontal field of view: needed for depths; 50 is assumed where there is no pointmap."""
+    model: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")] = "home"
+    """A shipped model, a folder, the published checkpoints of SAM 3D Objects, or a hub id."""
+    device: str = "auto"
+    """Where to compute: cpu, cuda, mps; auto takes the first there is of cuda, mps, cpu."""
+    dtype: Dtype = "auto"
+    """Of the networks: auto is bfloat16 for large models on CUDA, float32 otherwise."""
+    seed: int = 0
+    """Of the noise: another seed, another guess at the hidden parts."""
+    guesses: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Generate N shapes and keep the one that fits mask and depths best; as the model if unset."""
+    speed: Literal["exact", "fast", "faster"] = "exact"
+    """Preset: exact (no approximation), fast (no visible loss), faster."""
+    tolerance: Annotated[float | None, tyro.conf.arg(metavar="ERROR")] = None
+    """Largest relative error of a flow, in place of the preset's steps (0.02 is 2 %)."""
+    decoders: tuple[Decoder, ...] = ()
+    """Run only these; gaussian_decoder_4, where the model has it, makes fewer splats."""
+    faces: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Simplify the mesh to about N faces, without hidden parts and small holes."""
+    texture: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
+    """Clean the mesh likewise, and bake a texture of this many pixels a side."""
+    verify: bool = False
+    """Run both flows a second time, exactly, and report the error of the approximation."""
+    out: Path = Path("lifted")
+    """The folder to write; what this command wrote there before is replaced."""
+
+
+@dataclass(frozen=True)
+class LiftRequest:
+    """A lift that was checked.
+
+    Attributes:
+        pixels: of the picture.
+        masks: of the objects: those of files first, then of boxes, then of points.
+        names: what the masks are called in messages.
+    """
+
+    options: Lift
+    model: Path
+    pixels: UInt8[np.ndarray, "h w 3"]
+    masks: list[Bool[np.ndarray, "h w"]]
+    names: list[str]
+
+    @property
+    def mask_files(self) -> int:
+        """How many of the masks come from files; the others were segmented here."""
+        return len(self.masks) - len(self.options.box) - len(self.options.point)
+
+
+def check_request(options: Lift) -> LiftRequest:
+    """Reads and checks what is asked for, and segments the objects in boxes and at points.
+
+    Raises:
+        LociError: naming the first option or file that is wrong.
+    """
+    _check_options(options)
+    _check_output(options)
+    picture, mask_files = options.picture, options.mask
+    if picture is None:
+        picture = SHIPPED / "home" / "example.png"
+        mask_files = (SHIPPED / "home" / "example_mask.png",)
+    pixels = read_pixels(picture)
+    check_aspect(pixels, LONGEST_TO_SHORTEST)
+    if options.pointmap is not None:
+        _check_readable(options.pointmap)
+    model = find_model(options.model, MODEL_CONFIG)
+    _check_model(options, model)
+    masks = []
+    for path in mask_files:
+        masks.append(read_mask(path))
+        check_mask(masks[-1], pixels, str(path))
+    masks += _segmented(options, pixels)
+    names = [*map(str, mask_files)]
+    names += [f"box {' '.join(map(str, box))}" for box in options.box]
+    names += [f"point {' '.join(map(str, point))}" for point in options.point]
+    return LiftRequest(options, model, pixels, masks, names)
+
+
+def _check_options(options: Lift) -> None:
+    selected = options.mask or options.box or options.point
+    if options.picture is None and (selected or options.pointmap):
+        raise LociError("PICTURE: none, expected the one that masks or a pointmap belong to")
+    if options.picture is not None and not selected:
+        raise LociError(
+            "--mask: no object is selected, expected a mask, a --box or a --point for each"
+        )
+    if options.pointmap is None and options.pointmap_frame != "pytorch3d":
+        raise LociError("--pointmap-frame: given without --pointmap, expected both or neither")
+    if options.fov is not None and not 0 < options.fov < 180:
+        raise LociError(
+            f"--fov: field of view: {options.fov} degrees, expected more than 0 and less than 180"
+        )
+    counts = (
+        ("guesses", options.guesses, 1),
+        ("faces", options.faces, 4),
+        ("texture", options.texture, 16),
+    )
+    for name, value, least in counts:
+        if value is not None and value < least:
+            raise LociError(f"--{name}: {value}, expected at least {least}")
+    chosen = set(options.decoders)
+    if chosen >= {"gaussian_decoder", "gaussian_decoder_4"}:
+        raise LociError("--decoders: gaussian_decoder and gaussian_decoder_4, expected one of them")
+    if (options.faces or options.texture) and chosen and "mesh_decoder" not in chosen:
+        raise LociError("--decoders: no mesh_decoder, expected it with --faces and --texture")
+    check_seed(options.seed)
+    check_tolerance(options.tolerance)
+    check_device(options.device)
+
+
+def _check_output(options: Lift) -> None:
+    if options.out.suffix.lower() in ONE_FILE:
+        raise LociError(f"--out: {options.out}, expected the name of a folder for several files")
+    out = options.out.resolve()
+    for given in filter(None, (options.picture, options.pointmap, *options.mask)):
+        if out in given.resolve().parents:
+            raise LociError(
+                f"{given}: would be replaced by what is written, expected another --out"
+            )
+    check_folder_writable(options.out, is_written)
+
+
+def is_written(name: str) -> bool:
+    """Whether this command writes files of that name, and may replace them."""
+    return WRITTEN.fullmatch(name) is not None
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise LociError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _check_model(options: Lift, model: Path) -> None:
+    """Whether the model's configuration, if it has one, goes with what is asked for."""
+    path = model / MODEL_CONFIG
+    config: Any = read_json(path) if path.is_file() else {}
+    decoders = options.decoders or (config.get("decoders") if isinstance(config, dict) else None)
+    if (options.faces or options.texture) and decoders and "mesh_decoder" not in decoders:
+        raise LociError(f"{options.model}: makes no mesh, expected no --faces and no --texture")
+
+
+def _segmented(options: Lift, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Bool[np.ndarray, "h w"]]:
+    if not options.box and not options.point:
+        return []
+    from loci.objects.inputs.segmentation import mask_from_box, mask_from_point
+
+    boxes = [mask_from_box(pixels, box) for box in options.box]
+    return boxes + [mask_from_point(pixels, point) for point in options.point]
