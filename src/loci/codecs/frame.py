@@ -1,23 +1,21 @@
-"""A per-frame autoencoder: small frames to latents an eighth of their size, frame by frame.
+"""A per-frame autoencoder, frame by frame and cheap enough for a CPU.
 
-A convolutional autoencoder works on frames folded by pixel-unshuffle (so that no convolution
-runs at full resolution, which is what makes it affordable on a CPU), beside a linear path that
-maps each patch to its latent and back. The linear path, set to the principal components of the
-training patches, gives a usable codec before the first training step; the network learns what
-is left.
+A convolutional autoencoder works on frames folded by pixel-unshuffle, so that no convolution runs
+at full resolution. Beside it a linear path maps each patch to its latent and back; it is set to the
+principal components of the training patches, and the network learns the residual.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from loci.codecs.autoencoder import ConvAutoencoder
 from loci.codecs.base import CodecState
 from loci.errors import LociError
 from loci.io.config import CONFIG_NAME, load_config
@@ -29,9 +27,15 @@ FRAMES_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class FrameCodecConfig:
-    """`fold` is the pixel-unshuffle factor; every width after the first halves the size again.
+    """Sizes of the codec.
 
-    `latents_mean` and `latents_std` per channel are measured after training.
+    Args:
+        fold: factor of the pixel-unshuffle.
+        widths: channels at each resolution; every one after the first halves it again.
+        layers_per_block: residual blocks per resolution.
+        norm_groups: of the group norms.
+        latent_channels: channels of the latents.
+        latents_mean, latents_std: per channel, measured after training; empty for 0 and 1.
     """
 
     fold: int = 8
@@ -52,7 +56,7 @@ class FrameCodec(nn.Module):
 
     latents_mean: Tensor
     latents_std: Tensor
-    network: Any
+    network: ConvAutoencoder
 
     def __init__(self, config: FrameCodecConfig | None = None):
         super().__init__()
@@ -60,7 +64,14 @@ class FrameCodec(nn.Module):
         self.temporal_factor = 1
         self.spatial_factor = config.spatial_factor
         self.latent_channels = config.latent_channels
-        self.network = _network(config)
+        self.network = ConvAutoencoder(
+            channels=3 * config.fold**2,
+            latent_channels=config.latent_channels,
+            widths=config.widths,
+            blocks=config.layers_per_block,
+            groups=config.norm_groups,
+        )
+        self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         patch = 3 * self.spatial_factor**2
         self.analysis = nn.Conv2d(patch, config.latent_channels, 1)
         self.synthesis = nn.Conv2d(config.latent_channels, patch, 1)
@@ -78,8 +89,12 @@ class FrameCodec(nn.Module):
 
     @torch.no_grad()
     def set_linear_path(self, patches: Float[Tensor, "n patch"]) -> None:
-        """Sets the linear path to the principal components of folded patches, scaled to unit
-        deviation, and the network's outputs to zero."""
+        """Set the linear path to the principal components of patches, scaled to unit deviation,
+        and the outputs of the network to zero.
+
+        Args:
+            patches: pixel-unshuffled by `spatial_factor`, one to a row.
+        """
         mean = patches.mean(0)
         _, spread, directions = torch.linalg.svd(patches - mean, full_matrices=False)
         keep = self.latent_channels
@@ -92,27 +107,26 @@ class FrameCodec(nn.Module):
         self.synthesis.weight.copy_((directions[:keep] * deviation[:, None]).T[:, :, None, None])
         self.synthesis.bias.copy_(mean)
         for output in (self.network.encoder.conv_out, self.network.decoder.conv_out):
-            nn.init.zeros_(output.weight)
-            nn.init.zeros_(output.bias)
+            for parameter in output.parameters():
+                parameter.zero_()
 
     def to_latents(self, frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c hl wl"]:
         """Raw latents (not normalised)."""
         folded = _channels_last(F.pixel_unshuffle(frames, self.config.fold))
         patches = _channels_last(F.pixel_unshuffle(frames, self.spatial_factor))
-        mode = self.network.encoder(folded)[:, : self.latent_channels]
-        return mode + self.analysis(patches)
+        return self.network.encode(folded) + self.analysis(patches)
 
     def to_frames(self, latents: Float[Tensor, "n c hl wl"]) -> Float[Tensor, "n 3 h w"]:
         """Frames of raw latents, not clamped."""
         latents = _channels_last(latents)
-        frames = F.pixel_shuffle(self.network.decoder(latents), self.config.fold)
+        frames = F.pixel_shuffle(self.network.decode(latents), self.config.fold)
         return frames + F.pixel_shuffle(self.synthesis(latents), self.spatial_factor)
 
     def forward(
         self, frames: Float[Tensor, "n 3 h w"], noise: Float[Tensor, "n c hl wl"]
     ) -> Float[Tensor, "n 3 h w"]:
-        """Training: reconstruction through latents disturbed by `noise`, which is in units of
-        each channel's own spread so that growing the latents is no way out."""
+        """Reconstruct frames through latents with `noise` added, for training. Noise is in units
+        of each channel's standard deviation, so that larger latents do not reduce it."""
         latents = self.to_latents(frames)
         spread = latents.detach().std(dim=(0, 2, 3), keepdim=True)
         return self.to_frames(latents + noise * spread)
@@ -169,27 +183,6 @@ class FrameCodec(nn.Module):
         codec = cls(load_config(folder / CONFIG_NAME, FrameCodecConfig))
         load_strict(codec, read_tensors(folder / WEIGHTS_NAME), str(folder / WEIGHTS_NAME))
         return codec.eval().requires_grad_(False)
-
-
-def _network(config: FrameCodecConfig) -> nn.Module:
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-    levels, channels = len(config.widths), 3 * config.fold**2
-    sizes: dict[str, Any] = {
-        "in_channels": channels,
-        "out_channels": channels,
-        "down_block_types": ("DownEncoderBlock2D",) * levels,
-        "up_block_types": ("UpDecoderBlock2D",) * levels,
-        "block_out_channels": config.widths,
-        "layers_per_block": config.layers_per_block,
-        "latent_channels": config.latent_channels,
-        "norm_num_groups": config.norm_groups,
-        "mid_block_add_attention": False,
-        "use_quant_conv": False,
-        "use_post_quant_conv": False,
-    }
-    network: Any = AutoencoderKL(**sizes)
-    return network.to(memory_format=torch.channels_last)
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
