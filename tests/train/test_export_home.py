@@ -20,7 +20,7 @@ from loci.objects.models.condition import EmbedderFuser
 from loci.objects.models.slat_flow import SlatStatistics
 from loci.objects.parts import PARTS
 from loci.objects.presets import home
-from loci.train.export_home import OURS, Runs, choose_example, export_home
+from loci.train.export_home import REPLACEABLE, Runs, choose_example, export_home
 from loci.train.slat.flow import STATISTICS_NAME
 from tests.bench.object_folders import write_tables
 from tests.objects.lifters import small_modules
@@ -69,13 +69,13 @@ def shipped(runs: Runs, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_what_is_shipped_lifts_its_example(shipped: Path) -> None:
-    assert {path.name for path in shipped.iterdir()} == OURS - {CALIBRATION_NAME}
+    assert {path.name for path in shipped.iterdir()} == REPLACEABLE - {CALIBRATION_NAME}
     lifter = Lifter.from_pretrained(shipped)
     assert lifter.config.input_size == 28
     assert lifter.config.structure == home().run.structure
     assert lifter.config.latents.statistics == STATISTICS
     for name, module in small_modules().items():
-        loaded = lifter.stages.parts.load(name).state_dict()
+        loaded = lifter.loader.parts.load(name).state_dict()
         for key, tensor in module.state_dict().items():
             assert torch.equal(loaded[key], tensor.bfloat16()), f"{name}: {key}"
     asset = lifter(shipped / "example.png", shipped / "example_mask.png")

@@ -1,4 +1,4 @@
-"""The picture that a model is shipped with, so that there is something to lift."""
+"""From the four training runs of objects to a model folder: weights, logs, card, example."""
 
 from __future__ import annotations
 
@@ -40,20 +40,23 @@ from loci.train.plots import draw_panels
 from loci.train.slat.flow import STATISTICS_NAME
 
 EXAMPLE, MASK = "example.png", "example_mask.png"
+CARD, CREDITS, TRAINING = "README.md", "CREDITS.md", "training"
+REPLACEABLE = {*PARTS, LIFTER_NAME, CALIBRATION_NAME, CARD, CREDITS, TRAINING, EXAMPLE, MASK}
+"""What an older model folder holds and may be replaced; its calibration was measured on its
+weights."""
+TEMPLATE = "home_card.md"
 PREFERRED = ("blend-swap-cc-0-winchestersofa", 3)
 """Name and view of the held-out object that is shown if it is there: dedicated to the public."""
-FREE = "CC0-1.0"
-BEHIND = (196, 200, 206)
+PUBLIC_DOMAIN = "CC0-1.0"
+BACKGROUND = (196, 200, 206)
 
 
 def write_example(objects: ObjectSet, folder: Path) -> ObjectRecord:
-    """Write `example.png` and `example_mask.png`, and tell which object they show.
-
-    It is the preferred one, or the first that is free of conditions, or the first of all.
-    """
+    """Write `example.png` and `example_mask.png`, and return the object that they show: the
+    preferred one, the first in the public domain, or the first of all."""
     number, view = choose_example(objects)
-    seen = objects.view(number, view, BEHIND)
-    for name, pixels in ((EXAMPLE, seen.image), (MASK, seen.mask)):
+    shown = objects.view(number, view, BACKGROUND)
+    for name, pixels in ((EXAMPLE, shown.image), (MASK, shown.mask)):
         _save(folder / name, pixels.numpy())
     return objects.records[number]
 
@@ -63,7 +66,7 @@ def choose_example(objects: ObjectSet) -> tuple[int, int]:
     names = [record.name for record in objects.records]
     if PREFERRED[0] in names:
         return names.index(PREFERRED[0]), min(PREFERRED[1], objects.views - 1)
-    free = (n for n, record in enumerate(objects.records) if record.licence == FREE)
+    free = (n for n, record in enumerate(objects.records) if record.licence == PUBLIC_DOMAIN)
     return next(free, 0), 0
 
 
@@ -72,12 +75,6 @@ def _save(path: Path, pixels) -> None:
 
     with replacing(path) as part:
         Image.fromarray(pixels).save(part, format="PNG")
-
-
-CARD, CREDITS, TRAINING = "README.md", "CREDITS.md", "training"
-OURS = {*PARTS, LIFTER_NAME, CALIBRATION_NAME, CARD, CREDITS, TRAINING, EXAMPLE, MASK}
-"""What an older model folder holds and may be replaced. ModelCalibration are measured on the shipped model."""
-TEMPLATE = "home_card.md"
 
 
 class Runs(NamedTuple):
@@ -122,7 +119,7 @@ def export_home(runs: Runs, data: Path, out: Path) -> Lifter:
     _check_same_codec(runs, modules[STRUCTURE_DECODER])
     lifter = Lifter(lifter_config(runs, modules), LoadedParts(modules))
     train, test = (ObjectSet.load(data / part) for part in ("train", "test"))
-    with replacing_folder(out, OURS.__contains__) as draft:
+    with replacing_folder(out, REPLACEABLE.__contains__) as draft:
         lifter.save_pretrained(draft, torch.bfloat16)
         for name, run in zip(Runs._fields, runs, strict=True):
             logs = draft / TRAINING / name.replace("_", "-")
@@ -141,27 +138,26 @@ def export_home(runs: Runs, data: Path, out: Path) -> Lifter:
 
 
 def lifter_config(runs: Runs, modules: Mapping[str, nn.Module]) -> LifterConfig:
-    """The settings of `home` with what the trained fusers see and the statistics that were measured
-    on the trained latents.
+    """The settings of `home` with the fusers' picture size and the statistics of the latents.
 
     Raises:
-        LociError: when the fusers see pictures of different sizes.
+        LociError: when the fusers take pictures of different sizes.
     """
-    settings, seen = home().run, _seen_by(modules[STRUCTURE_FUSER])
-    if _seen_by(modules[LATENT_FUSER]) != seen:
+    settings, size = home().run, _input_size(modules[STRUCTURE_FUSER])
+    if _input_size(modules[LATENT_FUSER]) != size:
         raise LociError(
-            f"{runs.slat}: trained on pictures of {_seen_by(modules[LATENT_FUSER])} pixels, "
-            f"expected {seen} as {runs.structure}"
+            f"{runs.slat}: trained on pictures of {_input_size(modules[LATENT_FUSER])} pixels, "
+            f"expected {size} as {runs.structure}"
         )
     statistics = load_config(runs.slat / "final" / STATISTICS_NAME, SlatStatistics)
     return replace(
         settings,
-        input_size=seen,
+        input_size=size,
         latents=replace(settings.latents, statistics=statistics),
     )
 
 
-def _seen_by(fuser: nn.Module) -> int:
+def _input_size(fuser: nn.Module) -> int:
     assert isinstance(fuser, EmbedderFuser)
     assert fuser.config is not None
     return fuser.config.picture.input_size

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,7 @@ class Trainer:
         """
         config, run, accelerator = self.config, self.run, self.accelerator
         average = moving_average(task.model, config.ema_decay)
+        averaged = cast(ModelT, average.module)
         state = {
             "model": task.model,
             "optimizer": task.optimizer,
@@ -209,19 +211,25 @@ class Trainer:
             if run.due("log", config.log_seconds):
                 run.log(**self._means(records), rate=optimizer.param_groups[0]["lr"])
                 records.clear()
-            if run.due("evaluate", config.evaluate_seconds) and run.writes:
-                run.log(**task.evaluate(average.module, run))
+            if run.due("evaluate", config.evaluate_seconds):
+                self._evaluate(task, averaged)
             if run.due("checkpoint", config.checkpoint_seconds):
                 run.save(state)
         run.save(state)
 
-        task.finish(average.module)
+        task.finish(averaged)
+        self._evaluate(task, averaged, final=True)
         if run.writes:
-            run.log(**task.evaluate(average.module, run), final=True)
             with replacing_folder(run.path / "final", lambda name: True) as draft:
-                task.save(average.module, draft)
+                task.save(averaged, draft)
         accelerator.wait_for_everyone()
-        return average.module
+        return averaged
+
+    def _evaluate(self, task: Task[ModelT], model: ModelT, **mark: bool) -> None:
+        """On the main process; the others wait for it at their next step."""
+        scores = task.evaluate(model, self.run) if self.run.writes else {}
+        if scores:
+            self.run.log(**scores, **mark)
 
     def _step(self, average: AveragedModel) -> Step:
         """The next step, by the main process's clock, so that all processes stop together."""
@@ -262,14 +270,14 @@ class Trainer:
         return dict(zip(names, total.tolist(), strict=True))
 
 
-def moving_average(model: ModelT, decay: float) -> AveragedModel:
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average of a model's parameters and buffers, in evaluation mode.
 
     After n updates the decay is at most (1 + n) / (10 + n), so that early averages forget the
     initial weights quickly.
     """
 
-    def update(averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
+    def update(averaged: Tensors, current: Tensors, updates: Tensor | int) -> None:
         count = int(updates)
         now = min(decay, (1 + count) / (10 + count))
         for mean, value in zip(averaged, current, strict=True):

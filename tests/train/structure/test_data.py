@@ -10,13 +10,8 @@ from loci.geometry.rotations import quaternion_to_matrix
 from loci.objects.models.condition import FuserConfig
 from loci.objects.models.dinov2 import DinoConfig, DinoEmbedderConfig
 from loci.objects.placement.pose import MatrixPose, decode_pose, nominal_pose
-from loci.train.structure.data import (
-    GRID,
-    CoordinateHead,
-    StructureBatch,
-    coordinate_loss,
-    structure_batch,
-)
+from loci.train.structure.coordinates import GRID, CoordinateHead, coordinate_loss
+from loci.train.structure.data import StructureBatch, structure_batch
 from loci.train.structure.scenes import CLEAN, SceneAugmentation, compose
 from tests.train.toy_views import toy_viewed
 

@@ -1,6 +1,7 @@
 import torch
 
-from loci.train.structure.vae_data import ShapeAugmentation, Shapes, draw_voxels, max_pool_voxels
+from loci.train.structure.draw import draw_voxels
+from loci.train.structure.vae_data import ShapeAugmentation, Shapes, max_pool_voxels
 
 
 def rng(seed: int = 0) -> torch.Generator:

@@ -30,7 +30,7 @@ from loci.train.slat.targets import (
     latent_statistics,
 )
 from loci.train.slat.vae_data import SlatDataset
-from loci.train.structure.data import CoordinateHead, coordinate_loss
+from loci.train.structure.coordinates import CoordinateHead, coordinate_loss
 from loci.train.structure.init import initialise_fuser, load_pretrained_backbone
 from loci.train.structure.scenes import SceneAugmentation
 from loci.train.trainer import Step, Task, Trainer, TrainerConfig

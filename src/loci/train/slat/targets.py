@@ -26,7 +26,7 @@ from loci.train.slat.vae_data import (
     slat_vae_batch,
     voxels_to,
 )
-from loci.train.structure.data import crop_coordinates
+from loci.train.structure.coordinates import crop_coordinates
 from loci.train.structure.scenes import (
     CLEAN,
     ObjectView,

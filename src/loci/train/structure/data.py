@@ -1,9 +1,4 @@
-"""Which place on the object every patch of a crop shows: what teaches the picture's embedder.
-
-A flow that starts from nothing says little to the embedder it listens to. Places in the object's
-own frame (normalised object coordinates; Wang et al., 2019) are known wherever a render shows the
-object, and tell it about shape and pose at every patch. What reads them is thrown away afterwards.
-"""
+"""Batches of stage 1: random pictures of objects, their shapes and their poses."""
 
 from __future__ import annotations
 
@@ -13,14 +8,14 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from loci.data.objects.dataset import ObjectRecord, ObjectSet
 from loci.objects.inputs.pointmap import nominal_scene
-from loci.objects.inputs.preprocess import StructureInputs, square_crop, structure_inputs
-from loci.objects.models.condition import POINTMAPS, FuserConfig
+from loci.objects.inputs.preprocess import StructureInputs, structure_inputs
+from loci.objects.models.condition import POINTMAPS
 from loci.objects.placement.pose import MatrixPose, encode_pose, nominal_pose
+from loci.train.structure.coordinates import crop_coordinates
 from loci.train.structure.scenes import (
     ObjectView,
     ObjectViews,
@@ -28,75 +23,6 @@ from loci.train.structure.scenes import (
     SyntheticScene,
     random_scene,
 )
-
-GRID = 16
-"""Cells along the side of a crop; what is shown in one of them has one place."""
-
-
-def crop_coordinates(view: ObjectView, scene: SyntheticScene) -> Float[Tensor, "4 g g"]:
-    """Mean place of what the crop shows in each cell, and how much of the cell is
-    the object, unhidden and inside the mask.
-
-    Places are in the object's frame, in [-0.5, 0.5].
-    """
-    r, t, s = view.placement
-    shown = (view.alpha > 0.5) & (scene.mask > 0.5) & view.depth.isfinite()
-    camera = view.rays() * torch.where(shown, view.depth, 0.0)
-    places = torch.einsum("chw,dc->dhw", camera - t[:, None, None], r) / s
-    held = torch.cat([places * shown, shown.float()])
-    pooled = F.adaptive_avg_pool2d(square_crop(held, scene.mask), GRID)
-    return torch.cat([pooled[:3] / pooled[3:].clamp(min=1e-6), pooled[3:]])
-
-
-class CoordinateHead(nn.Module):
-    """Reads the places off the tokens of the crop's patches, each by itself.
-
-    Args:
-        fuser: of the fuser whose tokens are read; the picture's crop comes first in them.
-
-    Raises:
-        ValueError: unless every patch holds as many cells.
-    """
-
-    def __init__(self, fuser: FuserConfig) -> None:
-        super().__init__()
-        size, patch = fuser.picture.input_size, fuser.picture.backbone.patch
-        if GRID % (size // patch):
-            raise ValueError(f"{size // patch} patches a side, expected a divisor of {GRID}")
-        self.patches, self.cells = size // patch, GRID // (size // patch)
-        registers = fuser.picture.backbone.registers if fuser.picture.tokens == "prenorm" else 0
-        self.first = 1 + registers
-        self.out = nn.Linear(fuser.dim, 3 * self.cells**2)
-
-    def forward(self, condition: Float[Tensor, "b m c"]) -> Float[Tensor, "b 3 g g"]:
-        tokens = condition[:, self.first : self.first + self.patches**2]
-        read = self.out(tokens).mT.unflatten(2, (self.patches, self.patches))
-        return F.pixel_shuffle(read, self.cells)
-
-
-def coordinate_loss(
-    found: Float[Tensor, "b 3 g g"], seen: Float[Tensor, "b 4 g g"]
-) -> Float[Tensor, ""]:
-    """Smooth absolute error, in half object sizes, of the cells that show the object; for every
-    object the best of four quarter turns about the vertical.
-
-    Furniture looks alike from its sides: told to choose one, the mean of all is the best answer,
-    and nothing is learned.
-    """
-    places, shown = seen.split([3, 1], dim=1)
-    turned = torch.stack([_turned(places, quarters) for quarters in range(4)])
-    target = 2 * turned
-    error = F.smooth_l1_loss(2 * found.expand_as(target), target, reduction="none", beta=0.1)
-    count = (3 * shown.sum(dim=(1, 2, 3))).clamp(min=1e-6)
-    return ((error * shown).sum(dim=(2, 3, 4)) / count).amin(dim=0).mean()
-
-
-def _turned(places: Float[Tensor, "b 3 g g"], quarters: int) -> Float[Tensor, "b 3 g g"]:
-    x, y, z = places.unbind(dim=1)
-    for _ in range(quarters):
-        x, y = -y, x
-    return torch.stack([x, y, z], dim=1)
-
 
 Rng = torch.Generator
 
@@ -115,7 +41,7 @@ class StructureBatch(NamedTuple):
     Attributes:
         pictures: inputs of all samples by name; see `preprocess.StructureInputs`.
         pointmaps: the same of the first samples only: the others have none.
-        coordinates: what the crops show of their objects; see `coordinates_in_crop`.
+        coordinates: object coordinates of the crops; see `crop_coordinates`.
         layout: targets by released name, `[b, 1, c]`.
         objects: which object each sample shows.
         mirrored: whether it is the mirror image of that object.

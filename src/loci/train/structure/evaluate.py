@@ -16,16 +16,16 @@ from loci.objects.models.structure_flow import Latents
 from loci.objects.models.structure_vae import StructureDecoder, StructureEncoder
 from loci.objects.placement.pose import decode_pose
 from loci.objects.sampling import StructureSampling, sample_structure
+from loci.train.structure.coordinates import coordinate_loss
 from loci.train.structure.data import (
     StructureBatch,
     StructureObject,
-    coordinate_loss,
     structure_batch,
 )
+from loci.train.structure.draw import draw_voxels
 from loci.train.structure.objective import StructureObjective
 from loci.train.structure.scenes import CLEAN
 from loci.train.structure.vae import voxel_iou
-from loci.train.structure.vae_data import draw_voxels
 from loci.train.trainer import RunDirectory, step_generator
 
 REACH = 0.05

@@ -21,7 +21,8 @@ from loci.objects.models.structure_flow import (
     TwoStreamBlock,
 )
 from loci.objects.placement.pose import ROTATION
-from loci.train.structure.data import CoordinateHead, StructureBatch, coordinate_loss
+from loci.train.structure.coordinates import CoordinateHead, coordinate_loss
+from loci.train.structure.data import StructureBatch
 from loci.train.structure.init import initialise_fuser
 
 GATES = (2, 5)

@@ -74,7 +74,7 @@ class ObjectView(NamedTuple):
 
 
 class SyntheticScene(NamedTuple):
-    """A whole picture: what a user would hand in."""
+    """A whole picture with its mask and pointmap, as a user would give them."""
 
     rgb: Float[Tensor, "3 s s"]
     mask: Float[Tensor, "1 s s"]
@@ -85,12 +85,18 @@ class SyntheticScene(NamedTuple):
 class SceneAugmentation:
     """Chances of what may happen to a picture.
 
-    `geometry` is that of a floor and a wall in the pointmap; the background is unknown (NaN)
-    otherwise. `clean` keeps everything as rendered, before a plain background.
+    Attributes:
+        mirrored: left and right exchanged, in the picture and in the object.
+        recolored: the object in other colours.
+        geometry: a floor and a wall in the pointmap, whose background is unknown (NaN) otherwise.
+        other_behind: another object behind it.
+        occluded: something before it.
+        sloppy_mask: a border a pixel or two off.
+        noisy_points: an inexact, incomplete pointmap.
     """
 
     mirrored: float = 0.5
-    recolor: float = 0.5
+    recolored: float = 0.5
     geometry: float = 0.6
     other_behind: float = 0.25
     occluded: float = 0.25
@@ -109,7 +115,7 @@ def compose(
     view = recolor(view, rng) if _chance(augmentation.recolored, rng) else view
     rgb, depth = _background(view, _chance(augmentation.geometry, rng), rng)
     if _chance(augmentation.other_behind, rng):
-        other_alpha, other_color = _moved(other, 0.8, rng)
+        other_alpha, other_color = _shifted(other, 0.8, rng)
         rgb = torch.lerp(rgb, other_color, other_alpha)
     inside = view.alpha[0] > 0.5
     rgb = torch.lerp(rgb, view.color, view.alpha)
@@ -122,10 +128,10 @@ def compose(
             nearest = 0.9 * float(depth[inside].nan_to_num(torch.inf, posinf=torch.inf).amin())
             depth = torch.where(before, nearest, depth)
             inside = inside & ~before
-    rgb = _lit(rgb, rng)
-    mask = _sloppy(inside, rng) if _chance(augmentation.sloppy_mask, rng) else inside
+    rgb = _camera_response(rgb, rng)
+    mask = _sloppy_mask(inside, rng) if _chance(augmentation.sloppy_mask, rng) else inside
     if _chance(augmentation.noisy_points, rng):
-        depth = _noisy(depth, rng)
+        depth = _noisy_depth(depth, rng)
     known = depth.isfinite()
     points = torch.where(known, view.rays() * torch.where(known, depth, 0.0), torch.nan)
     return SyntheticScene(rgb, mask[None].float(), points)
@@ -138,11 +144,12 @@ def random_scene(
     rng: Rng,
     inputs: Callable[[SyntheticScene], T],
 ) -> tuple[SyntheticScene, T]:
-    """A picture of `view` and the inputs made of it as of a user's. What hides too much, so that
-    no inputs can be made, is tried anew with other_view object beside it.
+    """A picture of `view`, and the inputs made of it as of a user's picture.
+
+    Where too much is hidden for that, another object is tried beside it.
 
     Raises:
-        LociError: when nothing comes of it.
+        LociError: after a few tries.
     """
     for _ in range(TRIES):
         scene = compose(view, other_view(), augmentation, rng)
@@ -154,13 +161,13 @@ def random_scene(
 
 
 def recolor(view: ObjectView, rng: Rng) -> ObjectView:
-    """The object in other colours: the colour circle turned, and a tint."""
+    """The object in other colours."""
     color = torch.einsum("ij,jhw->ihw", color_matrix(rng), view.color)
     return view._replace(color=color.clamp(0, 1))
 
 
 def color_matrix(rng: Rng) -> Float[Tensor, "3 3"]:
-    """What `recolored` multiplies colours by, as columns."""
+    """A random rotation of the colour circle and a tint, to multiply colours (as columns) by."""
     angle = 2 * math.pi * float(torch.rand((), generator=rng))
     grey, turn = torch.full((3, 3), 1 / 3), math.sqrt(1 / 3) * math.sin(angle)
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]])
@@ -207,7 +214,7 @@ def _pattern(side: int, rng: Rng) -> Float[Tensor, "3 s s"]:
     return (fine + grain * torch.randn(1, side, side, generator=rng)).clamp(0, 1)
 
 
-def _moved(other: ObjectView, most: float, rng: Rng) -> tuple[Tensor, Tensor]:
+def _shifted(other: ObjectView, most: float, rng: Rng) -> tuple[Tensor, Tensor]:
     """Alpha and colour of other_view object, shifted by up to `most` of the picture's side."""
     side = other.depth.shape[-1]
     dx, dy = ((2 * torch.rand(2, generator=rng) - 1) * most * side).long().tolist()
@@ -224,7 +231,7 @@ def _occluder(
 ) -> tuple[Tensor, Tensor]:
     """Alpha and colour of something before the object: other_view object, or a slab."""
     if _chance(0.5, rng):
-        return _moved(other, 0.6, rng)
+        return _shifted(other, 0.6, rng)
     side = view.depth.shape[-1]
     rows, columns = (torch.nonzero(inside.any(dim=d))[:, 0] for d in (1, 0))
     alpha = torch.zeros(1, side, side)
@@ -241,14 +248,14 @@ def _occluder(
     return alpha, _pattern(side, rng)
 
 
-def _lit(rgb: Float[Tensor, "3 s s"], rng: Rng) -> Float[Tensor, "3 s s"]:
+def _camera_response(rgb: Float[Tensor, "3 s s"], rng: Rng) -> Float[Tensor, "3 s s"]:
     """Exposure, white balance and contrast of a camera."""
     gain = torch.exp(0.2 * torch.randn((), generator=rng) + 0.06 * torch.randn(3, generator=rng))
     curve = float(torch.exp(0.2 * torch.randn((), generator=rng)))
     return (gain[:, None, None] * rgb).clamp(1e-4, 1) ** curve
 
 
-def _sloppy(inside: Bool[Tensor, "s s"], rng: Rng) -> Bool[Tensor, "s s"]:
+def _sloppy_mask(inside: Bool[Tensor, "s s"], rng: Rng) -> Bool[Tensor, "s s"]:
     """A border drawn a pixel or two too wide or too narrow."""
     reach = int(torch.randint(1, 3, (), generator=rng))
     wide = _chance(0.5, rng)
@@ -258,7 +265,7 @@ def _sloppy(inside: Bool[Tensor, "s s"], rng: Rng) -> Bool[Tensor, "s s"]:
     return result if result.sum() >= 0.5 * inside.sum() else inside
 
 
-def _noisy(depth: Float[Tensor, "s s"], rng: Rng) -> Float[Tensor, "s s"]:
+def _noisy_depth(depth: Float[Tensor, "s s"], rng: Rng) -> Float[Tensor, "s s"]:
     """Depths as an estimate gives them: bent by a few hundredths, here and there unknown."""
     strength = 0.03 * float(torch.rand((), generator=rng))
     coarse = torch.randn(1, 1, 6, 6, generator=rng)

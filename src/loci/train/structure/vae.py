@@ -21,7 +21,8 @@ from loci.objects.models.structure_vae import (
 )
 from loci.objects.presets import home
 from loci.train.run_directory import RunDirectory
-from loci.train.structure.vae_data import ShapeAugmentation, Shapes, draw_voxels
+from loci.train.structure.draw import draw_voxels
+from loci.train.structure.vae_data import ShapeAugmentation, Shapes
 from loci.train.trainer import Step, Task, Trainer, TrainerConfig
 
 SHAPES_FOR_STATISTICS = 256
