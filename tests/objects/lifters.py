@@ -13,11 +13,11 @@ from loci.objects.lifter import Lifter
 from loci.objects.models.condition import FuserConfig, PointmapEmbedderConfig
 from loci.objects.models.dinov2 import DinoConfig, DinoEmbedderConfig
 from loci.objects.models.slat_decoders import GaussianDecoderConfig, MeshDecoderConfig, TorsoConfig
-from loci.objects.models.slat_flow import LatentStatistics, SlatFlowConfig
+from loci.objects.models.slat_flow import SlatFlowConfig, SlatStatistics
 from loci.objects.models.structure_flow import StructureFlowConfig
 from loci.objects.models.structure_vae import StructureDecoderConfig
-from loci.objects.parts import PARTS, GivenParts, PartConfigs
-from loci.objects.pipeline import LifterConfig
+from loci.objects.parts import PARTS, LoadedParts, PartConfigs
+from loci.objects.presets import LifterConfig
 from loci.objects.sampling import SlatSampling, StructureSampling
 
 BACKBONE = DinoConfig(patch=7, dim=16, depth=1, heads=2, registers=1, grid=4)
@@ -45,7 +45,7 @@ def small_config(**changes: Any) -> LifterConfig:
     fields = {
         "input_size": 28,
         "structure": StructureSampling(steps=3),
-        "latents": SlatSampling(steps=2, statistics=LatentStatistics((0.0,) * 4, (1.0,) * 4)),
+        "latents": SlatSampling(steps=2, statistics=SlatStatistics((0.0,) * 4, (1.0,) * 4)),
     }
     return LifterConfig(**cast(Any, fields | changes))
 
@@ -69,7 +69,7 @@ def _small_modules() -> dict[str, nn.Module]:
 
 
 def small_lifter(**changes: Any) -> Lifter:
-    return Lifter(small_config(**changes), GivenParts(small_modules()))
+    return Lifter(small_config(**changes), LoadedParts(small_modules()))
 
 
 def save_small_lifter(folder: Path) -> Path:

@@ -14,18 +14,20 @@ from torch import nn
 
 from loci.errors import LociError
 from loci.geometry.camera import Camera
+from loci.objects import lifter as lifter_module
 from loci.objects import pipeline as lifting
 from loci.objects.asset import Asset
 from loci.objects.costs import cost_table
-from loci.objects.inputs.pixel_aligned import ALIGNED
-from loci.objects.lifter import LIFTER_NAME, Lifter
+from loci.objects.inputs.pixel_aligned import ALIGNED_CHANNELS
+from loci.objects.lifter import Lifter
 from loci.objects.models.slat_decoders import GaussianDecoder
 from loci.objects.models.slat_flow import SlatFlow
 from loci.objects.models.structure_flow import StructureFlow
-from loci.objects.parts import PARTS, GivenParts
-from loci.objects.pipeline import LiftPipeline, PartLoader, Progress
+from loci.objects.parts import PARTS, LoadedParts, PartLoader
+from loci.objects.pipeline import LiftPipeline, Progress
 from loci.objects.placement.pose import Pose
-from loci.objects.placement.refinement import Refined, RefinementConfig
+from loci.objects.placement.refinement import RefinedPose, RefinementConfig
+from loci.objects.presets import LIFTER_NAME
 from tests.objects.lifters import (
     example,
     example_pointmap,
@@ -97,14 +99,14 @@ def test_the_seed_alone_decides(lifter: Lifter, asset: Asset) -> None:
 def test_of_several_guesses_the_best_one_is_gone_on_with(
     lifter: Lifter, asset: Asset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = Lifter(replace(small_config(), refinement=RefinementConfig()), lifter.stages.parts)
+    told = Lifter(replace(small_config(), refinement=RefinementConfig()), lifter.loader.parts)
     tried: list[torch.Tensor] = []
 
-    def marked(pose: Pose, voxels: torch.Tensor, *rest: Any) -> Refined:
+    def marked(pose: Pose, voxels: torch.Tensor, *rest: Any) -> RefinedPose:
         tried.append(voxels)
-        return Refined(pose, (0.1, 0.9, 0.4)[len(tried) - 1])
+        return RefinedPose(pose, (0.1, 0.9, 0.4)[len(tried) - 1])
 
-    monkeypatch.setattr(lifting, "refined", marked)
+    monkeypatch.setattr(lifting, "refine_pose", marked)
     found = told(PIXELS, INSIDE, example_pointmap(), seed=3, guesses=3)
     assert len(tried) == 3
     assert tried[0].tolist() != tried[1].tolist()
@@ -116,7 +118,7 @@ def test_of_several_guesses_the_best_one_is_gone_on_with(
 def test_a_guess_without_voxels_is_passed_over(
     lifter: Lifter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = Lifter(replace(small_config(), refinement=RefinementConfig()), lifter.stages.parts)
+    told = Lifter(replace(small_config(), refinement=RefinementConfig()), lifter.loader.parts)
     found, asked = lifting.occupied, []
 
     def none_at_first(logits: torch.Tensor) -> torch.Tensor:
@@ -130,7 +132,7 @@ def test_a_guess_without_voxels_is_passed_over(
 
 
 def test_a_mask_at_the_edge_gets_one_guess(lifter: Lifter, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = Lifter(replace(small_config(), refinement=RefinementConfig()), lifter.stages.parts)
+    told = Lifter(replace(small_config(), refinement=RefinementConfig()), lifter.loader.parts)
     rows: list[int] = []
     sampled = StructureFlow.velocity
 
@@ -168,7 +170,7 @@ def test_gain_the_picture_is_embedded_once_for_all_objects(monkeypatch: pytest.M
     embed = fuser.embed
     monkeypatch.setattr(fuser, "embed", lambda name, x: (seen.append(name), embed(name, x))[1])
     masks = [INSIDE, np.roll(INSIDE, -12, axis=1), np.roll(INSIDE, 5, axis=0)]
-    lifter = Lifter(small_config(), GivenParts(modules))
+    lifter = Lifter(small_config(), LoadedParts(modules))
     scene = lifter.scene(PIXELS, masks, example_pointmap(), seed=3)
     assert seen.count("rgb_image") == 1
     assert seen.count("image") == seen.count("rgb_image_mask") == seen.count("rgb_pointmap") == 3
@@ -211,8 +213,8 @@ def test_kept_parts_are_loaded_once() -> None:
     lifter = Lifter(small_config(), parts, keep=True)
     first, second = lifter(PIXELS, INSIDE), lifter(PIXELS, INSIDE)
     assert same(first, second)
-    assert parts.loaded == list(PARTS) == list(lifter.stages.kept)
-    lifter.stages.free()
+    assert parts.loaded == list(PARTS) == list(lifter.loader.loaded)
+    lifter.loader.free()
     gc.collect()
     assert len(parts.alive) == 0
 
@@ -243,7 +245,7 @@ def test_preserved_the_noise_of_stage_two_follows_that_of_stage_one(
     flow = cast(Any, modules["latent_flow"])
     velocity = flow.velocity
     monkeypatch.setattr(flow, "velocity", lambda x, *rest: (drawn.append(x), velocity(x, *rest))[1])
-    Lifter(small_config(), GivenParts(modules))(PIXELS, INSIDE, seed=11)
+    Lifter(small_config(), LoadedParts(modules))(PIXELS, INSIDE, seed=11)
     rng = torch.Generator().manual_seed(11)
     for _, shape in sorted(cast(Any, modules["structure_flow"]).latent_shapes().items()):
         torch.randn(1, *shape, generator=rng)
@@ -266,7 +268,7 @@ def test_fewer_splats_come_from_a_decoder_of_their_own(tmp_path: Path) -> None:
     torch.manual_seed(1)
     light = replace(small_parts().gaussian_decoder, gaussians=1)
     modules = {**small_modules(), "gaussian_decoder_4": GaussianDecoder(light)}
-    lifter = Lifter(small_config(), GivenParts(modules))
+    lifter = Lifter(small_config(), LoadedParts(modules))
     lifter.save_pretrained(tmp_path)
     saved = Lifter.from_pretrained(tmp_path)
     chosen = ["gaussian_decoder_4", "mesh_decoder"]
@@ -286,10 +288,10 @@ def aligned_lifter(**changes: Any) -> Lifter:
     """One whose second stage sees the pixels of each voxel."""
     modules, parts = small_modules(), small_parts()
     torch.manual_seed(2)
-    flow = SlatFlow(replace(parts.latent_flow, aligned=ALIGNED))
+    flow = SlatFlow(replace(parts.latent_flow, aligned=ALIGNED_CHANNELS))
     flow.load_state_dict(modules["latent_flow"].state_dict(), strict=False)
-    config = small_config(refinement=RefinementConfig(turns=4, finer=0), **changes)
-    return Lifter(config, GivenParts({**modules, "latent_flow": flow.eval()}))
+    config = small_config(refinement=RefinementConfig(turns=4, halvings=0), **changes)
+    return Lifter(config, LoadedParts({**modules, "latent_flow": flow.eval()}))
 
 
 def test_colours_follow_the_pixels_of_their_voxels() -> None:
@@ -297,7 +299,7 @@ def test_colours_follow_the_pixels_of_their_voxels() -> None:
     voxel, also where fewer voxels stand for them, and none where there is no such pose."""
     given: list[torch.Tensor | None] = []
     lifter = aligned_lifter()
-    flow = cast(Any, lifter.stages.parts.load("latent_flow"))
+    flow = cast(Any, lifter.loader.parts.load("latent_flow"))
     context = flow.context
     flow.context = lambda condition, aligned=None: (
         given.append(aligned),
@@ -309,7 +311,7 @@ def test_colours_follow_the_pixels_of_their_voxels() -> None:
     picture = np.stack(ramps, axis=2).astype(np.uint8)
     whole = lifter(picture, INSIDE)
     fewer = replace(lifter.config, voxel_limit=len(whole.voxels) - 1)
-    coarse = Lifter(fewer, lifter.stages.parts)(picture, INSIDE)
+    coarse = Lifter(fewer, lifter.loader.parts)(picture, INSIDE)
     assert coarse.coarsening == 2
     for asset, aligned in zip((whole, coarse), given, strict=True):
         assert aligned is not None
@@ -352,7 +354,7 @@ def test_pruning_can_be_switched_off(lifter: Lifter) -> None:
 
 
 def test_bfloat16_runs_through() -> None:
-    lifter = Lifter(small_config(), GivenParts(small_modules()), dtype=torch.bfloat16)
+    lifter = Lifter(small_config(), LoadedParts(small_modules()), dtype=torch.bfloat16)
     asset = lifter(PIXELS, INSIDE, example_pointmap())
     assert asset.gaussians is not None
     assert asset.gaussians.positions.isfinite().all()
@@ -362,14 +364,14 @@ def test_a_lone_picture_is_placed_where_it_shows_the_object(
     lifter: Lifter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The layout latents of a perfect model are those of an object on the nominal ray."""
-    structures = LiftPipeline._layouts
+    structures = LiftPipeline._sample_structures
 
     def perfect(self: LiftPipeline, conditions: Any) -> Any:
         found = structures(self, conditions)
         zeros = {"translation": torch.zeros(1, 1, 3), "scale": torch.full((1, 1, 3), -1.0)}
         return [{**latents, **zeros} for latents in found]
 
-    monkeypatch.setattr(LiftPipeline, "_layouts", perfect)
+    monkeypatch.setattr(LiftPipeline, "_sample_structures", perfect)
     rows, columns = np.nonzero(INSIDE)
     middle = [(v.min() + v.max() + 1) / 2 for v in (columns, rows)]
     for fov in (None, 30.0, 80.0):
@@ -397,7 +399,7 @@ def test_no_voxel_above_threshold_is_said(tmp_path: Path) -> None:
     modules = small_modules()
     head = cast(Any, modules["structure_decoder"]).out_layer[-1]
     nn.init.constant_(head.bias, -1e4)
-    lifter = Lifter(small_config(), GivenParts(modules))
+    lifter = Lifter(small_config(), LoadedParts(modules))
     with pytest.raises(LociError, match="^mask: no voxel above threshold, expected a mask around"):
         lifter(PIXELS, INSIDE)
     with pytest.raises(LociError, match="^mask 1: no voxel above threshold"):
@@ -445,6 +447,94 @@ def test_a_run_leaves_no_graph_and_no_gradients(asset: Asset, lifter: Lifter) ->
 
 
 def test_stages_say_where_they_compute() -> None:
-    stages = PartLoader(GivenParts(small_modules()), torch.device("cpu"), torch.bfloat16)
+    stages = PartLoader(LoadedParts(small_modules()), torch.device("cpu"), torch.bfloat16)
     with stages.use("latent_flow", nn.Module, []) as part:
         assert {p.dtype for p in part.parameters()} == {torch.bfloat16}
+
+
+def test_a_model_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
+    class Failing(LoadedParts):
+        def load(self, name: str) -> nn.Module:
+            if name == "mesh_decoder":
+                raise LociError("mesh_decoder: weights do not fit the model")
+            return super().load(name)
+
+    folder = save_small_lifter(tmp_path / "model")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    failing = Lifter(small_config(prune=0), Failing(small_modules()))
+    for target in (folder, tmp_path / "new"):
+        with pytest.raises(LociError, match="mesh_decoder"):
+            failing.save_pretrained(target)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    save_small_lifter(folder)  # an older model is replaced
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(LociError, match="holds notes.txt already"):
+        save_small_lifter(folder)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"device": "gpu"}, "device: 'gpu', expected cpu, cuda or mps"),
+        ({"device": "mps"}, "device: there is no mps on this machine"),
+        ({"dtype": "bfloat16"}, "dtype: 'bfloat16', expected torch.float32 or torch.bfloat16"),
+        ({"dtype": torch.int8}, "dtype: torch.int8, expected"),
+        ({"source": None}, "model: None, expected a name, a folder or a hub id"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(LociError, match=message):
+        Lifter.from_pretrained(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seed": -1}, "seed: -1, expected 0 to"),
+        ({"pointmap_frame": "colmap"}, "frame: 'colmap', expected pytorch3d or opencv"),
+        ({"guesses": 0.5}, "guesses: 0.5, expected at least 1"),
+        ({"decoders": "texture"}, "decoders: texture, expected gaussian_decoder or mesh"),
+        ({"decoders": []}, "decoders: none, expected"),
+        ({"fov": float("nan")}, "field of view: nan degrees"),
+    ],
+)
+def test_wrong_arguments_are_named(lifter: Lifter, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(LociError, match=message):
+        lifter(PIXELS, INSIDE, **wrong)
+
+
+def test_auto_is_bfloat16_for_large_models_on_devices_made_for_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    for native, limit, device, expected in (
+        (True, 0, cuda, torch.bfloat16),
+        (True, 10**9, cuda, torch.float32),
+        (False, 0, cuda, torch.float32),
+        (True, 0, cpu, torch.float32),
+    ):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, native=native, **__: native)
+        monkeypatch.setattr(lifter_module, "LARGE", limit)
+        assert lifter_module.automatic_dtype(folder, device) == expected
+    assert Lifter.from_pretrained(folder, dtype="auto").loader.dtype == torch.float32
+    assert Lifter.from_pretrained("home", dtype="auto").loader.dtype == torch.float32
+
+
+def test_former_names_of_settings_are_read(folder: Path, tmp_path: Path) -> None:
+    config = small_config(refinement=RefinementConfig(halvings=1, min_gain=0.5, depth_weight=2.0))
+    lifter = Lifter(config, LoadedParts(small_modules()))
+    lifter.save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / LIFTER_NAME
+    text = path.read_text()
+    for former, name in RefinementConfig.FORMER_FIELDS.items():
+        assert f'"{name}"' in text
+        text = text.replace(f'"{name}"', f'"{former}"')
+    path.write_text(text)
+    fuser = tmp_path / "model" / "structure_fuser" / "config.json"
+    text = fuser.read_text().replace('"mask_background": false', '"cutout": true')
+    fuser.write_text(text.replace('"normalise_tokens": false', '"even": true'))
+    again = Lifter.from_pretrained(tmp_path / "model")
+    assert again.config == config
+    read = cast(Any, again.loader.parts.load("structure_fuser")).config
+    assert (read.mask_background, read.normalise_tokens) == (True, True)

@@ -36,21 +36,19 @@ from loci.flow import EvaluateAll
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.mesh import Mesh
 from loci.nn.sparse.tensor import Voxels
-from loci.objects import sampling as pace
+from loci.objects import runner
 from loci.objects.asset import Asset
-from loci.objects.inputs.observation import cutout
+from loci.objects.inputs.observation import rgba_crop
 from loci.objects.lifter import Lifter
-from loci.objects.parts import GivenParts
+from loci.objects.parts import LoadedParts
 from loci.objects.placement.voxels import choose_voxels
+from loci.objects.runner import SamplerRunner, ancestors, guided_interval
 from loci.objects.sampling import (
-    LatentBranch,
-    SamplerRunner,
+    SlatBranch,
     SlatSampling,
     StructureSampling,
-    guided_interval,
-    latent_noise,
-    sample_latents,
-    tokens_of,
+    sample_slat,
+    slat_noise,
 )
 from tests.objects.lifters import example, small_config, small_lifter, small_modules
 from tests.objects.models.test_slat_flow import (
@@ -83,8 +81,8 @@ CONDITION = torch.randn(1, 5, 12, generator=torch.Generator().manual_seed(3))
 
 
 def lifted(flow: SlatFlow, policy) -> Tensor:
-    noise = latent_noise(flow, VOXELS, torch.Generator().manual_seed(4))
-    return sample_latents(flow, CONDITION, VOXELS, noise, SETTINGS, policy)
+    noise = slat_noise(flow, VOXELS, torch.Generator().manual_seed(4))
+    return sample_slat(flow, CONDITION, VOXELS, noise, SETTINGS, policy)
 
 
 def some_rows() -> Tensor:
@@ -102,8 +100,8 @@ def test_a_part_is_exact_where_nothing_changed(io_channels: tuple[int, ...]) -> 
     for _ in io_channels[1:]:
         levels = levels.voxels.coarser
         blocks = levels.parent[blocks]
-    branch = LatentBranch(flow, VOXELS, flow.context(CONDITION), keeping=True)
-    latents, time = latent_noise(flow, VOXELS), torch.tensor([300.0])
+    branch = SlatBranch(flow, VOXELS, flow.context(CONDITION), cached=True)
+    latents, time = slat_noise(flow, VOXELS), torch.tensor([300.0])
     whole = branch.whole(latents, time)
     assert torch.equal(whole, flow(latents, time, VOXELS, CONDITION))
     rows = (blocks % 3 == 0).nonzero()[:, 0]
@@ -114,16 +112,16 @@ def test_a_part_is_exact_where_nothing_changed(io_channels: tuple[int, ...]) -> 
 def test_a_part_sees_its_own_pixels() -> None:
     flow = small_flow(replace(SMALL, aligned=3))
     pixels = torch.randn(len(VOXELS), 3, generator=torch.Generator().manual_seed(5))
-    branch = LatentBranch(flow, VOXELS, flow.context(CONDITION, pixels), keeping=True)
-    latents, time, rows = latent_noise(flow, VOXELS), torch.tensor([300.0]), some_rows()
+    branch = SlatBranch(flow, VOXELS, flow.context(CONDITION, pixels), cached=True)
+    latents, time, rows = slat_noise(flow, VOXELS), torch.tensor([300.0]), some_rows()
     whole = branch.whole(latents, time)[rows]
     assert torch.allclose(branch.part(latents, time, rows), whole, atol=1e-5)
 
 
 def test_carved_voxels_stay_in_sight_or_not(flow: SlatFlow) -> None:
-    latents, time, rows = latent_noise(flow, VOXELS), torch.tensor([300.0]), some_rows()
+    latents, time, rows = slat_noise(flow, VOXELS), torch.tensor([300.0]), some_rows()
     context = flow.context(CONDITION)
-    seen, alone = (LatentBranch(flow, VOXELS, context, keeping=k) for k in (True, False))
+    seen, alone = (SlatBranch(flow, VOXELS, context, cached=k) for k in (True, False))
     whole = seen.whole(latents, time)[rows]
     assert torch.allclose(seen.part(latents, time, rows), whole, atol=1e-5)
     apart = alone.part(latents, time, rows)
@@ -133,8 +131,8 @@ def test_carved_voxels_stay_in_sight_or_not(flow: SlatFlow) -> None:
 
 
 def test_a_branch_that_looks_back_at_nothing_is_evaluated_whole(flow: SlatFlow) -> None:
-    latents, time, rows = latent_noise(flow, VOXELS), torch.tensor([300.0]), some_rows()
-    branch = LatentBranch(flow, VOXELS, None, keeping=True)
+    latents, time, rows = slat_noise(flow, VOXELS), torch.tensor([300.0]), some_rows()
+    branch = SlatBranch(flow, VOXELS, None, cached=True)
     assert torch.equal(branch.part(latents, time, rows), flow(latents, time, VOXELS, None)[rows])
 
 
@@ -212,7 +210,7 @@ HELD = Preset("held", structure=lambda interval: Held(), latents=lambda *known: 
 @pytest.fixture(scope="module")
 def lifter() -> Lifter:
     lifter = small_lifter()
-    lifter.stages.keep = True
+    lifter.loader.keep = True
     return lifter
 
 
@@ -230,15 +228,15 @@ def test_exact_is_no_policy_at_all_to_the_last_bit(
     def alone(function: Callable[..., Any], inputs: int) -> Callable[..., Any]:
         return lambda *given: function(*given[:inputs])
 
-    monkeypatch.setattr(pace, "sample_structure", alone(pace.sample_structure, 4))
-    monkeypatch.setattr(pace, "sample_latents", alone(pace.sample_latents, 5))
+    monkeypatch.setattr(runner, "sample_structure", alone(runner.sample_structure, 4))
+    monkeypatch.setattr(runner, "sample_slat", alone(runner.sample_slat, 5))
     assert same(asset, lifter(PIXELS, INSIDE, seed=3))
 
 
 def test_the_ledger_counts_what_is_made_and_spared(lifter: Lifter) -> None:
     whole, held = Stats(), Stats()
-    lifter(PIXELS, INSIDE, seed=3, ledger=whole)
-    lifter(PIXELS, INSIDE, seed=3, speed=HELD, ledger=held)
+    lifter(PIXELS, INSIDE, seed=3, stats=whole)
+    lifter(PIXELS, INSIDE, seed=3, speed=HELD, stats=held)
     # Guided up to the middle of the time: of 3 steps (0, 1/7, 2/5) all, of 2 both.
     assert [whole.stage(name).evaluations for name in ("structure", "latents")] == [6, 4]
     assert [whole.stage(name).saved for name in ("structure", "latents")] == [0, 0]
@@ -250,12 +248,12 @@ def test_the_ledger_counts_what_is_made_and_spared(lifter: Lifter) -> None:
 
 def test_verifying_tells_the_error_and_changes_nothing(lifter: Lifter, asset: Asset) -> None:
     ledger = Stats()
-    assert same(asset, lifter(PIXELS, INSIDE, seed=3, verify=True, ledger=ledger))
+    assert same(asset, lifter(PIXELS, INSIDE, seed=3, verify=True, stats=ledger))
     for stage in ("structure", "latents"):
         assert set(ledger.stage(stage).errors.values()) == {0.0}
     plain, verified = Stats(), Stats()
-    first = lifter(PIXELS, INSIDE, seed=3, speed=HELD, ledger=plain)
-    assert same(first, lifter(PIXELS, INSIDE, seed=3, speed=HELD, ledger=verified, verify=True))
+    first = lifter(PIXELS, INSIDE, seed=3, speed=HELD, stats=plain)
+    assert same(first, lifter(PIXELS, INSIDE, seed=3, speed=HELD, stats=verified, verify=True))
     assert verified.stage("structure").evaluations == plain.stage("structure").evaluations
     assert verified.stage("structure").errors.keys() >= {"shape", "scale"}
     assert min(verified.stage("latents").errors.values()) > 0
@@ -273,8 +271,8 @@ def test_a_calibration_in_the_folder_changes_what_is_skipped(tmp_path: Path) -> 
     }.items():
         laws.write(tmp_path)
         lifter, ledger = Lifter.from_pretrained(tmp_path), Stats()
-        assert lifter.laws == laws
-        lifter(PIXELS, INSIDE, seed=3, speed=exact().within(0.3), ledger=ledger)
+        assert lifter.calibration == laws
+        lifter(PIXELS, INSIDE, seed=3, speed=exact().within(0.3), stats=ledger)
         made[name], notes[name] = ledger.stage("structure").evaluations, ledger.notes
     assert made["none"] == made["mild"] < made["strict"]
     assert notes == {"none": [UNCALIBRATED], "mild": [], "strict": []}
@@ -284,13 +282,15 @@ def test_a_calibration_in_the_folder_changes_what_is_skipped(tmp_path: Path) -> 
 
 def ledger_of(lifter: Lifter, speed: str | Preset) -> Stats:
     ledger = Stats()
-    lifter(PIXELS, INSIDE, seed=3, speed=speed, ledger=ledger)
+    lifter(PIXELS, INSIDE, seed=3, speed=speed, stats=ledger)
     return ledger
 
 
 def test_laws_go_where_the_model_goes(tmp_path: Path) -> None:
     laws = ModelCalibration(decoding=Thresholds(0.6, 0.4))
-    Lifter(small_config(), GivenParts(small_modules()), laws=laws).save_pretrained(tmp_path / "a")
+    Lifter(small_config(), LoadedParts(small_modules()), calibration=laws).save_pretrained(
+        tmp_path / "a"
+    )
     Lifter.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
     assert ModelCalibration.beside(tmp_path / "b") == laws
 
@@ -298,14 +298,14 @@ def test_laws_go_where_the_model_goes(tmp_path: Path) -> None:
 def test_thresholds_in_the_folder_decide_how_finely_faster_decodes() -> None:
     """All objects are below these: the factor is 2, and the asset at its true size."""
     coarse = ModelCalibration(decoding=Thresholds(2.0, 2.0))
-    lifter = Lifter(small_config(), GivenParts(small_modules()), keep=True, laws=coarse)
+    lifter = Lifter(small_config(), LoadedParts(small_modules()), keep=True, calibration=coarse)
     plain, merged = (ledger_of(one, "faster") for one in (small_lifter(), lifter))
     assert plain.stage("decoding").decoding_factor == 1
     assert 0 < (plain.stage("decoding").spectral_ratio or 0) < 1
     assert merged.stage("decoding").spectral_ratio == plain.stage("decoding").spectral_ratio
     assert merged.stage("decoding").decoding_factor == 2
-    assert chosen(faster().calibrated(coarse)).merged.factor == 2
-    assert chosen(faster()).merged is None
+    assert chosen(faster().calibrated(coarse)).aggregation.factor == 2
+    assert chosen(faster()).aggregation is None
 
 
 def test_objects_of_a_scene_are_as_if_alone_at_any_speed(lifter: Lifter) -> None:
@@ -334,21 +334,21 @@ def test_guidance_that_is_off_has_no_interval() -> None:
     assert guided_interval(StructureSampling()) == (0.0, 500.0)
     assert guided_interval(StructureSampling(guidance=0)) is None
     assert guided_interval(StructureSampling(shortcut=True)) is None
-    assert SamplerRunner("faster").speed.name == "faster"
+    assert SamplerRunner("faster").preset.name == "faster"
 
 
 def test_tokens_are_ancestors() -> None:
     coords = torch.cartesian_prod(torch.zeros(1).long(), *[torch.arange(8)] * 3)
     voxels = Voxels(coords[torch.randperm(len(coords), generator=torch.Generator().manual_seed(0))])
     for levels in (1, 2):
-        labels = tokens_of(voxels, levels)
+        labels = ancestors(voxels, levels)
         blocks = (voxels.coords[:, 1:] // 2**levels * torch.tensor([64, 8, 1])).sum(dim=1)
         _, expected = torch.unique(blocks, return_inverse=True)
         assert len(labels.unique()) == (8 // 2**levels) ** 3
         assert (torch.stack([labels, expected]).unique(dim=1).shape[1]) == len(labels.unique())
 
 
-def ball_pace(resolution: int = 32) -> tuple[Tensor, Tensor]:
+def shell(resolution: int = 32) -> tuple[Tensor, Tensor]:
     """Voxels of a shell off the grid's middle, and logits of the grid."""
     axis = torch.arange(resolution) + 0.5
     middle = torch.tensor([18.0, 15.0, 16.0])
@@ -358,24 +358,24 @@ def ball_pace(resolution: int = 32) -> tuple[Tensor, Tensor]:
 
 
 def chosen(speed: Preset, limit: int = 42000) -> Any:
-    coords, logits = ball_pace()
-    picture = cutout(PIXELS, INSIDE)
+    coords, logits = shell()
+    picture = rgba_crop(PIXELS, INSIDE)
     return choose_voxels(
         *(coords, logits, picture, speed), *(1, limit, torch.Generator().manual_seed(0))
     )
 
 
 def test_unmerged_voxels_are_the_structure() -> None:
-    coords, _ = ball_pace()
+    coords, _ = shell()
     choice = chosen(exact())
     assert choice.voxels is choice.mesh_voxels
     assert torch.equal(choice.voxels.coords, choice.structure.long())
     assert len(choice.structure) < len(coords), "the interior is pruned"
     assert len(chosen(released()).structure) == len(coords)
     assert choice.scores.shape == (len(choice.structure),)
-    assert choice.shrunk == 1
+    assert choice.shrink == 1
     small = chosen(exact(), limit=100)
-    assert small.shrunk == 2
+    assert small.shrink == 2
     assert len(small.voxels) == len(small.scores) == 100
 
 
@@ -384,13 +384,13 @@ def test_merged_assets_come_out_at_their_true_size() -> None:
     for decoding, late in ((DecodingConfig, False), (PaperDecoding, True)):
         speed = Preset("merged", decoding=decoding(**UNIFORM))
         choice = chosen(speed)
-        assert choice.merged.factor == 1.5
-        assert choice.late == late
-        assert choice.shrunk == 1
+        assert choice.aggregation.factor == 1.5
+        assert choice.merges_mesh_only == late
+        assert choice.shrink == 1
         made = choice.mesh_voxels.coords[:, 1:]
         mesh = Mesh((made + 0.5) / 32 - 0.5, torch.zeros(0, 3, dtype=torch.long))
         true = (choice.structure[:, 1:] + 0.5) / 32 - 0.5
-        apart = torch.cdist(true, choice.true_mesh(mesh).vertices).amin(dim=1)
+        apart = torch.cdist(true, choice.restore_mesh(mesh).vertices).amin(dim=1)
         assert apart.max() < 1.8 * 1.5 / 32
         assert len(choice.scores) == len(choice.voxels)
         values = torch.rand(len(choice.voxels), 8)
@@ -400,20 +400,20 @@ def test_merged_assets_come_out_at_their_true_size() -> None:
             *(torch.ones(len(made), 4), torch.ones(len(made))),
         )
         if not late:
-            near = (choice.places - choice.true_mesh(mesh).vertices).abs().amax()
+            near = (choice.centres - choice.restore_mesh(mesh).vertices).abs().amax()
             assert near < 0.5 * 1.5 / 32 + 1e-6, "each within the cell that stands for it"
-            assert choice.width == 1.5 / 32
+            assert choice.voxel_size == 1.5 / 32
         else:
-            assert torch.equal(choice.places, true)
-            assert choice.width == 1 / 32
-        grown = choice.true_gaussians(splats)
+            assert torch.equal(choice.centres, true)
+            assert choice.voxel_size == 1 / 32
+        grown = choice.restore_gaussians(splats)
         assert torch.equal(grown.scales, splats.scales * (1 if late else 1.5))
 
 
 def test_released_merging_is_made_up_for_by_the_pose(lifter: Lifter, asset: Asset) -> None:
     speed = Preset("merged", decoding=ReleasedDecoding(**UNIFORM))
     ledger = Stats()
-    small = lifter(PIXELS, INSIDE, seed=3, speed=speed, ledger=ledger)
+    small = lifter(PIXELS, INSIDE, seed=3, speed=speed, stats=ledger)
     assert torch.allclose(small.pose.scale, 1.5 * asset.pose.scale)
     assert torch.equal(small.voxels, asset.voxels), "as they were found"
     assert small.coarsening == 1.5
@@ -430,13 +430,13 @@ def test_dropped_voxels_are_gone() -> None:
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (-14, -30), (-13, -22), (10, 8)])
-def test_a_cutout_has_the_ratio_of_the_whole_picture(shift: tuple[int, int]) -> None:
+def test_a_crop_has_the_spectral_ratio_of_the_whole_picture(shift: tuple[int, int]) -> None:
     inside = np.zeros_like(INSIDE)
     inside[14:30, 30:52] = True
     inside = np.roll(inside, shift, axis=(0, 1))
     noise = np.random.default_rng(0).integers(0, 256, PIXELS.shape, dtype=np.uint8)
     whole = np.concatenate([noise, inside[:, :, None] * np.uint8(255)], axis=2)
-    part = cutout(noise, inside)
+    part = rgba_crop(noise, inside)
     assert part.shape[0] * part.shape[1] < inside.size
     assert DecodingConfig().image_ratio(part) == DecodingConfig().image_ratio(
         torch.from_numpy(whole)
@@ -445,9 +445,9 @@ def test_a_cutout_has_the_ratio_of_the_whole_picture(shift: tuple[int, int]) -> 
 
 def test_fewer_steps_and_a_held_difference_are_written_down(lifter: Lifter) -> None:
     full, spared = Stats(), Stats()
-    lifter(PIXELS, INSIDE, seed=3, ledger=full)
+    lifter(PIXELS, INSIDE, seed=3, stats=full)
     speed = Preset("spared", structure_steps=0.5, latent_steps=0.5, guide_every=GUIDED_ONCE)
-    lifter(PIXELS, INSIDE, seed=3, ledger=spared, speed=speed)
+    lifter(PIXELS, INSIDE, seed=3, stats=spared, speed=speed)
     for stage in ("structure", "latents"):
         exact, entry = full.stage(stage), spared.stage(stage)
         assert entry.exact_evaluations == exact.evaluations, "what exact would have made"

@@ -1,4 +1,6 @@
-"""What comes out of a picture: an object's splats, mesh, voxels and pose."""
+"""Lifted objects: Gaussians, mesh, voxels and pose, alone or in a scene, and their files."""
+
+from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
@@ -23,46 +25,46 @@ from loci.geometry.placing import merge_gaussians, place_gaussians, place_mesh
 from loci.geometry.rotations import quaternion_to_matrix
 from loci.io.files import write_whole
 from loci.objects.costs import StageCost
+from loci.objects.inputs.observation import ObservedPicture
 from loci.objects.inputs.pointmap import NOMINAL_DISTANCE
-from loci.objects.placement.pose import Pose
+from loci.objects.pipeline import LiftResult
+from loci.objects.placement.pose import Pose, pose_at_fov
 
-SPLAT, MESH, POSE = "splat.ply", "mesh.glb", "pose.json"
+SPLATS, MESH, POSE = "splat.ply", "mesh.glb", "pose.json"
 FILES = (".ply", ".glb", ".obj")
-"""What a path ends in when one file is wanted: splats, or the mesh in one of two formats."""
+"""Suffixes of single files: splats, or the mesh in one of two formats."""
 
-MIN_TEXTURE = 16
-PIXELS = 512
-"""Most pixels on a side of the views that a texture is made from."""
+MIN_TEXTURE_SIZE = 16
+MAX_VIEW_SIZE = 512
+"""Pixels on a side of the views from which a texture is baked."""
 
 CONVENTION = {
     "convention": "row vectors: p_camera = (p_object * scale) @ rotation_matrix + translation",
     "object_frame": "z up, in [-0.5, 0.5]^3; splat.ply is in it",
     "camera_frame": "x left, y up, z forward, the camera at the origin (PyTorch3D)",
-    "quaternion": "w, x, y, z of rotation_matrix as a turn of column vectors",
+    "quaternion": "w, x, y, z of rotation_matrix, for column vectors",
     "mesh_file": "mesh.glb is y up as glTF wants: its (x, y, z) is (x, -z, y) in the object frame",
 }
-OWN_UNITS = "the units of the pointmap"
+POINTMAP_UNITS = "the units of the pointmap"
 NOMINAL_UNITS = (
-    f"the object's distance: without a pointmap it is assumed to be {NOMINAL_DISTANCE:g}; all "
-    "lengths may be multiplied by one number"
+    f"the object's distance, which without a pointmap is unknown and set to {NOMINAL_DISTANCE:g}"
 )
 
 
 @dataclass(frozen=True)
 class Asset:
-    """An object in its own frame (z up, about [-0.5, 0.5]^3), and where it stands.
+    """An object in its own frame (z up, in [-0.5, 0.5]^3), and its pose.
 
     Attributes:
         pose: object to camera, a batch of one.
-        voxels: x, y, z of the occupied voxels in a grid of `resolution`, `[n, 3]`; as they were
-            found, also where the object was decoded on fewer (`acceleration.aggregation`).
-        resolution: voxels along the side of the grid, which is the cube [-0.5, 0.5]^3.
-        coarsening: how many times smaller than its grid says the object was drawn to keep the
-            voxels few; the pose's scale makes up for it.
-        gaussians: None if the model has no Gaussian decoder, or it was not asked.
-        mesh: likewise.
-        fov: horizontal field of view in degrees of the camera that sees the pose.
-        nominal: whether the distance to the object was assumed, for want of a pointmap.
+        voxels: x, y, z of the occupied voxels of stage 1 in a grid of `resolution`, `[n, 3]`.
+        resolution: voxels along the side of the grid, which fills [-0.5, 0.5]^3.
+        coarsening: factor by which the object shrank in its grid to limit the number of voxels;
+            the pose's scale includes it.
+        gaussians: None if they were not decoded.
+        mesh: None if it was not decoded.
+        fov: horizontal field of view in degrees of the camera that the pose refers to.
+        nominal: whether the object's distance is assumed, because there was no pointmap.
         costs: seconds and peak memory of every stage of the run, shared by all its objects.
     """
 
@@ -76,78 +78,93 @@ class Asset:
     nominal: bool
     costs: tuple[StageCost, ...] = ()
 
+    @classmethod
+    def of(cls, picture: ObservedPicture, result: LiftResult) -> Asset:
+        """A result of the pipeline, its pose for the picture's camera."""
+        nominal = picture.pointmap is None
+        return cls(
+            pose=pose_at_fov(result.pose, picture.fov) if nominal else result.pose,
+            voxels=result.choice.structure[:, 1:].long(),
+            resolution=result.resolution,
+            coarsening=result.choice.shrink,
+            gaussians=result.gaussians,
+            mesh=result.mesh,
+            fov=picture.fov,
+            nominal=nominal,
+        )
+
     def centres(self) -> Float[Tensor, "n 3"]:
-        """The middles of the voxels in the object's frame."""
+        """Centres of the voxels in the object frame."""
         return (self.voxels.float() + 0.5) / self.resolution - 0.5
 
     def pose_record(self) -> dict[str, Any]:
-        """The pose with its convention and units, as `pose.json` holds it."""
+        """The content of `pose.json`: the pose with its convention and units."""
         return {
             "rotation": _listed(self.pose.rotation[0]),
             "rotation_matrix": _listed(quaternion_to_matrix(self.pose.rotation)[0]),
             "translation": _listed(self.pose.translation[0]),
             "scale": _listed(self.pose.scale[0]),
-            "units": NOMINAL_UNITS if self.nominal else OWN_UNITS,
+            "units": NOMINAL_UNITS if self.nominal else POINTMAP_UNITS,
             "horizontal_fov_degrees": self.fov,
             **CONVENTION,
         }
 
-    def cleaned(self) -> "Asset":
-        """Without the faces of the mesh that nobody can see, and with its small holes closed.
+    def cleaned(self) -> Asset:
+        """With the hidden faces of the mesh removed and its small holes filled.
 
         Raises:
-            LociError: when there is no mesh or it has a texture, or when a package is missing.
+            LociError: without a mesh, for one with a texture, or when a package is missing.
         """
         return replace(self, mesh=fill_holes(remove_hidden_faces(self._mesh())))
 
-    def simplified(self, faces: int) -> "Asset":
-        """With holes closed and about so many faces in the mesh, its colours kept.
+    def simplified(self, faces: int) -> Asset:
+        """With holes filled and the mesh decimated to about `faces` faces, its colours kept.
 
         Raises:
-            LociError: when there is no mesh or it has a texture, for fewer than 4 faces, or when
-                a package is missing.
+            LociError: without a mesh, for one with a texture, for fewer than 4 faces, or when a
+                package is missing.
         """
         return replace(self, mesh=decimate(fill_holes(self._mesh()), faces))
 
-    def textured(self, side: int = 1024) -> "Asset":
-        """With a texture of `side` pixels on the mesh instead of colours at its vertices: what the
-        Gaussians look like from all around, or the mesh where there are none. Small holes are
-        closed.
+    def textured(self, side: int = 1024) -> Asset:
+        """With a texture of `side` x `side` pixels in place of vertex colours; fills small holes.
+
+        The texture is baked from renders of the Gaussians, or of the mesh if there are none.
 
         Raises:
-            LociError: when there is no mesh or it has a texture, for fewer than 16 pixels, or when
-                a package is missing.
+            LociError: without a mesh, for one with a texture, for fewer than 16 pixels, or when a
+                package is missing.
         """
-        if side < MIN_TEXTURE:
-            raise LociError(f"a texture of {side} pixels, expected at least {MIN_TEXTURE}")
+        if side < MIN_TEXTURE_SIZE:
+            raise LociError(f"texture: {side} pixels, expected at least {MIN_TEXTURE_SIZE}")
         mesh, gaussians = fill_holes(self._mesh()), self.gaussians
 
-        def look(camera: Camera, size: int) -> Rendering:
+        def view(camera: Camera, size: int) -> Rendering:
             if gaussians is not None:
                 return render_gaussians(gaussians, camera, size)
             return render_mesh(mesh, camera, size, light=None)
 
-        return replace(self, mesh=bake_texture(mesh, look, BakeConfig(side, pixels=min(side, PIXELS))))
+        config = BakeConfig(side, pixels=min(side, MAX_VIEW_SIZE))
+        return replace(self, mesh=bake_texture(mesh, view, config))
 
     def _mesh(self) -> Mesh:
-        """What can be simplified and textured: whole, finite, and not yet cut along its charts."""
+        """The mesh, if it can be simplified and textured."""
         self.check()
         if self.mesh is None:
-            raise LociError("the object has no mesh, expected one to work on")
+            raise LociError("the object has no mesh, expected one to simplify or to texture")
         if self.mesh.texture is not None:
             raise LociError("the mesh has a texture already: simplify first, and texture once")
         return self.mesh
 
     def export(self, path: str | Path) -> list[Path]:
-        """Writes the object into a folder, or a part of it into one file; returns the paths.
+        """Write the object to a folder, or its splats or mesh to one file; returns the paths.
 
-        A folder gets `splat.ply`, `mesh.glb` (with its texture, or vertex colours) and
-        `pose.json`. A path that ends in .ply becomes the splats alone, one in .glb or .obj the
-        mesh alone (y up; an .obj has vertex colours in any case). Each file is written whole or
-        not at all; folders are made if need be.
+        A folder gets `splat.ply`, `mesh.glb` (with its texture or vertex colours) and `pose.json`.
+        A path that ends in .ply gets the splats, one in .glb or .obj the mesh (y up; .obj always
+        with vertex colours). Each file is written whole or not at all.
 
         Raises:
-            LociError: when one cannot be written, or holds nothing or numbers that are not finite.
+            LociError: when a file cannot be written, or would be empty or not finite.
         """
         self.check()
         folder = Path(path)
@@ -156,8 +173,8 @@ class Asset:
             return [folder]
         written = []
         if self.gaussians is not None:
-            self._write_one(folder / SPLAT)
-            written.append(folder / SPLAT)
+            self._write_one(folder / SPLATS)
+            written.append(folder / SPLATS)
         if self.mesh is not None:
             self._write_one(folder / MESH)
             written.append(folder / MESH)
@@ -177,10 +194,10 @@ class Asset:
                 raise LociError(f"{path}: the object has no {part}, expected one to write")
 
     def check(self, name: str = "object") -> None:
-        """Raises LociError when there is nothing to write, or not a finite number."""
+        """Raises LociError, with this name for the object, if it is empty or not finite."""
         if self.gaussians is not None:
-            fine = [bool(part.isfinite().all()) for part in vars(self.gaussians).values()]
-            if not all(fine):
+            finite = [bool(part.isfinite().all()) for part in vars(self.gaussians).values()]
+            if not all(finite):
                 raise LociError(f"{name}: Gaussians that are not finite, expected numbers")
         if self.mesh is not None and not len(self.mesh.faces):
             raise LociError(f"{name}: its mesh has no faces, expected a surface")
@@ -189,7 +206,7 @@ class Asset:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Readable JSON, all or nothing."""
+    """Writes indented JSON, whole or not at all."""
     write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
@@ -197,9 +214,9 @@ def _listed(values: Tensor) -> Any:
     return values.detach().cpu().to(torch.float64).tolist()
 
 
-SCENE_SPLAT, SCENE_MESH = "scene.ply", "scene.glb"
-SMALLEST = 0.0009
-"""Standard deviation of the smallest Gaussian that the released decoder makes."""
+SCENE_SPLATS, SCENE_MESH = "scene.ply", "scene.glb"
+MIN_GAUSSIAN_SIZE = 0.0009
+"""Smallest standard deviation of the released Gaussian decoder."""
 
 
 @dataclass(frozen=True)
@@ -213,9 +230,9 @@ class Scene:
 
     @property
     def gaussians(self) -> Gaussians | None:
-        """All of them in the camera frame; None if the objects have none."""
+        """Of all objects in the camera frame; None if the objects have none."""
         placed = [
-            place_gaussians(asset.gaussians, *placement(asset.pose), SMALLEST)
+            place_gaussians(asset.gaussians, *unbatched(asset.pose), MIN_GAUSSIAN_SIZE)
             for asset in self.objects
             if asset.gaussians is not None
         ]
@@ -223,18 +240,19 @@ class Scene:
 
     @property
     def meshes(self) -> dict[str, Mesh]:
-        """By name (`object-1`, ...), in the camera frame."""
+        """In the camera frame, by name (`object-1`, ...)."""
         return {
-            object_name(number): place_mesh(asset.mesh, *placement(asset.pose))
+            object_name(number): place_mesh(asset.mesh, *unbatched(asset.pose))
             for number, asset in enumerate(self.objects, start=1)
             if asset.mesh is not None
         }
 
     def export(self, folder: str | Path) -> list[Path]:
-        """Writes `scene.ply` in the camera frame, `scene.glb` with a node for each object, and a
-        folder for each; returns the paths.
+        """Write `scene.ply`, `scene.glb` with a node for each object, and a folder for each object;
+        returns the paths.
 
-        glTF looks along -z with x to the right: (x, y, z) of the camera frame is (-x, y, -z) there.
+        `scene.ply` is in the camera frame. `scene.glb` is in that of glTF cameras, which look along
+        -z with x to the right: (x, y, z) of the camera frame is (-x, y, -z) there.
 
         Raises:
             LociError: as `Asset.export`.
@@ -246,10 +264,10 @@ class Scene:
         for number, asset in enumerate(self.objects, start=1):
             written += asset.export(folder / object_name(number))
         if (gaussians := self.gaussians) is not None:
-            write_ply(folder / SCENE_SPLAT, gaussians)
-            written.append(folder / SCENE_SPLAT)
+            write_ply(folder / SCENE_SPLATS, gaussians)
+            written.append(folder / SCENE_SPLATS)
         if meshes := self.meshes:
-            upright = {
+            converted = {
                 name: replace(
                     mesh,
                     vertices=_before_gltf(mesh.vertices),
@@ -257,21 +275,21 @@ class Scene:
                 )
                 for name, mesh in meshes.items()
             }
-            write_glb(folder / SCENE_MESH, upright)
+            write_glb(folder / SCENE_MESH, converted)
             written.append(folder / SCENE_MESH)
         return written
 
 
 def object_name(number: int) -> str:
-    """What an object is called in files; they are counted from 1."""
+    """The name of an object in files, counted from 1."""
     return f"object-{number}"
 
 
-def placement(pose: Pose) -> tuple[Tensor, Tensor, Tensor]:
-    """Rotation, translation and scale of a single pose, as `geometry.placing` takes them."""
+def unbatched(pose: Pose) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotation, translation and scale of a batch of one, for `loci.geometry.placing`."""
     return pose.rotation[0], pose.translation[0], pose.scale[0]
 
 
 def _before_gltf(points: Tensor) -> Tensor:
-    """What the writer, which turns z up into y up, carries to glTF's camera frame."""
+    """From the camera frame to the frame that `write_glb` turns into that of glTF cameras."""
     return from_gltf_frame(flip_axes(points, OPENGL))

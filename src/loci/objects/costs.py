@@ -1,4 +1,4 @@
-"""What a stage costs: seconds, and the most memory it held."""
+"""The cost of a stage: seconds and peak memory."""
 
 import sys
 import time
@@ -16,8 +16,8 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 class StageCost:
     """One stage of a run, for all its objects together.
 
-    `peak_bytes` is the most memory held while the stage ran: on CUDA what tensors took on the
-    device, elsewhere what the whole process took; None where the system does not tell.
+    `peak_bytes` is the peak memory during the stage: of tensors on the device with CUDA, of the
+    whole process otherwise; None where the system does not report it.
     """
 
     stage: str
@@ -39,13 +39,13 @@ def measured(stage: str, device: torch.device, costs: list[StageCost]) -> Iterat
 
 
 def cost_table(costs: list[StageCost] | tuple[StageCost, ...]) -> str:
-    """The costs as lines of text, with their sum and their maximum."""
+    """The costs as lines of text, with total seconds and peak memory in the last line."""
     peaks = [cost.peak_bytes for cost in costs if cost.peak_bytes is not None]
-    whole = StageCost("all", sum(cost.seconds for cost in costs), max(peaks, default=None))
-    width = max(len(cost.stage) for cost in (*costs, whole))
+    total = StageCost("all", sum(cost.seconds for cost in costs), max(peaks, default=None))
+    width = max(len(cost.stage) for cost in (*costs, total))
     return "\n".join(
         f"{cost.stage:<{width}} {cost.seconds:8.2f} s {_mebibytes(cost.peak_bytes)}"
-        for cost in (*costs, whole)
+        for cost in (*costs, total)
     )
 
 
@@ -57,7 +57,7 @@ def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    try:  # Linux forgets a process's peak when it is told 5 here.
+    try:  # Writing 5 resets the peak of the process (Linux).
         _RESET.write_text("5")
     except OSError:
         return
@@ -74,7 +74,7 @@ def _peak(device: torch.device) -> int | None:
 
 
 def _process_peak() -> int | None:
-    """The peak since the process began, which is all that other systems tell."""
+    """The peak since the process started, which is all that other systems report."""
     try:
         import resource
     except ImportError:

@@ -1,47 +1,68 @@
-"""Lift objects out of a picture: pixels and masks in, splats, meshes and poses out."""
+"""`Lifter`: pixels and masks in, objects with Gaussians, meshes and poses out.
+
+The way of a picture: `inputs/observation.py` reads it and makes a request for each object,
+`pipeline.py` runs the requests through the networks in `models/` (sampled by `sampling.py`, under a
+preset in `runner.py`) and decides on voxels and poses in `placement/`, and `asset.py` holds and
+exports the result.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool
 
-from loci.caching.calibration import ModelCalibration
+from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
 from loci.caching.presets import Preset
 from loci.caching.stats import Stats
-from loci.errors import LociError
+from loci.errors import LociError, check_seed
 from loci.io.config import load_config, save_config
+from loci.io.files import replacing_folder
 from loci.io.models import pretrained_folder
 from loci.objects.asset import Asset, Scene
 from loci.objects.inputs.observation import Mask, ObservedPicture, Picture, Pointmap, mask_names
-from loci.objects.inputs.pointmap import Frame
-from loci.objects.parts import ALL_DECODERS, Parts, SavedParts, save_parts
-from loci.objects.pipeline import LIFTER_NAME, LifterConfig, LiftPipeline, PartLoader, Progress
+from loci.objects.inputs.pointmap import PointmapFrame
+from loci.objects.parts import ALL_DECODERS, PARTS, PartLoader, Parts, SavedParts, save_parts
+from loci.objects.pipeline import LiftPipeline, Progress
+from loci.objects.presets import LIFTER_NAME, LifterConfig
 from loci.objects.released import ReleasedParts
-from loci.objects.sampling import SamplerRunner
+from loci.objects.runner import SamplerRunner
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
+SAVED = {*PARTS, *ALL_DECODERS, LIFTER_NAME, CALIBRATION_NAME}
+"""What `save_pretrained` writes, and may replace."""
+LARGE = 1_000_000_000
+"""Bytes of weights from which on dtype "auto" may be bfloat16."""
 
 
 def shipped_folder(source: str | Path) -> Path | None:
-    """Where the shipped model of a name is; None if there is none of that name."""
+    """The folder of a shipped model by name; None if there is none of that name."""
     folder = SHIPPED / source
-    named = Path(source).name == str(source)
-    return folder if named and (folder / LIFTER_NAME).is_file() else None
+    is_name = Path(source).name == str(source)
+    return folder if is_name and (folder / LIFTER_NAME).is_file() else None
 
 
 class Lifter:
     """A model that lifts objects out of pictures.
 
-    Nothing is loaded before the first run. Its parts come in when their stage begins and go when
-    it has ended, so that memory holds one of them at a time; with `keep` they stay for the next
-    run. One instance may be used again and again: a run leaves nothing behind in it. `laws` say
-    what a tolerance means for this model.
+    Parts are loaded when their stage begins and freed when it has ended, so that memory holds one
+    at a time; with `keep` they stay for the next run. A run leaves no state behind.
+
+    Args:
+        config: how the parts are run.
+        parts: where they come from.
+        device: where to compute.
+        dtype: to compute in; float32 or bfloat16.
+        keep: keep parts in memory between runs.
+        calibration: of the model, for presets with a tolerance.
+
+    Raises:
+        LociError: for a device that this machine does not have, or another dtype.
     """
 
     def __init__(
@@ -51,53 +72,69 @@ class Lifter:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         keep: bool = False,
-        laws: ModelCalibration | None = None,
+        calibration: ModelCalibration | None = None,
     ) -> None:
-        self.config, self.laws = config, laws or ModelCalibration()
-        self.stages = PartLoader(parts, torch.device(device), dtype, keep)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise LociError(f"dtype: {dtype!r}, expected torch.float32 or torch.bfloat16")
+        self.config, self.calibration = config, calibration or ModelCalibration()
+        self.loader = PartLoader(parts, _checked_device(device), dtype, keep)
 
     @classmethod
     def from_pretrained(
         cls,
         source: str | Path = "home",
         device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | Literal["auto"] = torch.float32,
         keep: bool = False,
     ) -> Lifter:
-        """A shipped model by name, a folder written by `save_pretrained`, a hub id of such a
-        folder, or the folder of the published SAM 3D Objects checkpoints.
+        """Load a model.
 
         Args:
-            source: which model.
+            source: the name of a shipped model, a folder written by `save_pretrained`, the hub id
+                of one, or the folder of the published SAM 3D Objects checkpoints.
             device: where to compute.
-            dtype: to compute in: float32, or bfloat16 where the device is made for it.
+            dtype: to compute in. "auto" is bfloat16 for large models on CUDA devices that compute
+                in it natively, and float32 otherwise.
             keep: keep parts in memory between runs.
 
         Raises:
-            LociError: when there is no such model, or one of its parts is not there. That a part's
-                tensors fit is checked when it is loaded.
+            LociError: when there is no such model or a part is missing. The tensors of a part are
+                checked when it is loaded.
         """
-        folder = shipped_folder(source)
-        if folder is None:
-            folder = pretrained_folder(source)
-            if (released := ReleasedParts.find(folder)) is not None:
-                return cls(
-                    LifterConfig(), released, device, dtype, keep, ModelCalibration.beside(folder)
-                )
+        if not isinstance(source, str | Path):
+            raise LociError(f"model: {source!r}, expected a name, a folder or a hub id")
+        folder = shipped_folder(source) or pretrained_folder(source)
+        device = _checked_device(device)
+        if dtype == "auto":
+            dtype = automatic_dtype(folder, device)
+        calibration = ModelCalibration.beside(folder)
+        released = None
+        if not (folder / LIFTER_NAME).is_file():
+            released = ReleasedParts.find(folder)
+        if released is not None:
+            return cls(LifterConfig(), released, device, dtype, keep, calibration)
         config = load_config(folder / LIFTER_NAME, LifterConfig)
-        unknown = set(config.decoders) - set(ALL_DECODERS)
-        if unknown or not config.decoders:
+        if not config.decoders or not set(config.decoders) <= set(ALL_DECODERS):
             known = " or ".join(ALL_DECODERS)
             raise LociError(f"{folder / LIFTER_NAME}: decoders, expected {known}")
         parts = SavedParts(folder)
         parts.check(config.parts)
-        return cls(config, parts, device, dtype, keep, ModelCalibration.beside(folder))
+        return cls(config, parts, device, dtype, keep, calibration)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write a folder that `from_pretrained` reads; floating weights as `dtype` if given."""
-        save_parts(Path(folder), self.stages.parts, self.config.parts, dtype)
-        save_config(Path(folder) / LIFTER_NAME, self.config)
-        self.laws.write(Path(folder))
+        """Write a folder that `from_pretrained` reads, whole or not at all.
+
+        Args:
+            folder: new, empty, or written by this function before.
+            dtype: to write floating-point weights in; their own by default.
+
+        Raises:
+            LociError: when the folder holds anything else, or cannot be written.
+        """
+        with replacing_folder(folder, SAVED.__contains__) as draft:
+            save_parts(draft, self.loader.parts, self.config.parts, dtype)
+            save_config(draft / LIFTER_NAME, self.config)
+            self.calibration.write(draft)
 
     def __call__(
         self,
@@ -107,19 +144,20 @@ class Lifter:
         seed: int = 0,
         **options: Any,
     ) -> Asset:
-        """Lift one object; `options` as for `scene` and `lift`.
+        """Lift one object.
 
         Args:
             image: a file, a Pillow image, or RGB pixels uint8 `[h, w, 3]`.
             mask: True on the object: a file, a Pillow image, or an array `[h, w]` of booleans,
                 bytes (0..255, or 0 and 1) or floats in [0, 1].
-            pointmap: where each pixel's surface lies, if known: a `.npy` file or an array of
-                points `[h', w', 3]` (x left, y up, z forward; NaN is unknown; any unit), or of
-                depths `[h', w']`. Without one the object's distance is taken as 1.
+            pointmap: the 3-D point of each pixel, if known: a `.npy` file or an array of points
+                `[h', w', 3]` (x left, y up, z forward; NaN is unknown; any unit) or of depths
+                `[h', w']`. Without one the object is put at distance 1.
             seed: of the noise.
+            options: as of `scene` and `lift`.
 
         Raises:
-            LociError: naming what is wrong with an input, or that nothing was found.
+            LociError: naming the argument at fault, or when the object has no voxels.
         """
         return self.scene(image, [mask], pointmap, seed, **options).objects[0]
 
@@ -130,32 +168,32 @@ class Lifter:
         pointmap: Pointmap | None = None,
         seed: int = 0,
         *,
-        frame: Frame = "pytorch3d",
+        pointmap_frame: PointmapFrame = "pytorch3d",
         fov: float | None = None,
         **options: Any,
     ) -> Scene:
-        """Lift several objects of one picture; each as it would be lifted alone.
+        """Lift several objects of one picture, each as it would be lifted alone.
 
         Args:
-            image: as for a single object, like `pointmap` and `seed`.
+            image: as of `__call__`, like `pointmap` and `seed`.
             masks: one for each object.
-            frame: of the pointmap's points.
-            fov: horizontal field of view in degrees, for depths and where there is no pointmap;
-                50 is assumed.
-            options: as for `lift`.
+            pointmap_frame: axes of the pointmap's points.
+            fov: horizontal field of view in degrees, for depths and without a pointmap; 50 by
+                default.
+            options: as of `lift`.
 
         Raises:
-            LociError: as for a single object.
+            LociError: as `__call__`.
         """
-        view = ObservedPicture.read(image, pointmap, frame, fov)
+        picture = ObservedPicture.read(image, pointmap, pointmap_frame, fov)
         names = mask_names(list(masks))
-        # Every mask is read and checked before the long work on any begins.
-        inside = [view.mask(mask, name) for mask, name in zip(masks, names, strict=True)]
-        return self.lift(view, inside, names, seed, **options)
+        # All masks are checked before the work on any object begins.
+        checked = [picture.mask(mask, name) for mask, name in zip(masks, names, strict=True)]
+        return self.lift(picture, checked, names, seed, **options)
 
     def lift(
         self,
-        view: ObservedPicture,
+        picture: ObservedPicture,
         masks: Sequence[Bool[np.ndarray, "h w"]],
         names: Sequence[str],
         seed: int = 0,
@@ -163,58 +201,82 @@ class Lifter:
         decoders: Sequence[str] | None = None,
         guesses: int | None = None,
         speed: str | Preset | None = None,
-        ledger: Stats | None = None,
+        stats: Stats | None = None,
         verify: bool = False,
         progress: Callable[[Progress], None] | None = None,
     ) -> Scene:
-        """Lift objects out of a picture that was read before.
+        """Lift objects out of a picture that has been read.
 
         Args:
-            view: the picture and its geometry.
-            masks: checked by `view.mask`.
+            picture: with its geometry.
+            masks: one for each object, from `picture.mask`.
             names: what errors call the objects.
             seed: of the noise.
-            decoders: which of the model's decoders to run: its own by default. Where it has a
-                gaussian_decoder_4, that may stand in the place of gaussian_decoder.
-            guesses: of so many shapes the one that covers mask and depths best is gone on with;
-                as the model's configuration says by default.
-            speed: what may be spared, or its name: "exact" (the same to the last bit as none),
-                "fast", "faster", or one of your own (docs/acceleration.md).
-            ledger: written with what is done and spared.
-            verify: run both flows once more, exactly, and write the error into the ledger.
+            decoders: those to run; the model's default ones if None. `gaussian_decoder_4`, where
+                the model has it, replaces `gaussian_decoder`.
+            guesses: shapes to sample per object, of which the one that fits mask and depths best
+                is decoded; the model's default if None.
+            speed: a preset or its name: "exact" (default), "fast" or "faster"
+                (docs/acceleration.md).
+            stats: to write evaluations, savings and seconds to.
+            verify: run both flows a second time, exactly, and write the error to `stats`.
             progress: called before every step of every stage.
 
         Raises:
-            LociError: when nothing was found, a part does not fit, there is no such speed or
-                decoder, or there is not one guess.
+            LociError: when an object has no voxels, the weights of a part do not fit, or an
+                argument is out of range.
         """
         if not masks:
             raise LociError("masks: none, expected one for each object")
-        subjects = [
-            view.subject(mask, name, seed, self.config)
+        check_seed(seed)
+        config = self._configured(decoders, guesses)
+        runner = SamplerRunner(speed, stats, verify, self.calibration)
+        requests = [
+            picture.request(mask, name, seed, config.input_size)
             for mask, name in zip(masks, names, strict=True)
         ]
-        pace = SamplerRunner(speed, ledger, verify, self.laws)
-        run = LiftPipeline(
-            self._configured(decoders, guesses), self.stages, subjects, pace, progress
-        )
-        found = run.run()
-        return Scene(tuple(replace(view.asset(one), costs=tuple(run.costs)) for one in found))
+        pipeline = LiftPipeline(config, self.loader, requests, runner, progress)
+        results = pipeline.run()
+        assets = (Asset.of(picture, result) for result in results)
+        return Scene(tuple(replace(asset, costs=tuple(pipeline.costs)) for asset in assets))
 
     def _configured(self, decoders: Sequence[str] | None, guesses: int | None) -> LifterConfig:
         config = self.config
         if guesses is not None:
-            if guesses < 1:
+            if not isinstance(guesses, int) or guesses < 1:
                 raise LociError(f"guesses: {guesses}, expected at least 1")
             config = replace(config, guesses=guesses)
         if decoders is None:
             return config
-        there = [n for n in ALL_DECODERS if n in config.decoders or self.stages.parts.has(n)]
-        absent = [name for name in decoders if name not in there]
-        if absent or not decoders:
-            known = " or ".join(there)
-            raise LociError(f"decoders: {', '.join(absent) or 'none'}, expected {known}")
+        if isinstance(decoders, str):
+            decoders = (decoders,)
+        known = [n for n in ALL_DECODERS if n in config.decoders or self.loader.parts.has(n)]
+        unknown = [name for name in decoders if name not in known]
+        if unknown or not decoders:
+            asked = ", ".join(unknown) or "none"
+            raise LociError(f"decoders: {asked}, expected {' or '.join(known)}")
         try:
             return replace(config, decoders=tuple(dict.fromkeys(decoders)))
         except ValueError as error:
             raise LociError(str(error)) from error
+
+
+def automatic_dtype(folder: Path, device: torch.device) -> torch.dtype:
+    """bfloat16 for large models on CUDA devices that compute in it natively; otherwise float32."""
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if not native:
+        return torch.float32
+    suffixes = (".safetensors", ".ckpt", ".pt")
+    files = (path for path in folder.rglob("*") if path.suffix in suffixes)
+    return torch.bfloat16 if sum(path.stat().st_size for path in files) > LARGE else torch.float32
+
+
+def _checked_device(device: str | torch.device) -> torch.device:
+    try:
+        checked = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise LociError(f"device: {device!r}, expected cpu, cuda or mps") from error
+    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if checked.type in available and not available[checked.type]():
+        raise LociError(f"device: there is no {checked.type} on this machine")
+    return checked

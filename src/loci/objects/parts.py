@@ -1,9 +1,10 @@
-"""The networks of a lifter by name: how each is made, saved and loaded, one at a time."""
+"""The networks of a lifter by name: how each is built, saved, and loaded for its stage."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from loci.errors import LociError
 from loci.io.config import CONFIG_NAME
 from loci.io.weights import WEIGHTS_NAME
+from loci.objects.costs import StageCost, measured
 from loci.objects.models.condition import EmbedderFuser, FuserConfig, PointmapEmbedderConfig
 from loci.objects.models.dinov2 import DinoEmbedderConfig
 from loci.objects.models.slat_decoders import (
@@ -27,7 +29,7 @@ STRUCTURE_FUSER, STRUCTURE_FLOW = "structure_fuser", "structure_flow"
 STRUCTURE_DECODER = "structure_decoder"
 LATENT_FUSER, LATENT_FLOW = "latent_fuser", "latent_flow"
 GAUSSIAN_DECODER, MESH_DECODER = "gaussian_decoder", "mesh_decoder"
-# In the order in which a run needs them.
+# In the order of a run.
 PARTS = (
     STRUCTURE_FUSER,
     STRUCTURE_FLOW,
@@ -38,9 +40,9 @@ PARTS = (
     MESH_DECODER,
 )
 DECODERS = (GAUSSIAN_DECODER, MESH_DECODER)
-"""Either may be absent, not both."""
+"""A model has at least one of them."""
 GAUSSIAN_DECODER_4 = "gaussian_decoder_4"
-"""Runs in the place of the other where it is there and asked for: fewer Gaussians to a voxel."""
+"""Replaces `gaussian_decoder` on request, if the model has it: fewer Gaussians per voxel."""
 GAUSSIAN_DECODERS = (GAUSSIAN_DECODER, GAUSSIAN_DECODER_4)
 ALL_DECODERS = (*GAUSSIAN_DECODERS, MESH_DECODER)
 
@@ -51,8 +53,8 @@ def _released_structure_fuser() -> FuserConfig:
 
 @dataclass(frozen=True)
 class PartConfigs:
-    """Sizes of every part. The defaults are the released model (SAM 3D Objects, 14); a model may
-    have no `gaussian_decoder_4`."""
+    """Sizes of every part. The defaults are those of SAM 3D Objects as released; other models may
+    lack `gaussian_decoder_4`."""
 
     structure_fuser: FuserConfig = field(default_factory=_released_structure_fuser)
     structure_flow: StructureFlowConfig = field(default_factory=StructureFlowConfig)
@@ -64,15 +66,15 @@ class PartConfigs:
     gaussian_decoder_4: GaussianDecoderConfig | None = GaussianDecoderConfig(gaussians=4)
 
     def build(self, name: str) -> nn.Module:
-        """A fresh part, on the device that torch is told to make tensors on."""
+        """A new part, on torch's default device."""
         return _BUILDERS[name](getattr(self, name))
 
 
 class Parts(Protocol):
-    """Where parts come from. Nothing is kept: every `load` reads the weights again."""
+    """Where parts come from. Every `load` reads the weights again."""
 
     def load(self, name: str) -> nn.Module:
-        """A part by its name, in the type it was saved in, in evaluation mode.
+        """A part by name, in the element type it was saved in, in evaluation mode.
 
         Raises:
             LociError: naming every missing, unexpected or misshapen tensor.
@@ -80,13 +82,13 @@ class Parts(Protocol):
         ...
 
     def has(self, name: str) -> bool:
-        """Whether a part is there; what its tensors are is only known when it is loaded."""
+        """Whether the files of a part exist; its tensors are checked when it is loaded."""
         ...
 
 
 @dataclass(frozen=True)
 class SavedParts:
-    """A folder with a folder for each part."""
+    """A folder with a subfolder for each part."""
 
     folder: Path
 
@@ -95,7 +97,7 @@ class SavedParts:
         return all((self.folder / name / file).is_file() for file in files)
 
     def check(self, names: tuple[str, ...]) -> None:
-        """Raises LociError naming the parts that are not there."""
+        """Raises LociError naming the parts that are missing."""
         absent = [name for name in names if not self.has(name)]
         if absent:
             raise LociError(
@@ -108,9 +110,9 @@ class SavedParts:
 
 
 @dataclass(frozen=True)
-class GivenParts:
-    """Modules that are there already, as after training; a run moves them to its device and type,
-    and puts them in evaluation mode."""
+class LoadedParts:
+    """Modules in memory, as after training. A run moves them to its device and element type, and
+    puts them in evaluation mode."""
 
     modules: Mapping[str, nn.Module]
 
@@ -121,13 +123,62 @@ class GivenParts:
         return name in self.modules
 
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+@dataclass
+class PartLoader:
+    """Loads a part for its stage and frees it afterwards, so that memory holds one at a time.
+
+    Attributes:
+        parts: where they come from.
+        device: where they compute.
+        dtype: element type of the weights; float32 or bfloat16.
+        keep: keep parts in memory for the next run.
+    """
+
+    parts: Parts
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    keep: bool = False
+    _loaded: dict[str, nn.Module] = field(default_factory=dict)
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Names of the parts that are kept in memory."""
+        return tuple(self._loaded)
+
+    @contextmanager
+    def use(self, name: str, kind: type[ModuleT], costs: list[StageCost]) -> Iterator[ModuleT]:
+        """The part, for the duration of the block. Its cost, loading included, goes to `costs`.
+
+        Keep no reference to the part: its memory is freed when the last one is gone.
+        """
+        with measured(name, self.device, costs):
+            part = self._loaded.get(name)
+            if part is None:
+                part = self.parts.load(name).to(self.device, self.dtype)
+            if self.keep:
+                self._loaded[name] = part
+            yield cast(ModuleT, part)
+        del part
+        if self.device.type == "cuda" and not self.keep:
+            torch.cuda.empty_cache()
+
+    def free(self) -> None:
+        """Removes all parts from memory."""
+        self._loaded.clear()
+
+
 def save_parts(
     folder: Path, parts: Parts, names: tuple[str, ...], dtype: torch.dtype | None = None
 ) -> None:
-    """Writes one part after the other, and the second Gaussian decoder where there is one,
-    floating weights as `dtype` if given."""
-    further = (GAUSSIAN_DECODER_4,) if parts.has(GAUSSIAN_DECODER_4) else ()
-    for name in dict.fromkeys((*names, *further)):
+    """Writes the named parts, and `gaussian_decoder_4` if there is one, each in a subfolder.
+
+    Floating-point weights are written as `dtype` if given.
+    """
+    optional = (GAUSSIAN_DECODER_4,) if parts.has(GAUSSIAN_DECODER_4) else ()
+    for name in dict.fromkeys((*names, *optional)):
         cast(Any, parts.load(name)).save_pretrained(folder / name, dtype)
 
 

@@ -30,7 +30,7 @@ from loci.objects.parts import (
     PartConfigs,
     save_parts,
 )
-from loci.objects.pipeline import LIFTER_NAME, LifterConfig
+from loci.objects.presets import LIFTER_NAME, LifterConfig
 
 
 class Origin(NamedTuple):

@@ -3,7 +3,7 @@
 import torch
 
 from loci.geometry.camera import Camera
-from loci.objects.inputs.pixel_aligned import ALIGNED, pixel_aligned
+from loci.objects.inputs.pixel_aligned import ALIGNED_CHANNELS, pixel_aligned
 
 FOV, SIZE, RESOLUTION = 40.0, 96, 8
 FRONT = Camera.orbit(0, 0, 2.5, FOV)
@@ -29,7 +29,7 @@ def picture(places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def parts_of(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    assert rows.shape[1] == ALIGNED
+    assert rows.shape[1] == ALIGNED_CHANNELS
     parts = rows.view(-1, 8, 5)
     return parts[..., 0], parts[..., 1:4], parts[..., 4]
 

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from loci.errors import LociError
 from loci.objects.inputs.pointmap import from_opencv, normaliser, user_pointmap
-from loci.objects.inputs.preprocess import Box, as_mask, crop_box, latent_inputs, structure_inputs
+from loci.objects.inputs.preprocess import Box, as_mask, crop_box, slat_inputs, structure_inputs
 
 SIZE = 28
 
@@ -34,7 +34,7 @@ def test_shapes_and_names() -> None:
     pictures = {"image": three, "rgb_image": three, "mask": one, "rgb_image_mask": one}
     assert shapes == pictures | {"pointmap": three, "rgb_pointmap": three}
     lone = structure_inputs(rgb, mask, None, SIZE)
-    assert lone.tensors.keys() == pictures.keys() == latent_inputs(rgb, mask, SIZE).keys()
+    assert lone.tensors.keys() == pictures.keys() == slat_inputs(rgb, mask, SIZE).keys()
     assert lone.normaliser.scale.tolist() == [1, 1, 1]
 
 
@@ -62,7 +62,7 @@ def test_a_crop_that_is_not_square_is_padded_with_invalid_points() -> None:
 
 def test_the_background_stays() -> None:
     rgb, mask, _ = scene(slice(4, 15), slice(8, 14))
-    assert (latent_inputs(rgb, mask, SIZE)["image"] > 0).all()
+    assert (slat_inputs(rgb, mask, SIZE)["image"] > 0).all()
 
 
 def test_a_pointmap_of_another_size_keeps_its_holes() -> None:

@@ -12,7 +12,7 @@ from loci.objects.models.condition import (
     FuserConfig,
     PointmapEmbedder,
     PointmapEmbedderConfig,
-    latent_fuser,
+    slat_fuser,
     structure_fuser,
 )
 from loci.objects.models.dinov2 import (
@@ -49,7 +49,7 @@ def fuser() -> EmbedderFuser:
 
 def test_token_counts_of_the_released_model() -> None:
     with torch.device("meta"):
-        first, second = structure_fuser(), latent_fuser()
+        first, second = structure_fuser(), slat_fuser()
     names = [source.name for row in first.sources for source in row]
     assert names == ["image", "rgb_image", "mask", "rgb_image_mask", *POINTMAPS]
     for fuser, tokens in ((first, 7528), (second, 5496)):
@@ -122,36 +122,40 @@ def test_crop_and_full_frame_are_told_apart() -> None:
     assert torch.allclose(same, expected, atol=1e-6)
 
 
-def test_a_cutout_shows_what_is_inside_the_mask_alone() -> None:
+def test_a_masked_background_is_not_seen() -> None:
     given = inputs()
     given["mask"] = (torch.rand(1, 1, 24, 24) > 0.5).float()
     changed = dict(given)
     changed["image"] = torch.where(given["mask"] > 0.5, given["image"], torch.rand(1, 3, 24, 24))
-    for cutout in (False, True):
-        model = EmbedderFuser.of(FuserConfig(PICTURE, dim=24, full_frame=(), cutout=cutout)).eval()
-        assert torch.equal(model(given), model(changed)) == cutout
+    for masked in (False, True):
+        model = EmbedderFuser.of(
+            FuserConfig(PICTURE, dim=24, full_frame=(), mask_background=masked)
+        ).eval()
+        assert torch.equal(model(given), model(changed)) == masked
     changed["image"] = given["image"].flip(1)
     assert not torch.equal(model(given), model(changed))
 
 
-def test_even_tokens_are_all_as_loud_whatever_made_them() -> None:
-    for even in (False, True):
-        model = EmbedderFuser.of(FuserConfig(PICTURE, dim=24, full_frame=(), even=even)).eval()
+def test_normalised_tokens_have_unit_size_whatever_their_projection() -> None:
+    for normalised in (False, True):
+        model = EmbedderFuser.of(
+            FuserConfig(PICTURE, dim=24, full_frame=(), normalise_tokens=normalised)
+        ).eval()
         torch.nn.init.normal_(model.idx_emb)
         for net in model.projection_nets:
             net[1].w2.weight.mul_(0.3)  # pyright: ignore[reportIndexIssue]
         tokens = model(inputs()) - model.idx_emb[CROPPED]
-        loudness = tokens.square().mean(dim=-1).sqrt()
-        assert (loudness.min() > 0.95) == even
-        assert (loudness.max() < 0.5) != even
+        size = tokens.square().mean(dim=-1).sqrt()
+        assert (size.min() > 0.95) == normalised
+        assert (size.max() < 0.5) != normalised
 
 
 def test_what_is_missing_is_named() -> None:
     model, given = fuser(), inputs()
     del given["mask"], given["pointmap"]
-    with pytest.raises(ValueError, match="the condition needs mask, pointmap"):
+    with pytest.raises(ValueError, match="condition: missing mask, pointmap"):
         model(given)
     with pytest.raises(ValueError, match="no embedder reads sound"):
         model.embed("sound", given["image"])
-    with pytest.raises(ValueError, match="at least one input"):
+    with pytest.raises(ValueError, match="all inputs are dropped"):
         model({}, dropped=inputs().keys())

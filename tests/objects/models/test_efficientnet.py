@@ -13,7 +13,7 @@ from loci.objects.models.dinov2 import DinoConfig, DinoEmbedder, DinoEmbedderCon
 from loci.objects.models.efficientnet import STRIDE, WIDTH, LiteFeatures
 from loci.objects.presets import home
 from loci.train.optim import MuonWithAdam
-from loci.train.structure.init import load_lite, load_pretrained_backbone
+from loci.train.structure.init import load_lite_weights, load_pretrained_backbone
 
 SMALL = DinoEmbedderConfig(DinoConfig(STRIDE, 24, 1, 2, registers=1, grid=4, stem="lite"), 64)
 
@@ -21,7 +21,7 @@ SMALL = DinoEmbedderConfig(DinoConfig(STRIDE, 24, 1, 2, registers=1, grid=4, ste
 @torch.no_grad()
 def test_features_are_those_of_the_published_network() -> None:
     features = LiteFeatures()
-    load_lite(features)
+    load_lite_weights(features)
     network = Features().network
     images = 2 * torch.rand(2, 3, 96, 128, generator=torch.Generator().manual_seed(0)) - 1
     expected = network._swish(network._bn0(network._conv_stem(images)))  # pyright: ignore
@@ -37,7 +37,7 @@ def test_an_embedder_sees_with_it_and_trains_only_what_listens() -> None:
     embedder = DinoEmbedder(SMALL)
     stem = embedder.backbone.patch_embed
     assert isinstance(stem, LiteEmbedding)
-    load_lite(stem.features)
+    load_lite_weights(stem.features)
     before = {name: x.clone() for name, x in stem.features.state_dict().items()}
     optimizer = MuonWithAdam(embedder, ("blocks.",), 1e-2)
     tokens = embedder(torch.rand(2, 3, 50, 50))
@@ -65,7 +65,7 @@ def test_home_begins_with_the_published_weights() -> None:
     stem = embedder.backbone.patch_embed
     assert isinstance(stem, LiteEmbedding)
     published = LiteFeatures()
-    load_lite(published)
+    load_lite_weights(published)
     for name, x in stem.features.state_dict().items():
         assert x.equal(published.state_dict()[name])
         assert not stem.features.get_parameter(name).requires_grad
@@ -74,4 +74,4 @@ def test_home_begins_with_the_published_weights() -> None:
 def test_another_file_is_named(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
     with pytest.raises(LociError, match="EfficientNet-lite0 expected"):
-        load_lite(LiteFeatures(), tmp_path / "a.safetensors")
+        load_lite_weights(LiteFeatures(), tmp_path / "a.safetensors")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from loci.nn.sparse.conv import RereadPointwise
+from loci.nn.sparse.conv import SparseConv1
 from loci.nn.sparse.tensor import Voxels
 from loci.objects.models.slat_decoders import (
     GaussianDecoder,
@@ -117,7 +117,7 @@ def test_preserved_the_mesh_decoders_skip_rereads_its_weight() -> None:
     block, voxels = SubdivideBlock(8, 4, 4), Voxels(ball(4))
     for parameter in block.out_layers[3].parameters():
         parameter.zero_()
-    assert isinstance(block.skip_connection, RereadPointwise)
+    assert isinstance(block.skip_connection, SparseConv1)
     feats, skip = torch.randn(len(voxels), 8), block.skip_connection.conv
     expected = feats @ skip.weight.flatten().view(8, 4) + skip.bias
     assert torch.allclose(block(feats, voxels)[::8], expected, atol=1e-6)

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from loci.nn.sparse.tensor import Voxels
-from loci.objects.models.slat_flow import LatentStatistics, SlatFlow, SlatFlowConfig
-from loci.objects.sampling import SlatSampling, latent_noise, sample_latents
+from loci.objects.models.slat_flow import SlatFlow, SlatFlowConfig, SlatStatistics
+from loci.objects.sampling import SlatSampling, sample_slat, slat_noise
 
 SMALL = SlatFlowConfig(dim=32, condition_dim=12, blocks=2, heads=2, io_channels=(16,))
 
@@ -38,7 +38,7 @@ def test_one_velocity_for_every_voxel(io_channels: tuple[int, ...]) -> None:
         dim=32, condition_dim=12, blocks=1, heads=2, io_channels=io_channels, io_blocks=3
     )
     flow, voxels = small_flow(config), Voxels(ball())
-    noise = latent_noise(flow, voxels, torch.Generator().manual_seed(1))
+    noise = slat_noise(flow, voxels, torch.Generator().manual_seed(1))
     out = flow(noise, torch.tensor([300.0]), voxels, torch.randn(1, 5, 12))
     assert out.shape == noise.shape
     assert not torch.allclose(out, flow(noise, torch.tensor([900.0]), voxels, None))
@@ -58,14 +58,14 @@ def test_items_of_a_batch_do_not_see_each_other() -> None:
 def test_the_unconditional_branch_is_a_condition_of_zeros() -> None:
     """The closed form of cross-attention changes no number (SAM 3D Objects, 4.4)."""
     flow, voxels = small_flow(), Voxels(ball())
-    noise, time = latent_noise(flow, voxels), torch.tensor([400.0])
+    noise, time = slat_noise(flow, voxels), torch.tensor([400.0])
     zeros = flow(noise, time, voxels, torch.zeros(1, 9, 12))
     assert torch.allclose(flow(noise, time, voxels, None), zeros, atol=1e-5)
 
 
 def test_keys_kept_over_all_steps_change_nothing() -> None:
     flow, voxels, condition = small_flow(), Voxels(ball()), torch.randn(1, 5, 12)
-    noise, context = latent_noise(flow, voxels), flow.context(condition)
+    noise, context = slat_noise(flow, voxels), flow.context(condition)
     for t in (0.0, 250.0, 960.0):
         time = torch.tensor([t])
         kept = flow.velocity(noise, time, voxels, context)
@@ -74,7 +74,7 @@ def test_keys_kept_over_all_steps_change_nothing() -> None:
 
 def test_preserved_latents_are_denormalised_with_the_pipelines_numbers() -> None:
     """Trap of SAM 3D Objects, 8: the numbers of pipeline.yaml, not those in the code."""
-    statistics = LatentStatistics()
+    statistics = SlatStatistics()
     start = statistics.denormalise(torch.zeros(1, 8))
     assert start[0, :2].tolist() == pytest.approx([0.12211431, 0.37204156])
     spread = statistics.denormalise(torch.ones(1, 8)) - start
@@ -94,28 +94,28 @@ def test_the_released_run_takes_thirty_eight_evaluations(monkeypatch: pytest.Mon
         return released(latents, time, voxels, context)
 
     monkeypatch.setattr(flow, "velocity", counted)
-    sample_latents(flow, torch.randn(1, 5, 12), voxels, latent_noise(flow, voxels))
+    sample_slat(flow, torch.randn(1, 5, 12), voxels, slat_noise(flow, voxels))
     assert asked == {"conditional": 25, "unconditional": 13}
-    sample_latents(
+    sample_slat(
         flow,
         torch.randn(1, 5, 12),
         voxels,
-        latent_noise(flow, voxels),
+        slat_noise(flow, voxels),
         SlatSampling(steps=4, guidance=0.0),
     )
     assert asked == {"conditional": 29, "unconditional": 13}
 
 
-def test_pixels_of_voxels_change_their_velocity_and_none_are_zeros() -> None:
+def test_pixel_aligned_features_change_the_velocity_and_none_equal_zeros() -> None:
     flow, voxels = small_flow(replace(SMALL, aligned=6)), Voxels(ball())
-    noise, condition, time = latent_noise(flow, voxels), torch.randn(1, 5, 12), torch.tensor([9.0])
+    noise, condition, time = slat_noise(flow, voxels), torch.randn(1, 5, 12), torch.tensor([9.0])
     without = flow(noise, time, voxels, condition)
     pixels = torch.zeros(len(voxels), 6)
     assert torch.equal(flow(noise, time, voxels, condition, pixels), without)
     pixels[3] = 1
     changed = (flow(noise, time, voxels, condition, pixels) - without).abs().amax(dim=1)
     assert changed[3] > 1e-3
-    with pytest.raises(ValueError, match=f"pixels of 1 for {len(voxels)} voxels"):
+    with pytest.raises(ValueError, match=f"features of 1 for {len(voxels)} voxels"):
         flow(noise, time, voxels, condition, pixels[:1])
     context = flow.context(condition, pixels)
     assert context is not None
@@ -124,20 +124,20 @@ def test_pixels_of_voxels_change_their_velocity_and_none_are_zeros() -> None:
     part = context.part(rows).aligned
     assert part is not None
     assert torch.equal(part, context.aligned[rows])
-    with pytest.raises(ValueError, match="4 channels of pixels, not 6"):
+    with pytest.raises(ValueError, match="4 pixel-aligned features, expected 6"):
         flow.context(condition, pixels[:, :4])
-    with pytest.raises(ValueError, match="6 channels of pixels, not 0"):
+    with pytest.raises(ValueError, match="6 pixel-aligned features, expected 0"):
         small_flow().context(condition, pixels)
 
 
 def test_a_lower_temperature_begins_with_less_noise() -> None:
     flow, voxels = small_flow(), Voxels(ball())
-    noise, condition = latent_noise(flow, voxels), torch.randn(1, 5, 12)
+    noise, condition = slat_noise(flow, voxels), torch.randn(1, 5, 12)
     cool = SlatSampling(steps=2, temperature=0.5)
-    found = sample_latents(flow, condition, voxels, noise, cool)
+    found = sample_slat(flow, condition, voxels, noise, cool)
     plain = replace(cool, temperature=1.0)
-    assert torch.equal(found, sample_latents(flow, condition, voxels, 0.5 * noise, plain))
-    assert not torch.allclose(found, sample_latents(flow, condition, voxels, noise, plain))
+    assert torch.equal(found, sample_slat(flow, condition, voxels, 0.5 * noise, plain))
+    assert not torch.allclose(found, sample_slat(flow, condition, voxels, noise, plain))
     with pytest.raises(ValueError, match="temperature: -1, expected a number from 0 on"):
         replace(cool, temperature=-1)
 
@@ -145,7 +145,7 @@ def test_a_lower_temperature_begins_with_less_noise() -> None:
 def test_bfloat16_keeps_to_its_type() -> None:
     flow, voxels = small_flow(), Voxels(ball(4))
     noise, time, condition = (
-        latent_noise(flow, voxels),
+        slat_noise(flow, voxels),
         torch.tensor([250.0]),
         torch.randn(1, 5, 12),
     )
@@ -162,5 +162,5 @@ def test_latents_must_be_as_many_as_voxels() -> None:
 
 
 def test_a_flow_without_a_finer_level_is_refused() -> None:
-    with pytest.raises(ValueError, match="finer level"):
+    with pytest.raises(ValueError, match="at least one level of at least two"):
         SlatFlow(SlatFlowConfig(io_channels=()))

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from loci.flow import State
 from loci.nn.attention import CrossAttention
-from loci.nn.embeddings import cube_positions, sincos_positions
+from loci.nn.embeddings import cube_embedding, sincos_embedding
 from loci.objects.models.structure_flow import LAYOUT, SHAPE, StructureFlow, StructureFlowConfig
 from loci.objects.sampling import StructureSampling, sample_structure
 
@@ -108,20 +108,20 @@ def test_noise_is_drawn_in_alphabetical_order(flow: StructureFlow) -> None:
 
 def test_the_shape_positions_are_a_stored_buffer(flow: StructureFlow) -> None:
     stored = flow.state_dict()["latent_mapping.shape.pos_emb"]
-    assert torch.equal(stored, cube_positions(2, 32))
+    assert torch.equal(stored, cube_embedding(2, 32))
     parameters = dict(flow.named_parameters())
     assert "latent_mapping.shape.pos_emb" not in parameters
     assert "latent_mapping.scale.pos_emb" in parameters
 
 
 def test_positions_are_sines_then_cosines_per_axis_padded_with_zeros() -> None:
-    code = sincos_positions(torch.tensor([[0, 1, 2]]), 14)[0]
+    code = sincos_embedding(torch.tensor([[0, 1, 2]]), 14)[0]
     angles = torch.tensor([[0.0, 0.0], [1.0, 0.01], [2.0, 0.02]])
     expected = torch.cat([angles.sin(), angles.cos()], dim=1).flatten()
     assert torch.allclose(code[:12], expected, atol=1e-6)
     assert code[12:].tolist() == [0, 0]
-    first = sincos_positions(torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 0]]), 14)
-    assert torch.equal(cube_positions(2, 14)[:3], first)
+    first = sincos_embedding(torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 0]]), 14)
+    assert torch.equal(cube_embedding(2, 14)[:3], first)
 
 
 def test_bfloat16_weights_take_and_give_float32_latents(flow: StructureFlow) -> None:

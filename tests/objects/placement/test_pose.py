@@ -3,14 +3,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loci.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
 from loci.objects.placement.pose import (
     ROTATION_MEAN,
     ROTATION_STD,
     Pose,
     decode_pose,
     encode_pose,
-    matrix_quaternion,
-    quaternion_matrix,
     rotation_matrix,
 )
 
@@ -38,9 +37,9 @@ def test_rotations_survive_the_way_through_a_quaternion(code: torch.Tensor) -> N
         return
     matrix = rotation_matrix(code)
     assert torch.allclose(matrix @ matrix.mT, torch.eye(3), atol=1e-4)
-    quaternion = matrix_quaternion(matrix)
+    quaternion = matrix_to_quaternion(matrix)
     assert quaternion[0, 0] >= 0
-    assert torch.allclose(quaternion_matrix(quaternion), matrix, atol=1e-4)
+    assert torch.allclose(quaternion_to_matrix(quaternion), matrix, atol=1e-4)
 
 
 def test_half_turns_have_a_quaternion() -> None:
@@ -49,7 +48,7 @@ def test_half_turns_have_a_quaternion() -> None:
         matrix[axis, axis] = 1
         expected = torch.zeros(4)
         expected[axis + 1] = 1
-        assert torch.allclose(matrix_quaternion(matrix[None])[0], expected)
+        assert torch.allclose(matrix_to_quaternion(matrix[None])[0], expected)
 
 
 def test_trap_the_pose_turns_row_vectors() -> None:
@@ -91,7 +90,7 @@ def test_encoded_poses_decode_to_themselves(code: torch.Tensor, size: float, sce
     scale, units = torch.full((1, 3), size), torch.full((1, 3), scene)
     shift = code[:, :3]
     pose = decode_pose(encode_pose(matrix, translation, scale, units, shift), units, shift)
-    torch.testing.assert_close(quaternion_matrix(pose.rotation), matrix, atol=1e-4, rtol=0)
+    torch.testing.assert_close(quaternion_to_matrix(pose.rotation), matrix, atol=1e-4, rtol=0)
     torch.testing.assert_close(pose.translation, translation, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(pose.scale, scale, atol=0, rtol=1e-4)
 

@@ -6,8 +6,14 @@ from torch import Tensor
 
 from loci.geometry.camera import Camera
 from loci.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
+from loci.objects.inputs.observation import Observation
 from loci.objects.placement.pose import Pose
-from loci.objects.placement.refinement import Observation, RefinementConfig, cells_of, refine_pose
+from loci.objects.placement.refinement import (
+    RefinedPose,
+    RefinementConfig,
+    comparison_grid,
+    refine_pose,
+)
 from loci.train.structure.evaluate import degrees_apart
 
 SIDE, FOV, FINE = 96, 50.0, 4
@@ -36,7 +42,7 @@ def true_pose(azimuth: float = 35.0) -> Pose:
     return Pose(matrix_to_quaternion(rotation), translation, torch.full((1, 3), SIZE))
 
 
-def seen(pose: Pose, with_pointmap: bool) -> Observation:
+def observed(pose: Pose, with_pointmap: bool) -> Observation:
     """The chair as points, many to a pixel. A voxel's surface is in the middle of it on average, so
     they fill the inner half of each voxel."""
     steps = (torch.arange(FINE) + 0.5) / FINE / 2 + 0.25
@@ -55,7 +61,9 @@ def seen(pose: Pose, with_pointmap: bool) -> Observation:
 
 def error(found: Pose, truth: Pose) -> tuple[float, float, float]:
     """Degrees, factor of the size, and distance in sizes."""
-    apart = degrees_apart(quaternion_to_matrix(found.rotation), quaternion_to_matrix(truth.rotation))
+    apart = degrees_apart(
+        quaternion_to_matrix(found.rotation), quaternion_to_matrix(truth.rotation)
+    )
     factor = float((found.scale[0, 0] / truth.scale[0, 0]).log().abs().exp())
     return float(apart), factor, float((found.translation - truth.translation).norm() / SIZE)
 
@@ -68,7 +76,7 @@ def test_a_wrong_front_is_put_right(wrong: float, with_pointmap: bool) -> None:
     # Without a pointmap the distance has to be agreed on.
     moved = truth.translation * 3.0
     given = Pose(matrix_to_quaternion(rotation), moved, truth.scale * 1.3)
-    found = refine_pose(given, chair(), 32, seen(truth, with_pointmap)).pose
+    found = refine_pose(given, chair(), 32, observed(truth, with_pointmap)).pose
     degrees, factor, place = error(found, truth)
     assert degrees < 10
     assert factor < 1.06
@@ -80,7 +88,7 @@ def test_a_flow_that_is_far_off_is_fetched_back() -> None:
     lost = truth._replace(translation=torch.tensor([[4.0, -3.0, -1.0]]), scale=truth.scale * 9)
     for with_pointmap in (False, True):
         degrees, factor, place = error(
-            refine_pose(lost, chair(), 32, seen(truth, with_pointmap)).pose, truth
+            refine_pose(lost, chair(), 32, observed(truth, with_pointmap)).pose, truth
         )
         assert degrees < 10
         assert factor < 1.06
@@ -89,7 +97,7 @@ def test_a_flow_that_is_far_off_is_fetched_back() -> None:
 
 def test_a_right_pose_stays_as_good_as_it_is() -> None:
     truth = true_pose(-60)
-    found = refine_pose(truth, chair(), 32, seen(truth, True)).pose
+    found = refine_pose(truth, chair(), 32, observed(truth, True)).pose
     degrees, factor, place = error(found, truth)
     assert degrees < 6
     assert factor < 1.04
@@ -98,18 +106,18 @@ def test_a_right_pose_stays_as_good_as_it_is() -> None:
 
 def test_a_mask_that_is_cut_off_tells_nothing() -> None:
     truth, given = true_pose(), true_pose(120)
-    cut = seen(truth, False)
+    cut = observed(truth, False)
     cut.mask[-1, SIDE // 2] = True
     assert refine_pose(given, chair(), 32, cut) == (given, -math.inf)
     behind = given._replace(translation=-given.translation)
-    unknown = seen(truth, False)._replace(distance=None)
+    unknown = observed(truth, False)._replace(distance=None)
     assert refine_pose(behind, chair(), 32, unknown).pose is behind
-    assert refine_pose(given, chair()[:0], 32, seen(truth, False)).pose is given
+    assert refine_pose(given, chair()[:0], 32, observed(truth, False)).pose is given
 
 
 def test_a_single_voxel_has_a_pose_too() -> None:
     for with_pointmap in (False, True):
-        found = refine_pose(true_pose(), chair()[:1], 32, seen(true_pose(), with_pointmap)).pose
+        found = refine_pose(true_pose(), chair()[:1], 32, observed(true_pose(), with_pointmap)).pose
         assert all(part.isfinite().all() for part in found)
 
 
@@ -117,18 +125,18 @@ def test_the_true_shape_is_marked_above_another() -> None:
     truth, rng = true_pose(), torch.Generator().manual_seed(0)
     other = torch.randint(32, (len(chair()), 3), generator=rng)
     for with_pointmap in (False, True):
-        shown = seen(truth, with_pointmap)
-        right, wrong = (refine_pose(truth, shape, 32, shown).mark for shape in (chair(), other))
+        shown = observed(truth, with_pointmap)
+        right, wrong = (refine_pose(truth, shape, 32, shown).score for shape in (chair(), other))
         assert 1 >= right > wrong + 0.1
 
 
 def test_points_that_are_not_known_leave_the_mask() -> None:
     truth = true_pose()
-    known = seen(truth, True)
+    known = observed(truth, True)
     assert known.pointmap is not None
     nowhere = Observation(known.mask, torch.full_like(known.pointmap, torch.nan), FOV, DISTANCE)
     given = Pose(matrix_to_quaternion(turn(90) @ quaternion_to_matrix(truth.rotation)), *truth[1:])
-    alone = refine_pose(given, chair(), 32, seen(truth, False)).pose
+    alone = refine_pose(given, chair(), 32, observed(truth, False)).pose
     found = refine_pose(given, chair(), 32, nowhere).pose
     assert torch.equal(found.rotation, alone.rotation)
     assert torch.equal(found.translation, alone.translation)
@@ -138,7 +146,7 @@ def test_cells_are_the_mask_whatever_its_size() -> None:
     for size in (3, 20, 90):
         mask = torch.zeros(SIDE, SIDE, dtype=torch.bool)
         mask[4 : 4 + size, 2 : 2 + size] = True
-        cells = cells_of(Observation(mask, None, FOV), 32)
+        cells = comparison_grid(Observation(mask, None, FOV), 32)
         assert cells.inside.float().mean() == pytest.approx(1 / 1.25**2, abs=0.08)
         assert cells.depth.isnan().all()
         focal = Camera.identity(FOV).focal(SIDE)
@@ -149,7 +157,29 @@ def test_one_turn_and_no_tilt_only_fits() -> None:
     truth = true_pose()
     given = truth._replace(scale=truth.scale * 1.4)
     found = refine_pose(
-        given, chair(), 32, seen(truth, True), RefinementConfig(turns=1, tilts=(0.0,), finer=0)
+        given,
+        chair(),
+        32,
+        observed(truth, True),
+        RefinementConfig(turns=1, tilts=(0.0,), halvings=0),
     ).pose
     assert torch.allclose(found.rotation, given.rotation, atol=1e-5)
     assert error(found, truth)[1] < 1.05
+
+
+def test_the_searched_pose_must_gain_more_than_the_minimum() -> None:
+    truth = true_pose()
+    rotation = turn(90) @ quaternion_to_matrix(truth.rotation)
+    given = truth._replace(rotation=matrix_to_quaternion(rotation))
+    observation = observed(truth, True)
+
+    def refined(min_gain: float) -> RefinedPose:
+        return refine_pose(given, chair(), 32, observation, RefinementConfig(min_gain=min_gain))
+
+    eager, reluctant = refined(0.0), refined(2.0)
+    gain = eager.score - reluctant.score
+    assert error(eager.pose, truth)[0] < 10
+    assert error(reluctant.pose, given)[0] < 0.1, "moved and scaled, but not turned"
+    assert gain > 0.1
+    assert torch.equal(refined(gain - 1e-3).pose.rotation, eager.pose.rotation)
+    assert torch.equal(refined(gain + 1e-3).pose.rotation, reluctant.pose.rotation)

@@ -1,11 +1,12 @@
-"""A picture with what is known of its geometry, checked, ready to be asked for its objects."""
+"""A picture and what is known of its geometry, read and checked; one request per object in it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -16,44 +17,77 @@ from torch import Tensor
 
 from loci.caching.spectral import MARGIN
 from loci.errors import LociError
-from loci.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
-from loci.io.images import read_mask, read_pixels
-from loci.objects.asset import Asset
+from loci.io.images import check_aspect, read_mask, read_pixels
 from loci.objects.inputs.pointmap import (
     NOMINAL_DISTANCE,
     NOMINAL_FOV,
-    Frame,
-    Placement,
+    Normaliser,
+    PointmapFrame,
     check_covers,
     fitted_fov,
     fitted_pointmap,
-    nominal_pose,
     nominal_scene,
     read_pointmap,
 )
 from loci.objects.inputs.preprocess import structure_inputs
-from loci.objects.pipeline import LifterConfig, LiftRequest, LiftResult
-from loci.objects.placement.pose import Pose
-from loci.objects.placement.refinement import Observation
 
-LONGEST_TO_SHORTEST = 16
-"""Pictures are padded to squares."""
-SMALLEST = 3
-"""Pixels across that a mask must have."""
+MAX_ASPECT_RATIO = 16
+"""Longer to shorter side of a picture; pictures are padded to squares."""
+MIN_MASK_SIZE = 3
+"""Pixels of the longer side of a mask's bounding box."""
 
 Picture = str | Path | Image.Image | UInt8[np.ndarray, "h w 3"]
 Mask = str | Path | Image.Image | NDArray[Any] | Tensor
 Pointmap = str | Path | NDArray[Any] | Tensor
 
 
+class Observation(NamedTuple):
+    """What a picture shows of one object.
+
+    Attributes:
+        mask: of the whole picture.
+        pointmap: in the camera frame x left, y up, z forward, NaN where unknown; or None.
+        fov: horizontal field of view of the picture in degrees.
+        distance: the depth of the object's centre if it is fixed by convention, as in the nominal
+            scene.
+        rgb: the whole picture in [0, 1], for pixel-aligned features.
+    """
+
+    mask: Bool[Tensor, "h w"]
+    pointmap: Float[Tensor, "3 h w"] | None
+    fov: float
+    distance: float | None = None
+    rgb: Float[Tensor, "3 h w"] | None = None
+
+
+class LiftRequest(NamedTuple):
+    """One object to lift.
+
+    Attributes:
+        name: what errors call it.
+        tensors: the inputs of both stages, from `structure_inputs`.
+        normaliser: maps the pose from normalised units to those of the pointmap.
+        seed: of the object's noise, which does not depend on the other objects.
+        rgba: the picture around the object, uint8, with the mask as its alpha channel.
+        observation: for pose refinement and pixel-aligned features; without it there are neither.
+    """
+
+    name: str
+    tensors: Mapping[str, Tensor]
+    normaliser: Normaliser
+    seed: int
+    rgba: UInt8[Tensor, "h w 4"]
+    observation: Observation | None = None
+
+
 @dataclass(frozen=True)
 class ObservedPicture:
-    """What a camera saw.
+    """A picture with its geometry.
 
     Attributes:
         pixels: RGB, uint8 `[h, w, 3]`.
         pointmap: x left, y up, z forward, `[3, h, w]`, NaN where unknown; or None.
-        fov: horizontal field of view in degrees: given, or what the pointmap tells, or assumed.
+        fov: horizontal field of view in degrees: given, or fitted to the pointmap, or assumed.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
@@ -62,7 +96,7 @@ class ObservedPicture:
 
     @cached_property
     def rgb(self) -> Float[Tensor, "3 h w"]:
-        """The picture in [0, 1]; all its objects share it."""
+        """The picture in [0, 1]."""
         return torch.from_numpy(self.pixels.copy()).permute(2, 0, 1).float() / 255
 
     @classmethod
@@ -70,111 +104,95 @@ class ObservedPicture:
         cls,
         image: Picture,
         pointmap: Pointmap | None = None,
-        frame: Frame = "pytorch3d",
+        pointmap_frame: PointmapFrame = "pytorch3d",
         fov: float | None = None,
     ) -> ObservedPicture:
-        """Reads and checks picture and pointmap, see `Lifter.scene`.
+        """Read and check a picture and its pointmap; arguments as of `Lifter.scene`.
 
         Raises:
-            LociError: naming what is wrong with one of them.
+            LociError: naming the argument at fault and what was expected.
         """
         pixels = read_pixels(image)
-        height, width = pixels.shape[:2]
-        if max(height, width) > LONGEST_TO_SHORTEST * min(height, width):
-            raise LociError(
-                f"picture: {width} x {height} pixels, expected at most {LONGEST_TO_SHORTEST} to 1"
-            )
+        check_aspect(pixels, MAX_ASPECT_RATIO)
         if fov is not None and not 0 < fov < 180:
             raise LociError(f"field of view: {fov} degrees, expected more than 0 and less than 180")
+        if pointmap_frame not in get_args(PointmapFrame):
+            known = " or ".join(get_args(PointmapFrame))
+            raise LociError(f"pointmap frame: {pointmap_frame!r}, expected {known}")
         if pointmap is None:
             return cls(pixels, None, fov or NOMINAL_FOV)
-        points = fitted_pointmap(read_pointmap(pointmap, frame, fov), height, width)
+        points = read_pointmap(pointmap, pointmap_frame, fov)
+        points = fitted_pointmap(points, *pixels.shape[:2])
         return cls(pixels, points, fov or fitted_fov(points) or NOMINAL_FOV)
 
     def mask(self, mask: Mask, name: str = "mask") -> Bool[np.ndarray, "h w"]:
-        """An object's mask, checked against the picture.
+        """An object's mask, checked against the picture and the pointmap.
 
         Raises:
             LociError: naming the mask and what is wrong with it.
         """
-        given = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else mask
-        inside = read_mask(given, name)
-        named = str(mask) if isinstance(mask, str | Path) else name
+        values = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else mask
+        inside = read_mask(values, name)
+        shown_name = str(mask) if isinstance(mask, str | Path) else name
         size, expected = inside.shape, self.pixels.shape[:2]
         if size != expected:
             raise LociError(
-                f"{named}: {size[1]} x {size[0]}, expected {expected[1]} x {expected[0]} as the "
-                "picture (upright, as its EXIF says)"
+                f"{shown_name}: {size[1]} x {size[0]}, expected {expected[1]} x {expected[0]} as "
+                "the picture (upright, as its EXIF says)"
             )
-        if max(int(np.ptp(places)) + 1 for places in np.nonzero(inside)) < SMALLEST:
-            raise LociError(f"{named}: an object too small, expected {SMALLEST} pixels across")
+        if max(int(np.ptp(indices)) + 1 for indices in np.nonzero(inside)) < MIN_MASK_SIZE:
+            raise LociError(
+                f"{shown_name}: an object too small, expected {MIN_MASK_SIZE} pixels across"
+            )
         if self.pointmap is not None:
-            check_covers(self.pointmap, torch.from_numpy(inside), named)
+            check_covers(self.pointmap, torch.from_numpy(inside), shown_name)
         return inside
 
-    def subject(
-        self, inside: Bool[np.ndarray, "h w"], name: str, seed: int, config: LifterConfig
+    def request(
+        self, inside: Bool[np.ndarray, "h w"], name: str, seed: int, input_size: int
     ) -> LiftRequest:
-        """What the model is asked about the object inside a checked mask."""
-        rgb = self.rgb
+        """The request to lift the object inside a checked mask.
+
+        Args:
+            inside: from `mask`.
+            name: what errors call the object.
+            seed: of its noise.
+            input_size: side of the square inputs in pixels.
+        """
         mask = torch.from_numpy(inside)[None].float()
-        inputs = structure_inputs(rgb, mask, self.pointmap, config.input_size)
+        inputs = structure_inputs(self.rgb, mask, self.pointmap, input_size)
         if self.pointmap is None:
-            # It is lifted in the nominal scene.
-            units = nominal_scene(mask)
-            seen = Observation(mask[0] > 0.5, None, NOMINAL_FOV, NOMINAL_DISTANCE, rgb)
+            normaliser, fov, distance = nominal_scene(mask), NOMINAL_FOV, NOMINAL_DISTANCE
         else:
-            units = inputs.normaliser
-            seen = Observation(mask[0] > 0.5, self.pointmap, self.fov, rgb=rgb)
-        return LiftRequest(name, inputs.tensors, units, seed, cutout(self.pixels, inside), seen)
-
-    def asset(self, found: LiftResult) -> Asset:
-        """The object that was found."""
-        return Asset(
-            pose=found.pose if self.pointmap is not None else _seen_with(found.pose, self.fov),
-            voxels=found.choice.structure[:, 1:].long(),
-            resolution=found.resolution,
-            coarsening=found.choice.shrunk,
-            gaussians=found.gaussians,
-            mesh=found.mesh,
-            fov=self.fov,
-            nominal=self.pointmap is None,
-        )
+            normaliser, fov, distance = inputs.normaliser, self.fov, None
+        observation = Observation(mask[0] > 0.5, self.pointmap, fov, distance, self.rgb)
+        rgba = rgba_crop(self.pixels, inside)
+        return LiftRequest(name, inputs.tensors, normaliser, seed, rgba, observation)
 
 
-def _seen_with(pose: Pose, fov: float) -> Pose:
-    """A pose of the nominal scene, as a camera of another field of view sees the same."""
-    if fov == NOMINAL_FOV or pose.translation[0, 2] <= 0:
-        return pose
-    nominal = Placement(quaternion_to_matrix(pose.rotation), pose.translation, pose.scale[:, 0])
-    seen = nominal_pose(nominal, pose.scale.new_tensor([NOMINAL_FOV]), nominal_fov=fov)
-    scale = seen.scale[:, None].expand(-1, 3)
-    return Pose(matrix_to_quaternion(seen.rotation), seen.translation, scale)
-
-
-def cutout(
+def rgba_crop(
     pixels: UInt8[np.ndarray, "h w 3"], inside: Bool[np.ndarray, "h w"]
 ) -> UInt8[Tensor, "k l 4"]:
-    """The picture around an object, the alpha channel its mask.
+    """The picture around an object, with the mask as its alpha channel.
 
-    The border is what `acceleration.spectral.picture_ratio` looks at around a mask, so that it
-    finds the same in this part as in the whole picture.
+    The border is as wide as the window of the spectral ratio (`loci.caching.spectral`), so that
+    the ratio of the crop is that of the whole picture.
     """
-    part = tuple(
-        slice(max(0, int(places.min()) - MARGIN), int(places.max()) + 1 + 2 * MARGIN)
-        for places in np.nonzero(inside)
+    window = tuple(
+        slice(max(0, int(indices.min()) - MARGIN), int(indices.max()) + 1 + 2 * MARGIN)
+        for indices in np.nonzero(inside)
     )
-    alpha = inside[part].astype(np.uint8)[:, :, None] * np.uint8(255)
-    return torch.from_numpy(np.concatenate([pixels[part], alpha], axis=2))
+    alpha = inside[window].astype(np.uint8)[:, :, None] * np.uint8(255)
+    return torch.from_numpy(np.concatenate([pixels[window], alpha], axis=2))
 
 
 def touches_edge(inside: Bool[np.ndarray, "h w"]) -> bool:
-    """Whether the picture cuts the object off: what lies outside can only be guessed."""
+    """Whether a mask reaches the picture's edge, so that part of the object may be cut off."""
     return bool(inside[[0, -1]].any() or inside[:, [0, -1]].any())
 
 
 def mask_names(masks: list[Any]) -> list[str]:
-    """What errors call them: their files, or their numbers."""
+    """What errors call the masks: their files, or their numbers."""
     numbered = len(masks) > 1
     return [
         str(mask) if isinstance(mask, str | Path) else f"mask {number}" if numbered else "mask"

@@ -1,7 +1,7 @@
-"""Pointmaps: a point in space for every pixel.
+"""Pointmaps: the 3-D point that each pixel shows. Reading, checks, normalisation.
 
-Everywhere in loci's objects a pointmap is `[3, h, w]` in the camera frame x left, y up, z forward
-(PyTorch3D's); a point that is not finite is invalid.
+In `loci.objects` a pointmap is `[3, h, w]` in the camera frame x left, y up, z forward (that of
+PyTorch3D); points that are not finite are unknown.
 """
 
 import math
@@ -20,29 +20,29 @@ from loci.geometry.camera import Camera
 
 
 class Normaliser(NamedTuple):
-    """normalised = (points - shift) / scale; kept to place the object afterwards."""
+    """normalised = (points - shift) / scale. Pose decoding inverts it."""
 
     scale: Float[Tensor, "3"]
     shift: Float[Tensor, "3"]
 
     def apply(self, pointmap: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
-        """The pointmap in object-centred units."""
+        """The normalised pointmap."""
         return (pointmap - self.shift[:, None, None]) / self.scale[:, None, None]
 
 
 def from_opencv(pointmap: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
-    """From the frame x right, y down, z forward, as depth networks give it.
+    """From OpenCV's frame (x right, y down, z forward), which most depth networks use.
 
-    Infinite points, which mark what a depth network does not know, become NaN.
+    Infinite points, by which depth networks mark unknown pixels, become NaN.
     """
-    turned = pointmap * pointmap.new_tensor([-1.0, -1.0, 1.0])[:, None, None]
-    return torch.where(turned.isfinite().all(dim=0), turned, torch.nan)
+    flipped = pointmap * pointmap.new_tensor([-1.0, -1.0, 1.0])[:, None, None]
+    return torch.where(flipped.isfinite().all(dim=0), flipped, torch.nan)
 
 
 def user_pointmap(points: Tensor, height: int, width: int) -> Float[Tensor, "3 h w"]:
-    """A user's `[h', w', 3]` pointmap, brought to the size of the picture by nearest neighbour.
+    """A pointmap `[h', w', 3]` at the size of its picture, by nearest neighbour.
 
-    It must already be in the frame of this module: no sign is changed.
+    It must be in the frame of this module: no sign is changed.
 
     Raises:
         LociError: for another shape, or when no point is finite.
@@ -56,12 +56,15 @@ def user_pointmap(points: Tensor, height: int, width: int) -> Float[Tensor, "3 h
 
 
 def normaliser(pointmap: Float[Tensor, "3 h w"], mask: Float[Tensor, "1 h' w'"]) -> Normaliser:
-    """Centre on the object, measure by the scene (SAM 3D Objects, 2.2).
+    """Object-centred and scene-scaled, as SAM 3D Objects normalises pointmaps.
 
     The shift is the median of the masked points on each axis; the scale is the median over all
-    points of their largest distance on an axis. Without a finite masked point: 1 and 0. `mask`
-    is 1 inside; a mask of 0 and 1/255, which a boolean mask becomes when it is taken for bytes,
-    has no inside.
+    points of the largest absolute coordinate after the shift. Without a finite masked point they
+    are 0 and 1.
+
+    Args:
+        pointmap: to be normalised.
+        mask: above 0.5 on the object, at any size.
     """
     inside = F.interpolate(mask[None].float(), pointmap.shape[1:], mode="nearest")[0, 0] > 0.5
     points = torch.where(pointmap.isfinite(), pointmap, torch.nan).flatten(1)
@@ -69,31 +72,34 @@ def normaliser(pointmap: Float[Tensor, "3 h w"], mask: Float[Tensor, "1 h' w'"])
     if not masked.isfinite().all(dim=0).any():
         return Normaliser(pointmap.new_ones(3), pointmap.new_zeros(3))
     shift = masked.nanmedian(dim=1).values
-    # Like the released code's maximum, amax is NaN where any axis is.
+    # As in the released code, the maximum is NaN where any axis is.
     scale = (points - shift[:, None]).abs().amax(dim=0).nanmedian()
     return Normaliser(scale.expand(3).clone(), shift)
 
 
-Frame = Literal["pytorch3d", "opencv"]
-"""pytorch3d: x left, y up, z forward, the frame of `loci.objects.inputs.pointmap`. opencv: x right, y
-down, z forward, as depth networks and most datasets give it."""
+PointmapFrame = Literal["pytorch3d", "opencv"]
+"""pytorch3d: x left, y up, z forward. opencv: x right, y down, z forward."""
 
-SURE = 0.5
-"""From this correlation on, points are taken to be laid out against the pixels."""
-SAME_SHAPE = 0.05
+MIN_CORRELATION = 0.5
+"""Between columns and x / z: above it a fitted field of view is trusted, below minus it an axis of
+the points is mirrored."""
+ASPECT_TOLERANCE = 0.05
+"""By which the logarithms of the aspect ratios of pointmap and picture may differ."""
 
 
 def read_pointmap(
-    source: str | Path | NDArray[Any] | Tensor, frame: Frame = "pytorch3d", fov: float | None = None
+    source: str | Path | NDArray[Any] | Tensor,
+    frame: PointmapFrame = "pytorch3d",
+    fov: float | None = None,
 ) -> Float[Tensor, "h w 3"]:
-    """Geometry in our camera frame, unknown points NaN; any unit of length.
+    """A pointmap in the frame of this module, unknown points NaN, in its own unit of length.
 
     Args:
         source: a `.npy` file or an array: points `[h, w, 3]`, or depths along z `[h, w]`.
-        frame: of the points; depths have none.
-        fov: horizontal field of view in degrees that depths were seen with.
+        frame: of the points; ignored for depths.
+        fov: horizontal field of view in degrees, needed for depths.
 
-    Points that are not finite, or not in front of the camera, are unknown: zeros mark them often.
+    Points that are not finite or not in front of the camera (often zeros) are unknown.
 
     Raises:
         LociError: for an unreadable file, another shape, or depths without `fov`.
@@ -123,13 +129,13 @@ def read_pointmap(
 def fitted_pointmap(
     points: Float[Tensor, "h' w' 3"], height: int, width: int
 ) -> Float[Tensor, "3 h w"]:
-    """A pointmap at the size of its picture, by nearest neighbour as released.
+    """A pointmap at the size of its picture, by nearest neighbour.
 
     Raises:
-        LociError: when it has not the picture's shape, or its points run against the pixels.
+        LociError: when its aspect ratio is not the picture's, or an axis is mirrored.
     """
     rows, columns = points.shape[:2]
-    if abs(math.log(rows * width / (columns * height))) > SAME_SHAPE:
+    if abs(math.log(rows * width / (columns * height))) > ASPECT_TOLERANCE:
         raise LociError(
             f"pointmap: {columns} x {rows}, expected the shape of the picture, {width} x {height}"
         )
@@ -140,7 +146,7 @@ def fitted_pointmap(
 def check_covers(
     pointmap: Float[Tensor, "3 h w"], mask: Bool[Tensor, "h w"], name: str = "mask"
 ) -> None:
-    """Raises LociError when no point of the object is known."""
+    """Raises LociError when no point inside the mask is known."""
     if not pointmap[:, mask].isfinite().all(dim=0).any():
         raise LociError(
             f"pointmap: every point inside {name} is unknown, expected some finite ones"
@@ -148,31 +154,32 @@ def check_covers(
 
 
 def fitted_fov(pointmap: Float[Tensor, "3 h w"]) -> float | None:
-    """The horizontal field of view in degrees that a pointmap was seen with; None if it does not
-    tell.
+    """The horizontal field of view in degrees, from a line fitted to x / z over the columns.
 
-    The published pipeline loses the camera that its depth network finds; the points still know.
+    None where the points do not determine it. The published pipeline drops the intrinsics that its
+    depth network finds; this recovers them.
     """
     width = pointmap.shape[-1]
     slope, correlation = _line(*_columns_and_tangents(pointmap.movedim(0, -1)))
-    if correlation < SURE:
+    if correlation < MIN_CORRELATION:
         return None
     return math.degrees(2 * math.atan(width / 2 * slope))
 
 
 def _check_directions(points: Float[Tensor, "h w 3"]) -> None:
     across = _line(*_columns_and_tangents(points))[1]
-    turned = points.transpose(0, 1)[..., [1, 0, 2]]
-    down = _line(*_columns_and_tangents(turned))[1]
+    transposed = points.transpose(0, 1)[..., [1, 0, 2]]
+    down = _line(*_columns_and_tangents(transposed))[1]
     for grows, correlation in (("x grows to the right", across), ("y grows downwards", down)):
-        if correlation < -SURE:
+        if correlation < -MIN_CORRELATION:
             raise LociError(
-                f"pointmap: {grows}, expected x left, y up, z forward; OpenCV's frame must be named"
+                f"pointmap: {grows}, expected x left, y up, z forward; for OpenCV's frame set the "
+                "pointmap frame to opencv"
             )
 
 
 def _columns_and_tangents(points: Float[Tensor, "h w 3"]) -> tuple[Tensor, Tensor]:
-    """Of all known points, how far left their pixel is and x / z."""
+    """Of all known points, the negated column of their pixel and x / z."""
     columns = torch.arange(points.shape[1], dtype=torch.float64).expand(points.shape[:2])
     tangents = points[..., 0].double() / points[..., 2].double()
     known = tangents.isfinite()
@@ -180,14 +187,14 @@ def _columns_and_tangents(points: Float[Tensor, "h w 3"]) -> tuple[Tensor, Tenso
 
 
 def _line(x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Slope and correlation; 0 and 0 for too few or too equal values."""
+    """Slope and correlation of a line fit; 0 and 0 for fewer than three values or no variation."""
     if len(x) < 3:
         return 0.0, 0.0
     x, y = x - x.mean(), y - y.mean()
-    spread_x, spread_y, both = (x @ x).item(), (y @ y).item(), (x @ y).item()
-    if spread_x == 0 or spread_y < 1e-12 * len(y):
+    var_x, var_y, covariance = (x @ x).item(), (y @ y).item(), (x @ y).item()
+    if var_x == 0 or var_y < 1e-12 * len(y):
         return 0.0, 0.0
-    return both / spread_x, both / math.sqrt(spread_x * spread_y)
+    return covariance / var_x, covariance / math.sqrt(var_x * var_y)
 
 
 def _array(source: str | Path | NDArray[Any] | Tensor) -> NDArray[Any]:
@@ -207,27 +214,24 @@ def _array(source: str | Path | NDArray[Any] | Tensor) -> NDArray[Any]:
 
 
 NOMINAL_FOV = 50.0
-"""Degrees from the left edge of a picture to the right one, where nothing else is known."""
+"""Horizontal field of view in degrees that is assumed where none is known."""
 NOMINAL_DISTANCE = 1.0
+"""Depth of the object's centre that is assumed without a pointmap."""
 
 
 def nominal_scene(
     mask: Float[Tensor, "1 h w"], fov: float = NOMINAL_FOV, distance: float = NOMINAL_DISTANCE
 ) -> Normaliser:
-    """What the pose of a lone picture's object is measured by: scale 1, and as shift the point at
-    depth `distance` on the ray through the middle of the mask's bounding box.
+    """The normaliser of a picture without a pointmap.
 
-    A lone picture does not tell how far away an object is. Poses decoded in this scene place it
-    where the picture shows it, in units of its distance: all lengths may be multiplied by one
-    number and the picture stays the same.
+    Its scale is 1 and its shift the point at depth `distance` on the ray through the centre of the
+    mask's bounding box. A picture alone does not determine the distance of an object, so poses
+    decoded with it are in units of that distance.
 
     Args:
-        mask: 1 inside, at the size of the picture; at least one pixel is inside.
+        mask: 1 inside, at the size of the picture; not empty.
         fov: horizontal field of view in degrees.
-        distance: depth of the point, along z.
-
-    Returns:
-        A normaliser in the frame x left, y up, z forward.
+        distance: depth of the point along z.
     """
     height, width = mask.shape[-2:]
     rows, columns = torch.nonzero(mask[0] > 0.5, as_tuple=True)
@@ -235,45 +239,3 @@ def nominal_scene(
     focal = Camera.identity(fov).focal((height, width))
     ray = mask.new_tensor([(width / 2 - column) / focal, (height / 2 - row) / focal, 1.0])
     return Normaliser(mask.new_ones(3), distance * ray)
-
-
-class Placement(NamedTuple):
-    """p_camera = (p_object * scale) @ rotation + translation, with row vectors."""
-
-    rotation: Float[Tensor, "b 3 3"]
-    translation: Float[Tensor, "b 3"]
-    scale: Float[Tensor, "b"]
-
-
-def nominal_pose(
-    true: Placement,
-    fov: Float[Tensor, "b"],
-    nominal_fov: float = NOMINAL_FOV,
-    distance: float = NOMINAL_DISTANCE,
-) -> Placement:
-    """The pose that looks the same in the nominal scene: what a lone picture can tell of the true
-    one, seen with the field of view `fov` (degrees).
-
-    The object's centre stays at its pixel and is put at depth `distance`, its size in the picture
-    stays, and it is turned with its ray, so that the camera sees the same side of it.
-    """
-    wide = math.tan(math.radians(nominal_fov) / 2)
-    zoom = wide / torch.tan(torch.deg2rad(fov) / 2)
-    depth = true.translation[:, 2]
-    ray = true.translation / depth[:, None]
-    seen = torch.cat([ray[:, :2] * zoom[:, None], ray[:, 2:]], dim=1)
-    turned = true.rotation @ turn_onto(ray, seen)
-    return Placement(turned, distance * seen, true.scale * distance * zoom / depth)
-
-
-def turn_onto(first: Float[Tensor, "b 3"], second: Float[Tensor, "b 3"]) -> Float[Tensor, "b 3 3"]:
-    """The smallest rotation R with first @ R parallel to second; they are less than 180 degrees
-    apart."""
-    a, b = F.normalize(first, dim=1), F.normalize(second, dim=1)
-    # Two reflections: the first takes a to -a, the second takes -a to b.
-    return _reflection(a) @ _reflection(F.normalize(a + b, dim=1))
-
-
-def _reflection(normal: Float[Tensor, "b 3"]) -> Float[Tensor, "b 3 3"]:
-    eye = torch.eye(3, dtype=normal.dtype, device=normal.device)
-    return eye - 2 * normal[:, :, None] * normal[:, None]

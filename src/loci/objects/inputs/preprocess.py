@@ -1,4 +1,4 @@
-"""From picture, mask and pointmap to the square inputs of both stages."""
+"""Picture, mask and pointmap to the square inputs of both stages, each as crop and full frame."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -16,11 +16,11 @@ BOX_FACTOR = 1.2
 
 
 class StructureInputs(NamedTuple):
-    """What both stages are conditioned on (pointmaps: stage 1), and what its pose is measured by.
+    """The inputs of both stages (pointmaps: of stage 1), and the normaliser of the pose.
 
     `tensors` holds image, rgb_image `[1, 3, s, s]`, mask, rgb_image_mask `[1, 1, s, s]` in [0, 1]
-    and, if there is a pointmap, pointmap, rgb_pointmap `[1, 3, s, s]`. The names with rgb_ show
-    the full frame, the others the crop.
+    and, if there is a pointmap, pointmap, rgb_pointmap `[1, 3, s, s]`. Under their released names,
+    those with rgb_ are the full frame and the others the crop.
     """
 
     tensors: Mapping[str, Tensor]
@@ -28,7 +28,7 @@ class StructureInputs(NamedTuple):
 
 
 class Box(NamedTuple):
-    """Columns x1:x2 and rows y1:y2; may reach over the picture's edges."""
+    """Columns x1:x2 and rows y1:y2; may extend beyond the picture."""
 
     x1: int
     y1: int
@@ -37,14 +37,14 @@ class Box(NamedTuple):
 
 
 def as_mask(mask: Shaped[Tensor, "h w"], height: int, width: int) -> Float[Tensor, "1 h w"]:
-    """A mask in [0, 1] from booleans, from bytes (0..255, or 0 and 1), or from floats in [0, 1].
+    """A mask in [0, 1] from booleans, bytes (0..255, or 0 and 1) or floats in [0, 1].
 
     Raises:
         LociError: for another size than the picture's, values out of range, or an empty mask.
     """
     if mask.shape != (height, width):
         raise LociError(f"mask: expected {height} x {width} as the picture, got {_size(mask)}")
-    # Bytes of 0 and 1 are a boolean mask; as 1/255 they would count as outside everywhere.
+    # Bytes of 0 and 1 are a boolean mask; divided by 255 they would be outside everywhere.
     scale = 255 if mask.dtype == torch.uint8 and mask.max() > 1 else 1
     values = mask.float() / scale
     if not (values >= 0).all() or not (values <= 1).all():
@@ -60,35 +60,35 @@ def structure_inputs(
     pointmap: Float[Tensor, "3 h' w'"] | None = None,
     size: int = INPUT_SIZE,
 ) -> StructureInputs:
-    """The inputs of stage 1 (SAM 3D Objects, 2.3).
+    """The inputs of stage 1, which include those of stage 2.
 
     Args:
-        rgb: picture in [0, 1]; its background stays.
+        rgb: picture in [0, 1], with its background.
         mask: in [0, 1], see `as_mask`.
-        pointmap: in the frame of `loci.objects.inputs.pointmap`; without one, no pointmap comes out
-            and the normaliser changes nothing.
-        size: side of every output.
+        pointmap: in the frame of `loci.objects.inputs.pointmap`. Without one there are no pointmap
+            tensors and the normaliser is the identity.
+        size: side of every output in pixels.
 
     Raises:
         LociError: when the mask is less than two pixels wide and high.
     """
-    tensors = latent_inputs(rgb, mask, size)
+    tensors = slat_inputs(rgb, mask, size)
     if pointmap is None:
         return StructureInputs(tensors, Normaliser(rgb.new_ones(3), rgb.new_zeros(3)))
     units = normaliser(pointmap, mask)
     points = _at_size(units.apply(pointmap), rgb.shape[-2], rgb.shape[-1])
     crop = _cropped(points, crop_box(mask))
-    # The released code fills what lies outside the picture with 0, a valid point at the object's
+    # As released, the crop is filled with 0 outside the picture, a valid point at the object's
     # centre; only the padding that makes a crop square is NaN.
     crop, full = _square(crop, torch.nan), _square(points, 0.0)
     tensors["pointmap"], tensors["rgb_pointmap"] = _nearest(crop, size), _nearest(full, size)
     return StructureInputs(tensors, units)
 
 
-def latent_inputs(
+def slat_inputs(
     rgb: Float[Tensor, "3 h w"], mask: Float[Tensor, "1 h w"], size: int = INPUT_SIZE
 ) -> dict[str, Tensor]:
-    """The inputs of stage 2: picture and mask, as crop and full frame (2.4)."""
+    """The inputs of stage 2: picture and mask."""
     box = crop_box(mask)
     return {
         "image": _smooth(_square(_cropped(rgb, box)), size),
@@ -116,7 +116,7 @@ def crop_box(mask: Float[Tensor, "1 h w"], factor: float = BOX_FACTOR) -> Box:
 
 
 def square_crop(x: Float[Tensor, "c h w"], mask: Float[Tensor, "1 h w"]) -> Float[Tensor, "c n n"]:
-    """What the crop of an object shows of an image, not resized; zeros outside the image.
+    """An image cropped to an object, not resized; zeros outside the image.
 
     Raises:
         LociError: when the mask is less than two pixels wide and high.
@@ -134,7 +134,7 @@ def _cropped(x: Tensor, box: Box) -> Tensor:
 
 
 def _square(x: Tensor, value: float = 0.0) -> Tensor:
-    """Padded to a centred square; the odd pixel goes right or below."""
+    """Padded to a centred square; an odd pixel goes to the right or bottom."""
     height, width = x.shape[-2:]
     side = max(height, width)
     left, top = (side - width) // 2, (side - height) // 2
@@ -142,7 +142,7 @@ def _square(x: Tensor, value: float = 0.0) -> Tensor:
 
 
 def _at_size(pointmap: Tensor, height: int, width: int) -> Tensor:
-    """At the picture's size; what was invalid stays so."""
+    """A pointmap at the picture's size; unknown points stay unknown."""
     if pointmap.shape[-2:] == (height, width):
         return pointmap
     size = (height, width)

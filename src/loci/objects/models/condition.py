@@ -1,9 +1,13 @@
-"""Tokens of a pointmap: where the visible surface lies."""
+"""The condition of both stages: embedders of picture, mask and pointmap, and their fusion.
+
+`EmbedderFuser` embeds every input, as crop and as full frame, and concatenates the tokens. The
+embedders are `DinoEmbedder` for pictures and masks and `PointmapEmbedder` for pointmaps.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import ClassVar, NamedTuple, Protocol, cast
 
 import torch
 from jaxtyping import Float
@@ -12,13 +16,13 @@ from torch.nn import functional as F
 
 from loci.io.weights import load_pretrained, save_pretrained
 from loci.nn.attention import GatedFeedForward
-from loci.nn.norms import layer_norm, learned
+from loci.nn.norms import layer_norm, learned_table
 from loci.objects.models.dinov2 import DinoEmbedder, DinoEmbedderConfig, VitBlock
 
 
 @dataclass(frozen=True)
 class PointmapEmbedderConfig:
-    """Sizes. The defaults are the released embedder (SAM 3D Objects, 3.2)."""
+    """Sizes. The defaults are those of SAM 3D Objects as released."""
 
     input_size: int = 256
     patch: int = 8
@@ -28,9 +32,9 @@ class PointmapEmbedderConfig:
 
 
 class PointmapEmbedder(nn.Module):
-    """One transformer block inside every window of pixels; its class token is the window's token.
+    """A transformer block within windows of pixels; the class token of each window is its token.
 
-    Points that are not finite have a learned embedding of their own.
+    Points that are not finite have a learned embedding.
     """
 
     def __init__(self, config: PointmapEmbedderConfig | None = None) -> None:
@@ -39,9 +43,9 @@ class PointmapEmbedder(nn.Module):
         grid = c.input_size // c.patch
         self.point_proj = nn.Linear(3, c.dim)
         self.invalid_xyz_token = nn.Parameter(torch.zeros(c.dim))
-        self.cls_token = learned(1, 1, c.dim)
-        self.pos_embed_window = learned(1, 1 + c.patch**2, c.dim)
-        self.pos_embed = learned(1, c.dim, grid, grid)
+        self.cls_token = learned_table(1, 1, c.dim)
+        self.pos_embed_window = learned_table(1, 1 + c.patch**2, c.dim)
+        self.pos_embed = learned_table(1, c.dim, grid, grid)
         self.blocks = nn.ModuleList([VitBlock(c.dim, c.heads, c.mlp_ratio, layer_scale=False)])
 
     @property
@@ -54,7 +58,7 @@ class PointmapEmbedder(nn.Module):
         return (self.config.input_size // self.config.patch) ** 2
 
     def forward(self, pointmaps: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
-        """Tokens of normalised pointmaps, row by row; NaN or infinite points are invalid."""
+        """Tokens of normalised pointmaps, row by row; points that are not finite are unknown."""
         size = self.config.input_size
         pixels = self._embedded(F.interpolate(pointmaps, (size, size), mode="nearest"))
         windows = self._windows(pixels)
@@ -68,9 +72,9 @@ class PointmapEmbedder(nn.Module):
     def _embedded(self, pointmaps: Tensor) -> Tensor:
         points = pointmaps.movedim(1, -1)
         finite = points.isfinite()
-        valid = finite.all(dim=-1, keepdim=True)
+        known = finite.all(dim=-1, keepdim=True)
         embedded = self.point_proj(torch.where(finite, points, 0.0))
-        return torch.where(valid, embedded, self.invalid_xyz_token)
+        return torch.where(known, embedded, self.invalid_xyz_token)
 
     def _windows(self, pixels: Float[Tensor, "b h w d"]) -> Float[Tensor, "bn p d"]:
         p = self.config.patch
@@ -87,14 +91,15 @@ class PointmapEmbedder(nn.Module):
 
 CROPPED, FULL = 0, 1
 GROUPS = 3
-"""Rows of the released table of groups; the third is never used."""
+"""Rows of the released table of group embeddings; the third is unused."""
 
 POINTMAPS = ("pointmap", "rgb_pointmap")
 GREY = 0.5
+"""Of a masked background."""
 
 
 class Embedder(Protocol):
-    """Inputs to tokens; an `nn.Module`."""
+    """An `nn.Module` from inputs to tokens."""
 
     @property
     def dim(self) -> int:
@@ -110,7 +115,7 @@ class Embedder(Protocol):
 
 
 class Source(NamedTuple):
-    """One input: its name, and whether it shows the crop or the full frame."""
+    """An input: its name, and its group, `CROPPED` or `FULL`."""
 
     name: str
     group: int
@@ -118,14 +123,24 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class FuserConfig:
-    """What a fuser is made of. The defaults are the released stage 2 (SAM 3D Objects, 3).
+    """Embedders and inputs. The defaults are those of stage 2 of SAM 3D Objects as released.
 
-    `mask` None makes the masks' embedder as large as the pictures'; `pointmap` None leaves
-    pointmaps out. Inputs of the full frame that `full_frame` does not name are left out too.
-    With `cutout`, of the picture's crop only what is inside the mask is shown, on grey: a small
-    embedder need not learn to find the object. With `even`, tokens are normalised before they are
-    marked: what is no use to the flow yet cannot be made so quiet that it never becomes any.
+    Attributes:
+        picture: embedder of pictures.
+        mask: embedder of masks; as that of pictures if None.
+        pointmap: embedder of pointmaps; None for a fuser without pointmaps.
+        dim: width of the tokens.
+        full_frame: the inputs that are also embedded as full frame.
+        mask_background: paint the background of the picture's crop grey, so that a small embedder
+            need not find the object.
+        normalise_tokens: LayerNorm before the group embedding is added, so that tokens that the
+            flow ignores early in training cannot shrink to zero.
     """
+
+    FORMER_FIELDS: ClassVar[dict[str, str]] = {
+        "cutout": "mask_background",
+        "even": "normalise_tokens",
+    }
 
     picture: DinoEmbedderConfig = field(
         default_factory=lambda: DinoEmbedderConfig(tokens="prenorm")
@@ -134,18 +149,18 @@ class FuserConfig:
     pointmap: PointmapEmbedderConfig | None = None
     dim: int = 1024
     full_frame: tuple[str, ...] = ("rgb_image", "rgb_image_mask", "rgb_pointmap")
-    cutout: bool = False
-    even: bool = False
+    mask_background: bool = False
+    normalise_tokens: bool = False
 
 
 class EmbedderFuser(nn.Module):
-    """Embeds every input, projects it, marks it as crop or full frame, and joins the tokens.
+    """Embeds and projects every input, adds its group embedding, and concatenates the tokens.
 
     Args:
         embedders: modules with `dim` and `token_count`.
-        sources: for each embedder the inputs it reads, in the order of their tokens.
-        dim: width of the tokens that come out.
-        config: what `Fuser.of` made it from; needed to save it.
+        sources: for each embedder its inputs, in the order of their tokens.
+        dim: width of the resulting tokens.
+        config: from which `EmbedderFuser.of` built it; needed to save it.
     """
 
     def __init__(
@@ -168,7 +183,7 @@ class EmbedderFuser(nn.Module):
 
     @classmethod
     def of(cls, config: FuserConfig) -> "EmbedderFuser":
-        """A fuser of picture, mask and, if configured, pointmap, each as crop and full frame."""
+        """A fuser of picture, mask and, if configured, pointmap."""
         embedders: list[Embedder] = [
             DinoEmbedder(config.picture),
             DinoEmbedder(config.mask or config.picture),
@@ -177,21 +192,21 @@ class EmbedderFuser(nn.Module):
         if config.pointmap is not None:
             embedders.append(PointmapEmbedder(config.pointmap))
             sources.append(_pair(*POINTMAPS))
-        kept = [
+        selected = [
             [s for s in pair if s.group == CROPPED or s.name in config.full_frame]
             for pair in sources
         ]
-        return cls(embedders, kept, config.dim, config)
+        return cls(embedders, selected, config.dim, config)
 
     def embed(self, name: str, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         """The tokens of one input.
 
-        Those of a full-frame picture are the same for every object in it: embed it once, and
-        hand them to `forward` as `known`.
+        Those of a full-frame picture are the same for all its objects: embed it once and pass the
+        tokens to `forward` as `known`.
         """
         index, source = self._find(name)
         tokens = self.projection_nets[index](self.module_list[index](x))
-        if self.config is not None and self.config.even:
+        if self.config is not None and self.config.normalise_tokens:
             tokens = layer_norm(tokens, 1e-5)
         return tokens + self.idx_emb[source.group]
 
@@ -205,18 +220,18 @@ class EmbedderFuser(nn.Module):
 
         Args:
             inputs: by name; pictures and masks in [0, 1], pointmaps normalised.
-            dropped: inputs whose tokens are all zeros; they need not be given.
-            known: tokens made before by `embed`, used instead of embedding the input.
+            dropped: inputs whose tokens are zeros; they may be missing.
+            known: tokens from `embed`, used in place of the input.
 
         Raises:
-            ValueError: for an input that is neither given, known nor dropped.
+            ValueError: for a missing input.
         """
         known = known or {}
         names = [source.name for row in self.sources for source in row]
         missing = [n for n in names if n not in inputs and n not in known and n not in dropped]
         if missing:
-            raise ValueError(f"the condition needs {', '.join(missing)}")
-        if self.config is not None and self.config.cutout:
+            raise ValueError(f"condition: missing {', '.join(missing)}")
+        if self.config is not None and self.config.mask_background:
             inputs = {**inputs, "image": GREY + inputs["mask"] * (inputs["image"] - GREY)}
         tokens = {
             name: known[name] if name in known else self.embed(name, inputs[name])
@@ -224,7 +239,7 @@ class EmbedderFuser(nn.Module):
             if name not in dropped
         }
         if not tokens:
-            raise ValueError("a condition needs at least one input that is not dropped")
+            raise ValueError("condition: all inputs are dropped, expected at least one that is not")
         some = next(iter(tokens.values()))
         return torch.cat([tokens.get(n, self._zeros(n, some)) for n in names], dim=1)
 
@@ -232,10 +247,10 @@ class EmbedderFuser(nn.Module):
         """Write `config.json` and `model.safetensors`, as `dtype` if given.
 
         Raises:
-            ValueError: for a fuser that was not made from a configuration.
+            ValueError: for a fuser that was not built from a configuration.
         """
         if self.config is None:
-            raise ValueError("a fuser of foreign embedders cannot be saved")
+            raise ValueError("a fuser without a configuration cannot be saved")
         save_pretrained(folder, self.config, self, dtype)
 
     @classmethod
@@ -260,21 +275,18 @@ def structure_fuser(
     pointmap: PointmapEmbedderConfig | None = None,
     dim: int = 1024,
 ) -> EmbedderFuser:
-    """Stage 1: picture, mask and pointmap, each as crop and full frame.
-
-    The defaults are the released sizes: 4 x 1370 + 2 x 1024 = 7528 tokens.
-    """
+    """Of stage 1: picture, mask and pointmap; 4 x 1370 + 2 x 1024 = 7528 tokens as released."""
     picture = picture or DinoEmbedderConfig()
     return EmbedderFuser.of(FuserConfig(picture, None, pointmap or PointmapEmbedderConfig(), dim))
 
 
-def latent_fuser(picture: DinoEmbedderConfig | None = None, dim: int = 1024) -> EmbedderFuser:
-    """Stage 2: picture and mask, registers kept; 4 x 1374 = 5496 tokens as released."""
+def slat_fuser(picture: DinoEmbedderConfig | None = None, dim: int = 1024) -> EmbedderFuser:
+    """Of stage 2: picture and mask, with registers; 4 x 1374 = 5496 tokens as released."""
     return EmbedderFuser.of(FuserConfig(picture or DinoEmbedderConfig(tokens="prenorm"), dim=dim))
 
 
 def gated_width(dim: int, multiple: int = 256) -> int:
-    """Two thirds of four times the width, rounded up to a multiple."""
+    """Hidden width of the gated MLP: 8/3 of `dim`, rounded up to a multiple."""
     return -(-int(2 * (4 * dim) / 3) // multiple) * multiple
 
 

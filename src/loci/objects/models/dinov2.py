@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loci.nn.attention import mixed_values
-from loci.nn.norms import layer_norm, learned
+from loci.nn.attention import dot_product_attention
+from loci.nn.norms import layer_norm, learned_table
 from loci.objects.models.efficientnet import STRIDE, WIDTH, LiteFeatures
 
 
@@ -26,7 +26,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).transpose(1, 3).unbind(2)
-        mixed = mixed_values(q, k, v)
+        mixed = dot_product_attention(q, k, v)
         return self.proj(mixed.transpose(1, 2).flatten(-2))
 
 
@@ -135,9 +135,9 @@ class Dino(nn.Module):
     def __init__(self, config: DinoConfig) -> None:
         super().__init__()
         self.config = c = config
-        self.cls_token = learned(1, 1, c.dim)
-        self.pos_embed = learned(1, 1 + c.grid**2, c.dim)
-        self.register_tokens = learned(1, c.registers, c.dim)
+        self.cls_token = learned_table(1, 1, c.dim)
+        self.pos_embed = learned_table(1, 1 + c.grid**2, c.dim)
+        self.register_tokens = learned_table(1, c.registers, c.dim)
         self.mask_token = nn.Parameter(torch.zeros(1, c.dim))
         if c.stem == "lite" and c.patch != STRIDE:
             raise ValueError(f"patches of {c.patch} pixels, expected {STRIDE} with the lite stem")

@@ -102,7 +102,7 @@ class SameConv(nn.Conv2d):
 
 
 @torch.no_grad()
-def fold(
+def fold_batch_norm(
     conv: nn.Conv2d,
     weight: Tensor,
     scale: Tensor,

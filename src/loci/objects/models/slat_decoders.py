@@ -15,10 +15,10 @@ from loci.geometry.mesh.from_features import CHANNELS, features_to_mesh
 from loci.geometry.mesh.mesh import Mesh
 from loci.io.weights import load_pretrained, save_pretrained
 from loci.nn.attention import FeedForward
-from loci.nn.embeddings import sincos_positions
+from loci.nn.embeddings import sincos_embedding
 from loci.nn.norms import layer_norm
 from loci.nn.sparse.attention import VoxelAttention
-from loci.nn.sparse.conv import RereadPointwise, SparseConv3
+from loci.nn.sparse.conv import SparseConv1, SparseConv3
 from loci.nn.sparse.tensor import Groups, SparseGroupNorm, Voxels, subdivide
 
 EPS = 1e-6
@@ -73,7 +73,7 @@ class DecoderTorso(nn.Module):
         if latents.shape[0] != len(voxels):
             raise ValueError(f"{latents.shape[0]} latents for {len(voxels)} voxels")
         x = self.input_layer(latents.to(self.input_layer.weight.dtype))
-        x = x + sincos_positions(voxels.coords[:, 1:], self.torso.dim).to(x.dtype)
+        x = x + sincos_embedding(voxels.coords[:, 1:], self.torso.dim).to(x.dtype)
         side = self.torso.window
         for i, block in enumerate(self.blocks):
             x = block(x, voxels.windows(side, shift=side // 2 if i % 2 else 0))
@@ -218,7 +218,7 @@ class SubdivideBlock(nn.Module):
             SparseConv3(out_channels, out_channels),
         )
         same = in_channels == out_channels
-        self.skip_connection = nn.Identity() if same else RereadPointwise(in_channels, out_channels)
+        self.skip_connection = nn.Identity() if same else SparseConv1(in_channels, out_channels)
 
     def forward(self, feats: Float[Tensor, "n c"], voxels: Voxels) -> Float[Tensor, "n8 d"]:
         """Features of `voxels.finer`."""

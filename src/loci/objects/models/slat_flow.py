@@ -1,4 +1,8 @@
-"""The blocks of the stage-2 flow: residual convolutions, and attention bent to a time."""
+"""The flow of stage 2: velocities of the structured latents (SLAT), one latent per voxel.
+
+Sparse residual blocks lead down to a coarser grid, where transformer blocks attend to each other
+and to the condition, and back up.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +15,8 @@ from torch.nn import functional as F
 
 from loci.io.weights import load_pretrained, save_pretrained
 from loci.nn.attention import FeedForward, KeysValues
-from loci.nn.embeddings import TimestepEmbedder, sincos_positions
-from loci.nn.norms import AffineLayerNorm, Modulation, gated, layer_norm, modulated
+from loci.nn.embeddings import TimestepEmbedder, sincos_embedding
+from loci.nn.norms import AffineLayerNorm, Modulation, gated_residual, layer_norm, modulate
 from loci.nn.sparse.attention import VoxelAttention, VoxelCrossAttention
 from loci.nn.sparse.conv import SparseConv3
 from loci.nn.sparse.tensor import Voxels, downsample, upsample
@@ -21,12 +25,12 @@ EPS = 1e-6
 
 
 def per_voxel(rows: Float[Tensor, "b d"], voxels: Voxels) -> Float[Tensor, "n d"]:
-    """Every voxel's row of its item; a single row is left to broadcast, which saves memory."""
+    """Rows per item to rows per voxel; a single row stays one, to be broadcast."""
     return rows if rows.shape[0] == 1 else rows[voxels.coords[:, 0]]
 
 
 class SparseResidualBlock(nn.Module):
-    """Two sparse convolutions bent to a time, around a skip (SAM 3D Objects, 8).
+    """Two sparse convolutions, modulated by the timestep, with a skip connection.
 
     `resample` is 0, -1 (to the coarser voxels first) or 1 (to the finer voxels first).
     """
@@ -46,12 +50,12 @@ class SparseResidualBlock(nn.Module):
     def forward(
         self, feats: Float[Tensor, "n c"], moment: Float[Tensor, "b e"], fine: Voxels
     ) -> Float[Tensor, "m d"]:
-        """Features one block on.
+        """The block's output.
 
         Args:
             feats: of `fine`, or of its parents if the block upsamples.
             moment: the embedded time, one row or one for every item.
-            fine: the finer of the two voxel sets the block deals with.
+            fine: the finer of the voxel sets before and after the block.
         """
         voxels = fine
         if self.resample < 0:
@@ -60,7 +64,7 @@ class SparseResidualBlock(nn.Module):
             feats = upsample(feats, fine)
         scale, shift = per_voxel(self.emb_layers(moment), voxels).chunk(2, dim=-1)
         h = self.conv1(F.silu(self.norm1(feats)), voxels)
-        h = modulated(layer_norm(h, EPS), shift, scale)
+        h = modulate(layer_norm(h, EPS), shift, scale)
         return self.conv2(F.silu(h), voxels) + self.skip_connection(feats)
 
 
@@ -82,39 +86,40 @@ class VoxelFlowBlock(nn.Module):
         voxels: Voxels,
         context: KeysValues | None,
     ) -> Float[Tensor, "n d"]:
-        """One block on; `context` None is the unconditional branch."""
+        """The block's output; `context` None is the unconditional branch."""
         rows = per_voxel(self.adaLN_modulation(moment), voxels)
         m = Modulation(*rows.chunk(6, dim=-1))
-        h = modulated(layer_norm(feats, EPS), m.shift1, m.scale1)
-        feats = gated(feats, self.self_attn(h, voxels.by_item), m.gate1)
+        h = modulate(layer_norm(feats, EPS), m.shift1, m.scale1)
+        feats = gated_residual(feats, self.self_attn(h, voxels.by_item), m.gate1)
         feats = feats + self.cross_attn(self.norm2(feats), context, voxels)
-        h = modulated(layer_norm(feats, EPS), m.shift2, m.scale2)
-        return gated(feats, self.mlp(h), m.gate2)
+        h = modulate(layer_norm(feats, EPS), m.shift2, m.scale2)
+        return gated_residual(feats, self.mlp(h), m.gate2)
 
 
 class SlatContext(NamedTuple):
-    """What a condition is to the flow at every step.
+    """The condition in the form that serves every step.
 
     Attributes:
         attended: keys and values of its tokens for every block.
-        aligned: what the pixels of each voxel add to it, `[n, io_channels[0]]`; None is nothing.
+        aligned: projected pixel-aligned features, `[n, io_channels[0]]`, if there are any.
     """
 
     attended: tuple[KeysValues, ...]
     aligned: Tensor | None = None
 
     def part(self, rows: Int[Tensor, "k"]) -> "SlatContext":
-        """Of some of the voxels."""
+        """For some of the voxels."""
         return self if self.aligned is None else self._replace(aligned=self.aligned[rows])
 
 
 @dataclass(frozen=True)
-class LatentStatistics:
-    """What sampled latents are multiplied by and shifted by before they are decoded.
+class SlatStatistics:
+    """Mean and standard deviation of the latents, by which samples are denormalised.
 
-    The defaults are those of the released pipeline file. Its code carries others, an older
-    model's, which it never uses (SAM 3D Objects, 8).
+    The defaults are those of the released pipeline file; others in the released code are unused.
     """
+
+    FORMER_NAMES: ClassVar[tuple[str, ...]] = ("LatentStatistics",)
 
     mean: tuple[float, ...] = (
         0.12211430817842484,
@@ -138,21 +143,21 @@ class LatentStatistics:
     )
 
     def denormalise(self, latents: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-        """latents * std + mean: what the decoders take."""
+        """latents * std + mean, for the decoders."""
         return latents * latents.new_tensor(self.std) + latents.new_tensor(self.mean)
 
     def normalise(self, latents: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-        """The inverse: what the flow learns."""
+        """The inverse, for training."""
         return (latents - latents.new_tensor(self.mean)) / latents.new_tensor(self.std)
 
 
 @dataclass(frozen=True)
 class SlatFlowConfig:
-    """Sizes. The defaults are the released model (SAM 3D Objects, 8).
+    """Sizes. The defaults are those of SAM 3D Objects as released.
 
-    `io_channels` has an entry for each level finer than the transformer's, finest first;
-    `io_blocks` residual blocks stand at each. `aligned` is how many channels of the pixels a voxel
-    is seen at come with its latents, none as released (`loci.objects.inputs.pixel_aligned`).
+    `io_channels` has an entry for each level finer than the transformer's, finest first, and
+    `io_blocks` is the number of residual blocks per level. `aligned` is the number of pixel-aligned
+    features per voxel (`loci.objects.inputs.pixel_aligned`); 0 as released.
     """
 
     FORMER_NAMES: ClassVar[tuple[str, ...]] = ("LatentFlowConfig",)
@@ -173,18 +178,21 @@ class SlatFlow(nn.Module):
     """v(latents, time; voxels, condition), v = data - noise.
 
     `context` is computed once per run and `velocity` at every step; `forward` is both. Time is on
-    the 0..1000 scale of SAM 3D Objects: 0 is noise, 1000 is data. What depends on the voxels
-    alone is made once and kept by the `Voxels` given.
+    the 0..1000 scale of SAM 3D Objects: 0 is noise, 1000 is data. `Voxels` caches what depends on
+    the voxels only, such as neighbours.
     """
 
     def __init__(self, config: SlatFlowConfig | None = None) -> None:
         super().__init__()
         self.config = c = config or SlatFlowConfig()
         if not c.io_channels or c.io_blocks < 2:
-            raise ValueError("the latent flow needs a finer level with at least two blocks")
+            raise ValueError(
+                f"io_channels {c.io_channels}, io_blocks {c.io_blocks}: expected at least one "
+                "level of at least two blocks"
+            )
         self.t_embedder = TimestepEmbedder(c.dim, c.frequencies)
         self.input_layer = nn.Linear(c.channels, c.io_channels[0])
-        # Without a bias: no pixels are pixels of zeros.
+        # Without a bias, so that missing features equal features of 0.
         self.aligned_layer = (
             nn.Linear(c.aligned, c.io_channels[0], bias=False) if c.aligned else None
         )
@@ -200,15 +208,14 @@ class SlatFlow(nn.Module):
         condition: Float[Tensor, "b m c"] | None,
         aligned: Float[Tensor, "n a"] | None = None,
     ) -> SlatContext | None:
-        """What is the same at every step; a condition of None is the unconditional branch.
+        """The part of the computation that serves every step; None is the unconditional branch.
 
         Args:
             condition: tokens of the picture.
-            aligned: the pixels of each voxel, for a flow that was made to see them; None if they
-                are not known.
+            aligned: pixel-aligned features of each voxel; None if there are none.
 
         Raises:
-            ValueError: for pixels of another number of channels than the configuration's.
+            ValueError: for another number of features than the configuration's.
         """
         if condition is None:
             return None
@@ -220,7 +227,9 @@ class SlatFlow(nn.Module):
         if aligned is None:
             return SlatContext(attended)
         if self.aligned_layer is None or aligned.shape[1] != self.config.aligned:
-            raise ValueError(f"{aligned.shape[1]} channels of pixels, not {self.config.aligned}")
+            raise ValueError(
+                f"{aligned.shape[1]} pixel-aligned features, expected {self.config.aligned}"
+            )
         return SlatContext(attended, self.aligned_layer(aligned.to(kind)))
 
     def velocity(
@@ -236,32 +245,34 @@ class SlatFlow(nn.Module):
             latents: the state, a row for every voxel.
             time: 0 (noise) .. 1000 (data), one for all or one for every item.
             voxels: where the latents stand.
-            context: what `context` made of the condition; None for the unconditional branch.
+            context: from `context`; None for the unconditional branch.
 
         Raises:
-            ValueError: when latents, voxels and pixels, if there are any, differ in number.
+            ValueError: when latents, voxels and pixel-aligned features differ in number.
         """
         if latents.shape[0] != len(voxels):
             raise ValueError(f"{latents.shape[0]} latents for {len(voxels)} voxels")
         moment = self.t_embedder(time)
-        x, levels, remembered = self.input_layer(latents.to(moment.dtype)), [voxels], []
+        x, levels, skips = self.input_layer(latents.to(moment.dtype)), [voxels], []
         if context is not None and context.aligned is not None:
             if len(context.aligned) != len(voxels):
-                raise ValueError(f"pixels of {len(context.aligned)} for {len(voxels)} voxels")
+                raise ValueError(
+                    f"pixel-aligned features of {len(context.aligned)} for {len(voxels)} voxels"
+                )
             x = x + context.aligned
         for block in _residual(self.input_blocks):
             x = block(x, moment, levels[-1])
             if block.resample:
                 levels.append(levels[-1].coarser.voxels)
-            remembered.append(x)
-        places = sincos_positions(levels[-1].coords[:, 1:], x.shape[1])
-        x = x + places.to(x.dtype)
+            skips.append(x)
+        positions = sincos_embedding(levels[-1].coords[:, 1:], x.shape[1])
+        x = x + positions.to(x.dtype)
         for i, block in enumerate(self.blocks):
             x = block(x, moment, levels[-1], None if context is None else context.attended[i])
         for block in _residual(self.out_blocks):
             if block.resample:
                 levels.pop()
-            x = block(torch.cat([x, remembered.pop()], dim=1), moment, levels[-1])
+            x = block(torch.cat([x, skips.pop()], dim=1), moment, levels[-1])
         return self.out_layer(layer_norm(x, 1e-5)).float()
 
     def forward(
@@ -294,7 +305,7 @@ def _input_blocks(c: SlatFlowConfig) -> list[SparseResidualBlock]:
 
 
 def _output_blocks(c: SlatFlowConfig) -> list[SparseResidualBlock]:
-    """The mirror of the input blocks; each also takes what its counterpart gave."""
+    """The input blocks mirrored; each also takes the output of its counterpart."""
     blocks = []
     pairs = list(zip(c.io_channels, (*c.io_channels[1:], c.dim), strict=True))
     for channels, wider in reversed(pairs):

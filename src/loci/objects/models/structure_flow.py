@@ -10,17 +10,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from loci.io.weights import load_pretrained, save_pretrained
-from loci.nn.attention import CrossAttention, FeedForward, KeysValues, mixed_values
-from loci.nn.embeddings import TimestepEmbedder, cube_positions
+from loci.nn.attention import CrossAttention, FeedForward, KeysValues, dot_product_attention
+from loci.nn.embeddings import TimestepEmbedder, cube_embedding
 from loci.nn.norms import (
     AffineLayerNorm,
     HeadRMSNorm,
     Modulation,
-    fixed,
-    gated,
+    fixed_table,
+    gated_residual,
     layer_norm,
-    learned,
-    modulated,
+    learned_table,
+    modulate,
 )
 
 SHAPE = "shape"
@@ -96,14 +96,14 @@ class TwoStreamBlock(nn.Module):
     ) -> dict[str, Tensor]:
         """Both streams one block on; `context` None is the unconditional branch."""
         m = self.modulate(moment)
-        bent = {s: modulated(layer_norm(x[s], EPS), m.shift1, m.scale1) for s in STREAMS}
+        bent = {s: modulate(layer_norm(x[s], EPS), m.shift1, m.scale1) for s in STREAMS}
         attended = self.self_attn(bent)
         out = {}
         for s in STREAMS:
-            y = gated(x[s], attended[s], m.gate1)
+            y = gated_residual(x[s], attended[s], m.gate1)
             y = y + self._cross_attended(y, s, context)
-            update = self.mlp[s](modulated(layer_norm(y, EPS), m.shift2, m.scale2))
-            out[s] = gated(y, update, m.gate2)
+            update = self.mlp[s](modulate(layer_norm(y, EPS), m.shift2, m.scale2))
+            out[s] = gated_residual(y, update, m.gate2)
         return out
 
     def _cross_attended(self, x: Tensor, stream: str, context: StreamKeys | None) -> Tensor:
@@ -120,7 +120,7 @@ def _joined(first: KeysValues, second: KeysValues) -> KeysValues:
 
 
 def _attended(queries: Tensor, context: KeysValues) -> Tensor:
-    return mixed_values(queries, *context).transpose(1, 2).flatten(-2)
+    return dot_product_attention(queries, *context).transpose(1, 2).flatten(-2)
 
 
 LAYOUT_LATENTS = {"6drotation_normalized": 6, "translation": 3, "scale": 3, "translation_scale": 1}
@@ -158,9 +158,9 @@ class LatentMapping(nn.Module):
     def __init__(self, channels: int, dim: int, resolution: int | None = None) -> None:
         super().__init__()
         if resolution is None:
-            self.pos_emb = learned(1, dim)
+            self.pos_emb = learned_table(1, dim)
         else:
-            self.register_buffer("pos_emb", fixed(cube_positions(resolution, dim)))
+            self.register_buffer("pos_emb", fixed_table(cube_embedding(resolution, dim)))
         self.input_layer = nn.Linear(channels, dim)
         self.out_layer = nn.Linear(dim, channels)
 
@@ -295,7 +295,7 @@ class StructureFlow(nn.Module):
         return cast(LatentMapping, self.latent_mapping[name])
 
 
-def for_all(context: StructureContext | None, rows: int) -> StructureContext | None:
+def expand_context(context: StructureContext | None, rows: int) -> StructureContext | None:
     """A context of one row for so many, without copies; any other as it is."""
     if context is None:
         return None

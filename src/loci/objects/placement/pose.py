@@ -1,5 +1,10 @@
-"""Where an object stands: from layout latents to rotation, translation and scale."""
+"""Poses: decoded from layout latents, encoded for training, and in the nominal scene.
 
+The nominal scene stands in for the true one where a picture comes without a pointmap: the camera
+has a field of view of 50 degrees and the object's centre is at depth 1.
+"""
+
+import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -9,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loci.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
+from loci.objects.inputs.pointmap import NOMINAL_DISTANCE, NOMINAL_FOV
 
 ROTATION = "6drotation_normalized"
 ROTATION_MEAN = (
@@ -29,14 +35,14 @@ ROTATION_STD = (
 )
 
 Convention = Literal["ScaleShiftInvariant", "ApparentSize", "DisparitySpace"]
-"""How translation and scale are coded; the released pipeline uses the first."""
+"""How translation and scale are encoded; the released pipeline uses the first."""
 
 
 class Pose(NamedTuple):
     """Object to camera: p_camera = (p_object * scale) @ R + translation, with row vectors.
 
-    The camera frame is x left, y up, z forward; lengths are in the units of the pointmap. The
-    object stands z up in [-0.5, 0.5]^3.
+    The camera frame is x left, y up, z forward, in the units of the pointmap. The object frame is
+    z up; the object lies in [-0.5, 0.5]^3.
     """
 
     rotation: Float[Tensor, "b 4"]
@@ -47,8 +53,8 @@ class Pose(NamedTuple):
     def place(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"]:
         """Points of the object in the camera frame.
 
-        The rows are multiplied by R from the right, as released: this turns them by the inverse of
-        the rotation that the quaternion means for column vectors.
+        As released, R multiplies row vectors from the right, which is the inverse of the rotation
+        that the quaternion stands for with column vectors.
         """
         matrix = quaternion_to_matrix(self.rotation)
         return (points * self.scale[:, None]) @ matrix + self.translation[:, None]
@@ -61,14 +67,14 @@ def decode_pose(
     coarsening: float = 1,
     convention: Convention = "ScaleShiftInvariant",
 ) -> Pose:
-    """The pose of sampled layout latents `[b, 1, channels]` (SAM 3D Objects, 11).
+    """The pose of sampled layout latents `[b, 1, channels]`.
 
     Args:
         latents: by released name; `shape` is ignored.
         scene_scale: of the pointmap's normaliser. Not used in DisparitySpace, where it is 1.
         scene_shift: of the pointmap's normaliser. Not used in ApparentSize.
-        coarsening: the factor by which the voxels were shrunk (`voxels.coarsen`).
-        convention: the code of translation and scale.
+        coarsening: the factor by which the object was shrunk in its grid (`voxels.coarsen`).
+        convention: of translation and scale.
     """
     raw = {name: latents[name][:, 0].float() for name in latents if name != "shape"}
     translation, apparent = raw["translation"], raw["translation_scale"].exp()
@@ -107,10 +113,10 @@ def encode_pose(
     Returns:
         Latents by released name. `translation_scale`, which this convention does not use, is 0.
     """
-    code = torch.cat([rotation[:, :, 0], rotation[:, :, 1]], dim=1)
-    mean, std = code.new_tensor(ROTATION_MEAN), code.new_tensor(ROTATION_STD)
+    six_d = torch.cat([rotation[:, :, 0], rotation[:, :, 1]], dim=1)
+    mean, std = six_d.new_tensor(ROTATION_MEAN), six_d.new_tensor(ROTATION_STD)
     raw = {
-        ROTATION: (code - mean) / std,
+        ROTATION: (six_d - mean) / std,
         "translation": (translation - scene_shift) / scene_scale,
         "scale": (scale / scene_scale).log(),
         "translation_scale": torch.zeros_like(scale[:, :1]),
@@ -118,12 +124,72 @@ def encode_pose(
     return {name: value[:, None] for name, value in raw.items()}
 
 
-def rotation_matrix(code: Float[Tensor, "b 6"]) -> Float[Tensor, "b 3 3"]:
-    """Gram-Schmidt on the two halves of a 6-d code; the results are the matrix's columns."""
-    first = F.normalize(code[:, :3], dim=1)
-    second = code[:, 3:] - (first * code[:, 3:]).sum(dim=1, keepdim=True) * first
+def rotation_matrix(six_d: Float[Tensor, "b 6"]) -> Float[Tensor, "b 3 3"]:
+    """The 6-D representation of rotations to matrices: Gram-Schmidt gives the first two columns."""
+    first = F.normalize(six_d[:, :3], dim=1)
+    second = six_d[:, 3:] - (first * six_d[:, 3:]).sum(dim=1, keepdim=True) * first
     second = F.normalize(second, dim=1)
     return torch.stack([first, second, torch.linalg.cross(first, second)], dim=-1)
+
+
+class MatrixPose(NamedTuple):
+    """A `Pose` with its rotation as a matrix and one scale for all axes."""
+
+    rotation: Float[Tensor, "b 3 3"]
+    translation: Float[Tensor, "b 3"]
+    scale: Float[Tensor, "b"]
+
+
+def nominal_pose(
+    true_pose: MatrixPose,
+    fov: Float[Tensor, "b"],
+    nominal_fov: float = NOMINAL_FOV,
+    distance: float = NOMINAL_DISTANCE,
+) -> MatrixPose:
+    """The pose in the nominal scene that looks like the true one.
+
+    The object's centre keeps its pixel and moves to depth `distance`; the object keeps its size in
+    the picture and turns with its ray, so that the camera sees the same side of it.
+
+    Args:
+        true_pose: in front of the camera.
+        fov: horizontal field of view in degrees of the camera that sees the true pose.
+        nominal_fov: that of the nominal scene.
+        distance: depth of the object's centre in the nominal scene.
+    """
+    half_width = math.tan(math.radians(nominal_fov) / 2)
+    zoom = half_width / torch.tan(torch.deg2rad(fov) / 2)
+    depth = true_pose.translation[:, 2]
+    ray = true_pose.translation / depth[:, None]
+    nominal_ray = torch.cat([ray[:, :2] * zoom[:, None], ray[:, 2:]], dim=1)
+    rotation = true_pose.rotation @ rotation_between(ray, nominal_ray)
+    return MatrixPose(rotation, distance * nominal_ray, true_pose.scale * distance * zoom / depth)
+
+
+def pose_at_fov(pose: Pose, fov: float) -> Pose:
+    """A pose of the nominal scene, for a camera of another horizontal field of view in degrees that
+    sees the same picture."""
+    if fov == NOMINAL_FOV or pose.translation[0, 2] <= 0:
+        return pose
+    nominal = MatrixPose(quaternion_to_matrix(pose.rotation), pose.translation, pose.scale[:, 0])
+    other = nominal_pose(nominal, pose.scale.new_tensor([NOMINAL_FOV]), nominal_fov=fov)
+    scale = other.scale[:, None].expand(-1, 3)
+    return Pose(matrix_to_quaternion(other.rotation), other.translation, scale)
+
+
+def rotation_between(
+    first: Float[Tensor, "b 3"], second: Float[Tensor, "b 3"]
+) -> Float[Tensor, "b 3 3"]:
+    """The smallest rotation R with first @ R parallel to second; they must be less than 180
+    degrees apart."""
+    a, b = F.normalize(first, dim=1), F.normalize(second, dim=1)
+    # Two reflections: the first takes a to -a, the second takes -a to b.
+    return _reflection(a) @ _reflection(F.normalize(a + b, dim=1))
+
+
+def _reflection(normal: Float[Tensor, "b 3"]) -> Float[Tensor, "b 3 3"]:
+    eye = torch.eye(3, dtype=normal.dtype, device=normal.device)
+    return eye - 2 * normal[:, :, None] * normal[:, None]
 
 
 def _like(values: tuple[float, ...], raw: Mapping[str, Tensor]) -> Tensor:
