@@ -144,16 +144,14 @@ GROUPS = {
 }
 
 
-def parser(argv: Sequence[str]) -> tyro.extras.SubcommandApp:
-    """All commands; the one that `argv` begins with in full, the others by name only."""
+def overview() -> tyro.extras.SubcommandApp:
+    """All commands by name only."""
     app = tyro.extras.SubcommandApp()
     groups = {name: tyro.extras.SubcommandApp() for name in GROUPS}
     for path, command in COMMANDS.items():
         words = path.split()
-        chosen = list(argv[: len(words)]) == words
-        function = command.load() if chosen else command.stand_in()
         home = groups[words[0]] if len(words) == 2 else app
-        home.command(name=words[-1])(function)
+        home.command(name=words[-1])(command.stand_in())
     for name, group in groups.items():
         app.command(group, name=name, help=GROUPS[name])
     return app
@@ -168,11 +166,16 @@ def run(argv: list[str]) -> None:
         return
     for path, command in COMMANDS.items():
         words = path.split()
-        if command.configs is not None and list(argv[: len(words)]) == words:
-            command.load()(command.configure(f"loci {path}", argv[len(words) :]))
-            return
+        prog, rest = f"loci {path}", argv[len(words) :]
+        if argv[: len(words)] != words:
+            continue
+        if command.configs is not None:
+            command.load()(command.configure(prog, rest))
+        else:
+            tyro.cli(command.load(), prog=prog, args=rest)
+        return
     about = "Walk into a picture, and lift objects out of it."
-    parser(argv).cli(prog="loci", description=about, args=argv)
+    overview().cli(prog="loci", description=about, args=argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

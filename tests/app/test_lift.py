@@ -214,7 +214,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
     narrow = saved("narrow.png", Image.new("RGB", (40, 2)))
     m, points = ["--mask", "m.png"], "--pointmap"
     return {
-        "no mask": (["p.png"], "--mask: none, expected"),
+        "no mask": (["p.png"], "--mask: no object is selected, expected"),
         "empty mask": (["p.png", "--mask", empty], "empty.png: empty, expected an object"),
         "another size": (["p.png", "--mask", larger], "larger.png: 61 x 40, expected 60 x 40"),
         "a dot": (["p.png", "--mask", saved("dot.png", dot)], "dot.png: an object too small"),
