@@ -28,7 +28,14 @@ from loci.objects.models.structure_flow import StructureFlow, StructureFlowConfi
 from loci.objects.models.structure_vae import StructureDecoder, StructureDecoderConfig
 from loci.objects.parts import PARTS, LoadedParts, PartConfigs
 from loci.objects.presets import LIFTER_NAME, LifterConfig
-from loci.objects.released import CONDITION, GENERATOR, ORIGINS, Origin, ReleasedParts, convert
+from loci.objects.released import (
+    CONDITION,
+    GENERATOR,
+    PUBLISHED_FILES,
+    PublishedFile,
+    ReleasedParts,
+    convert,
+)
 from tests.objects.lifters import example, small_config, small_modules, small_parts
 
 FILES = {
@@ -233,7 +240,7 @@ PARAMETERS = {
 }
 
 
-def check(module: nn.Module, origin: Origin, parameters: int) -> None:
+def check(module: nn.Module, origin: PublishedFile, parameters: int) -> None:
     manifest = json.loads(gzip.decompress(MANIFEST.read_bytes()))[origin.stem]
     released = {
         name.removeprefix(origin.prefix): shape
@@ -249,7 +256,7 @@ def check(module: nn.Module, origin: Origin, parameters: int) -> None:
 def test_names_and_shapes_equal_the_released_manifest(name: str) -> None:
     with torch.device("meta"):
         module = PartConfigs().build(name)
-    check(module, ORIGINS[name], PARAMETERS[name])
+    check(module, PUBLISHED_FILES[name], PARAMETERS[name])
 
 
 PICTURE = DinoEmbedderConfig(DinoConfig(patch=4, dim=16, depth=2, heads=2, grid=3), 12)

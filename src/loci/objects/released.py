@@ -1,6 +1,6 @@
-"""The published SAM 3D Objects files (section 14): found, read safely, loaded strictly, converted.
+"""The published SAM 3D Objects checkpoints: found, read safely, loaded strictly, converted.
 
-Networks keep their published names, so that a prefix is all that differs.
+Parameters keep their published names, apart from a prefix.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from loci.objects.parts import (
 from loci.objects.presets import LIFTER_NAME, LifterConfig
 
 
-class Origin(NamedTuple):
-    """The published file that holds a part, and what its tensors' names begin with there."""
+class PublishedFile(NamedTuple):
+    """The published file of a part, and the prefix of its tensor names."""
 
     stem: str
     prefix: str = ""
@@ -44,26 +44,23 @@ CONDITION, GENERATOR = (
     "_base_models.condition_embedder.",
     "_base_models.generator.reverse_fn.backbone.",
 )
-ORIGINS: Mapping[str, Origin] = {
-    STRUCTURE_FUSER: Origin("ss_generator", CONDITION),
-    STRUCTURE_FLOW: Origin("ss_generator", GENERATOR),
-    STRUCTURE_DECODER: Origin("ss_decoder"),
-    LATENT_FUSER: Origin("slat_generator", CONDITION),
-    LATENT_FLOW: Origin("slat_generator", GENERATOR),
-    GAUSSIAN_DECODER: Origin("slat_decoder_gs"),
-    MESH_DECODER: Origin("slat_decoder_mesh"),
-    GAUSSIAN_DECODER_4: Origin("slat_decoder_gs_4"),
+PUBLISHED_FILES: Mapping[str, PublishedFile] = {
+    STRUCTURE_FUSER: PublishedFile("ss_generator", CONDITION),
+    STRUCTURE_FLOW: PublishedFile("ss_generator", GENERATOR),
+    STRUCTURE_DECODER: PublishedFile("ss_decoder"),
+    LATENT_FUSER: PublishedFile("slat_generator", CONDITION),
+    LATENT_FLOW: PublishedFile("slat_generator", GENERATOR),
+    GAUSSIAN_DECODER: PublishedFile("slat_decoder_gs"),
+    MESH_DECODER: PublishedFile("slat_decoder_mesh"),
+    GAUSSIAN_DECODER_4: PublishedFile("slat_decoder_gs_4"),
 }
 SUFFIXES = (".safetensors", ".ckpt", ".pt")
-"""In the order of preference: what can be read without unpickling first."""
+"""In order of preference: files that need no unpickling first."""
 
 
 @dataclass(frozen=True)
 class ReleasedParts:
-    """A folder of published checkpoints.
-
-    `configs` are the released sizes; smaller ones serve tests.
-    """
+    """A folder of published checkpoints. `configs` are the sizes; tests use smaller ones."""
 
     folder: Path
     configs: PartConfigs = field(default_factory=PartConfigs)
@@ -76,7 +73,7 @@ class ReleasedParts:
             LociError: naming the files that are missing when some are there.
         """
         for folder in (Path(source), Path(source) / "checkpoints"):
-            stems = sorted({ORIGINS[name].stem for name in PARTS})
+            stems = sorted({PUBLISHED_FILES[name].stem for name in PARTS})
             missing = [stem for stem in stems if _file(folder, stem) is None]
             if not missing:
                 return cls(folder)
@@ -88,15 +85,15 @@ class ReleasedParts:
         return None
 
     def has(self, name: str) -> bool:
-        return _file(self.folder, ORIGINS[name].stem) is not None
+        return _file(self.folder, PUBLISHED_FILES[name].stem) is not None
 
     def load(self, name: str) -> nn.Module:
-        """A part in the type it was published in; of its file, what has another prefix is ignored.
+        """A part, in the element type of its file; tensors with other prefixes are ignored.
 
         Raises:
             LociError: naming every missing, unexpected or misshapen tensor.
         """
-        origin = ORIGINS[name]
+        origin = PUBLISHED_FILES[name]
         path = _file(self.folder, origin.stem)
         if path is None:
             raise LociError(f"{self.folder}: missing {origin.stem}.ckpt, expected the {name}")
@@ -108,11 +105,11 @@ class ReleasedParts:
 
 
 def convert(parts: ReleasedParts, out: Path) -> None:
-    """Checks the name and shape of every published tensor, and writes a model folder, all or
-    nothing.
+    """Checks name and shape of every published tensor, and writes a model folder, whole or not at
+    all.
 
     Raises:
-        LociError: naming every tensor that does not fit, or when `out` is there already.
+        LociError: naming every tensor that does not fit, or when `out` exists.
     """
     config = LifterConfig()
     with replacing_folder(out) as draft:

@@ -1,4 +1,4 @@
-"""Objects cut out by a box or a point."""
+"""Segmentation from a box or a point."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ pytest.importorskip("cv2")
 
 
 def scene(height: int = 90, width: int = 120) -> tuple[np.ndarray, np.ndarray]:
-    """A red disc with a white hole on a green ground, a little noisy."""
+    """A red disc with a white hole on a green background, a little noisy."""
     rows, columns = np.mgrid[0:height, 0:width]
     distance = np.hypot(rows - height * 0.5, columns - width * 0.6)
     disc = distance < height * 0.3
@@ -27,7 +27,7 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
 PIXELS, DISC = scene()
 
 
-def test_a_box_cuts_out_what_fills_it() -> None:
+def test_a_box_selects_the_object_that_fills_it() -> None:
     mask = mask_from_box(PIXELS, (40, 14, 104, 76))
     assert mask.shape == DISC.shape
     assert mask.dtype == bool
@@ -35,12 +35,12 @@ def test_a_box_cuts_out_what_fills_it() -> None:
     assert not mask[:, :40].any()
 
 
-def test_a_point_cuts_out_what_is_there() -> None:
+def test_a_point_selects_the_object_there() -> None:
     mask = mask_from_point(PIXELS, (72, 28))
     assert overlap(mask, DISC) > 0.9
 
 
-def test_a_point_on_a_small_object_takes_nothing_of_its_ground() -> None:
+def test_a_point_on_a_small_object_selects_no_background() -> None:
     rng = np.random.default_rng(2)
     pixels = rng.integers(60, 250, (2, 3, 3)).repeat(60, 0).repeat(54, 1)[:, :160]
     rows, columns = np.mgrid[0:120, 0:160]
@@ -50,12 +50,12 @@ def test_a_point_on_a_small_object_takes_nothing_of_its_ground() -> None:
     assert overlap(mask_from_point(noisy, (90, 67)), disc) > 0.95
 
 
-def test_the_same_cut_every_time() -> None:
+def test_segmentation_is_deterministic() -> None:
     first, second = (mask_from_box(PIXELS, (40, 14, 104, 76)) for _ in range(2))
     assert np.array_equal(first, second)
 
 
-def test_large_pictures_are_cut_at_their_size() -> None:
+def test_masks_of_large_pictures_have_their_size() -> None:
     large = PIXELS.repeat(6, 0).repeat(6, 1)
     mask = mask_from_box(large, (240, 84, 624, 456))
     assert mask.shape == large.shape[:2]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from loci.caching.spectral import MARGIN
 from loci.errors import LociError
-from loci.io.images import check_aspect, read_mask, read_pixels
+from loci.io.images import LIFT_ASPECT_RATIO, check_aspect, read_mask, read_pixels
 from loci.objects.inputs.pointmap import (
     NOMINAL_DISTANCE,
     NOMINAL_FOV,
@@ -30,11 +30,6 @@ from loci.objects.inputs.pointmap import (
     read_pointmap,
 )
 from loci.objects.inputs.preprocess import structure_inputs
-
-MAX_ASPECT_RATIO = 16
-"""Longer to shorter side of a picture; pictures are padded to squares."""
-MIN_MASK_SIZE = 3
-"""Pixels of the longer side of a mask's bounding box."""
 
 Picture = str | Path | Image.Image | UInt8[np.ndarray, "h w 3"]
 Mask = str | Path | Image.Image | NDArray[Any] | Tensor
@@ -113,7 +108,7 @@ class ObservedPicture:
             LociError: naming the argument at fault and what was expected.
         """
         pixels = read_pixels(image)
-        check_aspect(pixels, MAX_ASPECT_RATIO)
+        check_aspect(pixels, LIFT_ASPECT_RATIO)
         if fov is not None and not 0 < fov < 180:
             raise LociError(f"field of view: {fov} degrees, expected more than 0 and less than 180")
         if pointmap_frame not in get_args(PointmapFrame):
@@ -134,16 +129,7 @@ class ObservedPicture:
         values = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else mask
         inside = read_mask(values, name)
         shown_name = str(mask) if isinstance(mask, str | Path) else name
-        size, expected = inside.shape, self.pixels.shape[:2]
-        if size != expected:
-            raise LociError(
-                f"{shown_name}: {size[1]} x {size[0]}, expected {expected[1]} x {expected[0]} as "
-                "the picture (upright, as its EXIF says)"
-            )
-        if max(int(np.ptp(indices)) + 1 for indices in np.nonzero(inside)) < MIN_MASK_SIZE:
-            raise LociError(
-                f"{shown_name}: an object too small, expected {MIN_MASK_SIZE} pixels across"
-            )
+        check_mask(inside, self.pixels, shown_name)
         if self.pointmap is not None:
             check_covers(self.pointmap, torch.from_numpy(inside), shown_name)
         return inside

@@ -1,4 +1,4 @@
-"""The pre-norm block of a vision transformer."""
+"""DINOv2: the vision transformer that embeds pictures and masks, under its released names."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -42,7 +42,7 @@ class Mlp(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor for every channel of a residual branch."""
+    """A learned factor per channel of a residual branch."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class LayerScale(nn.Module):
 
 
 class VitBlock(nn.Module):
-    """Attention, then the feed-forward network, each behind a norm and before a residual."""
+    """Pre-norm attention and feed-forward network, each with a residual connection."""
 
     def __init__(
         self, dim: int, heads: int, mlp_ratio: float, layer_scale: bool, eps: float = 1e-6
@@ -75,7 +75,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class DinoConfig:
-    """Sizes. The defaults are the released ViT-L/14 (SAM 3D Objects, 3.1)."""
+    """Sizes. The defaults are those of ViT-L/14 with registers, as in SAM 3D Objects."""
 
     patch: int = 14
     dim: int = 1024
@@ -84,20 +84,20 @@ class DinoConfig:
     mlp_ratio: float = 4
     registers: int = 4
     grid: int = 37
-    """Patches on a side for which there are learned positions; others are interpolated."""
+    """Patches along a side with learned positions; other sizes are interpolated."""
     stem: Literal["pixels", "lite"] = "pixels"
-    """What a patch is made of: its pixels, or what `lite_features` sees there (patch 16)."""
+    """Of patches: their pixels, or features of EfficientNet-lite0 (patch 16)."""
 
 
 @dataclass(frozen=True)
 class DinoEmbedderConfig:
-    """A transformer, the side its pictures are brought to, and which of its tokens to keep."""
+    """A transformer, the side of its input in pixels, and which of its tokens are returned."""
 
     backbone: DinoConfig = field(default_factory=DinoConfig)
     input_size: int = 518
     tokens: Tokens = "normal"
-    """normal: class and patches after the last norm (stage 1). prenorm: registers too, before
-    the last norm, with a plain norm instead (stage 2)."""
+    """normal: class and patch tokens after the last norm (stage 1). prenorm: registers as well,
+    with a norm without weights in place of the last one (stage 2)."""
 
 
 class PatchEmbedding(nn.Module):
@@ -112,7 +112,7 @@ class PatchEmbedding(nn.Module):
 
 
 class LiteEmbedding(nn.Module):
-    """What a small trained network sees in each patch to its token; the network stays as it is."""
+    """Frozen features of a small pretrained network at each patch, projected to its token."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -122,14 +122,14 @@ class LiteEmbedding(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d gh gw"]:
         mean, std = (images.new_tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
-        seen = self.features(2 * (images * std + mean) - 1)
-        return self.proj(self.norm(seen.movedim(1, -1))).movedim(-1, 1)
+        features = self.features(2 * (images * std + mean) - 1)
+        return self.proj(self.norm(features.movedim(1, -1))).movedim(-1, 1)
 
 
 class Dino(nn.Module):
-    """The vision transformer under its released names.
+    """The vision transformer.
 
-    `mask_token` takes no part in inference; the checkpoints hold it.
+    `mask_token` is unused; the checkpoints contain it.
     """
 
     def __init__(self, config: DinoConfig) -> None:
@@ -196,7 +196,7 @@ class DinoEmbedder(nn.Module):
         return 1 + registers + patches
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
-        """Tokens of images with three channels, or with one, which is repeated."""
+        """Tokens of images in [0, 1] with three channels, or with one, which is repeated."""
         x = self.backbone(self._normalised(images))
         if self.config.tokens == "prenorm":
             return layer_norm(x, 1e-5)
@@ -204,7 +204,7 @@ class DinoEmbedder(nn.Module):
         return torch.cat([x[:, :1], x[:, 1 + self.config.backbone.registers :]], dim=1)
 
     def _normalised(self, images: Tensor) -> Tensor:
-        """Masks go through the picture statistics as well: the weights expect it."""
+        """With the ImageNet statistics, also for masks, as the weights expect."""
         size = (self.config.input_size,) * 2
         images = F.interpolate(images, size, mode="bilinear", align_corners=False)
         images = images.expand(-1, 3, -1, -1)

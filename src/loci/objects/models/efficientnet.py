@@ -1,8 +1,7 @@
-"""EfficientNet-lite0 up to a sixteenth of the picture's side: eyes that have seen photographs.
+"""EfficientNet-lite0 up to stride 16, the pretrained backbone of the small model.
 
-A few hundred objects teach an embedder little about pictures. This one was trained to classify a
-million photographs (Tan and Le, 2019; the variant without squeeze and swish), is small, and keeps
-its weights while what listens to it is trained.
+A few hundred objects are too few to train a picture embedder. This network was trained on ImageNet
+(Tan and Le, 2019; the variant without squeeze-and-excitation and with ReLU6) and stays frozen.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from torch.nn import functional as F
 STEM = 32
 """Channels of the first convolution."""
 STRIDE = 16
-"""Pixels along the side of a cell that comes out."""
+"""Pixels along the side of a feature cell."""
 
 
 class LiteStage(NamedTuple):
-    """Blocks of one width; the first of them strides."""
+    """Blocks of one width; the first applies the stride."""
 
     kernel: int
     stride: int
@@ -37,13 +36,13 @@ STAGES = (
     LiteStage(3, 2, 6, 80, 3),
     LiteStage(5, 1, 6, 112, 3),
 )
-"""Those of EfficientNet-lite0 that come before its last two."""
+"""Those of EfficientNet-lite0, without its last two."""
 WIDTH = STAGES[-1].width
-"""Channels that come out."""
+"""Channels of the features."""
 
 
 class LiteFeatures(nn.Module):
-    """Pictures to a map of features. Normalisations are folded into the convolutions."""
+    """Pictures to a feature map. Batch norms are folded into the convolutions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +64,7 @@ class LiteFeatures(nn.Module):
 
 
 class LiteBlock(nn.Module):
-    """Widen, look around channel by channel, narrow; where nothing changes its size, add."""
+    """Inverted residual: expand, depthwise convolution, project; with a skip where sizes allow."""
 
     def __init__(self, width: int, out: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -82,8 +81,7 @@ class LiteBlock(nn.Module):
 
 
 class SameConv(nn.Conv2d):
-    """A convolution over a picture padded with zeros as TensorFlow does: where they are uneven,
-    one more at the right and below."""
+    """A convolution with TensorFlow's "same" padding: an odd zero goes to the right and bottom."""
 
     def __init__(
         self, channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1
@@ -111,7 +109,7 @@ def fold_batch_norm(
     variance: Tensor,
     eps: float = 1e-3,
 ) -> None:
-    """Give `conv` the weight of a convolution without bias and the batch normalisation after it."""
+    """Set `conv` to a convolution without bias followed by a batch norm."""
     factor = scale / (variance + eps).sqrt()
     conv.weight.copy_(weight * factor[:, None, None, None])
     assert conv.bias is not None

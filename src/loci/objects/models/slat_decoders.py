@@ -1,4 +1,7 @@
-"""What both decoders begin with: windowed attention over the voxels."""
+"""Decoders of the structured latents (SLAT): to Gaussians, and to a mesh.
+
+Both begin with the same torso, a transformer with windowed attention over the voxels.
+"""
 
 import math
 from dataclasses import dataclass, field
@@ -26,7 +29,7 @@ EPS = 1e-6
 
 @dataclass(frozen=True)
 class TorsoConfig:
-    """Sizes. The defaults are the released decoders (SAM 3D Objects, 9)."""
+    """Sizes. The defaults are those of SAM 3D Objects as released."""
 
     channels: int = 8
     dim: int = 768
@@ -38,7 +41,7 @@ class TorsoConfig:
 
 
 class WindowBlock(nn.Module):
-    """Attention inside groups of voxels, feed-forward; both behind a norm without weights."""
+    """Attention within groups of voxels and feed-forward, each after a norm without weights."""
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float = 4) -> None:
         super().__init__()
@@ -51,9 +54,9 @@ class WindowBlock(nn.Module):
 
 
 class DecoderTorso(nn.Module):
-    """Latents to tokens: a linear layer, positions, blocks in windows that shift by half a side.
+    """Latents to tokens: a linear layer, positions, and blocks whose windows shift by half a side.
 
-    Decoders inherit from it, because the released files keep its weights without a prefix.
+    Decoders inherit from it because the released files have its weights without a prefix.
     """
 
     def __init__(self, config: TorsoConfig) -> None:
@@ -82,11 +85,11 @@ class DecoderTorso(nn.Module):
 
 @dataclass(frozen=True)
 class GaussianDecoderConfig:
-    """Sizes and activations. The defaults are the released model (SAM 3D Objects, 9).
+    """Sizes and activations. The defaults are those of SAM 3D Objects as released.
 
-    `reach` is how far from its voxel's centre a Gaussian may stand, in half voxels;
-    `scale_start` and `opacity_start` are what a raw 0 stands for; `scale_floor` is the smallest
-    standard deviation. Lengths are in the object's frame.
+    `reach` is the largest offset of a Gaussian from its voxel's centre, in half voxels;
+    `scale_start` and `opacity_start` are the values for a raw 0; `scale_floor` is the smallest
+    standard deviation. Lengths are in the object frame.
     """
 
     torso: TorsoConfig = field(default_factory=TorsoConfig)
@@ -99,7 +102,7 @@ class GaussianDecoderConfig:
 
 
 class RawGaussians(NamedTuple):
-    """The head's channels, `[voxels, gaussians, k]` each, in their released order."""
+    """The channels of the head, `[voxels, gaussians, k]` each, in their released order."""
 
     offset: Tensor
     harmonics: Tensor
@@ -109,20 +112,20 @@ class RawGaussians(NamedTuple):
 
 
 RAW_WIDTHS = (3, 3, 3, 4, 1)
-"""Channels of one Gaussian by meaning, as in `RawGaussians`."""
+"""Channels per Gaussian of each field of `RawGaussians`."""
 
 
 def perturbation(count: int, reach: float) -> Float[Tensor, "count 3"]:
-    """Offsets that spread a voxel's Gaussians before anything is learned.
+    """Initial offsets that distribute a voxel's Gaussians.
 
-    Hammersley points of the unit cube, carried through the inverse of the decoder's tanh.
+    Hammersley points of the unit cube, mapped through the inverse of the decoder's tanh.
     """
     points = [(g / count, radical_inverse(g, 2), radical_inverse(g, 3)) for g in range(count)]
     return torch.tensor([[math.atanh((2 * p - 1) / reach) for p in point] for point in points])
 
 
 def radical_inverse(number: int, base: int) -> float:
-    """The digits of `number` mirrored at the point: 6 = 110 in base 2 becomes 0.011 = 0.375."""
+    """The van der Corput sequence: 6 = 110 in base 2 becomes 0.011 = 0.375."""
     value, place = 0.0, 1.0
     while number:
         number, digit = divmod(number, base)
@@ -132,7 +135,7 @@ def radical_inverse(number: int, base: int) -> float:
 
 
 class GaussianDecoder(DecoderTorso):
-    """The torso, a norm and a linear layer; `gaussians` gives the channels their meaning."""
+    """The torso, a norm and a linear layer; `gaussians` applies the activations."""
 
     offset_perturbation: Tensor
 
@@ -141,15 +144,15 @@ class GaussianDecoder(DecoderTorso):
         super().__init__(config.torso)
         self.config = config
         self.out_layer = nn.Linear(config.torso.dim, config.gaussians * sum(RAW_WIDTHS))
-        spread = perturbation(config.gaussians, config.reach)
-        self.register_buffer("offset_perturbation", spread)
+        offsets = perturbation(config.gaussians, config.reach)
+        self.register_buffer("offset_perturbation", offsets)
 
     def forward(self, latents: Float[Tensor, "n c"], voxels: Voxels) -> Float[Tensor, "n channels"]:
         """Raw channels of every voxel; float32."""
         return self.out_layer(layer_norm(self.tokens(latents, voxels), 1e-5)).float()
 
     def split(self, raw: Float[Tensor, "n channels"]) -> RawGaussians:
-        """The channels by meaning; within one, the Gaussians follow each other."""
+        """The channels by field; those of one field are ordered by Gaussian."""
         count = self.config.gaussians
         parts = raw.split([count * width for width in RAW_WIDTHS], dim=1)
         return RawGaussians(*(part.unflatten(1, (count, -1)) for part in parts))
@@ -157,14 +160,14 @@ class GaussianDecoder(DecoderTorso):
     def gaussians(self, raw: Float[Tensor, "n channels"], voxels: Voxels) -> list[Gaussians]:
         """The Gaussians of each item that has voxels, voxel by voxel."""
         c, split = self.config, self.split(raw)
-        step = torch.tanh(split.offset + self.offset_perturbation.float())
+        offset = torch.tanh(split.offset + self.offset_perturbation.float())
         centre = (voxels.coords[:, None, 1:].float() + 0.5) / c.torso.resolution - 0.5
         start = math.log(math.expm1(c.scale_start))  # softplus^-1
         scales = torch.sqrt(F.softplus(split.scale + start) ** 2 + c.scale_floor**2)
         identity = split.rotation.new_tensor([1.0, 0.0, 0.0, 0.0])
         logit = math.log(c.opacity_start / (1 - c.opacity_start))
         parts = (
-            centre + step * (0.5 * c.reach / c.torso.resolution),
+            centre + offset * (0.5 * c.reach / c.torso.resolution),
             split.harmonics,
             scales,
             c.rotation_rate * split.rotation + identity,
@@ -188,10 +191,10 @@ class GaussianDecoder(DecoderTorso):
 
 @dataclass(frozen=True)
 class MeshDecoderConfig:
-    """Sizes. The defaults are the released model (SAM 3D Objects, 10).
+    """Sizes. The defaults are those of SAM 3D Objects as released.
 
-    Each entry of `narrowing` is a subdivision, with the divisor of the torso's width behind it.
-    `closed` is whether solid objects are spared a second surface inside (`features_to_mesh`).
+    Each entry of `narrowing` is a subdivision, after which the torso's width is divided by it.
+    `closed` removes the inner surface of solid objects (`features_to_mesh`).
     """
 
     torso: TorsoConfig = field(default_factory=TorsoConfig)
@@ -206,7 +209,7 @@ class MeshDecoderConfig:
 
 
 class SubdivideBlock(nn.Module):
-    """Eight voxels from each, two convolutions among them, around a skip."""
+    """Subdivides each voxel into eight; two convolutions with a skip connection."""
 
     def __init__(self, in_channels: int, out_channels: int, norm_groups: int) -> None:
         super().__init__()
@@ -230,7 +233,7 @@ class SubdivideBlock(nn.Module):
 
 
 class MeshDecoder(DecoderTorso):
-    """101 channels for each of the finest voxels; `meshes` makes surfaces of them."""
+    """101 channels for each of the finest voxels; `meshes` extracts the surface."""
 
     def __init__(self, config: MeshDecoderConfig | None = None) -> None:
         config = config or MeshDecoderConfig()

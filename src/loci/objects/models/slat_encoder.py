@@ -1,4 +1,4 @@
-"""What a voxel holds, as numbers: the input of the latent encoder, made from a known surface."""
+"""The SLAT encoder: features of a known surface in each voxel to its latents, for training."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from loci.nn.sparse.tensor import Voxels
 from loci.objects.models.slat_decoders import DecoderTorso, TorsoConfig
 
 CELL_WIDTHS = {"present": 1, "place": 3, "normal": 3, "color": 3}
-"""Channels of each of a voxel's eight cells."""
+"""Channels of each of the eight cells of a voxel."""
 CELLS, CORNERS = 8, 27
 CHANNELS = CELLS * sum(CELL_WIDTHS.values()) + CORNERS
 SDF_REACH = 2.0
-"""Signed distances are clipped here, in cells."""
+"""Signed distances are clipped at this many cells."""
 
 
 def surface_features(
     surface: Float[Tensor, "m 9"], owner: Int[Tensor, "m"], cell: Int[Tensor, "m"], count: int
 ) -> Float[Tensor, "count 80"]:
-    """Mean place, normal and colour in each of the eight cells of every voxel; 0 where empty.
+    """Mean position, normal and colour in each of the eight cells of every voxel; 0 where empty.
 
     Args:
-        surface: samples, columns as `place` says, normals unit, colours in [0, 1].
+        surface: samples: position in the cell, unit normal, colour in [0, 1].
         owner: row of each sample's voxel.
         cell: its cell there, as from `cells`.
         count: number of voxels.
@@ -38,17 +38,17 @@ def surface_features(
     values = torch.cat([torch.ones_like(place[:, :1]), place, normal, 2 * color - 1], dim=1)
     total = values.new_zeros(count * CELLS, values.shape[1])
     total = total.index_add(0, owner * CELLS + cell, values)
-    seen = total[:, :1].clamp(min=1)
-    return torch.cat([total[:, :1].clamp(max=1), total[:, 1:] / seen], dim=1).view(count, -1)
+    samples = total[:, :1].clamp(min=1)
+    return torch.cat([total[:, :1].clamp(max=1), total[:, 1:] / samples], dim=1).view(count, -1)
 
 
 def cells(
     points: Float[Tensor, "m 3"], resolution: int
 ) -> tuple[Int[Tensor, "m 3"], Int[Tensor, "m"], Float[Tensor, "m 3"]]:
-    """For points of the object's frame: their voxel, their cell there, their place in the cell.
+    """The voxel of each point in the object frame, its cell in there, and its position in the cell.
 
-    The cell is 4 x + 2 y + z of the halves, which is the order of `Voxels.finer`; the place is in
-    [-1, 1] from face to face. Points outside [-0.5, 0.5]^3 are brought to its border.
+    The cell is 4 x + 2 y + z of the halves, the order of `Voxels.finer`; the position is in
+    [-1, 1]. Points outside [-0.5, 0.5]^3 are clamped to it.
     """
     fine = (points + 0.5).clamp(0, 1) * (2 * resolution)
     at = fine.floor().clamp(max=2 * resolution - 1)
@@ -59,9 +59,9 @@ def cells(
 def corner_distances(
     sdf: Shaped[Tensor, "s s s"], coords: Int[Tensor, "n 3"], steps: int = 1
 ) -> Float[Tensor, "n 27"]:
-    """Signed distances at the 3 x 3 x 3 corners of every voxel's cells, in cells, clipped.
+    """Signed distances at the 3 x 3 x 3 corners of the cells of every voxel, in cells, clipped.
 
-    `sdf` holds the corners of the grid of cells, as multiples of a cell's side / `steps`.
+    `sdf` is sampled at the corners of the grid of cells, in units of a cell's side / `steps`.
     """
     offsets = torch.cartesian_prod(*(torch.arange(3, device=coords.device),) * 3)
     at = 2 * coords[:, None] + offsets
@@ -69,7 +69,7 @@ def corner_distances(
 
 
 def cell_corners(corners: Float[Tensor, "n 27"]) -> Float[Tensor, "n8 8"]:
-    """The same for every cell alone: its eight corners, x fastest (SAM 3D Objects, 10)."""
+    """Of every cell its eight corners, x fastest, as in the mesh decoder."""
     halves = torch.cartesian_prod(*(torch.arange(2, device=corners.device),) * 3)
     steps = halves.flip(1)
     at = halves[:, None] + steps
@@ -82,7 +82,7 @@ FIRST_LOG_VARIANCE = -4.0
 
 @dataclass(frozen=True)
 class SlatEncoderConfig:
-    """Sizes: those of the small model. `torso.channels` is the width of a voxel's features."""
+    """Sizes. The defaults are those of `home`; `torso.channels` is the width of the features."""
 
     FORMER_NAMES: ClassVar[tuple[str, ...]] = ("LatentEncoderConfig",)
 
@@ -91,7 +91,7 @@ class SlatEncoderConfig:
 
 
 class SlatEncoder(DecoderTorso):
-    """The decoders' torso the other way round: features in, mean and spread of latents out."""
+    """The torso of the decoders, from features to mean and variance of the latents."""
 
     def __init__(self, config: SlatEncoderConfig | None = None) -> None:
         config = config or SlatEncoderConfig()
@@ -120,5 +120,5 @@ class SlatEncoder(DecoderTorso):
 
 
 def kl(mean: Float[Tensor, "n d"], log_variance: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """Divergence from the standard normal distribution, mean over voxels and channels, in nats."""
+    """KL divergence from the standard normal, mean over voxels and channels, in nats."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()

@@ -1,4 +1,8 @@
-"""One block of the Mixture-of-Transformers: several token streams, one of them protected."""
+"""The flow of stage 1: velocities of structure and layout latents, generated together.
+
+A Mixture-of-Transformers with two token streams, each with its own weights. Layout tokens attend to
+structure tokens, but not the other way round.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +29,7 @@ from loci.nn.norms import (
 
 SHAPE = "shape"
 LAYOUT = "6drotation_normalized"
-"""The layout stream (rotation, translation, scale, translation scale) under its released name."""
+"""The released name of the layout stream: rotation, translation, scale, translation scale."""
 
 STREAMS = (SHAPE, LAYOUT)
 EPS = 1e-6
@@ -33,14 +37,14 @@ EPS = 1e-6
 Streams = Mapping[str, Tensor]
 """`[b, n, d]` tokens by stream."""
 StreamKeys = Mapping[str, KeysValues]
-"""Keys and values of a condition by stream: each stream has its own projection."""
+"""Keys and values of the condition by stream."""
 
 
 class StreamAttention(nn.Module):
     """Self-attention with weights for each stream.
 
-    Shape queries see shape alone, so the layout never disturbs it; layout queries see the layout
-    followed by the shape (SAM 3D Objects, 4.3).
+    Shape queries attend to the shape only; layout queries attend to the layout, followed by the
+    shape.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -54,11 +58,11 @@ class StreamAttention(nn.Module):
         self.to_out = nn.ModuleDict({s: nn.Linear(dim, dim) for s in STREAMS})
 
     def forward(self, x: Streams) -> dict[str, Tensor]:
-        queries, own = zip(*(self._project(x[s], s) for s in STREAMS), strict=True)
-        shape, layout = own
-        seen = {SHAPE: shape, LAYOUT: _joined(layout, shape)}
+        queries, keys_values = zip(*(self._project(x[s], s) for s in STREAMS), strict=True)
+        shape, layout = keys_values
+        context = {SHAPE: shape, LAYOUT: _joined(layout, shape)}
         return {
-            stream: self.to_out[stream](_attended(query, seen[stream]))
+            stream: self.to_out[stream](_attended(query, context[stream]))
             for stream, query in zip(STREAMS, queries, strict=True)
         }
 
@@ -70,7 +74,7 @@ class StreamAttention(nn.Module):
 
 
 class TwoStreamBlock(nn.Module):
-    """Self-attention across streams, cross-attention to the picture, feed-forward."""
+    """Self-attention across streams, cross-attention to the condition, feed-forward."""
 
     def __init__(self, dim: int, condition_dim: int, heads: int, mlp_ratio: float = 4) -> None:
         super().__init__()
@@ -94,10 +98,10 @@ class TwoStreamBlock(nn.Module):
     def forward(
         self, x: Streams, moment: Float[Tensor, "b d"], context: StreamKeys | None
     ) -> dict[str, Tensor]:
-        """Both streams one block on; `context` None is the unconditional branch."""
+        """The block's output; `context` None is the unconditional branch."""
         m = self.modulate(moment)
-        bent = {s: modulate(layer_norm(x[s], EPS), m.shift1, m.scale1) for s in STREAMS}
-        attended = self.self_attn(bent)
+        modulated = {s: modulate(layer_norm(x[s], EPS), m.shift1, m.scale1) for s in STREAMS}
+        attended = self.self_attn(modulated)
         out = {}
         for s in STREAMS:
             y = gated_residual(x[s], attended[s], m.gate1)
@@ -134,7 +138,7 @@ StructureContext = tuple[StreamKeys, ...]
 
 @dataclass(frozen=True)
 class StructureFlowConfig:
-    """Sizes. The defaults are the released model (SAM 3D Objects, 4)."""
+    """Sizes. The defaults are those of SAM 3D Objects as released."""
 
     dim: int = 1024
     condition_dim: int = 1024
@@ -147,10 +151,10 @@ class StructureFlowConfig:
 
 
 class LatentMapping(nn.Module):
-    """One latent's way into the transformer and out of it.
+    """Projections of one latent into the transformer and out of it.
 
-    The shape's positions are fixed sines and cosines, a buffer that is stored with the weights;
-    a layout latent learns its position.
+    The position embedding of the shape is a fixed sine-cosine table, stored with the weights; that
+    of a layout latent is learned.
     """
 
     pos_emb: Tensor
@@ -165,7 +169,7 @@ class LatentMapping(nn.Module):
         self.out_layer = nn.Linear(dim, channels)
 
     def into(self, latent: Float[Tensor, "b n c"]) -> Float[Tensor, "b n d"]:
-        """Tokens with their positions, in the type of the weights."""
+        """Tokens with position embedding, in the type of the weights."""
         return self.input_layer(latent.to(self.input_layer.weight.dtype)) + self.pos_emb
 
     def out_of(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n c"]:
@@ -176,7 +180,7 @@ class LatentMapping(nn.Module):
 class StructureFlow(nn.Module):
     """v(latents, time; condition), v = data - noise, for all five latents at once.
 
-    `context` is computed once per run and `velocity` at every step; `forward` is both. Time is on
+    `context` is computed once per run and `velocity` at every step; `forward` does both. Time is on
     the 0..1000 scale of SAM 3D Objects: 0 is noise, 1000 is data.
     """
 
@@ -193,10 +197,8 @@ class StructureFlow(nn.Module):
         self.latent_mapping = nn.ModuleDict(mapping)
 
     def latent_shapes(self) -> dict[str, tuple[int, int]]:
-        """Tokens and channels of every latent, in alphabetical order of names.
-
-        A run draws its noise latent by latent in this order.
-        """
+        """Tokens and channels of every latent, by name in alphabetical order, in which noise is
+        drawn."""
         shapes = {name: (1, channels) for name, channels in LAYOUT_LATENTS.items()}
         shapes[SHAPE] = (self.config.resolution**3, self.config.shape_channels)
         return dict(sorted(shapes.items()))
@@ -223,8 +225,8 @@ class StructureFlow(nn.Module):
     ) -> Float[Tensor, "b d"]:
         """Embedded time plus embedded shortcut step, both on the 0..1000 scale.
 
-        The released runs always add the step's embedding, with step 0 when they take no
-        shortcuts: the embedding of 0 is not 0. None leaves it out.
+        As released, runs without shortcuts add the embedding of step 0, which is not 0. None adds
+        nothing.
         """
         moment = self.t_embedder(time)
         return moment if step is None else moment + self.d_embedder(step)
@@ -247,7 +249,7 @@ class StructureFlow(nn.Module):
         Args:
             latents: the state by name.
             time: 0 (noise) .. 1000 (data).
-            context: what `context` made of the condition; None for the unconditional branch.
+            context: from `context`; None for the unconditional branch.
             step: the shortcut's step length (0..1000); None stands for 0.
         """
         moment = self.embed_time(time, torch.zeros_like(time) if step is None else step)
@@ -284,7 +286,7 @@ class StructureFlow(nn.Module):
 
     @property
     def _some_weight(self) -> Tensor:
-        """Tells the type and device of all of them."""
+        """Has the element type and device of all weights."""
         return next(self.t_embedder.parameters())
 
     @property
@@ -296,7 +298,7 @@ class StructureFlow(nn.Module):
 
 
 def expand_context(context: StructureContext | None, rows: int) -> StructureContext | None:
-    """A context of one row for so many, without copies; any other as it is."""
+    """A context of one row, expanded to `rows` rows without copies; others are returned as is."""
     if context is None:
         return None
     return tuple(

@@ -1,4 +1,4 @@
-"""From the voxels an object occupies to a cube of structure latents; needed for training only."""
+"""The structure VAE: occupied voxels to a cube of latents, for training, and back, for stage 1."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,9 @@ from loci.nn.norms import AffineLayerNorm
 class StructureEncoderConfig:
     """Sizes. The defaults take 32^3 voxels to 4^3 latents.
 
-    `channels` go from the coarsest level to the finest, as in the decoder that this mirrors. At
-    the finest level every cube of `fold`^3 voxels is one cell: convolutions over the voxels
-    themselves would cost far more than all others together.
+    `channels` go from the coarsest level to the finest, as in the decoder. At the finest level each
+    cube of `fold`^3 voxels is folded into one cell, because convolutions over single voxels would
+    cost more than all others together.
     """
 
     latent_channels: int = 32
@@ -36,7 +36,7 @@ class StructureEncoderConfig:
 
 
 class Posterior(NamedTuple):
-    """A normal distribution over latent tokens in row-major (x, y, z) order."""
+    """A normal distribution over latent tokens, in row-major (x, y, z) order."""
 
     mean: Float[Tensor, "b n c"]
     log_variance: Float[Tensor, "b n c"]
@@ -48,12 +48,12 @@ class Posterior(NamedTuple):
 
     def divergence(self) -> Float[Tensor, "b"]:
         """Kullback-Leibler divergence from the standard normal, the mean over latent numbers."""
-        apart = self.mean.square() + self.log_variance.exp() - 1 - self.log_variance
-        return 0.5 * apart.flatten(1).mean(dim=1)
+        divergence = self.mean.square() + self.log_variance.exp() - 1 - self.log_variance
+        return 0.5 * divergence.flatten(1).mean(dim=1)
 
 
 class Downsample(nn.Module):
-    """Half the resolution: the eight children of a voxel become its channels."""
+    """Half the resolution: the eight children of a cell become its channels."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class StructureEncoder(nn.Module):
 
 
 def fold_cubes(x: Float[Tensor, "b c x y z"], side: int) -> Float[Tensor, "b cs3 xs ys zs"]:
-    """Cubes of voxels as channels; for side 2 the inverse of `structure_decoder.pixel_shuffle`."""
+    """Cubes of voxels to channels; for side 2 the inverse of `pixel_shuffle`."""
     b, c, *sizes = x.shape
     nx, ny, nz = (size // side for size in sizes)
     split = x.view(b, c, nx, side, ny, side, nz, side).permute(0, 1, 3, 5, 7, 2, 4, 6)
@@ -119,7 +119,7 @@ def fold_cubes(x: Float[Tensor, "b c x y z"], side: int) -> Float[Tensor, "b cs3
 
 @dataclass(frozen=True)
 class StructureDecoderConfig:
-    """Sizes. The defaults are the released decoder (SAM 3D Objects, 6)."""
+    """Sizes. The defaults are those of SAM 3D Objects as released."""
 
     latent_channels: int = 8
     channels: tuple[int, ...] = (512, 128, 32)
@@ -147,7 +147,7 @@ class VolumeResidualBlock(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the resolution: eight channels become the eight children of a voxel."""
+    """Twice the resolution: channels become the eight children of a cell."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ def latent_cube(tokens: Float[Tensor, "b n c"]) -> Float[Tensor, "b c r r r"]:
     """Row-major tokens as a cube, channels first."""
     side = round(tokens.shape[1] ** (1 / 3))
     if side**3 != tokens.shape[1]:
-        raise ValueError(f"{tokens.shape[1]} shape tokens do not make a cube")
+        raise ValueError(f"{tokens.shape[1]} shape tokens, expected the cube of an integer")
     return tokens.transpose(1, 2).unflatten(-1, (side, side, side))
 
 
