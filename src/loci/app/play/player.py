@@ -72,6 +72,12 @@ class Player:
             return self.timeline.length - 1
         return self.pending.first + len(self.pending.frames) - 1
 
+    @property
+    def ahead(self) -> int:
+        """Frames not yet painted at which the next chunk is begun: as many as it takes to make."""
+        frames = int(np.ceil(self.step_seconds * self.world.fps)) + MARGIN
+        return min(frames, self.world.chunk)
+
     def press(self, keys: str, keys_id: int, painted: int) -> None:
         """The full set of keys held, the number of the message, and the newest frame painted."""
         self.keys, self.keys_id = playable(keys, self.world), keys_id
@@ -91,8 +97,7 @@ class Player:
             changes_at = self.painted + MARGIN + 1 - pending.first
             if changes_at < len(pending.actions) and (pending.actions[changes_at:] != wanted).any():
                 return "replace"
-        ahead = int(np.ceil(self.step_seconds * self.world.fps)) + MARGIN
-        if (self.keys or self.tapped) and left <= min(ahead, self.world.chunk):
+        if (self.keys or self.tapped) and left <= self.ahead:
             return "go on"
         return None
 

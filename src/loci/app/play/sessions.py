@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from loci.app.play.player import Player
-from loci.app.play.timeline import INDEX, Timeline
+from loci.app.play.timeline import WALK, Timeline
 from loci.errors import LociError
 from loci.world.walk_file import load_walk
 from loci.world.world import World
@@ -181,7 +181,7 @@ class Sessions:
     def _new(self, known: str | None) -> Session:
         assert self.world is not None
         world = self.world.at_speed(self.speed)
-        if known and _is_id(known) and (self.folder / known / "a" / INDEX).is_file():
+        if known and _is_id(known) and (self.folder / known / "a" / WALK).is_file():
             session = Session(known, self.folder / known, world, self.picture)
             timeline = Timeline.restore(session.folder / "a", world)
             session.branches["a"] = Player(world, timeline)
@@ -220,7 +220,7 @@ def first_frame(world: World, state: Any) -> Any:
 
 def saved_walks(folder: Path) -> list[str]:
     """Ids of the walks in an autosave folder, the newest first."""
-    found = [path.parent.parent for path in folder.glob(f"*/a/{INDEX}") if _is_id(path.parts[-3])]
+    found = [path.parent.parent for path in folder.glob(f"*/a/{WALK}") if _is_id(path.parts[-3])]
     return [path.name for path in sorted(found, key=lambda p: -p.stat().st_mtime)]
 
 

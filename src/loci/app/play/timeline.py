@@ -1,18 +1,18 @@
 """A walk in progress: its committed frames and actions on disk, its states in memory.
 
-Frames live in a folder as losslessly compressed PNGs in one file, so memory does not grow with the
-length of a walk and an undo only cuts the file. States are immutable and small (about 300 kB for
-the shipped world): the last `DENSE` chunks keep theirs, older ones keep every few, so a walk can
-jump back to any earlier chunk by replaying at most a few chunks.
+Frames live in one file as lossless PNGs, so memory does not grow with the length of a walk, and an
+undo only cuts the file. States are immutable and small (about 300 kB for the shipped world): the
+last `DENSE` chunks keep theirs, older ones are thinned out, and a walk jumps back to any earlier
+chunk by replaying from the nearest state that is left.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
-from dataclasses import dataclass
+import struct
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -21,54 +21,46 @@ from PIL import Image
 
 from loci.actions import MOVES, VIEWS
 from loci.errors import LociError
-from loci.io.files import replacing
 from loci.io.video import VideoWriter
 from loci.world.walk_file import load_walk, save_walk
 from loci.world.world import WalkState, World
 
 DENSE, MOST_STATES = 64, 200
-FRAMES, INDEX, WALK = "frames.bin", "index.json", "walk.loci"
-VERSION = 1
+FRAMES, WALK = "frames.bin", "walk.loci"
+RECORD = struct.Struct("<IBBB")
+"""In front of every PNG: its length, the move and the view that led to it, whether a chunk ends."""
 
 Frames = UInt8[np.ndarray, "n h w 3"]
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A committed chunk: how many frames the walk has after it, and where it ends in the file."""
-
-    frames: int
-    end: int
 
 
 class Timeline:
     """Committed chunks of one walk, in a folder of its own.
 
     `states[k]` is the walk after k chunks, `states[0]` the start picture; older ones are thinned
-    out. Everything that is written is enough to go on after a crash: `frames.bin`, and
-    `index.json` beside the walk's state in `walk.loci`.
+    out. `frames.bin` and `walk.loci` are enough to go on after a crash.
     """
 
     def __init__(self, folder: Path, world: World, state: WalkState, first: Frames) -> None:
-        self.folder, self.world = folder, world
-        self.states: dict[int, WalkState] = {0: state}
-        self.chunks: list[Chunk] = []
-        self.actions: list[tuple[int, int]] = []
-        self.offsets: list[int] = [0]
+        self._open(folder, world, {0: state}, "w+b")
+        self._append(np.zeros((1, 2), np.int64), first)
+
+    def _open(self, folder: Path, world: World, states: dict[int, WalkState], mode: str) -> None:
+        self.folder, self.world, self.states = folder, world, states
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = open(folder / FRAMES, "w+b")  # noqa: SIM115 - open as long as the walk
-        self._append(first)
-        self.chunks.append(Chunk(1, self.offsets[-1]))
+        self._file = open(folder / FRAMES, mode)  # noqa: SIM115 - open as long as the walk
+        self._ends = array("Q", [0])  # of every frame in the file
+        self._chunks = array("Q")  # frames of the walk after every chunk
+        self._actions = bytearray()  # move and view that led to every frame
 
     @property
     def length(self) -> int:
         """Committed frames, the start picture included."""
-        return self.chunks[-1].frames
+        return self._chunks[-1]
 
     @property
     def moment(self) -> int:
         """Committed chunks."""
-        return len(self.chunks) - 1
+        return len(self._chunks) - 1
 
     @property
     def state(self) -> WalkState:
@@ -77,9 +69,7 @@ class Timeline:
 
     def commit(self, state: WalkState, actions: Int[np.ndarray, "n 2"], frames: Frames) -> None:
         """Add one chunk."""
-        self._append(frames)
-        self.actions += [(int(move), int(view)) for move, view in actions]
-        self.chunks.append(Chunk(self.length + len(frames), self.offsets[-1]))
+        self._append(actions, frames)
         self.states[self.moment] = state
         self._thin()
 
@@ -94,18 +84,17 @@ class Timeline:
         state = self.state_at(moment)
         self.states = {k: s for k, s in self.states.items() if k <= moment}
         self.states[moment] = state
-        del self.chunks[moment + 1 :]
-        del self.actions[self.length - 1 :]
-        del self.offsets[self.length + 1 :]
-        self._file.truncate(self.offsets[-1])
+        del self._chunks[moment + 1 :]
+        del self._actions[2 * self.length :]
+        del self._ends[self.length + 1 :]
+        self._file.truncate(self._ends[-1])
 
     def state_at(self, moment: int) -> WalkState:
         """The walk after a number of chunks."""
         known = max(k for k in self.states if k <= moment)
         state = self.states[known]
         for k in range(known, moment):
-            first, last = self.chunks[k].frames - 1, self.chunks[k + 1].frames - 1
-            _, state = self.world.step(state, np.array(self.actions[first:last]))
+            _, state = self.world.step(state, self.actions(self._chunks[k], self._chunks[k + 1]))
         return state
 
     def frame(self, number: int) -> Image.Image:
@@ -116,9 +105,15 @@ class Timeline:
         """
         if not 0 <= number < self.length:
             raise LociError(f"frame {number}: expected 0 to {self.length - 1}")
-        start, end = self.offsets[number : number + 2]
+        start, end = self._ends[number] + RECORD.size, self._ends[number + 1]
         self._file.seek(start)
         return Image.open(io.BytesIO(self._file.read(end - start)))
+
+    def actions(self, start: int = 1, stop: int | None = None) -> Int[np.ndarray, "n 2"]:
+        """Move and view ids that led to frames `start` to `stop` (exclusive; all by default)."""
+        stop = self.length if stop is None else stop
+        ids = np.frombuffer(bytes(self._actions[2 * start : 2 * stop]), np.uint8)
+        return ids.reshape(-1, 2).astype(np.int64)
 
     def fork(self, folder: Path) -> Timeline:
         """A second walk with the same past, in another folder."""
@@ -126,51 +121,42 @@ class Timeline:
         folder.mkdir(parents=True)
         shutil.copyfile(self.folder / FRAMES, folder / FRAMES)
         other = object.__new__(Timeline)
-        other.folder, other.world, other.states = folder, self.world, dict(self.states)
-        other.chunks, other.actions = list(self.chunks), list(self.actions)
-        other.offsets = list(self.offsets)
-        other._file = open(folder / FRAMES, "r+b")  # noqa: SIM115
+        other._open(folder, self.world, dict(self.states), "r+b")
+        other._ends, other._chunks = self._ends[:], self._chunks[:]
+        other._actions = self._actions[:]
         return other
 
     def save(self) -> None:
-        """Write all that `restore` needs. What is committed later is lost on a crash."""
+        """Write all that `restore` needs. What is committed later is lost in a crash."""
         self._file.flush()
         os.fsync(self._file.fileno())
         save_walk(self.folder / WALK, self.state, self.world)
-        index = {
-            "version": VERSION,
-            "chunks": [[chunk.frames, chunk.end] for chunk in self.chunks],
-            "offsets": self.offsets,
-            "actions": self.actions,
-        }
-        with replacing(self.folder / INDEX) as draft:
-            draft.write_text(json.dumps(index), encoding="utf-8")
 
     @classmethod
     def restore(cls, folder: Path, world: World) -> Timeline:
-        """The walk last saved in a folder.
+        """The walk last saved in a folder, at the moment it was saved.
 
-        Its states of before are gone; jumping back replays from the nearest one that is known,
-        so `go_to` reaches back to the moment it was saved at.
+        Its earlier states are gone: it goes on, and back to what is walked from now on.
 
         Raises:
-            LociError: when the folder holds no walk, or one of another world.
+            LociError: when the folder holds no walk, a damaged one, or one of another world.
         """
-        try:
-            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-            if index["version"] != VERSION:
-                raise ValueError(f"version {index['version']}")
-            chunks = [Chunk(*map(int, chunk)) for chunk in index["chunks"]]
-            actions = [(int(move), int(view)) for move, view in index["actions"]]
-            offsets = [int(offset) for offset in index["offsets"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise LociError(f"{folder}: no autosaved walk that can be read") from error
+        if not (folder / WALK).is_file() or not (folder / FRAMES).is_file():
+            raise LociError(f"{folder}: no autosaved walk")
+        state = load_walk(folder / WALK, world)
         self = object.__new__(cls)
-        self.folder, self.world = folder, world
-        self.chunks, self.actions, self.offsets = chunks, actions, offsets
-        self.states = {self.moment: load_walk(folder / WALK, world)}
-        self._file = open(folder / FRAMES, "r+b")  # noqa: SIM115
-        self._file.truncate(offsets[-1])
+        self._open(folder, world, {}, "r+b")
+        while len(self._ends) <= state.frames:
+            header = self._file.read(RECORD.size)
+            if len(header) < RECORD.size:
+                raise LociError(f"{folder / FRAMES}: damaged, frames are missing")
+            length, move, view, last = RECORD.unpack(header)
+            self._ends.append(self._file.seek(length, os.SEEK_CUR))
+            self._actions += bytes((move, view))
+            if last:
+                self._chunks.append(len(self._ends) - 1)
+        self._file.truncate(self._ends[-1])
+        self.states[self.moment] = state
         return self
 
     def write_video(self, path: Path, scale: int = 1) -> None:
@@ -181,23 +167,27 @@ class Timeline:
 
     def action_list(self) -> list[dict[str, str]]:
         """All committed actions in the published file format, one per generated frame."""
-        return [{"move": MOVES[move], "view": VIEWS[view]} for move, view in self.actions]
+        return [{"move": MOVES[move], "view": VIEWS[view]} for move, view in self.actions()]
 
     def close(self) -> None:
         """Let the file go; it stays where it is."""
         self._file.close()
 
-    def _append(self, frames: Frames) -> None:
-        self._file.seek(self.offsets[-1])
-        for pixels in frames:
+    def _append(self, actions: Int[np.ndarray, "n 2"], frames: Frames) -> None:
+        self._file.seek(self._ends[-1])
+        for number, ((move, view), pixels) in enumerate(zip(actions, frames, strict=True), start=1):
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
-            self._file.write(buffer.getvalue())
-            self.offsets.append(self._file.tell())
+            data = buffer.getvalue()
+            self._file.write(RECORD.pack(len(data), move, view, number == len(frames)))
+            self._file.write(data)
+            self._ends.append(self._file.tell())
+            self._actions += bytes((int(move), int(view)))
+        self._chunks.append(len(self._ends) - 1)
 
     def _thin(self) -> None:
         """Keep the last `DENSE` states; of older ones as many as fit, evenly spread."""
-        old = sorted(k for k in self.states if k <= self.moment - DENSE)
         if len(self.states) > MOST_STATES:
+            old = sorted(k for k in self.states if k <= self.moment - DENSE)
             for k in old[1::2]:
                 del self.states[k]
