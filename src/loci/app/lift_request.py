@@ -17,15 +17,13 @@ from loci.app.device import Dtype, check_device
 from loci.errors import LociError, check_seed, check_tolerance
 from loci.io.config import read_json
 from loci.io.files import check_folder_writable
-from loci.io.images import check_aspect, check_mask, read_mask, read_pixels
+from loci.io.images import LIFT_ASPECT_RATIO, check_aspect, check_mask, read_mask, read_pixels
 from loci.io.models import SHIPPED, find_model
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, UInt8
 
 Decoder = Literal["gaussian_decoder", "gaussian_decoder_4", "mesh_decoder"]
-LONGEST_TO_SHORTEST = 16
-"""Pictures are padded to squares."""
 MODEL_CONFIG = "lifter.json"
 ONE_FILE = (".ply", ".glb", ".obj")
 # What this command writes, and may replace.
@@ -120,7 +118,7 @@ def check_request(options: Lift) -> LiftRequest:
         picture = SHIPPED / "home" / "example.png"
         mask_files = (SHIPPED / "home" / "example_mask.png",)
     pixels = read_pixels(picture)
-    check_aspect(pixels, LONGEST_TO_SHORTEST)
+    check_aspect(pixels, LIFT_ASPECT_RATIO)
     if options.pointmap is not None:
         _check_readable(options.pointmap)
     model = find_model(options.model, MODEL_CONFIG)

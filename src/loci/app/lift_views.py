@@ -1,4 +1,4 @@
-"""Pictures of what was lifted: beside the original, in its place, and from all sides."""
+"""Previews of lifted objects: beside the picture, in their place in it, and from all sides."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ TILE = 224
 SIDES = ("front", "right", "back", "left")
 FRAMES = 48
 DIM = 0.35
-"""How bright the picture is left around an object."""
+"""Brightness of the picture around an object."""
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 Inside = Bool[np.ndarray, "h w"]
@@ -34,53 +34,53 @@ def object_preview(asset: Asset, pixels: Pixels, mask: Inside) -> Image.Image:
         asset.pose.scale[0],
         asset.fov,
     )
-    placed = _in_place(_thing(asset), camera, pixels)
-    sides = turntable(_thing(asset), TILE, 1.0, TurntableConfig(frames=len(SIDES)))
+    placed = _in_place(_renderable(asset), camera, pixels)
+    sides = turntable(_renderable(asset), TILE, 1.0, TurntableConfig(frames=len(SIDES)))
     tiles = [_tile(_masked(pixels, mask)), _tile(placed), *sides]
     return contact_sheet(np.stack(tiles), ["picture", "in its place", *SIDES], columns=3)
 
 
 def scene_preview(scene: Scene, pixels: Pixels, masks: list[Inside]) -> Image.Image:
     """The picture with all but the objects dimmed, and the objects in their places."""
-    thing = scene.gaussians or merge_meshes(list(scene.meshes.values()))
-    placed = _in_place(thing, Camera.identity(scene.objects[0].fov), pixels)
+    shape = scene.gaussians or merge_meshes(list(scene.meshes.values()))
+    placed = _in_place(shape, Camera.identity(scene.objects[0].fov), pixels)
     tiles = [_tile(_masked(pixels, np.any(masks, axis=0))), _tile(placed)]
     return contact_sheet(np.stack(tiles), ["picture", "in place"], columns=2)
 
 
 def object_turntable(asset: Asset, side: int) -> UInt8[np.ndarray, "t h w 3"]:
     """Frames of one turn around the object, on white."""
-    return turntable(_thing(asset), side, 1.0, TurntableConfig(frames=FRAMES))
+    return turntable(_renderable(asset), side, 1.0, TurntableConfig(frames=FRAMES))
 
 
-def _thing(asset: Asset) -> Gaussians | Mesh:
-    """What shows an object best."""
+def _renderable(asset: Asset) -> Gaussians | Mesh:
+    """The splats of an object if it has any, else its mesh."""
     if asset.gaussians is not None:
         return asset.gaussians
     assert asset.mesh is not None, "an asset has splats or a mesh"
     return asset.mesh
 
 
-def _in_place(thing: Gaussians | Mesh, camera: Camera, pixels: Pixels) -> Pixels:
+def _in_place(shape: Gaussians | Mesh, camera: Camera, pixels: Pixels) -> Pixels:
     """Drawn over the dimmed picture, as its camera sees it."""
-    small = _shrunk(pixels)
-    behind = torch.from_numpy(small.copy()).permute(2, 0, 1).float() / 255 * DIM
-    return to_uint8(render(thing, camera, small.shape[:2], behind))
+    small = _shrink(pixels)
+    background = torch.from_numpy(small.copy()).permute(2, 0, 1).float() / 255 * DIM
+    return to_uint8(render(shape, camera, small.shape[:2], background))
 
 
 def _masked(pixels: Pixels, mask: Inside) -> Pixels:
     return np.where(mask[:, :, None], pixels, (pixels * DIM).astype(np.uint8))
 
 
-def _shrunk(pixels: Pixels) -> Pixels:
+def _shrink(pixels: Pixels) -> Pixels:
     image = Image.fromarray(pixels)
     image.thumbnail((TILE, TILE), Image.Resampling.LANCZOS)
     return np.asarray(image)
 
 
 def _tile(pixels: Pixels) -> Pixels:
-    """In the middle of a white square."""
-    small = Image.fromarray(_shrunk(pixels))
+    """The pixels, shrunk, in the middle of a white square."""
+    small = Image.fromarray(_shrink(pixels))
     tile = Image.new("RGB", (TILE, TILE), "white")
     place: Any = ((TILE - small.width) // 2, (TILE - small.height) // 2)
     tile.paste(small, place)

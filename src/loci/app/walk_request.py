@@ -20,7 +20,7 @@ from loci.app.saved_walk import SavedWalk
 from loci.errors import LociError, check_seed, check_tolerance
 from loci.io.config import CONFIG_NAME, read_json
 from loci.io.files import check_writable
-from loci.io.images import LONGEST_TO_SHORTEST, check_aspect, read_pixels
+from loci.io.images import WALK_ASPECT_RATIO, check_aspect, read_pixels
 from loci.io.models import SHIPPED, find_model
 from loci.io.video import Beginning
 
@@ -133,7 +133,7 @@ def check_request(options: Walk) -> WalkRequest:
     if saved is None:
         picture = options.picture or SHIPPED / "doom" / "example.png"
         pixels = read_pixels(picture)
-        check_aspect(pixels, LONGEST_TO_SHORTEST, str(picture))
+        check_aspect(pixels, WALK_ASPECT_RATIO, str(picture))
     model = find_model(options.model, CONFIG_NAME)
     _check_model(options, model, source, actions)
     return WalkRequest(options, model, actions, pixels, saved, outputs)

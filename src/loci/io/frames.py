@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from loci.io.images import LONGEST_TO_SHORTEST, check_aspect, read_pixels
+from loci.io.images import WALK_ASPECT_RATIO, check_aspect, read_pixels
 
 # Sizes that Infinite-World (arXiv 2602.02393) was trained at: height / width -> (h, w).
 ASPECT_RATIO_627_F64 = {
@@ -59,7 +59,7 @@ def fit(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
         LociError: when one side is more than 32 times the other.
     """
     height, width = pixels.shape[:2]
-    check_aspect(pixels, LONGEST_TO_SHORTEST)
+    check_aspect(pixels, WALK_ASPECT_RATIO)
     target_h, target_w = size
     ratio = max(target_h / height, target_w / width)
     # Rounded up in floating point, as published: 768x1376 for 448x896 gives 501x897, not 501x896.

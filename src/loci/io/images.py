@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
 T = TypeVar("T")
-LONGEST_TO_SHORTEST = 32
-"""Of a picture to walk into."""
-SMALLEST_MASK = 3
-"""Pixels across that a mask must have."""
+WALK_ASPECT_RATIO, LIFT_ASPECT_RATIO = 32, 16
+"""The longer side of a picture over the shorter at most: to walk into, and to lift from."""
+MIN_MASK_SIZE = 3
+"""Pixels of the longer side of a mask's bounding box."""
 MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Pillow refuses pictures that have more."""
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -92,8 +92,8 @@ def check_mask(
             f"{name}: {size[1]} x {size[0]}, expected {expected[1]} x {expected[0]} as the "
             "picture (upright, as its EXIF says)"
         )
-    if max(int(np.ptp(places)) + 1 for places in np.nonzero(inside)) < SMALLEST_MASK:
-        raise LociError(f"{name}: an object too small, expected {SMALLEST_MASK} pixels across")
+    if max(int(np.ptp(places)) + 1 for places in np.nonzero(inside)) < MIN_MASK_SIZE:
+        raise LociError(f"{name}: an object too small, expected {MIN_MASK_SIZE} pixels across")
 
 
 def _opened(
