@@ -1,73 +1,38 @@
-"""Recorded walks as a model sees them: which action leads where, and what the cache keeps."""
+"""Recordings on disk: what is written is read, piece by piece; what is damaged is named."""
 
 import json
-import math
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from loci.codecs.frame import FrameCodec, FrameCodecConfig
 from loci.data.recordings import (
+    Clip,
+    ClipDataset,
     Recordings,
-    latent_walks,
     load_recordings,
+    read_meta,
     shard_path,
     write_meta,
+    write_recordings,
     write_shard,
 )
+from loci.envs.base import EnvironmentInfo
 from loci.errors import LociError
 
-LEFT, FORWARD = (0, 3), (1, 0)
-
-
-def shards() -> Recordings:
-    """Two walks that turn left, go forward, and end with an action that leads nowhere."""
-    frames = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8, 3), dtype=np.uint8)
-    turn, step = 7.5, 12.0
-    place = [step * math.cos(math.radians(turn)), step * math.sin(math.radians(turn))]
-    poses = np.array([[0, 0, 0], [0, 0, turn], [*place, turn]], np.float32)
-    actions = np.array([LEFT, FORWARD, LEFT], np.uint8)
-    none = np.zeros(2, np.uint8)
-    return Recordings(
-        frames, np.stack([poses] * 2), np.stack([actions] * 2), none, none.astype(np.int64), {}
-    )
-
-
-def codec() -> FrameCodec:
-    torch.manual_seed(0)
-    return FrameCodec(FrameCodecConfig(widths=(8,), norm_groups=4)).eval().requires_grad_(False)
-
-
-def test_reckoning_agrees_with_the_engine(tmp_path: Path) -> None:
-    """The action of frame t leads to frame t + 1, in radians and cells."""
-    walks = latent_walks(shards(), codec(), tmp_path, 2)
-    assert walks.latents.shape == (2, 3, 16, 1, 1)
-    assert torch.allclose(walks.reckoned, walks.true, atol=1e-6)
-    assert walks.true[0, 2].tolist() == pytest.approx(
-        [math.radians(7.5), 12 / 128 * math.cos(math.radians(7.5)), 0.01224], abs=1e-5
-    )
-
-
-def test_what_is_encoded_once_is_kept(tmp_path: Path) -> None:
-    first = latent_walks(shards(), codec(), tmp_path, 1)
-    assert {path.name for path in tmp_path.iterdir()} == {"00000.npy", "owner.json"}
-    both = latent_walks(shards(), codec(), tmp_path, 2)
-    assert torch.equal(both.latents[:1], first.latents)
-    with pytest.raises(LociError, match="3 walks asked for, but the shards hold 2"):
-        latent_walks(shards(), codec(), tmp_path, 3)
-
-
-def test_a_cache_of_another_codec_is_refused(tmp_path: Path) -> None:
-    latent_walks(shards(), codec(), tmp_path, 1)
-    other = codec()
-    torch.nn.init.normal_(other.analysis.weight)
-    with pytest.raises(LociError, match="latents of another codec"):
-        latent_walks(shards(), other, tmp_path, 1)
-
-
-META = {"version": 1, "episodes": 5, "frames": 3, "frame_size": 4, "episodes_per_shard": 2}
+META = {
+    "version": 2,
+    "environment": "test",
+    "episodes": 5,
+    "frames": 3,
+    "frame_size": [4, 4],
+    "episodes_per_shard": 2,
+    "poses": True,
+    "labels": {"kinds": "uint8", "map_seeds": "int64"},
+}
 
 
 def arrays(count: int, first: int) -> dict[str, np.ndarray]:
@@ -94,7 +59,7 @@ def test_what_was_written_is_read(folder: Path) -> None:
     shards = load_recordings(folder)
     assert isinstance(shards, Recordings)
     assert shards.frames.shape == (5, 3, 4, 4, 3)
-    assert shards.map_seeds.tolist() == [0, 1, 2, 3, 4]
+    assert shards.labels["map_seeds"].tolist() == [0, 1, 2, 3, 4]
     assert (shards.frames[2:4] == arrays(2, 2)["frames"]).all()
     assert (shards.poses[4:] == arrays(1, 4)["poses"]).all()
     assert shards.meta == META
@@ -104,7 +69,7 @@ def test_what_was_written_is_read(folder: Path) -> None:
 def test_the_first_walks_can_be_read_alone(folder: Path) -> None:
     (shard_path(folder, 2) / "frames.npy").unlink()
     shards = load_recordings(folder, episodes=3)
-    assert shards.map_seeds.tolist() == [0, 1, 2]
+    assert shards.labels["map_seeds"].tolist() == [0, 1, 2]
     for episodes in (0, 6):
         with pytest.raises(LociError, match="expected 1 to 5"):
             load_recordings(folder, episodes)
@@ -135,12 +100,14 @@ def test_damage_is_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "expected JSON"),
+        ("{", "expected a JSON"),
         ("[]", "version"),
         ("{}", "version"),
         (json.dumps({**META, "version": 99}), "version"),
         (json.dumps({**META, "frames": "many"}), "frames many"),
         (json.dumps({**META, "episodes": 0}), "episodes 0"),
+        (json.dumps({**META, "frame_size": 4}), "frame_size"),
+        (json.dumps({**META, "move_units": "far"}), "move_units"),
     ],
 )
 def test_a_strange_description_is_refused(folder: Path, text: str, words: str) -> None:
@@ -170,3 +137,98 @@ def test_a_shard_that_cannot_be_written_leaves_nothing(folder: Path) -> None:
     with pytest.raises(LociError, match="cannot be written"):
         write_shard(shard_path(folder, 0), arrays(2, 0))  # there is one already
     assert sorted(folder.iterdir()) == before
+
+
+def test_any_part_of_the_frames_can_be_indexed_without_reading_the_rest(folder: Path) -> None:
+    frames = load_recordings(folder).frames
+    whole = np.concatenate([arrays(n, 2 * k)["frames"] for k, n in enumerate((2, 2, 1))])
+    assert all(isinstance(part, np.memmap) for part in frames.parts)
+    rows, columns = np.array([[4, 0], [3, 2]]), np.array([[2, 0], [1, 1]])
+    for index in (
+        0,
+        -1,
+        (3, 1),
+        (2, slice(1, 3)),
+        slice(1, 4),
+        rows,
+        (rows, columns),
+        (rows, 2),
+        (slice(0, 5, 2), slice(0, 2)),
+        (4, 2, 0, 1),
+    ):
+        assert np.array_equal(frames[index], whole[index]), index
+    flat, chosen = whole.reshape(15, 4, 4, 3), np.array([14, 0, 7])
+    assert np.array_equal(frames.reshape(-1, 4, 4, 3)[chosen], flat[chosen])
+    with pytest.raises(IndexError):
+        frames[5]
+
+
+def test_other_processes_map_the_same_files(folder: Path) -> None:
+    frames = load_recordings(folder, episodes=3).frames
+    sent = pickle.dumps(frames)
+    assert len(sent) < 1000
+    again = pickle.loads(sent)
+    assert np.array_equal(again, frames)
+    assert all(isinstance(part, np.memmap) for part in again.parts)
+
+
+INFO = EnvironmentInfo("a camera", (6, 8), fps=24)
+
+
+def clips(count: int) -> list[Clip]:
+    rng = np.random.default_rng(count)
+    frames = rng.integers(0, 256, (count, 5, 6, 8, 3), np.uint8)
+    return [Clip(video, np.full((5, 2), k)) for k, video in enumerate(frames)]
+
+
+def test_clips_of_any_video_are_recordings(tmp_path: Path) -> None:
+    assert write_recordings(tmp_path, iter(clips(5)), INFO, shard=2) == 5
+    found = load_recordings(tmp_path)
+    assert found.info == INFO
+    assert found.poses is None
+    assert found.info.action_scale is None
+    assert np.array_equal(found.frames, np.stack([clip.frames for clip in clips(5)]))
+    with pytest.raises(LociError, match="holds recordings already"):
+        write_recordings(tmp_path, clips(1), INFO)
+    with pytest.raises(LociError, match="no clips"):
+        write_recordings(tmp_path / "none", [], INFO)
+    odd = clips(2)[1]._replace(actions=np.zeros((4, 2)))
+    with pytest.raises(LociError, match="clip 1"):
+        write_recordings(tmp_path / "odd", [clips(2)[0], odd], INFO)
+
+
+def test_windows_of_all_walks_for_a_loader(tmp_path: Path) -> None:
+    write_recordings(tmp_path, clips(5), INFO, shard=2)
+    dataset = ClipDataset(load_recordings(tmp_path), length=3, stride=2)
+    assert len(dataset) == 10
+    batches = list(DataLoader(dataset, batch_size=4))
+    assert [len(batch["frames"]) for batch in batches] == [4, 4, 2]
+    expected = torch.from_numpy(clips(5)[1].frames[2:5])
+    assert torch.equal(batches[0]["frames"][3], expected)
+    assert batches[0]["actions"][3].tolist() == [[1, 1]] * 3
+    assert "poses" not in batches[0]
+    with pytest.raises(LociError, match="clips of 6 frames, expected 1 to 5"):
+        ClipDataset(load_recordings(tmp_path), length=6)
+
+
+def test_recordings_of_the_first_version_say_what_they_had(folder: Path) -> None:
+    """They were of Doom, and with 64 pixels a frame spanned less than they said."""
+    first = {"version": 1, "episodes": 5, "frames": 3, "episodes_per_shard": 2}
+    stated = {"step_units": 12.0, "turn_degrees": 7.5, "cell_units": 128, "fov_degrees": 88.7}
+    (folder / "meta.json").write_text(json.dumps({**first, **stated, "frame_size": 4}))
+    found = load_recordings(folder)
+    assert found.info == EnvironmentInfo("doom", (4, 4), 15.0, 88.7, 12.0, 7.5, 128.0)
+    assert found.labels["map_seeds"].tolist() == [0, 1, 2, 3, 4]
+    (folder / "meta.json").write_text(json.dumps({**first, **stated, "frame_size": 64}))
+    assert read_meta(folder)["fov_degrees"] == pytest.approx(73.74, abs=0.01)
+
+
+def test_the_digest_is_of_the_content(folder: Path) -> None:
+    digest = load_recordings(folder).digest
+    assert load_recordings(folder, 3).digest != digest
+    (shard_path(folder, 1) / "sha256.txt").unlink()  # computed anew
+    assert load_recordings(folder).digest == digest
+    frames = np.load(shard_path(folder, 1) / "frames.npy")
+    frames[1, 2, 3, 3, 2] ^= 1
+    np.save(shard_path(folder, 1) / "frames.npy", frames)
+    assert load_recordings(folder).digest != digest

@@ -49,6 +49,10 @@ class Codec(Protocol):
         """Latents in pieces of any length, equal to `decode` of the whole."""
         ...
 
+    def state_dict(self) -> dict[str, Any]:
+        """The weights, by name."""
+        ...
+
     def save_pretrained(self, folder: Path | str, dtype: torch.dtype | None = None) -> None:
         """Write `config.json` and `model.safetensors`."""
         ...

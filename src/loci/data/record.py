@@ -12,13 +12,18 @@ from typing import Literal
 
 import numpy as np
 
-from loci.data.recordings import VERSION, shard_path, write_meta, write_shard
-from loci.envs.doom.engine import STEP, TURN, DoomWalker, Rendering
-from loci.envs.doom.maps import CELL, make_map
+from loci.data.recordings import (
+    EPISODES_PER_SHARD,
+    describe,
+    shard_path,
+    write_meta,
+    write_shard,
+)
+from loci.envs.doom.engine import STEP, DoomWalker, Rendering
+from loci.envs.doom.maps import make_map
 from loci.envs.doom.walks import KINDS, Wanderer
 from loci.errors import LociError
 
-EPISODES_PER_SHARD = 24
 MOST_EPISODES = 1_000_000  # of one seed
 Split = Literal["train", "test"]
 
@@ -126,20 +131,9 @@ def map_seed(seed: int, episode: int, split: Split) -> int:
 def _describe(
     episodes: int, frames: int, seed: int, split: Split, rendering: Rendering
 ) -> dict[str, object]:
-    return {
-        "version": VERSION,
-        "seed": seed,
-        "split": split,
-        "episodes": episodes,
-        "frames": frames,
-        "frame_size": rendering.size,
-        "step_units": STEP,
-        "turn_degrees": TURN,
-        "cell_units": CELL,
-        "fov_degrees": round(rendering.fov, 4),
-        "kinds": list(KINDS),
-        "episodes_per_shard": EPISODES_PER_SHARD,
-    }
+    labels = {"kinds": "uint8", "map_seeds": "int64"}
+    more = {"seed": seed, "split": split, "kinds": list(KINDS)}
+    return describe(rendering.info, episodes, frames, labels=labels, **more)
 
 
 def _missing(
@@ -184,7 +178,7 @@ def _record_walk(
     hindered = 0
     for t in range(len(frames)):
         wanderer.pose = walker.pose()
-        frames[t], poses[t] = walker.look(), wanderer.pose
+        frames[t], poses[t] = walker.frame(), wanderer.pose
         move, view = actions[t] = wanderer.action()
         walker.step(move, view)
         here, there = wanderer.pose, walker.pose()

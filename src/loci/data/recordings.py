@@ -1,54 +1,166 @@
-"""Recorded walks on disk: plain arrays in folders, which load into memory as fast as the disk.
+"""Recorded walks on disk: folders of plain arrays that are mapped into memory, not read at once.
 
 A data set is a folder with `meta.json` and shards `shard-0000`, `shard-0001` ..., each a folder
-with one .npy file per array. A shard is there complete or not at all.
+with one .npy file per array: `frames` and `actions`, `poses` if they are known, and labels, one
+number per walk. Walks of any environment, or clips of any video, have this form. A shard is there
+complete or not at all.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int, Int64, UInt8
+from jaxtyping import Float32, Int, UInt8
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from loci.codecs.base import Codec
+from loci.data.mapped import MappedArray
+from loci.envs.base import EnvironmentInfo
 from loci.errors import LociError
+from loci.io.config import config_from_dict, read_json
 from loci.io.files import replacing
-from loci.memory.poses import ActionScale, dead_reckon
 
-VERSION = 1
+VERSION = 2
 META = "meta.json"
-# Type and shape (after episodes) of every array; "t" stands for frames an episode, "s" for pixels.
-ARRAYS: dict[str, tuple[type[np.generic], tuple[str | int, ...]]] = {
-    "frames": (np.uint8, ("t", "s", "s", 3)),
-    "poses": (np.float32, ("t", 3)),
-    "actions": (np.uint8, ("t", 2)),
-    "kinds": (np.uint8, ()),
-    "map_seeds": (np.int64, ()),
-}
+DIGEST = "sha256.txt"
+EPISODES_PER_SHARD = 24
+_FIRST_LABELS = {"kinds": "uint8", "map_seeds": "int64"}  # of version 1
+_UNSET_FOV = 73.7398  # of version 1 with 64 pixels: the engine ignored what the file says
+
+
+class Clip(NamedTuple):
+    """A walk to be written: `actions[t]` lead from frame t to t + 1."""
+
+    frames: UInt8[np.ndarray, "t h w 3"]
+    actions: Int[np.ndarray, "t 2"]
+    poses: Float32[np.ndarray, "t 3"] | None = None
 
 
 @dataclass(frozen=True)
 class Recordings:
-    """Walks in memory.
+    """Walks of equal length; frames are read from disk when they are indexed.
 
-    `poses` are x, y in map units and the heading in degrees, counter-clockwise. `actions` are move
-    and view ids; `actions[:, t]` lead from frame t to t + 1. `kinds` index `meta["kinds"]`.
+    Attributes:
+        frames: `[e, t, h, w, 3]`, indexed like an array by walk and frame.
+        actions: move and view ids; `actions[:, t]` lead from frame t to t + 1.
+        poses: x, y in the environment's units and the heading in degrees, counter-clockwise.
+        info: the environment and its units.
+        labels: other numbers of each walk, by name.
+        meta: all of `meta.json`.
+        digest: a hash of the content.
     """
 
-    frames: UInt8[np.ndarray, "e t s s 3"]
-    poses: Float32[np.ndarray, "e t 3"]
+    frames: MappedArray
     actions: UInt8[np.ndarray, "e t 2"]
-    kinds: UInt8[np.ndarray, " e"]
-    map_seeds: Int64[np.ndarray, " e"]
-    meta: dict[str, Any]
+    poses: Float32[np.ndarray, "e t 3"] | None
+    info: EnvironmentInfo
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+    digest: str = ""
+
+
+class ClipDataset(Dataset):
+    """Windows of `length` frames of all walks, for a `torch.utils.data.DataLoader`.
+
+    Items are `frames` uint8 `[length, h, w, 3]`, `actions` `[length, 2]`, and `poses`
+    `[length, 3]` where they are known.
+    """
+
+    def __init__(self, recordings: Recordings, length: int, stride: int = 1) -> None:
+        walks, frames = recordings.frames.shape[:2]
+        if not 1 <= length <= frames:
+            raise LociError(f"clips of {length} frames, expected 1 to {frames}")
+        self.recordings, self.length, self.stride = recordings, length, stride
+        self.per_walk = (frames - length) // stride + 1
+        self.count = walks * self.per_walk
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        walk, window = divmod(index, self.per_walk)
+        part = slice(window * self.stride, window * self.stride + self.length)
+        item = {
+            "frames": torch.from_numpy(self.recordings.frames[walk, part].copy()),
+            "actions": torch.from_numpy(self.recordings.actions[walk, part].astype(np.int64)),
+        }
+        if self.recordings.poses is not None:
+            item["poses"] = torch.from_numpy(self.recordings.poses[walk, part].copy())
+        return item
+
+
+def write_recordings(
+    folder: Path, clips: Iterable[Clip], info: EnvironmentInfo, shard: int = EPISODES_PER_SHARD
+) -> int:
+    """Write walks of any environment, or clips of videos, as a new data set; returns how many.
+
+    Args:
+        folder: for the shards.
+        clips: all of one length and of the size that `info` says; taken one shard at a time.
+        info: the environment and its units.
+        shard: walks per shard.
+
+    Raises:
+        LociError: when clips differ in form, there are none, or the folder cannot be written or
+            holds data already.
+    """
+    if (folder / META).exists():
+        raise LociError(f"{folder}: holds recordings already, expected a new folder")
+    clips, count, shapes, posed = iter(clips), 0, None, False
+    while part := list(islice(clips, shard)):
+        for clip in part:
+            if shapes is None:
+                length = len(clip.frames)
+                shapes = ((length, *info.frame_size, 3), (length, 2))
+                posed = clip.poses is not None
+            found = clip.frames.shape, clip.actions.shape
+            if found != shapes or (clip.poses is not None) != posed:
+                raise LociError(f"clip {count}: {found}, expected {shapes}, poses always or never")
+            count += 1
+        arrays = {
+            "frames": np.stack([clip.frames for clip in part]).astype(np.uint8),
+            "actions": np.stack([clip.actions for clip in part]).astype(np.uint8),
+        }
+        if posed:
+            arrays["poses"] = np.stack([clip.poses for clip in part]).astype(np.float32)  # type: ignore
+        write_shard(shard_path(folder, (count - 1) // shard), arrays)
+    if shapes is None:
+        raise LociError(f"{folder}: no clips to write")
+    write_meta(folder, describe(info, count, shapes[0][0], shard, posed=posed))
+    return count
+
+
+def describe(
+    info: EnvironmentInfo,
+    episodes: int,
+    frames: int,
+    shard: int = EPISODES_PER_SHARD,
+    posed: bool = True,
+    labels: Mapping[str, str] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """The content of `meta.json`.
+
+    Args:
+        info: the environment and its units.
+        episodes, frames, shard: walks, frames of each, and walks per shard.
+        posed: whether there are poses.
+        labels: numpy types of the labels of each walk, by name.
+        more: further entries.
+    """
+    form = {"version": VERSION, "episodes": episodes, "frames": frames}
+    form |= {"episodes_per_shard": shard, "poses": posed, "labels": dict(labels or {})}
+    return json.loads(json.dumps(form | asdict(info) | more))
 
 
 def shard_path(folder: Path, index: int) -> Path:
@@ -66,45 +178,68 @@ def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
     except OSError as error:
         raise LociError(f"{folder}: cannot be written ({error.strerror})") from error
     if (folder / META).exists():
-        held = read_meta(folder)
+        found = _read_json(folder)
         for name, value in meta.items():
-            if held.get(name) != value:
-                text = f"{name} {held.get(name)}, expected {value} to go on with it"
+            if found.get(name) != value:
+                text = f"{name} {found.get(name)}, expected {value} to go on with it"
                 raise LociError(f"{folder}: holds other data: {text}")
         return
     with replacing(folder / META) as draft:
-        draft.write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+        draft.write_text(json.dumps(dict(meta), indent=2) + "\n", encoding="utf-8")
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """The description of a data set.
+    """The description of a data set, as of the present version.
 
     Raises:
-        LociError: when there is none, or it is not of this version.
+        LociError: when there is none, or it is of an unknown version.
     """
-    path = folder / META
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        message = f"{folder}: expected recorded shards (make some: loci data doom)"
-        raise LociError(message) from error
-    except ValueError as error:
-        raise LociError(f"{path}: damaged, expected JSON") from error
-    if not isinstance(meta, dict) or meta.get("version") != VERSION:
+    meta, path = _read_json(folder), folder / META
+    if meta.get("version") == 1:
+        meta = _from_version_1(meta)
+    if meta.get("version") != VERSION:
         raise LociError(f"{path}: expected the description of recorded shards, version {VERSION}")
-    for name in ("episodes", "frames", "frame_size", "episodes_per_shard"):
+    for name in ("episodes", "frames", "episodes_per_shard"):
         if not isinstance(meta.get(name), int) or meta[name] < 1:
             raise LociError(f"{path}: {name} {meta.get(name)}, expected a positive whole number")
     return meta
 
 
+def _read_json(folder: Path) -> dict[str, Any]:
+    path = folder / META
+    if not path.exists():
+        raise LociError(f"{folder}: expected recorded shards (make some: loci data doom)")
+    meta = read_json(path)
+    if not isinstance(meta, dict):
+        raise LociError(f"{path}: expected the description of recorded shards, version {VERSION}")
+    return meta
+
+
+def _from_version_1(meta: dict[str, Any]) -> dict[str, Any]:
+    """The first version knew Doom alone, and had the same names for some of it."""
+    side = meta.get("frame_size")
+    return {
+        **meta,
+        "version": VERSION,
+        "environment": "doom",
+        "frame_size": [side, side],
+        "fov_degrees": _UNSET_FOV if side == 64 else meta.get("fov_degrees"),
+        "move_units": meta.get("step_units", 12.0),
+        "turn_degrees": meta.get("turn_degrees", 7.5),
+        "cell_units": meta.get("cell_units", 128.0),
+        "poses": True,
+        "labels": _FIRST_LABELS,
+    }
+
+
 def write_shard(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write one shard, complete or not at all."""
+    """Write one shard and the hash of its content, complete or not at all."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         draft.mkdir(parents=True)
-        for name in ARRAYS:
-            np.save(draft / f"{name}.npy", arrays[name])
+        for name, array in arrays.items():
+            np.save(draft / f"{name}.npy", array)
+        (draft / DIGEST).write_text(_digest(arrays))
         os.replace(draft, path)
     except OSError as error:
         raise LociError(f"{path}: cannot be written ({error.strerror})") from error
@@ -113,33 +248,59 @@ def write_shard(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def load_recordings(folder: Path, episodes: int | None = None) -> Recordings:
-    """Read the first `episodes` walks of a data set, or all, into memory.
+    """The first `episodes` walks of a data set, or all. Frames stay on disk until they are indexed.
 
     Raises:
         LociError: when anything is missing, damaged or of another shape than `meta.json` says.
     """
     meta = read_meta(folder)
+    info = _info(folder, meta)
     count = meta["episodes"] if episodes is None else episodes
     if not 1 <= count <= meta["episodes"]:
         raise LociError(f"{folder}: {count} episodes asked for, expected 1 to {meta['episodes']}")
-    sizes = {"t": meta["frames"], "s": meta["frame_size"]}
-    arrays = {}
-    for name, (dtype, axes) in ARRAYS.items():
-        shape = tuple(sizes.get(str(axis), axis) for axis in axes)
-        arrays[name] = np.empty((count, *shape), dtype)
-    each = meta["episodes_per_shard"]
+    frames, each = meta["frames"], meta["episodes_per_shard"]
+    forms: dict[str, tuple[str, tuple[int, ...]]] = {
+        "frames": ("uint8", (frames, *info.frame_size, 3)),
+        "actions": ("uint8", (frames, 2)),
+        **({"poses": ("float32", (frames, 3))} if meta["poses"] else {}),
+        **{name: (dtype, ()) for name, dtype in meta["labels"].items()},
+    }
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in forms}
+    digests = []
     for first in range(0, count, each):
-        path = shard_path(folder, first // each)
-        held = min(each, meta["episodes"] - first)
-        for name, whole in arrays.items():
-            wanted = whole[first : first + each]
-            part = _read_array(path / f"{name}.npy", (held, *whole.shape[1:]), whole.dtype)
-            wanted[:] = part[: len(wanted)]
-    return Recordings(**arrays, meta=meta)
+        path, stored = shard_path(folder, first // each), min(each, meta["episodes"] - first)
+        arrays = {
+            name: _map_array(path / f"{name}.npy", (stored, *shape), np.dtype(dtype))
+            for name, (dtype, shape) in forms.items()
+        }
+        digests.append(_shard_digest(path, arrays))
+        for name, array in arrays.items():
+            parts[name].append(array[: count - first])
+    small = {name: np.concatenate(parts[name]) for name in forms if name != "frames"}
+    return Recordings(
+        MappedArray(parts["frames"]),
+        small["actions"],
+        small.get("poses"),
+        info,
+        {name: small[name] for name in meta["labels"]},
+        meta,
+        hashlib.sha256("".join(digests).encode()).hexdigest(),
+    )
 
 
-def _read_array(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array as a view of its file, so that what is read goes where it is wanted at once."""
+def _info(folder: Path, meta: dict[str, Any]) -> EnvironmentInfo:
+    names = EnvironmentInfo.__dataclass_fields__
+    known = {name: value for name, value in meta.items() if name in names}
+    numbers = {name: float(value) for name, value in known.items() if isinstance(value, int)}
+    if not isinstance(known.get("frame_size"), list) or len(known["frame_size"]) != 2:
+        raise LociError(f"{folder / META}: frame_size {known.get('frame_size')}, expected two")
+    try:
+        return config_from_dict(EnvironmentInfo, known | numbers)
+    except LociError as error:
+        raise LociError(f"{folder / META}: {error}") from error
+
+
+def _map_array(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
@@ -148,88 +309,21 @@ def _read_array(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarr
     except (OSError, ValueError, EOFError) as error:
         raise LociError(f"{path}: damaged, expected an array file of numpy") from error
     if array.shape != shape or array.dtype != dtype:
-        held = f"{array.dtype} {list(array.shape)}"
-        raise LociError(f"{path}: {held}, expected {dtype} {list(shape)}")
+        found = f"{array.dtype} {list(array.shape)}"
+        raise LociError(f"{path}: {found}, expected {dtype} {list(shape)}")
     return array
 
 
-CELL = 128.0
+def _shard_digest(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
+    """As written with the shard; shards of version 1 have none, so theirs is computed."""
+    file = path / DIGEST
+    return file.read_text().strip() if file.is_file() else _digest(arrays)
 
 
-@dataclass(frozen=True)
-class LatentWalks:
-    """Walks of equal length, in memory.
-
-    `reckoned` comes from the actions alone and is what a model may use; `true` comes from the
-    engine and serves only to choose training targets and to judge. `history` is what a model is
-    shown as its past, where that is not the truth (`train.self_forced`).
-    """
-
-    latents: Float[Tensor, "e t c h w"]
-    actions: Int[Tensor, "e t 2"]
-    reckoned: Float[Tensor, "e t 3"]
-    true: Float[Tensor, "e t 3"]
-    history: Float[Tensor, "e t c h w"] | None = None
-
-    @property
-    def past(self) -> Float[Tensor, "e t c h w"]:
-        """What a model is shown."""
-        return self.latents if self.history is None else self.history
-
-    @property
-    def count(self) -> int:
-        return self.latents.shape[0]
-
-    @property
-    def length(self) -> int:
-        return self.latents.shape[1]
-
-
-def latent_walks(shards: Recordings, codec: Codec, cache: Path, walks: int) -> LatentWalks:
-    """The first `walks` recorded walks, encoded; what is encoded once is kept in `cache`.
-
-    Latents are stored per walk in half precision, so encoding resumes after a kill and a larger
-    `walks` adds to what is there. The cache belongs to one codec and one set of shards.
-
-    Raises:
-        LociError: when the shards hold fewer walks, or the cache was made by another codec or
-            from other recordings.
-    """
-    available = shards.frames.shape[0]
-    if walks > available:
-        raise LociError(f"{walks} walks asked for, but the shards hold {available}")
-    _claim(cache, shards, codec)
-    latents = [_encoded(shards.frames[i], codec, cache / f"{i:05d}.npy") for i in range(walks)]
-    actions = torch.from_numpy(shards.actions[:walks].astype(np.int64))
-    poses = torch.from_numpy(shards.poses[:walks].astype(np.float64))
-    true = torch.stack([poses[..., 2].deg2rad(), poses[..., 0] / CELL, poses[..., 1] / CELL], -1)
-    start = torch.zeros(walks, 3, dtype=torch.float64)
-    led = dead_reckon(start, actions[:, :-1, 0], actions[:, :-1, 1], ActionScale())
-    reckoned = torch.cat([start[:, None], led], dim=1)
-    return LatentWalks(torch.stack(latents), actions, reckoned, true)
-
-
-def _claim(cache: Path, shards: Recordings, codec: Codec) -> None:
-    """Make the cache, or make sure that it is of these recordings and this codec."""
-    probe = codec.encode(torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 1, 64, 64))
-    owner = {
-        "codec": hashlib.sha256(probe.bfloat16().float().numpy().tobytes()).hexdigest()[:16],
-        "recordings": {name: shards.meta.get(name) for name in ("seed", "split")},
-    }
-    cache.mkdir(parents=True, exist_ok=True)
-    path = cache / "owner.json"
-    if not path.exists():
-        path.write_text(json.dumps(owner))
-    elif json.loads(path.read_text()) != owner:
-        raise LociError(f"{cache}: latents of another codec or other recordings; remove the folder")
-
-
-def _encoded(frames: np.ndarray, codec: Codec, path: Path) -> Tensor:
-    if path.exists():
-        return torch.from_numpy(np.load(path))
-    video = torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2)[None]
-    latents = codec.encode(video.float() / 127.5 - 1)[0].transpose(0, 1).half()
-    # A draft of its own for each process: several may encode the same walk at a time.
-    with replacing(path) as draft, open(draft, "wb") as file:
-        np.save(file, latents.numpy())
-    return latents
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        for row in array:
+            digest.update(np.ascontiguousarray(row).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Environments that can be recorded, and the protocol they follow."""

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -7,7 +8,18 @@ import pytest
 
 from loci.data.record import generate, map_seed
 from loci.data.recordings import load_recordings
-from loci.envs.doom.engine import LEFT, RIGHT, DoomWalker, film, stepped, turn_between
+from loci.envs.doom.engine import (
+    FOV,
+    LEFT,
+    RIGHT,
+    TURN,
+    UNSET_FOV,
+    DoomWalker,
+    Rendering,
+    film,
+    stepped,
+    turn_between,
+)
 from loci.envs.doom.maps import DoomMap, Room, make_map
 from loci.envs.doom.walks import runs, spin, there_and_back
 from loci.errors import LociError
@@ -90,6 +102,44 @@ def test_unknown_actions_are_refused() -> None:
                 walker.step(move, view)
 
 
+def warping_error(frames: np.ndarray, fov: float) -> float:
+    """How far frames are from the frames before them, turned to the left by warping.
+
+    A column at some viewing angle shows what was `TURN` degrees further left a frame ago. Only rows
+    near the horizon are compared, where turning does not move anything up or down.
+    """
+    size = frames.shape[1]
+    grey = frames.mean(-1)[:, size // 2 - size // 16 : size // 2 + size // 16]
+    middle, focal = (size - 1) / 2, size / 2 / math.tan(math.radians(fov / 2))
+    angles = np.arctan((np.arange(size) - middle) / focal)
+    source = focal * np.tan(angles - math.radians(TURN)) + middle
+    inside = (source >= 0) & (source <= size - 1)
+    errors = []
+    for before, after in pairwise(grey):
+        warped = np.array([np.interp(source[inside], np.arange(size), row) for row in before])
+        errors.append(((warped - after[:, inside]) ** 2).mean())
+    return float(np.mean(errors))
+
+
+@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("fov", [FOV, UNSET_FOV], ids=["88.7", "73.7"])
+def test_a_frame_spans_the_field_of_view_that_is_stated(size: int, fov: float) -> None:
+    rendering = Rendering(size, fov)
+    frames, _ = film(3, spin(48), rendering=rendering)
+    assert frames.shape[1:] == (size, size, 3)
+    assert rendering.info.fov_degrees == pytest.approx(fov, abs=0.01)
+    tried = fov + np.arange(-18, 19, 3)
+    best = min(tried, key=lambda assumed: warping_error(frames, assumed))
+    assert best == pytest.approx(fov, abs=3.1)
+
+
+def test_frames_of_other_sizes_and_fields_of_view_are_refused() -> None:
+    with pytest.raises(LociError, match="96 pixels"):
+        Rendering(96)
+    with pytest.raises(LociError, match="120 degrees"):
+        Rendering(fov=120)
+
+
 def test_walls_stop_the_walker() -> None:
     world = hall()
     with DoomWalker([replace(world, start=(40.0, 1280.0, 180))]) as walker:
@@ -110,8 +160,12 @@ def test_recording(tmp_path: Path) -> None:
     assert done.frames == 150
     shards = load_recordings(tmp_path / "a")
     assert shards.frames.shape == (3, 50, 64, 64, 3)
-    assert shards.map_seeds.tolist() == [10_000_001, 10_000_003, 10_000_005]
-    assert [shards.meta["kinds"][kind] for kind in shards.kinds] == ["wander", "wander", "revisit"]
+    assert shards.labels["map_seeds"].tolist() == [10_000_001, 10_000_003, 10_000_005]
+    assert [shards.meta["kinds"][kind] for kind in shards.labels["kinds"]] == [
+        "wander",
+        "wander",
+        "revisit",
+    ]
     assert (shards.actions[1, :48, 1] > 0).all(), "every other walk begins with a full turn"
     for poses, actions in zip(shards.poses.tolist(), shards.actions.tolist(), strict=True):
         for here, there, action in zip(poses, poses[1:], actions, strict=False):
@@ -123,7 +177,7 @@ def test_recording(tmp_path: Path) -> None:
     with pytest.raises(LociError, match="holds other data"):
         generate(tmp_path / "a", 3, 50, 6, "test")
     generate(tmp_path / "b", episodes=3, frames=50, seed=5, split="test", workers=2)
-    assert (load_recordings(tmp_path / "b").frames == shards.frames).all()
+    assert np.array_equal(load_recordings(tmp_path / "b").frames, shards.frames)
 
 
 def test_recording_leaves_nothing_in_the_working_folder(

@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
-from loci.envs.doom.maps import DoomMap, make_map
+from loci.envs.base import EnvironmentInfo, Pose
+from loci.envs.doom.maps import CELL, DoomMap, make_map
 from loci.envs.doom.wad import write_wad
 from loci.errors import LociError
 
 STEP = 12.0  # map units that a move covers in one frame, along diagonals too
 TURN = 7.5  # degrees that a turn covers in one frame
 FULL_TURN = 48  # frames
+FPS = 15
 
 FORWARD, BACK = 1, 2
 STRAFE_LEFT, STRAFE_RIGHT = 3, 4
@@ -44,7 +46,6 @@ UNSET_FOV = _frame_fov(90)
 recordings of version 1, and the shipped model trained on them, have it, whatever they say."""
 _RESOLUTIONS = {64: "RES_256X192", 128: "RES_512X384"}
 
-Pose = tuple[float, float, float]  # x, y in map units; heading in degrees, counter-clockwise
 Run = tuple[int, int, int]  # move, view, frames
 
 
@@ -95,6 +96,19 @@ class Rendering:
         """Field of view of the whole rendered picture; the engine takes whole degrees."""
         return round(math.degrees(2 * math.atan(math.tan(math.radians(self.fov / 2)) / _KEPT)))
 
+    @property
+    def info(self) -> EnvironmentInfo:
+        """Frames and units of Doom so rendered."""
+        return EnvironmentInfo(
+            environment="doom",
+            frame_size=(self.size, self.size),
+            fps=FPS,
+            fov_degrees=round(_frame_fov(self.engine_fov), 4),
+            move_units=STEP,
+            turn_degrees=TURN,
+            cell_units=float(CELL),
+        )
+
 
 MOST_MAPS = 99  # in one file
 _WARM_UP = 10  # tics at the start of a map in which the engine does not listen
@@ -142,7 +156,12 @@ class DoomWalker:
             self._game.make_action([0, 0, 0])
         self._heading = self.pose()[2]
 
-    def look(self) -> UInt8[np.ndarray, "s s 3"]:
+    @property
+    def info(self) -> EnvironmentInfo:
+        """Its frames and units."""
+        return self.rendering.info
+
+    def frame(self) -> UInt8[np.ndarray, "s s 3"]:
         """What is seen from here."""
         side = self.rendering.size
         kept = slice(side // 2, side // 2 + 3 * side)
@@ -205,10 +224,10 @@ def film(
         world = replace(world, start=(start[0], start[1], round(start[2]) % 360))
     with DoomWalker([world], rendering) as walker:
         walker.enter(0)
-        frames, poses = [walker.look()], [walker.pose()]
+        frames, poses = [walker.frame()], [walker.pose()]
         for move, view in actions.tolist():
             walker.step(move, view)
-            frames.append(walker.look())
+            frames.append(walker.frame())
             poses.append(walker.pose())
     return np.stack(frames), np.array(poses, np.float32)
 

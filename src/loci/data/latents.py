@@ -1,0 +1,155 @@
+"""Recorded walks as latents, encoded once and kept in a cache that is mapped into memory."""
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from loci.codecs.base import Codec
+from loci.data.recordings import Recordings
+from loci.errors import LociError
+from loci.memory.poses import ActionScale, dead_reckon
+
+LATENTS, ENCODED, OWNER = "latents.npy", "encoded.npy", "owner.json"
+
+
+@dataclass(frozen=True)
+class LatentWalks:
+    """Walks of equal length. Latents are read from disk when they are indexed.
+
+    Attributes:
+        latents: in half precision.
+        actions: move and view ids; `actions[:, t]` lead from latent t to t + 1.
+        poses: dead-reckoned from the actions alone: what a model may use.
+        true_poses: the environment's, to choose training targets and to evaluate; dead-reckoned
+            where it knows none.
+        history: what a model is shown as its past, if not the recorded latents (self-forcing).
+    """
+
+    latents: Float[Tensor, "e t c h w"]
+    actions: Int[Tensor, "e t 2"]
+    poses: Float[Tensor, "e t 3"]
+    true_poses: Float[Tensor, "e t 3"]
+    history: Float[Tensor, "e t c h w"] | None = None
+
+    @property
+    def past(self) -> Float[Tensor, "e t c h w"]:
+        """What a model is shown as its past."""
+        return self.latents if self.history is None else self.history
+
+    @property
+    def count(self) -> int:
+        return self.latents.shape[0]
+
+    @property
+    def length(self) -> int:
+        return self.latents.shape[1]
+
+
+def latent_walks(
+    recordings: Recordings, codec: Codec, cache: Path, walks: int, scale: ActionScale | None = None
+) -> LatentWalks:
+    """The first `walks` recorded walks, encoded frame by frame.
+
+    The cache is found by a hash of the recordings and of the codec's weights, so that another
+    recording or codec never gets these latents. Encoding resumes after a kill, and a larger
+    `walks` adds to what is there.
+
+    Args:
+        recordings: to encode.
+        codec: with one latent per frame.
+        cache: the folder of all caches.
+        walks: how many.
+        scale: what an action does in one frame; by default as the recordings say.
+
+    Raises:
+        LociError: when there are fewer walks, their units are unknown, or the codec takes several
+            frames to a latent.
+    """
+    available = recordings.frames.shape[0]
+    scale = scale or recordings.info.action_scale
+    if walks > available:
+        raise LociError(f"{walks} walks asked for, but the shards hold {available}")
+    if scale is None:
+        raise LociError("recordings without the units of their actions: expected an ActionScale")
+    if codec.temporal_factor != 1:
+        raise LociError("latents of walks need a codec with a latent for every frame")
+    latents = _encoded(recordings, codec, cache, walks)
+    actions = torch.from_numpy(recordings.actions[:walks].astype(np.int64))
+    start = torch.zeros(walks, 3, dtype=torch.float64)
+    reckoned = dead_reckon(start, actions[:, :-1, 0], actions[:, :-1, 1], scale)
+    poses = torch.cat([start[:, None], reckoned], dim=1)
+    true_poses = poses
+    if recordings.poses is not None:
+        x, y, heading = torch.from_numpy(recordings.poses[:walks].astype(np.float64)).unbind(-1)
+        cell = recordings.info.cell_units
+        true_poses = torch.stack([heading.deg2rad(), x / cell, y / cell], dim=-1)
+    return LatentWalks(latents, actions, poses, true_poses)
+
+
+def _encoded(recordings: Recordings, codec: Codec, cache: Path, walks: int) -> Tensor:
+    folder = cache / _key(recordings, codec)
+    if not folder.is_dir():
+        _create(folder, recordings, codec)
+    try:
+        latents = np.load(folder / LATENTS, mmap_mode="r+")
+        encoded = np.load(folder / ENCODED, mmap_mode="r+")
+    except (OSError, ValueError) as error:
+        raise LociError(f"{folder}: damaged latents; remove the folder") from error
+    for walk in range(walks):
+        if not encoded[walk]:
+            latents[walk] = _encode(recordings.frames[walk], codec)
+            latents.flush()  # before it is said to be there
+            encoded[walk] = 1
+            encoded.flush()
+    # Writable for torch, but never written to the file.
+    return torch.from_numpy(np.load(folder / LATENTS, mmap_mode="c"))[:walks]
+
+
+def _encode(frames: np.ndarray, codec: Codec) -> np.ndarray:
+    video = torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2)[None]
+    latents = codec.encode(video.to(_device(codec)).float() / 127.5 - 1)
+    return latents[0].transpose(0, 1).half().cpu().numpy()
+
+
+def _device(codec: Codec) -> torch.device:
+    return next(iter(codec.state_dict().values())).device
+
+
+def _create(folder: Path, recordings: Recordings, codec: Codec) -> None:
+    """An empty cache, complete or not at all; several processes may try at a time."""
+    walks, frames, height, width = recordings.frames.shape[:4]
+    side = codec.spatial_factor
+    shape = (walks, frames, codec.latent_channels, height // side, width // side)
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}.{threading.get_ident()}.part")
+    owner = {"recordings": recordings.digest, "codec": asdict(codec.config), "walks": walks}
+    try:
+        draft.mkdir(parents=True)
+        np.lib.format.open_memmap(draft / LATENTS, "w+", np.float16, shape).flush()
+        np.save(draft / ENCODED, np.zeros(walks, np.uint8))
+        (draft / OWNER).write_text(json.dumps(owner, indent=2))
+        os.replace(draft, folder)
+    except OSError as error:
+        if not folder.is_dir():
+            raise LociError(f"{folder}: cannot be written ({error.strerror})") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _key(recordings: Recordings, codec: Codec) -> str:
+    """A hash of the recordings and of the codec: of its weights, since outputs depend on the
+    processor."""
+    digest = hashlib.sha256(recordings.digest.encode())
+    digest.update(json.dumps(asdict(codec.config)).encode())
+    for name, tensor in sorted(codec.state_dict().items()):
+        digest.update(f"{name} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
