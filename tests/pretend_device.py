@@ -62,6 +62,9 @@ class PretendTensor(torch.Tensor):
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return dispatched(func, args, kwargs or {})
 
+    def __repr__(self, **options: Any) -> str:
+        return f"{self.on_cpu!r} on {self.device}"
+
     def tolist(self) -> Any:
         return self.on_cpu.tolist()
 

@@ -1,18 +1,31 @@
 """Everything walks, lifts and learns on a device other than the CPU."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import trimesh
 
-from loci.app.lift_views import object_preview, object_turntable, scene_preview
+from loci.app.lift_views import object_preview, scene_preview
 from loci.caching.presets import Preset
+from loci.caching.published.token_baselines import random_drop
 from loci.caching.token_cache import TokenCacheConfig
+from loci.geometry.io import write_glb, write_obj
+from loci.geometry.mesh.bake import BakeConfig, bake_texture
+from loci.geometry.mesh.hidden_faces import HiddenFacesConfig, remove_hidden_faces
+from loci.geometry.mesh.mesh import Mesh
+from loci.geometry.mesh.render import render_mesh
+from loci.geometry.mesh.simplify import decimate, fill_holes
+from loci.memory.hierarchical import HierarchicalMemoryConfig
+from loci.memory.schedule import HierarchyConfig
 from loci.objects.lifter import Lifter
-from loci.objects.parts import GivenParts
+from loci.objects.parts import LoadedParts
 from loci.objects.placement.refinement import RefinementConfig
+from loci.train.world.batches import HistorySpec
+from loci.train.world.train import TrainingStage
 from loci.world.walk_file import load_walk, save_walk
 from loci.world.world import World
 from tests.objects.lifters import (
@@ -23,6 +36,14 @@ from tests.objects.lifters import (
     small_modules,
 )
 from tests.pretend_device import pretend as pretend
+from tests.train import test_codec
+from tests.train.slat import test_flow as test_slat_flow
+from tests.train.slat import test_vae as test_slat_vae
+from tests.train.structure import test_flow as test_structure_flow
+from tests.train.structure import test_vae as test_structure_vae
+from tests.train.toy_objects import toy_set
+from tests.train.world import test_train as test_world
+from tests.train.world.test_memory_tokens import wandering
 from tests.world.models import small_world
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
@@ -94,8 +115,11 @@ def walked(world: World, chunks: int, folder: Path) -> np.ndarray:
 def test_a_world_walks_on_the_device(
     pretend: torch.device, tmp_path: Path, dtype: torch.dtype
 ) -> None:
-    """Long enough for memory tokens of all levels, through a saved walk."""
-    small_world().save_pretrained(tmp_path / "world")
+    """Long enough for memory tokens of two levels, through a saved walk."""
+    world = small_world()
+    memory = HierarchicalMemoryConfig(HierarchyConfig(budget=7, follow="views"))
+    config = replace(world.config, memory=memory)
+    World(config, world.transformer, world.codec).save_pretrained(tmp_path / "world")
     here = World.from_pretrained(tmp_path / "world", dtype=dtype)
     there = World.from_pretrained(tmp_path / "world", pretend, dtype)
     assert {p.device for p in there.transformer.parameters()} == {pretend}
@@ -132,29 +156,36 @@ def test_an_object_is_lifted_on_the_device(pretend: torch.device, tmp_path: Path
     torch.testing.assert_close(asset.mesh.vertices.cpu(), here.mesh.vertices, atol=1e-4, rtol=1e-4)
 
 
-def test_an_asset_on_the_device_is_finished_shown_and_written(
+def test_a_scene_on_the_device_is_shown_and_written(pretend: torch.device, tmp_path: Path) -> None:
+    lifter = Lifter.from_pretrained(save_small_lifter(tmp_path / "model"), pretend)
+    scene = lifter.scene(PIXELS, [INSIDE, INSIDE], example_pointmap())
+    assert {path.suffix for path in scene.export(tmp_path / "scene")} == {".ply", ".glb", ".json"}
+    object_preview(scene.objects[0], PIXELS, INSIDE)
+    scene_preview(scene, PIXELS, [INSIDE, INSIDE])
+    lifter.save_pretrained(tmp_path / "again")
+
+
+def test_a_mesh_on_the_device_is_finished_and_written(
     pretend: torch.device, tmp_path: Path
 ) -> None:
-    lifter = Lifter.from_pretrained(save_small_lifter(tmp_path / "model"), pretend)
-    asset = lifter(PIXELS, INSIDE, example_pointmap())
-    scene = lifter.scene(PIXELS, [INSIDE, INSIDE], example_pointmap())
-    assert {path.suffix for path in asset.export(tmp_path / "object")} >= {".ply", ".glb"}
-    assert scene.export(tmp_path / "scene")
-    object_preview(asset, PIXELS, INSIDE)
-    scene_preview(scene, PIXELS, [INSIDE, INSIDE])
-    mesh_only = replace(asset, gaussians=None)
-    object_turntable(mesh_only, 16)
-    finished = asset.simplified(300).cleaned().textured(32)
-    assert finished.mesh is not None
-    assert finished.mesh.vertices.device == pretend
-    finished.export(tmp_path / "textured.glb")
-    lifter.save_pretrained(tmp_path / "again")
+    solid = trimesh.creation.icosphere(2, 0.4)
+    vertices = torch.tensor(solid.vertices, dtype=torch.float32, device=pretend)
+    mesh = Mesh(vertices, torch.tensor(solid.faces, device=pretend), vertices + 0.5)
+    mesh = fill_holes(decimate(replace(mesh, faces=mesh.faces[5:]), 200))
+    mesh = remove_hidden_faces(mesh, HiddenFacesConfig(views=3, pixels=32))
+    baking = BakeConfig(side=32, views=3, pixels=32)
+    mesh = bake_texture(mesh, lambda camera, size: render_mesh(mesh, camera, size), baking)
+    assert mesh.vertices.device == pretend
+    assert mesh.texture is not None
+    write_glb(tmp_path / "mesh.glb", {"object": mesh})
+    write_obj(tmp_path / "mesh.obj", mesh)
 
 
 @pytest.mark.parametrize("name", ["fast", "faster", "released", "paper", "tokens", "dropped"])
 def test_presets_lift_on_the_device(pretend: torch.device, tmp_path: Path, name: str) -> None:
     tokens = Preset("tokens", latents=TokenCacheConfig(tolerance=0.4))
-    speed = {"tokens": tokens, "dropped": Preset("dropped", dropped=0.3)}.get(name, name)
+    dropped = Preset("dropped", drop_voxels=lambda voxels, rng: random_drop(voxels, 0.3, rng))
+    speed = {"tokens": tokens, "dropped": dropped}.get(name, name)
     lifter = Lifter.from_pretrained(save_small_lifter(tmp_path / "model"), pretend)
     asset = lifter(PIXELS, INSIDE, speed=speed)
     assert asset.voxels.device == pretend
@@ -164,6 +195,72 @@ def test_presets_lift_on_the_device(pretend: torch.device, tmp_path: Path, name:
     "changed", [{"refinement": RefinementConfig()}, {"voxel_limit": 10}, {"prune": 1}]
 )
 def test_options_of_a_lifter_run_on_the_device(pretend: torch.device, changed: dict) -> None:
-    lifter = Lifter(small_config(**changed), GivenParts(small_modules()), pretend)
+    lifter = Lifter(small_config(**changed), LoadedParts(small_modules()), pretend)
     asset = lifter(PIXELS, INSIDE, example_pointmap(), guesses=2)
     assert asset.voxels.device == pretend
+
+
+@pytest.fixture
+def training_device(pretend: torch.device) -> Iterator[torch.device]:
+    """Where accelerate puts what is trained."""
+    accelerate = pytest.importorskip("accelerate", reason="the extra `train` is not installed")
+    state = accelerate.state
+    state.AcceleratorState._reset_state(reset_partial_state=True)
+    state.PartialState().device = pretend
+    yield pretend
+    state.AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_a_world_is_trained_on_the_device(training_device: torch.device, tmp_path: Path) -> None:
+    """All stages: short histories, frozen windows, rollouts of its own."""
+    spec = HistorySpec((1, 1, 0))
+    stages = (
+        TrainingStage(0.5, (spec,)),
+        TrainingStage(1.0, (spec, HistorySpec(budget=12)), freeze_windows=True, self_forcing=0.5),
+    )
+    config = replace(test_world.CONFIG, out=tmp_path, stages=stages, steps=4)
+    trained = test_world.fit_world(wandering(), None, config)
+    assert on_device(trained, training_device)
+
+
+def test_a_codec_is_trained_on_the_device(training_device: torch.device, tmp_path: Path) -> None:
+    frames = test_codec.frames(16, 0)
+    config = replace(test_codec.TINY, out=tmp_path, steps=2)
+    trained = test_codec.fit_codec(frames, frames[:8], config)
+    assert on_device(trained, training_device)
+
+
+def test_a_structure_vae_is_trained_on_the_device(
+    training_device: torch.device, tmp_path: Path
+) -> None:
+    shapes = test_structure_vae.boxes()
+    config = replace(test_structure_vae.TINY, out=tmp_path, steps=2)
+    trained = test_structure_vae.fit_structure_vae(shapes, shapes, config)
+    assert on_device(trained, training_device)
+
+
+def test_a_structure_flow_is_trained_on_the_device(
+    training_device: torch.device, tmp_path: Path
+) -> None:
+    objects = test_structure_flow.OBJECTS[:2]
+    config = replace(test_structure_flow.TINY, out=tmp_path, steps=2)
+    trained = test_structure_flow.fit_structure(
+        objects, objects, test_structure_flow.codec(), config
+    )
+    assert on_device(trained, training_device)
+
+
+def test_a_slat_vae_and_its_flow_are_trained_on_the_device(
+    training_device: torch.device, tmp_path: Path
+) -> None:
+    toys = toy_set(2)
+    config = replace(test_slat_vae.TINY, out=tmp_path / "vae", steps=2)
+    vae = test_slat_vae.fit_slat_vae(toys, toys, config)
+    assert on_device(vae, training_device)
+    config = replace(test_slat_flow.TINY, out=tmp_path / "flow", steps=2)
+    trained = test_slat_flow.fit_slat_flow(toys, toys, vae, config)
+    assert on_device(trained, training_device)
+
+
+def on_device(model: torch.nn.Module, device: torch.device) -> bool:
+    return {p.device for p in model.parameters()} == {device}
