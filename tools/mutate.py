@@ -3,9 +3,9 @@
     python tools/mutate.py src/loci/flow.py src/loci/caching --tests tests/test_flow.py \
         tests/caching --count 40 --seed 0 --json mutants.json
 
-The working tree is copied and never changed. Each mutant runs the tests in a forked process, so
-heavy imports happen once; needs a POSIX system. The test file that mirrors the mutated one runs
-first, the others only if it passes. A mutant that hangs counts as killed.
+Nothing on disk is changed. Tests are imported once; for each mutant a forked process replaces the
+code of the imported functions and runs them, those of the mirroring test file first, up to the
+first failure. A mutant that takes much longer than the tests do counts as killed. POSIX only.
 """
 
 import argparse
@@ -14,13 +14,15 @@ import importlib
 import json
 import os
 import random
-import shutil
-import signal
+import resource
 import sys
-import tempfile
-import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
+from _pytest.main import pytest_runtestloop
 
 ROOT = Path(__file__).resolve().parents[1]
 OPERATORS = {
@@ -105,80 +107,119 @@ def mutate(path: Path, index: int, variant: int) -> tuple[dict, str]:
     return about, ast.unparse(ast.fix_missing_locations(tree))
 
 
-def run(tree: Path, tests: list[str], limit: float) -> tuple[bool, float]:
-    """Whether the tests pass in a fork, and the seconds that they took."""
-    start, pid = time.monotonic(), os.fork()
-    if pid == 0:
-        os.setpgrp()
-        os.chdir(tree)
-        sys.path.insert(0, str(tree / "src"))
-        sys.path.insert(0, str(tree))
-        sink = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(sink, 1)
-        os.dup2(sink, 2)
-        import pytest
-
-        os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])))
-    while time.monotonic() - start < limit:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return status == 0, time.monotonic() - start
-        time.sleep(0.05)
-    os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return False, time.monotonic() - start
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__")
 
 
-def mirror(path: Path) -> list[list[str]]:
-    """The test file of a source file, if there is one."""
-    inside = path.relative_to(ROOT / "src" / "loci")
-    test = Path("tests", inside.parent, f"test_{inside.name}")
-    return [[str(test)]] if (ROOT / test).is_file() else []
+def patch(path: Path, source: str) -> None:
+    """Gives the functions, classes and constants of an imported module their mutated form."""
+    module = sys.modules[module_name(path)]
+    mutated = types.ModuleType(module.__name__)
+    mutated.__file__ = module.__file__
+    sys.modules[module.__name__] = mutated  # dataclasses look their module up
+    exec(compile(source, str(path), "exec"), mutated.__dict__)
+    sys.modules[module.__name__] = module
+    for name, new in vars(mutated).items():
+        old = vars(module).get(name)
+        if name.startswith("__") or isinstance(new, types.ModuleType):
+            continue
+        if getattr(new, "__module__", module.__name__) == module.__name__ and update(old, new):
+            continue
+        if isinstance(new, int | float | str | tuple | frozenset) and new != old:
+            for user in list(sys.modules.values()):
+                if vars(user).get(name) is old:
+                    setattr(user, name, new)
+
+
+def update(old: Any, new: Any) -> bool:
+    """Replaces the code of a function, or of the methods of a class; False for other objects."""
+    if isinstance(old, types.FunctionType) and isinstance(new, types.FunctionType):
+        if len(old.__code__.co_freevars) == len(new.__code__.co_freevars):
+            old.__code__ = new.__code__
+        old.__defaults__, old.__kwdefaults__ = new.__defaults__, new.__kwdefaults__
+        if hasattr(old, "__wrapped__"):
+            update(old.__wrapped__, new.__wrapped__)
+    elif isinstance(old, property | staticmethod | classmethod) or hasattr(old, "func"):
+        inner = "fget" if isinstance(old, property) else "__func__"
+        inner = "func" if hasattr(old, "func") else inner
+        update(getattr(old, inner), getattr(new, inner))
+    elif isinstance(old, type) and isinstance(new, type):
+        for name, value in list(vars(new).items()):
+            simple = isinstance(value, int | float | str | tuple) and not name.startswith("__")
+            if not update(vars(old).get(name), value) and simple:
+                setattr(old, name, value)
+    else:
+        return False
+    return True
+
+
+class Mutator:
+    """A pytest plugin that runs the collected tests once for each mutant."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.given, self.report = given, []
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        files = [f for s in self.given.sources for f in ([s] if s.is_file() else s.rglob("*.py"))]
+        files = sorted({file.resolve() for file in files})
+        for file in files:
+            importlib.import_module(module_name(file))
+        found = [site for file in files for site in sites(file)]
+        drawn = random.Random(self.given.seed).sample(found, min(self.given.count, len(found)))
+        unchanged = [(file, ast.unparse(ast.parse(file.read_text("utf-8")))) for file in files]
+        passed, seconds = self.run(session, unchanged, 10_000)
+        if not passed:
+            print("the tests fail without a mutation")
+            return True
+        for site in drawn:
+            about, source = mutate(*site)
+            survived, used = self.run(session, [(site[0], source)], round(3 * seconds + 10))
+            self.report.append(about | {"survived": survived, "cpu_seconds": round(used, 1)})
+            if survived:
+                print(*about.values(), sep=" | ", flush=True)
+            if self.given.json:
+                content = {"mutants_in_all": len(found), "mutants": self.report}
+                self.given.json.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        killed = sum(not about["survived"] for about in self.report)
+        print(f"{killed} of {len(drawn)} killed ({killed / max(1, len(drawn)):.0%})")
+        return True
+
+    def run(
+        self, session: pytest.Session, changed: list[tuple[Path, str]], limit: int
+    ) -> tuple[bool, float]:
+        """Whether the tests pass in a fork, and its CPU seconds."""
+        pid = os.fork()
+        if pid == 0:
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+            sink = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(sink, 1)
+            os.dup2(sink, 2)
+            try:
+                for path, source in changed:
+                    patch(path, source)
+                inside = changed[0][0].relative_to(ROOT / "src" / "loci")
+                mirror = ROOT / "tests" / inside.parent / f"test_{inside.name}"
+                session.items.sort(key=lambda item: item.path != mirror)
+                session.config.option.maxfail = 1
+                pytest_runtestloop(session)
+                os._exit(int(session.testsfailed > 0))
+            except BaseException:
+                os._exit(1)
+        _, status, usage = os.wait4(pid, 0)
+        return status == 0, usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("sources", nargs="+", type=Path, help="files or folders to mutate")
-    parser.add_argument("--tests", nargs="+", required=True, help="what pytest runs")
+    parser.add_argument("--tests", nargs="+", required=True, help="what pytest collects")
     parser.add_argument("--count", type=int, default=40, help="mutants to draw")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to write the report")
     given = parser.parse_args()
-    for name in ("hypothesis", "jaxtyping", "numpy", "PIL.Image", "pytest", "torch"):
-        importlib.import_module(name)  # once, before forking
-    sys.modules["torch"].set_num_threads(1)
-    sys.dont_write_bytecode = True
-    files = [f for s in given.sources for f in ([s] if s.is_file() else sorted(s.rglob("*.py")))]
-    found = [site for file in files for site in sites(file.resolve())]
-    drawn = random.Random(given.seed).sample(found, min(given.count, len(found)))
-    report: list[dict] = []
-    with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder) / "tree"
-        listed = os.popen(f"git -C {ROOT} ls-files -co --exclude-standard").read().splitlines()
-        for name in listed:
-            if (ROOT / name).is_file():
-                (tree / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(ROOT / name, tree / name)
-        passed, seconds = run(tree, given.tests, 3600)
-        if not passed:
-            sys.exit("the tests fail without a mutation")
-        for site in drawn:
-            about, source = mutate(*site)
-            path = tree / about["file"]
-            original = path.read_text(encoding="utf-8")
-            path.write_text(source, encoding="utf-8")
-            start, limit = time.monotonic(), 3 * seconds + 20
-            survived = all(run(tree, tests, limit)[0] for tests in (*mirror(site[0]), given.tests))
-            about |= {"survived": survived, "seconds": round(time.monotonic() - start, 1)}
-            path.write_text(original, encoding="utf-8")
-            report.append(about)
-            if about["survived"]:
-                print(*about.values(), sep=" | ", flush=True)
-            if given.json:
-                content = json.dumps({"mutants_in_all": len(found), "mutants": report}, indent=1)
-                given.json.write_text(content, encoding="utf-8")
-    killed = sum(not about["survived"] for about in report)
-    print(f"{killed} of {len(report)} killed ({killed / max(1, len(report)):.0%})")
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(1)  # threads do not survive a fork
+    pytest.main(["-q", "-s", "-p", "no:cacheprovider", *given.tests], plugins=[Mutator(given)])
 
 
 if __name__ == "__main__":

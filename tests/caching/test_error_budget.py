@@ -71,3 +71,25 @@ def test_calibration_needs_runs_that_differ() -> None:
         fit_error_scale([0.1, 0.1], [0.2, 0.3])
     with pytest.raises(ValueError, match="at least two"):
         fit_error_scale([0.0, 0.1], [0.2, 0.3])
+
+
+def test_two_runs_are_enough() -> None:
+    fitted = fit_error_scale([0.01, 0.1], [0.03, 0.3])
+    assert (fitted.factor, fitted.power) == (pytest.approx(3), pytest.approx(1))
+    # A power below 0.1 is raised to it, so that a larger tolerance allows more.
+    assert fit_error_scale([0.01, 0.1], [0.3, 0.03]).power == 0.1
+
+
+@pytest.mark.parametrize("wrong", [(0.0, 1.0), (math.inf, 1.0), (1.0, 0.0), (1.0, math.inf)])
+def test_a_scale_is_finite_and_positive(wrong: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        ErrorScale(*wrong)
+    assert ErrorScale(2.0, 2.0).predicted(0.0) == ErrorScale(2.0, 2.0).true(0.0) == 0
+    assert ErrorScale(2.0, 2.0).true(3.0) == 18
+    assert ErrorScale(2.0, 2.0).predicted(18.0) == 3
+
+
+def test_a_cost_that_is_exactly_available_is_allowed() -> None:
+    budget, grid = ErrorBudget(0.5), times(2, 1.0)
+    assert budget.allows(0.25, 0, grid)
+    assert not budget.allows(0.2500001, 0, grid)
