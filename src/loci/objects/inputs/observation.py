@@ -17,7 +17,13 @@ from torch import Tensor
 
 from loci.caching.spectral import MARGIN
 from loci.errors import LociError
-from loci.io.images import LIFT_ASPECT_RATIO, check_aspect, read_mask, read_pixels
+from loci.io.images import (
+    LIFT_ASPECT_RATIO,
+    check_aspect,
+    check_mask,
+    read_mask,
+    read_pixels,
+)
 from loci.objects.inputs.pointmap import (
     NOMINAL_DISTANCE,
     NOMINAL_FOV,
