@@ -165,7 +165,7 @@ class Trainer:
     def __init__(self, config: TrainerConfig) -> None:
         self.config = config
         self.dtype = matmul_type(config.precision)
-        self.accelerator = _accelerator(self.dtype)
+        self.accelerator = _accelerator()
         self.run = RunDirectory(config.out, writes=self.accelerator.is_main_process)
         torch.manual_seed(config.seed)  # weights are drawn as models are built
 
@@ -193,13 +193,14 @@ class Trainer:
         }
         run.resume(state)
         model, optimizer = accelerator.prepare(task.model, task.optimizer)
+        forward = self._in_precision(model)
         records: list[dict[str, Tensor]] = []
 
         run.start_clock()
         while (step := self._step(average)).progress < 1:
             for group in optimizer.param_groups:
                 group["lr"] = config.rate(step.number, step.progress)
-            losses = task.loss(model, task.batch(step), step)
+            losses = task.loss(forward, task.batch(step), step)
             accelerator.backward(losses["loss"])
             norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
             self._check_finite(losses["loss"], norm)
@@ -224,6 +225,18 @@ class Trainer:
                 task.save(averaged, draft)
         accelerator.wait_for_everyone()
         return averaged
+
+    def _in_precision(self, model: nn.Module) -> Callable[..., Any]:
+        """The model with matrix products in the run's precision; inputs and outputs in float32."""
+        from accelerate.utils import convert_to_fp32
+
+        narrow = self.dtype is torch.bfloat16
+
+        def forward(*inputs: Any, **options: Any) -> Any:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=narrow):
+                return convert_to_fp32(model(*inputs, **options))
+
+        return forward
 
     def _evaluate(self, task: Task[ModelT], model: ModelT, **mark: bool) -> None:
         """On the main process; the others wait for it at their next step."""
@@ -294,12 +307,11 @@ def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int(mixed[0]) << 31 | int(mixed[1]) >> 1)
 
 
-def _accelerator(dtype: torch.dtype) -> Accelerator:
+def _accelerator() -> Accelerator:
     try:
         from accelerate import Accelerator, DistributedDataParallelKwargs
     except ImportError as error:
         raise LociError("training needs accelerate: pip install 'genius-loci[train]'") from error
     # Not every batch uses every part: one without history leaves the memory encoder idle.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    mixed = "bf16" if dtype is torch.bfloat16 else "no"
-    return Accelerator(mixed_precision=mixed, kwargs_handlers=[unused])
+    return Accelerator(kwargs_handlers=[unused])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from loci.data.recordings import LatentWalks
+from loci.data.latents import LatentWalks
 from loci.train.world.batches import SPAN_LATENTS, HistorySpec, draw_batch
 
 HISTORIES = [

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from loci.data.recordings import LatentWalks
+from loci.data.latents import LatentWalks
 from loci.memory.hierarchical import HierarchicalMemory, HierarchicalMemoryConfig
 from loci.memory.poses import ActionScale, dead_reckon
 from loci.memory.schedule import HierarchyConfig
@@ -26,7 +26,7 @@ def test_training_compresses_as_the_endless_memory_does() -> None:
     model = randomised(pose_rotary_config())
     memory = HierarchicalMemory(HierarchicalMemoryConfig(HierarchyConfig()), model.latent_encoder)
     history = walks.latents.transpose(1, 2)[:1, :, :304]
-    state = memory.append(memory.empty(), history, walks.reckoned[:1, :304])
+    state = memory.append(memory.empty(), history, walks.poses[:1, :304])
     held = memory.tokens(state)
     assert held.poses is not None
     assert {span.level for span in held.spans} == {1, 2, 3}
@@ -60,7 +60,7 @@ def test_a_whole_past_is_what_a_walk_of_that_length_holds() -> None:
     memory = HierarchicalMemory(
         HierarchicalMemoryConfig(HierarchyConfig(budget=12)), model.latent_encoder
     )
-    past, where = walks.latents[batch.walks, :now], walks.reckoned[batch.walks, :now]
+    past, where = walks.latents[batch.walks, :now], walks.poses[batch.walks, :now]
     held = memory.tokens(memory.append(memory.empty(), past.transpose(1, 2), where))
     assert {span.level for span in held.spans} >= {1, 2, 3}
     assert held.poses is not None
@@ -87,7 +87,7 @@ def test_a_walk_is_conditioned_as_in_training() -> None:
     row = int((batch.now - 80).abs().argmin())
     now, walk = 80, int(batch.walks[row])
     assert batch.now[row] == now, "ten windows are all there is before latent 80"
-    latents, poses = walks.latents[walk].transpose(0, 1)[None], walks.reckoned[walk][None]
+    latents, poses = walks.latents[walk].transpose(0, 1)[None], walks.poses[walk][None]
     memory = world.memory.append(world.memory.empty(), latents[:, :, :now], poses[:, :now])
     state = replace(
         world.start(np.zeros((32, 32, 3), np.uint8)),
@@ -109,7 +109,7 @@ def pressed_keys() -> LatentWalks:
     led = dead_reckon(torch.zeros(2, 3), actions[:, :-1, 0], actions[:, :-1, 1], ActionScale())
     start = torch.zeros(2, 1, 3, dtype=torch.float64)
     reckoned_poses = torch.cat([start, led], dim=1)
-    return replace(walks, actions=actions, reckoned=reckoned_poses)
+    return replace(walks, actions=actions, poses=reckoned_poses)
 
 
 def test_ages_count_back_from_the_local_frame() -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loci.actions import UNCERTAIN
-from loci.data.recordings import LatentWalks
+from loci.data.latents import LatentWalks
 from loci.memory.hpmc import RATE
 from loci.memory.schedule import HierarchyConfig, MergeSchedule
 
@@ -149,7 +149,7 @@ def _example(
         walk = int(rng.integers(walks.count))
         now = int(rng.integers(possible.start, possible.stop))
         targets = now + spec.stride * np.arange(1, spec.targets + 1)
-        seen, hidden = _revisited(walks.true[walk].numpy(), now, targets)
+        seen, hidden = _revisited(walks.true_poses[walk].numpy(), now, targets)
         if best is None or hidden.sum() > best.hidden.sum():
             best = _Example(walk, now, seen, hidden)
         if best.hidden.mean() > rng.random():
@@ -174,7 +174,7 @@ def _moving(
             now = possible.start + int(rng.choice(found)) - int(rng.integers(-1, spec.targets))
             now = min(max(now, possible.start), possible.stop - 1)
             targets = now + spec.stride * np.arange(1, spec.targets + 1)
-            return _Example(walk, now, *_revisited(walks.true[walk].numpy(), now, targets))
+            return _Example(walk, now, *_revisited(walks.true_poses[walk].numpy(), now, targets))
     return _example(walks, spec, rng, False, possible)
 
 
@@ -255,7 +255,7 @@ def _gather(
         index = starts[..., None] + torch.arange(latents)
         row = walk[:, None, None].expand_as(index)
         spans.append(walks.past[row, index].float())
-        poses.append(walks.reckoned[row, index])
+        poses.append(walks.poses[row, index])
         ends.append(starts + latents)
     rows = walk[:, None]
     actions = walks.actions[rows, frames - 1]
@@ -268,9 +268,9 @@ def _gather(
         span_poses=tuple(poses),
         ends=tuple(ends),
         local=walks.past[walk, now].float(),
-        local_pose=walks.reckoned[walk, now],
+        local_pose=walks.poses[walk, now],
         target=walks.latents[rows, frames].float(),
-        target_pose=walks.reckoned[rows, frames],
+        target_pose=walks.poses[rows, frames],
         target_frames=frames,
         actions=actions,
         hidden=torch.from_numpy(np.stack([e.hidden for e in examples])),

@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from loci.codecs.base import Codec
-from loci.data.recordings import LatentWalks
+from loci.data.latents import LatentWalks
 from loci.errors import LociError
 from loci.flow import euler_timesteps, sample
 from loci.train.run_directory import RunDirectory

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from loci.data.recordings import LatentWalks
+from loci.data.latents import LatentWalks
 from loci.memory.hpmc import RATE, HPMCEncoder
 from loci.memory.poses import panorama_pose, view_pose
 from loci.train.world.batches import WINDOW, WorldBatch
@@ -53,7 +53,7 @@ def window_tokens(
     rows: list[Tensor] = []
     for walk in range(walks.count):
         clean = walks.past[walk, : count * WINDOW].float().unflatten(0, (count, WINDOW))
-        poses = walks.reckoned[walk, : count * WINDOW].unflatten(0, (count, WINDOW))
+        poses = walks.poses[walk, : count * WINDOW].unflatten(0, (count, WINDOW))
         deviation = noise * torch.rand(count, 1, 1, 1, 1, generator=rng)
         noisy = clean + deviation * torch.randn(clean.shape, generator=rng)
         for version in (clean, noisy):

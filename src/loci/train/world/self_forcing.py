@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from loci.data.recordings import LatentWalks
+from loci.data.latents import LatentWalks
 from loci.flow import euler_timesteps, sample
 from loci.memory.hierarchical import HierarchicalMemory
 from loci.memory.hpmc import HPMCEncoder
@@ -82,8 +82,8 @@ def self_forced_walks(walks: LatentWalks, rollout: Rollout) -> SelfForcedWalks:
         walks,
         latents=walks.latents[rows],
         actions=walks.actions[rows],
-        reckoned=walks.reckoned[rows],
-        true=walks.true[rows],
+        poses=walks.poses[rows],
+        true_poses=walks.true_poses[rows],
         history=history,
     )
     return SelfForcedWalks(chosen, start, stop)
@@ -113,14 +113,14 @@ def self_forcing_rollout(
     device, size = model.patch_embedding.weight.device, world.chunk
     memory = HierarchicalMemory(world.memory, model.latent_encoder)
     past = walks.latents[rows, :start].float().transpose(1, 2).to(device)
-    state = memory.append(memory.empty(), past, walks.reckoned[rows, :start])
+    state = memory.append(memory.empty(), past, walks.poses[rows, :start])
     local = walks.latents[rows, start].float()[:, :, None].to(device)
     generated: list[Tensor] = []
     for now in range(start, start + size * chunks, size):
         tokens = memory.tokens(state)
         assert tokens.poses is not None
         ages = torch.tensor([state.length - span.end for span in tokens.spans])
-        poses = walks.reckoned[rows, now : now + size + 1]
+        poses = walks.poses[rows, now : now + size + 1]
         where = ChunkPoses(tokens.poses, ages.expand(len(rows), -1), poses[:, 0], poses[:, 1:])
         actions = Actions(*walks.actions[rows, now : now + size].to(device).unbind(-1))
         context = model.context(tokens.tokens, local, actions, poses=where)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,10 +13,10 @@ from torch import Tensor, nn
 
 from loci.actions import UNCERTAIN
 from loci.codecs.frame import FrameCodec
-from loci.data.recordings import LatentWalks, Recordings, latent_walks, load_recordings
+from loci.data.latents import LatentWalks, latent_walks
+from loci.data.recordings import Recordings, load_recordings
 from loci.errors import LociError
 from loci.flow import TIMESTEPS, add_noise, flow_loss, sample_levels
-from loci.memory.poses import ActionScale
 from loci.train.optim import MuonWithAdam
 from loci.train.run_directory import RunDirectory
 from loci.train.trainer import Step, Task, Trainer, TrainerConfig
@@ -186,36 +185,34 @@ def train_world(config: WorldTraining) -> WorldTransformer:
     if config.start is not None:
         start = WorldTransformer.from_pretrained(config.start / "transformer").float()
     train, test = (load_recordings(config.data / split) for split in ("train", "test"))
-    config.check_walks(train.frames.shape[1])
-    caches = config.out.parent / "latents"
-    count = min(config.train_walks, len(train.frames))
-    walks = latent_walks(train, codec, caches / "train", count)
-    count = min(config.evaluation_walks, len(test.frames))
-    held_out = latent_walks(test, codec, caches / "test", count)
-    evaluation = RecallEvaluation.prepare(held_out, test.frames, codec)
     config = replace(config, world=recorded_world(config.world, train))
-    return fit_world(walks, evaluation, config, start)
+    config.check_walks(train.frames.shape[1])
+    trainer = Trainer(config)
+    codec.to(trainer.device)
+    scale, cache = config.world.action_scale, config.out.parent / "latents"
+    count = min(config.train_walks, len(train.frames))
+    walks = latent_walks(train, codec, cache, count, scale)
+    count = min(config.evaluation_walks, len(test.frames))
+    held_out = latent_walks(test, codec, cache, count, scale)
+    evaluation = RecallEvaluation.prepare(held_out, test.frames, codec)
+    return trainer.fit(WorldTask(config, walks, evaluation, trainer, start)).world
 
 
 def recorded_world(world: WorldConfig, recordings: Recordings) -> WorldConfig:
     """How the model will be walked, with what the recordings say: the size of frames, their rate,
     the actions that occur, and what an action does."""
-    meta, (height, width) = recordings.meta, recordings.frames.shape[2:4]
+    info = recordings.info
     moves, views = (
         tuple(sorted(set(np.unique(recordings.actions[..., i]).tolist()) - {UNCERTAIN}))
         for i in range(2)
     )
-    scale = world.action_scale
-    if {"turn_degrees", "step_units", "cell_units"} <= meta.keys():
-        move = meta["step_units"] / meta["cell_units"]
-        scale = ActionScale(turn=math.radians(meta["turn_degrees"]), move=move)
     return replace(
         world,
-        size=(height, width),
-        fps=meta.get("fps", world.fps),
+        size=tuple(info.frame_size),
+        fps=round(info.fps),
         moves=moves,
         views=views,
-        action_scale=scale,
+        action_scale=info.action_scale or world.action_scale,
     )
 
 
@@ -228,8 +225,7 @@ def fit_world(
     """`train_world` on walks already encoded."""
     config.check_walks(walks.length)
     trainer = Trainer(config)
-    task = WorldTask(config, walks, evaluation, trainer, start)
-    return trainer.fit(task).world
+    return trainer.fit(WorldTask(config, walks, evaluation, trainer, start)).world
 
 
 class WorldInputs(NamedTuple):
