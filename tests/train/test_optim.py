@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from loci.train.optim import MuonWithAdam, orthogonalised
+from loci.train.optim import Muon, MuonWithAdam, orthogonalised
 
 
 def network() -> nn.Sequential:
@@ -100,3 +100,28 @@ def test_what_it_cannot_take() -> None:
     adam = torch.optim.AdamW(network().parameters())
     with pytest.raises(ValueError, match="not the state"):
         optimizer(network()).load_state_dict(adam.state_dict())
+
+
+def test_a_step_looks_ahead_along_the_momentum() -> None:
+    """Nesterov: of the gradient and the momentum after it, not of the momentum alone."""
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.zeros(8, 8))
+    muon = Muon([weight], lr=1.0, weight_decay=0.0)
+    first, second = torch.randn(2, 8, 8)
+    momentum = 0.05 * first
+    for gradient in (first, second):
+        before = weight.detach().clone()
+        weight.grad = gradient.clone()
+        muon.step()
+        step = (weight.detach() - before) / (-0.2 * 8**0.5)
+    momentum = 0.95 * momentum + 0.05 * second
+    torch.testing.assert_close(step, orthogonalised(0.05 * second + 0.95 * momentum))
+    assert not torch.allclose(step, orthogonalised(momentum), atol=1e-2)
+
+
+def test_weights_decay_by_the_rate() -> None:
+    weight = nn.Parameter(torch.ones(4, 4))
+    muon = Muon([weight], lr=0.1, weight_decay=0.5)
+    weight.grad = torch.zeros(4, 4)
+    muon.step()
+    torch.testing.assert_close(weight.detach(), torch.full((4, 4), 1 - 0.1 * 0.5))

@@ -240,3 +240,34 @@ def test_random_numbers_depend_on_seed_step_and_rank() -> None:
     keys = [(0, 5), (0, 6), (0, 5, 1), (1, 5), (0, 5, 2)]
     assert draw(0, 5) == draw(0, 5) == draw(0, 5, 0)
     assert len({draw(*key) for key in keys}) == len(keys)
+
+
+def test_products_are_narrow_and_everything_else_is_not(tmp_path: Path) -> None:
+    """Weights, gradients, the optimiser's state and what a model returns stay in float32."""
+    seen: list[torch.dtype] = []
+
+    class Watched(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            output = super().forward(input)
+            seen.append(output.dtype)
+            return output
+
+    class Narrow(Line):
+        def __init__(self, trainer: Trainer) -> None:
+            super().__init__(trainer)
+            self.model = Watched(1, 1)
+            self.optimizer = torch.optim.Adam(self.model.parameters())
+
+        def loss(
+            self, model: Callable[..., Tensor], batch: tuple[Tensor, Tensor], step: Step
+        ) -> dict[str, Tensor]:
+            assert model(batch[0]).dtype is torch.float32
+            return super().loss(model, batch, step)
+
+    for precision, expected in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
+        seen.clear()
+        config = replace(CONFIG, steps=1, out=tmp_path / precision, precision=precision)
+        trainer = Trainer(config)
+        model = trainer.fit(Narrow(trainer))
+        assert set(seen) == {expected}
+        assert model.weight.dtype is torch.float32

@@ -27,7 +27,7 @@ def orthogonalised(
 
     Args:
         matrix: any, in float32.
-        dtype: to multiply in; the iteration forgives what bfloat16 rounds.
+        dtype: of matrix products; the iteration tolerates bfloat16.
     """
     a, b, c = COEFFICIENTS
     if matrix.shape[0] > matrix.shape[1]:
@@ -44,7 +44,7 @@ class Muon(torch.optim.Optimizer):
 
     Steps are scaled by 0.2 sqrt(max(m, n)), so that learning rate and decay are those of AdamW
     (Liu et al., "Muon is scalable for LLM training", 2025). Convolutions are taken as matrices of
-    one row per output channel. `dtype` is what it multiplies in.
+    one row per output channel. `dtype` is that of matrix products.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class Muon(torch.optim.Optimizer):
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
-                kept = self.state[weight]
-                momentum = kept.setdefault("momentum", torch.zeros_like(weight))
+                state = self.state[weight]
+                momentum = state.setdefault("momentum", torch.zeros_like(weight))
                 momentum.lerp_(weight.grad, 1 - MOMENTUM)
-                ahead = weight.grad.lerp(momentum, MOMENTUM).flatten(1)
-                step = orthogonalised(ahead, self.dtype).view_as(weight)
+                nesterov = weight.grad.lerp(momentum, MOMENTUM).flatten(1)
+                step = orthogonalised(nesterov, self.dtype).view_as(weight)
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(step, alpha=-0.2 * group["lr"] * max(ahead.shape) ** 0.5)
+                weight.add_(step, alpha=-0.2 * group["lr"] * max(nesterov.shape) ** 0.5)
 
 
 class MuonWithAdam(torch.optim.Optimizer):
@@ -90,16 +90,16 @@ class MuonWithAdam(torch.optim.Optimizer):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        inner = [p for name, p in named if is_matrix(name, p) and any(h in name for h in hidden)]
-        chosen = {id(p) for p in inner}
+        matrices = [p for name, p in named if is_matrix(name, p) and any(h in name for h in hidden)]
+        chosen = {id(p) for p in matrices}
         rest = [p for _, p in named if id(p) not in chosen]
-        if not inner or not rest:
-            raise ValueError(f"{hidden} names {len(inner)} of {len(named)} parameters")
+        if not matrices or not rest:
+            raise ValueError(f"{hidden} names {len(matrices)} of {len(named)} parameters")
         self.parts = (
-            Muon(inner, lr, weight_decay, dtype),
+            Muon(matrices, lr, weight_decay, dtype),
             torch.optim.AdamW(rest, lr=lr, betas=ADAM_BETAS, weight_decay=weight_decay),
         )
-        super().__init__([*inner, *rest], {"lr": lr})
+        super().__init__([*matrices, *rest], {"lr": lr})
         self.param_groups = list(chain.from_iterable(part.param_groups for part in self.parts))
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -1,4 +1,4 @@
-"""Which type to multiply in while training: bfloat16 where the processor is made for it.
+"""Precision of matrix products while training: bfloat16 where the processor is made for it.
 
 Weights, gradients and the optimiser's state stay in float32; only what autocast covers, matrix
 products and convolutions, is computed in the narrower type. The command line reads `Precision` from
@@ -35,13 +35,6 @@ def matmul_type(precision: Precision) -> torch.dtype:
         return torch.float32
     pays = _seconds(torch.bfloat16) < _seconds(torch.float32) * 2 / 3
     return torch.bfloat16 if pays else torch.float32
-
-
-def multiplying(dtype: torch.dtype) -> torch.autocast:
-    """Within it products and convolutions on the CPU are computed in `dtype`."""
-    import torch
-
-    return torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16)
 
 
 def _seconds(dtype: torch.dtype) -> float:
