@@ -84,7 +84,13 @@ def to_ids(actions: ArrayLike | Iterable[Action]) -> NDArray[np.int64]:
     """
     if isinstance(actions, str):
         return parse_keys(actions)
-    ids = np.asarray(actions if isinstance(actions, np.ndarray) else list(actions))  # type: ignore
+    try:
+        listed = actions if hasattr(actions, "__array__") else list(actions)  # type: ignore
+        ids = np.asarray(listed)
+    except (TypeError, ValueError) as error:
+        raise LociError(
+            f"actions {actions!r}: expected ids [frames, 2] (move, view), or keys"
+        ) from error
     if ids.ndim != 2 or ids.shape[0] == 0 or ids.shape[1] != 2:
         raise LociError(f"actions: shape {list(ids.shape)}, expected [frames > 0, 2] (move, view)")
     if ids.dtype.kind not in "iu":

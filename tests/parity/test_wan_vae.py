@@ -27,11 +27,17 @@ def codec_of(fixture: Fixture) -> WanCodec:
     return codec.eval()
 
 
+def whole_groups(codec: WanCodec, frames: torch.Tensor) -> torch.Tensor:
+    """The frames that fill whole latents; the published encoder drops the rest without notice."""
+    groups = (frames.shape[2] - 1) // codec.temporal_factor
+    return frames[:, :, : 1 + groups * codec.temporal_factor]
+
+
 @pytest.mark.kind("wan_vae")
 def test_latents_and_frames(fixture: Fixture) -> None:
     codec = codec_of(fixture)
     for case in range(len(fixture.sidecar["cases"])):
-        latents = codec.encode(fixture.inputs[f"{case}/video"])
+        latents = codec.encode(whole_groups(codec, fixture.inputs[f"{case}/video"]))
         assert relative_error(latents, fixture.outputs[f"{case}/latents"]) < LATENTS_LIMIT
         frames = codec.decode(fixture.outputs[f"{case}/latents"])
         assert relative_error(frames, fixture.outputs[f"{case}/decoded"]) < DECODED_LIMIT
@@ -40,7 +46,10 @@ def test_latents_and_frames(fixture: Fixture) -> None:
 @pytest.mark.kind("wan_vae")
 def test_pieces_give_the_same(fixture: Fixture) -> None:
     codec = codec_of(fixture)
-    frames = fixture.inputs["0/video"]
-    first, state = codec.encode_stream(frames[:, :, :5])
-    rest, _ = codec.encode_stream(frames[:, :, 5:], state)
-    assert torch.equal(torch.cat([first, rest], dim=2), codec.encode(frames))
+    frames = whole_groups(codec, fixture.inputs["0/video"])
+    cut = min(1 + codec.temporal_factor, frames.shape[2])
+    latents, state = codec.encode_stream(frames[:, :, :cut])
+    if cut < frames.shape[2]:
+        rest, _ = codec.encode_stream(frames[:, :, cut:], state)
+        latents = torch.cat([latents, rest], dim=2)
+    assert torch.equal(latents, codec.encode(frames))

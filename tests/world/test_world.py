@@ -1,5 +1,7 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -10,11 +12,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from loci.codecs import CODECS
 from loci.codecs.frame import FrameCodec
 from loci.errors import LociError
 from loci.memory.hpmc import published_memory
-from loci.memory.poses import ActionScale
+from loci.memory.poses import ActionScale, dead_reckon
 from loci.world.config import WorldConfig
+from loci.world.sampling import chunk_noise
 from loci.world.walk_file import load_walk, save_walk
 from loci.world.world import World
 from tests.world.models import randomised, released_like, small_world
@@ -271,3 +275,163 @@ def test_a_walk_saved_without_a_hash_is_read_unless_it_is_not_finite(tmp_path: P
     save_file(tensors, path, metadata)
     with pytest.raises(LociError, match=r"walk\.loci: a damaged walk"):
         load_walk(path, world)
+
+
+def test_every_chunk_of_every_walk_has_noise_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[torch.Tensor] = []
+
+    def sampled(model, noise, *given):
+        drawn.append(noise)
+        return noise
+
+    monkeypatch.setattr("loci.world.rollout.sample_with_preset", sampled)
+    for seed in (0, 1, 2**63 - 1):
+        walked(small_world(), 3, seed)
+    assert len(drawn) == 9
+    for noise, other in combinations(drawn, 2):
+        correlation = torch.corrcoef(torch.stack([noise.flatten(), other.flatten()]))[0, 1]
+        assert abs(correlation) < 0.2
+    assert torch.equal(drawn[1], chunk_noise(0, 1, drawn[1].shape, torch.device("cpu")))
+
+
+def test_remembered_latents_keep_the_poses_at_which_they_were_seen() -> None:
+    """The memory lags one frame behind, and so do its poses."""
+    world = small_world()
+    assert world.config.lag
+    states = [world.start(PICTURE)]
+    actions = torch.tensor([[1, 0], [1, 3], [0, 3], [3, 0], [1, 4], [1, 0], [1, 3]])
+    for part in actions.split(4):
+        states.append(world.step(states[-1], part.numpy())[1])
+    memory = states[-1].memory
+    assert memory.tail is not None
+    assert memory.tail_poses is not None
+    scale = world.config.action_scale
+    assert scale is not None
+    poses = dead_reckon(states[0].pose, actions[None, :, 0], actions[None, :, 1], scale)
+    poses = torch.cat([states[0].pose[:, None], poses], dim=1)
+    torch.testing.assert_close(memory.tail_poses, poses[:, :7])
+    torch.testing.assert_close(states[-1].pose, poses[:, 7])
+    assert torch.equal(memory.tail[:, :, :1], states[0].local)
+    assert torch.equal(memory.tail[:, :, 4:5], states[1].local)
+
+
+def test_memory_is_as_old_as_the_latents_between_it_and_the_local_frame(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world, given = small_world(), []
+    context = type(world.transformer).context
+
+    def seen(self, memory, local, actions, prompt, poses):
+        given.append(poses)
+        return context(self, memory, local, actions, prompt, poses)
+
+    monkeypatch.setattr(type(world.transformer), "context", seen)
+    state = world.start(PICTURE)
+    for count in (4, 3, 1):
+        _, state = world.step(state, [(1, 3)] * count)
+    assert given[0].ages.shape == (1, 0)
+    assert given[1].ages.tolist() == [[0]], "latents 0 to 3 come right before the local frame"
+    assert given[2].ages.tolist() == [[3, 0]]
+    torch.testing.assert_close(given[2].local, given[1].target[:, 2])
+
+
+def test_a_walk_of_any_length_is_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = small_world()
+    state = world.start(PICTURE)
+    actions = np.array(FORWARD_AND_LEFT * 2 + [(1, 0)] * 2)
+    chunks = list(world.walk(state, actions))
+    assert [len(frames) for frames, _ in chunks] == [4, 4, 2]
+    stepped = state
+    for (frames, reached), at in zip(chunks, (0, 4, 8), strict=True):
+        part = actions[at : at + 4]
+        expected, stepped = world.step(stepped, part)
+        assert np.array_equal(frames, expected)
+        assert torch.equal(reached.local, stepped.local)
+    following: list = []
+    step = World.step
+
+    def noted(self, state, some, after):
+        following.append(None if after is None else after.tolist())
+        return step(self, state, some, after)
+
+    monkeypatch.setattr(World, "step", noted)
+    list(world.walk(state, actions))
+    assert following == [[1, 0], [1, 0], None]
+
+
+def test_a_walk_is_refused_before_its_first_chunk() -> None:
+    world = small_world()
+    world.config = replace(world.config, moves=(0, 1), views=(0, 3))
+    with pytest.raises(LociError, match="frame 10 has the move 'go back'"):
+        world.walk(world.start(PICTURE), [(1, 0)] * 9 + [(2, 0)])
+
+
+def test_latents_of_several_walks_are_those_of_each() -> None:
+    world = small_world()
+    latents = torch.randn(2, 16, 3, 4, 4)
+    poses = torch.randn(2, 3, 3, dtype=torch.float64)
+    actions = torch.tensor([FORWARD_AND_LEFT * 2, [(0, 4)] * 8])
+    both = list(world.walk_latents(world.begin(latents, poses, seed=5), actions))
+    assert [chunk.shape for chunk, _ in both] == [(2, 16, 4, 4, 4)] * 2
+    assert both[-1][1].frames == 3 + 8
+    assert not torch.allclose(both[0][0][0], both[0][0][1])
+    with torch.no_grad():
+        alone = world.begin(latents[:1], poses[:1], seed=5)
+        known = both[0][1].memory.tail
+        assert known is not None
+        assert torch.equal(known[:1, :, :2], latents[:1, :, :2])
+        state = next(iter(world.walk_latents(alone, actions[:1])))[1]
+    torch.testing.assert_close(state.pose, both[0][1].pose[:1])
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**64, 1.5, "1", None, True])
+def test_seeds_out_of_range_are_refused(seed: Any) -> None:
+    with pytest.raises(LociError, match="expected a whole number from 0 to"):
+        small_world().start(PICTURE, seed=seed)
+
+
+def test_wrong_types_are_named() -> None:
+    world = small_world()
+    state = world.start(PICTURE)
+    for call, words in (
+        (lambda: world.start(None), "a picture of type NoneType"),
+        (lambda: world.start(torch.zeros(3, 8, 8)), "a picture of type Tensor"),
+        (lambda: world.step(state, 1), "expected"),
+        (lambda: world.step(state, None), "expected"),
+        (lambda: world.step(state, torch.tensor([[1.0, 0.0]])), "expected integer ids"),
+        (lambda: world.step(state, [[1, 0], [1]]), "expected"),
+        (lambda: world.step(None, [(1, 0)]), "expected the WalkState"),
+        (lambda: world.at_speed(0.1), "speed 0.1: expected exact, fast, faster"),
+        (lambda: World.from_pretrained("doom", "cuda:99"), "device cuda:99"),
+        (lambda: World.from_pretrained("doom", "gpu"), "device gpu"),
+    ):
+        with pytest.raises(LociError, match=words):
+            call()
+    frames, _ = world.step(state, torch.tensor([[1, 0], [0, 3]]))
+    assert len(frames) == 2
+
+
+def test_worlds_of_several_threads_count_apart() -> None:
+    world = small_world()
+
+    def evaluations(_: int) -> int:
+        own = world.at_speed("exact")
+        walked(own, 2)
+        return own.stats.stage("chunks").evaluations
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(evaluations, range(8))) == [4] * 8
+    assert world.stats.stage("chunks").evaluations == 0
+
+
+def test_codecs_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OwnCodec(FrameCodec):
+        pass
+
+    world = small_world()
+    world.config = replace(world.config, codec="own")
+    world.save_pretrained(tmp_path)
+    with pytest.raises(LociError, match="codec 'own': expected frame or wan"):
+        World.from_pretrained(tmp_path)
+    monkeypatch.setitem(CODECS, "own", OwnCodec)
+    assert isinstance(World.from_pretrained(tmp_path).codec, OwnCodec)

@@ -1,8 +1,8 @@
-"""The video autoencoder of the released model (Infinite-World section 9), as a stream.
+"""The video autoencoder of the released model (Wan 2.1), as a stream.
 
-The layers are those of diffusers. What is ours is the walk through them: the convolution state
-that diffusers keeps on the module is passed in and handed back here, so that one instance serves
-many walks, a walk can be forked, and encoding 80 more frames costs the same however long it is.
+The layers are those of diffusers, which keeps the state of causal convolutions on the module. Here
+it is passed in and returned, so that one instance serves many walks, a walk can be forked, and
+encoding 80 more frames costs the same however long the walk is.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from loci.io.config import CONFIG_NAME, load_config
 from loci.io.models import pretrained_folder
 from loci.io.weights import WEIGHTS_NAME, load_strict, read_tensors, save_pretrained
 
-# What diffusers writes into the slot of a temporal upsampling that has seen one latent only. In a
-# state, which holds nothing but tensors, it is an empty one.
-SEEN_ONCE = "Rep"
+# What diffusers writes into the slot of a temporal upsampling after the first latent. In a state,
+# which consists of tensors, an empty tensor stands for it.
+AFTER_FIRST_LATENT = "Rep"
 Slots = list[Tensor | str | None]
 
 
@@ -164,7 +164,7 @@ def _opened(half: nn.Module, state: CodecState | None) -> Slots:
 
     slots: Slots = [None] * sum(isinstance(module, WanCausalConv3d) for module in half.modules())
     for name, tensor in (state or {}).items():
-        slots[int(name)] = tensor if tensor.numel() else SEEN_ONCE
+        slots[int(name)] = tensor if tensor.numel() else AFTER_FIRST_LATENT
     return slots
 
 

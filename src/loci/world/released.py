@@ -1,4 +1,4 @@
-"""The published files (Infinite-World section 11): found, renamed, loaded strictly, converted.
+"""The released files of Infinite-World: found, renamed, loaded strictly, converted.
 
 The transformer keeps its published names. The autoencoder and the text encoder are built from
 diffusers and transformers, whose names differ; the tables here are the whole difference.

@@ -1,4 +1,4 @@
-"""Prompts to text states: the UMT5 encoder of the released model (Infinite-World section 5)."""
+"""Prompts to text states, with the UMT5 encoder of the released model."""
 
 from __future__ import annotations
 
