@@ -1,4 +1,4 @@
-"""`loci bench calibrate` on a tiny models with random weights."""
+"""`loci bench calibrate` on tiny models with random weights."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loci.bench import calibrate as walk_budget
-from loci.bench.calibrate import TOLERANCES, Tried, calibrate, measured, recorded, tried_walks
+from loci.bench.calibrate import calibrate
+from loci.bench.objects.calibrate import TOLERANCES, ToleranceRunner, fit_calibration
+from loci.bench.tolerances import ToleranceError
+from loci.bench.world import calibrate as world_calibrate
+from loci.bench.world.calibrate import read_walks, walk_errors
 from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
 from loci.caching.error_budget import ErrorScale
 from loci.caching.presets import exact
@@ -30,26 +33,26 @@ def test_a_model_reads_what_was_measured_of_it(
     write_tables(data / "train", [1])
     write_tables(data / "test", [2])
     ModelCalibration(walk=ErrorScale(5.0)).write(model)
-    calibrate(str(model), data, train=1, held_out=1, json=tmp_path / "budget.json")
-    laws = Lifter.from_pretrained(model).laws
-    assert laws.structure is not None
-    assert laws.decoding is not None
-    assert laws.walk == ErrorScale(5.0)
+    calibrate(str(model), data, train=1, held_out=1, json=tmp_path / "tolerances.json")
+    calibration = Lifter.from_pretrained(model).calibration
+    assert calibration.structure is not None
+    assert calibration.decoding is not None
+    assert calibration.walk == ErrorScale(5.0)
     printed = capsys.readouterr().out
     assert "share within" in printed
     assert CALIBRATION_NAME in printed
-    assert (tmp_path / "budget.json").exists()
-    ledger = Stats()
+    assert (tmp_path / "tolerances.json").exists()
+    stats = Stats()
     speed = exact().within(TOLERANCES[-1])
-    Lifter.from_pretrained(model)(*example(), seed=0, speed=speed, ledger=ledger)
-    assert (ledger.notes == []) == (laws.latents is not None)
+    Lifter.from_pretrained(model)(*example(), seed=0, speed=speed, stats=stats)
+    assert (stats.notes == []) == (calibration.latents is not None)
 
 
 def test_a_world_reads_what_was_measured_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Untrained, so lines go wrong at once: with many steps there is something to skip."""
-    monkeypatch.setattr(walk_budget, "TOLERANCES", (0.2, 0.4))
+    monkeypatch.setattr(world_calibrate, "TOLERANCES", (0.2, 0.4))
     model, data = tmp_path / "model", tmp_path / "walks"
     world = small_world()
     world.config = replace(world.config, sampling=replace(world.config.sampling, steps=10))
@@ -57,12 +60,12 @@ def test_a_world_reads_what_was_measured_of_it(
     for part in ("train", "test"):
         write_walk(data / part, 1 + world.chunk)
     calibrate(str(model), data, train=1, held_out=1)
-    law = World.from_pretrained(model).laws.walk
-    assert law is not None
-    (walk,) = recorded(data / "test", 1)
+    scale = World.from_pretrained(model).calibration.walk
+    assert scale is not None
+    (walk,) = read_walks(data / "test", 1)
     assert walk.actions.shape == (1 + world.chunk, 2)
-    pairs = tried_walks(world, [walk], ModelCalibration(walk=ErrorScale(1e4)), 0)
-    assert {error for _, error in pairs} == {0.0}
+    errors = walk_errors(world, [walk], ModelCalibration(walk=ErrorScale(1e4)), 0)
+    assert {error.error for error in errors} == {0.0}
 
 
 def write_walk(folder: Path, frames: int) -> None:
@@ -80,19 +83,30 @@ def write_walk(folder: Path, frames: int) -> None:
     write_shard(shard_path(folder, 0), arrays)
 
 
-def test_laws_follow_from_runs() -> None:
-    found = Tried(ModelCalibration())
+def test_a_calibration_is_fitted_to_errors() -> None:
+    runner = ToleranceRunner(ModelCalibration())
     with pytest.raises(LociError, match="no object can be lifted"):
-        measured(found, ModelCalibration())
-    found.details = [0.1, 0.2, 0.3, 0.4]
-    found.pairs["structure"] = [(t, 3 * t) for t in TOLERANCES]
-    found.pairs["latents"] = [(t, 0.0) for t in TOLERANCES]
-    laws = measured(found, ModelCalibration(latents=ErrorScale(2.0)))
-    assert laws.structure is not None
-    assert laws.structure.true(0.1) == pytest.approx(0.3)
-    assert laws.latents is None, "nothing was skipped"
-    assert laws.decoding is not None
-    assert (laws.decoding.high, laws.decoding.low) == pytest.approx((0.3, 0.2))
+        fit_calibration(runner, ModelCalibration())
+    runner.spectral_ratios = [0.1, 0.2, 0.3, 0.4]
+    runner.errors["structure"] = [ToleranceError(t, 3 * t) for t in TOLERANCES]
+    runner.errors["latents"] = [ToleranceError(t, 0.0) for t in TOLERANCES]
+    old = ModelCalibration(latents=ErrorScale(2.0), walk=ErrorScale(7.0))
+    fitted = fit_calibration(runner, old)
+    assert fitted.structure is not None
+    assert fitted.structure.true(0.1) == pytest.approx(0.3)
+    assert fitted.latents is None, "nothing was skipped"
+    assert fitted.walk == ErrorScale(7.0)
+    assert fitted.decoding is not None
+    assert (fitted.decoding.high, fitted.decoding.low) == pytest.approx((0.3, 0.2))
+
+
+def test_missing_data_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    data, model = tmp_path / "data", tmp_path / "model"
+    small_world().save_pretrained(model)
+    with pytest.raises(LociError, match=f"loci data doom --out {data}/train --split train"):
+        calibrate(str(model), data)
+    with pytest.raises(LociError, match=f"&& loci data objects .* --out {data}"):
+        calibrate("home", data)
 
 
 def test_models_without_a_folder_are_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A table may stand the other way round; a chair may not."""
+"""Rotational symmetries of shapes, and rotation errors up to them."""
 
 import math
 
@@ -6,7 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from loci.bench.objects.cases import STEPS, own_turns, rotation_error
+from loci.bench.objects.cases import (
+    ROTATIONS,
+    rotational_symmetries,
+    symmetric_rotation_error,
+)
 
 
 def box(low: tuple[float, float, float], high: tuple[float, float, float], seed: int) -> Tensor:
@@ -27,24 +31,26 @@ def turn(degrees: float) -> Tensor:
     )
 
 
-def test_turns_are_those_of_the_shape() -> None:
-    assert len(own_turns(TABLE)) == 2
-    assert torch.allclose(own_turns(TABLE)[1], turn(180), atol=1e-6)
-    assert len(own_turns(torch.cat([TABLE, BACK]))) == 1
+def test_symmetries_are_those_of_the_shape() -> None:
+    assert len(rotational_symmetries(TABLE)) == 2
+    assert torch.allclose(rotational_symmetries(TABLE)[1], turn(180), atol=1e-6)
+    assert len(rotational_symmetries(torch.cat([TABLE, BACK]))) == 1
     bulky = torch.cat([box((-0.475, -0.475, -0.475), (0.475, 0.475, 0.475), n) for n in range(5)])
-    assert len(own_turns(bulky)) == 4
+    assert len(rotational_symmetries(bulky)) == 4
     square = box((-0.4, -0.4, -0.1), (0.4, 0.4, 0.1), 4)
-    assert len(own_turns(square)) == 4
+    assert len(rotational_symmetries(square)) == 4
     angle = 2 * math.pi * torch.rand(4000, generator=torch.Generator().manual_seed(5))
     height = torch.rand(4000, generator=torch.Generator().manual_seed(6)) - 0.5
     pipe = torch.stack([0.3 * angle.cos(), 0.3 * angle.sin(), height], dim=1)
-    assert len(own_turns(pipe)) == STEPS
+    assert len(rotational_symmetries(pipe)) == ROTATIONS
 
 
-@pytest.mark.parametrize(("wrong", "seen"), [(0, 0), (20, 20), (180, 0), (165, 15), (90, 90)])
-def test_an_error_that_nobody_sees_is_none(wrong: float, seen: float) -> None:
+@pytest.mark.parametrize(("degrees", "error"), [(0, 0), (20, 20), (180, 0), (165, 15), (90, 90)])
+def test_symmetries_do_not_count_as_errors(degrees: float, error: float) -> None:
     tilted = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))[0]
     truth = tilted * torch.det(tilted).sign()
-    found = turn(wrong) @ truth
-    assert rotation_error(found, truth, own_turns(TABLE)) == pytest.approx(seen, abs=0.1)
-    assert rotation_error(found, truth, torch.eye(3)[None]) == pytest.approx(wrong, abs=0.1)
+    found = turn(degrees) @ truth
+    own = symmetric_rotation_error(found, truth, rotational_symmetries(TABLE))
+    assert own == pytest.approx(error, abs=0.1)
+    none = symmetric_rotation_error(found, truth, torch.eye(3)[None])
+    assert none == pytest.approx(degrees, abs=0.1)

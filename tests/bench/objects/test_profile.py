@@ -8,7 +8,7 @@ import torch
 from loci.bench.objects.profile import GUIDED, describe, part_seconds, read_shares, shell, whole_run
 from loci.bench.report import write_json
 from loci.errors import LociError
-from loci.objects.pipeline import LifterConfig
+from loci.objects.presets import LifterConfig
 from loci.objects.sampling import SlatSampling, StructureSampling
 from tests.objects.lifters import small_config, small_parts
 
@@ -42,8 +42,8 @@ def test_whole_runs_follow_from_shares(tmp_path: Path, seconds: dict[str, float]
     shares = read_shares(tmp_path / "speed.json")
     assert shares == {"exact": EXACT, "fast": some}
     measured = {"seconds": seconds, "voxels": 20, "dtype": "float32", "device": "cpu"}
-    follows = {name: whole_run(seconds, share) for name, share in shares.items()}
-    printed = describe({"measured": measured, "follows": follows, "notes": []})
+    estimated = {name: whole_run(seconds, share) for name, share in shares.items()}
+    printed = describe({"measured": measured, "estimated": estimated, "notes": []})
     assert "structure uncond" in printed
     assert "speed-up" in printed
 

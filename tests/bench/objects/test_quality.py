@@ -1,4 +1,4 @@
-"""The measurement of lifted objects, on toy tables and a tiny lifter."""
+"""`loci bench objects` on toy tables and a tiny lifter."""
 
 import json
 import math
@@ -13,34 +13,38 @@ import torch
 from torch import Tensor
 
 from loci.bench import metrics as features
-from loci.bench.objects import bounds as objects_ceiling
-from loci.bench.objects.bounds import Ceiling, Retrieval, crop, splats
-from loci.bench.objects.cases import HeldOut
+from loci.bench.objects.bounds import (
+    Retrieval,
+    VAEReconstruction,
+    crop,
+    missing_vaes,
+    surface_gaussians,
+)
+from loci.bench.objects.cases import HeldOutObjects
 from loci.bench.objects.metrics import (
-    Box,
-    Guess,
+    OrientedBox,
+    Prediction,
     Scores,
     box_iou,
-    mark_elsewhere,
+    rescore_pose,
     score,
     surface_points,
 )
 from loci.bench.objects.quality import (
     describe,
-    guess_of,
     lift,
     measure,
     objects,
-    share_of_the_way,
+    relative_to_bounds,
     summary,
 )
 from loci.bench.report import ObjectPlan
 from loci.data.objects.dataset import ObjectSet
 from loci.errors import LociError
-from loci.objects.inputs.pointmap import Placement
 from loci.objects.lifter import Lifter
 from loci.objects.models.slat_decoders import GaussianDecoderConfig, MeshDecoderConfig, TorsoConfig
 from loci.objects.models.slat_encoder import CHANNELS, SlatEncoderConfig
+from loci.objects.placement.pose import MatrixPose
 from loci.train.slat.parts import SlatVAE, SlatVAEConfig
 from loci.train.structure.evaluate import StructureLatents
 from tests.bench.object_folders import write_tables
@@ -68,66 +72,68 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def held_out(folder: Path) -> HeldOut:
-    return HeldOut.load(folder / "test", seed=0, unseen=1)
+def held_out(folder: Path) -> HeldOutObjects:
+    return HeldOutObjects.load(folder / "test", seed=0, unseen=1)
 
 
-def truth_of(held_out: HeldOut, number: int) -> Guess:
+def truth_of(held_out: HeldOutObjects, number: int) -> Prediction:
     case = held_out.case(number)
-    thing = splats(case.item.surface.float())
-    return Guess(surface_points(thing), case.item.coords, 32, thing, case.placement)
+    model = surface_gaussians(case.item.surface.float())
+    return Prediction(surface_points(model), case.item.coords, 32, model, case.pose)
 
 
-def box(low: float, high: float, shift: float = 0.0, scale: float = 1.0) -> Box:
-    placement = Placement(torch.eye(3)[None], torch.tensor([[shift, 0, 0]]), torch.tensor([scale]))
-    return Box(torch.full((3,), low), torch.full((3,), high), placement)
+def box(low: float, high: float, shift: float = 0.0, scale: float = 1.0) -> OrientedBox:
+    placement = MatrixPose(torch.eye(3)[None], torch.tensor([[shift, 0, 0]]), torch.tensor([scale]))
+    return OrientedBox(torch.full((3,), low), torch.full((3,), high), placement)
 
 
-def test_a_case_depends_on_its_object_and_the_seed_only(held_out: HeldOut, folder: Path) -> None:
-    first, again = held_out.case(1), HeldOut.load(folder / "test", 0, 2).case(1)
+def test_a_case_depends_on_its_object_and_the_seed_only(
+    held_out: HeldOutObjects, folder: Path
+) -> None:
+    first, again = held_out.case(1), HeldOutObjects.load(folder / "test", 0, 2).case(1)
     assert (first.pixels == again.pixels).all()
     assert first.view == again.view
     assert (len(first.unseen), len(again.unseen)) == (1, 2)
     others = [replace(held_out, seed=seed).case(1).pixels for seed in (1, 2)]
     assert not any((first.pixels == other).all() for other in others)
     depth = first.pointmap[..., 2][torch.from_numpy(first.mask)]
-    middle = float(first.placement.translation[0, 2])
+    middle = float(first.pose.translation[0, 2])
     assert float(depth.nanmedian()) == pytest.approx(middle, rel=0.5)
     assert float(first.nominal.translation[0, 2]) == pytest.approx(1)
 
 
-def test_the_truth_scores_best(held_out: HeldOut) -> None:
+def test_the_truth_scores_best(held_out: HeldOutObjects) -> None:
     case = held_out.case(0)
-    marks = score(truth_of(held_out, 0), case, case.placement)
-    assert marks.chamfer < 0.02
-    assert marks.f_score == 1
-    assert marks.voxel_iou > 0.95
-    assert marks.box_iou > 0.98
-    assert marks.rotation < 0.1
-    assert marks.psnr > 15
+    scores = score(truth_of(held_out, 0), case, case.pose)
+    assert scores.chamfer < 0.02
+    assert scores.f_score == 1
+    assert scores.voxel_iou > 0.95
+    assert scores.box_iou > 0.98
+    assert scores.rotation_error < 0.1
+    assert scores.psnr > 15
 
 
-def test_another_object_elsewhere_scores_less(held_out: HeldOut) -> None:
-    case, guess = held_out.case(0), truth_of(held_out, 1)
-    r, t, s = case.placement
+def test_another_object_elsewhere_scores_less(held_out: HeldOutObjects) -> None:
+    case, prediction = held_out.case(0), truth_of(held_out, 1)
+    r, t, s = case.pose
     quarter = torch.tensor([[[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]])
-    aside = Placement(quarter @ r, t + s * 0.2, s)
-    marks, own = (score(g, case, case.placement) for g in (guess, truth_of(held_out, 0)))
-    assert marks.chamfer > own.chamfer
-    assert marks.voxel_iou < own.voxel_iou
-    assert marks.psnr < own.psnr
-    moved = mark_elsewhere(own, guess._replace(placement=aside), case, case.placement)
-    assert moved.rotation == pytest.approx(90, abs=0.1)
+    aside = MatrixPose(quarter @ r, t + s * 0.2, s)
+    scores, own = (score(p, case, case.pose) for p in (prediction, truth_of(held_out, 0)))
+    assert scores.chamfer > own.chamfer
+    assert scores.voxel_iou < own.voxel_iou
+    assert scores.psnr < own.psnr
+    moved = rescore_pose(own, prediction._replace(pose=aside), case, case.pose)
+    assert moved.rotation_error == pytest.approx(90, abs=0.1)
     assert moved.box_iou < 0.5 < own.box_iou
     assert moved.psnr == own.psnr
 
 
-def test_without_a_guess_there_is_nothing_to_praise(held_out: HeldOut) -> None:
+def test_without_a_prediction_the_scores_are_lowest(held_out: HeldOutObjects) -> None:
     case = held_out.case(0)
-    marks = score(None, case, case.placement)
-    assert (marks.f_score, marks.voxel_iou, marks.box_iou) == (0, 0, 0)
-    assert math.isnan(marks.chamfer)
-    assert marks.psnr < score(truth_of(held_out, 0), case, case.placement).psnr
+    scores = score(None, case, case.pose)
+    assert (scores.f_score, scores.voxel_iou, scores.box_iou) == (0, 0, 0)
+    assert math.isnan(scores.chamfer)
+    assert scores.psnr < score(truth_of(held_out, 0), case, case.pose).psnr
 
 
 def test_boxes_overlap_as_their_volumes_say() -> None:
@@ -139,24 +145,24 @@ def test_boxes_overlap_as_their_volumes_say() -> None:
     assert box_iou(box(-0.5, 0.5), box(0, 0)) == 0
 
 
-def test_retrieval_finds_the_very_object_and_places_it(held_out: HeldOut) -> None:
+def test_retrieval_finds_the_very_object_and_places_it(held_out: HeldOutObjects) -> None:
     retrieval = Retrieval(held_out.objects, held_out.objects.views, Outlines())
     for number in (0, 1):
         case = held_out.case(number)
         assert retrieval.nearest(case) == (number, case.view)
-        found = retrieval.guess(case)
+        found = retrieval.retrieve(case)
         assert found.name == case.name
-        known = score(found.known, case, case.placement)
-        assert known.rotation < 1
+        known = score(found.with_pointmap, case, case.pose)
+        assert known.rotation_error < 1
         assert known.box_iou > 0.9
         assert known.f_score == 1
-        alone = mark_elsewhere(known, found.alone, case, case.nominal)
-        assert alone.rotation < 5
+        alone = rescore_pose(known, found.without_pointmap, case, case.nominal)
+        assert alone.rotation_error < 5
         assert alone.box_iou > 0.85
-        assert float(found.alone.placement.translation[0, 2]) == pytest.approx(1)
+        assert float(found.without_pointmap.pose.translation[0, 2]) == pytest.approx(1)
 
 
-def test_crops_show_nothing_but_the_object(held_out: HeldOut) -> None:
+def test_crops_show_nothing_but_the_object(held_out: HeldOutObjects) -> None:
     case = held_out.case(0)
     other = np.where(case.mask[:, :, None], case.pixels, 7).astype(np.uint8)
     assert (crop(case.pixels, case.mask) == crop(other, case.mask)).all()
@@ -173,10 +179,10 @@ class Unchanged:
         return latents
 
 
-def test_the_ceiling_is_what_the_autoencoders_leave(held_out: HeldOut) -> None:
+def test_the_upper_bound_is_the_reconstruction(held_out: HeldOutObjects) -> None:
     torch.manual_seed(0)
     torso = TorsoConfig(dim=16, blocks=1, heads=2, resolution=32)
-    contents = SlatVAE(
+    slat = SlatVAE(
         SlatVAEConfig(
             SlatEncoderConfig(replace(torso, channels=CHANNELS)),
             GaussianDecoderConfig(torso, gaussians=1),
@@ -184,36 +190,36 @@ def test_the_ceiling_is_what_the_autoencoders_leave(held_out: HeldOut) -> None:
         )
     ).eval()
     case = held_out.case(0)
-    guess = Ceiling(cast(StructureLatents, Unchanged()), contents).guess(case)
-    assert guess is not None
-    marks = score(guess, case, case.placement)
-    assert marks.voxel_iou == 1
-    assert marks.rotation < 0.1
+    prediction = VAEReconstruction(cast(StructureLatents, Unchanged()), slat).reconstruct(case)
+    assert prediction is not None
+    scores = score(prediction, case, case.pose)
+    assert scores.voxel_iou == 1
+    assert scores.rotation_error < 0.1
     nothing = cast(Any, Unchanged())
     nothing.shapes = torch.zeros_like
-    assert Ceiling(nothing, contents).guess(case) is None
+    assert VAEReconstruction(nothing, slat).reconstruct(case) is None
 
 
 @pytest.mark.parametrize("with_pointmap", [True, False])
-def test_what_a_user_lifts_is_judged(held_out: HeldOut, with_pointmap: bool) -> None:
+def test_the_asset_of_a_user_is_scored(held_out: HeldOutObjects, with_pointmap: bool) -> None:
     case, lifter = held_out.case(0), small_lifter()
-    done = lift(lifter, case, with_pointmap, seed=2)
-    assert done.guess is not None
-    assert done.failure is None
-    assert len(done.costs) == len(lifter.config.parts)
+    lifted = lift(lifter, case, with_pointmap, seed=2)
+    assert lifted.prediction is not None
+    assert lifted.failure is None
+    assert len(lifted.costs) == len(lifter.config.parts)
     pointmap = case.pointmap if with_pointmap else None
-    same = guess_of(lifter(case.pixels, case.mask, pointmap, seed=2))
-    assert torch.equal(done.guess.points, same.points)
-    assert torch.equal(done.guess.placement.translation, same.placement.translation)
+    same = Prediction.of(lifter(case.pixels, case.mask, pointmap, seed=2))
+    assert torch.equal(lifted.prediction.points, same.points)
+    assert torch.equal(lifted.prediction.pose.translation, same.pose.translation)
 
 
-def test_what_cannot_be_lifted_is_told(held_out: HeldOut) -> None:
+def test_failures_are_reported(held_out: HeldOutObjects) -> None:
     def broken(*_: object, **__: object) -> None:
         raise LociError("mask: no voxel above threshold")
 
-    done = lift(cast(Lifter, broken), held_out.case(0), True, 0)
-    assert done.guess is None
-    assert done.failure == "mask: no voxel above threshold"
+    lifted = lift(cast(Lifter, broken), held_out.case(0), True, 0)
+    assert lifted.prediction is None
+    assert lifted.failure == "mask: no voxel above threshold"
     with pytest.raises(LociError, match="no object can be lifted: mask: no voxel"):
         measure(cast(Lifter, broken), held_out, held_out.objects, None, PLAN)
 
@@ -231,54 +237,59 @@ def test_the_command_leaves_a_table_and_a_file(
     nowhere = tmp_path / "nowhere"
     objects(tmp_path / "out.json", True, 3, "tiny", folder, nowhere, nowhere)
     results = json.loads((tmp_path / "out.json").read_text())
-    ours = ["pointmap", "alone", "retrieval_pointmap", "retrieval_alone"]
-    assert list(results["figures"]) == ours
+    ours = [
+        "with_pointmap",
+        "without_pointmap",
+        "retrieval_with_pointmap",
+        "retrieval_without_pointmap",
+    ]
+    assert list(results["scores"]) == ours
     for column in ours:
-        assert set(results["figures"][column]) == set(Scores._fields)
+        assert set(results["scores"][column]) == set(Scores._fields)
     assert [row["name"] for row in results["by_object"]] == ["toy-3", "toy-4"]
     assert {row["retrieved"] for row in results["by_object"]} <= {"toy-1", "toy-2"}
     assert results["feature_network"] == "outlines"
     assert results["stages"]["structure_flow"]["seconds"] > 0
-    assert results["failures"] == {"pointmap": {}, "alone": {}}
-    assert "encoders are kept by the training runs" in results["not_measured"]["ceiling"]
+    assert results["failures"] == {"with_pointmap": {}, "without_pointmap": {}}
+    assert "the encoders are in the training runs" in results["not_measured"]["upper_bound"]
     shown = capsys.readouterr().out
-    for word in ("2 held-out objects", "chamfer", "structure_flow", "outlines", "no ceiling"):
+    for word in ("2 held-out objects", "chamfer", "structure_flow", "outlines", "no upper_bound"):
         assert word in shown
 
 
 @pytest.mark.usefixtures("without_networks")
-def test_a_ceiling_shows_how_far_there_is_to_go(
-    held_out: HeldOut, folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_scores_are_relative_to_an_upper_bound(
+    held_out: HeldOutObjects, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Perfect:
-        def guess(self, case: Any) -> Guess:
+        def reconstruct(self, case: Any) -> Prediction:
             return truth_of(held_out, held_out.objects.records.index(by_name[case.name]))
 
     by_name = {record.name: record for record in held_out.objects.records}
     train = ObjectSet.load(folder / "train")
-    results = measure(small_lifter(), held_out, train, cast(Ceiling, Perfect()), PLAN)
-    assert results["figures"]["ceiling"]["f_score"] == 1
-    assert set(results["share_of_the_way"]["alone"]) == set(Scores._fields)
-    assert "from retrieval (0) to ceiling (1)" in describe(results)
+    results = measure(small_lifter(), held_out, train, cast(VAEReconstruction, Perfect()), PLAN)
+    assert results["scores"]["upper_bound"]["f_score"] == 1
+    assert set(results["relative_to_bounds"]["without_pointmap"]) == set(Scores._fields)
+    assert "from retrieval (0) to upper bound (1)" in describe(results)
 
 
-def test_means_leave_out_what_is_missing_and_rotations_are_medians() -> None:
+def test_means_leave_out_missing_scores_and_rotations_are_medians() -> None:
     good = Scores(0.1, 1.0, 0.5, 0.5, 10.0, 8.0, 20.0)
     turned = Scores(0.3, 0.5, 0.5, 0.5, 170.0, 9.0, 10.0)
     none = Scores(math.nan, 0.0, 0.0, 0.0, math.nan, math.nan, 6.0)
     figures = summary([good, good, turned, none])
     assert figures["chamfer"] == pytest.approx(0.5 / 3)
     assert figures["f_score"] == pytest.approx(2.5 / 4)
-    assert figures["rotation"] == 10
-    assert figures["turn"] == 8
+    assert figures["rotation_error"] == 10
+    assert figures["symmetric_rotation_error"] == 8
 
 
-def test_the_way_goes_from_retrieval_to_the_ceiling() -> None:
-    columns = {"alone": 0.3, "retrieval_alone": 0.2, "ceiling": 0.6}
+def test_relative_scores_go_from_retrieval_to_the_upper_bound() -> None:
+    columns = {"without_pointmap": 0.3, "retrieval_without_pointmap": 0.2, "upper_bound": 0.6}
     figures = {column: {"voxel_iou": value} for column, value in columns.items()}
-    assert share_of_the_way(figures, "alone") == {"voxel_iou": pytest.approx(0.25)}
-    del figures["ceiling"]
-    assert share_of_the_way(figures, "alone") == {}
+    assert relative_to_bounds(figures, "without_pointmap") == {"voxel_iou": pytest.approx(0.25)}
+    del figures["upper_bound"]
+    assert relative_to_bounds(figures, "without_pointmap") == {}
 
 
 def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -286,7 +297,10 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fol
     monkeypatch.setattr(Lifter, "from_pretrained", loaded)
     with pytest.raises(LociError, match="nowhere"):
         objects(tmp_path / "nowhere" / "out.json", data=folder)
-    with pytest.raises(LociError, match="make some: loci data objects"):
+    with pytest.raises(
+        LociError,
+        match="&& loci data objects /usr",
+    ):
         objects(tmp_path / "out.json", data=tmp_path)
     assert not list(tmp_path.iterdir())
-    assert objects_ceiling.missing(tmp_path, tmp_path) is not None
+    assert missing_vaes(tmp_path, tmp_path) is not None

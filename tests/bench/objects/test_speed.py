@@ -10,22 +10,24 @@ import pytest
 import torch
 from PIL import Image
 
-from loci.bench.calibrate import TOLERANCES, error_budget, fitted, shares, tried
-from loci.bench.objects import metrics as objects_marks
+from loci.bench.objects import metrics
+from loci.bench.objects.calibrate import STAGES as CALIBRATED
+from loci.bench.objects.calibrate import TOLERANCES, ToleranceRunner, run_tolerances
 from loci.bench.objects.cases import Case
-from loci.bench.objects.methods import chosen_methods, methods
-from loci.bench.objects.quality import guess_of
+from loci.bench.objects.methods import methods, select_methods
+from loci.bench.objects.metrics import Prediction
 from loci.bench.objects.speed import STAGES, describe, measure
-from loci.bench.objects.speed_plot import draw, frontier, named
-from loci.bench.objects.speed_runs import run_all, to_exact
+from loci.bench.objects.speed_plot import draw, labelled, pareto_frontier
+from loci.bench.objects.speed_runs import difference_to_exact, run_all
 from loci.bench.report import write_json
+from loci.bench.tolerances import ToleranceError, fit_scale, tolerance_report
 from loci.caching.calibration import ModelCalibration
 from loci.caching.error_budget import ErrorScale
 from loci.errors import LociError
-from loci.objects import sampling as pace
-from loci.objects.inputs.pointmap import Placement
+from loci.objects import runner
 from loci.objects.lifter import Lifter
 from loci.objects.parts import GivenParts
+from loci.objects.placement.pose import MatrixPose
 from loci.objects.sampling import StructureSampling
 from tests.objects.lifters import (
     example,
@@ -40,7 +42,7 @@ PIXELS, INSIDE = example()
 
 
 def case(name: str = "table") -> Case:
-    still = Placement(torch.eye(3)[None], torch.tensor([[0.0, 0.0, 2.0]]), torch.ones(1))
+    still = MatrixPose(torch.eye(3)[None], torch.tensor([[0.0, 0.0, 2.0]]), torch.ones(1))
     grid = torch.zeros(64, 64, 64, dtype=torch.bool)
     grid[20:40, 20:40, 20:40] = True
     pointmap = torch.from_numpy(example_pointmap())
@@ -50,7 +52,7 @@ def case(name: str = "table") -> Case:
 class Few:
     """Two objects."""
 
-    def chosen(self, count: int | None) -> list[int]:
+    def indices(self, count: int | None) -> list[int]:
         return [0, 1][:count]
 
     def case(self, number: int) -> Case:
@@ -60,14 +62,14 @@ class Few:
 @pytest.fixture(scope="module", autouse=True)
 def _few_points() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(objects_marks, "POINTS", 256)
+        patch.setattr(metrics, "POINTS", 256)
         yield
 
 
 @pytest.fixture(scope="module")
 def lifter() -> Lifter:
     lifter = small_lifter()
-    lifter.stages.keep = True
+    lifter.loader.keep = True
     return lifter
 
 
@@ -102,7 +104,7 @@ def test_every_row_has_every_figure(results: dict[str, Any], tmp_path: Path) -> 
     assert rows["random tokens"]["evaluations"] == exact["evaluations"]
     (one,) = rows["fast"]["runs"]
     assert one["object"] == "table 0"
-    assert sum(s["made"] for s in one["ledger"].values()) == rows["fast"]["evaluations"]
+    assert sum(s["evaluations"] for s in one["stats"].values()) == rows["fast"]["evaluations"]
     write_json(tmp_path / "speed.json", results)
     assert json.loads((tmp_path / "speed.json").read_text())["rows"]["fast"]["group"] == "loci"
     printed = describe(results)
@@ -125,11 +127,11 @@ def test_methods_differ_and_leave_the_model_as_it_was(lifter: Lifter) -> None:
     assert lifter.config is before
     assert runs["steps x 0.25"].evaluations == 4  # one guided step each
     again = run_all(lifter, case(), some, seed=0)
-    assert again["exact"].marks.f_score == runs["exact"].marks.f_score
+    assert again["exact"].scores.f_score == runs["exact"].scores.f_score
 
 
 def test_rows_that_treat_the_structure_alike_share_one_run(lifter: Lifter) -> None:
-    some = chosen_methods(0, ["random drop", "loci structure", "steps x 0.5"])
+    some = select_methods(0, ["random drop", "loci structure", "steps x 0.5"])
     assert [method.name for method in some][0] == "exact"
     assert len(some) == 4
     calls: list[str] = []
@@ -138,24 +140,24 @@ def test_rows_that_treat_the_structure_alike_share_one_run(lifter: Lifter) -> No
         calls.append(name)
 
     with pytest.MonkeyPatch.context() as patch:
-        sample = pace.sample_structure
+        sample = runner.sample_structure
 
         def counted(*given: Any) -> Any:
             count("structure")
             return sample(*given)
 
-        patch.setattr(pace, "sample_structure", counted)
+        patch.setattr(runner, "sample_structure", counted)
         runs = run_all(lifter, case(), some, seed=0)
     # Exact twice, for its seconds; the random drop takes exact's.
     assert len(calls) == 4
-    stages = {name: run.ledger.entry("structure") for name, run in runs.items()}
+    stages = {name: run.stats.stage("structure") for name, run in runs.items()}
     assert stages["random drop"] is stages["exact"]
     assert stages["loci structure"] is not stages["exact"]
-    alone = run_all(lifter, case(), chosen_methods(0, ["random drop"]), seed=0)
-    assert alone["random drop"].marks == runs["random drop"].marks
+    alone = run_all(lifter, case(), select_methods(0, ["random drop"]), seed=0)
+    assert alone["random drop"].scores == runs["random drop"].scores
     with pytest.raises(LociError, match="--rows: 'slow', expected some of: exact, steps x 0.5"):
-        chosen_methods(0, ["fast", "slow"])
-    assert len(chosen_methods(0, [])) == len(methods(0))
+        select_methods(0, ["fast", "slow"])
+    assert len(select_methods(0, [])) == len(methods(0))
 
 
 def test_a_failure_is_a_row_and_no_end(lifter: Lifter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,55 +166,58 @@ def test_a_failure_is_a_row_and_no_end(lifter: Lifter, monkeypatch: pytest.Monke
     monkeypatch.setattr(lifting, "occupied", lambda logits: logits.new_zeros(0, 4).int())
     run = run_all(lifter, case(), methods(0)[:1], seed=0)["exact"]
     assert "no voxel above threshold" in str(run.failure)
-    assert run.marks.f_score == 0
+    assert run.scores.f_score == 0
 
 
 def test_distance_to_exact_sees_a_shift(lifter: Lifter) -> None:
-    guess = guess_of(lifter(PIXELS, INSIDE, seed=0))
+    guess = Prediction.of(lifter(PIXELS, INSIDE, seed=0))
     moved = guess._replace(points=guess.points + 0.2, voxels=(guess.voxels + 1) % 4)
-    assert to_exact(guess, guess).f_score == 1
-    assert to_exact(moved, guess).chamfer > to_exact(guess, guess).chamfer
-    assert to_exact(None, guess).f_score == 0
-    assert np.isnan(to_exact(guess, None).chamfer)
+    assert difference_to_exact(guess, guess).f_score == 1
+    assert difference_to_exact(moved, guess).chamfer > difference_to_exact(guess, guess).chamfer
+    assert difference_to_exact(None, guess).f_score == 0
+    assert np.isnan(difference_to_exact(guess, None).chamfer)
 
 
-def test_tolerances_are_tried_under_laws() -> None:
+def test_tolerances_are_run_with_a_calibration() -> None:
     config = small_config(structure=StructureSampling(steps=8))
     lifter = Lifter(config, GivenParts(small_modules()), keep=True)
+    none = ModelCalibration()
     strict = ModelCalibration(structure=ErrorScale(1e3), latents=ErrorScale(1e3))
-    free, held = (tried(lifter, [case()], laws, seed=0) for laws in (ModelCalibration(), strict))
-    for found, laws in ((free, ModelCalibration()), (held, strict)):
-        budget = error_budget(found, laws)
-        assert list(budget) == ["structure", "latents"]
-        for lines in budget.values():
-            assert [line["tolerance"] for line in lines["held_out"]] == list(TOLERANCES)
-            assert all(line["error_9_in_10"] >= 0 for line in lines["held_out"])
-        results = {"objects": 1, "rows": {}, "notes": [], "error_budget": budget}
+    free, held = (run_tolerances(lifter, [case()], given, seed=0) for given in (none, strict))
+    for tested in (free, held):
+        reports = {stage: tolerance_report(None, tested.errors[stage]) for stage in CALIBRATED}
+        assert list(reports) == ["structure", "latents"]
+        for report in reports.values():
+            assert [line["tolerance"] for line in report["held_out"]] == list(TOLERANCES)
+            assert all(line["error_90th_percentile"] >= 0 for line in report["held_out"])
+        results = {"objects": 1, "rows": {}, "notes": [], "tolerances": reports}
         assert "share within" in describe(results)
-    assert sum(error for _, error in free.pairs["structure"]) > 0
-    assert sum(error for _, error in held.pairs["structure"]) == 0, "nothing is skipped"
-    assert len(free.details) == 1
-    assert 0 < free.details[0] < 1
+    assert sum(error.error for error in free.errors["structure"]) > 0
+    assert sum(error.error for error in held.errors["structure"]) == 0, "nothing is skipped"
+    assert len(free.spectral_ratios) == 1
+    assert 0 < free.spectral_ratios[0] < 1
+    assert not ToleranceRunner(none).errors["latents"]
 
 
-def test_a_fitted_law_is_kept_by_nine_in_ten() -> None:
-    pairs = [(t, (2 + n / 10) * t) for t in TOLERANCES for n in range(10)]
-    law = fitted(pairs)
-    assert law is not None
-    kept = np.mean([true <= law.true(p) + 1e-9 for p, true in pairs])
-    assert kept >= 0.9
-    assert fitted([(0.1, 0.2)]) is None
-    (line,) = shares([(0.1, 0.05), (0.1, 0.15)])
-    assert (line["error"], line["kept"]) == (pytest.approx(0.1), 0.5)
+def test_nine_in_ten_errors_are_below_the_fitted_scale() -> None:
+    errors = [ToleranceError(t, (2 + n / 10) * t) for t in TOLERANCES for n in range(10)]
+    scale = fit_scale(errors)
+    assert scale is not None
+    assert np.mean([e.error <= scale.true(e.tolerance) + 1e-9 for e in errors]) >= 0.9
+    assert fit_scale([ToleranceError(0.1, 0.2)]) is None
+    two = [ToleranceError(0.1, 0.05), ToleranceError(0.1, 0.15)]
+    (line,) = tolerance_report(None, two)["held_out"]
+    assert (line["mean_error"], line["share_within"]) == (pytest.approx(0.1), 0.5)
+    assert line["error_90th_percentile"] == pytest.approx(0.14)
 
 
 def test_the_frontier_holds_what_nothing_beats() -> None:
     points = [(1.0, 0.0), (2.0, 1.0), (1.5, 2.0), (3.0, 4.0), (2.0, 0.5), (1.2, 0.5)]
-    assert frontier(points) == [(1.0, 0.0), (2.0, 0.5), (3.0, 4.0)]
+    assert pareto_frontier(points) == [(1.0, 0.0), (2.0, 0.5), (3.0, 4.0)]
 
 
 def test_a_plot_names_what_matters() -> None:
     edge = [(1.0, 0.0), (3.0, 0.5)]
     ours = {"faster": (4.0, 2.0), "a": (3.0, 0.5), "b": (2.0, 0.7), "fast": (2.5, 1.0)}
-    assert named(ours, edge) == ["fast", "a", "faster"]
-    assert named({"slow": (1.1, 3.0), "quick": (1.9, 5.0)}, edge) == ["quick"]
+    assert labelled(ours, edge) == ["fast", "a", "faster"]
+    assert labelled({"slow": (1.1, 3.0), "quick": (1.9, 5.0)}, edge) == ["quick"]

@@ -1,4 +1,4 @@
-"""Turns about the vertical after which an object looks as before: no picture tells them apart."""
+"""Held-out objects in pictures: what is lifted, what is true of it, and its symmetries."""
 
 from __future__ import annotations
 
@@ -15,66 +15,68 @@ from torch import Tensor
 from loci.data.objects.dataset import ObjectSet
 from loci.data.objects.surface import GRID
 from loci.geometry.mesh.distance import nearest_distances
-from loci.objects.inputs.pointmap import Placement, nominal_pose
-from loci.train.slat.vae_data import SeenView, SlatDataset, SlatObject
-from loci.train.slat.vae_evaluate import PIXELS, spread
+from loci.objects.placement.pose import MatrixPose, nominal_pose
+from loci.train.slat.vae_data import SlatDataset, SlatObject, TargetView
+from loci.train.slat.vae_evaluate import PIXELS, evenly_spaced
 from loci.train.structure.evaluate import degrees_apart
 from loci.train.structure.scenes import CLEAN, compose
 from loci.train.trainer import step_generator
 
-STEPS = 24
-"""Turns that are tried, evenly around the circle: of a bowl, errors up to half a step remain."""
+ROTATIONS = 24
+"""Rotations that are tested, evenly around the vertical axis."""
 SYMMETRY_POINTS = 2048
-ALIKE = 0.97
-"""From this share of points within `REACH` of the surface after a turn it counts as the same."""
-REACH = 0.05
+SYMMETRIC_SHARE, TOLERANCE = 0.97, 0.05
+"""A rotation is a symmetry if this share of the rotated points is this near to the surface."""
 
 
-def own_turns(surface: Float[Tensor, "n 3"]) -> Float[Tensor, "k 3 3"]:
-    """Rotations of row vectors that leave a shape as it is, the identity first.
+def rotational_symmetries(surface: Float[Tensor, "n 3"]) -> Float[Tensor, "k 3 3"]:
+    """Rotations about the vertical axis that leave a shape as it is, the identity first.
 
     Args:
-        surface: points spread over it, in the object's frame (z up, its middle at the origin).
+        surface: points spread over it, in the object's frame (z up, its centre at the origin).
+
+    Returns:
+        Matrices for row vectors, of the multiples of 15 degrees.
     """
-    rows = torch.randperm(len(surface), generator=torch.Generator().manual_seed(0))[
-        :SYMMETRY_POINTS
-    ]
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randperm(len(surface), generator=generator)[:SYMMETRY_POINTS]
     points = surface[rows].float()
-    turns = [_turn(number) for number in range(STEPS)]
-    # Of all points, so that it does not depend on how large the surface is.
-    apart = [nearest_distances(points @ turn, surface.float()) for turn in turns[1:]]
-    alike = [float((far < REACH).float().mean()) >= ALIKE for far in apart]
-    return torch.stack([turns[0], *(t for t, same in zip(turns[1:], alike, strict=True) if same)])
+    rotations = [_rotation(number) for number in range(ROTATIONS)]
+    # Distances to all points, so that the number of samples does not matter.
+    distances = [nearest_distances(points @ matrix, surface.float()) for matrix in rotations[1:]]
+    same = [float((d < TOLERANCE).float().mean()) >= SYMMETRIC_SHARE for d in distances]
+    found = [matrix for matrix, is_same in zip(rotations[1:], same, strict=True) if is_same]
+    return torch.stack([rotations[0], *found])
 
 
-def rotation_error(
-    found: Float[Tensor, "3 3"], truth: Float[Tensor, "3 3"], turns: Float[Tensor, "k 3 3"]
+def symmetric_rotation_error(
+    found: Float[Tensor, "3 3"], truth: Float[Tensor, "3 3"], symmetries: Float[Tensor, "k 3 3"]
 ) -> float:
-    """Degrees to the nearest of the rotations that look like the true one."""
-    return float(degrees_apart(found.expand_as(turns), turns @ truth).min())
+    """Degrees to the nearest rotation under which the object looks as under the true one."""
+    return float(degrees_apart(found.expand_as(symmetries), symmetries @ truth).min())
 
 
-def _turn(number: int) -> Float[Tensor, "3 3"]:
-    angle = 2 * math.pi * number / STEPS
+def _rotation(number: int) -> Float[Tensor, "3 3"]:
+    angle = 2 * math.pi * number / ROTATIONS
     cosine, sine = math.cos(angle), math.sin(angle)
     return torch.tensor([[cosine, sine, 0.0], [-sine, cosine, 0.0], [0.0, 0.0, 1.0]])
 
 
 @dataclass(frozen=True)
 class Case:
-    """One object, and one picture of it.
+    """One object in one picture.
 
     Attributes:
         name: of the object.
-        view: which of its views is shown.
+        view: which of its views is in the picture.
         pixels: the picture.
         mask: where the object is in it.
         pointmap: x left, y up, z forward, NaN where unknown.
         fov: horizontal field of view in degrees.
         occupancy: the voxels that its surface touches.
         item: its surface, and its voxels at half that resolution.
-        placement: its pose, with a batch axis of one.
-        unseen: views that are not shown, by an even light.
+        pose: the true one, with a batch axis of one.
+        unseen: other views of it, under even light.
     """
 
     name: str
@@ -85,35 +87,41 @@ class Case:
     fov: float
     occupancy: Bool[Tensor, "64 64 64"]
     item: SlatObject
-    placement: Placement
-    unseen: tuple[SeenView, ...]
+    pose: MatrixPose
+    unseen: tuple[TargetView, ...]
 
     @cached_property
-    def turns(self) -> Float[Tensor, "k 3 3"]:
-        """What turns leave the object as it is (`symmetry`)."""
-        return own_turns(self.item.surface[:, :3])
+    def symmetries(self) -> Float[Tensor, "k 3 3"]:
+        """The object's rotational symmetries."""
+        return rotational_symmetries(self.item.surface[:, :3])
 
     @property
-    def nominal(self) -> Placement:
-        """What the picture alone can tell of the pose: it is measured by the object's distance."""
-        return nominal_pose(self.placement, torch.tensor([self.fov]))
+    def nominal(self) -> MatrixPose:
+        """The pose that the picture alone determines, with the object at distance 1."""
+        return nominal_pose(self.pose, torch.tensor([self.fov]))
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Objects that nothing was trained on; a case is the same whatever others are looked at.
+class HeldOutObjects:
+    """Objects that are not trained on. A case does not depend on which others are measured.
 
-    Pictures are made as for the examinations in training: nothing else is in them, and behind the
-    object is a pattern, or a floor and a wall. `unseen` views of each are compared.
+    Pictures are made as in the evaluations of training: the object alone, before a pattern or a
+    floor and a wall.
+
+    Args:
+        objects: as rendered.
+        dataset: the same, for stage 2.
+        seed: of views and backgrounds.
+        unseen: how many other views a case has.
     """
 
     objects: ObjectSet
-    material: SlatDataset
+    dataset: SlatDataset
     seed: int
     unseen: int
 
     @classmethod
-    def load(cls, folder: Path, seed: int, unseen: int) -> HeldOut:
+    def load(cls, folder: Path, seed: int, unseen: int) -> HeldOutObjects:
         """The objects of a folder.
 
         Raises:
@@ -121,27 +129,27 @@ class HeldOut:
         """
         return cls(ObjectSet.load(folder), SlatDataset.load(folder), seed, unseen)
 
-    def chosen(self, count: int | None) -> list[int]:
-        """Numbers of so many objects, spread over all; None for all of them."""
-        return spread(len(self.objects), count or len(self.objects))
+    def indices(self, count: int | None) -> list[int]:
+        """Indices of so many objects, spread evenly; of all if None."""
+        return evenly_spaced(len(self.objects), count or len(self.objects))
 
-    def case(self, number: int) -> Case:
-        """The object of that number, in a picture that depends on nothing but it and the seed."""
-        rng = step_generator(self.seed, number)
-        shown = int(torch.randint(self.material.views, (), generator=rng))
-        sight = self.material.recorded(number, shown).sight
-        scene = compose(sight, sight, CLEAN, rng)
-        others = [view for view in range(self.material.views) if view != shown]
-        unseen = [others[k] for k in spread(len(others), self.unseen)]
+    def case(self, index: int) -> Case:
+        """The object in a picture that depends only on its index and the seed."""
+        rng = step_generator(self.seed, index)
+        shown = int(torch.randint(self.dataset.views, (), generator=rng))
+        view = self.dataset.view(index, shown).view
+        scene = compose(view, view, CLEAN, rng)
+        others = [number for number in range(self.dataset.views) if number != shown]
+        unseen = [others[k] for k in evenly_spaced(len(others), self.unseen)]
         return Case(
-            name=self.objects.records[number].name,
+            name=self.objects.records[index].name,
             view=shown,
             pixels=(scene.rgb * 255).round().to(torch.uint8).movedim(0, -1).numpy(),
             mask=scene.mask[0].numpy() > 0.5,
             pointmap=scene.pointmap.movedim(0, -1),
-            fov=sight.fov,
-            occupancy=self.objects.occupancy(number, GRID),
-            item=self.material.items[number],
-            placement=Placement(*(part[None] for part in sight.placement)),
-            unseen=tuple(self.material.recorded(number, view).seen(PIXELS) for view in unseen),
+            fov=view.fov,
+            occupancy=self.objects.occupancy(index, GRID),
+            item=self.dataset.items[index],
+            pose=MatrixPose(*(part[None] for part in view.placement)),
+            unseen=tuple(self.dataset.view(index, number).target(PIXELS) for number in unseen),
         )

@@ -1,4 +1,4 @@
-"""What `loci bench speed` compares: our speeds, the published ones piece by piece, and others."""
+"""The rows of `loci bench speed`: presets, published systems by mechanism, and baselines."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from loci.caching.spectral import DecodingConfig
 from loci.caching.step_cache import StepCacheConfig
 from loci.caching.token_cache import TokenCacheConfig
 from loci.errors import LociError
-from loci.objects.pipeline import LifterConfig
+from loci.objects.presets import LifterConfig
 
 EXACT = "exact"
 FEWER = (1 / 2, 1 / 3, 1 / 4)
-"""Parts of the steps of both flows, for the baseline of fewer steps."""
-UNEVEN = ((1 / 2, 1 / 4), (1 / 2, 1 / 8), (1 / 3, 1 / 8))
-"""Parts of the structure flow's steps and of the latent flow's, which needs fewer."""
-MILD = 0.03
-"""The tolerance of the rows that spend an error."""
+"""Shares of the steps of both flows, for the baseline of fewer steps."""
+UNEQUAL = ((1 / 2, 1 / 4), (1 / 2, 1 / 8), (1 / 3, 1 / 8))
+"""Shares of the structure flow's steps and of the latent flow's, which needs fewer."""
+TOLERANCE = 0.03
+"""Of the rows with an error budget."""
 UNIFORM = ReleasedDecoding(high=math.inf, low=-math.inf, minimum=0)
-"""The factor 1.5 whatever the object is like."""
+"""Merges voxels by the factor 1.5, whatever the spectrum."""
 
 
 class Method(NamedTuple):
@@ -43,20 +43,23 @@ class Method(NamedTuple):
 
     Attributes:
         name: of the row.
-        group: what it is drawn with.
-        speed: at which objects are lifted.
-        steps: the part of both flows' steps that is taken.
+        group: of rows, for the plot.
+        preset: to lift with.
+        steps: the share of both flows' steps that is taken.
     """
 
     name: str
     group: str
-    speed: Preset
+    preset: Preset
     steps: float = 1.0
 
     def config(self, config: LifterConfig) -> LifterConfig:
-        """The run with so many steps; at least one each."""
-        structure, latents = (flow.fewer(self.steps) for flow in (config.structure, config.latents))
-        return replace(config, structure=structure, latents=latents)
+        """The settings with so many steps; at least one for each flow."""
+        return replace(
+            config,
+            structure=config.structure.shortened(self.steps),
+            latents=config.latents.shortened(self.steps),
+        )
 
 
 def methods(seed: int) -> list[Method]:
@@ -69,34 +72,34 @@ def methods(seed: int) -> list[Method]:
     return [
         Method(EXACT, EXACT, exact()),
         *fewer,
-        *(Method(uneven(*parts), "fewer steps", uneven_speed(*parts)) for parts in UNEVEN),
-        *(Method(name, "baselines", speed) for name, speed in _baselines(seed).items()),
+        *(Method(steps_name(*parts), "fewer steps", steps_preset(*parts)) for parts in UNEQUAL),
+        *(Method(name, "baselines", preset) for name, preset in _baselines(seed).items()),
         *_ablation(released()),
         *_ablation(paper()),
-        *(Method(name, "loci", speed) for name, speed in _ours().items()),
+        *(Method(name, "loci", preset) for name, preset in _ours().items()),
         Method("fast", "loci", fast()),
         Method("faster", "loci", faster()),
     ]
 
 
-def chosen_methods(seed: int, names: Sequence[str]) -> list[Method]:
-    """The rows of these names and exact, which the others are compared with; all if none is named.
+def select_methods(seed: int, names: Sequence[str]) -> list[Method]:
+    """The rows of these names, and exact; all rows if no name is given.
 
     Raises:
-        LociError: when there is no row of a name.
+        LociError: for an unknown name.
     """
     known = methods(seed)
-    strange = sorted(set(names) - {method.name for method in known})
-    if strange:
+    unknown = sorted(set(names) - {method.name for method in known})
+    if unknown:
         expected = ", ".join(method.name for method in known)
-        raise LociError(f"--rows: {strange[0]!r}, expected some of: {expected}")
+        raise LociError(f"--rows: {unknown[0]!r}, expected some of: {expected}")
     return [method for method in known if not names or method.name in {EXACT, *names}]
 
 
 def _baselines(seed: int) -> dict[str, Preset]:
-    """With the settings of their papers; shares and factors are not told and are ours."""
+    """With the settings of their papers; shares and factors, which they do not state, are ours."""
 
-    def chance() -> torch.Generator:
+    def generator() -> torch.Generator:
         return torch.Generator().manual_seed(seed)
 
     return {
@@ -104,7 +107,7 @@ def _baselines(seed: int) -> dict[str, Preset]:
             "random drop", drop_voxels=lambda coords, rng: random_drop(coords, 0.5, rng)
         ),
         "random tokens": Preset(
-            "random tokens", latents=lambda interval, scores, blocks: RandomTokens(0.5, chance())
+            "random tokens", latents=lambda interval, scores, blocks: RandomTokens(0.5, generator())
         ),
         "uniform merge": Preset("uniform merge", decoding=UNIFORM),
         "merged tokens": Preset(
@@ -127,18 +130,18 @@ def _baselines(seed: int) -> dict[str, Preset]:
 
 
 def _ours() -> dict[str, Preset]:
-    """Our mechanisms by one and together, at one tolerance; then the forecasts, each in the step
-    caches of both flows; then guidance whose difference is held, alone and with fewer steps."""
+    """Our mechanisms alone and together, with one tolerance; other forecasts in the step caches of
+    both flows; and guidance evaluated less often, alone and with fewer steps."""
     steps, tokens = (
-        StepCacheConfig(layout=LAYOUT, tolerance=MILD),
-        TokenCacheConfig(tolerance=MILD),
+        StepCacheConfig(layout=LAYOUT, tolerance=TOLERANCE),
+        TokenCacheConfig(tolerance=TOLERANCE),
     )
-    mild, decoding = Preset("mild", steps, tokens), DecodingConfig()
+    both, decoding = Preset("both", steps, tokens), DecodingConfig()
     found = {
-        "loci structure": Preset("loci structure", structure=mild.structure),
-        "loci latents": Preset("loci latents", latents=mild.latents),
+        "loci structure": Preset("loci structure", structure=both.structure),
+        "loci latents": Preset("loci latents", latents=both.latents),
         "loci decoding": Preset("loci decoding", decoding=decoding),
-        "loci": replace(mild, name="loci", decoding=decoding),
+        "loci": replace(both, name="loci", decoding=decoding),
     }
     forecasts = {"line": Taylor(), "Hermite": Hermite(), "modes": DynamicModes()}
     for kind, forecast in forecasts.items():
@@ -149,33 +152,33 @@ def _ours() -> dict[str, Preset]:
         for part in (1, *FEWER):
             name = f"guided {often}" + (f", steps x {part:.2g}" if part < 1 else "")
             found[name] = Preset(name, structure_steps=part, latent_steps=part, guide_every=every)
-    for parts in (*((part, part) for part in FEWER), *UNEVEN):
+    for parts in (*((part, part) for part in FEWER), *UNEQUAL):
         for often, every in (("", 1), ("guided 1 in 2, ", 2), ("guided once, ", GUIDED_ONCE)):
-            name = f"loci decoding, {often}{uneven(*parts)}"
-            base = uneven_speed(*parts)
+            name = f"loci decoding, {often}{steps_name(*parts)}"
+            base = steps_preset(*parts)
             found[name] = replace(base, name=name, decoding=decoding, guide_every=every)
     return found
 
 
-def uneven(structure: float, latents: float) -> str:
-    """What a row is called that takes parts of the steps of both flows."""
+def steps_name(structure: float, latents: float) -> str:
+    """The name of a row with these shares of the steps of both flows."""
     if structure == latents:
         return f"steps x {structure:.2g}"
     return f"structure x {structure:.2g}, latents x {latents:.2g}"
 
 
-def uneven_speed(structure: float, latents: float) -> Preset:
-    """At which they are taken, and nothing else is spared."""
-    name = uneven(structure, latents)
+def steps_preset(structure: float, latents: float) -> Preset:
+    """A preset that takes these shares of the steps, and is exact otherwise."""
+    name = steps_name(structure, latents)
     return Preset(name, structure_steps=structure, latent_steps=latents)
 
 
 def _ablation(whole: Preset) -> list[Method]:
-    """A published system by its three mechanisms: each, each two, and all of them."""
+    """A published system by its three mechanisms: each alone, each pair, and all of them."""
     pieces = ("structure", "latents", "decoding")
-    kept = [pieces[:1], pieces[1:2], pieces[2:], pieces[:2], pieces[::2], pieces[1:], pieces]
+    chosen = [pieces[:1], pieces[1:2], pieces[2:], pieces[:2], pieces[::2], pieces[1:], pieces]
     found = []
-    for some in kept:
+    for some in chosen:
         name = whole.name if some == pieces else f"{whole.name} {' + '.join(some)}"
         without = {piece: None for piece in pieces if piece not in some}
         found.append(Method(name, whole.name, replace(whole, name=name, **without)))

@@ -1,4 +1,4 @@
-"""Something to put into every part of a lifter, of the right shapes."""
+"""`loci bench speed-parts`: seconds of the released model's parts, and of whole runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,31 +18,26 @@ from loci.bench.report import table, write_json
 from loci.errors import LociError
 from loci.io.files import check_writable
 from loci.nn.sparse.tensor import Voxels
-from loci.objects.inputs.observation import ObservedPicture
+from loci.objects.inputs.observation import LiftRequest, ObservedPicture
 from loci.objects.models.condition import POINTMAPS
 from loci.objects.parts import (
     GAUSSIAN_DECODER,
     LATENT_FLOW,
     LATENT_FUSER,
     MESH_DECODER,
+    PARTS,
     STRUCTURE_DECODER,
     STRUCTURE_FLOW,
     STRUCTURE_FUSER,
     PartConfigs,
 )
-from loci.objects.pipeline import LifterConfig, LiftRequest
-
-if TYPE_CHECKING:
-    import torch
-
-    from loci.objects.parts import PartConfigs
-    from loci.objects.pipeline import LifterConfig
+from loci.objects.presets import LifterConfig
 
 
-class Inputs:
-    """Calls of each part, by what they are called in a table.
+class PartInputs:
+    """Inputs of the right shapes for every part of a lifter.
 
-    Parts are asked in the order of a run: flows take the condition that the fuser before them made.
+    Parts are called in the order of a run: flows take the condition of the fuser before them.
     """
 
     def __init__(
@@ -61,8 +56,8 @@ class Inputs:
         self.condition = torch.zeros(1, 1, 1)
 
     def calls(self, name: str, part: Any) -> dict[str, Callable[[], Any]]:
-        """What is measured of a part."""
-        places, time = self.voxels, torch.full((1,), 250.0, device=self.device)
+        """The calls of a part that are measured, by name."""
+        voxels, time = self.voxels, torch.full((1,), 250.0, device=self.device)
         if name in (STRUCTURE_FUSER, LATENT_FUSER):
             tensors = {n: x.to(self.device, self.dtype) for n, x in self.tensors.items()}
             dropped = [n for n in POINTMAPS if n not in tensors]
@@ -70,8 +65,8 @@ class Inputs:
             stage = "structure" if name == STRUCTURE_FUSER else "latents"
             return {f"pictures of {stage}": lambda: part(tensors, dropped)}
         if name == STRUCTURE_FLOW:
-            chance = torch.Generator(self.device).manual_seed(0)
-            noise, context = part.noise(1, chance), part.context(self.condition)
+            generator = torch.Generator(self.device).manual_seed(0)
+            noise, context = part.noise(1, generator), part.context(self.condition)
             return {
                 "structure": lambda: part.velocity(noise, time, context),
                 "structure uncond": lambda: part.velocity(noise, time, None),
@@ -79,43 +74,43 @@ class Inputs:
         if name == STRUCTURE_DECODER:
             return {"voxels": lambda: part(self.shape)}
         if name == LATENT_FLOW:
-            latents = torch.randn(len(places), part.config.channels, device=self.device)
+            latents = torch.randn(len(voxels), part.config.channels, device=self.device)
             context = part.context(self.condition)
             return {
-                "latents": lambda: part.velocity(latents, time, places, context),
-                "latents uncond": lambda: part.velocity(latents, time, places, None),
+                "latents": lambda: part.velocity(latents, time, voxels, context),
+                "latents uncond": lambda: part.velocity(latents, time, voxels, None),
             }
-        latents = torch.randn(len(places), part.config.torso.channels, device=self.device)
-        works = {GAUSSIAN_DECODER: "gaussians", MESH_DECODER: "mesh"}
-        return {works[name]: lambda: part(latents, places)}
+        latents = torch.randn(len(voxels), part.config.torso.channels, device=self.device)
+        outputs = {GAUSSIAN_DECODER: "gaussians", MESH_DECODER: "mesh"}
+        return {outputs[name]: lambda: part(latents, voxels)}
 
 
 def shell(count: int, resolution: int) -> Int[Tensor, "n 4"]:
-    """So many voxels as near as can be to a sphere a third of the grid wide, in order."""
+    """The `count` voxels nearest to a sphere whose radius is a third of the grid, sorted."""
     coords = torch.cartesian_prod(torch.zeros(1).long(), *[torch.arange(resolution)] * 3)
-    apart = ((coords[:, 1:] + 0.5 - resolution / 2).norm(dim=1) - resolution / 3).abs()
-    return coords[apart.argsort()[:count].sort().values]
+    distance = ((coords[:, 1:] + 0.5 - resolution / 2).norm(dim=1) - resolution / 3).abs()
+    return coords[distance.argsort()[:count].sort().values]
 
 
 def _disc(run: LifterConfig) -> LiftRequest:
-    """A slanted wall of noise, and a disc on it."""
-    chance, side = np.random.default_rng(0), run.input_size
+    """A request for a disc on a slanted wall of noise."""
+    rng, side = np.random.default_rng(0), run.input_size
     rows, columns = np.mgrid[:side, :side] / side - 0.5
-    view = ObservedPicture.read(
-        chance.integers(0, 256, (side, side, 3), dtype=np.uint8), 2 + rows, fov=50.0
+    picture = ObservedPicture.read(
+        rng.integers(0, 256, (side, side, 3), dtype=np.uint8), 2 + rows, fov=50.0
     )
-    return view.subject(rows**2 + columns**2 < 0.1, "disc", 0, run)
+    return picture.request(rows**2 + columns**2 < 0.1, "disc", 0, run.input_size)
 
 
 GUIDED = {"structure": (25, 19), "latents": (25, 13)}
-"""Evaluations of the released run, conditional and unconditional (SAM 3D Objects, 5)."""
+"""Evaluations in a run with the released settings, conditional and unconditional."""
 NOTES = (
-    "measured: seconds of each part at the released size with random weights, the mesh without "
-    "its surface being drawn out, a part evaluated once before it counts",
-    "follows: a whole run, from these seconds and from the shares of evaluations and of tokens "
-    "that a method took of another model's run; an evaluation of some tokens is taken to cost "
-    "their share, stage 2 and the decoders the share of the voxels; voxels that are merged "
-    "for the mesh alone (mode paper) are not counted",
+    "measured: median seconds of each part at the released size with random weights, after one "
+    "untimed call; the mesh without extracting its surface",
+    "estimated: whole runs, from these seconds and the shares of evaluations, tokens and voxels "
+    "that each method took with another model; an evaluation of some tokens is taken to cost "
+    "their share, stage 2 and the decoders the share of the voxels; voxels merged for the mesh "
+    "alone (preset paper) are not counted",
 )
 
 
@@ -127,19 +122,17 @@ def speed_parts(
     repeats: int = 3,
     device: str = "cpu",
 ) -> None:
-    """Seconds of the released model's parts, and the whole runs that follow from them.
+    """Time the parts of the released model, and estimate whole runs from that.
 
     Args:
         json: where to write the results.
-        rows: what loci bench speed wrote, for the shares of every method.
+        rows: the results of loci bench speed, for the shares of every method.
         voxels: of the object.
         dtype: of the weights.
-        repeats: how often each part is measured; the median counts.
-        device: where: cpu, cuda or mps.
+        repeats: how often each part is timed; the median counts.
+        device: cpu, cuda or mps.
     """
     check_writable(json)
-
-    import torch
 
     from loci.objects.presets import sam3d_objects
 
@@ -148,10 +141,10 @@ def speed_parts(
     seconds = part_seconds(
         model.parts, model.run, voxels, torch.device(device), getattr(torch, dtype), repeats
     )
-    follows = {name: whole_run(seconds, share) for name, share in shares.items()}
+    estimated = {name: whole_run(seconds, share) for name, share in shares.items()}
     results = {
         "measured": {"seconds": seconds, "voxels": voxels, "dtype": dtype, "device": device},
-        "follows": follows,
+        "estimated": estimated,
         "notes": list(NOTES),
     }
     write_json(json, results)
@@ -159,10 +152,10 @@ def speed_parts(
 
 
 def read_shares(path: Path) -> dict[str, dict[str, float]]:
-    """Of every method, the shares that it took of exact's evaluations, tokens and voxels.
+    """By method, the shares of exact's evaluations, tokens and voxels.
 
     Raises:
-        LociError: when the file is not what `loci bench speed` writes.
+        LociError: when the file has other content.
     """
     try:
         rows = json_format.loads(path.read_text(encoding="utf-8"))["rows"]
@@ -180,25 +173,21 @@ def part_seconds(
     repeats: int,
 ) -> dict[str, float]:
     """Median seconds of every part, one in memory at a time; `uncond` is without a picture."""
-    import torch
-
-    from loci.objects.parts import PARTS
-
-    inputs, found = Inputs(parts, run, voxels, device, dtype), {}
+    inputs, found = PartInputs(parts, run, voxels, device, dtype), {}
     for name in PARTS:
         part: Any = parts.build(name).to(device, dtype).eval()
         with torch.no_grad():
-            for work, call in inputs.calls(name, part).items():
-                found[work] = _seconds(call, repeats)
+            for output, call in inputs.calls(name, part).items():
+                found[output] = _seconds(call, repeats)
         del part
     return found
 
 
 def whole_run(seconds: Mapping[str, float], shares: Mapping[str, float]) -> dict[str, float]:
-    """Seconds of the stages of a released run of which only these shares are computed."""
+    """Seconds of the stages of a whole run in which only these shares are computed."""
     flows = {}
-    for stage, (guided, plain) in GUIDED.items():
-        whole = guided * seconds[stage] + plain * seconds[f"{stage} uncond"]
+    for stage, (conditional, unconditional) in GUIDED.items():
+        whole = conditional * seconds[stage] + unconditional * seconds[f"{stage} uncond"]
         flows[stage] = whole * shares[stage] * (shares["tokens"] if stage == "latents" else 1)
     flows["latents"] *= shares["voxels"]
     stages = {
@@ -211,28 +200,26 @@ def whole_run(seconds: Mapping[str, float], shares: Mapping[str, float]) -> dict
 
 
 def describe(results: dict[str, Any]) -> str:
-    """Both tables."""
-    measured, follows = results["measured"], results["follows"]
+    """Both tables as text."""
+    measured, estimated = results["measured"], results["estimated"]
     lines = [
         f"measured: {measured['voxels']} voxels, {measured['dtype']}, {measured['device']}",
         table(["part", "seconds"], [[name, s] for name, s in measured["seconds"].items()]),
         "",
     ]
-    if follows:
-        (first, *_), stages = follows.values(), list(next(iter(follows.values())))
-        exact = follows.get("exact", first)
+    if estimated:
+        (first, *_), stages = estimated.values(), list(next(iter(estimated.values())))
+        exact = estimated.get("exact", first)
         rows = [
             [name, *(run[stage] for stage in stages), exact["all"] / run["all"]]
-            for name, run in follows.items()
+            for name, run in estimated.items()
         ]
-        head = ["follows", *(f"{stage} s" for stage in stages), "speed-up"]
+        head = ["estimated", *(f"{stage} s" for stage in stages), "speed-up"]
         lines += [table(head, rows), ""]
     return "\n".join([*lines, *(f"({note})" for note in results["notes"])])
 
 
 def _seconds(call: Callable[[], Any], repeats: int) -> float:
-    import torch
-
     def once() -> float:
         began = time.perf_counter()
         call()

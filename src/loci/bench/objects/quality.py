@@ -1,4 +1,4 @@
-"""The model's own guesses, with what they cost."""
+"""`loci bench objects`: how good are lifted objects, beside a baseline and an upper bound?"""
 
 from __future__ import annotations
 
@@ -7,29 +7,91 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from loci.bench.data import check_objects
 from loci.bench.objects.cases import Case
-from loci.bench.objects.metrics import Guess, surface_points
+from loci.bench.objects.metrics import Prediction
 from loci.bench.report import QUICK_OBJECTS, ObjectPlan, ratio, table, write_json
 from loci.errors import LociError
-from loci.geometry.rotations import quaternion_to_matrix
 from loci.io.files import check_writable
-from loci.objects.asset import Asset
 from loci.objects.costs import StageCost
-from loci.objects.inputs.pointmap import Placement
-from loci.objects.lifter import Lifter
 
 if TYPE_CHECKING:
-    from loci.bench.objects.bounds import Ceiling
-    from loci.bench.objects.cases import HeldOut
-    from loci.bench.objects.metrics import Scores as Marks
+    from loci.bench.objects.bounds import VAEReconstruction
+    from loci.bench.objects.cases import HeldOutObjects
+    from loci.bench.objects.metrics import Scores
     from loci.data.objects.dataset import ObjectSet
     from loci.objects.lifter import Lifter
 
 
-class LiftedCase(NamedTuple):
-    """A guess, or why there is none, and the cost of every stage."""
+BASELINES = {
+    "with_pointmap": "retrieval_with_pointmap",
+    "without_pointmap": "retrieval_without_pointmap",
+}
+"""The model's columns, and the baseline's column that each is compared with."""
+UPPER_BOUND = "upper_bound"
+NOTES = (
+    "one view of each object; chamfer, f_score (at 0.05), voxel_iou and psnr (of unseen views) in "
+    "the object's own frame; box_iou and rotation errors (medians, degrees) in the camera frame",
+    "symmetric_rotation_error: to the nearest rotation about the vertical that looks the same",
+    "without_pointmap: the true pose is scaled to put the object at distance 1",
+    "retrieval: the training object whose picture has the most similar features",
+    "upper_bound: the true object in its true pose, reconstructed by both VAEs",
+    "seconds: with loading, mean of a run; memory: the peak of the whole process",
+)
 
-    guess: Guess | None
+
+def objects(
+    json: Path,
+    quick: bool = False,
+    seed: int = 0,
+    model: str = "home",
+    data: Path = Path("runs/objects"),
+    structure_vae: Path = Path("runs/structure_vae"),
+    slat_vae: Path = Path("runs/slat_vae"),
+    device: str = "cpu",
+    guesses: int | None = None,
+) -> None:
+    """Score the shape, pose, renders and cost of lifted held-out objects.
+
+    Args:
+        json: where to write the results.
+        quick: fewer objects, and fewer pictures to retrieve from.
+        seed: of the views, the backgrounds and the noise.
+        model: a shipped model, a folder or a hub id.
+        data: folder with the objects train and test, as made by loci data objects.
+        structure_vae: the run that trained the model's structure VAE, for the upper bound.
+        slat_vae: the run that trained its SLAT VAE, for the upper bound.
+        device: where to lift: cpu, cuda or mps.
+        guesses: how many shapes are sampled and the best one kept; the model's number by default.
+    """
+    check_writable(json)
+    check_objects(data, "test", "train")
+
+    from loci.bench.objects.bounds import VAEReconstruction, missing_vaes
+    from loci.bench.objects.cases import HeldOutObjects
+    from loci.data.objects.dataset import ObjectSet
+    from loci.objects.lifter import Lifter
+
+    plan = QUICK_OBJECTS if quick else ObjectPlan()
+    lifter = Lifter.from_pretrained(model, device)
+    held_out = HeldOutObjects.load(data / "test", seed, plan.views)
+    train = ObjectSet.load(data / "train")
+    reason = missing_vaes(structure_vae, slat_vae)
+    bound = None if reason else VAEReconstruction.load(structure_vae, slat_vae)
+    results = measure(lifter, held_out, train, bound, plan, guesses)
+    not_measured = {UPPER_BOUND: reason} if reason else {}
+    asked = {"model": model, "data": str(data), "device": device, "quick": quick, "seed": seed}
+    asked |= {"guesses": lifter.config.guesses if guesses is None else guesses}
+    write_json(json, {**asked, "not_measured": not_measured, **results})
+    print(describe(results))
+    for name, why in not_measured.items():
+        print(f"no {name}: {why}")
+
+
+class LiftedCase(NamedTuple):
+    """A prediction or why there is none, and the cost of every stage."""
+
+    prediction: Prediction | None
     costs: tuple[StageCost, ...]
     failure: str | None = None
 
@@ -37,31 +99,17 @@ class LiftedCase(NamedTuple):
 def lift(
     lifter: Lifter, case: Case, with_pointmap: bool, seed: int, guesses: int | None = None
 ) -> LiftedCase:
-    """The case's object as a user lifts it.
-
-    Without a pointmap the pose is that of the nominal scene, as `Case.nominal` is.
-    """
+    """The case's object as a user lifts it; without a pointmap in the nominal pose."""
     pointmap = case.pointmap if with_pointmap else None
     try:
         asset = lifter(case.pixels, case.mask, pointmap, seed, guesses=guesses)
     except LociError as error:  # mostly: no voxel above threshold
         return LiftedCase(None, (), str(error))
-    return LiftedCase(guess_of(asset), asset.costs)
-
-
-def guess_of(asset: Asset) -> Guess:
-    """Judged by its mesh, drawn by its Gaussians; by either, where there is no other."""
-    shape, look = asset.mesh or asset.gaussians, asset.gaussians or asset.mesh
-    assert shape is not None, "an asset has splats or a mesh"
-    assert look is not None
-    placement = Placement(
-        quaternion_to_matrix(asset.pose.rotation), asset.pose.translation, asset.pose.scale[:, 0]
-    )
-    return Guess(surface_points(shape), asset.voxels, asset.resolution, look, placement)
+    return LiftedCase(Prediction.of(asset), asset.costs)
 
 
 def stage_costs(lifts: Iterable[LiftedCase]) -> dict[str, dict[str, float | int | None]]:
-    """Of every stage, in order, the mean seconds and the highest peak of memory."""
+    """Mean seconds and peak memory of every stage, in order."""
     stages: dict[str, list[StageCost]] = {}
     for one in lifts:
         for cost in one.costs:
@@ -75,173 +123,114 @@ def stage_costs(lifts: Iterable[LiftedCase]) -> dict[str, dict[str, float | int 
     }
 
 
-OURS = {"pointmap": "retrieval_pointmap", "alone": "retrieval_alone"}
-"""The columns that are the model's, and with which of the baseline's each is compared."""
-CEILING = "ceiling"
-NOTES = (
-    "one view of each object; chamfer, f_score (at 0.05), voxel_iou and psnr (of views that are "
-    "not shown) in the object's own frame; box_iou, rotation and turn (medians, degrees) as it is "
-    "placed",
-    "turn: the rotation error where turns about the vertical that nobody can see are none",
-    "alone: without a pointmap, and the true pose measured by the object's distance",
-    "retrieval: the training object whose picture is nearest by image features",
-    "ceiling: the true object, at its true place, through both autoencoders",
-    "seconds: with loading, mean of a run; memory: the most that the whole process held",
-)
-
-
-def objects(
-    json: Path,
-    quick: bool = False,
-    seed: int = 0,
-    model: str = "home",
-    data: Path = Path("runs/objects"),
-    structure_codec: Path = Path("runs/structure_codec"),
-    latent_codec: Path = Path("runs/latent_codec"),
-    device: str = "cpu",
-    guesses: int | None = None,
-) -> None:
-    """What becomes of held-out objects: shape, place, look and cost, beside two baselines.
-
-    Args:
-        json: where to write the results.
-        quick: fewer objects and fewer pictures to retrieve from.
-        seed: of the views, the backgrounds and the noise.
-        model: a shipped model, a folder or a hub id.
-        data: folder with the objects train and test, as made by loci data objects.
-        structure_codec: the run that trained the model's voxel autoencoder, for the ceiling.
-        latent_codec: the run that trained its other autoencoder, for the ceiling.
-        device: where to lift: cpu, cuda or mps.
-        guesses: at each shape, of which the best is taken; as the model says by default.
-    """
-    check_writable(json)
-
-    from loci.bench.objects.bounds import Ceiling, missing
-    from loci.bench.objects.cases import HeldOut
-    from loci.data.objects.dataset import ObjectSet
-    from loci.objects.lifter import Lifter
-
-    plan = QUICK_OBJECTS if quick else ObjectPlan()
-    lifter = Lifter.from_pretrained(model, device)
-    held_out = HeldOut.load(data / "test", seed, plan.views)
-    train = ObjectSet.load(data / "train")
-    reason = missing(structure_codec, latent_codec)
-    ceiling = None if reason else Ceiling.load(structure_codec, latent_codec)
-    results = measure(lifter, held_out, train, ceiling, plan, guesses)
-    unmeasured = {CEILING: reason} if reason else {}
-    asked = {"model": model, "data": str(data), "device": device, "quick": quick, "seed": seed}
-    asked |= {"guesses": lifter.config.guesses if guesses is None else guesses}
-    write_json(json, {**asked, "not_measured": unmeasured, **results})
-    print(describe(results))
-    for name, why in unmeasured.items():
-        print(f"no {name}: {why}")
-
-
 def measure(
     lifter: Lifter,
-    held_out: HeldOut,
+    held_out: HeldOutObjects,
     train: ObjectSet,
-    ceiling: Ceiling | None,
+    bound: VAEReconstruction | None,
     plan: ObjectPlan,
     guesses: int | None = None,
 ) -> dict[str, Any]:
-    """All that goes into the JSON, besides what was asked for.
+    """All results, without the arguments.
 
     Raises:
-        LociError: when not one object can be lifted, or the packages of the features are missing.
+        LociError: when no object can be lifted, or the packages of the features are missing.
     """
     from tqdm import tqdm
 
     from loci.bench.metrics import Features
     from loci.bench.objects.bounds import Retrieval
-    from loci.bench.objects.metrics import mark_elsewhere
-    from loci.bench.objects.metrics import score as mark
+    from loci.bench.objects.metrics import rescore_pose, score
 
     began, features = time.perf_counter(), Features()
-    numbers = held_out.chosen(plan.objects)
+    indices = held_out.indices(plan.objects)
     rows: list[dict[str, Any]] = []
-    lifts: dict[str, list[LiftedCase]] = {column: [] for column in OURS}
-    for number in tqdm(numbers, desc="lifting", unit=" objects"):
-        case = held_out.case(number)
+    lifts: dict[str, list[LiftedCase]] = {column: [] for column in BASELINES}
+    for index in tqdm(indices, desc="lifting", unit=" objects"):
+        case = held_out.case(index)
         row: dict[str, Any] = {"name": case.name, "view": case.view}
-        for column in OURS:
-            known = column == "pointmap"
-            done = lift(lifter, case, known, held_out.seed, guesses)
-            lifts[column].append(done)
-            row[column] = mark(done.guess, case, case.placement if known else case.nominal)
+        for column, true_pose in zip(BASELINES, (case.pose, case.nominal), strict=True):
+            lifted = lift(lifter, case, column == "with_pointmap", held_out.seed, guesses)
+            lifts[column].append(lifted)
+            row[column] = score(lifted.prediction, case, true_pose)
         rows.append(row)
     _check_any(lifts)
     retrieval = Retrieval(
-        train, plan.retrievable, features, lambda pairs: iter(tqdm(pairs, desc="looking"))
+        train, plan.retrievable, features, lambda pairs: iter(tqdm(pairs, desc="indexing"))
     )
-    for row, number in zip(rows, tqdm(numbers, desc="comparing", unit=" objects"), strict=True):
-        case = held_out.case(number)
-        found = retrieval.guess(case)
+    for row, index in zip(rows, tqdm(indices, desc="comparing", unit=" objects"), strict=True):
+        case = held_out.case(index)
+        found = retrieval.retrieve(case)
         row["retrieved"] = found.name
-        marks = mark(found.known, case, case.placement)
-        row["retrieval_pointmap"] = marks
-        row["retrieval_alone"] = mark_elsewhere(marks, found.alone, case, case.nominal)
-        if ceiling is not None:
-            row[CEILING] = mark(ceiling.guess(case), case, case.placement)
-    columns = [*OURS, *OURS.values(), *([CEILING] if ceiling is not None else [])]
-    figures = {column: summary([row[column] for row in rows]) for column in columns}
+        scores = score(found.with_pointmap, case, case.pose)
+        row["retrieval_with_pointmap"] = scores
+        row["retrieval_without_pointmap"] = rescore_pose(
+            scores, found.without_pointmap, case, case.nominal
+        )
+        if bound is not None:
+            row[UPPER_BOUND] = score(bound.reconstruct(case), case, case.pose)
+    columns = [*BASELINES, *BASELINES.values(), *([UPPER_BOUND] if bound is not None else [])]
+    scores_by_column = {column: summary([row[column] for row in rows]) for column in columns}
     return {
         "objects": len(rows),
         "retrieved_from": len(retrieval.pairs),
         "feature_network": features.name,
-        "figures": figures,
+        "scores": scores_by_column,
         "failures": {
             column: {
                 row["name"]: one.failure
-                for row, one in zip(rows, made, strict=True)
-                if one.guess is None
+                for row, one in zip(rows, own, strict=True)
+                if one.prediction is None
             }
-            for column, made in lifts.items()
+            for column, own in lifts.items()
         },
-        "share_of_the_way": {column: share_of_the_way(figures, column) for column in OURS},
-        "stages": stage_costs(one for made in lifts.values() for one in made),
+        "relative_to_bounds": {
+            column: relative_to_bounds(scores_by_column, column) for column in BASELINES
+        },
+        "stages": stage_costs(one for own in lifts.values() for one in own),
         "by_object": [_plain(row) for row in rows],
         "seconds": time.perf_counter() - began,
         "notes": list(NOTES),
     }
 
 
-def summary(marks: list[Marks]) -> dict[str, float]:
-    """Means over the objects that have the figure; of the rotation, the median."""
+def summary(scores: list[Scores]) -> dict[str, float]:
+    """Means over the objects that have the score; medians of rotation errors."""
     import numpy as np
 
-    from loci.bench.objects.metrics import FIGURES, TYPICAL
+    from loci.bench.objects.metrics import MEDIANS, METRICS
 
-    found = {name: np.array([getattr(one, name) for one in marks]) for name in FIGURES}
+    found = {name: np.array([getattr(one, name) for one in scores]) for name in METRICS}
     finite = {name: values[np.isfinite(values)] for name, values in found.items()}
     return {
-        name: float(np.median(values) if name in TYPICAL else values.mean())
+        name: float(np.median(values) if name in MEDIANS else values.mean())
         if len(values)
         else np.nan
         for name, values in finite.items()
     }
 
 
-def share_of_the_way(figures: dict[str, dict[str, float]], column: str) -> dict[str, float | None]:
-    """How far each figure has come from retrieval (0) to the ceiling (1); below 0 it lost."""
-    if CEILING not in figures:
+def relative_to_bounds(scores: dict[str, dict[str, float]], column: str) -> dict[str, float | None]:
+    """Where each score lies between retrieval (0) and the upper bound (1)."""
+    if UPPER_BOUND not in scores:
         return {}
-    start, end = figures[OURS[column]], figures[CEILING]
+    low, high = scores[BASELINES[column]], scores[UPPER_BOUND]
     return {
-        name: ratio(value - start[name], end[name] - start[name])
-        for name, value in figures[column].items()
+        name: ratio(value - low[name], high[name] - low[name])
+        for name, value in scores[column].items()
     }
 
 
 def describe(results: dict[str, Any]) -> str:
-    """The tables."""
-    figures, way = results["figures"], results["share_of_the_way"]
-    rows = [[name, *(figures[column][name] for column in figures)] for name in figures["alone"]]
-    rows.append(["failures", *(len(results["failures"].get(column, ())) for column in figures)])
-    lines = [f"{results['objects']} held-out objects", table(["", *figures], rows), ""]
-    if CEILING in figures:
-        shares = [[name, *(way[column][name] for column in OURS)] for name in figures["alone"]]
-        lines += [table(["from retrieval (0) to ceiling (1)", *OURS], shares), ""]
+    """All tables as text."""
+    scores, relative = results["scores"], results["relative_to_bounds"]
+    names = list(scores["with_pointmap"])
+    rows = [[name, *(scores[column][name] for column in scores)] for name in names]
+    rows.append(["failures", *(len(results["failures"].get(column, ())) for column in scores)])
+    lines = [f"{results['objects']} held-out objects", table(["", *scores], rows), ""]
+    if UPPER_BOUND in scores:
+        shares = [[name, *(relative[column][name] for column in BASELINES)] for name in names]
+        lines += [table(["from retrieval (0) to upper bound (1)", *BASELINES], shares), ""]
     costs = [
         [stage, cost["seconds"], None if cost["peak_bytes"] is None else cost["peak_bytes"] / 2**20]
         for stage, cost in results["stages"].items()
@@ -253,9 +242,9 @@ def describe(results: dict[str, Any]) -> str:
 
 
 def _check_any(lifts: dict[str, list[LiftedCase]]) -> None:
-    """One failure says something about an object; failures only, about the model."""
-    if all(one.guess is None for made in lifts.values() for one in made):
-        raise LociError(f"no object can be lifted: {lifts['pointmap'][0].failure}")
+    """Failures alone mean that the model is at fault, not an object."""
+    if all(one.prediction is None for own in lifts.values() for one in own):
+        raise LociError(f"no object can be lifted: {lifts['with_pointmap'][0].failure}")
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

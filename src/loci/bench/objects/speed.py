@@ -1,4 +1,4 @@
-"""`loci bench speed`: what do the ways to spare computation cost, and what do they save?"""
+"""`loci bench speed`: what do presets and caches save in a lift, and what do they cost?"""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loci.bench.data import check_objects
 from loci.bench.report import QUICK_SPEED, SpeedPlan, table, write_json
+from loci.bench.tolerances import tolerance_table
 from loci.errors import LociError
 from loci.io.files import check_writable
 
 if TYPE_CHECKING:
-    from loci.bench.objects.cases import HeldOut
+    from loci.bench.objects.cases import HeldOutObjects
     from loci.bench.objects.methods import Method
     from loci.bench.objects.speed_runs import Run
     from loci.objects.lifter import Lifter
@@ -29,11 +31,11 @@ COLUMNS = (
 NOTES = (
     "every row lifts the same objects from the same pictures and noise, in one process; seconds "
     "are means without loading; speedup: the median over objects of exact's seconds over the "
-    "row's own",
-    "fscore in points of 100 at 0.05; rotation_error: median, degrees; *_to_exact: against what "
-    "exact made of the same object",
-    "methods that treat the structure flow alike share one run of it, its seconds included",
-    "an asset that mode released shrinks is measured as it comes out, without its pose",
+    "row's",
+    "fscore in points of 100 at 0.05; rotation_error: median, degrees; *_to_exact: against "
+    "exact's result for the same object",
+    "methods with the same structure flow share one run of it, its seconds included",
+    "an asset that the preset released shrinks is measured as it comes out, without its pose",
 )
 
 
@@ -48,45 +50,52 @@ def speed(
     rows: tuple[str, ...] = (),
     plot: Path | None = None,
 ) -> None:
-    """What do the ways to spare computation cost, and what do they save? On held-out objects.
+    """Measure speed and quality of faster ways to lift, on held-out objects.
 
     Args:
         json: where to write the results.
         quick: fewer objects.
         seed: of the views, the backgrounds and the noise.
         model: a shipped model, a folder or a hub id.
-        data: folder with the objects train and test, as made by loci data objects.
+        data: folder with the objects test, as made by loci data objects.
         device: where to lift: cpu, cuda or mps.
-        objects: how many, in place of those of the quick or the full measure.
-        rows: names of the methods to measure beside exact, without the table of the error budget;
-            all by default.
-        plot: the picture of speed against loss; beside the results by default.
+        objects: how many; 32 by default, 2 with --quick.
+        rows: names of the methods to measure beside exact, without the table of tolerances; all
+            by default.
+        plot: the plot of speed-up against loss; beside the results by default.
     """
     plot = plot or json.with_suffix(".png")
     if plot.absolute() == json.absolute():
         raise LociError(f"--plot: {plot} is also --json, expected another file")
+    if objects is not None and objects < 1:
+        raise LociError(f"--objects: {objects}, expected at least 1")
     for path in (json, plot):
         check_writable(path)
+    check_objects(data, "test")
 
-    from loci.bench.calibrate import error_budget, tried
-    from loci.bench.objects.cases import HeldOut
-    from loci.bench.objects.methods import chosen_methods
+    from loci.bench.objects.calibrate import STAGES as CALIBRATED
+    from loci.bench.objects.calibrate import run_tolerances
+    from loci.bench.objects.cases import HeldOutObjects
+    from loci.bench.objects.methods import select_methods
     from loci.bench.objects.speed_plot import check_drawable, draw
+    from loci.bench.tolerances import tolerance_report
     from loci.objects.lifter import Lifter
 
     check_drawable()
-    plan, compared = QUICK_SPEED if quick else SpeedPlan(), chosen_methods(seed, rows)
-    if objects is not None and objects < 1:
-        raise LociError(f"--objects: {objects}, expected at least 1")
+    plan, methods = QUICK_SPEED if quick else SpeedPlan(), select_methods(seed, rows)
     lifter = Lifter.from_pretrained(model, device, keep=True)
-    held_out = HeldOut.load(data / "test", seed, plan.views)
-    results = measure(lifter, held_out, compared, objects or plan.objects, seed)
+    held_out = HeldOutObjects.load(data / "test", seed, plan.views)
+    results = measure(lifter, held_out, methods, objects or plan.objects, seed)
+    calibration = dataclasses.asdict(lifter.calibration)
     if not rows:
-        cases = [held_out.case(number) for number in held_out.chosen(plan.budget)]
-        found = tried(lifter, cases, lifter.laws, seed)
-        results["error_budget"] = error_budget(found, lifter.laws)
+        cases = [held_out.case(index) for index in held_out.indices(plan.tolerance_objects)]
+        runner = run_tolerances(lifter, cases, lifter.calibration, seed)
+        results["tolerances"] = {
+            stage: tolerance_report(calibration[stage], runner.errors[stage])
+            for stage in CALIBRATED
+        }
     asked = {"model": model, "data": str(data), "device": device, "quick": quick, "seed": seed}
-    asked |= {"laws": dataclasses.asdict(lifter.laws)}
+    asked |= {"calibration": calibration}
     write_json(json, {**asked, **results})
     draw(plot, results["rows"])
     print(describe(results))
@@ -94,37 +103,37 @@ def speed(
 
 
 def measure(
-    lifter: Lifter, held_out: HeldOut, methods: list[Method], objects: int | None, seed: int
+    lifter: Lifter, held_out: HeldOutObjects, methods: list[Method], objects: int | None, seed: int
 ) -> dict[str, Any]:
-    """All that goes into the JSON, besides what was asked for.
+    """All results, without the arguments.
 
     Raises:
         LociError: when exact finds nothing in any picture.
     """
     from tqdm import tqdm
 
-    from loci.bench.objects.speed_runs import lifted, run_all
-    from loci.objects.sampling import SamplerRunner as Pace
+    from loci.bench.objects.speed_runs import lift_case, run_all
+    from loci.objects.runner import SamplerRunner
 
-    began, numbers = time.perf_counter(), held_out.chosen(objects)
+    began, indices = time.perf_counter(), held_out.indices(objects)
     runs: dict[str, list[Run]] = {method.name: [] for method in methods}
-    with tqdm(total=len(numbers) * len(methods), unit=" lifts") as bar:
+    with tqdm(total=len(indices) * len(methods), unit=" lifts") as bar:
 
-        def told(name: str) -> None:
+        def progress(name: str) -> None:
             bar.set_description(name, refresh=False)
             bar.update()
 
-        for place, number in enumerate(numbers):
-            case = held_out.case(number)
-            if place == 0:  # loads the parts, and wakes what only the first run wakes
+        for number, index in enumerate(indices):
+            case = held_out.case(index)
+            if number == 0:  # loads the parts; the first run is slower than the others
                 with suppress(LociError):
-                    lifted(lifter, case, lifter.config, Pace(), seed)
-            for name, run in run_all(lifter, case, methods, seed, told).items():
+                    lift_case(lifter, case, lifter.config, SamplerRunner(), seed)
+            for name, run in run_all(lifter, case, methods, seed, progress).items():
                 runs[name].append(run)
     if all(run.failure for run in runs[methods[0].name]):
         raise LociError(f"no object can be lifted: {runs[methods[0].name][0].failure}")
     return {
-        "objects": len(numbers),
+        "objects": len(indices),
         "rows": {
             method.name: {"group": method.group, **row(runs[method.name])} for method in methods
         },
@@ -137,25 +146,25 @@ def row(runs: list[Run]) -> dict[str, Any]:
     """The figures of a method."""
     from loci.bench.objects.quality import summary
 
-    marks, worked = summary([run.marks for run in runs]), [r for r in runs if not r.failure]
-    ledgers = [run.ledger.stages for run in worked]
-    factors = [s["decoding"].decoding_factor for s in ledgers]
+    scores, successes = summary([run.scores for run in runs]), [r for r in runs if not r.failure]
+    stages = [run.stats.stages for run in successes]
+    factors = [s["decoding"].decoding_factor for s in stages]
     return {
-        "speedup": _median([run.speedup for run in worked]),
-        "chamfer": marks["chamfer"],
-        "fscore": 100 * marks["f_score"],
-        "voxel_iou": marks["voxel_iou"],
-        "box_iou": marks["box_iou"],
-        "rotation_error": marks["rotation"],
-        "psnr": marks["psnr"],
-        "evaluations": _mean([run.evaluations for run in worked]),
-        "seconds": {stage: _mean([s[stage].seconds for s in ledgers]) for stage in STAGES},
-        "chamfer_to_exact": _mean([run.to_exact.chamfer for run in worked]),
-        "fscore_to_exact": _mean([100 * run.to_exact.f_score for run in worked]),
-        "voxel_iou_to_exact": _mean([run.to_exact.voxel_iou for run in worked]),
-        "shares": _shares(worked),
+        "speedup": _median([run.speedup for run in successes]),
+        "chamfer": scores["chamfer"],
+        "fscore": 100 * scores["f_score"],
+        "voxel_iou": scores["voxel_iou"],
+        "box_iou": scores["box_iou"],
+        "rotation_error": scores["rotation_error"],
+        "psnr": scores["psnr"],
+        "evaluations": _mean([run.evaluations for run in successes]),
+        "seconds": {stage: _mean([s[stage].seconds for s in stages]) for stage in STAGES},
+        "chamfer_to_exact": _mean([run.to_exact.chamfer for run in successes]),
+        "fscore_to_exact": _mean([100 * run.to_exact.f_score for run in successes]),
+        "voxel_iou_to_exact": _mean([run.to_exact.voxel_iou for run in successes]),
+        "shares": _shares(successes),
         "decoding_factor": _mean([1.0 if f is None else f for f in factors]),
-        "failures": len(runs) - len(worked),
+        "failures": len(runs) - len(successes),
         "runs": [_run(run) for run in runs],
     }
 
@@ -165,24 +174,28 @@ def _run(run: Run) -> dict[str, Any]:
     return {
         "object": run.name,
         "speedup": None if run.failure else run.speedup,
-        **run.marks._asdict(),
-        "ledger": run.ledger.to_dict(),
+        **run.scores._asdict(),
+        "stats": run.stats.to_dict(),
     }
 
 
 def _shares(runs: list[Run]) -> dict[str, Any]:
-    """What was computed of what exact computes: evaluations of each flow's network, tokens in an
-    evaluation of the latents', and voxels of stage 2."""
-    ledgers = [run.ledger.stages for run in runs]
+    """The shares of exact's computation: evaluations of each flow's network, tokens in an
+    evaluation of stage 2, and voxels of stage 2."""
+    stages = [run.stats.stages for run in runs]
+    evaluations = {
+        flow: _mean([s[flow].evaluations / s[flow].exact_evaluations for s in stages])
+        for flow in FLOWS
+    }
     return {
-        **{flow: _mean([s[flow].made / s[flow].exact for s in ledgers]) for flow in FLOWS},
-        "tokens": _mean([s["latents"].active_share or 0.0 for s in ledgers]),
+        **evaluations,
+        "tokens": _mean([s["latents"].active_share or 0.0 for s in stages]),
         "voxels": _mean([run.voxels for run in runs]),
     }
 
 
 def describe(results: dict[str, Any]) -> str:
-    """The tables."""
+    """The tables as text."""
     rows = [
         [
             name,
@@ -193,19 +206,8 @@ def describe(results: dict[str, Any]) -> str:
     ]
     head = ["", *(name.replace("_", " ") for name in COLUMNS), *(f"{name} s" for name in STAGES)]
     lines = [f"{results['objects']} held-out objects", table(head, rows), ""]
-    lines += budget_table(results.get("error_budget", {}))
+    lines += tolerance_table(results.get("tolerances", {}))
     return "\n".join([*lines, *(f"({note})" for note in results["notes"])])
-
-
-def budget_table(found: dict[str, Any]) -> list[str]:
-    """What tolerances became, a line for each."""
-    rows = [
-        [stage, *(line[name] for name in ("tolerance", "error", "error_9_in_10", "kept"))]
-        for stage, budget in found.items()
-        for line in budget["held_out"]
-    ]
-    head = ["error budget", "tolerance", "true error", "9 in 10 below", "share within"]
-    return [table(head, rows), ""] if rows else []
 
 
 def _mean(values: list[float]) -> float | None:

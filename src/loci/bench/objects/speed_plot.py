@@ -1,7 +1,7 @@
-"""Speed-up against loss, a point for every method; those that no other beats are joined.
+"""The plot of speed-up against loss: a point for every method, the Pareto frontier as a line.
 
-Fifty names over one another tell nothing: named are the corners of that line, the named speeds, and
-the fastest of a group that has neither; the table has the rest.
+Only the points on the frontier and the presets have their names, and the fastest point of a group
+that has neither; the table has the rest.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 Points = list[tuple[float, float]]
-Places = dict[str, tuple[float, float]]
+NamedPoints = dict[str, tuple[float, float]]
 PRESETS = ("exact", "fast", "faster", "released", "paper")
 
 
 def check_drawable() -> None:
-    """Raises LociError when there is nothing to draw with."""
+    """Raises LociError when matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -32,7 +32,7 @@ def check_drawable() -> None:
 
 
 def draw(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """A PNG: across, how many times as fast as exact; down, F-score lost, in points of 100.
+    """Write a PNG: speed-up over exact on x, F-score lost (points of 100) on y.
 
     Rows without a speed-up or an F-score are left out.
     """
@@ -41,38 +41,38 @@ def draw(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     exact = rows["exact"]["fscore"]
-    groups: dict[str, Places] = {}
+    groups: dict[str, NamedPoints] = {}
     for name, row in rows.items():
         if row["speedup"] is not None and row["fscore"] is not None:
-            place = row["speedup"], exact - row["fscore"]
-            groups.setdefault(row["group"], {})[name] = place
-    edge = frontier([place for places in groups.values() for place in places.values()])
-    for group, places in groups.items():
-        axes.scatter(*zip(*places.values(), strict=True), label=group, s=24)
-        for number, name in enumerate(named(places, edge)):
-            _name(axes, name, places[name], 1 if number % 2 else -1)
-    axes.plot(*zip(*edge, strict=True), color="grey", linewidth=0.8, zorder=0)
-    axes.set(xlabel="times as fast as exact", ylabel="F-score lost, points (less is better)")
-    axes.set_xlim(0.8, 1.15 * max(x for x, _ in edge))
+            point = row["speedup"], exact - row["fscore"]
+            groups.setdefault(row["group"], {})[name] = point
+    frontier = pareto_frontier([p for points in groups.values() for p in points.values()])
+    for group, points in groups.items():
+        axes.scatter(*zip(*points.values(), strict=True), label=group, s=24)
+        for number, name in enumerate(labelled(points, frontier)):
+            _label(axes, name, points[name], 1 if number % 2 else -1)
+    axes.plot(*zip(*frontier, strict=True), color="grey", linewidth=0.8, zorder=0)
+    axes.set(xlabel="speed-up over exact", ylabel="F-score lost, points (less is better)")
+    axes.set_xlim(0.8, 1.15 * max(x for x, _ in frontier))
     axes.invert_yaxis()
     axes.legend(fontsize="x-small")
     with replacing(path) as part:
         figure.savefig(part, format="png", dpi=130)
 
 
-def named(places: Places, edge: Points) -> list[str]:
+def labelled(points: NamedPoints, frontier: Points) -> list[str]:
     """Which of a group's points get their names, by rising speed."""
-    chosen = {n for n, place in places.items() if n in PRESETS or place in edge}
+    chosen = {n for n, point in points.items() if n in PRESETS or point in frontier}
     if not chosen:
-        chosen = {max(places, key=lambda name: places[name][0])}
-    return sorted(chosen, key=lambda name: places[name])
+        chosen = {max(points, key=lambda name: points[name][0])}
+    return sorted(chosen, key=lambda name: points[name])
 
 
-def _name(axes: Axes, name: str, place: tuple[float, float], side: int) -> None:
-    """Above a point or below it, in lines short enough to stay apart."""
+def _label(axes: Axes, name: str, point: tuple[float, float], side: int) -> None:
+    """Above a point or below it, in short lines that stay apart."""
     axes.annotate(
         fill(name, 16),
-        place,
+        point,
         (0, 7 * side),
         textcoords="offset points",
         fontsize="xx-small",
@@ -81,10 +81,10 @@ def _name(axes: Axes, name: str, place: tuple[float, float], side: int) -> None:
     )
 
 
-def frontier(points: Points) -> Points:
-    """The points that no other is both faster and better than, by rising speed."""
-    kept: Points = []
+def pareto_frontier(points: Points) -> Points:
+    """The points (speed-up, loss) that no other beats in both, by rising speed."""
+    best: Points = []
     for speedup, loss in sorted(points, key=lambda point: (-point[0], point[1])):
-        if not kept or loss < kept[-1][1]:
-            kept.append((speedup, loss))
-    return kept[::-1]
+        if not best or loss < best[-1][1]:
+            best.append((speedup, loss))
+    return best[::-1]

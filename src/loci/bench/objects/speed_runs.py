@@ -1,4 +1,4 @@
-"""One object lifted by every method from the same noise: what comes out, and what it cost."""
+"""One object lifted by every method from the same noise: scores and statistics."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from loci.bench.objects.cases import Case
 from loci.bench.objects.methods import EXACT, Method
-from loci.bench.objects.metrics import Guess, Scores, score
-from loci.bench.objects.quality import guess_of
+from loci.bench.objects.metrics import Prediction, Scores, score
 from loci.caching.stats import StageStats, Stats
 from loci.errors import LociError
 from loci.flow import State
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.distance import surface_distance
+from loci.objects.asset import Asset
 from loci.objects.inputs.observation import ObservedPicture
 from loci.objects.lifter import Lifter
 from loci.objects.models.structure_flow import StructureFlow
-from loci.objects.pipeline import LifterConfig, LiftPipeline, LiftResult
-from loci.objects.sampling import OnStep, SamplerRunner, StructureSampling
+from loci.objects.pipeline import LiftPipeline, LiftResult
+from loci.objects.presets import LifterConfig
+from loci.objects.runner import SamplerRunner
+from loci.objects.sampling import OnStep, StructureSampling
 
 
 class DifferenceToExact(NamedTuple):
-    """How far an asset is from the one that exact makes of the same picture and noise.
+    """Distance of an asset from exact's, of the same picture and noise.
 
     Attributes:
         chamfer: of the surfaces, in the object's own frame.
@@ -41,7 +42,7 @@ class DifferenceToExact(NamedTuple):
     voxel_iou: float
 
 
-NOTHING = DifferenceToExact(float("nan"), 0.0, 0.0)
+FAILED = DifferenceToExact(float("nan"), 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -50,18 +51,18 @@ class Run:
 
     Attributes:
         name: of the object.
-        marks: against the true object.
+        scores: against the true object.
         to_exact: against exact.
-        ledger: what was done and spared.
+        stats: of both flows and the decoders.
         speedup: seconds of exact over its own, both without loading.
         voxels: of stage 2, their number over that of exact.
-        failure: why nothing came out.
+        failure: why nothing was found.
     """
 
     name: str
-    marks: Scores
+    scores: Scores
     to_exact: DifferenceToExact
-    ledger: Stats
+    stats: Stats
     speedup: float
     voxels: float = 1.0
     failure: str | None = None
@@ -69,46 +70,45 @@ class Run:
     @property
     def evaluations(self) -> int:
         """Of both flows' networks; a guided step takes two."""
-        return sum(entry.made for entry in self.ledger.stages.values())
+        return sum(stage.evaluations for stage in self.stats.stages.values())
 
 
-Known = dict[tuple[Any, StructureSampling, int], tuple[State, StageStats]]
-"""Structures of one object and their cost, by what made them: the policy, the steps and how often
-guidance is made anew."""
+Structures = dict[tuple[Any, StructureSampling, int], tuple[State, StageStats]]
+"""Structures of one object with their statistics, by policy, settings and guidance interval."""
 
 
-class Shared(SamplerRunner):
-    """Takes the structure from an earlier run of the same object where it would be the same."""
+class SharedStructureRunner(SamplerRunner):
+    """Reuses the structure of an earlier run of the same object where it would be the same."""
 
-    def __init__(self, method: Method, lifter: Lifter, known: Known) -> None:
-        super().__init__(method.speed, laws=lifter.laws)
-        self.known = known
+    def __init__(self, method: Method, lifter: Lifter, structures: Structures) -> None:
+        super().__init__(method.preset, calibration=lifter.calibration)
+        self.structures = structures
 
-    def structure(
+    def run_structure(
         self,
         flow: StructureFlow,
         condition: Float[Tensor, "1 m c"],
         noise: State,
         settings: StructureSampling,
-        tell: OnStep,
+        on_step: OnStep,
     ) -> State:
-        speed = self.speed
-        key = speed.structure, self.fewer(settings), speed.guide_every
-        if key not in self.known:
-            made = super().structure(flow, condition, noise, settings, tell)
-            self.known[key] = made, self.ledger.entry("structure")
-        found, self.ledger.stages["structure"] = self.known[key]
-        return found
+        preset = self.preset
+        key = preset.structure, self.shortened(settings), preset.guide_every
+        if key not in self.structures:
+            latents = super().run_structure(flow, condition, noise, settings, on_step)
+            self.structures[key] = latents, self.stats.stage("structure")
+        latents, self.stats.stages["structure"] = self.structures[key]
+        return latents
 
 
 class _Lift(NamedTuple):
-    guess: Guess | None
-    ledger: Stats
+    prediction: Prediction | None
+    stats: Stats
     failure: str | None = None
 
     @property
     def seconds(self) -> float:
-        return sum(entry.seconds for entry in self.ledger.stages.values())
+        return sum(stage.seconds for stage in self.stats.stages.values())
 
 
 def run_all(
@@ -116,85 +116,84 @@ def run_all(
     case: Case,
     methods: Sequence[Method],
     seed: int,
-    told: Callable[[str], None] = lambda name: None,
+    progress: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Run]:
     """Runs of every method, by name.
 
-    Exact runs before the others and again after them, and its seconds are the mean of both: what
-    else the machine does changes slowly. Methods that treat the structure flow alike share one run
-    of it, its seconds included.
+    Exact runs before the others and again after them; its seconds are the mean of both, against
+    slow changes of the machine's load. Methods with the same structure flow share one run of it,
+    its seconds included.
 
     Args:
-        lifter: that keeps its parts, which are in memory already.
+        lifter: with its parts kept in memory.
         case: the object.
         methods: exact among them.
         seed: of the noise.
-        told: called with a method's name before its run.
+        progress: called with a method's name before its run.
     """
     (exact,) = (method for method in methods if method.name == EXACT)
-    known: Known = {}
-    lifts = {exact.name: _lift(lifter, case, exact, seed, known)}
+    structures: Structures = {}
+    lifts = {exact.name: _lift(lifter, case, exact, seed, structures)}
     for method in methods:
-        told(method.name)
+        progress(method.name)
         if method.name not in lifts:
-            lifts[method.name] = _lift(lifter, case, method, seed, known)
+            lifts[method.name] = _lift(lifter, case, method, seed, structures)
     first, again = lifts[exact.name], _lift(lifter, case, exact, seed, {})
     seconds = statistics.mean([first.seconds, again.seconds])
     return {
         name: Run(
             case.name,
-            score(one.guess, case, case.placement),
-            to_exact(one.guess, first.guess),
-            one.ledger,
+            score(one.prediction, case, case.pose),
+            difference_to_exact(one.prediction, first.prediction),
+            one.stats,
             1.0 if name == exact.name else seconds / one.seconds,
-            _part(one.guess, first.guess),
+            _voxel_share(one.prediction, first.prediction),
             one.failure,
         )
         for name, one in lifts.items()
     }
 
 
-def to_exact(guess: Guess | None, exact: Guess | None) -> DifferenceToExact:
-    """Zero distance and full marks when both are the same."""
-    if guess is None or exact is None:
-        return NOTHING
-    distance = surface_distance(guess.points, exact.points)
-    grids = []
-    for one in (guess, exact):
-        grid = torch.zeros((one.resolution,) * 3, dtype=torch.bool)
-        grid[one.voxels.long().unbind(1)] = True
-        grids.append(grid)
-    common, either = (grids[0] & grids[1]).sum(), (grids[0] | grids[1]).sum()
-    return DifferenceToExact(distance.chamfer, distance.f_score, float(common / either))
+def difference_to_exact(
+    prediction: Prediction | None, exact: Prediction | None
+) -> DifferenceToExact:
+    """Surfaces and voxels compared; `FAILED` without one of them."""
+    if prediction is None or exact is None:
+        return FAILED
+    distance = surface_distance(prediction.points, exact.points)
+    common, union = prediction.grid & exact.grid, prediction.grid | exact.grid
+    iou = float(common.sum() / union.sum())
+    return DifferenceToExact(distance.chamfer, distance.f_score, iou)
 
 
-def _part(guess: Guess | None, exact: Guess | None) -> float:
-    """Of exact's voxels, by the splats, of which every voxel has the same number."""
-    if guess is None or exact is None:
+def _voxel_share(prediction: Prediction | None, exact: Prediction | None) -> float:
+    """The number of voxels over exact's, by the Gaussians, of which each voxel has as many."""
+    if prediction is None or exact is None:
         return 1.0
-    things = guess.thing, exact.thing
-    few, all_of_them = (len(one) if isinstance(one, Gaussians) else 1 for one in things)
-    return few / all_of_them
+    models = prediction.model, exact.model
+    own, all_of_them = (len(model) if isinstance(model, Gaussians) else 1 for model in models)
+    return own / all_of_them
 
 
-def lifted(
-    lifter: Lifter, case: Case, config: LifterConfig, pace: SamplerRunner, seed: int
+def lift_case(
+    lifter: Lifter, case: Case, config: LifterConfig, runner: SamplerRunner, seed: int
 ) -> tuple[ObservedPicture, LiftResult]:
-    """The case's object as `lifter(...)` lifts it, by these settings and at this pace.
+    """The case's object as `lifter(...)` lifts it, with these settings and this runner.
 
     Raises:
         LociError: when nothing is found.
     """
-    view = ObservedPicture.read(case.pixels, case.pointmap)
-    subject = view.subject(view.mask(case.mask), case.name, seed, config)
-    (found,) = LiftPipeline(config, lifter.stages, [subject], pace).run()
-    return view, found
+    picture = ObservedPicture.read(case.pixels, case.pointmap)
+    mask = picture.mask(case.mask)
+    request = picture.request(mask, case.name, seed, config.input_size)
+    (result,) = LiftPipeline(config, lifter.loader, [request], runner).run()
+    return picture, result
 
 
-def _lift(lifter: Lifter, case: Case, method: Method, seed: int, known: Known) -> _Lift:
-    pace = Shared(method, lifter, known)
+def _lift(lifter: Lifter, case: Case, method: Method, seed: int, structures: Structures) -> _Lift:
+    runner = SharedStructureRunner(method, lifter, structures)
     try:
-        view, found = lifted(lifter, case, method.config(lifter.config), pace, seed)
+        picture, result = lift_case(lifter, case, method.config(lifter.config), runner, seed)
     except LociError as error:  # mostly: no voxel above threshold
-        return _Lift(None, pace.ledger, str(error))
-    return _Lift(guess_of(view.asset(found)), pace.ledger)
+        return _Lift(None, runner.stats, str(error))
+    return _Lift(Prediction.of(Asset.of(picture, result)), runner.stats)
