@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from loci.caching.forecast import (
     Anchored,
     Forecast,
+    History,
     Sample,
     Taylor,
     differences,
@@ -98,3 +99,23 @@ def test_dynamic_modes_do_not_explode() -> None:
     ahead = DynamicModes(4)(samples, 0.6)
     assert ahead.isfinite().all()
     assert ahead.norm() < 10 * samples[-1].velocity.norm()
+
+
+def test_the_default_forecast_is_a_line_and_half_of_it_where_damped() -> None:
+    assert Taylor() == Taylor(1)
+    assert Anchored(Taylor()) == Anchored(Taylor(1), 0.5)
+    assert [f.window for f in (Taylor(0), Taylor(2), Anchored(Taylor(2)))] == [1, 3, 3]
+
+
+def test_a_history_keeps_what_its_forecasts_use() -> None:
+    history = History(Taylor(0), {"line": Taylor(1)})
+    assert history.window == 2
+    for position in (0.0, 1.0, 3.0):
+        velocity = torch.tensor(position**2)
+        history.add(position, {"line": velocity, "held": velocity})
+    assert history.positions == [1, 3]
+    forecast = history.forecast(4.0)
+    assert forecast["line"].item() == 9 + (9 - 1) / 2
+    assert forecast["held"].item() == 9
+    history.clear()
+    assert len(history) == 0

@@ -3,11 +3,12 @@ import time
 import pytest
 import torch
 
-from loci.caching.presets import LAYOUT, PRESETS, get_preset
+from loci.caching.presets import LAYOUT, PRESETS, Preset, as_preset, get_preset
 from loci.caching.published.step_caches import PublishedStepCacheConfig
 from loci.caching.published.token_carving import CarvingConfig, ReleasedCarving
 from loci.caching.stats import Stats
 from loci.caching.step_cache import StepCacheConfig
+from loci.caching.token_cache import TokenCacheConfig
 from loci.errors import LociError
 from loci.flow import Rows, State, interval_guidance, sample
 from tests.caching.toy import INTERVAL, error, run, same, times, tokens
@@ -177,3 +178,58 @@ def test_partial_evaluations_are_counted_with_rarer_guidance(every: int, partial
     assert stage.exact_evaluations == 8 + 5
     halves = sum(1 if step > 4 else 2 for step in partial_steps)
     assert stage.token_shares == calls[0] - halves / 2
+
+
+def test_a_preset_is_given_as_such_or_by_name() -> None:
+    assert as_preset(None) == get_preset("exact")
+    assert as_preset("fast") == get_preset("fast")
+    own = Preset("own", walk_steps=0.7)
+    assert as_preset(own) is own
+    with pytest.raises(LociError, match="unknown preset ''"):
+        as_preset("")
+    assert get_preset("fast", 0.1) == get_preset("fast").within(0.1)
+
+
+def test_a_tolerance_keeps_the_other_settings_of_a_stage() -> None:
+    given = Preset(
+        "own",
+        StepCacheConfig(layout=("a",), beta=0.2),
+        TokenCacheConfig(max_skips=7),
+        walk=TokenCacheConfig(warmup=4),
+    )
+    spent = given.within(0.3)
+    assert spent.name == "own, tolerance 0.3"
+    assert spent.structure == StepCacheConfig(0.3, layout=("a",), beta=0.2)
+    assert spent.latents == TokenCacheConfig(0.3, max_skips=7)
+    assert spent.walk == TokenCacheConfig(0.3, warmup=4)
+    for wrong in (-0.1, float("inf"), float("nan")):
+        with pytest.raises(LociError, match="tolerance"):
+            given.within(wrong)
+
+
+def test_errors_are_relative_and_the_largest_is_kept() -> None:
+    stats = Stats()
+    exact = {"a": torch.tensor([2.0, -2.0]), "b": torch.tensor([10.0])}
+    stats.record_errors("x", {"a": torch.tensor([3.0, -2.0]), "b": torch.tensor([11.0])}, exact)
+    assert stats.stage("x").errors == pytest.approx({"a": 0.5**0.5 / 2, "b": 0.1})
+    stats.record_errors("x", {"a": torch.tensor([2.0, -2.0]), "b": torch.tensor([20.0])}, exact)
+    assert stats.stage("x").errors == pytest.approx({"a": 0.5**0.5 / 2, "b": 1.0})
+
+
+def test_the_table_of_two_stages() -> None:
+    stats = Stats()
+    first, second = stats.stage("structure"), stats.stage("decoding")
+    first.evaluations, first.exact_evaluations, first.token_shares, first.seconds = 4, 10, 3.0, 1.5
+    first.errors = {"a": 0.25, "b": 0.125}
+    second.decoding_factor, second.seconds = 1.25, 0.5
+    stats.note("a note")
+    assert [line.split() for line in stats.table().splitlines()] == [
+        ["stage", "evaluations", "saved", "active", "tokens", "factor", "seconds", "error"],
+        ["structure", "4", "6", "75%", "-", "1.50", "0.25"],
+        ["decoding", "-", "-", "-", "1.25", "0.50", "-"],
+        ["all", "4", "6", "-", "-", "2.00", "-"],
+        ["(a", "note)"],
+    ]
+    assert second.active_share is None
+    written = stats.to_dict()["structure"]
+    assert (written["saved"], written["active_share"]) == (6, 0.75)
