@@ -220,11 +220,11 @@ def test_ctrl_c_keeps_the_walk_and_says_how_to_go_on(
         in_step(interrupted, 3, lambda: send(number))
         assert command(str(folder / "room.png"), "--keys", KEYS) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("loci: stopped after 8 of 14 frames; go on with: loci walk ")
+    assert said.startswith("loci: stopped after 8 of 14 frames; continue with: loci walk ")
     assert here() == {"walk.mp4", "walk.png", "walk.stopped.loci"}
     assert shows(frames_of("walk.mp4"), straight(folder, KEYS)[:9])
 
-    assert cli.main(shlex.split(said.partition("go on with: loci ")[2])) == 0
+    assert cli.main(shlex.split(said.partition("continue with: loci ")[2])) == 0
     assert here() == {"walk.mp4", "walk.png", "walk.stopped.loci"}
     assert shows(frames_of("walk.mp4"), straight(folder, KEYS))
 
@@ -301,10 +301,10 @@ def test_a_full_disk_in_the_video_does_not_lose_the_walk(
         assert command(str(folder / "room.png"), "--keys", KEYS, "--save", "a.loci") == 2
     printed = capsys.readouterr()
     said = printed.err.splitlines()[-1]
-    assert said.startswith("loci: walk.mp4: cannot be written (No space left on device); go on")
+    assert said.startswith("loci: walk.mp4: cannot be written (No space left on device); continue")
     assert here() == {"a.loci", "walk.png"}
     assert "walk.png, a.loci" in printed.out
-    assert cli.main(shlex.split(said.partition("go on with: loci ")[2])) == 0
+    assert cli.main(shlex.split(said.partition("continue with: loci ")[2])) == 0
     assert shows(frames_of("walk.mp4"), straight(folder, KEYS)[9:])
 
 

@@ -148,3 +148,13 @@ def test_a_folder_is_checked_before_long_work(tmp_path: Path) -> None:
         check_folder_writable(tmp_path / "out")
     check_folder_writable(tmp_path / "out", lambda name: name == "a")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "a"]
+
+
+def test_errors_in_a_folder_name_the_folder_and_not_its_draft(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with (
+        pytest.raises(LociError, match=rf"^{re.escape(str(out))}/a/b: cannot be written"),
+        replacing_folder(out) as draft,
+        replacing(draft / "a" / "b"),
+    ):
+        pass

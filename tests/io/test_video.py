@@ -111,7 +111,7 @@ def test_contact_sheet_of_few_frames_is_narrow() -> None:
     assert contact_sheet(waves(2, 16, 16), ["a", "b"], columns=8, scale=2).width == 4 + 2 * 36
 
 
-def test_a_video_goes_on_after_any_of_its_frames(tmp_path: Path) -> None:
+def test_a_video_is_continued_after_any_of_its_frames(tmp_path: Path) -> None:
     frames = waves(40)
     path, other = tmp_path / "a.mp4", tmp_path / "b.mp4"
     with VideoWriter(path, fps=15, comment="walk 1") as video:
@@ -134,7 +134,7 @@ def test_a_video_goes_on_after_any_of_its_frames(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"a.mp4", "b.mp4"}
 
 
-def test_only_a_video_of_the_same_kind_is_gone_on_with(tmp_path: Path) -> None:
+def test_only_a_video_of_the_same_kind_is_continued(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     with VideoWriter(path, fps=15) as video:
         video.write(waves(4))

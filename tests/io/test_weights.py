@@ -11,6 +11,7 @@ from torch import nn
 
 from loci.errors import LociError
 from loci.io.weights import (
+    has_tensors,
     load_pretrained,
     load_strict,
     read_tensors,
@@ -163,6 +164,8 @@ def sharded(folder: Path, **files: str) -> Path:
 
 def test_shards_are_read_by_their_index(tmp_path: Path) -> None:
     path = sharded(tmp_path)
+    assert has_tensors(path)
+    assert not has_tensors(tmp_path / "other.safetensors")
     for name in (path, path.with_name(path.name + ".index.json")):
         read = read_tensors(name)
         assert all(torch.equal(read[key], WRAPPED[key]) for key in WRAPPED)

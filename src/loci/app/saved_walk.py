@@ -17,7 +17,7 @@ FORMAT = "loci-walk-"
 
 @dataclass(frozen=True)
 class SavedWalk:
-    """A walk to go on with.
+    """A walk to continue.
 
     Attributes:
         path: its file.

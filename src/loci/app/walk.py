@@ -72,8 +72,10 @@ def _describe_computing(request: WalkRequest, world: World, state: WalkState) ->
     threads = choose_threads(
         lambda: one_step.step(state, request.actions[: world.chunk]), weight.device, request.model
     )
-    where = f"{threads} thread{'s' * (threads > 1)}" if weight.device.type == "cpu" else "1 device"
-    return f"{weight.device}, {where}, {str(weight.dtype).removeprefix('torch.')}"
+    words = [str(weight.device), str(weight.dtype).removeprefix("torch.")]
+    if weight.device.type == "cpu":
+        words.insert(1, f"{threads} thread{'s' * (threads > 1)}")
+    return ", ".join(words)
 
 
 def generate(
@@ -97,7 +99,8 @@ def generate(
 def _generate_and_save(
     request: WalkRequest, world: World, state: WalkState, record: WalkRecord, computing: str
 ) -> None:
-    """What can be kept is kept, whatever else cannot be written; then the first error is raised."""
+    """Generates the frames and writes the files: each of them even if another cannot be written,
+    after which the first error is raised."""
     first, wanted, began = state.frames, len(request.actions), time.monotonic()
     state = _generate_video(request, world, state, record)
     done, seconds = state.frames - first, time.monotonic() - began
@@ -117,7 +120,7 @@ def _generate_and_save(
         ended = f"stopped after {done} of {wanted} frames"
         message = str(record.errors[0]) if record.errors else ended
         if save in record.written and done < wanted:
-            message += f"; go on with: {_continuation(request, save, done)}"
+            message += f"; continue with: {_continuation(request, save, done)}"
         raise LociError(message)
 
 

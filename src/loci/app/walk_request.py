@@ -162,8 +162,8 @@ def choose_actions(options: Walk) -> tuple[str, Int[np.ndarray, "n 2"]]:
 
 
 def choose_outputs(options: Walk, saved: SavedWalk | None) -> WalkOutputs:
-    """Where to write: a saved walk's own video grows if it ends where the walk does. A walk that
-    went on already is left as it is: the video begins with a copy of what both have in common.
+    """Where to write: a saved walk's own video grows if it ends where the walk does. If it was
+    continued before, that video stays, and a new one begins with a copy of the part they share.
 
     Raises:
         LociError: when --out names the video of anything else.
@@ -180,7 +180,7 @@ def choose_outputs(options: Walk, saved: SavedWalk | None) -> WalkOutputs:
     if options.out is None:
         video = video if saved.video and not video.exists() else _free_name(video)
     elif video.exists():
-        wrong = f"goes on after frame {saved.frames}" if video in own else "is another file"
+        wrong = f"continues after frame {saved.frames}" if video in own else "is another file"
         raise LociError(f"--out: {video} {wrong}, expected a new name, or none to choose one")
     return WalkOutputs(video, beginning, new_id, options.save)
 

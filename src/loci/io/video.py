@@ -64,8 +64,8 @@ class VideoWriter:
 
     Use it in a `with` block. When the block raises, or no frame was written, nothing is left at
     `path` but what was there before. Every frame depends on earlier ones only, so that a video can
-    be gone on with after any of them; what describes the file stands at its beginning, so that a
-    browser plays it while it loads.
+    be continued after any of them; the index stands at the beginning of the file, so that a browser
+    plays it while it loads.
 
     Args:
         path: name ending in `.mp4`; an older file is replaced.

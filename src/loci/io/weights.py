@@ -48,9 +48,8 @@ def read_tensors(path: Path | str, prefix: str = "") -> dict[str, Tensor]:
         LociError: when the file is absent, damaged, or holds anything but tensors.
     """
     path = Path(path)
-    index = path.with_name(path.name + ".index.json")
-    if not path.is_file() and index.is_file():
-        path = index
+    if not path.is_file() and _index(path).is_file():
+        path = _index(path)
     if not path.is_file():
         raise LociError(f"{path}: no such weights file")
     if path.suffix == ".json":
@@ -66,6 +65,15 @@ def read_tensors(path: Path | str, prefix: str = "") -> dict[str, Tensor]:
     if foreign:
         raise LociError(f"{path}: expected only tensors, but {_shown(foreign)} are not")
     return wanted
+
+
+def has_tensors(path: Path) -> bool:
+    """Whether `read_tensors` finds a file there, whole or in shards."""
+    return path.is_file() or _index(path).is_file()
+
+
+def _index(path: Path) -> Path:
+    return path.with_name(path.name + ".index.json")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import nn
 
 from loci.errors import LociError
 from loci.io.config import CONFIG_NAME
-from loci.io.weights import WEIGHTS_NAME
+from loci.io.weights import WEIGHTS_NAME, has_tensors
 from loci.objects.costs import StageCost, measured
 from loci.objects.models.condition import EmbedderFuser, FuserConfig, PointmapEmbedderConfig
 from loci.objects.models.dinov2 import DinoEmbedderConfig
@@ -93,8 +93,8 @@ class SavedParts:
     folder: Path
 
     def has(self, name: str) -> bool:
-        files = (CONFIG_NAME, WEIGHTS_NAME)
-        return all((self.folder / name / file).is_file() for file in files)
+        folder = self.folder / name
+        return (folder / CONFIG_NAME).is_file() and has_tensors(folder / WEIGHTS_NAME)
 
     def check(self, names: tuple[str, ...]) -> None:
         """Raises LociError naming the parts that are missing."""

@@ -16,7 +16,7 @@ from torch import nn
 from loci.errors import LociError
 from loci.io.config import save_config
 from loci.io.files import replacing_folder
-from loci.io.weights import load_strict, read_tensors
+from loci.io.weights import has_tensors, load_strict, read_tensors
 from loci.objects.parts import (
     GAUSSIAN_DECODER,
     GAUSSIAN_DECODER_4,
@@ -119,4 +119,4 @@ def convert(parts: ReleasedParts, out: Path) -> None:
 
 def _file(folder: Path, stem: str) -> Path | None:
     paths = (folder / f"{stem}{suffix}" for suffix in SUFFIXES)
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if has_tensors(path)), None)

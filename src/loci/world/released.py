@@ -19,7 +19,7 @@ from loci.codecs.wan import WanCodec, WanCodecConfig
 from loci.errors import LociError
 from loci.io.config import CONFIG_NAME, save_config
 from loci.io.files import replacing_folder
-from loci.io.weights import load_strict, read_tensors
+from loci.io.weights import has_tensors, load_strict, read_tensors
 from loci.world.config import WorldConfig
 from loci.world.text import TextEncoder, TextEncoderConfig, load_tokenizer
 from loci.world.transformer import TransformerConfig, WorldTransformer
@@ -204,7 +204,7 @@ def _decoder_levels(name: str) -> str:
 def _either(folder: Path, stem: str, pickle: str) -> Path:
     """The file as safetensors if there is one, else as the published pickle."""
     safe = folder / f"{stem}.safetensors"
-    return safe if safe.exists() else _present(folder / f"{stem}.{pickle}")
+    return safe if has_tensors(safe) else _present(folder / f"{stem}.{pickle}")
 
 
 def _present(path: Path) -> Path:
