@@ -10,8 +10,8 @@ from loci.memory.hierarchical import HierarchicalMemoryConfig
 from loci.memory.hpmc import WindowPlan
 from loci.memory.schedule import HierarchyConfig
 from loci.world.conditioning import Prompt
-from loci.world.released import renamed_codec
 from loci.world.config import SamplingConfig, WorldConfig
+from loci.world.released import renamed_codec
 from loci.world.world import World
 from tests.parity.conftest import Fixture, relative_error
 from tests.parity.test_infinite_world import transformer
@@ -43,7 +43,9 @@ def test_rollout(fixture: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     s, given, expected = fixture.sidecar, fixture.inputs, fixture.outputs
     world = rollout_world(fixture)
     noises = [given[f"noise_{k}"] for k in range(s["chunks"])]
-    monkeypatch.setattr("loci.world.rollout.chunk_noise", lambda seed, k, shape, device: noises[k])
+    monkeypatch.setattr(
+        "loci.world.latent_world.chunk_noise", lambda seed, k, shape, device: noises[k]
+    )
     state = world.start_from_frame(
         given["image"], prompt=Prompt(given["text"][:, 0], given["text_mask"])
     )

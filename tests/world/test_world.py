@@ -284,7 +284,7 @@ def test_every_chunk_of_every_walk_has_noise_of_its_own(monkeypatch: pytest.Monk
         drawn.append(noise)
         return noise
 
-    monkeypatch.setattr("loci.world.rollout.sample_with_preset", sampled)
+    monkeypatch.setattr("loci.world.latent_world.sample_with_preset", sampled)
     for seed in (0, 1, 2**63 - 1):
         walked(small_world(), 3, seed)
     assert len(drawn) == 9

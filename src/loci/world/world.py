@@ -22,8 +22,8 @@ from loci.io.images import read_pixels
 from loci.io.models import pretrained_folder, shipped_folder
 from loci.world.conditioning import Prompt
 from loci.world.config import WorldConfig
+from loci.world.latent_world import LatentWorld, WalkState, next_actions
 from loci.world.released import load_released
-from loci.world.rollout import Rollout, WalkState, next_actions
 from loci.world.sampling import check_seed
 from loci.world.text import NEGATIVE_PROMPT, TextEncoder
 from loci.world.transformer import WorldTransformer
@@ -33,7 +33,7 @@ SAVED = {"transformer", "codec", "text_encoder", CONFIG_NAME, CALIBRATION_NAME}
 Frames = UInt8[np.ndarray, "n h w 3"]
 
 
-class World(Rollout):
+class World(LatentWorld):
     """A transformer with its memory, a codec, and a text encoder if the model has text.
 
     Args:

@@ -25,7 +25,7 @@ from loci.bench.world.published_loop import (
 from loci.envs.doom.walks import runs
 from loci.errors import LociError
 from loci.io.files import check_writable
-from loci.world.rollout import WalkState
+from loci.world.latent_world import WalkState
 
 if TYPE_CHECKING:
     from loci.world.world import World

@@ -20,7 +20,7 @@ from loci.memory.hpmc import RATE, WindowPlan
 from loci.memory.poses import dead_reckon
 from loci.memory.token_cache import MemoryTokens
 from loci.world.conditioning import Actions, ChunkContext, ChunkPoses
-from loci.world.rollout import WalkState
+from loci.world.latent_world import WalkState
 from loci.world.sampling import chunk_noise
 from loci.world.world import World
 

@@ -17,7 +17,7 @@ from loci.io.files import check_writable
 
 if TYPE_CHECKING:
     from loci.bench.world.variants import WalkMethod
-    from loci.world.rollout import WalkState
+    from loci.world.latent_world import WalkState
 from loci.world.world import World
 
 PLAN = MemoryPlan(lengths=(64, 256))

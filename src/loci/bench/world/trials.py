@@ -15,7 +15,7 @@ from loci.envs.doom.walks import spin, there_and_back
 from loci.io.frames import fit, frames_to_tensor
 from loci.memory.poses import dead_reckon
 from loci.train.world.batches import OUT_OF_SIGHT
-from loci.world.rollout import WalkState
+from loci.world.latent_world import WalkState
 from loci.world.world import World
 
 Kind = Literal["spin", "walk"]

@@ -9,13 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from loci.data.latents import LatentWalks
-from loci.flow import euler_timesteps, sample
-from loci.memory.hierarchical import HierarchicalMemory
 from loci.memory.hpmc import HPMCEncoder
 from loci.train.world.batches import HistorySpec, local_frames
 from loci.train.world.memory_tokens import WindowTokenCache, window_tokens
-from loci.world.conditioning import Actions, ChunkPoses
-from loci.world.config import WorldConfig
+from loci.world.config import SamplingConfig, WorldConfig
+from loci.world.latent_world import LatentWorld
 from loci.world.transformer import WorldTransformer
 
 STEPS = 4
@@ -67,8 +65,8 @@ def random_rollout(
     rows = torch.from_numpy(rng.choice(walks.count, size=min(count, walks.count), replace=False))
     latest = walks.length - world.chunk * (chunks + 1)
     start = world.chunk * int(rng.integers(1, latest // world.chunk))
-    noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    generated = self_forcing_rollout(model, walks, world, rows, start, chunks, noise)
+    seed = int(rng.integers(2**62))
+    generated = self_forcing_rollout(model, walks, world, rows, start, chunks, seed)
     return Rollout(rows, start, generated)
 
 
@@ -97,42 +95,25 @@ def self_forcing_rollout(
     rows: Int[Tensor, "b"],
     start: int,
     chunks: int,
-    noise: torch.Generator,
+    seed: int,
 ) -> Float[Tensor, "b n c h w"]:
     """Generated latents `start + 1 ...` of some walks, from their true history and actions.
 
     Args:
         model: runs on its device; the result is on the CPU.
         walks: to continue.
-        world: how the model is walked: its chunk and its memory.
+        world: how the model is walked.
         rows: which walks.
         start: the local frame to go on from.
         chunks: to generate.
-        noise: on the CPU.
+        seed: of the noise.
     """
-    device, size = model.patch_embedding.weight.device, world.chunk
-    memory = HierarchicalMemory(world.memory, model.latent_encoder)
-    past = walks.latents[rows, :start].float().transpose(1, 2).to(device)
-    state = memory.append(memory.empty(), past, walks.poses[rows, :start])
-    local = walks.latents[rows, start].float()[:, :, None].to(device)
-    generated: list[Tensor] = []
-    for now in range(start, start + size * chunks, size):
-        tokens = memory.tokens(state)
-        assert tokens.poses is not None
-        ages = torch.tensor([state.length - span.end for span in tokens.spans])
-        poses = walks.poses[rows, now : now + size + 1]
-        where = ChunkPoses(tokens.poses, ages.expand(len(rows), -1), poses[:, 0], poses[:, 1:])
-        actions = Actions(*walks.actions[rows, now : now + size].to(device).unbind(-1))
-        context = model.context(tokens.tokens, local, actions, poses=where)
-        shape = (*local.shape[:2], size, *local.shape[3:])
-        latents = sample(
-            lambda x, t, context=context: {"video": model.velocity(x["video"], t, context)},
-            {"video": torch.randn(shape, generator=noise).to(device)},
-            euler_timesteps(STEPS, 2.0, even=True),
-        )["video"]
-        state = memory.append(state, torch.cat([local, latents[:, :, :-1]], dim=2), poses[:, :-1])
-        local = latents[:, :, -1:]
-        generated.append(latents)
+    sampling = SamplingConfig(STEPS, shift=2.0, even=True, guidance=1.0)
+    latent_world = LatentWorld(replace(world, sampling=sampling), model)
+    history = walks.latents[rows, : start + 1].float().transpose(1, 2).to(latent_world.device)
+    state = latent_world.begin(history, walks.poses[rows, : start + 1], seed)
+    actions = walks.actions[rows, start : start + world.chunk * chunks]
+    generated = [latents for latents, _ in latent_world.walk_latents(state, actions)]
     return torch.cat(generated, dim=2).transpose(1, 2).cpu()
 
 

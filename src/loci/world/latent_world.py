@@ -53,7 +53,7 @@ class WalkState:
     prompt: Prompt | None = None
 
 
-class Rollout:
+class LatentWorld:
     """Generates the latents of walks, one or a batch of them, chunk by chunk.
 
     Args:
