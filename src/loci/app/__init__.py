@@ -1,1 +1,1 @@
-"""What a user runs: the bodies of the commands."""
+"""The commands that users run."""

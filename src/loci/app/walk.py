@@ -121,6 +121,8 @@ def _generate_and_save(
         message = str(record.errors[0]) if record.errors else ended
         if save in record.written and done < wanted:
             message += f"; continue with: {_continuation(request, save, done)}"
+        elif save in record.written:
+            message += f"; the walk is saved: {save}"
         raise LociError(message)
 
 

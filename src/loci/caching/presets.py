@@ -3,7 +3,6 @@
 A `Preset` holds settings only; its methods make the policies, new ones for every run.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pkgutil import resolve_name
@@ -18,7 +17,7 @@ from loci.caching.error_budget import Interval
 from loci.caching.spectral import DecodingConfig
 from loci.caching.step_cache import StepCacheConfig
 from loci.caching.token_cache import TokenCacheConfig
-from loci.errors import LociError
+from loci.errors import LociError, check_tolerance
 from loci.flow import EvaluateAll, StepPolicy
 
 UNCALIBRATED = "the tolerance is not calibrated on this model: true errors may exceed it"
@@ -112,8 +111,7 @@ class Preset:
         Raises:
             LociError: for a tolerance that is negative or not finite.
         """
-        if not 0 <= tolerance < math.inf:
-            raise LociError(f"tolerance: {tolerance:g}, expected a number from 0 on")
+        check_tolerance(tolerance)
         structure = self.structure if isinstance(self.structure, StepCacheConfig) else None
         latents = self.latents if isinstance(self.latents, TokenCacheConfig) else None
         walk = self.walk if isinstance(self.walk, StepCacheConfig | TokenCacheConfig) else None
