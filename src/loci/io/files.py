@@ -1,13 +1,14 @@
 """Files and folders are written whole or not at all.
 
 What is being written is a draft beside its target, `.NAME.PROCESS-ID.part`. A draft that a killed
-process left behind is removed by the next writer of the same target.
+process left behind is removed by a later writer of the same target.
 """
 
 import errno
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -176,10 +177,9 @@ def _sweep(path: Path) -> None:
     except OSError:
         return
     for name in names:
-        match = pattern.fullmatch(name)
-        if match is None or _runs(int(match[1])):
+        match, left = pattern.fullmatch(name), path.with_name(name)
+        if match is None or _runs(int(match[1])) or not _is_old(left):
             continue
-        left = path.with_name(name)
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         else:
@@ -187,7 +187,18 @@ def _sweep(path: Path) -> None:
                 left.unlink()
 
 
+def _is_old(path: Path) -> bool:
+    """Whether it was not written to for an hour: on a shared disk, the process that writes it may
+    run on another machine."""
+    try:
+        return time.time() - path.stat().st_mtime > 3600
+    except OSError:
+        return False
+
+
 def _runs(process: int) -> bool:
+    if os.name == "nt":  # where signal 0 is Ctrl-C
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
