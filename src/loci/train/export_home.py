@@ -207,8 +207,10 @@ def _trained(run: Path) -> str:
 def _check_same_codec(runs: Runs, decoder: nn.Module) -> None:
     """The structure run keeps a copy of the decoder whose latents it learned."""
     copied = SavedParts(runs.structure / "final").load(STRUCTURE_DECODER).state_dict()
-    own = decoder.state_dict()
-    same = copied.keys() == own.keys() and all(torch.equal(copied[k], own[k]) for k in own)
+    original = decoder.state_dict()
+    same = copied.keys() == original.keys() and all(
+        torch.equal(copied[name], original[name]) for name in original
+    )
     if not same:
         raise LociError(
             f"{runs.structure}: trained with another decoder, expected that of {runs.structure_vae}"

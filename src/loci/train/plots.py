@@ -11,7 +11,7 @@ CLOCK = {"step", "seconds", "final"}
 
 
 def draw_panels(log: Path, image: Path) -> None:
-    """Every logged figure over the minutes of training; what was examined rarely, with dots."""
+    """Every logged value over the minutes of training; those with few points, with dots."""
     from matplotlib.figure import Figure
 
     records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]

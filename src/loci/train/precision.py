@@ -23,7 +23,7 @@ def matmul_type(precision: Precision) -> torch.dtype:
     """The type that `precision` stands for on this machine.
 
     `auto` is bfloat16 where a product of two matrices takes less than two thirds of the time in it
-    than in float32: a processor does not tell otherwise whether it computes or emulates it.
+    than in float32: there is no other way to find out whether a processor emulates it.
     """
     import torch
 

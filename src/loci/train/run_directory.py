@@ -124,7 +124,7 @@ class RunDirectory:
         return True
 
     def _truncate_log(self) -> None:
-        """Lines written after the checkpoint are written anew."""
+        """Removes the lines written after the checkpoint, whose steps are made again."""
         log = self.path / "log.jsonl"
         if not self.writes or not log.exists():
             return

@@ -32,7 +32,7 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """What every training is told; each adds fields of its own.
+    """The settings that all trainings share; each adds its own.
 
     Attributes:
         data: folder with the recordings or objects, in train and test.
@@ -238,11 +238,11 @@ class Trainer:
 
         return forward
 
-    def _evaluate(self, task: Task[ModelT], model: ModelT, **mark: bool) -> None:
+    def _evaluate(self, task: Task[ModelT], model: ModelT, **flags: bool) -> None:
         """On the main process; the others wait for it at their next step."""
         scores = task.evaluate(model, self.run) if self.run.writes else {}
         if scores:
-            self.run.log(**scores, **mark)
+            self.run.log(**scores, **flags)
 
     def _step(self, average: AveragedModel) -> Step:
         """The next step, by the main process's clock, so that all processes stop together."""

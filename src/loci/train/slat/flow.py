@@ -56,8 +56,9 @@ class SlatFlowTraining(TrainerConfig):
         condition_dropout: share of pictures withheld, for classifier-free guidance.
         pixel_dropout: share of pictures whose pixels are not assigned to voxels.
         pose_noise: of the poses that assign pixels to voxels.
-        logit_means: of the logit-normal times, of which every object draws one. Voxels tell each
-            other's colour through little noise, so the picture is only needed near pure noise.
+        logit_means: of the logit-normal times, of which every object draws one. With
+            little noise a voxel's colour can be read off its neighbours, so the picture is only
+            needed near pure noise.
         coordinate_weight: of the loss of the object coordinates.
         evaluation_objects: held-out objects to evaluate on.
     """
@@ -231,7 +232,7 @@ class ConditionedFlow(nn.Module):
         present: Float[Tensor, "b 1 1"],
         aligned: Float[Tensor, "n a"] | None,
     ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "b 3 g g"]]:
-        """The velocity, and the object coordinates that the picture's tokens tell.
+        """The velocity, and the object coordinates predicted from the picture's tokens.
 
         Args:
             inputs: of the fuser, by name.

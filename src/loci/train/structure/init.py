@@ -1,7 +1,8 @@
-"""How a fuser begins: so that what it is shown can be heard from the first step.
+"""Initialisation of a fuser, and the pretrained backbone of its picture embedder.
 
-As drawn by torch, positions are a thirtieth of what a patch says and the tokens that come out a
-tenth of what attention was made for; a flow then learns for an hour before it listens.
+With PyTorch's defaults, position embeddings are 30 times smaller than patch embeddings, and the
+tokens that come out 10 times smaller than attention expects; a flow then ignores them for an hour
+of training.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def load_pretrained_backbone(fuser: EmbedderFuser) -> None:
 
 
 def load_lite_weights(features: LiteFeatures, path: Path | None = None) -> None:
-    """Read published weights, by their own names, into the part of the network that we use.
+    """Read published weights of EfficientNet-lite0 into the part of the network that is used.
 
     Raises:
         LociError: for a file without one of them, or of another shape.
@@ -94,11 +95,11 @@ def load_lite_weights(features: LiteFeatures, path: Path | None = None) -> None:
         _fold(features.stem, tensors, "_conv_stem", "_bn0")
         for number, module in enumerate(features.blocks):
             assert isinstance(module, LiteBlock)
-            own = f"_blocks.{number}."
+            name = f"_blocks.{number}."
             if module.widen is not None:
-                _fold(module.widen, tensors, own + "_expand_conv", own + "_bn0")
-            _fold(module.look, tensors, own + "_depthwise_conv", own + "_bn1")
-            _fold(module.narrow, tensors, own + "_project_conv", own + "_bn2")
+                _fold(module.widen, tensors, name + "_expand_conv", own + "_bn0")
+            _fold(module.look, tensors, name + "_depthwise_conv", own + "_bn1")
+            _fold(module.narrow, tensors, name + "_project_conv", own + "_bn2")
     except (KeyError, RuntimeError) as error:
         raise LociError(f"weights of EfficientNet-lite0 expected: {error}") from error
 

@@ -89,6 +89,8 @@ class WorldBatch:
 
 @dataclass(frozen=True)
 class _Example:
+    """A local frame, which past frames saw each target `[k, n]`, and which targets are hidden."""
+
     walk: int
     now: int
     seen: np.ndarray
