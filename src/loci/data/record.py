@@ -156,10 +156,10 @@ def _record_shard(job: _Job) -> int:
     actions = np.zeros((count, job.frames, 2), np.uint8)
     maps = [make_map(seed) for seed in job.map_seeds]
     with DoomWalker(maps, job.rendering) as walker:
-        for k, world in enumerate(maps):
+        for k, doom_map in enumerate(maps):
             walker.enter(k)
-            spins = episodes[k] % 2 == 1
-            wanderer = Wanderer(world, KINDS[kinds[k]], world.seed, spin_first=spins)
+            spin_first = episodes[k] % 2 == 1
+            wanderer = Wanderer(doom_map, KINDS[kinds[k]], doom_map.seed, spin_first=spin_first)
             _record_walk(walker, wanderer, frames[k], poses[k], actions[k])
     seeds = np.array(job.map_seeds, np.int64)
     arrays = {"frames": frames, "poses": poses, "actions": actions}
@@ -175,7 +175,7 @@ def _record_walk(
     actions: np.ndarray,
 ) -> None:
     """Walk until the arrays of one episode are full."""
-    hindered = 0
+    blocked_steps = 0
     for t in range(len(frames)):
         wanderer.pose = walker.pose()
         frames[t], poses[t] = walker.frame(), wanderer.pose
@@ -183,8 +183,8 @@ def _record_walk(
         walker.step(move, view)
         here, there = wanderer.pose, walker.pose()
         moved = np.hypot(there[0] - here[0], there[1] - here[1])
-        hindered = hindered + 1 if move and moved < STEP / 2 else 0
-        if hindered == 2:
+        blocked_steps = blocked_steps + 1 if move and moved < STEP / 2 else 0
+        if blocked_steps == 2:
             wanderer.pose = there
             wanderer.blocked()
-            hindered = 0
+            blocked_steps = 0

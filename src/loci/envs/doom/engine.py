@@ -111,8 +111,8 @@ class Rendering:
 
 
 MOST_MAPS = 99  # in one file
-_WARM_UP = 10  # tics at the start of a map in which the engine does not listen
-# Buttons (forward, left) of every move; see the walker's class in `doom_wad`.
+_WARM_UP = 10  # tics at the start of a map in which the engine ignores actions
+# Buttons (forward, left) of every move; see the player class in `wad.py`.
 _BUTTONS = (
     *((0, 0), (41, 0), (-41, 0), (0, 41), (0, -41)),
     *((29, 29), (29, -29), (-29, 29), (-29, -29)),
@@ -183,7 +183,7 @@ class DoomWalker:
         if not 0 <= move < len(_BUTTONS) or view not in TURN_SIGN:
             raise LociError(f"Doom walkers cannot do move {move} with view {view}")
         self._heading += TURN * TURN_SIGN[view]
-        # The engine turns by 1/182 degree; aiming at the exact heading, errors do not add up.
+        # The engine turns in steps of 1/182 degree; aiming at the exact heading avoids drift.
         turn = turn_between(self.pose()[2], self._heading)
         forward, left = _BUTTONS[move]
         self._game.make_action([forward, -left, -turn])
@@ -217,12 +217,12 @@ def film(
     Raises:
         LociError: when ViZDoom is missing, `start` is not in the open, or for an unknown action.
     """
-    world = make_map(map_seed)
+    doom_map = make_map(map_seed)
     if start is not None:
-        if not world.is_clear(start[0], start[1], 16):
+        if not doom_map.is_clear(start[0], start[1], 16):
             raise LociError(f"map {map_seed}: no room to stand at ({start[0]:g}, {start[1]:g})")
-        world = replace(world, start=(start[0], start[1], round(start[2]) % 360))
-    with DoomWalker([world], rendering) as walker:
+        doom_map = replace(doom_map, start=(start[0], start[1], round(start[2]) % 360))
+    with DoomWalker([doom_map], rendering) as walker:
         walker.enter(0)
         frames, poses = [walker.frame()], [walker.pose()]
         for move, view in actions.tolist():
@@ -242,7 +242,7 @@ def _start_engine(folder: Path, rendering: Rendering) -> Any:
     game.set_doom_scenario_path(str(folder / "maps.wad"))
     game.set_doom_config_path(str(folder / "engine.ini"))
     game.set_doom_map("MAP01")
-    _set_senses(vizdoom, game, _RESOLUTIONS[rendering.size])
+    _configure(vizdoom, game, _RESOLUTIONS[rendering.size])
     game.set_episode_timeout(0)
     game.set_window_visible(False)
     game.set_sound_enabled(False)
@@ -260,9 +260,9 @@ def _start_engine(folder: Path, rendering: Rendering) -> Any:
 
 @contextlib.contextmanager
 def _shielded_from_interrupts() -> Iterator[None]:
-    """Processes started meanwhile do not hear Ctrl-C; we do again, and close them in good order."""
+    """Child processes started in this block ignore Ctrl-C, so that we can close them properly."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may say what becomes of signals
+        yield  # only the main thread may set signal handlers
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -271,7 +271,7 @@ def _shielded_from_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _set_senses(vizdoom: Any, game: Any, resolution: str) -> None:
+def _configure(vizdoom: Any, game: Any, resolution: str) -> None:
     button, variable = vizdoom.Button, vizdoom.GameVariable
     game.set_screen_resolution(getattr(vizdoom.ScreenResolution, resolution))
     game.set_screen_format(vizdoom.ScreenFormat.RGB24)

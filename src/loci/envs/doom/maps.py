@@ -99,40 +99,42 @@ class DoomMap:
 def make_map(seed: int) -> DoomMap:
     """The map of a seed: four to six rooms of three to five cells a side, joined by corridors."""
     rng = random.Random(f"map {seed}")
-    world = DoomMap(seed)
-    _add_room(world, Room(0, 0, rng.randint(3, 5), rng.randint(3, 5)))
+    doom_map = DoomMap(seed)
+    _add_room(doom_map, Room(0, 0, rng.randint(3, 5), rng.randint(3, 5)))
     wanted = rng.randint(4, 6)
-    while len(world.rooms) < wanted:
-        _grow(world, rng)
-    _close_loops(world)
-    for room in world.rooms:
-        _furnish(world, room, rng)
+    while len(doom_map.rooms) < wanted:
+        _grow(doom_map, rng)
+    _close_loops(doom_map)
+    for room in doom_map.rooms:
+        _furnish(doom_map, room, rng)
     while True:
-        x, y = rng.choice(world.rooms).point(rng, margin=150)
-        if world.is_clear(round(x), round(y), 64):
+        x, y = rng.choice(doom_map.rooms).point(rng, margin=150)
+        if doom_map.is_clear(round(x), round(y), 64):
             break
-    world.start = (float(round(x)), float(round(y)), 15 * rng.randrange(24))
-    return world
+    doom_map.start = (float(round(x)), float(round(y)), 15 * rng.randrange(24))
+    return doom_map
 
 
 def _cell(x: float, y: float) -> Cell:
     return int(x // CELL), int(y // CELL)
 
 
-def _add_room(world: DoomMap, room: Room) -> None:
-    world.owner.update({cell: len(world.rooms) for cell in room.cells})
-    world.rooms.append(room)
+def _add_room(doom_map: DoomMap, room: Room) -> None:
+    doom_map.owner.update({cell: len(doom_map.rooms) for cell in room.cells})
+    doom_map.rooms.append(room)
 
 
-def _add_corridor(world: DoomMap, corridor: Corridor) -> None:
-    world.owner.update({cell: FIRST_CORRIDOR + len(world.corridors) for cell in corridor.cells})
-    world.corridors.append(corridor)
+def _add_corridor(doom_map: DoomMap, corridor: Corridor) -> None:
+    doom_map.owner.update(
+        {cell: FIRST_CORRIDOR + len(doom_map.corridors) for cell in corridor.cells}
+    )
+    doom_map.corridors.append(corridor)
 
 
-def _grow(world: DoomMap, rng: random.Random) -> None:
+def _grow(doom_map: DoomMap, rng: random.Random) -> None:
     """Try once to hang a new room on a random side of an existing one."""
-    a = rng.randrange(len(world.rooms))
-    old, (dx, dy) = world.rooms[a], rng.choice(SIDES)
+    a = rng.randrange(len(doom_map.rooms))
+    old, (dx, dy) = doom_map.rooms[a], rng.choice(SIDES)
     w, h, length = rng.randint(3, 5), rng.randint(3, 5), rng.randint(1, 2)
     # The corridor may leave the old room, and enter the new one, anywhere along their sides.
     if dx:
@@ -144,11 +146,11 @@ def _grow(world: DoomMap, rng: random.Random) -> None:
         y = gate[1] + (length + 1 if dy > 0 else -length - h)
         new = Room(gate[0] - rng.randrange(w), y, w, h)
     around = Room(new.x - 1, new.y - 1, w + 2, h + 2).cells
-    taken = any(cell in world.owner for cell in around if cell != gate)
+    taken = any(cell in doom_map.owner for cell in around if cell != gate)
     path, end = _straight(gate, (dx, dy), length)
-    if not taken and _is_solid(world, path, (dx, dy)):
-        _add_room(world, new)
-        _add_corridor(world, Corridor(a, len(world.rooms) - 1, gate, end, path))
+    if not taken and _is_solid(doom_map, path, (dx, dy)):
+        _add_room(doom_map, new)
+        _add_corridor(doom_map, Corridor(a, len(doom_map.rooms) - 1, gate, end, path))
 
 
 def _straight(gate: Cell, direction: Cell, length: int) -> tuple[tuple[Cell, ...], Cell]:
@@ -157,32 +159,32 @@ def _straight(gate: Cell, direction: Cell, length: int) -> tuple[tuple[Cell, ...
     return tuple(cells[1:-1]), cells[-1]
 
 
-def _is_solid(world: DoomMap, path: tuple[Cell, ...], direction: Cell) -> bool:
+def _is_solid(doom_map: DoomMap, path: tuple[Cell, ...], direction: Cell) -> bool:
     """Whether a corridor there would cut through solid cells, with solid cells on both flanks."""
     dx, dy = direction
     cells = [(i + s * dy, j + s * dx) for i, j in path for s in (-1, 0, 1)]
-    return not any(cell in world.owner for cell in cells)
+    return not any(cell in doom_map.owner for cell in cells)
 
 
-def _close_loops(world: DoomMap) -> None:
+def _close_loops(doom_map: DoomMap) -> None:
     """Join rooms that face each other across at most three solid cells and are not joined yet."""
-    joined = {frozenset((c.a, c.b)) for c in world.corridors}
-    for a, room in enumerate(world.rooms):
+    joined = {frozenset((c.a, c.b)) for c in doom_map.corridors}
+    for a, room in enumerate(doom_map.rooms):
         for direction in SIDES[:2]:  # every pair is seen once
             for gate in room.cells:
                 for length in (1, 2, 3):
                     path, end = _straight(gate, direction, length)
-                    b = world.owner.get(end, FIRST_CORRIDOR)
+                    b = doom_map.owner.get(end, FIRST_CORRIDOR)
                     if b >= FIRST_CORRIDOR or b == a or frozenset((a, b)) in joined:
                         continue
-                    if _is_solid(world, path, direction):
-                        _add_corridor(world, Corridor(a, b, gate, end, path))
+                    if _is_solid(doom_map, path, direction):
+                        _add_corridor(doom_map, Corridor(a, b, gate, end, path))
                         joined.add(frozenset((a, b)))
 
 
-def _furnish(world: DoomMap, room: Room, rng: random.Random) -> None:
+def _furnish(doom_map: DoomMap, room: Room, rng: random.Random) -> None:
     """Put one to three landmarks near the walls, apart from each other, never before a corridor."""
-    gates = {cell for corridor in world.corridors for cell in (corridor.gate_a, corridor.gate_b)}
+    gates = {cell for corridor in doom_map.corridors for cell in (corridor.gate_a, corridor.gate_b)}
     kinds = rng.sample(range(len(LANDMARKS)), 3)
     wanted = rng.randint(1, 3)
     placed: list[Cell] = []
@@ -195,7 +197,7 @@ def _furnish(world: DoomMap, room: Room, rng: random.Random) -> None:
         if inner or crowded or cell in gates:
             continue
         x, y = _beside_wall(i, room.x, room.w), _beside_wall(j, room.y, room.h)
-        world.landmarks.append(Landmark(kinds[len(placed)], x, y))
+        doom_map.landmarks.append(Landmark(kinds[len(placed)], x, y))
         placed.append(cell)
 
 

@@ -56,8 +56,8 @@ LANDMARK = """actor LociLandmark{k} {id}
 def write_wad(path: Path, maps: Sequence[DoomMap]) -> None:
     """Write maps as MAP01, MAP02 ... (at most 99) with the walker, landmarks and walls they use."""
     lumps = [("DECORATE", _actors()), ("TEXTURES", _textures()), ("MAPINFO", _mapinfo(len(maps)))]
-    for k, world in enumerate(maps, start=1):
-        lumps += [(f"MAP{k:02d}", ""), ("TEXTMAP", udmf(world)), ("ENDMAP", "")]
+    for k, doom_map in enumerate(maps, start=1):
+        lumps += [(f"MAP{k:02d}", ""), ("TEXTMAP", udmf(doom_map)), ("ENDMAP", "")]
     body, directory = b"", b""
     for name, text in lumps:
         data = text.encode()
@@ -98,25 +98,25 @@ def _mapinfo(count: int) -> str:
     return 'gameinfo { playerclasses = "LociWalker" }\n' + "".join(maps)
 
 
-def udmf(world: DoomMap) -> str:
+def udmf(doom_map: DoomMap) -> str:
     """A map as UDMF text. Textures, heights and light come from its seed, like the geometry."""
-    rng = random.Random(f"looks {world.seed}")
-    places = sorted(set(world.owner.values()))
+    rng = random.Random(f"looks {doom_map.seed}")
+    places = sorted(set(doom_map.owner.values()))
     sector = {place: k for k, place in enumerate(places)}
-    paint = _paint(world, places, rng)
+    paint = _paint(doom_map, places, rng)
     vertices: dict[Cell, int] = {}
     lines: list[str] = []
     sides: list[str] = []
 
     def side(cell: Cell, direction: Cell, parts: tuple[str, ...]) -> int:
         names = "".join(f'texture{part}="{paint[cell, direction]}";' for part in parts)
-        sides.append(f"sidedef{{sector={sector[world.owner[cell]]};{names}}}")
+        sides.append(f"sidedef{{sector={sector[doom_map.owner[cell]]};{names}}}")
         return len(sides) - 1
 
-    for cell, place in world.owner.items():
+    for cell, place in doom_map.owner.items():
         for direction in SIDES:
             other = _neighbour(cell, direction)
-            beyond = world.owner.get(other)
+            beyond = doom_map.owner.get(other)
             if beyond is not None and beyond <= place:
                 continue  # nothing between them, or written from the other side
             a, b = (vertices.setdefault(p, len(vertices)) for p in _edge(cell, direction))
@@ -130,7 +130,9 @@ def udmf(world: DoomMap) -> str:
                 lines.append(f"linedef{{{ends};twosided=true;}}")
     points = [f"vertex{{x={x * CELL}.0;y={y * CELL}.0;}}" for x, y in vertices]
     sectors = [_sector(place, rng) for place in places]
-    return "\n".join(['namespace="zdoom";', *points, *lines, *sides, *sectors, *_things(world), ""])
+    return "\n".join(
+        ['namespace="zdoom";', *points, *lines, *sides, *sectors, *_things(doom_map), ""]
+    )
 
 
 def _neighbour(cell: Cell, direction: Cell) -> Cell:
@@ -148,7 +150,9 @@ def _edge(cell: Cell, direction: Cell) -> tuple[Cell, Cell]:
     }[direction]
 
 
-def _paint(world: DoomMap, places: list[int], rng: random.Random) -> dict[tuple[Cell, Cell], str]:
+def _paint(
+    doom_map: DoomMap, places: list[int], rng: random.Random
+) -> dict[tuple[Cell, Cell], str]:
     """The texture of every edge (cell, side): one a wall, and few walls of a map share one.
 
     Some walls of rooms have one panel of another texture, which tells where along them one is.
@@ -156,13 +160,13 @@ def _paint(world: DoomMap, places: list[int], rng: random.Random) -> dict[tuple[
     deck: list[int] = []
     paint = {}
     for place in places:
-        cells = [cell for cell, owner in world.owner.items() if owner == place]
+        cells = [cell for cell, owner in doom_map.owner.items() if owner == place]
         for side in SIDES:
             if not deck:
                 deck = rng.sample(range(len(WALLS)), len(WALLS))
             wall = deck.pop()
             other = rng.randrange(len(WALLS)) if place < FIRST_CORRIDOR else wall
-            edges = [c for c in cells if world.owner.get(_neighbour(c, side)) != place]
+            edges = [c for c in cells if doom_map.owner.get(_neighbour(c, side)) != place]
             panel = rng.choice(edges) if edges and rng.random() < 0.6 else None
             for cell in edges:
                 paint[cell, side] = _texture(other if cell == panel else wall)
@@ -178,10 +182,10 @@ def _sector(place: int, rng: random.Random) -> str:
     )
 
 
-def _things(world: DoomMap) -> list[str]:
+def _things(doom_map: DoomMap) -> list[str]:
     always = "".join(f"skill{k}=true;" for k in range(1, 6)) + "single=true;"
-    things = [(*world.start, 1)] + [
-        (m.x, m.y, 0, FIRST_LANDMARK_ID + m.kind) for m in world.landmarks
+    things = [(*doom_map.start, 1)] + [
+        (m.x, m.y, 0, FIRST_LANDMARK_ID + m.kind) for m in doom_map.landmarks
     ]
     return [
         f"thing{{x={x};y={y};angle={angle};type={kind};{always}}}" for x, y, angle, kind in things

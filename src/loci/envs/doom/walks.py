@@ -1,8 +1,8 @@
-"""Walks through a Doom map, chosen with the map in hand.
+"""Policies that walk through a Doom map, and fixed walks for evaluations.
 
-Two kinds: `wander` goes from place to place and looks about; `revisit` keeps coming back to what it
-has seen (spins there and back, out and back, loops through rooms). Both keep to the middle of the
-rooms, where a turn does not end with the nose against a wall.
+Two kinds of policy: `wander` goes from place to place and looks around; `revisit` keeps returning
+to views it has had (turns there and back, out and back, loops through rooms). Both stay away from
+walls, where a turn would show nothing but one of them.
 """
 
 import math
@@ -44,15 +44,15 @@ ARCS = (FORWARD, FORWARD, FORWARD, BACK, 5, 6, STRAFE_LEFT, STRAFE_LEFT, STRAFE_
 
 
 class Wanderer:
-    """Chooses actions frame by frame; whoever carries them out keeps `pose` up to date.
+    """Chooses actions frame by frame; the caller carries them out and keeps `pose` up to date.
 
     The same map, kind and seed give the same walk. `spin_first` begins with a full turn.
     """
 
-    def __init__(self, world: DoomMap, kind: Kind, seed: int, spin_first: bool = False) -> None:
-        self.world, self.kind = world, kind
+    def __init__(self, doom_map: DoomMap, kind: Kind, seed: int, spin_first: bool = False) -> None:
+        self.map, self.kind = doom_map, kind
         self.rng = random.Random(f"walk {kind} {seed}")
-        self.pose: Pose = world.start
+        self.pose: Pose = doom_map.start
         self._runs = self._choose_runs(spin_first)
         self._move, self._view, self._left = 0, 0, 0
 
@@ -64,12 +64,12 @@ class Wanderer:
         return self._move, self._view
 
     def blocked(self) -> None:
-        """Give up what was under way, since something stands there, and choose anew."""
+        """Something is in the way: drop the current runs of actions and choose others."""
         self._runs, self._left = self._recover(), 0
 
     def _recover(self) -> Iterator[Run]:
         room = self._room()
-        goal = self.world.start[:2] if room is None else self.world.rooms[room].middle
+        goal = self.map.start[:2] if room is None else self.map.rooms[room].middle
         yield from self._walk_to(goal)
         yield from self._choose_runs(spin_first=False)
 
@@ -115,7 +115,7 @@ class Wanderer:
             yield (0, 0, rng.randrange(3, 13))
 
     def _spin(self, way: int) -> Iterator[Run]:
-        """All the way round, perhaps on past the start, perhaps back again."""
+        """A full turn, perhaps more than that, perhaps back again."""
         yield (0, way, FULL_TURN)
         if self.rng.random() < 0.5:
             yield (0, way, self.rng.randrange(4, 25))
@@ -123,7 +123,7 @@ class Wanderer:
             yield (0, other_way(way), FULL_TURN)
 
     def _out_and_back(self) -> Iterator[Run]:
-        """Walk out and come back, retracing the steps or turned round."""
+        """Walk out and come back, backwards or after turning around."""
         move = self._some_move()
         heading = self.pose[2]
         longest = self._free_steps(move)
@@ -155,7 +155,7 @@ class Wanderer:
                 yield (0, 0, self.rng.randrange(2, 8))
 
     def _loop(self) -> Iterator[Run]:
-        """Round the room, or through a corridor and home again, to face as before."""
+        """Around the room, or through a corridor and back; ends with the first heading."""
         home, heading = self.pose[:2], self.pose[2]
         room = self._room()
         if self.rng.random() < 0.35 or room is None:
@@ -169,16 +169,16 @@ class Wanderer:
         yield from self._face(heading)
 
     def _return_to(self, room: int) -> Iterator[Run]:
-        for corridor in self.world.corridors:
+        for corridor in self.map.corridors:
             if {corridor.a, corridor.b} == {room, self._room()}:
                 yield from self._through(corridor, into=room)
                 return
 
     def _change_room(self) -> Iterator[Run]:
         room = self._room()
-        ways = [c for c in self.world.corridors if room in (c.a, c.b)]
+        ways = [c for c in self.map.corridors if room in (c.a, c.b)]
         if not ways:  # in a corridor: something was in the way
-            yield from self._walk_to(self.world.start[:2])
+            yield from self._walk_to(self.map.start[:2])
             return
         corridor = self.rng.choice(ways)
         yield from self._through(corridor, into=corridor.b if corridor.a == room else corridor.a)
@@ -186,7 +186,7 @@ class Wanderer:
     def _through(self, corridor: Corridor, into: int) -> Iterator[Run]:
         for gate in corridor.gates(into):
             yield from self._walk_to(_middle(gate))
-        yield from self._go(self.world.rooms[into].point(self.rng, ENTRY_MARGIN), FORWARD)
+        yield from self._go(self.map.rooms[into].point(self.rng, ENTRY_MARGIN), FORWARD)
 
     def _arc(self) -> Iterator[Run]:
         """Walk and turn at once, as far as the way is clear."""
@@ -225,8 +225,8 @@ class Wanderer:
     def _goal_here(self) -> tuple[float, float]:
         room = self._room()
         if room is None:
-            return self.world.start[:2]
-        return self.world.rooms[room].point(self.rng, GOAL_MARGIN)
+            return self.map.start[:2]
+        return self.map.rooms[room].point(self.rng, GOAL_MARGIN)
 
     def _some_move(self) -> int:
         return self.rng.choice(MOVES)
@@ -235,27 +235,27 @@ class Wanderer:
         return self.rng.choice((LEFT, RIGHT))
 
     def _room(self) -> int | None:
-        return self.world.room_at(*self.pose[:2])
+        return self.map.room_at(*self.pose[:2])
 
     def _is_straight_way(self, goal: tuple[float, float]) -> bool:
         x, y, _ = self.pose
         dx, dy = goal[0] - x, goal[1] - y
         count = 1 + int(math.hypot(dx, dy) / 16)
         parts = (k / count for k in range(1, count + 1))
-        return all(self.world.is_clear(x + dx * p, y + dy * p, LINE_MARGIN) for p in parts)
+        return all(self.map.is_clear(x + dx * p, y + dy * p, LINE_MARGIN) for p in parts)
 
     def _free_steps(self, move: int, view: int = 0, most: int = 40) -> int:
         """How many frames of one action stay well away from walls and landmarks."""
         pose = self.pose
         for k in range(most):
             pose = stepped(pose, move, view)
-            if not self.world.is_clear(pose[0], pose[1], ROAM_MARGIN):
+            if not self.map.is_clear(pose[0], pose[1], ROAM_MARGIN):
                 return k
         return most
 
 
 def _glance(way: int, frames: int) -> Iterator[Run]:
-    """Look to one side, to the other, and ahead again."""
+    """Look to one side, to the other, and straight on again."""
     yield (0, way, frames)
     yield (0, other_way(way), 2 * frames)
     yield (0, way, frames)
@@ -283,9 +283,9 @@ def there_and_back(map_seed: int, frames: int, seed: int = 0) -> Int[np.ndarray,
     the map's own start: every view of the way back was seen on the way out. (An odd last frame
     stands still.)
     """
-    world = make_map(map_seed)
-    wanderer = Wanderer(world, "wander", seed)
-    pose: Pose = world.start
+    doom_map = make_map(map_seed)
+    wanderer = Wanderer(doom_map, "wander", seed)
+    pose: Pose = doom_map.start
     out: list[tuple[int, int]] = []
     while len(out) < frames // 2:
         move, view = wanderer.action()
