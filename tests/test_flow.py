@@ -52,7 +52,7 @@ def test_training_levels_lie_between_data_and_noise() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 3, 30])
-def test_the_straight_line_is_walked_exactly(steps: int) -> None:
+def test_a_straight_path_is_integrated_exactly(steps: int) -> None:
     """With the true velocity of a straight path, any number of Euler steps ends at the data."""
     data, noise = torch.randn(2, 3), torch.randn(2, 3)
     seen = []
@@ -69,7 +69,7 @@ def test_the_straight_line_is_walked_exactly(steps: int) -> None:
     assert seen[0].shape == (2,)
 
 
-def test_a_policy_can_spare_evaluations_and_hears_of_the_others() -> None:
+def test_a_policy_can_skip_evaluations_and_observes_the_others() -> None:
     class EverySecond:
         def __init__(self) -> None:
             self.last: State = {}
@@ -94,7 +94,7 @@ def test_a_policy_can_spare_evaluations_and_hears_of_the_others() -> None:
     assert policy.heard == [0, 2, 4]
 
 
-def test_guidance_goes_beyond_the_conditional_row() -> None:
+def test_batched_guidance_extrapolates_from_the_negative_row() -> None:
     def velocity(state: State, timestep: Tensor) -> State:
         assert timestep.shape == (2,)
         return {"x": torch.tensor([[3.0], [1.0]])}
@@ -117,7 +117,7 @@ def test_a_rescaled_grid_runs_from_noise_to_data() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_run_may_go_upwards_and_ends_where_it_is_told(dtype: torch.dtype) -> None:
+def test_timesteps_may_ascend_and_end_at_one(dtype: torch.dtype) -> None:
     """In the convention of SAM 3D Objects: time from 0 to 1, velocity data - noise."""
     data = {"a": torch.randn(2, 3), "b": torch.randn(2, 1)}
     noise = {name: torch.randn_like(x) for name, x in data.items()}
@@ -133,7 +133,7 @@ def test_a_run_may_go_upwards_and_ends_where_it_is_told(dtype: torch.dtype) -> N
 
 
 @pytest.mark.parametrize(("steps", "rescale", "guided_steps"), [(25, 3.0, 19), (25, 1.0, 13)])
-def test_guidance_within_an_interval_spares_evaluations(
+def test_guidance_within_an_interval_saves_evaluations(
     steps: int, rescale: float, guided_steps: int
 ) -> None:
     """The released runs take 44 and 38 evaluations for 25 steps."""

@@ -84,15 +84,15 @@ def variants(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         yield "deletion", ast.Pass()
 
 
-def sites(path: Path) -> list[tuple[Path, int, int]]:
+def sites(path: Path, text: str) -> list[tuple[Path, int, int]]:
     """(file, node, variant) of every mutant of a file."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = ast.parse(text)
     return [(path, i, k) for i, n in enumerate(nodes(tree)) for k, _ in enumerate(variants(n))]
 
 
-def mutate(path: Path, index: int, variant: int) -> tuple[dict, str]:
+def mutate(path: Path, text: str, index: int, variant: int) -> tuple[dict, str]:
     """The description of a mutant, and the file's mutated source."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = ast.parse(text)
     node = list(nodes(tree))[index]
     kind, new = list(variants(node))[variant]
     about = {"file": str(path.relative_to(ROOT)), "line": getattr(node, "lineno", 0), "kind": kind}
@@ -164,16 +164,17 @@ class Mutator:
         files = sorted({file.resolve() for file in files})
         for file in files:
             importlib.import_module(module_name(file))
-        found = [site for file in files for site in sites(file)]
+        texts = {file: file.read_text(encoding="utf-8") for file in files}
+        found = [site for file, text in texts.items() for site in sites(file, text)]
         drawn = random.Random(self.given.seed).sample(found, min(self.given.count, len(found)))
-        unchanged = [(file, ast.unparse(ast.parse(file.read_text("utf-8")))) for file in files]
+        unchanged = [(file, ast.unparse(ast.parse(text))) for file, text in texts.items()]
         passed, seconds = self.run(session, unchanged, 10_000)
         if not passed:
             print("the tests fail without a mutation")
             return True
-        for site in drawn:
-            about, source = mutate(*site)
-            survived, used = self.run(session, [(site[0], source)], round(3 * seconds + 10))
+        for file, index, variant in drawn:
+            about, source = mutate(file, texts[file], index, variant)
+            survived, used = self.run(session, [(file, source)], round(3 * seconds + 10))
             self.report.append(about | {"survived": survived, "cpu_seconds": round(used, 1)})
             if survived:
                 print(*about.values(), sep=" | ", flush=True)

@@ -233,3 +233,9 @@ def test_the_table_of_two_stages() -> None:
     assert second.active_share is None
     written = stats.to_dict()["structure"]
     assert (written["saved"], written["active_share"]) == (6, 0.75)
+
+
+def test_a_counted_policy_caches_tokens_if_the_policy_does() -> None:
+    assert not Stats().counted("x").cached_context
+    assert Stats().counted("x", TokenCacheConfig().policy()).cached_context
+    assert not Stats().counted("x", Half(set())).cached_context

@@ -20,11 +20,11 @@ from loci.nn.rotary import apply_rotary, grid_rotary_embedding, split_pairs
 @pytest.mark.parametrize(
     ("pairs", "expected"), [(64, (22, 21, 21)), (16, (6, 5, 5)), (4, (2, 1, 1))]
 )
-def test_pairs_are_shared_out_as_released(pairs: int, expected: tuple[int, int, int]) -> None:
+def test_channel_pairs_are_split_as_released(pairs: int, expected: tuple[int, int, int]) -> None:
     assert split_pairs(pairs) == expected
 
 
-def test_rotation_keeps_lengths_and_sees_only_differences() -> None:
+def test_rotary_embedding_keeps_norms_and_depends_on_differences_only() -> None:
     at = grid_rotary_embedding(6, 3, 4, 24)
     q, k = torch.randn(2, 1, 1, 24).unbind(0)
     turned_q, turned_k = (apply_rotary(x.expand(1, 1, 72, 24)[0][None], at)[0, 0] for x in (q, k))
@@ -34,7 +34,7 @@ def test_rotation_keeps_lengths_and_sees_only_differences() -> None:
     assert not torch.allclose(scores[1, 0, 1, 3, 2, 2], scores[3, 2, 2, 1, 0, 1], atol=1e-3)
 
 
-def test_attention_is_the_written_out_formula() -> None:
+def test_attention_equals_its_formula() -> None:
     attention = Attention(24, 3)
     x, y = torch.randn(2, 5, 24), torch.randn(2, 7, 24)
     q, (k, v) = attention.queries(x), attention.keys_values(y)
@@ -51,12 +51,12 @@ def test_a_width_that_does_not_split_is_refused() -> None:
 @pytest.mark.parametrize(
     "norm", [layer_norm, RMSNorm(16).bfloat16(), AffineLayerNorm(16).bfloat16()]
 )
-def test_norms_return_the_type_they_were_given(norm) -> None:
+def test_norms_keep_the_dtype(norm) -> None:
     x = torch.randn(2, 16).bfloat16()
     assert norm(x).dtype == torch.bfloat16
 
 
-def test_each_head_has_a_norm_of_its_own() -> None:
+def test_heads_are_normalised_separately() -> None:
     norm, x = HeadRMSNorm(2, 4), torch.randn(1, 3, 2, 4)
     with torch.no_grad():
         norm.gamma[1] *= 3
@@ -66,7 +66,7 @@ def test_each_head_has_a_norm_of_its_own() -> None:
     assert norm(x.bfloat16()).dtype == torch.bfloat16
 
 
-def test_cross_attention_is_the_written_out_formula() -> None:
+def test_cross_attention_equals_its_formula() -> None:
     attention = CrossAttention(24, 10, 3)
     x, y = torch.randn(2, 5, 24), torch.randn(2, 7, 10)
     q = attention.to_q(x).view(2, 5, 3, 8).transpose(1, 2)
@@ -78,7 +78,7 @@ def test_cross_attention_is_the_written_out_formula() -> None:
         CrossAttention(24, 10, 5)
 
 
-def test_timesteps_are_coded_cosines_first() -> None:
+def test_timestep_embeddings_begin_with_cosines() -> None:
     code = timestep_embedding(torch.tensor([0.0, 250.0]), 8)
     assert code[0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
     assert code[1, 0].item() == pytest.approx(math.cos(250), abs=1e-6)
@@ -104,7 +104,7 @@ def inputs(dtype: torch.dtype, grad: bool) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_written_out_it_is_the_same_with_the_same_gradients(masked: bool) -> None:
+def test_explicit_products_equal_the_fused_kernel_with_gradients(masked: bool) -> None:
     mask = (
         torch.rand(2, 1, 1, 7, generator=torch.Generator().manual_seed(1)) > 0.4 if masked else None
     )
@@ -125,7 +125,7 @@ def test_written_out_it_is_the_same_with_the_same_gradients(masked: bool) -> Non
         torch.testing.assert_close(one.grad.float(), other.grad, atol=4e-2, rtol=4e-2)
 
 
-def test_masked_keys_are_not_looked_at() -> None:
+def test_masked_keys_have_no_effect() -> None:
     queries, keys, values = inputs(torch.bfloat16, True)
     mask = torch.arange(7) < 4
     ours = dot_product_attention(queries, keys, values, mask=mask.expand(2, 1, 1, 7))
@@ -134,12 +134,12 @@ def test_masked_keys_are_not_looked_at() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_without_gradients_it_is_the_fused_kernel(dtype: torch.dtype) -> None:
+def test_without_gradients_the_fused_kernel_is_used(dtype: torch.dtype) -> None:
     q, k, v = inputs(dtype, False)
     assert torch.equal(dot_product_attention(q, k, v), F.scaled_dot_product_attention(q, k, v))
 
 
-def test_under_autocast_it_is_written_out_too() -> None:
+def test_under_autocast_explicit_products_are_used() -> None:
     q, k, v = inputs(torch.float32, True)
     with torch.autocast("cpu", torch.bfloat16):
         ours = dot_product_attention(q, k, v)

@@ -9,7 +9,7 @@ from loci.nn.conv import Conv3d
 
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize(("stride", "padding"), [(1, 1), (2, 0)])
-def test_values_are_those_of_torch(batch: int, stride: int, padding: int) -> None:
+def test_results_equal_torch(batch: int, stride: int, padding: int) -> None:
     torch.manual_seed(0)
     ours = Conv3d(3, 5, 3, stride=stride, padding=padding)
     plain = nn.Conv3d(3, 5, 3, stride=stride, padding=padding)
@@ -19,7 +19,7 @@ def test_values_are_those_of_torch(batch: int, stride: int, padding: int) -> Non
         assert torch.allclose(ours(volume), plain(volume), atol=1e-5)
 
 
-def test_onednn_is_asked_for_one_sample_and_no_other_padding(
+def test_onednn_is_used_for_one_sample_with_zero_padding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[int] = []
@@ -39,7 +39,7 @@ def test_onednn_is_asked_for_one_sample_and_no_other_padding(
     assert asked == ([1] if torch.backends.mkldnn.is_available() else [])
 
 
-def test_gradients_are_kept_where_they_are_wanted() -> None:
+def test_gradients_are_computed_where_needed() -> None:
     torch.manual_seed(0)
     conv = Conv3d(2, 2, 3, padding=1)
     volume = torch.randn(1, 2, 4, 4, 4, requires_grad=True)

@@ -19,7 +19,7 @@ from tests.caching.toy import INTERVAL, Toy, error, run, same, times, tokens
         (lambda: EasyCache(0.2), lambda: EasyCache(0.0)),
     ],
 )
-def test_steps_are_spared_or_none(spared, exact) -> None:
+def test_steps_are_skipped_or_all_evaluated(spared, exact) -> None:
     truth, _ = run(None)
     nothing, all_evaluated = run(exact())
     assert same(nothing, truth)
@@ -31,13 +31,13 @@ def test_steps_are_spared_or_none(spared, exact) -> None:
 
 
 def test_taylorseer_extrapolates_across_the_switch() -> None:
-    """It knows nothing of guidance: that is one of the things it is compared for."""
+    """It does not know about guidance."""
     _, toy = run(TaylorSeer(4))
     after = next(t for t in toy.evaluated if t > INTERVAL[1])
     assert after > next(t for t in times().tolist() if t > INTERVAL[1])
 
 
-def test_easycache_keeps_the_difference_of_velocity_and_state() -> None:
+def test_easycache_reuses_the_difference_of_velocity_and_state() -> None:
     policy, grid = EasyCache(1e9, warmup=2), times(6, 1.0)
     x = {"a": torch.ones(3)}
     for step in range(2):

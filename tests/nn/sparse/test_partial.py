@@ -42,7 +42,7 @@ def parts():
         yield cloud(), SparseConv3(8, 8), VoxelAttention(8, 2, norm=True)
 
 
-def test_all_voxels_as_without_keeping(parts) -> None:
+def test_a_full_evaluation_equals_one_without_a_cache(parts) -> None:
     voxels, conv, attention = parts
     feats = torch.randn(len(voxels), 8)
     plain = network(conv, attention, feats, voxels)
@@ -60,7 +60,7 @@ def test_a_part_is_exact_when_nothing_changed(parts) -> None:
         assert torch.allclose(part, plain[rows], atol=1e-6)
 
 
-def test_parts_that_make_up_the_whole_renew_it(parts) -> None:
+def test_parts_that_cover_all_voxels_update_the_cache(parts) -> None:
     """After every voxel was evaluated again, what is kept is as new, up to the order of turns."""
     voxels, conv, attention = parts
     old, new = torch.randn(2, len(voxels), 8)
@@ -77,7 +77,7 @@ def test_parts_that_make_up_the_whole_renew_it(parts) -> None:
     assert not torch.allclose(after, before[rows], atol=1e-2)
 
 
-def test_a_part_does_not_disturb_the_features_given(parts) -> None:
+def test_a_part_does_not_change_its_input(parts) -> None:
     voxels, conv, attention = parts
     feats, kept = torch.randn(len(voxels), 8), VoxelCache(voxels)
     copy = feats.clone()
@@ -87,7 +87,7 @@ def test_a_part_does_not_disturb_the_features_given(parts) -> None:
     assert torch.equal(feats, copy)
 
 
-def test_what_cannot_be_evaluated_in_part(parts) -> None:
+def test_rows_that_cannot_be_evaluated_are_refused(parts) -> None:
     voxels, conv, attention = parts
     kept, rows = VoxelCache(voxels), blocks(voxels, 2)
     with pytest.raises(ValueError, match="only after"):

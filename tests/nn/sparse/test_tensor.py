@@ -56,7 +56,7 @@ def read(grid: Tensor, voxels: Voxels) -> Tensor:
 @settings(max_examples=40)
 @given(voxel_sets())
 @torch.no_grad()
-def test_convolution_is_the_dense_one_read_at_active_voxels(voxels: Voxels) -> None:
+def test_convolution_equals_the_dense_one_at_active_voxels(voxels: Voxels) -> None:
     conv, feats = SparseConv3(3, 4), features(voxels, 3)
     weight = conv.conv.weight.permute(0, 4, 1, 2, 3)
     expected = F.conv3d(dense(voxels, feats), weight, conv.conv.bias, padding=1)
@@ -66,7 +66,7 @@ def test_convolution_is_the_dense_one_read_at_active_voxels(voxels: Voxels) -> N
 @settings(max_examples=40)
 @given(voxel_sets(items=1), st.randoms(use_true_random=False))
 @torch.no_grad()
-def test_convolution_follows_the_rows_wherever_they_stand(voxels: Voxels, random) -> None:
+def test_convolution_does_not_depend_on_the_order_of_rows(voxels: Voxels, random) -> None:
     order = list(range(len(voxels)))
     random.shuffle(order)
     conv, feats = SparseConv3(3, 4), features(voxels, 3)
@@ -110,7 +110,7 @@ def test_gradients_reach_features_and_weights() -> None:
     )
 
 
-def test_preserved_the_pointwise_weight_is_reread_as_in_by_out() -> None:
+def test_the_pointwise_weight_is_read_as_in_by_out() -> None:
     """The memory of [out, 1, 1, 1, in] is read as an [in, out] matrix."""
     conv, feats = SparseConv1(3, 5), torch.randn(4, 3)
     expected = feats @ conv.conv.weight.flatten().view(3, 5) + conv.conv.bias
@@ -119,7 +119,7 @@ def test_preserved_the_pointwise_weight_is_reread_as_in_by_out() -> None:
     assert not torch.allclose(conv(feats), natural, atol=1e-2)
 
 
-def test_preserved_downsampling_counts_a_zero() -> None:
+def test_downsampling_counts_a_zero() -> None:
     """The mean of k children is their sum over k + 1."""
     voxels = Voxels(torch.tensor([[0, 0, 0, 0], [0, 1, 1, 1], [0, 5, 0, 0]]))
     down = downsample(torch.tensor([[3.0], [6.0], [8.0]]), voxels)
@@ -162,7 +162,7 @@ def written_out(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
 
 
 @given(st.lists(st.integers(-3, 12), min_size=1, max_size=80))
-def test_grouped_attention_is_the_masked_one(labels: list[int]) -> None:
+def test_grouped_attention_equals_masked_attention(labels: list[int]) -> None:
     label = torch.tensor(labels)
     generator = torch.Generator().manual_seed(len(labels))
     q, k, v = torch.randn(3, len(labels), 2, 4, generator=generator).unbind(0)
@@ -180,7 +180,7 @@ def test_groups_never_form_a_matrix_over_all_voxels() -> None:
 
 @settings(max_examples=40)
 @given(voxel_sets(lowest=-5), st.integers(0, 4))
-def test_preserved_windows_shift_without_wrapping(voxels: Voxels, shift: int) -> None:
+def test_windows_shift_without_wrapping(voxels: Voxels, shift: int) -> None:
     """Voxels with equal (coordinate + shift) // side attend to each other."""
     window = voxels.coords.clone()
     window[:, 1:] = (window[:, 1:] + shift) >> 2
@@ -206,7 +206,7 @@ def test_each_item_attends_to_its_own_condition() -> None:
 
 
 @torch.no_grad()
-def test_the_unconditional_answer_is_that_of_a_condition_of_zeros() -> None:
+def test_the_unconditional_output_is_that_of_a_condition_of_zeros() -> None:
     voxels = Voxels(torch.tensor([[0, 1, 1, 1], [0, 2, 2, 2]]))
     attention = VoxelCrossAttention(8, 6, 2)
     torch.nn.init.normal_(attention.to_kv.bias)
@@ -219,7 +219,7 @@ def test_the_unconditional_answer_is_that_of_a_condition_of_zeros() -> None:
 @settings(max_examples=40)
 @given(voxel_sets())
 @torch.no_grad()
-def test_group_norm_sees_one_item_at_a_time(voxels: Voxels) -> None:
+def test_group_norm_is_computed_per_item(voxels: Voxels) -> None:
     norm = SparseGroupNorm(2, 4)
     torch.nn.init.normal_(norm.weight)
     feats = features(voxels, 4)
@@ -254,17 +254,17 @@ def test_layers_keep_bfloat16() -> None:
         (torch.tensor([[1, 0, 0, 0], [0, 0, 0, 0]]), "sorted by item"),
     ],
 )
-def test_coordinates_that_are_none_are_refused(coords: Tensor, message: str) -> None:
+def test_malformed_coordinates_are_refused(coords: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Voxels(coords)
 
 
-def test_voxels_given_twice_are_refused() -> None:
+def test_duplicate_voxels_are_refused() -> None:
     with pytest.raises(ValueError, match="distinct"):
         _ = Voxels(torch.zeros(2, 4, dtype=torch.long)).neighbours
 
 
-def test_no_voxels_are_no_trouble() -> None:
+def test_empty_voxel_sets_work() -> None:
     nothing = Voxels(torch.zeros(0, 4, dtype=torch.long))
     feats = torch.zeros(0, 4)
     assert SparseConv3(4, 2)(feats, nothing).shape == (0, 2)
