@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from loci.bench.report import (
+    FULL_TURN,
     confidence_intervals,
     difference,
     mean_over_seeds,
@@ -14,7 +15,12 @@ from loci.bench.report import (
     table,
     write_json,
 )
+from loci.envs.doom import engine
 from loci.errors import LociError
+
+
+def test_trials_are_longer_than_the_full_turn_of_the_engine() -> None:
+    assert FULL_TURN == engine.FULL_TURN
 
 
 def test_a_table_lines_up() -> None:

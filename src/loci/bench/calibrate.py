@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loci.bench.data import check_objects, check_walks
 from loci.bench.report import write_json
 from loci.bench.tolerances import fit_scale, tolerance_report, tolerance_table
-from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
 from loci.errors import LociError
 from loci.io.files import check_writable
 from loci.io.models import SHIPPED
 
-Calibrated = tuple[ModelCalibration, dict[str, dict[str, Any]]]
+if TYPE_CHECKING:
+    from loci.caching.calibration import ModelCalibration
+
+
+Calibrated = tuple["ModelCalibration", dict[str, dict[str, Any]]]
 """A calibration, and by stage how well tolerances are kept with it."""
 
 
@@ -51,15 +54,15 @@ def calibrate(
     folder = SHIPPED / model if (SHIPPED / model).is_dir() else Path(model)
     if not folder.is_dir():
         raise LociError(f"{model}: no such model folder, expected one or a shipped model")
-    check_writable(folder / CALIBRATION_NAME)
+    is_lifter = (folder / "lifter.json").is_file()
+    data = data or Path("runs/objects" if is_lifter else "runs/data")
+    (check_objects if is_lifter else check_walks)(data, "train", "test")
 
     from tqdm import tqdm
 
-    from loci.objects.presets import LIFTER_NAME
+    from loci.caching.calibration import CALIBRATION_NAME
 
-    is_lifter = (folder / LIFTER_NAME).is_file()
-    data = data or Path("runs/objects" if is_lifter else "runs/data")
-    (check_objects if is_lifter else check_walks)(data, "train", "test")
+    check_writable(folder / CALIBRATION_NAME)
     run = calibrate_lifter if is_lifter else calibrate_world
     with tqdm(total=train + held_out) as bar:
 
@@ -93,6 +96,7 @@ def calibrate_lifter(
         run_tolerances,
     )
     from loci.bench.objects.cases import HeldOutObjects
+    from loci.caching.calibration import ModelCalibration
     from loci.objects.lifter import Lifter
 
     lifter = Lifter.from_pretrained(folder, device, keep=True)
@@ -120,6 +124,7 @@ def calibrate_world(
 ) -> Calibrated:
     """Of the chunks of a walk; arguments as of `calibrate`."""
     from loci.bench.world.calibrate import read_walks, walk_errors
+    from loci.caching.calibration import ModelCalibration
     from loci.world.world import World
 
     world = World.from_pretrained(folder, device)

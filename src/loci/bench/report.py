@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loci.envs.doom.engine import FULL_TURN
 from loci.errors import LociError
 from loci.io.files import replacing
 
+FULL_TURN = 48
+"""Frames of a full turn in Doom, as in `loci.envs.doom.engine`, which imports torch."""
 Cell = str | int | float | None
 
 

@@ -38,13 +38,13 @@ def tolerance_report(
     percentile, and the share within the tolerance."""
     rows = []
     for tolerance in sorted({e.tolerance for e in errors}):
-        own = np.array([e.error for e in errors if e.tolerance == tolerance])
+        at_tolerance = np.array([e.error for e in errors if e.tolerance == tolerance])
         rows.append(
             {
                 "tolerance": tolerance,
-                "mean_error": float(own.mean()),
-                "error_90th_percentile": float(np.quantile(own, 0.9)),
-                "share_within": float((own <= tolerance).mean()),
+                "mean_error": float(at_tolerance.mean()),
+                "error_90th_percentile": float(np.quantile(at_tolerance, 0.9)),
+                "share_within": float((at_tolerance <= tolerance).mean()),
             }
         )
     return {"calibration": calibration, "held_out": rows}

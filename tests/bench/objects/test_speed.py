@@ -26,7 +26,7 @@ from loci.caching.error_budget import ErrorScale
 from loci.errors import LociError
 from loci.objects import runner
 from loci.objects.lifter import Lifter
-from loci.objects.parts import GivenParts
+from loci.objects.parts import LoadedParts
 from loci.objects.placement.pose import MatrixPose
 from loci.objects.sampling import StructureSampling
 from tests.objects.lifters import (
@@ -180,7 +180,7 @@ def test_distance_to_exact_sees_a_shift(lifter: Lifter) -> None:
 
 def test_tolerances_are_run_with_a_calibration() -> None:
     config = small_config(structure=StructureSampling(steps=8))
-    lifter = Lifter(config, GivenParts(small_modules()), keep=True)
+    lifter = Lifter(config, LoadedParts(small_modules()), keep=True)
     none = ModelCalibration()
     strict = ModelCalibration(structure=ErrorScale(1e3), latents=ErrorScale(1e3))
     free, held = (run_tolerances(lifter, [case()], given, seed=0) for given in (none, strict))

@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from loci.bench.data import check_objects
-from loci.bench.objects.cases import Case
-from loci.bench.objects.metrics import Prediction
 from loci.bench.report import QUICK_OBJECTS, ObjectPlan, ratio, table, write_json
 from loci.errors import LociError
 from loci.io.files import check_writable
-from loci.objects.costs import StageCost
 
 if TYPE_CHECKING:
     from loci.bench.objects.bounds import VAEReconstruction
-    from loci.bench.objects.cases import HeldOutObjects
-    from loci.bench.objects.metrics import Scores
+    from loci.bench.objects.cases import Case, HeldOutObjects
+    from loci.bench.objects.metrics import Prediction, Scores
     from loci.data.objects.dataset import ObjectSet
+    from loci.objects.costs import StageCost
     from loci.objects.lifter import Lifter
 
 
@@ -100,6 +98,8 @@ def lift(
     lifter: Lifter, case: Case, with_pointmap: bool, seed: int, guesses: int | None = None
 ) -> LiftedCase:
     """The case's object as a user lifts it; without a pointmap in the nominal pose."""
+    from loci.bench.objects.metrics import Prediction
+
     pointmap = case.pointmap if with_pointmap else None
     try:
         asset = lifter(case.pixels, case.mask, pointmap, seed, guesses=guesses)
@@ -150,9 +150,9 @@ def measure(
         case = held_out.case(index)
         row: dict[str, Any] = {"name": case.name, "view": case.view}
         for column, true_pose in zip(BASELINES, (case.pose, case.nominal), strict=True):
-            lifted = lift(lifter, case, column == "with_pointmap", held_out.seed, guesses)
-            lifts[column].append(lifted)
-            row[column] = score(lifted.prediction, case, true_pose)
+            result = lift(lifter, case, column == "with_pointmap", held_out.seed, guesses)
+            lifts[column].append(result)
+            row[column] = score(result.prediction, case, true_pose)
         rows.append(row)
     _check_any(lifts)
     retrieval = Retrieval(
@@ -179,15 +179,15 @@ def measure(
         "failures": {
             column: {
                 row["name"]: one.failure
-                for row, one in zip(rows, own, strict=True)
+                for row, one in zip(rows, lifted, strict=True)
                 if one.prediction is None
             }
-            for column, own in lifts.items()
+            for column, lifted in lifts.items()
         },
         "relative_to_bounds": {
             column: relative_to_bounds(scores_by_column, column) for column in BASELINES
         },
-        "stages": stage_costs(one for own in lifts.values() for one in own),
+        "stages": stage_costs(one for lifted in lifts.values() for one in lifted),
         "by_object": [_plain(row) for row in rows],
         "seconds": time.perf_counter() - began,
         "notes": list(NOTES),
@@ -243,7 +243,7 @@ def describe(results: dict[str, Any]) -> str:
 
 def _check_any(lifts: dict[str, list[LiftedCase]]) -> None:
     """Failures alone mean that the model is at fault, not an object."""
-    if all(one.prediction is None for own in lifts.values() for one in own):
+    if all(one.prediction is None for lifted in lifts.values() for one in lifted):
         raise LociError(f"no object can be lifted: {lifts['with_pointmap'][0].failure}")
 
 

@@ -171,8 +171,8 @@ def _voxel_share(prediction: Prediction | None, exact: Prediction | None) -> flo
     if prediction is None or exact is None:
         return 1.0
     models = prediction.model, exact.model
-    own, all_of_them = (len(model) if isinstance(model, Gaussians) else 1 for model in models)
-    return own / all_of_them
+    few, all_of_them = (len(model) if isinstance(model, Gaussians) else 1 for model in models)
+    return few / all_of_them
 
 
 def lift_case(

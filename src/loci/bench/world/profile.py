@@ -83,11 +83,11 @@ def measure(
         "stages": {name: stage.seconds / chunks for name, stage in stats.stages.items()},
         "rows": {
             name: {
-                "seconds": statistics.median(own),
-                "speedup": statistics.median(a / b for a, b in zip(baseline, own, strict=True)),
+                "seconds": statistics.median(times),
+                "speedup": statistics.median(a / b for a, b in zip(baseline, times, strict=True)),
                 "difference": differences[name],
             }
-            for name, own in seconds.items()
+            for name, times in seconds.items()
         },
     }
 

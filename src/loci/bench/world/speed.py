@@ -208,12 +208,12 @@ def _revisits(
         walks = walk_in_turn(worlds, state, trial.way_back)
         exact = next(iter(walks.values())).frames
         for name, walk in walks.items():
-            own = scores[name]
-            own.add(walk)
-            own.revisit.append(psnr(walk.frames[trial.hidden], trial.truth[trial.hidden]))
-            own.to_exact.append(psnr(walk.frames, exact))
+            method = scores[name]
+            method.add(walk)
+            method.revisit.append(psnr(walk.frames[trial.hidden], trial.truth[trial.hidden]))
+            method.to_exact.append(psnr(walk.frames, exact))
             first = slice(0, world.chunk)
-            own.first_chunk.append(psnr(walk.frames[first], exact[first]))
+            method.first_chunk.append(psnr(walk.frames[first], exact[first]))
 
 
 def _free_walk(
