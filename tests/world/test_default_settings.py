@@ -1,0 +1,101 @@
+"""The default settings of worlds."""
+
+from dataclasses import asdict
+
+import pytest
+
+from loci.world.conditioning import ActionEncoderConfig
+from loci.world.config import SamplingConfig, WorldConfig
+from loci.world.text import TextEncoderConfig
+from loci.world.transformer import TransformerConfig
+
+DEFAULTS = [
+    (
+        ActionEncoderConfig,
+        {"vocabulary": 10, "embedding": 256, "hidden": 512, "groups": 2, "strides": (2, 2)},
+    ),
+    (SamplingConfig, {"steps": 30, "shift": 7.0, "even": False, "guidance": 5.0}),
+    (
+        WorldConfig,
+        {
+            "size": None,
+            "fps": 30,
+            "chunk": 80,
+            "overlap": True,
+            "reencode": True,
+            "lag": False,
+            "codec": "wan",
+            "text": True,
+            "moves": (),
+            "views": (),
+            "action_scale": None,
+            "fov": None,
+            "sampling": {"steps": 30, "shift": 7.0, "even": False, "guidance": 5.0},
+            "memory": {
+                "hierarchy": {
+                    "window": 64,
+                    "budget": 20,
+                    "recent": 0,
+                    "follow": "age",
+                    "keyframes": 0,
+                },
+                "exact": {"direct_limit": 80, "window": 64, "windows": 5},
+                "batch": 16,
+            },
+        },
+    ),
+    (
+        TextEncoderConfig,
+        {
+            "vocabulary": 256384,
+            "dim": 4096,
+            "heads": 64,
+            "head_dim": 64,
+            "ffn_dim": 10240,
+            "layers": 24,
+            "buckets": 32,
+            "max_distance": 128,
+            "length": 512,
+        },
+    ),
+    (
+        TransformerConfig,
+        {
+            "dim": 1536,
+            "ffn_dim": 8960,
+            "layers": 30,
+            "heads": 12,
+            "frequencies": 256,
+            "latent_channels": 16,
+            "mask_channels": 4,
+            "text_width": 4096,
+            "eps": 1e-06,
+            "actions": {
+                "vocabulary": 10,
+                "embedding": 256,
+                "hidden": 512,
+                "groups": 2,
+                "strides": (2, 2),
+            },
+            "memory": {
+                "in_channels": 16,
+                "out_channels": 16,
+                "hidden": 256,
+                "heads": 8,
+                "blocks_per_level": 2,
+                "spatial_stride": 1,
+                "groups": 32,
+            },
+            "pose_rotary": None,
+            "memory_stream": "evolving",
+            "prediction": "velocity",
+            "round_timestep": True,
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("config", "defaults"), DEFAULTS)
+def test_default_settings(config: type, defaults: dict) -> None:
+    """Models saved without a setting are loaded with its default."""
+    assert asdict(config()) == defaults
