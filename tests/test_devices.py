@@ -25,7 +25,7 @@ from loci.objects.lifter import Lifter
 from loci.objects.parts import LoadedParts
 from loci.objects.placement.refinement import RefinementConfig
 from loci.train.world.batches import HistorySpec
-from loci.train.world.train import TrainingStage
+from loci.train.world.config import TrainingStage
 from loci.world.walk_file import load_walk, save_walk
 from loci.world.world import World
 from tests.objects.lifters import (

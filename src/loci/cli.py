@@ -78,7 +78,7 @@ COMMANDS = {
     "train world": Command(
         "loci.train.world.train:train_world",
         "Train the world model.",
-        configs="loci.train.world.train:CONFIGS",
+        configs="loci.train.world.config:CONFIGS",
     ),
     "train structure-vae": Command(
         "loci.train.structure.vae:train_structure_vae",

@@ -12,7 +12,8 @@ from loci.actions import UNCERTAIN
 from loci.data.recordings import Clip, write_recordings
 from loci.envs.base import EnvironmentInfo
 from loci.train.world.batches import HistorySpec
-from loci.train.world.train import TrainingStage, WorldTraining, train_world
+from loci.train.world.config import TrainingStage, WorldTraining
+from loci.train.world.train import train_world
 from loci.world.world import World
 from tests.bench.object_folders import write_tables
 from tests.train.slat.test_flow import TINY as SLAT
