@@ -366,6 +366,18 @@ def test_a_walk_is_refused_before_its_first_chunk() -> None:
         world.walk(world.start(PICTURE), [(1, 0)] * 9 + [(2, 0)])
 
 
+@pytest.mark.parametrize("lag", [True, False])
+def test_a_known_history_is_remembered_up_to_the_local_frame(lag: bool) -> None:
+    world, latents = small_world(lag=lag), torch.randn(1, 16, 3, 4, 4)
+    poses = torch.randn(1, 3, 3, dtype=torch.float64)
+    state = world.begin(latents, poses)
+    assert state.memory.length == 3 - lag
+    assert state.memory.tail_poses is not None
+    assert torch.equal(state.memory.tail_poses, poses[:, : 3 - lag])
+    assert torch.equal(state.local, latents[:, :, -1:])
+    assert torch.equal(state.pose, poses[:, -1])
+
+
 def test_latents_of_several_walks_are_those_of_each() -> None:
     world = small_world()
     latents = torch.randn(2, 16, 3, 4, 4)

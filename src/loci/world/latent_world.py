@@ -154,7 +154,7 @@ class LatentWorld:
             memory=memory,
             codec=codec or {},
             local=latents[:, :, -1:].clone(),
-            pose=poses[:, -1].double(),
+            pose=poses[:, -1].cpu().double(),
             prompt=prompt,
         )
 
