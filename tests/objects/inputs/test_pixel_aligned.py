@@ -95,3 +95,13 @@ def test_nothing_is_seen_behind_the_camera() -> None:
     assert color[:64].abs().max() == 0
     assert (behind[:64] == 1).all()
     assert rows.isfinite().all()
+
+
+def test_the_depth_buffer_is_that_of_the_training_of_home() -> None:
+    """One cell for all in this large picture, so that a voxel at the corner is in front of all."""
+    large = 4 * SIZE
+    centres = torch.cat([plate(4), plate(0)[:1]])
+    rgb, mask = torch.ones(3, large, large), torch.ones(1, large, large)
+    _, _, behind = parts_of(pixel_aligned(centres, 1 / RESOLUTION, FRONT, rgb, mask))
+    assert behind[:64].min() > 0.8
+    assert behind[64].max() < 0.3

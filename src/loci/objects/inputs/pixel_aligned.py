@@ -24,9 +24,9 @@ ALIGNED_CHANNELS = OCTANTS * OCTANT_CHANNELS
 
 COLOR_CELLS = 2.0
 """Cells of the resized crop per voxel, of which colours are sampled."""
-DEPTH_CELLS, MIN_DEPTH_CELLS = 1.5, 0.8
-"""Cells of the depth buffer per voxel, and at most per pixel distance of two octants: coarse enough
-that a surface of voxels leaves no gaps."""
+DEPTH_CELLS, MAX_DEPTH_CELLS = 1.5, 0.8
+"""Cells of the depth buffer per voxel, and their largest number as a factor of the resized crop's
+side over the pixels between two octants: so coarse that a surface of voxels leaves no gaps."""
 MAX_DEPTH = 4.0
 """Depth behind the nearest point, in voxels, at which the feature is 1."""
 
@@ -67,10 +67,11 @@ def pixel_aligned(
     sampled = F.grid_sample(resized, grid, align_corners=False)[0, :, 0].T
     sampled = sampled * in_front[:, None]
     color, coverage = 2 * sampled[:, :3] - sampled[:, 3:], sampled[:, 3:]
-    # Small objects have voxels that are far apart in the crop.
+    # The distance is in pixels of the picture and the side in cells of the resized crop, as `home`
+    # was trained: with larger pictures the depth buffer becomes coarser.
     near = float(depth[in_front].median()) if in_front.any() else torch.inf
     pixels = voxel_size / 2 * camera.focal((rgb.shape[-2], rgb.shape[-1])) / near
-    cells = min(DEPTH_CELLS / voxel_size, MIN_DEPTH_CELLS * crop.shape[-1] / max(pixels, 1e-6))
+    cells = min(DEPTH_CELLS / voxel_size, MAX_DEPTH_CELLS * side / max(pixels, 1e-6))
     behind = _depth_behind(position, depth, in_front, max(1, round(cells)))
     behind = (behind / (MAX_DEPTH * voxel_size)).clamp(0, 1)
     features = torch.cat([coverage, color, behind[:, None]], dim=1)
