@@ -97,9 +97,9 @@ def load_lite_weights(features: LiteFeatures, path: Path | None = None) -> None:
             assert isinstance(module, LiteBlock)
             name = f"_blocks.{number}."
             if module.widen is not None:
-                _fold(module.widen, tensors, name + "_expand_conv", own + "_bn0")
-            _fold(module.look, tensors, name + "_depthwise_conv", own + "_bn1")
-            _fold(module.narrow, tensors, name + "_project_conv", own + "_bn2")
+                _fold(module.widen, tensors, name + "_expand_conv", name + "_bn0")
+            _fold(module.look, tensors, name + "_depthwise_conv", name + "_bn1")
+            _fold(module.narrow, tensors, name + "_project_conv", name + "_bn2")
     except (KeyError, RuntimeError) as error:
         raise LociError(f"weights of EfficientNet-lite0 expected: {error}") from error
 
