@@ -204,11 +204,25 @@ def test_bfloat16_keeps_to_its_type_and_rounds_the_timestep_only_when_asked() ->
 def test_saved_and_loaded_a_model_is_the_same(tmp_path: Path) -> None:
     model, inputs = randomised(pose_rotary_config()), reckoned_inputs()
     model.save_pretrained(tmp_path / "m")
-    # Weights that require gradients, or lie at other alignments, are multiplied by other kernels.
+    # Weights that require gradients are multiplied by other kernels.
     loaded = WorldTransformer.from_pretrained(tmp_path / "m").requires_grad_(False)
     assert loaded.config == model.config
     noisy, timestep = noise_for(inputs, 4), torch.tensor([900.0, 200.0])
     assert torch.equal(loaded(noisy, timestep, **inputs), model(noisy, timestep, **inputs))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_weights_that_are_not_finite_are_damaged(
+    tmp_path: Path, dtype: torch.dtype, value: float
+) -> None:
+    model = randomised(pose_rotary_config())
+    model.save_pretrained(tmp_path, dtype)
+    WorldTransformer.from_pretrained(tmp_path)
+    model.head.head.bias[3] = value
+    model.save_pretrained(tmp_path, dtype)
+    with pytest.raises(LociError, match=r"not finite: head\.head\.bias"):
+        WorldTransformer.from_pretrained(tmp_path)
 
 
 def test_missing_and_misshapen_weights_are_named(tmp_path: Path) -> None:
