@@ -61,3 +61,10 @@ def test_both_sides_shrink_as_in_opencv() -> None:
     # Means of four pixels are rounded half up: 0.5, 0.25, 254.75 and 2.5.
     pixels = [[0, 1, 0, 0], [0, 1, 0, 1], [255, 254, 3, 1], [255, 255, 3, 3]]
     assert area_resized(torch.tensor(pixels, dtype=torch.uint8), 2).tolist() == [[1, 0], [255, 3]]
+
+
+def test_one_side_stays_and_the_other_shrinks_as_in_opencv() -> None:
+    wide = [[0, 5, 15, 31], [55, 84, 118, 158], [208, 46, 68, 132], [208, 70, 116, 204]]
+    high = [[7, 11, 18, 26], [80, 98, 118, 140], [65, 97, 131, 131], [106, 152, 199, 141]]
+    assert area_resized(squares(4, 7), 4).tolist() == wide
+    assert area_resized(squares(7, 4), 4).tolist() == high
