@@ -180,3 +180,10 @@ def test_states_saved_under_former_names_are_read() -> None:
     hierarchy = metadata["config"]["hierarchy"]
     hierarchy["keepsakes"] = hierarchy.pop("keyframes")
     same(memory.tokens(memory.from_state_dict(former, metadata)), memory.tokens(state))
+
+
+def test_of_the_two_nearest_the_one_between_the_others_goes() -> None:
+    between_first = [(10.0, 0.0, 0.0), (0.0, 0.0, 0.0), (30.0, 0.0, 0.0)]
+    assert numbers(select_keyframes(None, views(between_first), 2)) == [1, 2]
+    between_second = [(0.0, 0.0, 0.0), (10.0, 0.0, 0.0), (30.0, 0.0, 0.0)]
+    assert numbers(select_keyframes(None, views(between_second), 2)) == [0, 2]
