@@ -273,3 +273,10 @@ def test_a_token_policy_selects_where_tokens_can_be_evaluated_in_part(has_partia
     assert calls == ["all", "some" if has_partial else "all"]
     # Each step is half of the way; the second token keeps the first velocity if it is left out.
     assert end["x"][:, 0].tolist() == [-1.5, -1.0 if has_partial else -1.5]
+
+
+@pytest.mark.parametrize("strength", [0.25, 1.0])
+def test_any_strength_above_zero_guides(strength: float) -> None:
+    conditional, unconditional = (lambda state, t, v=v: {"x": torch.tensor(v)} for v in (3.0, 1.0))
+    velocity = interval_guidance(conditional, unconditional, strength)
+    assert velocity({}, torch.zeros(1))["x"].item() == 3 + 2 * strength
