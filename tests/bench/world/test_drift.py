@@ -53,7 +53,8 @@ def test_alive_compares_the_end_with_the_beginning() -> None:
     contrasts[-WINDOW - 1] = 1e9  # just before the last window
     walk = LongWalk(gradient, contrasts, {})
     assert walk.alive(4096) == {"gradient": 0.25, "contrast": 1.0}
-    assert walk.alive(2048)["gradient"] == 7 / 8  # windows of 256 frames
+    short = LongWalk(np.arange(64.0), np.ones(64), {})  # windows of 8 frames
+    assert short.alive(64) == {"gradient": 59.5 / 3.5, "contrast": 1.0}
 
 
 def test_a_long_walk_measures_every_frame_and_keeps_some() -> None:
