@@ -15,7 +15,7 @@ GROUPS = [
     ["caching"],
     ["memory", "geometry", "codecs"],
     ["world", "objects"],
-    ["envs"],
+    ["envs", "gym"],
     ["data"],
     ["train"],
     ["bench"],
