@@ -1,9 +1,15 @@
 """Options and settings of the test suite."""
 
+import os
 from pathlib import Path
+
+# Threads that wait for each other by spinning take ten times longer beside a busy core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings
+
+from .pretend_device import prepare
 
 # No deadlines: a busy machine is not a failure. Derandomised: a failure can be run again.
 settings.register_profile("loci", deadline=None, derandomize=True, database=None)
@@ -34,3 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"--fixtures {folder}: expected a folder with pairs of NAME.json and NAME.safetensors"
         )
+
+
+def pytest_sessionstart() -> None:
+    prepare()

@@ -188,6 +188,14 @@ def _register() -> None:
         backend_registration._setup_privateuseone_for_python_backend(NAME, _Backend())
 
 
+def prepare() -> None:
+    """Before the first backward pass of a process: autograd counts its devices only once."""
+    _register()
+    _Backend.available = True
+    torch.zeros(1, requires_grad=True).sum().backward()
+    _Backend.available = False
+
+
 @pytest.fixture
 def pretend(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """The pretend accelerator, there until the test ends."""

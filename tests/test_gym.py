@@ -96,6 +96,7 @@ def test_the_reward_is_the_users() -> None:
 
 def test_flat_actions_are_every_move_and_every_turn() -> None:
     flat = FlatActions(env())
+    assert isinstance(flat.action_space, gymnasium.spaces.Discrete)
     assert flat.action_space.n == len(flat.pairs) == len(flat.names)
     assert len(set(flat.names)) == len(flat.names)
     flat.reset(seed=0)

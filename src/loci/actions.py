@@ -192,7 +192,8 @@ def check_known(
     """
     streams = (("move", MOVES, _MOVE_KEYS, moves), ("view", VIEWS, _VIEW_KEYS, views))
     for column, (stream, names, keys, known) in enumerate(streams):
-        strange = np.flatnonzero(~np.isin(actions[:, column], known)) if len(known) else ()
+        unknown = ~np.isin(actions[:, column], known or range(len(names)))
+        strange = np.flatnonzero(unknown)
         if len(strange):
             frame, worst = strange[0] + 1, actions[strange[0], column]
             expected = ", ".join(f"{names[i]} ({keys[i]})" if keys[i] else names[i] for i in known)

@@ -61,6 +61,7 @@ def test_what_was_written_is_read(folder: Path) -> None:
     assert shards.frames.shape == (5, 3, 4, 4, 3)
     assert shards.labels["map_seeds"].tolist() == [0, 1, 2, 3, 4]
     assert (shards.frames[2:4] == arrays(2, 2)["frames"]).all()
+    assert shards.poses is not None
     assert (shards.poses[4:] == arrays(1, 4)["poses"]).all()
     assert shards.meta == META
     assert sorted(p.name for p in folder.iterdir())[0] == "meta.json", "drafts left behind"

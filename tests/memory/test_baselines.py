@@ -15,7 +15,7 @@ class FirstOfFour:
     def encode(self, latents: Tensor, poses: Tensor | None) -> Tensor:
         return latents[:, :, ::4]
 
-    def merge(self, held: Tensor, poses: Tensor | None) -> Tensor:
+    def merge(self, tokens: Tensor, poses: Tensor | None) -> Tensor:
         raise AssertionError("the baselines have one level only")
 
 

@@ -40,10 +40,10 @@ class SmallCompressor(nn.Module):
         self.windows += len(latents)
         return self.coarse(torch.tanh(self.fine(with_poses(latents, poses))))
 
-    def merge(self, held: Tensor, poses: Tensor | None) -> Tensor:
-        assert held.shape[2] == 4
-        self.groups += len(held)
-        return self.coarse(torch.tanh(self.again(with_poses(held, poses))))
+    def merge(self, tokens: Tensor, poses: Tensor | None) -> Tensor:
+        assert tokens.shape[2] == 4
+        self.groups += len(tokens)
+        return self.coarse(torch.tanh(self.again(with_poses(tokens, poses))))
 
 
 def with_poses(x: Tensor, poses: Tensor | None) -> Tensor:

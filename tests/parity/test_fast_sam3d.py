@@ -20,8 +20,8 @@ from loci.caching.spectral import grey, token_scores, windowed_grey
 from loci.caching.stats import CountingPolicy, StageStats
 from loci.flow import Rows, State, StepPolicy, rescaled_times, sample
 from loci.nn.sparse.tensor import Voxels
-from loci.objects.models.slat_flow import LatentStatistics
-from loci.objects.sampling import SlatSampling, sample_latents
+from loci.objects.models.slat_flow import SlatStatistics
+from loci.objects.sampling import SlatSampling, sample_slat
 from tests.parity.conftest import Fixture
 from tests.parity.test_sam3d_stage2 import error, latent_flow
 
@@ -108,7 +108,7 @@ def test_token_selection(fixture: Fixture) -> None:
 def test_fast_latent_sampler(fixture: Fixture) -> None:
     c, given = fixture.sidecar["config"], fixture.inputs
     flow, voxels = latent_flow(fixture, c["model"]), Voxels(given["coords"])
-    plain = LatentStatistics((0.0,) * 8, (1.0,) * 8)
+    plain = SlatStatistics((0.0,) * 8, (1.0,) * 8)
     for run, r in c["runs"].items():
         expected = under(fixture.outputs, f"{run}/")
         config = CarvingConfig(
@@ -121,7 +121,7 @@ def test_fast_latent_sampler(fixture: Fixture) -> None:
             states.append(state["latents"])
             rates.append(policy.rate)
 
-        last = sample_latents(
+        last = sample_slat(
             flow,
             given["cond"],
             voxels,

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from loci.flow import TIMESTEPS, euler_timesteps, flow_loss, guided, noised, sample
+from loci.flow import TIMESTEPS, add_noise, batched_guidance, euler_timesteps, flow_loss, sample
 from loci.io.weights import load_strict
 from loci.memory.hpmc import HPMCConfig, HPMCEncoder, WindowPlan, published_memory
-from loci.nn.norms import gated
-from loci.nn.rotary import grid_rotation
+from loci.nn.norms import gated_residual
+from loci.nn.rotary import grid_rotary_embedding
 from loci.world.block import Block
 from loci.world.conditioning import ActionEncoder, ActionEncoderConfig, Actions, Prompt
 from loci.world.transformer import TransformerConfig, WorldTransformer
@@ -109,7 +109,7 @@ def rotary_table(sidecar: dict, positions: int = 64) -> tuple[torch.Tensor, torc
     time, rows, columns = sidecar["rope_pairs"]
     lengths = ((positions, 1, 1), (1, positions, 1), (1, 1, positions))
     ranges = (slice(0, time), slice(time, time + rows), slice(time + rows, time + rows + columns))
-    axes = [grid_rotation(*length, sidecar["head_dim"]) for length in lengths]
+    axes = [grid_rotary_embedding(*length, sidecar["head_dim"]) for length in lengths]
     cos = torch.cat([axis.cos[:, r] for axis, r in zip(axes, ranges, strict=True)], dim=1)
     sin = torch.cat([axis.sin[:, r] for axis, r in zip(axes, ranges, strict=True)], dim=1)
     return cos, sin
@@ -121,7 +121,7 @@ def test_block(fixture: Fixture) -> None:
     block = Block(s["dim"], s["ffn_dim"], s["num_heads"], text=True, eps=s["eps"])
     load_strict(block, fixture.weights, fixture.name)
     rows, columns = s["grid"]
-    at = grid_rotation(s["memory_frames"] + s["noisy_frames"], rows, columns, s["head_dim"])
+    at = grid_rotary_embedding(s["memory_frames"] + s["noisy_frames"], rows, columns, s["head_dim"])
     for name, ours in zip(("cos", "sin"), rotary_table(s), strict=True):
         assert relative_error(ours, expected[f"rope_{name}"]) < LIMIT
 
@@ -133,7 +133,7 @@ def test_block(fixture: Fixture) -> None:
 
     attended = block.attend_memory(memory, still, memory_at)
     assert relative_error(attended, expected["attn_memory"]) < LIMIT
-    after = gated(memory, attended, still.gate1)
+    after = gated_residual(memory, attended, still.gate1)
     assert relative_error(after, expected["after_self_attn_memory"]) < LIMIT
     keys = block.memory_keys(block.norm(memory), memory_at, now)
     assert relative_error(block.attend(noisy, now, noisy_at, keys), expected["attn_noisy"]) < LIMIT
@@ -167,7 +167,9 @@ def test_sampler(fixture: Fixture) -> None:
     context = model.context(**conditions(given, history, model))
     states = []
     result = sample(
-        guided(lambda x, t: {"video": model.velocity(x["video"], t, context)}, s["guidance_scale"]),
+        batched_guidance(
+            lambda x, t: {"video": model.velocity(x["video"], t, context)}, s["guidance_scale"]
+        ),
         {"video": given["noise"]},
         timesteps,
         on_step=lambda step, state: states.append(state["video"]),
@@ -184,7 +186,7 @@ def test_training_loss(fixture: Fixture) -> None:
         data, noise, timestep = (given[k] for k in ("target_latents", "noise", "timestep"))
         model.zero_grad()
         with torch.enable_grad():
-            noisy = noised(data, noise, timestep / TIMESTEPS)
+            noisy = add_noise(data, noise, timestep / TIMESTEPS)
             velocity = model(noisy, timestep, **conditions(given, given["history"], model))
             loss = flow_loss(velocity, data, noise)
             loss.sum().backward()

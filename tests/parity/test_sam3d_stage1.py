@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from loci.flow import TIMESTEPS, Always, State, rescaled_times
+from loci.flow import TIMESTEPS, EvaluateAll, State, rescaled_times
 from loci.io.weights import load_strict
-from loci.objects.inputs.preprocess import latent_inputs, structure_inputs
+from loci.objects.inputs.preprocess import slat_inputs, structure_inputs
 from loci.objects.models.condition import (
     CROPPED,
     FULL,
@@ -143,7 +143,7 @@ def test_preprocess(fixture: Fixture) -> None:
     for prefix in ("pointmap", "rgb_pointmap"):
         tensors |= {f"{prefix}_{k}": v for k, v in ours.normaliser._asdict().items()}
     all_close(tensors, under(fixture.outputs, "stage1/"), FORMULA)
-    second = latent_inputs(given["rgb"], given["mask"], c["size"])
+    second = slat_inputs(given["rgb"], given["mask"], c["size"])
     all_close({k: v[0] for k, v in second.items()}, under(fixture.outputs, "stage2/"), FORMULA)
 
 
@@ -194,7 +194,7 @@ def test_structure_flow(fixture: Fixture) -> None:
     all_close(flow(x, t, torch.zeros_like(cond)), unconditional, NETWORK)
 
 
-class Witness(Always):
+class Witness(EvaluateAll):
     """Writes down what every evaluation returned."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from loci.geometry.mesh.flexicubes import Cubes, activated, deviation, extract_i
 from loci.geometry.mesh.from_features import features_to_mesh
 from loci.geometry.mesh.mesh import Mesh
 from loci.io.weights import load_strict
-from loci.nn.sparse.conv import RereadPointwise, SparseConv3
+from loci.nn.sparse.conv import SparseConv1, SparseConv3
 from loci.nn.sparse.tensor import SparseGroupNorm, Voxels, downsample, subdivide, upsample
 from loci.objects.models.slat_decoders import (
     GaussianDecoder,
@@ -29,12 +29,12 @@ from loci.objects.models.slat_decoders import (
     perturbation,
 )
 from loci.objects.models.slat_flow import (
-    LatentStatistics,
     SlatFlow,
     SlatFlowConfig,
+    SlatStatistics,
     SparseResidualBlock,
 )
-from loci.objects.sampling import SlatSampling, sample_latents
+from loci.objects.sampling import SlatSampling, sample_slat
 from tests.parity.conftest import Fixture
 
 NETWORK, SAMPLER, FORMULA = 1e-4, 2e-4, 1e-5
@@ -67,7 +67,7 @@ def test_sparse_ops(fixture: Fixture) -> None:
     sizes = c["conv"]["in_channels"], c["conv"]["out_channels"]
     conv3 = loaded(SparseConv3(*sizes), fixture, "conv3.")
     assert error(conv3(feats, voxels), expected["conv3"]) < NETWORK
-    conv1 = loaded(RereadPointwise(*sizes), fixture, "conv1.")
+    conv1 = loaded(SparseConv1(*sizes), fixture, "conv1.")
     assert error(conv1(feats), expected["conv1"]) < NETWORK
 
     down = downsample(feats, voxels)
@@ -296,7 +296,7 @@ def test_flexicubes_random(fixture: Fixture) -> None:
 def test_sampler(fixture: Fixture) -> None:
     c, given, expected = fixture.sidecar["config"], fixture.inputs, fixture.outputs
     flow, voxels = latent_flow(fixture, c["model"]), Voxels(given["coords"])
-    statistics = LatentStatistics(tuple(c["slat_mean"]), tuple(c["slat_std"]))
+    statistics = SlatStatistics(tuple(c["slat_mean"]), tuple(c["slat_std"]))
     for name, run in c["runs"].items():
         times = rescaled_times(run["steps"], run["rescale_t"])
         assert error(times, expected[f"{name}/t_seq"]) < FORMULA
@@ -305,7 +305,7 @@ def test_sampler(fixture: Fixture) -> None:
             run["steps"], run["rescale_t"], run["cfg_strength"], interval, statistics
         )
         states = []
-        denormalised = sample_latents(
+        denormalised = sample_slat(
             flow,
             given["cond"],
             voxels,

@@ -406,14 +406,14 @@ def test_wrong_types_are_named() -> None:
     world = small_world()
     state = world.start(PICTURE)
     for call, words in (
-        (lambda: world.start(None), "a picture of type NoneType"),
-        (lambda: world.start(torch.zeros(3, 8, 8)), "a picture of type Tensor"),
+        (lambda: world.start(None), "a picture of type NoneType"),  # pyright: ignore
+        (lambda: world.start(torch.zeros(3, 8, 8)), "a picture of type Tensor"),  # pyright: ignore
         (lambda: world.step(state, 1), "expected"),
-        (lambda: world.step(state, None), "expected"),
+        (lambda: world.step(state, None), "expected"),  # pyright: ignore
         (lambda: world.step(state, torch.tensor([[1.0, 0.0]])), "expected integer ids"),
         (lambda: world.step(state, [[1, 0], [1]]), "expected"),
-        (lambda: world.step(None, [(1, 0)]), "expected the WalkState"),
-        (lambda: world.at_speed(0.1), "speed 0.1: expected exact, fast, faster"),
+        (lambda: world.step(None, [(1, 0)]), "expected the WalkState"),  # pyright: ignore
+        (lambda: world.at_speed(0.1), "speed 0.1: expected exact, fast, faster"),  # pyright: ignore
         (lambda: World.from_pretrained("doom", "cuda:99"), "device cuda:99"),
         (lambda: World.from_pretrained("doom", "gpu"), "device gpu"),
     ):

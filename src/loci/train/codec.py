@@ -56,7 +56,8 @@ def train_codec(config: CodecTraining) -> FrameCodec:
         LociError: on unusable data or directories.
     """
     train, test = (load_recordings(config.data / split).frames for split in ("train", "test"))
-    return fit_codec(*(part.reshape(-1, *part.shape[2:]) for part in (train, test)), config)
+    train, test = (part.reshape(-1, *part.shape[2:]) for part in (train, test))
+    return fit_codec(train, test, config)
 
 
 def fit_codec(

@@ -167,6 +167,7 @@ def test_recording(tmp_path: Path) -> None:
         "revisit",
     ]
     assert (shards.actions[1, :48, 1] > 0).all(), "every other walk begins with a full turn"
+    assert shards.poses is not None
     for poses, actions in zip(shards.poses.tolist(), shards.actions.tolist(), strict=True):
         for here, there, action in zip(poses, poses[1:], actions, strict=False):
             expected = stepped(here, *action)

@@ -28,7 +28,7 @@ def test_levels_double_the_resolution() -> None:
 def test_tokens_are_in_row_major_order() -> None:
     tokens = torch.arange(27.0).view(1, 27, 1)
     assert latent_cube(tokens)[0, 0, 1, 2, 0] == 9 + 6
-    with pytest.raises(ValueError, match="26 shape tokens do not make a cube"):
+    with pytest.raises(ValueError, match="26 shape tokens, expected the cube of an integer"):
         latent_cube(tokens[:, :26])
 
 

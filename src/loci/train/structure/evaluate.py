@@ -93,12 +93,12 @@ class StructureEvaluation:
         chosen = torch.linspace(0, len(objects) - 1, min(count, len(objects))).long().tolist()
         rng = step_generator(seed, 0)
         pairs = [(i, int(torch.randint(len(objects[i].views), (), generator=rng))) for i in chosen]
-        batches = (
+        with_pointmap, without = (
             structure_batch(objects, pairs, count, size, CLEAN, step_generator(seed, 1))
             for count in (len(pairs), 0)
         )
         truth = torch.stack([objects[i].occupancy for i in chosen])
-        return cls(*batches, truth, codec, sampling)
+        return cls(with_pointmap, without, truth, codec, sampling)
 
     @torch.no_grad()
     def score(self, model: StructureObjective, run: RunDirectory | None = None) -> dict[str, float]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from loci.codecs.base import Codec
 from loci.data.latents import LatentWalks
+from loci.data.mapped import MappedArray
 from loci.errors import LociError
 from loci.flow import euler_timesteps, sample
 from loci.train.run_directory import RunDirectory
@@ -49,7 +50,7 @@ class RecallEvaluation:
     def prepare(
         cls,
         walks: LatentWalks,
-        frames: np.ndarray,
+        frames: np.ndarray | MappedArray,
         codec: Codec,
         histories: Mapping[str, HistorySpec] = HISTORIES,
     ) -> "RecallEvaluation":
