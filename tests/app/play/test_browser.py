@@ -316,7 +316,7 @@ def test_a_killed_server_offers_to_go_on(browser: Any, tmp_path: Path) -> None:
         page.until("loci.last > 0")
         assert page.value("loci.last") >= 12
         server.send_signal(signal.SIGTERM)
-        assert server.wait(30) in (0, -signal.SIGTERM)
+        assert server.wait(30) in (0, 130), "stopped as by Ctrl-C"
         assert walk.is_file()
     finally:
         server.kill()
