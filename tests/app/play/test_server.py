@@ -22,6 +22,7 @@ from starlette.websockets import WebSocketDisconnect
 from loci.app.play.player import Player
 from loci.app.play.server import application
 from loci.app.play.sessions import Sessions, saved_walks
+from loci.cli import main
 from loci.errors import LociError
 from loci.world.world import World
 
@@ -310,3 +311,25 @@ def test_memory_stays_flat_however_long_one_plays(tmp_path: Path) -> None:
     assert most <= 201
     assert held < 201 * 100_000
     assert np.isfinite(held)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["{text}"], "text.jpg"),
+        (["nope.jpg"], "nope.jpg"),
+        (["--resume", "{text}"], "text.jpg: damaged or no walk"),
+        (["--model", "nowhere"], "nowhere: no such model folder"),
+        (["{text}", "--resume", "{text}"], "without a PICTURE"),
+        (["--port", "99999"], "--port: 99999"),
+        (["--seed", "-1"], "seed"),
+    ],
+    ids=str,
+)
+def test_the_command_refuses_before_it_serves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    (tmp_path / "text.jpg").write_text("no picture")
+    filled = [word.format(text=tmp_path / "text.jpg") for word in words]
+    assert main(["play", *filled, "--no-open"]) == 2
+    assert said in capsys.readouterr().err

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from loci.app.saved_walk import SavedWalk
 from loci.errors import LociError, check_seed
-from loci.io.models import SHIPPED
+from loci.io.config import CONFIG_NAME
+from loci.io.images import WALK_ASPECT_RATIO, check_aspect, read_pixels
+from loci.io.models import SHIPPED, find_model
 
 if TYPE_CHECKING:
     from loci.world.world import World
@@ -53,11 +56,13 @@ def play(
         autosave: folder for the walks, to go on with after a restart; without it, a temporary one.
     """
     check_seed(seed)
-    for path, what in ((picture, "PICTURE"), (resume, "--resume")):
-        if path is not None and not path.is_file():
-            raise LociError(f"{what}: {path}: no such file")
     if picture is not None and resume is not None:
         raise LociError("--resume: a saved walk goes on where it was, without a PICTURE")
+    if picture is not None:
+        check_aspect(read_pixels(picture), WALK_ASPECT_RATIO, str(picture))
+    if resume is not None:
+        SavedWalk.read(resume)
+    find_model(model, CONFIG_NAME)
     if not 0 < port < 65536:
         raise LociError(f"--port: {port}, expected 1 to 65535")
     if sessions < 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -106,6 +107,7 @@ class Sessions:
             self.world = await self.run(self._load)
         except Exception as error:
             self.failure = str(error)
+            print(f"loci: {error}", file=sys.stderr, flush=True)
             if not isinstance(error, LociError):
                 raise
         finally:
