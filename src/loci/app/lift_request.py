@@ -138,6 +138,8 @@ def _check_options(options: Lift) -> None:
     selected = options.mask or options.box or options.point
     if options.picture is None and (selected or options.pointmap):
         raise LociError("PICTURE: none, expected the one that masks or a pointmap belong to")
+    if options.picture is not None and not options.picture.exists():
+        raise LociError(f"{options.picture}: no such file")
     if options.picture is not None and not selected:
         raise LociError(
             "--mask: no object is selected, expected a mask, a --box or a --point for each"
