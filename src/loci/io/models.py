@@ -23,9 +23,7 @@ def pretrained_folder(source: Path | str) -> Path:
         return Path(source)
     text = str(source)
     if text and (SHIPPED / text).is_dir():
-        raise LociError(
-            f"{text}: a shipped model for another command (doom walks, home lifts)"
-        )
+        raise LociError(f"{text}: a shipped model for another command (doom walks, home lifts)")
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise LociError(
             f"{text}: no such model folder, and no model of that name is shipped; expected one of "
