@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from loci.app.device import choose_device, choose_dtype, wait_passively
-from loci.app.lift_request import Lift, LiftRequest, check_request, is_written
+from loci.app.lift_request import CheckedLift, Lift, check_request, is_written
 from loci.io.files import replacing_folder
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
     print(f"{options.out}: {', '.join(written)}")
 
 
-def load_lifter(request: LiftRequest) -> Lifter:
+def load_lifter(request: CheckedLift) -> Lifter:
     """The model, with the decoders that are asked for."""
     from loci.geometry.mesh.bake import need_texturing
     from loci.geometry.mesh.simplify import need_decimation
@@ -70,7 +70,7 @@ def load_lifter(request: LiftRequest) -> Lifter:
     return Lifter.from_pretrained(request.model, device, dtype)
 
 
-def _lifted(request: LiftRequest, lifter: Lifter, preset: Preset, stats: Stats) -> Scene:
+def _lifted(request: CheckedLift, lifter: Lifter, preset: Preset, stats: Stats) -> Scene:
     from loci.objects.inputs.observation import ObservedPicture, touches_edge
 
     options = request.options
@@ -128,8 +128,8 @@ def _bar(
         yield show
 
 
-def _write(folder: Path, scene: Scene, request: LiftRequest) -> None:
-    """Everything, into a folder that is not yet there for others."""
+def _write(folder: Path, scene: Scene, request: CheckedLift) -> None:
+    """Write all outputs into the draft of the output folder."""
     from PIL import Image
 
     from loci.app.lift_views import object_preview, object_turntable, scene_preview

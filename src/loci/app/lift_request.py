@@ -1,4 +1,4 @@
-"""A lift as it is asked for, and everything that can be wrong with it before a model is loaded.
+"""Options of `loci lift` and their validation, before a model is loaded.
 
 Nothing here imports torch, so that a mistake is told at once.
 """
@@ -84,7 +84,7 @@ class Lift:
 
 
 @dataclass(frozen=True)
-class LiftRequest:
+class CheckedLift:
     """A lift that was checked.
 
     Attributes:
@@ -105,7 +105,7 @@ class LiftRequest:
         return len(self.masks) - len(self.options.box) - len(self.options.point)
 
 
-def check_request(options: Lift) -> LiftRequest:
+def check_request(options: Lift) -> CheckedLift:
     """Reads and checks what is asked for, and segments the objects in boxes and at points.
 
     Raises:
@@ -131,7 +131,7 @@ def check_request(options: Lift) -> LiftRequest:
     names = [*map(str, mask_files)]
     names += [f"box {' '.join(map(str, box))}" for box in options.box]
     names += [f"point {' '.join(map(str, point))}" for point in options.point]
-    return LiftRequest(options, model, pixels, masks, names)
+    return CheckedLift(options, model, pixels, masks, names)
 
 
 def _check_options(options: Lift) -> None:

@@ -1,4 +1,4 @@
-"""A walk as it is asked for, and everything that can be wrong with it before a model is loaded.
+"""Options of `loci walk` and their validation, before a model is loaded.
 
 Nothing here imports torch, so that a mistake is told at once.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 VIDEO = Path("walk.mp4")
 FRAMES_PER_LATENT = {"frame": 1, "wan": 4}
-"""Of each codec: frames are generated in groups of so many."""
+"""Frames per latent, by codec."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,9 @@ def check_request(options: Walk) -> WalkRequest:
 
 
 def choose_actions(options: Walk) -> tuple[str, Int[np.ndarray, "n 2"]]:
-    """The ids `[frames, 2]` asked for, by file, by keys, or the script again and again; and what
-    errors call them.
+    """The source of the actions, for error messages, and their ids `[frames, 2]`.
+
+    They come from a file, from keys, or from the default script, repeated.
 
     Raises:
         LociError: when fewer actions are given than frames.

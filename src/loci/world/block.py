@@ -1,4 +1,4 @@
-"""Patches and transformer blocks. A token is a patch of 2x2 latents; frame-major, then rows."""
+"""Transformer blocks on patches: a token is 2x2 latent pixels, ordered by frame, then by row."""
 
 import torch
 from jaxtyping import Float
