@@ -73,7 +73,7 @@ class WalkEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.moves, self.views = known(world)
         self.action_space = spaces.MultiDiscrete([len(self.moves), len(self.views)])
         state = self.world.start(self.picture)
-        self._state, self._frame = state, first_frame(self.world, state)
+        self._state, self._frame = state, self.world.newest_frame(state)
         self.observation_space = spaces.Box(0, 255, self._frame.shape, np.uint8)
 
     def reset(
@@ -92,7 +92,7 @@ class WalkEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             return self._frame, self._info(self._frame[None])
         of_walk = seed if seed is not None else int(self.np_random.integers(2**31))
         self._state = self.world.start(options.get("picture", self.picture), seed=of_walk)
-        self._frame = first_frame(self.world, self._state)
+        self._frame = self.world.newest_frame(self._state)
         return self._frame, self._info(self._frame[None])
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -150,13 +150,6 @@ def known(world: World) -> tuple[tuple[int, ...], tuple[int, ...]]:
     moves = config.moves or tuple(range(len(MOVES) - 1))
     views = config.views or tuple(range(len(VIEWS) - 1))
     return tuple(sorted(moves)), tuple(sorted(views))
-
-
-def first_frame(world: World, state: WalkState) -> Observation:
-    """The start picture as the world shows it."""
-    from loci.io.frames import tensor_to_frames
-
-    return tensor_to_frames(world.codec.decode(state.local)[:, :, :1])[0]
 
 
 def _example(model: str | Path | World) -> Path:

@@ -155,6 +155,11 @@ class World(LatentWorld):
         latents, codec = self.codec.encode_stream(frame.to(self.device))
         return self.begin(latents, None, seed, prompt, codec)
 
+    @torch.no_grad()
+    def newest_frame(self, state: WalkState) -> UInt8[np.ndarray, "h w 3"]:
+        """The local frame of a walk, decoded by itself: the start picture as the model sees it."""
+        return tensor_to_frames(self.codec.decode(state.local)[:, :, :1])[0]
+
     def step(
         self, state: WalkState, actions: ArrayLike, next_action: ArrayLike | None = None
     ) -> tuple[Frames, WalkState]:

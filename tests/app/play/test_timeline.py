@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from loci.app.play import timeline as module
-from loci.app.play.sessions import first_frame
 from loci.app.play.timeline import Timeline
 from loci.errors import LociError
 from loci.world.world import World
@@ -20,7 +19,7 @@ ACTIONS = np.array([[1, 0], [1, 3], [0, 3], [0, 0]])
 
 def begun(folder: Path, world: World) -> Timeline:
     state = world.start(PICTURE)
-    return Timeline(folder, world, state, first_frame(world, state))
+    return Timeline(folder, world, state, world.newest_frame(state)[None])
 
 
 def walked(timeline: Timeline, chunks: int) -> list[np.ndarray]:

@@ -257,5 +257,5 @@ def jpeg(image: Image.Image) -> bytes:
 
 
 def _degrees(world: Any) -> float | None:
-    stride = getattr(world.config, "action_scale", None) or getattr(world.config, "stride", None)
-    return None if stride is None else round(float(np.degrees(stride.turn)), 3)
+    scale = world.config.action_scale
+    return None if scale is None else round(float(np.degrees(scale.turn)), 3)

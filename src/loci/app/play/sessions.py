@@ -201,7 +201,7 @@ class Sessions:
             state = load_walk(self.resume, world)
         else:
             state = world.start(picture, seed=seed)
-        first = first_frame(world, state)
+        first = world.newest_frame(state)[None]
         for player in session.branches.values():
             player.timeline.close()
         shutil.rmtree(session.folder, ignore_errors=True)
@@ -211,13 +211,6 @@ class Sessions:
 
     def _branch_folder(self, session: Session, name: str) -> Path:
         return session.folder / name
-
-
-def first_frame(world: World, state: Any) -> Any:
-    """The start picture as the world shows it, uint8 `[1, h, w, 3]`."""
-    from loci.io.frames import tensor_to_frames
-
-    return tensor_to_frames(world.codec.decode(state.local)[:, :, :1])
 
 
 def saved_walks(folder: Path) -> list[str]:
