@@ -69,6 +69,33 @@ def test_a_straight_path_is_integrated_exactly(steps: int) -> None:
     assert seen[0].shape == (2,)
 
 
+def test_second_order_steps_are_nearer_to_a_curved_path() -> None:
+    """Data and noise are normal, of deviations 2 and 1: the true velocity and end are known."""
+    start = torch.tensor([1.5])
+
+    def velocity(state: State, timestep: Tensor) -> State:
+        s = timestep / 1000
+        variance = 4 * (1 - s) ** 2 + s**2
+        data = 4 * (1 - s) / variance * state["x"]
+        noise = s / variance * state["x"]
+        return {"x": noise - data}
+
+    def end(steps: int, order: int) -> float:
+        times = euler_timesteps(steps, 2.0, even=True)
+        return sample(velocity, {"x": start}, times, order=order)["x"].item()
+
+    exact = 2 * start.item()
+    errors = {order: abs(end(8, order) - exact) for order in (1, 2)}
+    assert errors[2] < 0.5 * errors[1]
+    assert abs(end(64, 2) - exact) < 0.02 * exact
+
+
+@pytest.mark.parametrize(("order", "end"), [(0, 0.0), (3, 0.0), (2, 1.0)])
+def test_other_orders_are_refused(order: int, end: float) -> None:
+    with pytest.raises(ValueError, match=f"order {order}"):
+        sample(lambda x, _: x, {"x": torch.zeros(1)}, torch.ones(1), end=end, order=order)
+
+
 def test_a_policy_can_skip_evaluations_and_observes_the_others() -> None:
     class EverySecond:
         def __init__(self) -> None:

@@ -193,6 +193,7 @@ def sample(
     on_step: Callable[[int, State], None] | None = None,
     end: float = 0.0,
     partial: PartialVelocity | None = None,
+    order: int = 1,
 ) -> State:
     """Integrate the flow from noise to data with Euler steps: z <- z - v ds.
 
@@ -206,10 +207,18 @@ def sample(
         end: the level (timestep / 1000) of data. With 1 and ascending timesteps `velocity`
             predicts data - noise, as in SAM 3D Objects.
         partial: evaluates some of the tokens. Without it `TokenPolicy.select` is never called.
+        order: 2 for DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2) in the data that each velocity
+            implies, without more evaluations; timesteps must descend to data at 0.
+
+    Raises:
+        ValueError: for another order, or order 2 towards another end.
     """
+    if order not in (1, 2) or (order == 2 and end != 0):
+        raise ValueError(f"order {order} with end {end}: expected 1, or 2 with end 0")
     policy = policy or EvaluateAll()
     levels = (timesteps / TIMESTEPS).tolist() + [end]
     state = dict(noise)
+    before: State | None = None
     for step in range(len(timesteps)):
         if on_step is not None:
             on_step(step, state)
@@ -217,9 +226,22 @@ def sample(
         if v is None:
             v = _evaluate(velocity, partial, policy, step, timesteps, state)
             policy.observe(step, timesteps, state, v)
-        ds = levels[step] - levels[step + 1]
-        state = {name: x - v[name] * ds for name, x in state.items()}
+        level, after = levels[step], levels[step + 1]
+        if order == 2:
+            data = {name: x - level * v[name] for name, x in state.items()}
+            if before is not None and after > 0 and levels[step - 1] < 1:
+                ratio = (_log_snr(after) - _log_snr(level)) / (
+                    _log_snr(level) - _log_snr(levels[step - 1])
+                )
+                v = {n: x - ratio / (2 * level) * (data[n] - before[n]) for n, x in v.items()}
+            before = data
+        state = {name: x - v[name] * (level - after) for name, x in state.items()}
     return state
+
+
+def _log_snr(level: float) -> float:
+    """Half the log of the signal-to-noise ratio at a noise level in (0, 1)."""
+    return math.log((1 - level) / level)
 
 
 def _evaluate(

@@ -49,6 +49,22 @@ def test_linear_start_reconstructs_what_few_components_span(codec: FrameCodec) -
     torch.testing.assert_close(codec.to_frames(codec.to_latents(frames)), frames)
 
 
+def test_a_linear_encoder_is_principal_components_by_the_root_of_their_deviation() -> None:
+    codec = FrameCodec(replace(TINY, linear_encoder=True))
+    assert not any(name.startswith("network.encoder") for name in codec.state_dict())
+    generator = torch.Generator().manual_seed(2)
+    deviations = torch.tensor([9.0, 4.0, 1.0, 0.25])
+    basis = torch.linalg.qr(torch.randn(192, 4, generator=generator)).Q.T
+    patches = deviations * torch.randn(4000, 4, generator=generator) @ basis + 0.1
+    codec.set_linear_path(patches)
+    folded = patches.view(-1, 1, 1, 192).permute(0, 3, 1, 2)
+    latents = codec.to_latents(F.pixel_shuffle(folded, 8))
+    expected = (deviations / deviations.mean()).sqrt()
+    torch.testing.assert_close(latents.std((0, 2, 3)), expected, rtol=0.05, atol=0)
+    restored = F.pixel_unshuffle(codec.to_frames(latents), 8)
+    torch.testing.assert_close(restored, folded, rtol=1e-3, atol=1e-3)
+
+
 def test_normalisation_is_undone_by_decoding(codec: FrameCodec) -> None:
     plain = codec.encode(clip())
     codec.set_normalisation((0.5,) * 4, (2.0,) * 4)

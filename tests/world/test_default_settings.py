@@ -14,7 +14,7 @@ DEFAULTS = [
         ActionEncoderConfig,
         {"vocabulary": 10, "embedding": 256, "hidden": 512, "groups": 2, "strides": (2, 2)},
     ),
-    (SamplingConfig, {"steps": 30, "shift": 7.0, "even": False, "guidance": 5.0}),
+    (SamplingConfig, {"steps": 30, "shift": 7.0, "even": False, "guidance": 5.0, "order": 1}),
     (
         WorldConfig,
         {
@@ -30,7 +30,7 @@ DEFAULTS = [
             "views": (),
             "action_scale": None,
             "fov": None,
-            "sampling": {"steps": 30, "shift": 7.0, "even": False, "guidance": 5.0},
+            "sampling": {"steps": 30, "shift": 7.0, "even": False, "guidance": 5.0, "order": 1},
             "memory": {
                 "hierarchy": {
                     "window": 64,
@@ -90,6 +90,7 @@ DEFAULTS = [
             "memory_stream": "evolving",
             "prediction": "velocity",
             "round_timestep": True,
+            "detail": 0,
         },
     ),
 ]

@@ -137,14 +137,24 @@ class ConvAutoencoder(nn.Module):
         widths: channels at each resolution, every one half of that before.
         blocks: residual blocks per resolution of the encoder; the decoder has one more.
         groups: of the group norms.
+        encodes: with False there is no encoder, and `encode` raises AttributeError.
     """
 
+    encoder: Encoder
+
     def __init__(
-        self, channels: int, latent_channels: int, widths: Sequence[int], blocks: int, groups: int
+        self,
+        channels: int,
+        latent_channels: int,
+        widths: Sequence[int],
+        blocks: int,
+        groups: int,
+        encodes: bool = True,
     ) -> None:
         super().__init__()
         self.latent_channels = latent_channels
-        self.encoder = Encoder(channels, latent_channels, widths, blocks, groups)
+        if encodes:
+            self.encoder = Encoder(channels, latent_channels, widths, blocks, groups)
         self.decoder = Decoder(latent_channels, channels, widths, blocks, groups)
 
     def encode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b l hl wl"]:

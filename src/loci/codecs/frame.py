@@ -35,6 +35,7 @@ class FrameCodecConfig:
         layers_per_block: residual blocks per resolution.
         norm_groups: of the group norms.
         latent_channels: channels of the latents.
+        linear_encoder: the encoder is the linear path alone, and the network only decodes.
         latents_mean, latents_std: per channel, measured after training; empty for 0 and 1.
     """
 
@@ -43,6 +44,7 @@ class FrameCodecConfig:
     layers_per_block: int = 1
     norm_groups: int = 16
     latent_channels: int = 16
+    linear_encoder: bool = False
     latents_mean: tuple[float, ...] = ()
     latents_std: tuple[float, ...] = ()
 
@@ -70,6 +72,7 @@ class FrameCodec(nn.Module):
             widths=config.widths,
             blocks=config.layers_per_block,
             groups=config.norm_groups,
+            encodes=not config.linear_encoder,
         )
         self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         patch = 3 * self.spatial_factor**2
@@ -89,8 +92,11 @@ class FrameCodec(nn.Module):
 
     @torch.no_grad()
     def set_linear_path(self, patches: Float[Tensor, "n patch"]) -> None:
-        """Set the linear path to the principal components of patches, scaled to unit deviation,
-        and the outputs of the network to zero.
+        """Set the linear path to the principal components of patches, and the outputs of the
+        network to zero.
+
+        Components get unit deviation; with `linear_encoder` the square root of their own, scaled
+        to a mean variance of 1, so that layout outweighs texture in a loss on latents.
 
         Args:
             patches: pixel-unshuffled by `spatial_factor`, one to a row.
@@ -98,22 +104,29 @@ class FrameCodec(nn.Module):
         mean = patches.mean(0)
         _, spread, directions = torch.linalg.svd(patches - mean, full_matrices=False)
         keep = self.latent_channels
-        deviation = spread[:keep] / len(patches) ** 0.5
-        analysis = directions[:keep] / deviation[:, None]
+        scale = spread[:keep] / len(patches) ** 0.5
+        outputs = [self.network.decoder.conv_out]
+        if self.config.linear_encoder:
+            scale = (scale * scale.mean()).sqrt()
+        else:
+            outputs.append(self.network.encoder.conv_out)
+        analysis = directions[:keep] / scale[:, None]
         self.analysis.weight.copy_(analysis[:, :, None, None])
         assert self.analysis.bias is not None
         assert self.synthesis.bias is not None
         self.analysis.bias.copy_(-analysis @ mean)
-        self.synthesis.weight.copy_((directions[:keep] * deviation[:, None]).T[:, :, None, None])
+        self.synthesis.weight.copy_((directions[:keep] * scale[:, None]).T[:, :, None, None])
         self.synthesis.bias.copy_(mean)
-        for output in (self.network.encoder.conv_out, self.network.decoder.conv_out):
+        for output in outputs:
             for parameter in output.parameters():
                 parameter.zero_()
 
     def to_latents(self, frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c hl wl"]:
         """Raw latents (not normalised)."""
-        folded = _channels_last(F.pixel_unshuffle(frames, self.config.fold))
         patches = _channels_last(F.pixel_unshuffle(frames, self.spatial_factor))
+        if self.config.linear_encoder:
+            return self.analysis(patches)
+        folded = _channels_last(F.pixel_unshuffle(frames, self.config.fold))
         return self.network.encode(folded) + self.analysis(patches)
 
     def to_frames(self, latents: Float[Tensor, "n c hl wl"]) -> Float[Tensor, "n 3 h w"]:

@@ -14,19 +14,21 @@ from loci.world.transformer import TransformerConfig
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Euler steps of a chunk. The defaults are those of the released model.
+    """Sampling steps of a chunk. The defaults are those of the released model.
 
     Args:
         steps: number of steps.
         shift: timestep shift; above 1, more steps are spent at high noise.
         even: timesteps are evenly spaced before the shift, instead of as in the released code.
         guidance: classifier-free guidance scale; 1 for none.
+        order: 1 for Euler steps, 2 for DPM-Solver++(2M) steps.
     """
 
     steps: int = 30
     shift: float = 7.0
     even: bool = False
     guidance: float = 5.0
+    order: int = 1
 
     def fewer(self, share: float) -> "SamplingConfig":
         """With a share of the steps, at least one."""

@@ -45,6 +45,7 @@ def sample_chunk(
             lambda now, timestep: {VIDEO: model.velocity(now[VIDEO], timestep, context)},
             {VIDEO: noise},
             euler_timesteps(sampling.steps, sampling.shift, sampling.even),
+            order=sampling.order,
         )
         return state[VIDEO]
     cached = isinstance(policy, TokenPolicy) and policy.cached_context
@@ -60,6 +61,7 @@ def sample_chunk(
         euler_timesteps(sampling.steps, sampling.shift, sampling.even),
         policy,
         partial=lambda state, timestep, rows: with_guidance(flow.part(rows))(state, timestep),
+        order=sampling.order,
     )
     return to_latents(state[VIDEO][None], noise.shape)
 

@@ -51,6 +51,8 @@ class TransformerConfig:
         prediction: "data": the network predicts clean latents, from which the velocity follows.
         round_timestep: round the timestep to the dtype of the weights, as the released code does;
             without effect in float32.
+        detail: hidden width of a network beside the head that sees each token's own noisy latents,
+            so that the blocks need not carry them; 0 for none.
     """
 
     FORMER_FIELDS: ClassVar[dict[str, str]] = {"reckoned": "pose_rotary"}
@@ -70,6 +72,7 @@ class TransformerConfig:
     memory_stream: Literal["evolving", "fixed"] = "evolving"
     prediction: Literal["velocity", "data"] = "velocity"
     round_timestep: bool = True
+    detail: int = 0
 
 
 class Head(nn.Module):
@@ -82,9 +85,12 @@ class Head(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "b n d"], e: Float[Tensor, "b d"]) -> Float[Tensor, "b n p"]:
+        return _float_linear(self.head, self.normed(x, e))
+
+    def normed(self, x: Float[Tensor, "b n d"], e: Float[Tensor, "b d"]) -> Float[Tensor, "b n d"]:
+        """The modulated norm alone; float32."""
         shift, scale = (self.modulation.float() + e[:, None]).chunk(2, dim=1)
-        tokens = modulate(layer_norm(x, self.eps).float(), shift, scale)
-        return _float_linear(self.head, tokens)
+        return modulate(layer_norm(x, self.eps).float(), shift, scale)
 
 
 class WorldTransformer(nn.Module):
@@ -120,7 +126,12 @@ class WorldTransformer(nn.Module):
         self.blocks = nn.ModuleList(
             Block(c.dim, c.ffn_dim, c.heads, has_text, c.eps) for _ in range(c.layers)
         )
-        self.head = Head(c.dim, PATCH * PATCH * c.latent_channels, c.eps)
+        out = PATCH * PATCH * c.latent_channels
+        self.head = Head(c.dim, out, c.eps)
+        if c.detail:
+            self.detail = nn.Sequential(
+                nn.Linear(c.dim + out, c.detail), nn.SiLU(), nn.Linear(c.detail, out)
+            )
 
     def context(
         self,
@@ -199,6 +210,9 @@ class WorldTransformer(nn.Module):
                 memory = block.memory_keys(*rotated, modulation)
             x = block(x, modulation, rotation, memory, layer.text, view.extend(i))
         out = self.head(x, e)
+        if self.config.detail:
+            tokens = view.select(to_tokens(noisy)).to(x)
+            out = out + self.detail(torch.cat([self.head.normed(x, e).to(x), tokens], dim=-1))
         if self.config.prediction == "velocity":
             return out
         level = (timestep / TIMESTEPS).view(-1, 1, 1).clamp(min=1e-3)
