@@ -28,6 +28,7 @@ CONFIG = WorldTraining(
         TrainingStage(1.0, (HistorySpec((1, 1, 0)), HistorySpec((0, 0, 0))), freeze_windows=True),
     ),
     steps=6,
+    high_noise=0.1,
     learning_rate=1e-2,
     warmup_steps=1,
     floor=0.01,
@@ -170,6 +171,16 @@ def test_every_weight_gets_a_gradient() -> None:
             torch.nn.init.normal_(weight, std=0.02)
     batch = draw_batch(wandering(), HistorySpec((2, 1, 0)), 2, np.random.default_rng(0))
     rng = torch.Generator().manual_seed(0)
-    WorldObjective(model, CONFIG.logit_mean)(batch, 0.1, None, rng).backward()
+    WorldObjective(model, CONFIG)(batch, 0.1, None, rng).backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
+
+
+def test_a_share_of_the_noise_levels_lies_where_sampling_begins() -> None:
+    model = WorldTransformer(CONFIG.model)
+    rng = torch.Generator().manual_seed(0)
+    high = WorldObjective(model, replace(CONFIG, high_noise=0.5))._levels(8000, rng)
+    none = WorldObjective(model, replace(CONFIG, high_noise=0.0))._levels(8000, rng)
+    assert (none < 1).all() and (none > 0.95).float().mean() < 0.05
+    assert 0.08 < (high == 1).float().mean() < 0.12
+    assert 0.38 < (high > 0.95).float().mean() < 0.5

@@ -85,6 +85,10 @@ class WorldTraining(TrainerConfig):
         train_walks: most walks to train on.
         evaluation_walks: most held-out walks to evaluate on.
         logit_mean: of the logit-normal noise levels; above 0 prefers noise.
+        high_noise: share of the examples with levels near or at 1, where sampling begins: the
+            leading latents are strong and alike over a frame, so that even there a model reads
+            them, and takes the noise for a picture unless it has learned not to.
+        faded: share of the examples whose history is faded or without detail, with true targets.
         self_forcing_seconds: of training, after which the model continues other walks.
     """
 
@@ -101,6 +105,8 @@ class WorldTraining(TrainerConfig):
     train_walks: int = 320
     evaluation_walks: int = 24
     logit_mean: float = 0.8
+    high_noise: float = 0.45
+    faded: float = 0.35
     self_forcing_seconds: float = 480.0
 
     def stage(self, progress: float) -> TrainingStage:

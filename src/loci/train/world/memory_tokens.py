@@ -14,6 +14,7 @@ from loci.data.latents import LatentWalks
 from loci.memory.hpmc import RATE, HPMCEncoder
 from loci.memory.poses import panorama_pose, view_pose
 from loci.train.world.batches import WINDOW, WorldBatch
+from loci.train.world.degrade import fade
 from loci.world.conditioning import ChunkPoses
 
 TOKENS = WINDOW // RATE
@@ -44,9 +45,15 @@ class WindowTokenCache:
 
 @torch.no_grad()
 def window_tokens(
-    encoder: HPMCEncoder, walks: LatentWalks, noise: float, seed: int, batch: int = 64
+    encoder: HPMCEncoder,
+    walks: LatentWalks,
+    noise: float,
+    seed: int,
+    faded: float = 0.0,
+    batch: int = 64,
 ) -> WindowTokenCache:
-    """Encode all windows of some walks, clean and with noise of a deviation of up to `noise`."""
+    """Encode all windows of some walks, clean and degraded: a share of the windows `faded`, all
+    with noise of a deviation of up to `noise`."""
     device = encoder.conv_in.weight.device
     rng = torch.Generator().manual_seed(seed)
     count = walks.length // WINDOW
@@ -55,7 +62,8 @@ def window_tokens(
         clean = walks.past[walk, : count * WINDOW].float().unflatten(0, (count, WINDOW))
         poses = walks.poses[walk, : count * WINDOW].unflatten(0, (count, WINDOW))
         deviation = noise * torch.rand(count, 1, 1, 1, 1, generator=rng)
-        noisy = clean + deviation * torch.randn(clean.shape, generator=rng)
+        noisy = fade(clean[None], faded, rng)[0]
+        noisy = noisy + deviation * torch.randn(clean.shape, generator=rng)
         for version in (clean, noisy):
             parts = zip(version.transpose(1, 2).split(batch), poses.split(batch), strict=True)
             encoded = [encoder.encode(part.to(device), where) for part, where in parts]
@@ -78,6 +86,7 @@ def compress_history(
     noise: Float[Tensor, "b"] | None = None,
     cache: WindowTokenCache | None = None,
     rng: torch.Generator | None = None,
+    faded: float = 0.0,
 ) -> BatchMemory:
     """Compress a batch's spans as the hierarchical memory would: windows, then merges of four.
 
@@ -91,6 +100,7 @@ def compress_history(
             learns to live with its own imperfect frames.
         cache: where level-one tokens are looked up, clean or noisy by chance, instead of encoded.
         rng: of the noise, on the CPU.
+        faded: share of the examples whose history fades; cached tokens are as they were made.
     """
     device = encoder.conv_in.weight.device
     size = batch.local.shape[0]
@@ -105,6 +115,7 @@ def compress_history(
         else:
             if noise is not None:
                 scale = noise.view(-1, 1, 1, 1, 1, 1)
+                latents = fade(latents, faded, rng)
                 latents = latents + scale * torch.randn(latents.shape, generator=rng)
             windows = latents.reshape(-1, WINDOW, *latents.shape[3:]).transpose(1, 2).to(device)
             with torch.set_grad_enabled(torch.is_grad_enabled() and level == 0):

@@ -18,7 +18,8 @@ from loci.world.transformer import WorldTransformer
 
 STEPS = 4
 """Sampling steps of a rollout: fewer than in a walk, since there are many."""
-WALKS, CHUNKS = 16, 8
+WALKS, CHUNKS = 12, 24
+"""Walks in a rollout, and chunks of each: long enough to merge what was generated."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,10 @@ class BatchSource:
     The last are part of a checkpoint; the cache can be made again.
     """
 
-    def __init__(self, walks: LatentWalks, world: WorldConfig, seed: int) -> None:
-        self.walks, self.world, self.seed = walks, world, seed
+    def __init__(
+        self, walks: LatentWalks, world: WorldConfig, seed: int, faded: float = 0.0
+    ) -> None:
+        self.walks, self.world, self.seed, self.faded = walks, world, seed, faded
         self.tokens: WindowTokenCache | None = None
         self.rollout: Rollout | None = None
         self.self_forced: SelfForcedWalks | None = None
@@ -141,7 +144,7 @@ class BatchSource:
 
     def cache_tokens(self, encoder: HPMCEncoder, noise: float) -> None:
         """Encode all windows: from now on the encoder must make the same level-one tokens."""
-        self.tokens = window_tokens(encoder, self.walks, noise, self.seed)
+        self.tokens = window_tokens(encoder, self.walks, noise, self.seed, self.faded)
         self._cache_self_forced(encoder, noise)
 
     def roll_out(self, model: WorldTransformer, noise: float, rng: np.random.Generator) -> None:

@@ -25,6 +25,7 @@ from loci.train.world.batches import (
     draw_batch,
 )
 from loci.train.world.config import WorldTraining
+from loci.train.world.degrade import fade
 from loci.train.world.evaluate import RecallEvaluation, evaluate_recall
 from loci.train.world.export import save_settings
 from loci.train.world.memory_tokens import WindowTokenCache, batch_poses, compress_history
@@ -41,6 +42,7 @@ HIDDEN = (
     "time_projection.",
 )
 """Whose matrices Muon trains."""
+HIGH_NOISE_LOGIT_MEAN, AT_ONE = 4.0, 0.2
 
 
 def train_world(config: WorldTraining) -> WorldTransformer:
@@ -126,9 +128,9 @@ class WorldTask(Task["WorldObjective"]):
             if start.config != config.model:
                 raise LociError(f"{config.start}: {start.config}, expected {config.model}")
             world.load_state_dict(start.state_dict())
-        self.model = WorldObjective(world, config.logit_mean).to(trainer.device)
+        self.model = WorldObjective(world, config).to(trainer.device)
         self.optimizer = MuonWithAdam(world, HIDDEN, config.learning_rate, dtype=trainer.dtype)
-        self.source = BatchSource(walks, config.world, config.seed)
+        self.source = BatchSource(walks, config.world, config.seed, config.faded)
         self.last_rollout = 0.0
 
     def batch(self, step: Step) -> WorldInputs:
@@ -195,9 +197,9 @@ class WorldTask(Task["WorldObjective"]):
 class WorldObjective(nn.Module):
     """A world model and its loss, as one module that can be run on several processes."""
 
-    def __init__(self, world: WorldTransformer, logit_mean: float) -> None:
+    def __init__(self, world: WorldTransformer, config: WorldTraining) -> None:
         super().__init__()
-        self.world, self.logit_mean = world, logit_mean
+        self.world, self.config = world, config
 
     def forward(
         self,
@@ -221,9 +223,12 @@ class WorldObjective(nn.Module):
         # In bfloat16 oneDNN's gradient of small 3-D convolutions is now and then no number (torch
         # 2.13).
         with torch.autocast(device.type, enabled=False):
-            memory = compress_history(world.latent_encoder, batch, deviation, tokens, rng)
+            memory = compress_history(
+                world.latent_encoder, batch, deviation, tokens, rng, self.config.faded
+            )
         local_noise = torch.randn(batch.local.shape, generator=rng)
-        local = batch.local + deviation.view(-1, 1, 1, 1) * local_noise
+        local = fade(batch.local, self.config.faded / 2, rng)
+        local = local + deviation.view(-1, 1, 1, 1) * local_noise
         context = world.context(
             memory.tokens,
             local[:, :, None].to(device),
@@ -231,10 +236,18 @@ class WorldObjective(nn.Module):
             poses=batch_poses(batch, memory),
         )
         data = batch.target.transpose(1, 2).to(device)
-        level = sample_levels(size, 1.0, rng, self.logit_mean).to(device)
+        level = self._levels(size, rng).to(device)
         noise = torch.randn(data.shape, generator=rng).to(device)
         velocity = world.velocity(add_noise(data, noise, level), level * TIMESTEPS, context)
         error = flow_loss(velocity, data, noise)
         # The network predicts the data, so near s = 0 its velocity is an error divided by s.
         weight = level.square() / (level.square() + 0.05)
         return (weight * error).mean()
+
+    def _levels(self, size: int, rng: torch.Generator) -> Tensor:
+        """Noise levels: logit-normal, and a share of them near 1, a fifth of these at 1."""
+        config = self.config
+        level = sample_levels(size, 1.0, rng, config.logit_mean)
+        high = sample_levels(size, 1.0, rng, HIGH_NOISE_LOGIT_MEAN)
+        high = torch.where(torch.rand(size, generator=rng) < AT_ONE, torch.ones(size), high)
+        return torch.where(torch.rand(size, generator=rng) < config.high_noise, high, level)
