@@ -136,13 +136,21 @@ class FrameCodec(nn.Module):
         return frames + F.pixel_shuffle(self.synthesis(latents), self.spatial_factor)
 
     def forward(
-        self, frames: Float[Tensor, "n 3 h w"], noise: Float[Tensor, "n c hl wl"]
+        self,
+        frames: Float[Tensor, "n 3 h w"],
+        noise: Float[Tensor, "n c hl wl"],
+        kept: Float[Tensor, "n c 1 1"] | float = 1.0,
     ) -> Float[Tensor, "n 3 h w"]:
-        """Reconstruct frames through latents with `noise` added, for training. Noise is in units
-        of each channel's standard deviation, so that larger latents do not reduce it."""
+        """Reconstruct frames through degraded latents, for training.
+
+        Args:
+            frames: in [-1, 1].
+            noise: in units of each channel's deviation, so that larger latents do not reduce it.
+            kept: factor of the latents before noise is added.
+        """
         latents = self.to_latents(frames)
         spread = latents.detach().std(dim=(0, 2, 3), keepdim=True)
-        return self.to_frames(latents + noise * spread)
+        return self.to_frames(kept * latents + noise * spread)
 
     @torch.no_grad()
     def encode(self, frames: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b c t hl wl"]:

@@ -1,10 +1,11 @@
-"""Training of the per-frame codec: reconstruct frames through slightly noisy latents."""
+"""Training of the per-frame codec: reconstruct frames through slightly noisy latents, sharply."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,16 @@ from torch import Tensor
 
 from loci.codecs.frame import FrameCodec, FrameCodecConfig
 from loci.data.recordings import load_recordings
+from loci.errors import LociError
+from loci.objects.models.efficientnet import LiteFeatures
+from loci.train.backbone import load_lite_weights
+from loci.train.codec_losses import (
+    PatchDiscriminator,
+    discriminator_loss,
+    energy_loss,
+    matching_loss,
+    perceptual_loss,
+)
 from loci.train.run_directory import RunDirectory
 from loci.train.trainer import Step, Task, Trainer, TrainerConfig
 
@@ -27,22 +38,50 @@ class CodecTraining(TrainerConfig):
 
     Attributes:
         codec: sizes of the autoencoder.
+        start: a codec folder whose weights to begin with; without it, from nothing. The encoder
+            stays as it is, so that world models trained on its latents can use the new decoder.
         latent_noise: on the latents while training, in units of each channel's deviation.
+        faded_detail: most that the later latent channels are faded while training, so that the
+            decoder restores what a world model's averages lack.
+        perceptual: weight of the distance in features of a pretrained network.
+        energy: weight of the distance in the deviation of fine texture.
+        adversarial: weight of a discriminator's score; its feature maps get twice as much.
+        discriminator_rate: its learning rate.
         evaluation_frames: held-out frames that are reconstructed at an evaluation.
     """
 
     out: Path = Path("runs/codec")
     codec: FrameCodecConfig = FrameCodecConfig()
+    start: Path | None = None
     learning_rate: float = 2e-3
     warmup_steps: int = 50
     batch_size: int = 32
     latent_noise: float = 0.05
+    faded_detail: float = 0.0
+    perceptual: float = 0.0
+    energy: float = 0.0
+    adversarial: float = 0.0
+    discriminator_rate: float = 3e-4
     evaluation_frames: int = 256
     log_seconds: float = 20.0
     evaluate_seconds: float = 90.0
 
 
-CONFIGS = {"doom": CodecTraining()}
+CONFIGS = {
+    "doom": CodecTraining(
+        codec=FrameCodecConfig(
+            fold=4, widths=(64, 128, 192), latent_channels=48, linear_encoder=True
+        ),
+        learning_rate=8e-4,
+        batch_size=5,
+        latent_noise=0.12,
+        faded_detail=0.6,
+        perceptual=0.4,
+        energy=1.0,
+        adversarial=0.06,
+    ),
+    "smooth": CodecTraining(),
+}
 
 
 def train_codec(config: CodecTraining) -> FrameCodec:
@@ -80,28 +119,104 @@ class CodecTask(Task[FrameCodec]):
     ) -> None:
         self.config, self.train = config, train
         self.test = to_float(spread(test, config.evaluation_frames)).to(device)
-        self.model = FrameCodec(config.codec).to(device)
-        patches = patches_of(spread(train, FRAMES_FOR_COMPONENTS), self.model.spatial_factor)
-        self.model.set_linear_path(patches.to(device))
-        parameters = self.model.parameters()
-        self.optimizer = torch.optim.Adam(parameters, config.learning_rate, betas=(0.9, 0.95))
+        self.model = self._codec().to(device)
+        decoder = [self.model.network.decoder, self.model.synthesis]
+        trained = decoder if config.codec.linear_encoder or config.start else [self.model]
+        self.model.requires_grad_(False)
+        for module in trained:
+            module.requires_grad_(True)
+        parameters = [p for module in trained for p in module.parameters()]
+        betas = (0.5, 0.95) if config.adversarial else (0.9, 0.95)
+        self.optimizer = torch.optim.Adam(parameters, config.learning_rate, betas=betas)
+        self.features: LiteFeatures | None = None
+        if config.perceptual:
+            self.features = LiteFeatures().eval().requires_grad_(False)
+            load_lite_weights(self.features)
+            self.features.to(device)
+        self.discriminator: PatchDiscriminator | None = None
+        if config.adversarial:
+            self.discriminator = PatchDiscriminator().to(device)
+            self.discriminator_optimizer = torch.optim.Adam(
+                self.discriminator.parameters(), config.discriminator_rate, betas=(0.5, 0.9)
+            )
 
-    def batch(self, step: Step) -> tuple[Tensor, Tensor]:
-        """Frames `[b, 3, h, w]` and standard normal noise in the shape of their latents."""
-        size = self.config.batch_size
-        chosen = torch.randint(0, len(self.train), (size,), generator=step.rng)
+    def _codec(self) -> FrameCodec:
+        config = self.config
+        if config.start is not None:
+            codec = FrameCodec.from_pretrained(config.start)
+            if codec.config != config.codec:
+                raise LociError(f"{config.start}: {codec.config}, expected {config.codec}")
+            return codec.train()
+        codec = FrameCodec(config.codec)
+        patches = patches_of(spread(self.train, FRAMES_FOR_COMPONENTS), codec.spatial_factor)
+        codec.set_linear_path(patches)
+        if config.adversarial:  # zeros would keep the network from learning texture for long
+            torch.nn.init.normal_(codec.network.decoder.conv_out.weight, std=0.01)
+        return codec
+
+    def batch(self, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames `[b, 3, h, w]`, noise in the shape of their latents, in units of each channel's
+        deviation, and what is kept of each channel `[b, c, 1, 1]`."""
+        config, rng = self.config, step.rng
+        size, channels = config.batch_size, self.model.latent_channels
+        chosen = torch.randint(0, len(self.train), (size,), generator=rng)
         frames = to_float(self.train[chosen.numpy()])
         rows, columns = (side // self.model.spatial_factor for side in frames.shape[2:])
-        shape = (size, self.model.latent_channels, rows, columns)
-        noise = torch.randn(shape, generator=step.rng)
-        return frames.to(step.device), noise.to(step.device)
+        noise = config.latent_noise * torch.randn(size, channels, rows, columns, generator=rng)
+        detail = torch.linspace(0, 1, channels).sqrt().view(1, -1, 1, 1)
+        share = config.faded_detail * torch.rand(size, 1, 1, 1, generator=rng)
+        if config.faded_detail:  # a third stays clean
+            degraded = torch.rand(size, 1, 1, 1, generator=rng) < 2 / 3
+            noise, share = noise * degraded, share * degraded
+        return frames.to(step.device), noise.to(step.device), (1 - share * detail).to(step.device)
 
     def loss(
-        self, model: Callable[..., Tensor], batch: tuple[Tensor, Tensor], step: Step
+        self, model: Callable[..., Tensor], batch: tuple[Tensor, Tensor, Tensor], step: Step
     ) -> dict[str, Tensor]:
-        frames, noise = batch
-        output = model(frames, self.config.latent_noise * noise)
-        return {"loss": F.l1_loss(output, frames) + F.mse_loss(output, frames)}
+        config = self.config
+        frames, noise, kept = batch
+        output = model(frames, noise, kept)
+        loss = F.l1_loss(output, frames) + F.mse_loss(output, frames)
+        losses = {"reconstruction": loss.detach()}
+        if self.features is not None:
+            loss = loss + config.perceptual * perceptual_loss(self.features, output, frames)
+        if config.energy:
+            loss = loss + config.energy * energy_loss(output, frames)
+        if self.discriminator is not None:
+            losses["discriminator"] = self._train_discriminator(frames, output.detach())
+            scores, maps = self.discriminator(output)
+            with torch.no_grad():
+                true_maps = self.discriminator(frames)[1]
+            adversarial = 2 * matching_loss(maps, true_maps) - scores.mean()
+            # From the first step on it would learn from scores that mean nothing yet.
+            grown = min(1.0, max(0.0, step.number / config.warmup_steps - 1))
+            loss = loss + grown * config.adversarial * adversarial
+        return {"loss": loss, **losses}
+
+    def _train_discriminator(self, frames: Tensor, output: Tensor) -> Tensor:
+        """One step, on all processes the same; its loss."""
+        assert self.discriminator is not None
+        loss = discriminator_loss(self.discriminator(frames)[0], self.discriminator(output)[0])
+        self.discriminator_optimizer.zero_grad()
+        loss.backward()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for parameter in self.discriminator.parameters():
+                assert parameter.grad is not None
+                torch.distributed.all_reduce(parameter.grad)
+                parameter.grad /= torch.distributed.get_world_size()
+        self.discriminator_optimizer.step()
+        return loss.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.discriminator is None:
+            return {}
+        optimizer = self.discriminator_optimizer.state_dict()
+        return {"discriminator": self.discriminator.state_dict(), "optimizer": optimizer}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.discriminator is not None:
+            self.discriminator.load_state_dict(state["discriminator"])
+            self.discriminator_optimizer.load_state_dict(state["optimizer"])
 
     @torch.no_grad()
     def evaluate(self, model: FrameCodec, run: RunDirectory) -> dict[str, float]:
@@ -116,7 +231,10 @@ class CodecTask(Task[FrameCodec]):
 
     @torch.no_grad()
     def finish(self, model: FrameCodec) -> None:
-        """Latents get mean 0 and deviation 1 over the training frames."""
+        """Latents get mean 0 and deviation 1 over the training frames; those of a linear encoder
+        stay as they are, and so do those of a codec that was started from."""
+        if self.config.codec.linear_encoder or self.config.start:
+            return
         parts = to_float(spread(self.train, FRAMES_FOR_STATISTICS)).split(256)
         device = next(model.parameters()).device
         latents = torch.cat([model.encode(part.to(device).unsqueeze(2)).cpu() for part in parts])

