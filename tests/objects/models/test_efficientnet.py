@@ -12,8 +12,8 @@ from loci.objects.models.condition import EmbedderFuser
 from loci.objects.models.dinov2 import DinoConfig, DinoEmbedder, DinoEmbedderConfig, LiteEmbedding
 from loci.objects.models.efficientnet import STRIDE, WIDTH, LiteFeatures
 from loci.objects.presets import home
-from loci.train.optim import MuonWithAdam
 from loci.train.backbone import load_lite_weights
+from loci.train.optim import MuonWithAdam
 from loci.train.structure.init import load_pretrained_backbone
 
 SMALL = DinoEmbedderConfig(DinoConfig(STRIDE, 24, 1, 2, registers=1, grid=4, stem="lite"), 64)
