@@ -58,7 +58,7 @@ def record(
     seed: int = 1,
     split: Split = "train",
     workers: int = os.cpu_count() or 1,
-    size: int = 64,
+    size: int = 128,
 ) -> None:
     """Record walks through generated Doom maps.
 

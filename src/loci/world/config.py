@@ -86,7 +86,7 @@ def infinite_world_transformer() -> TransformerConfig:
     return TransformerConfig()
 
 
-_DOOM_WIDTH = 192
+_DOOM_WIDTH, _DOOM_LATENTS = 256, 48
 
 
 def doom_transformer(pose_rotary: bool = True) -> TransformerConfig:
@@ -99,12 +99,13 @@ def doom_transformer(pose_rotary: bool = True) -> TransformerConfig:
         dim=_DOOM_WIDTH,
         ffn_dim=4 * _DOOM_WIDTH,
         layers=8,
-        heads=3,
+        heads=4,
         frequencies=128,
+        latent_channels=_DOOM_LATENTS,
         text_width=None,
         actions=ActionEncoderConfig(embedding=32, hidden=64, strides=(1, 1)),
         memory=HPMCConfig(
-            in_channels=16 + POSE_FEATURES,
+            in_channels=_DOOM_LATENTS + POSE_FEATURES,
             out_channels=_DOOM_WIDTH,
             hidden=64,
             heads=2,
@@ -115,17 +116,18 @@ def doom_transformer(pose_rotary: bool = True) -> TransformerConfig:
         memory_stream="fixed",
         prediction="data",
         round_timestep=False,
+        detail=2 * _DOOM_WIDTH,
     )
 
 
 def doom_world() -> WorldConfig:
-    """How the shipped model `doom` is walked: 64x64 frames, eight to a chunk, a latent per frame.
+    """How the shipped model `doom` is walked: 128x128 frames, eight to a chunk, a latent per frame.
 
     The sampled latents become the history: the codec works frame by frame, so that decoding and
     encoding them again would gain nothing.
     """
     return WorldConfig(
-        size=(64, 64),
+        size=(128, 128),
         fps=15,
         chunk=8,
         overlap=False,
@@ -137,6 +139,6 @@ def doom_world() -> WorldConfig:
         views=(0, 3, 4),
         action_scale=ActionScale(),
         fov=88.7,
-        sampling=SamplingConfig(steps=8, shift=2.0, even=True, guidance=1.0),
+        sampling=SamplingConfig(steps=8, shift=2.0, even=True, guidance=1.0, order=2),
         memory=HierarchicalMemoryConfig(HierarchyConfig(window=8, budget=20, follow="views")),
     )

@@ -67,7 +67,7 @@ def test_there_is_no_inertia() -> None:
 def test_the_same_place_looks_the_same() -> None:
     actions = there_and_back(11, 60)
     frames, poses = film(11, actions)
-    assert frames.shape == (61, 64, 64, 3)
+    assert frames.shape == (61, 128, 128, 3)
     assert frames.dtype == np.uint8
     assert poses.shape == (61, 3)
     assert np.abs(poses - poses[::-1])[:, :2].max() < 0.05
@@ -159,7 +159,7 @@ def test_recording(tmp_path: Path) -> None:
     done = generate(tmp_path / "a", episodes=3, frames=50, seed=5, split="test")
     assert done.frames == 150
     shards = load_recordings(tmp_path / "a")
-    assert shards.frames.shape == (3, 50, 64, 64, 3)
+    assert shards.frames.shape == (3, 50, 128, 128, 3)
     assert shards.labels["map_seeds"].tolist() == [10_000_001, 10_000_003, 10_000_005]
     assert [shards.meta["kinds"][kind] for kind in shards.labels["kinds"]] == [
         "wander",

@@ -82,7 +82,7 @@ class Rendering:
         LociError: for another size, or a field of view out of range.
     """
 
-    size: int = 64
+    size: int = 128
     fov: float = FOV
 
     def __post_init__(self) -> None:

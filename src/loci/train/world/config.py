@@ -42,7 +42,7 @@ def default_stages() -> tuple[TrainingStage, ...]:
     """Short histories with large turns; then merged tokens; then long histories."""
     short = tuple(
         HistorySpec((n, 0, 0), stride)
-        for n, stride in ((2, 1), (4, 2), (4, 4), (6, 6), (6, 3), (0, 1))
+        for n, stride in ((2, 1), (4, 1), (4, 2), (6, 6), (6, 3), (0, 1))
     )
     merged = (
         HistorySpec((10, 0, 0), 1),
@@ -56,17 +56,23 @@ def default_stages() -> tuple[TrainingStage, ...]:
     # The whole of a long history, as a walk will hold it; small budgets stand for longer ones.
     long = (
         HistorySpec(budget=20),
-        HistorySpec(stride=3, budget=20, lengths=(256, 1200)),
+        HistorySpec(stride=3, budget=20, lengths=(256, 760)),
         HistorySpec(stride=3, budget=20, lengths=(64, 320)),
         HistorySpec(stride=4, budget=12),
         HistorySpec((6, 3, 0), 3),
         HistorySpec((2, 0, 0), 1),
     )
     return (
-        TrainingStage(0.35, short, noise=0.15),
-        TrainingStage(0.6, merged, noise=0.2, freeze_windows=True),
+        TrainingStage(0.15, short, noise=0.15),
+        TrainingStage(0.4, merged, noise=0.2),
         TrainingStage(
-            1.0, long, noise=0.3, revisits=0.5, moves=0.3, self_forcing=0.3, freeze_windows=True
+            1.0,
+            long + merged[2:4],
+            noise=0.3,
+            revisits=0.5,
+            moves=0.3,
+            self_forcing=0.3,
+            freeze_windows=True,
         ),
     )
 
@@ -98,10 +104,12 @@ class WorldTraining(TrainerConfig):
     model: TransformerConfig = field(default_factory=doom_transformer)
     world: WorldConfig = field(default_factory=doom_world)
     stages: tuple[TrainingStage, ...] = field(default_factory=default_stages)
-    minutes: float = 90.0
+    minutes: float = 290.0
     learning_rate: float = 8e-4
+    warmup_steps: int = 50
     floor: float = 0.02
     hold: float = 0.75
+    batch_size: int = 32
     train_walks: int = 320
     evaluation_walks: int = 24
     logit_mean: float = 0.8
