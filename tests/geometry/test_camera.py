@@ -1,5 +1,7 @@
 """The camera convention against pictures one can imagine, and against the others' definitions."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -66,3 +68,34 @@ def test_a_depth_map_becomes_the_points_that_were_seen() -> None:
 def test_what_is_no_camera_is_refused() -> None:
     with pytest.raises(LociError, match="field of view of 180"):
         Camera.identity(180)
+
+
+@settings(max_examples=30, deadline=None)
+@given(ORBITS, *[st.integers(0, 9)] * 4)
+def test_a_crop_is_seen_by_a_camera_with_another_principal_point(
+    camera: Camera, left: int, top: int, right: int, bottom: int
+) -> None:
+    height, width = 24, 32
+    size = (height - top - bottom, width - left - right)
+    cropped = cropped_camera(camera, (height, width), (left, top), size)
+    points = torch.rand(5, 3, generator=torch.Generator().manual_seed(left)) * 0.2
+    offset = torch.tensor([left, top, 0.0])
+    whole = camera.project(points, (height, width))
+    assert torch.allclose(cropped.project(points, size), whole - offset, atol=1e-3)
+    matrix = camera.intrinsics((height, width))
+    assert torch.allclose(matrix[:2, 2] - offset[:2], cropped.intrinsics(size)[:2, 2], atol=1e-4)
+    depth = torch.rand(height, width) + 1
+    part = (slice(top, height - bottom), slice(left, width - right))
+    points = Camera.identity(camera.fov).unproject(depth)[part]
+    back = Camera.identity(cropped.fov, cropped.principal).unproject(depth[part])
+    assert torch.allclose(points, back, atol=1e-4)
+
+
+def cropped_camera(
+    camera: Camera, size: tuple[int, int], corner: tuple[int, int], cropped: tuple[int, int]
+) -> Camera:
+    """The camera of a part of its picture: left and top, height and width."""
+    (height, width), (left, top) = cropped, corner
+    fov = math.degrees(2 * math.atan(width / 2 / camera.focal(size)))
+    principal = ((size[1] / 2 - left) / width, (size[0] / 2 - top) / height)
+    return Camera(camera.rotation, camera.translation, fov, principal)

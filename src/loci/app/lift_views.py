@@ -33,6 +33,7 @@ def object_preview(asset: Asset, pixels: Pixels, mask: Inside) -> Image.Image:
         asset.pose.translation[0],
         asset.pose.scale[0],
         asset.fov,
+        asset.principal,
     )
     placed = _in_place(_renderable(asset), camera, pixels)
     sides = turntable(_renderable(asset), TILE, 1.0, TurntableConfig(frames=len(SIDES)))
@@ -43,7 +44,8 @@ def object_preview(asset: Asset, pixels: Pixels, mask: Inside) -> Image.Image:
 def scene_preview(scene: Scene, pixels: Pixels, masks: list[Inside]) -> Image.Image:
     """The picture with all but the objects dimmed, and the objects in their places."""
     shape = scene.gaussians or merge_meshes(list(scene.meshes.values()))
-    placed = _in_place(shape, Camera.identity(scene.objects[0].fov), pixels)
+    first = scene.objects[0]
+    placed = _in_place(shape, Camera.identity(first.fov, first.principal), pixels)
     tiles = [_tile(_masked(pixels, np.any(masks, axis=0))), _tile(placed)]
     return contact_sheet(np.stack(tiles), ["picture", "in place"], columns=2)
 

@@ -2,13 +2,13 @@
 
 World frames (an object's or a scene's) have z up. In the camera frame x points left, y up and z
 forward; points are row vectors: `p_camera = p_world @ rotation + translation`. `fov` is the
-horizontal field of view, the principal point is the image centre, and the centre of pixel i lies
-at i + 0.5.
+field of view across the image's width for a principal point in its centre, which stands for the
+focal length wherever the principal point is. The centre of pixel i lies at i + 0.5.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -24,23 +24,29 @@ OPENGL = (-1.0, 1.0, -1.0)
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 """Radians between successive points of a Fibonacci lattice on a sphere."""
 
+CENTRE = (0.5, 0.5)
+"""The principal point of a picture that is not cropped, as shares of its width and height."""
+
 Size = int | tuple[int, int]
 """Height and width of an image in pixels; one number for a square."""
 
 
 @dataclass(frozen=True)
 class Camera:
-    """Pose and field of view of a pinhole camera.
+    """Pose, field of view and principal point of a pinhole camera.
 
     Attributes:
         rotation: `[3, 3]`; its columns are the camera's left, up and forward in the world.
         translation: the world's origin in the camera frame, `[3]`.
-        fov: horizontal field of view in degrees, in (0, 180).
+        fov: 2 atan(width / 2 / focal length) in degrees, in (0, 180).
+        principal: where the optical axis meets the image, as shares of its width (from the left)
+            and height (from the top); outside of [0, 1] it is outside the image.
     """
 
     rotation: Float[Tensor, "3 3"]
     translation: Float[Tensor, "3"]
     fov: float
+    principal: tuple[float, float] = CENTRE
 
     def __post_init__(self) -> None:
         if not 0 < self.fov < 180:
@@ -55,7 +61,7 @@ class Camera:
 
     def to(self, like: Tensor) -> "Camera":
         """The same camera with the dtype and on the device of `like`."""
-        return Camera(self.rotation.to(like), self.translation.to(like), self.fov)
+        return replace(self, rotation=self.rotation.to(like), translation=self.translation.to(like))
 
     def view(self, points: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
         """World points in the camera frame."""
@@ -65,31 +71,35 @@ class Camera:
         """Focal length in pixels, the same along both axes."""
         return height_width(size)[1] / (2 * math.tan(math.radians(self.fov) / 2))
 
+    def principal_point(self, size: Size) -> tuple[float, float]:
+        """The principal point in pixels: column and row."""
+        height, width = height_width(size)
+        return self.principal[0] * width, self.principal[1] * height
+
     def project(self, points: Float[Tensor, "*n 3"], size: Size) -> Float[Tensor, "*n 3"]:
         """World points as x and y in pixels (x right, y down) and depth z."""
-        height, width = height_width(size)
         x, y, z = self.view(points).unbind(-1)
-        focal = self.focal(size)
-        return torch.stack([width / 2 - focal * x / z, height / 2 - focal * y / z, z], dim=-1)
+        focal, (column, row) = self.focal(size), self.principal_point(size)
+        return torch.stack([column - focal * x / z, row - focal * y / z, z], dim=-1)
 
     def unproject(self, depth: Float[Tensor, "h w"]) -> Float[Tensor, "h w 3"]:
         """A depth map (z) as a pointmap: points in the camera frame."""
         height, width = depth.shape
-        focal = self.focal((height, width))
-        y = (height / 2 - 0.5 - torch.arange(height).to(depth)) / focal
-        x = (width / 2 - 0.5 - torch.arange(width).to(depth)) / focal
+        focal, (column, row) = self.focal((height, width)), self.principal_point((height, width))
+        y = (row - 0.5 - torch.arange(height).to(depth)) / focal
+        x = (column - 0.5 - torch.arange(width).to(depth)) / focal
         return torch.stack([x * depth, y[:, None] * depth, depth], dim=-1)
 
     def intrinsics(self, size: Size) -> Float[Tensor, "3 3"]:
         """OpenCV's camera matrix."""
-        (height, width), focal = height_width(size), self.focal(size)
-        rows = [[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]
+        focal, (column, row) = self.focal(size), self.principal_point(size)
+        rows = [[focal, 0, column], [0, focal, row], [0, 0, 1]]
         return torch.tensor(rows).to(self.rotation)
 
     @classmethod
-    def identity(cls, fov: float) -> "Camera":
+    def identity(cls, fov: float, principal: tuple[float, float] = CENTRE) -> "Camera":
         """A camera whose frame is the world frame."""
-        return cls(torch.eye(3), torch.zeros(3), fov)
+        return cls(torch.eye(3), torch.zeros(3), fov, principal)
 
     @classmethod
     def from_pose(
@@ -98,6 +108,7 @@ class Camera:
         translation: Float[Tensor, "3"],
         scale: float | Tensor,
         fov: float,
+        principal: tuple[float, float] = CENTRE,
     ) -> "Camera":
         """The camera, in the object's frame and units, that sees an object with the pose
         `p_camera = (p_object * scale) @ rotation + translation`.
@@ -106,7 +117,7 @@ class Camera:
         those of the pose.
         """
         one = torch.as_tensor(scale).to(translation).reshape(-1)[0]
-        return cls(rotation, translation / one, fov)
+        return cls(rotation, translation / one, fov, principal)
 
     @classmethod
     def orbit(

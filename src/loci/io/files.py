@@ -20,6 +20,16 @@ from loci.errors import LociError
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
+LONGEST_NAME = 200
+"""Characters of a file's name that messages show."""
+
+
+def shown(path: object) -> str:
+    """The name of a file for a message: one line, and cut where it is no name but a content."""
+    text = " ".join(str(path).split())
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}..."
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A draft to write to, which becomes `path` when the block ends well.

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from loci.errors import LociError
-from loci.geometry.camera import OPENGL, Camera, flip_axes
+from loci.geometry.camera import CENTRE, OPENGL, Camera, flip_axes
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.gaussians.render import Rendering, render_gaussians
 from loci.geometry.io import from_gltf_frame, write_glb, write_obj, write_ply
@@ -28,7 +28,7 @@ from loci.objects.costs import StageCost
 from loci.objects.inputs.observation import ObservedPicture
 from loci.objects.inputs.pointmap import NOMINAL_DISTANCE
 from loci.objects.pipeline import LiftResult
-from loci.objects.placement.pose import Pose, pose_at_fov
+from loci.objects.placement.pose import Pose, pose_for_camera
 
 SPLATS, MESH, POSE = "splat.ply", "mesh.glb", "pose.json"
 FILES = (".ply", ".glb", ".obj")
@@ -42,6 +42,7 @@ CONVENTION = {
     "convention": "row vectors: p_camera = (p_object * scale) @ rotation_matrix + translation",
     "object_frame": "z up, in [-0.5, 0.5]^3; splat.ply is in it",
     "camera_frame": "x left, y up, z forward, the camera at the origin (PyTorch3D)",
+    "principal_point_units": "shares of the picture's width and height, from the top left corner",
     "quaternion": "w, x, y, z of rotation_matrix, for column vectors",
     "mesh_file": "mesh.glb is y up as glTF wants: its (x, y, z) is (x, -z, y) in the object frame",
 }
@@ -65,6 +66,7 @@ class Asset:
         mesh: None if it was not decoded.
         fov: horizontal field of view in degrees of the camera that the pose refers to.
         nominal: whether the object's distance is assumed, because there was no pointmap.
+        principal: the camera's principal point, as shares of the picture's width and height.
         costs: seconds and peak memory of every stage of the run, shared by all its objects.
     """
 
@@ -77,13 +79,17 @@ class Asset:
     fov: float
     nominal: bool
     costs: tuple[StageCost, ...] = ()
+    principal: tuple[float, float] = CENTRE
 
     @classmethod
     def of(cls, picture: ObservedPicture, result: LiftResult) -> Asset:
         """A result of the pipeline, its pose for the picture's camera."""
-        nominal = picture.pointmap is None
+        nominal, pose = picture.pointmap is None, result.pose
+        if nominal:
+            height, width = picture.pixels.shape[:2]
+            pose = pose_for_camera(pose, picture.fov, picture.principal, height / width)
         return cls(
-            pose=pose_at_fov(result.pose, picture.fov) if nominal else result.pose,
+            pose=pose,
             voxels=result.choice.structure[:, 1:].long(),
             resolution=result.resolution,
             coarsening=result.choice.shrink,
@@ -91,6 +97,7 @@ class Asset:
             mesh=result.mesh,
             fov=picture.fov,
             nominal=nominal,
+            principal=picture.principal,
         )
 
     def centres(self) -> Float[Tensor, "n 3"]:
@@ -106,6 +113,7 @@ class Asset:
             "scale": _listed(self.pose.scale[0]),
             "units": NOMINAL_UNITS if self.nominal else POINTMAP_UNITS,
             "horizontal_fov_degrees": self.fov,
+            "principal_point": list(self.principal),
             **CONVENTION,
         }
 

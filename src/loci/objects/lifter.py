@@ -170,6 +170,7 @@ class Lifter:
         *,
         pointmap_frame: PointmapFrame = "pytorch3d",
         fov: float | None = None,
+        intrinsics: Any = None,
         **options: Any,
     ) -> Scene:
         """Lift several objects of one picture, each as it would be lifted alone.
@@ -180,12 +181,16 @@ class Lifter:
             pointmap_frame: axes of the pointmap's points.
             fov: horizontal field of view in degrees, for depths and without a pointmap; 50 by
                 default.
+            intrinsics: in place of `fov`, also for cropped pictures: FX, FY, CX, CY or a 3x3
+                camera matrix in pixels of the picture, or a file of either
+                (`loci.io.intrinsics.read_intrinsics`). Without them the principal point is fitted
+                to the pointmap, or the picture's centre.
             options: as of `lift`.
 
         Raises:
             LociError: as `__call__`.
         """
-        picture = ObservedPicture.read(image, pointmap, pointmap_frame, fov)
+        picture = ObservedPicture.read(image, pointmap, pointmap_frame, fov, intrinsics)
         names = mask_names(list(masks))
         # All masks are checked before the work on any object begins.
         checked = [picture.mask(mask, name) for mask, name in zip(masks, names, strict=True)]

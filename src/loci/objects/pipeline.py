@@ -267,7 +267,8 @@ class LiftPipeline:
             return None
         rotation, translation, scale = (part[0].float().cpu() for part in result.pose)
         matrix = quaternion_to_matrix(rotation)
-        camera = Camera.from_pose(matrix, translation, scale / choice.shrink, observation.fov)
+        size = scale / choice.shrink
+        camera = Camera.from_pose(matrix, translation, size, observation.fov, observation.principal)
         mask = observation.mask[None].float()
         features = pixel_aligned(
             choice.centres.cpu(), choice.voxel_size, camera, observation.rgb, mask

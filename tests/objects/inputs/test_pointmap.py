@@ -1,16 +1,24 @@
 """A user's own geometry: read, turned into our frame, checked."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loci.errors import LociError
-from loci.objects.inputs.pointmap import check_covers, fitted_fov, fitted_pointmap, read_pointmap
+from loci.geometry.camera import Camera
+from loci.objects.inputs.pointmap import (
+    check_covers,
+    fitted_fov,
+    fitted_pointmap,
+    fitted_principal,
+    read_pointmap,
+)
 from tests.objects.lifters import example, example_pointmap
 
 POINTS = example_pointmap()
@@ -119,3 +127,40 @@ def test_an_object_needs_a_known_point() -> None:
         check_covers(fitted(points), torch.from_numpy(inside), "chair.png")
     points[20, 36] = POINTS[20, 36]
     check_covers(fitted(points), torch.from_numpy(inside))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(20, 100), *[st.integers(0, 25)] * 4)
+def test_the_principal_point_of_a_crop_is_fitted(
+    fov: float, left: int, top: int, right: int, bottom: int
+) -> None:
+    height, width = 70, 80
+    points = torch.from_numpy(example_pointmap(height, width, fov)).movedim(-1, 0)
+    part = points[:, top : height - bottom, left : width - right]
+    part = part + 0.002 * torch.randn(part.shape, generator=torch.Generator().manual_seed(top))
+    rows, columns = part.shape[1:]
+    across, down = fitted_principal(part)
+    assert across * columns == pytest.approx(width / 2 - left, abs=0.6)
+    assert down * rows == pytest.approx(height / 2 - top, abs=0.6)
+
+
+def test_points_of_a_centred_picture_leave_its_principal_point_in_the_centre() -> None:
+    points = torch.from_numpy(POINTS).movedim(-1, 0)
+    assert fitted_principal(points) == (0.5, 0.5), "to the last bit, so that nothing changes"
+    assert fitted_principal(torch.zeros(3, 8, 8) + torch.tensor([0.5, 0.5, 2])[:, None, None]) == (
+        0.5,
+        0.5,
+    )
+    # Not of a pinhole camera: a distance to a wall that is known only by its sign.
+    bent = points / points[2:]
+    bent = torch.cat([bent[:2] + 0.3 * bent[:2].sign(), bent[2:]])[:, :, 10:]
+    assert fitted_principal(bent)[0] == 0.5
+
+
+def test_depths_become_points_around_the_principal_point() -> None:
+    whole = read_pointmap(POINTS[:, :, 2], fov=40)
+    cropped = POINTS[:, 20:, 2]
+    focal = Camera.identity(40).focal((40, 60))
+    fov = math.degrees(2 * math.atan(20 / focal))
+    points = read_pointmap(cropped, fov=fov, principal=(10 / 40, 0.5))
+    assert torch.allclose(points, whole[:, 20:], atol=1e-5)

@@ -1,8 +1,11 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loci.geometry.camera import Camera
 from loci.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
 from loci.objects.placement.pose import (
     ROTATION_MEAN,
@@ -10,6 +13,7 @@ from loci.objects.placement.pose import (
     Pose,
     decode_pose,
     encode_pose,
+    pose_for_camera,
     rotation_matrix,
 )
 
@@ -98,3 +102,28 @@ def test_encoded_poses_decode_to_themselves(code: torch.Tensor, size: float, sce
 def test_unknown_conventions_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown pose convention Metric"):
         decode_pose(straight(), torch.ones(1, 3), torch.ones(1, 3), convention="Metric")  # type: ignore[arg-type]
+
+
+@given(st.floats(25, 75), st.floats(0.1, 0.9), st.floats(0.1, 0.9), st.floats(0.5, 2))
+def test_another_camera_sees_the_object_at_the_same_pixel_and_from_the_same_side(
+    fov: float, across: float, down: float, aspect: float
+) -> None:
+    nominal = Pose(
+        torch.tensor([[1.0, 0, 0, 0]]), torch.tensor([[0.2, -0.1, 1.0]]), torch.ones(1, 3)
+    )
+    size = (round(400 * aspect), 400)
+    aspect = size[0] / size[1]
+    found = pose_for_camera(nominal, fov, (across, down), aspect)
+    camera = Camera.identity(fov, (across, down))
+    seen = camera.project(found.translation, size)[0, :2]
+    expected = Camera.identity(50).project(nominal.translation, size)[0, :2]
+    assert torch.allclose(seen, expected, atol=0.05)
+    # From the camera's direction in the object's frame.
+    before, after = (
+        pose.translation @ quaternion_to_matrix(pose.rotation)[0].T for pose in (nominal, found)
+    )
+    cosine = torch.nn.functional.cosine_similarity(before, after)
+    assert float(cosine) == pytest.approx(1, abs=1e-5)
+    assert float(found.scale[0, 0] / found.translation[0, 2]) == pytest.approx(
+        math.tan(math.radians(fov) / 2) / math.tan(math.radians(25)), rel=1e-4
+    )

@@ -1,7 +1,9 @@
 import math
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 from loci.geometry.camera import Camera
@@ -183,3 +185,30 @@ def test_the_searched_pose_must_gain_more_than_the_minimum() -> None:
     assert gain > 0.1
     assert torch.equal(refined(gain - 1e-3).pose.rotation, eager.pose.rotation)
     assert torch.equal(refined(gain + 1e-3).pose.rotation, reluctant.pose.rotation)
+
+
+@hypothesis.settings(max_examples=12, deadline=None)
+@hypothesis.given(st.booleans(), *[st.integers(0, 12)] * 4)
+def test_cropping_does_not_move_the_object(
+    with_pointmap: bool, left: int, top: int, right: int, bottom: int
+) -> None:
+    """By more than a pixel, nor turn it: the principal point tells where the crop lies."""
+    truth = true_pose()
+    whole = observed(truth, with_pointmap)
+    part = (slice(top, SIDE - bottom), slice(left, SIDE - right))
+    height, width = SIDE - top - bottom, SIDE - left - right
+    focal = Camera.identity(FOV).focal(SIDE)
+    cropped = whole._replace(
+        mask=whole.mask[part],
+        pointmap=None if whole.pointmap is None else whole.pointmap[:, *part],
+        fov=math.degrees(2 * math.atan(width / 2 / focal)),
+        principal=((SIDE / 2 - left) / width, (SIDE / 2 - top) / height),
+    )
+    given = truth._replace(translation=truth.translation * 1.5, scale=truth.scale * 1.2)
+    expected = refine_pose(given, chair(), 32, whole).pose
+    found = refine_pose(given, chair(), 32, cropped).pose
+    camera = Camera.identity(FOV)
+    moved = camera.project(found.translation, SIDE) - camera.project(expected.translation, SIDE)
+    assert moved[0, :2].norm() < 1
+    assert error(found, expected)[0] < 4
+    assert error(found, expected)[1] < 1.02

@@ -65,10 +65,9 @@ def project_gaussians(gaussians: Gaussians, camera: Camera, size: Size) -> Splat
     area = xx * yy - xy * xy
     xx, yy = xx + MIP_KERNEL, yy + MIP_KERNEL
     dimming = (area / (xx * yy - xy * xy)).clamp(min=1e-6).sqrt()
-    height, width = height_width(size)
-    focal = camera.focal(size)
+    focal, (column, row) = camera.focal(size), camera.principal_point(size)
     return Splats(
-        torch.stack([width / 2 - focal * x / z, height / 2 - focal * y / z], dim=1),
+        torch.stack([column - focal * x / z, row - focal * y / z], dim=1),
         torch.stack([xx, xy, yy], dim=1),
         torch.sigmoid(gaussians.opacity_logits[order]) * dimming,
         gaussians.colors[order].clamp(min=0),
@@ -88,8 +87,11 @@ def _rows_of_jacobian(
     height, width = height_width(size)
     focal = camera.focal(size)
     limit = SIDE_LIMIT / (2 * focal)
-    u = (x / z).clamp(-limit * width, limit * width)[:, None]
-    v = (y / z).clamp(-limit * height, limit * height)[:, None]
+    column, row = camera.principal_point(size)
+    # x / z and y / z of the image's centre.
+    u0, v0 = (column - width / 2) / focal, (row - height / 2) / focal
+    u = (x / z).clamp(u0 - limit * width, u0 + limit * width)[:, None]
+    v = (y / z).clamp(v0 - limit * height, v0 + limit * height)[:, None]
     left, up, forward = camera.rotation.T
     step = (focal / z)[:, None]
     return step * (u * forward - left), step * (v * forward - up)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from loci.caching.spectral import MARGIN
 from loci.errors import LociError
+from loci.geometry.camera import CENTRE
 from loci.io.images import (
     LIFT_ASPECT_RATIO,
     check_aspect,
@@ -24,6 +25,7 @@ from loci.io.images import (
     read_mask,
     read_pixels,
 )
+from loci.io.intrinsics import read_intrinsics
 from loci.objects.inputs.pointmap import (
     NOMINAL_DISTANCE,
     NOMINAL_FOV,
@@ -32,10 +34,11 @@ from loci.objects.inputs.pointmap import (
     check_covers,
     fitted_fov,
     fitted_pointmap,
+    fitted_principal,
     nominal_scene,
     read_pointmap,
 )
-from loci.objects.inputs.preprocess import structure_inputs
+from loci.objects.inputs.preprocess import around_principal, structure_inputs
 
 Picture = str | Path | Image.Image | UInt8[np.ndarray, "h w 3"]
 Mask = str | Path | Image.Image | NDArray[Any] | Tensor
@@ -52,6 +55,7 @@ class Observation(NamedTuple):
         distance: the depth of the object's centre if it is fixed by convention, as in the nominal
             scene.
         rgb: the whole picture in [0, 1], for pixel-aligned features.
+        principal: the principal point, as shares of width and height.
     """
 
     mask: Bool[Tensor, "h w"]
@@ -59,6 +63,7 @@ class Observation(NamedTuple):
     fov: float
     distance: float | None = None
     rgb: Float[Tensor, "3 h w"] | None = None
+    principal: tuple[float, float] = CENTRE
 
 
 class LiftRequest(NamedTuple):
@@ -89,11 +94,13 @@ class ObservedPicture:
         pixels: RGB, uint8 `[h, w, 3]`.
         pointmap: x left, y up, z forward, `[3, h, w]`, NaN where unknown; or None.
         fov: horizontal field of view in degrees: given, or fitted to the pointmap, or assumed.
+        principal: the principal point, as shares of width and height, likewise.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
     pointmap: Float[Tensor, "3 h w"] | None
     fov: float
+    principal: tuple[float, float] = CENTRE
 
     @cached_property
     def rgb(self) -> Float[Tensor, "3 h w"]:
@@ -107,6 +114,7 @@ class ObservedPicture:
         pointmap: Pointmap | None = None,
         pointmap_frame: PointmapFrame = "pytorch3d",
         fov: float | None = None,
+        intrinsics: Any = None,
     ) -> ObservedPicture:
         """Read and check a picture and its pointmap; arguments as of `Lifter.scene`.
 
@@ -120,11 +128,20 @@ class ObservedPicture:
         if pointmap_frame not in get_args(PointmapFrame):
             known = " or ".join(get_args(PointmapFrame))
             raise LociError(f"pointmap frame: {pointmap_frame!r}, expected {known}")
+        known = None
+        if intrinsics is not None:
+            if fov is not None:
+                raise LociError("field of view: given with intrinsics, expected one of them")
+            known = read_intrinsics(intrinsics, *pixels.shape[:2])
+            fov = known.fov
+        principal = known.principal if known else CENTRE
         if pointmap is None:
-            return cls(pixels, None, fov or NOMINAL_FOV)
-        points = read_pointmap(pointmap, pointmap_frame, fov)
+            return cls(pixels, None, fov or NOMINAL_FOV, principal)
+        points = read_pointmap(pointmap, pointmap_frame, fov, principal)
         points = fitted_pointmap(points, *pixels.shape[:2])
-        return cls(pixels, points, fov or fitted_fov(points) or NOMINAL_FOV)
+        if known is None:
+            principal = fitted_principal(points)
+        return cls(pixels, points, fov or fitted_fov(points) or NOMINAL_FOV, principal)
 
     def mask(self, mask: Mask, name: str = "mask") -> Bool[np.ndarray, "h w"]:
         """An object's mask, checked against the picture and the pointmap.
@@ -152,12 +169,15 @@ class ObservedPicture:
             input_size: side of the square inputs in pixels.
         """
         mask = torch.from_numpy(inside)[None].float()
-        inputs = structure_inputs(self.rgb, mask, self.pointmap, input_size)
+        frame = around_principal((self.rgb, mask, self.pointmap), self.principal)
+        inputs = structure_inputs(*frame, input_size)
         if self.pointmap is None:
-            normaliser, fov, distance = nominal_scene(mask), NOMINAL_FOV, NOMINAL_DISTANCE
+            normaliser = nominal_scene(mask)
+            camera = {"fov": NOMINAL_FOV, "distance": NOMINAL_DISTANCE}
         else:
-            normaliser, fov, distance = inputs.normaliser, self.fov, None
-        observation = Observation(mask[0] > 0.5, self.pointmap, fov, distance, self.rgb)
+            normaliser = inputs.normaliser
+            camera = {"fov": self.fov, "principal": self.principal}
+        observation = Observation(mask[0] > 0.5, self.pointmap, rgb=self.rgb, **camera)
         rgba = rgba_crop(self.pixels, inside)
         return LiftRequest(name, inputs.tensors, normaliser, seed, rgba, observation)
 

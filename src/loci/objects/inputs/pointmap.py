@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loci.errors import LociError
-from loci.geometry.camera import Camera
+from loci.geometry.camera import CENTRE, Camera
 
 
 class Normaliser(NamedTuple):
@@ -91,6 +91,7 @@ def read_pointmap(
     source: str | Path | NDArray[Any] | Tensor,
     frame: PointmapFrame = "pytorch3d",
     fov: float | None = None,
+    principal: tuple[float, float] = CENTRE,
 ) -> Float[Tensor, "h w 3"]:
     """A pointmap in the frame of this module, unknown points NaN, in its own unit of length.
 
@@ -98,6 +99,7 @@ def read_pointmap(
         source: a `.npy` file or an array: points `[h, w, 3]`, or depths along z `[h, w]`.
         frame: of the points; ignored for depths.
         fov: horizontal field of view in degrees, needed for depths.
+        principal: the principal point of depths, as shares of width and height.
 
     Points that are not finite or not in front of the camera (often zeros) are unknown.
 
@@ -111,7 +113,7 @@ def read_pointmap(
     if points.ndim == 2 and points.numel():
         if fov is None:
             raise LociError("pointmap: depths [height, width], expected the field of view too")
-        points = Camera.identity(fov).unproject(points)
+        points = Camera.identity(fov, principal).unproject(points)
     elif points.ndim != 3 or points.shape[-1] != 3 or not points.numel():
         raise LociError(
             f"pointmap: shape {list(points.shape)}, expected [height, width, 3] or [height, width]"
@@ -164,6 +166,39 @@ def fitted_fov(pointmap: Float[Tensor, "3 h w"]) -> float | None:
     if correlation < MIN_CORRELATION:
         return None
     return math.degrees(2 * math.atan(width / 2 * slope))
+
+
+MAX_RESIDUAL = 0.02
+"""Of a line fitted to x / z over the columns, as a share of the width: above it the points
+are not those of a pinhole camera, and no principal point is fitted."""
+SNAP = 0.25
+"""Pixels: a principal point that is fitted nearer to the centre is in the centre."""
+
+
+def fitted_principal(pointmap: Float[Tensor, "3 h w"]) -> tuple[float, float]:
+    """The principal point, as shares of width and height: where x and y are 0.
+
+    On each axis from a line fitted to x / z over the columns, or y / z over the rows. The centre
+    where the points do not determine it.
+    """
+    points = pointmap.movedim(0, -1)
+    return _principal(points), _principal(points.transpose(0, 1)[..., [1, 0, 2]])
+
+
+def _principal(points: Float[Tensor, "h w 3"]) -> float:
+    """Along the columns."""
+    width = points.shape[1]
+    columns, tangents = _columns_and_tangents(points)
+    slope, correlation = _line(columns, tangents)
+    if correlation < MIN_CORRELATION:
+        return 0.5
+    # The column at which x is 0, as every pixel has it by the slope; columns come negated.
+    principal = tangents / slope - columns
+    middle = principal.median()
+    if float((principal - middle).abs().median()) > MAX_RESIDUAL * width:
+        return 0.5
+    offset = float(middle) + 0.5 - width / 2
+    return 0.5 if abs(offset) < SNAP else 0.5 + offset / width
 
 
 def _check_directions(points: Float[Tensor, "h w 3"]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loci.errors import LociError
+from loci.geometry.camera import CENTRE
 from loci.objects.inputs.pointmap import Normaliser, normaliser
 
 INPUT_SIZE = 518
@@ -25,6 +26,31 @@ class StructureInputs(NamedTuple):
 
     tensors: Mapping[str, Tensor]
     normaliser: Normaliser
+
+
+def around_principal(
+    frame: tuple[Float[Tensor, "3 h w"], Float[Tensor, "1 h w"], Float[Tensor, "3 h w"] | None],
+    principal: tuple[float, float],
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Picture, mask and pointmap, padded until the principal point is in the centre.
+
+    The models are trained on pictures that are not cropped, in which the place of an object in the
+    full frame tells its direction. The padding is black, outside the mask and of unknown points,
+    and at most as large as the picture.
+    """
+    if principal == CENTRE:
+        return frame
+    rgb, mask, points = frame
+    (left, right), (top, bottom) = (
+        (max(0, round(side * (1 - 2 * share))), max(0, round(side * (2 * share - 1))))
+        for side, share in zip(
+            (mask.shape[-1], mask.shape[-2]), (min(max(s, 0.0), 1.0) for s in principal), strict=True
+        )
+    )
+    padding = (left, right, top, bottom)
+    if points is not None:
+        points = F.pad(points, padding, value=torch.nan)
+    return F.pad(rgb, padding), F.pad(mask, padding), points
 
 
 class Box(NamedTuple):

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from loci.geometry.camera import CENTRE
 from loci.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
 from loci.objects.inputs.pointmap import NOMINAL_DISTANCE, NOMINAL_FOV
 
@@ -166,13 +167,30 @@ def nominal_pose(
     return MatrixPose(rotation, distance * nominal_ray, true_pose.scale * distance * zoom / depth)
 
 
-def pose_at_fov(pose: Pose, fov: float) -> Pose:
-    """A pose of the nominal scene, for a camera of another horizontal field of view in degrees that
-    sees the same picture."""
-    if fov == NOMINAL_FOV or pose.translation[0, 2] <= 0:
+def pose_for_camera(
+    pose: Pose, fov: float, principal: tuple[float, float] = CENTRE, aspect: float = 1.0
+) -> Pose:
+    """A pose of the nominal scene, for another camera that sees the same picture.
+
+    Args:
+        pose: a batch of one.
+        fov: horizontal field of view in degrees of the other camera.
+        principal: its principal point, as shares of the picture's width and height.
+        aspect: height over width of the picture.
+    """
+    if (fov == NOMINAL_FOV and principal == CENTRE) or pose.translation[0, 2] <= 0:
         return pose
     nominal = MatrixPose(quaternion_to_matrix(pose.rotation), pose.translation, pose.scale[:, 0])
     other = nominal_pose(nominal, pose.scale.new_tensor([NOMINAL_FOV]), nominal_fov=fov)
+    if principal != CENTRE:
+        # The same pixel is on another ray: x / z = (principal column - column) / focal length.
+        width = 2 * math.tan(math.radians(fov) / 2)
+        across, down = (share - 0.5 for share in principal)
+        offset = pose.scale.new_tensor([[across * width, down * aspect * width, 0.0]])
+        ray = other.translation / other.translation[:, 2:]
+        turn = rotation_between(ray, ray + offset)
+        translation = other.translation[:, 2:] * (ray + offset)
+        other = MatrixPose(other.rotation @ turn, translation, other.scale)
     scale = other.scale[:, None].expand(-1, 3)
     return Pose(matrix_to_quaternion(other.rotation), other.translation, scale)
 

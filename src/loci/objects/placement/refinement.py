@@ -174,7 +174,8 @@ def comparison_grid(observation: Observation, side: int) -> ComparisonGrid:
     voxels along a side."""
     mask, pointmap, fov = observation[:3]
     height, width = mask.shape
-    focal = Camera.identity(fov).focal((height, width))
+    camera = Camera.identity(fov, observation.principal)
+    focal = camera.focal((height, width))
     rows, columns = torch.nonzero(mask, as_tuple=True)
     first = torch.stack([columns.min(), rows.min()]).float()
     last = torch.stack([columns.max(), rows.max()]).float() + 1
@@ -192,7 +193,7 @@ def comparison_grid(observation: Observation, side: int) -> ComparisonGrid:
         number = torch.zeros(side**2).index_add_(0, cell[known], ones[known])
         depth = torch.where(number > 0, total / number.clamp(min=1), torch.nan)
     # x points left and y up, against columns and rows.
-    centre = torch.tensor([width / 2, height / 2])
+    centre = torch.tensor(camera.principal_point((height, width)))
     low, high = (centre - last) / focal, (centre - first) / focal
     corner = (centre - middle - extent / 2) / focal
     if extent < 2 * side:
