@@ -101,10 +101,10 @@ COMMANDS = {
         configs="loci.train.slat.flow:CONFIGS",
     ),
     "train export-world": Command(
-        "loci.app.train:export_world", "Export a trained world model for loci walk."
+        "loci.app.export:export_world", "Export a trained world model for loci walk."
     ),
     "train export-home": Command(
-        "loci.app.train:export_home", "Export a trained image-to-3D model for loci lift."
+        "loci.app.export:export_home", "Export a trained image-to-3D model for loci lift."
     ),
     "bench horizon": Command("loci.bench.world.horizon:horizon", "Cost per chunk as a walk grows."),
     "bench memory": Command(
@@ -135,7 +135,7 @@ COMMANDS = {
     "bench speed-parts": Command(
         "loci.bench.objects.profile:speed_parts", "Profile the parts of the released lifting model."
     ),
-    "convert": Command("loci.app.train:convert", "Convert published weights to a model folder."),
+    "convert": Command("loci.app.convert:convert", "Convert published weights to a model folder."),
 }
 GROUPS = {
     "data": "Make training data: recordings and objects.",

@@ -1,12 +1,9 @@
-"""The commands `train export-world`, `train export-home` and `convert`, importing what they need
-only when they run. Trainings are called with their configurations (`loci.cli`)."""
+"""The commands `train export-world` and `train export-home`, importing what they need only when
+they run. Trainings are called with their configurations (`loci.cli`)."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 
 def export_world(codec: Path, world: Path, out: Path) -> None:
@@ -43,25 +40,3 @@ def export_home(
     from loci.train import export_home as export
 
     export.export_home(export.Runs(structure_vae, structure, slat_vae, slat), data, out)
-
-
-def convert(
-    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
-    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
-) -> None:
-    """Turn published weights into safetensors.
-
-    Checks the name and the shape of every tensor, and writes a folder that --model takes.
-
-    Args:
-        source: the published folder of Infinite-World, or its transformer's file, or the published
-            folder of SAM 3D Objects.
-        out: the model folder to write.
-    """
-    from loci.objects import released as objects
-    from loci.world import released as world
-
-    if (parts := objects.ReleasedParts.find(source)) is not None:
-        objects.convert(parts, out)
-    else:
-        world.convert(source, out)
