@@ -89,9 +89,7 @@ def latent_walks(
     poses = torch.cat([start[:, None], reckoned], dim=1)
     true_poses = poses
     if recordings.poses is not None:
-        x, y, heading = torch.from_numpy(recordings.poses[:walks].astype(np.float64)).unbind(-1)
-        cell = recordings.info.cell_units
-        true_poses = torch.stack([heading.deg2rad(), x / cell, y / cell], dim=-1)
+        true_poses = torch.from_numpy(recordings.info.model_poses(recordings.poses[:walks]))
     return LatentWalks(latents, actions, poses, true_poses)
 
 

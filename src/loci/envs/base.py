@@ -5,12 +5,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from loci.memory.poses import ActionScale
 
-Pose = tuple[float, float, float]
-"""x, y in the environment's units; heading in degrees, counter-clockwise."""
+MapPose = tuple[float, float, float]
+"""x, y in the environment's units; heading in degrees, counter-clockwise.
+
+The model's poses (`loci.memory.poses`) are (heading, x, y) in radians and cells:
+`EnvironmentInfo.model_poses` converts. An object's `Pose` (`loci.objects`) is that of an object in
+a camera's frame.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,12 @@ class EnvironmentInfo:
             return None
         return ActionScale(math.radians(self.turn_degrees), self.move_units / self.cell_units)
 
+    def model_poses(self, poses: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+        """Poses of the environment (x, y, heading in degrees), as rows of an array, to those of the
+        model: heading in radians, x and y in cells; float64."""
+        x, y, heading = np.moveaxis(np.asarray(poses, np.float64), -1, 0)
+        return np.stack([np.radians(heading), x / self.cell_units, y / self.cell_units], axis=-1)
+
 
 class Environment(Protocol):
     """A place that can be walked through and recorded."""
@@ -53,7 +64,7 @@ class Environment(Protocol):
         """What is seen now."""
         ...
 
-    def pose(self) -> Pose | None:
+    def pose(self) -> MapPose | None:
         """Where the walker is now; None where the environment does not know."""
         ...
 

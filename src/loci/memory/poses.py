@@ -1,5 +1,7 @@
 """Poses (heading in radians, x and y in cells): dead reckoning, relative poses and means.
 
+Environments give theirs in another order and other units (`loci.envs.base.MapPose`).
+
 Memory tokens stand for several frames. Their pose has a fourth number, the spread of the headings
 of these frames in radians.
 """

@@ -12,7 +12,7 @@ from loci.envs.doom.engine import (
     LEFT,
     OPPOSITE,
     RIGHT,
-    Pose,
+    MapPose,
     stepped,
     turn_between,
 )
@@ -23,12 +23,12 @@ seeds = st.integers(0, 2**40)
 BODY = 16  # half the width of a walker, in map units
 
 
-def walked(seed: int, kind: Kind, frames: int) -> tuple[np.ndarray, list[Pose]]:
+def walked(seed: int, kind: Kind, frames: int) -> tuple[np.ndarray, list[MapPose]]:
     """Actions and poses of a walk whose every step succeeds."""
     world = make_map(seed)
     wanderer = Wanderer(world, kind, seed)
     actions = []
-    poses: list[Pose] = [world.start]
+    poses: list[MapPose] = [world.start]
     for _ in range(frames):
         actions.append(wanderer.action())
         poses.append(stepped(poses[-1], *actions[-1]))
@@ -108,7 +108,7 @@ def test_scripts_have_the_length_asked_for() -> None:
 
 @given(seeds, st.integers(1, 150))
 def test_there_and_back_comes_back_the_same_way(seed: int, half: int) -> None:
-    poses: list[Pose] = [make_map(seed).start]
+    poses: list[MapPose] = [make_map(seed).start]
     for move, view in there_and_back(seed, 2 * half).tolist():
         poses.append(stepped(poses[-1], move, view))
     assert np.allclose(poses, poses[::-1])

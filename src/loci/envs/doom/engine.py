@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
-from loci.envs.base import EnvironmentInfo, Pose
+from loci.envs.base import EnvironmentInfo, MapPose
 from loci.envs.doom.maps import CELL, DoomMap, make_map
 from loci.envs.doom.wad import write_wad
 from loci.errors import LociError
@@ -49,7 +49,7 @@ _RESOLUTIONS = {64: "RES_256X192", 128: "RES_512X384"}
 Run = tuple[int, int, int]  # move, view, frames
 
 
-def stepped(pose: Pose, move: int, view: int) -> Pose:
+def stepped(pose: MapPose, move: int, view: int) -> MapPose:
     """The pose after one action, if nothing stands in the way: a turn first, then the move."""
     x, y, heading = pose
     heading += TURN * TURN_SIGN[view]
@@ -169,7 +169,7 @@ class DoomWalker:
         rows = wide[0::3] + wide[1::3] + wide[2::3]
         return ((rows[:, 0::3] + rows[:, 1::3] + rows[:, 2::3] + 4) // 9).astype(np.uint8)
 
-    def pose(self) -> Pose:
+    def pose(self) -> MapPose:
         """x and y in map units, heading in degrees, counter-clockwise."""
         x, y, heading = self._game.get_state().game_variables
         return float(x), float(y), float(heading)
@@ -202,7 +202,7 @@ class DoomWalker:
 def film(
     map_seed: int,
     actions: Int[np.ndarray, "n 2"],
-    start: Pose | None = None,
+    start: MapPose | None = None,
     rendering: Rendering | None = None,
 ) -> tuple[UInt8[np.ndarray, "n+1 s s 3"], Float32[np.ndarray, "n+1 3"]]:
     """True frames and poses of a list of actions in the map of a seed, the first view included.

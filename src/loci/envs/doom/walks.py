@@ -25,7 +25,7 @@ from loci.envs.doom.engine import (
     STRAFE_LEFT,
     STRAFE_RIGHT,
     TURN,
-    Pose,
+    MapPose,
     Run,
     other_way,
     stepped,
@@ -52,7 +52,7 @@ class Wanderer:
     def __init__(self, doom_map: DoomMap, kind: Kind, seed: int, spin_first: bool = False) -> None:
         self.map, self.kind = doom_map, kind
         self.rng = random.Random(f"walk {kind} {seed}")
-        self.pose: Pose = doom_map.start
+        self.pose: MapPose = doom_map.start
         self._runs = self._choose_runs(spin_first)
         self._move, self._view, self._left = 0, 0, 0
 
@@ -285,7 +285,7 @@ def there_and_back(map_seed: int, frames: int, seed: int = 0) -> Int[np.ndarray,
     """
     doom_map = make_map(map_seed)
     wanderer = Wanderer(doom_map, "wander", seed)
-    pose: Pose = doom_map.start
+    pose: MapPose = doom_map.start
     out: list[tuple[int, int]] = []
     while len(out) < frames // 2:
         move, view = wanderer.action()
