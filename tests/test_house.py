@@ -15,7 +15,7 @@ GROUPS = [
     ["caching"],
     ["memory", "geometry", "codecs"],
     ["world", "objects"],
-    ["envs", "gym"],
+    ["envs", "gym", "labels"],
     ["data"],
     ["train"],
     ["bench"],

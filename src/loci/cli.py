@@ -59,6 +59,7 @@ COMMANDS = {
     "walk": Command("loci.app.walk:walk", "Walk into a picture: generate frames from keys."),
     "play": Command("loci.app.play.play:play", "Walk with the keyboard, in a browser."),
     "lift": Command("loci.app.lift:lift", "Lift objects out of a picture: splats, meshes, poses."),
+    "label": Command("loci.app.label:label", "Label films with actions, to train on."),
     "data doom": Command("loci.data.record:record", "Record walks through generated Doom maps."),
     "data objects": Command(
         "loci.data.objects.make:objects", "Render and voxelise objects for training."

@@ -3,7 +3,8 @@
 A data set is a folder with `meta.json` and shards `shard-0000`, `shard-0001` ..., each a folder
 with one .npy file per array: `frames` and `actions`, `poses` if they are known, and labels, one
 number per walk. Walks of any environment, or clips of any video, have this form. A shard is there
-complete or not at all.
+complete or not at all. In place of shards, `meta.json` may list `clips`: a `path` to a folder with
+`frames`, `actions` and `poses` of a whole film, and the `first` frame of a walk in it.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from loci.io.files import replacing
 
 VERSION = 2
 META = "meta.json"
+CLIPS = "clips"
 DIGEST = "sha256.txt"
 EPISODES_PER_SHARD = 24
 _FIRST_LABELS = {"kinds": "uint8", "map_seeds": "int64"}  # of version 1
@@ -56,6 +58,8 @@ class Recordings:
         labels: other numbers of each walk, by name.
         meta: all of `meta.json`.
         digest: a hash of the content.
+        addressed_by: whether a model addresses frames by poses dead-reckoned from the actions, as
+            in a walk, or by the stored poses, as in films, where actions can be uncertain.
     """
 
     frames: MappedArray
@@ -65,6 +69,13 @@ class Recordings:
     labels: dict[str, np.ndarray] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
     digest: str = ""
+
+    @property
+    def addressed_by(self) -> Literal["actions", "poses"]:
+        by = self.meta.get("addressed_by", "actions")
+        if by not in ("actions", "poses") or (by == "poses" and self.poses is None):
+            raise LociError(f"{META}: addressed_by {by!r}, expected actions, or poses and poses")
+        return by
 
 
 class ClipDataset(Dataset):
@@ -258,6 +269,8 @@ def load_recordings(folder: Path, episodes: int | None = None) -> Recordings:
     count = meta["episodes"] if episodes is None else episodes
     if not 1 <= count <= meta["episodes"]:
         raise LociError(f"{folder}: {count} episodes asked for, expected 1 to {meta['episodes']}")
+    if CLIPS in meta:
+        return _load_clips(folder, meta, info, count)
     frames, each = meta["frames"], meta["episodes_per_shard"]
     forms: dict[str, tuple[str, tuple[int, ...]]] = {
         "frames": ("uint8", (frames, *info.frame_size, 3)),
@@ -286,6 +299,48 @@ def load_recordings(folder: Path, episodes: int | None = None) -> Recordings:
         meta,
         hashlib.sha256("".join(digests).encode()).hexdigest(),
     )
+
+
+def _load_clips(
+    folder: Path, meta: dict[str, Any], info: EnvironmentInfo, count: int
+) -> Recordings:
+    """Walks that are stretches of whole films."""
+    length = meta["frames"]
+    forms = {"frames": ("uint8", (*info.frame_size, 3)), "actions": ("uint8", (2,))}
+    if meta["poses"]:
+        forms["poses"] = ("float32", (3,))
+    films: dict[str, dict[str, np.ndarray]] = {}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in forms}
+    digest = hashlib.sha256(str(length).encode())
+    for clip in meta[CLIPS][:count]:
+        if not isinstance(clip, dict) or not {"path", "first"} <= clip.keys():
+            raise LociError(f"{folder / META}: clip {clip}, expected a path and a first frame")
+        path, first = folder / clip["path"], clip["first"]
+        if clip["path"] not in films:
+            films[clip["path"]] = {name: _map_film(path / f"{name}.npy") for name in forms}
+            for array in films[clip["path"]].values():
+                digest.update(_digest({"film": array}).encode())
+        for name, (dtype, shape) in forms.items():
+            part = films[clip["path"]][name][None, first : first + length]
+            if part.shape != (1, length, *shape) or part.dtype != np.dtype(dtype):
+                found = f"{part.dtype} {list(part.shape[1:])} from frame {first}"
+                raise LociError(f"{path / name}.npy: {found}, expected {dtype} {[length, *shape]}")
+            parts[name].append(part)
+        digest.update(f"{first}".encode())
+    if len(parts["frames"]) < count:
+        raise LociError(f"{folder / META}: {len(parts['frames'])} clips, expected {count}")
+    poses = np.concatenate(parts["poses"]) if meta["poses"] else None
+    frames, actions = MappedArray(parts["frames"]), np.concatenate(parts["actions"])
+    return Recordings(frames, actions, poses, info, {}, meta, digest.hexdigest())
+
+
+def _map_film(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise LociError(f"{path}: missing, expected a labelled film (loci label)") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise LociError(f"{path}: damaged, expected an array file of numpy") from error
 
 
 def _info(folder: Path, meta: dict[str, Any]) -> EnvironmentInfo:

@@ -1,0 +1,269 @@
+"""`loci label`: films become recordings with actions, each with a report to look at."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+import tyro
+
+from loci.errors import LociError
+
+if TYPE_CHECKING:
+    from loci.labels.clip import LabelledClip, LabelOptions
+
+SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm")
+PARTS = ("cv2", "scipy", "matplotlib")
+
+
+def label(
+    films: Annotated[list[Path], tyro.conf.Positional, tyro.conf.arg(metavar="FILM|FOLDER")],
+    out: Path = Path("labels"),
+    poses: Path | None = None,
+    poses_format: Literal["tum", "kitti", "vipe", "colmap", "nerfstudio", "arkit"] | None = None,
+    fov: float = 65.0,
+    fps: float = 15.0,
+    size: tuple[int, int] = (64, 64),
+    length: int | None = None,
+    workers: int = 1,
+) -> None:
+    """Label films with the actions that their camera makes, as data for loci train world.
+
+    Each film becomes a folder in OUT/clips with its frames, actions, increments, poses, and a
+    report. OUT/train and OUT/test are walks cut from all films in OUT. The same command goes on
+    after a stop: films that are done are skipped. A film that cannot be labelled is named.
+
+    Args:
+        films: films, or folders of films.
+        out: where to write.
+        poses: a file with the camera's poses, for a single film; without it they are measured.
+        poses_format: of that file; by default as its name and content suggest.
+        fov: field of view across the longer side of the films, in degrees.
+        fps: frames per second of the recordings, at most.
+        size: height and width of the recorded frames in pixels.
+        length: frames of each walk; by default as long as the films allow.
+        workers: how many films at a time, each in a process.
+    """
+    found = find_films(films)
+    _check_numbers(fov, fps, size, length, workers)
+    if poses is not None and len(found) > 1:
+        raise LociError(f"--poses: {len(found)} films, expected one for one file of poses")
+    if poses is not None and not poses.is_file():
+        raise LociError(f"{poses}: no such file, expected poses")
+    _check_installed()
+    from loci.data.films import assemble
+    from loci.labels.clip import LabelOptions
+
+    options = LabelOptions(fps, size, fov, poses, poses_format)
+    failed = _label_all(_named(found, out), options, workers)
+    for _, reason in failed:
+        print(f"left out: {reason}")
+    if len(failed) == len(found):
+        raise LociError(f"none of {len(found)} films could be labelled; {failed[0][1]}")
+    try:
+        sets = assemble(out, length)
+    except LociError as error:
+        print(f"no recordings for training: {error}")
+        return
+    print(
+        f"{out}: {len(found) - len(failed)} films; {sets['train']} walks to train on and "
+        f"{sets['test']} held out, of {sets['frames']} frames"
+    )
+
+
+def find_films(given: Sequence[Path]) -> list[Path]:
+    """The films named, and those in the folders named.
+
+    Raises:
+        LociError: when there is none.
+    """
+    found: list[Path] = []
+    for path in given:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise LociError(f"{path}: no films in it, expected {' '.join(SUFFIXES)}")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise LociError(f"{path}: no such file, expected a film or a folder of films")
+    return list(dict.fromkeys(found))
+
+
+class _Job(NamedTuple):
+    film: Path
+    folder: Path
+
+
+def _named(films: Sequence[Path], out: Path) -> list[_Job]:
+    """A folder for each film, of its name; films of the same name get numbers."""
+    jobs, taken = [], set()
+    for film in films:
+        stem = re.sub(r"[^\w.-]+", "-", film.stem) or "film"
+        name, number = stem, 2
+        while name in taken:
+            name, number = f"{stem}-{number}", number + 1
+        taken.add(name)
+        jobs.append(_Job(film, out / "clips" / name))
+    return jobs
+
+
+def _check_numbers(
+    fov: float, fps: float, size: tuple[int, int], length: int | None, workers: int
+) -> None:
+    for name, value, low, high in (
+        ("--fov", fov, 20, 150),
+        ("--fps", fps, 2, 60),
+        ("--size", min(size), 16, 2048),
+        ("--size", max(size), 16, 2048),
+        ("--length", 16 if length is None else length, 16, 1_000_000),
+        ("--workers", workers, 1, 1024),
+    ):
+        if not low <= value <= high:
+            raise LociError(f"{name}: {value:g}, expected {low} to {high}")
+
+
+def _check_installed() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in PARTS if find_spec(name) is None]
+    if missing:
+        raise LociError(f"loci label needs {', '.join(missing)}: pip install 'genius-loci[label]'")
+
+
+def _label_all(jobs: Sequence[_Job], options: LabelOptions, workers: int) -> list[tuple[Path, str]]:
+    """Labels films, several at a time; returns those that failed, and why."""
+    from tqdm import tqdm
+
+    failed = []
+    with tqdm(total=len(jobs), unit="film", disable=None) as bar:
+        for film, reason, frames in _outcomes(jobs, options, workers):
+            bar.update()
+            bar.set_postfix_str(f"{film.name}: {reason or f'{frames} frames'}")
+            if reason is not None:
+                failed.append((film, reason))
+    return failed
+
+
+def _outcomes(
+    jobs: Sequence[_Job], options: LabelOptions, workers: int
+) -> Iterator[tuple[Path, str | None, int]]:
+    if workers == 1 or len(jobs) == 1:
+        for job in jobs:
+            yield label_film(job, options, show=len(jobs) == 1)
+        return
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        running = {pool.submit(label_film, job, options): job for job in jobs}
+        try:
+            for done in as_completed(running):
+                try:
+                    yield done.result()
+                except BrokenProcessPool:
+                    film = running[done].film
+                    yield film, f"{film}: its process was ended from outside; run again", 0
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def label_film(
+    job: _Job, options: LabelOptions, show: bool = False
+) -> tuple[Path, str | None, int]:
+    """Labels one film into its folder, unless it is there; returns why not, or how many frames."""
+    from loci.io.config import read_json
+    from loci.io.files import replacing_folder
+    from loci.labels.clip import label_clip
+
+    source = {"film": job.film.name, "bytes": job.film.stat().st_size, **_plain(options)}
+    try:
+        if (job.folder / "clip.json").exists():
+            before = read_json(job.folder / "clip.json")
+            if before.get("source") != json.loads(json.dumps(source)):
+                return job.film, f"{job.folder}: holds another film or other options", 0
+            return job.film, None, before["frames"]
+        with _one_thread(), replacing_folder(job.folder) as draft:
+            with _frame_bar(job.film, show) as progress:
+                clip = label_clip(job.film, options, progress)
+            _write(draft, job.film, clip, source)
+    except LociError as error:
+        return job.film, str(error), 0
+    except Exception as error:  # one film must not end the others
+        return job.film, f"{job.film}: {type(error).__name__}: {error}", 0
+    return job.film, None, len(clip.frames)
+
+
+def _write(folder: Path, film: Path, clip: LabelledClip, source: dict[str, object]) -> None:
+    """Everything of one film; `clip.json` last."""
+    import numpy as np
+
+    from loci.actions import MOVES, VIEWS
+    from loci.data.films import describe_film, write_film
+    from loci.labels.report import write_report
+
+    write_film(folder, clip.frames, clip.actions, clip.poses)
+    listed = [{"move": MOVES[move], "view": VIEWS[view]} for move, view in clip.actions.tolist()]
+    (folder / "actions.json").write_text(json.dumps(listed, indent=0) + "\n", encoding="utf-8")
+    np.savez(
+        folder / "labels.npz",
+        increments=clip.increments,
+        covariance=clip.covariance,
+        poses=clip.poses,
+        cameras=clip.cameras,
+        certain=clip.certain,
+        times=clip.times,
+        runs=np.array(clip.runs),
+    )
+    write_report(folder, film, clip)
+    thresholds = {"move": asdict(clip.labels.move), "view": asdict(clip.labels.view)}
+    describe_film(
+        folder,
+        clip.runs,
+        clip.fps,
+        clip.fov,
+        clip.labels.turn,
+        thresholds=thresholds,
+        warnings=list(clip.warnings),
+        source=source,
+    )
+
+
+def _plain(options: LabelOptions) -> dict[str, object]:
+    return {key: str(v) if isinstance(v, Path) else v for key, v in asdict(options).items()}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """OpenCV's own threads gain little and disturb other workers."""
+    import cv2
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+@contextmanager
+def _frame_bar(film: Path, show: bool):
+    if not show:
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(unit="frame", desc=film.name, disable=None, leave=False) as bar:
+
+        def progress(done: int) -> None:
+            bar.update(done - bar.n)
+
+        yield progress
