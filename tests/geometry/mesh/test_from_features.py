@@ -8,6 +8,7 @@ from torch import Tensor
 from loci.geometry.mesh.flexicubes import Cubes, activated, extract_isosurface
 from loci.geometry.mesh.from_features import CHANNELS, features_to_mesh
 from loci.geometry.mesh.mesh import Mesh
+from tests.geometry.mesh.balls import as_trimesh
 from tests.geometry.mesh.test_flexicubes import grid
 
 SIDE = 6
@@ -133,3 +134,37 @@ def test_the_surface_is_watertight() -> None:
     edges = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     _, counts = edges.sort(dim=1).values.unique(dim=0, return_counts=True)
     assert (counts == 2).all()
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 10_000), st.sampled_from([0.05, 0.3, 1.0]))
+def test_a_continued_surface_has_no_border(seed: int, share: float) -> None:
+    """Not at the border of the active voxels, nor at that of the grid."""
+    feats, coords = active(seed, share)
+    feats[:, :8] -= 1  # mostly inside, out to the grid's border
+    mesh = features_to_mesh(feats, coords, SIDE, closed=True)
+    solid = as_trimesh(mesh)
+    assert solid.is_watertight
+    assert solid.is_winding_consistent
+    assert solid.volume > 0
+
+
+def test_a_hole_in_the_band_is_spanned() -> None:
+    """Voxels are missing along the surface of a ball: it stays one solid without an inside."""
+    feats, coords = solid_ball()
+    kept = ((coords - RESOLUTION // 2)[:, :2].abs() > 2).any(1) | (coords[:, 2] < RESOLUTION // 2)
+    assert (~kept).sum() > 8
+    mesh = features_to_mesh(feats[kept], coords[kept], RESOLUTION, closed=True)
+    solid = as_trimesh(mesh)
+    assert solid.is_watertight
+    assert solid.body_count == 1
+    assert solid.volume > 0.8 * 4 / 3 * 3.1416 * (RADIUS / RESOLUTION) ** 3
+
+
+def test_corners_beyond_the_band_have_the_colours_beside_them() -> None:
+    feats, coords = solid_ball()
+    feats[:, 32 + 21 :] = 3.0
+    kept = coords[:, 2] < RESOLUTION // 2 + 3
+    colors = features_to_mesh(feats[kept], coords[kept], RESOLUTION, closed=True).colors
+    assert colors is not None
+    torch.testing.assert_close(colors, torch.full_like(colors, torch.sigmoid(torch.tensor(3.0))))

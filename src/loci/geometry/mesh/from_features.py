@@ -3,9 +3,10 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from loci.geometry.mesh.continuation import MARGIN, continued
 from loci.geometry.mesh.flexicubes import Cubes, activated, extract_isosurface
 from loci.geometry.mesh.mesh import Mesh
 from loci.nn.sparse.tensor import KeyIndex
@@ -39,22 +40,24 @@ def features_to_mesh(
             that a second extraction gives another surface).
         coords: active voxels, distinct, in [0, resolution).
         resolution: voxels along the grid's side, R.
-        closed: whether corners that no active voxel touches take the sign of their neighbours. In
-            the released model they are outside, so a solid object has a second, inner surface.
+        closed: whether corners that no active voxel touches take the sign of their neighbours, and
+            the surface may leave the grid by one voxel: it has no border then. In the released
+            model they are outside, so a solid object has a second, inner surface.
     """
     sdf, deform, weights, colors = feats.float().split(list(CHANNELS.values()), dim=1)
-    active = coords.long()
-    touched = _averaged(active, resolution, sdf - 1 / resolution, deform, colors)
-    near = _cubes_with_inside_corners(touched, resolution)
-    corners = _fill(touched, torch.unique(_corner_keys(near, resolution)))
-    cubes = Cubes(torch.searchsorted(corners.keys, _corner_keys(near, resolution)), near)
+    margin = MARGIN + 1 if closed else 0
+    active, side = coords.long() + margin, resolution + 2 * margin
+    touched = _averaged(active, side, sdf - 1 / resolution, deform, colors)
     if closed:
-        corners = _continued(corners, cubes, KeyIndex(touched.keys).find(corners.keys) >= 0)
-    row = KeyIndex(_key(active, resolution)).find(_key(near, resolution))
+        touched = _with_continued(touched, side)
+    near = _cubes_with_inside_corners(touched, side)
+    corners = _fill(touched, torch.unique(_corner_keys(near, side)))
+    cubes = Cubes(torch.searchsorted(corners.keys, _corner_keys(near, side)), near)
+    row = KeyIndex(_key(active, side)).find(_key(near, side))
     padded = torch.cat([weights, weights.new_zeros(1, weights.shape[1])])  # row -1: inactive
     beta, alpha, gamma = padded[row].split([12, 8, 1], dim=1)
     surface = extract_isosurface(
-        _positions(corners, resolution),
+        _positions(corners, resolution, margin),
         corners.sdf,
         cubes,
         activated(beta, alpha, gamma[:, 0]),
@@ -68,6 +71,10 @@ def features_to_mesh(
 def _key(places: Int[Tensor, "*n 3"], side: int) -> Int[Tensor, "*n"]:
     x, y, z = places.unbind(-1)
     return (x * side + y) * side + z
+
+
+def _places(keys: Int[Tensor, "n"], side: int) -> Int[Tensor, "n 3"]:
+    return torch.stack([keys // side**2, keys // side % side, keys % side], dim=1)
 
 
 def _corner_offsets(device: torch.device) -> Int[Tensor, "8 3"]:
@@ -98,16 +105,12 @@ def _averaged(
 
 
 def _cubes_with_inside_corners(touched: CornerValues, resolution: int) -> Int[Tensor, "c 3"]:
-    """The cubes that a surface can cross, in grid order: those with a corner inside. Corners that
-    no active voxel touches are outside."""
-    keys, side = touched.keys[touched.sdf < 0], resolution + 1
-    at = torch.stack([keys // side**2, keys // side % side, keys % side], dim=1)
-    cubes = (at[:, None] - _corner_offsets(keys.device)).flatten(0, 1)
+    """The cubes that a surface can cross, in grid order: those with a corner inside. Other corners
+    than the given ones are outside."""
+    at = _places(touched.keys[touched.sdf < 0], resolution + 1)
+    cubes = (at[:, None] - _corner_offsets(at.device)).flatten(0, 1)
     cubes = cubes[((cubes >= 0) & (cubes < resolution)).all(1)]
-    keys = torch.unique(_key(cubes, resolution))
-    return torch.stack(
-        [keys // resolution**2, keys // resolution % resolution, keys % resolution], dim=1
-    )
+    return _places(torch.unique(_key(cubes, resolution)), resolution)
 
 
 def _fill(touched: CornerValues, keys: Int[Tensor, "m"]) -> CornerValues:
@@ -121,19 +124,18 @@ def _fill(touched: CornerValues, keys: Int[Tensor, "m"]) -> CornerValues:
     return CornerValues(keys, *parts)
 
 
-def _continued(corners: CornerValues, cubes: Cubes, touched: Bool[Tensor, "m"]) -> CornerValues:
-    """Untouched corners take the mean sdf of the touched ones they share a cube with."""
-    known = torch.stack([corners.sdf * touched, touched.to(corners.sdf)], dim=1)
-    around = known[cubes.corners].sum(1)[:, None].expand(-1, 8, -1)
-    total = torch.zeros_like(known).index_add(0, cubes.corners.flatten(), around.flatten(0, 1))
-    mean = total[:, 0] / total[:, 1].clamp(min=1)
-    return corners._replace(sdf=torch.where(touched, corners.sdf, mean))
+def _with_continued(touched: CornerValues, side: int) -> CornerValues:
+    """With the untouched corners that a closed surface needs; they are not moved."""
+    more = continued(_places(touched.keys, side + 1), touched.sdf, touched.colors)
+    keys = torch.cat([touched.keys, _key(more.places, side + 1)])
+    order = keys.argsort()
+    deform = torch.cat([touched.deform, touched.deform.new_zeros(len(more.places), 3)])
+    sdf, colors = torch.cat([touched.sdf, more.sdf]), torch.cat([touched.colors, more.attributes])
+    return CornerValues(keys[order], sdf[order], deform[order], colors[order])
 
 
-def _positions(corners: CornerValues, resolution: int) -> Float[Tensor, "n 3"]:
+def _positions(corners: CornerValues, resolution: int, margin: int) -> Float[Tensor, "n 3"]:
     """Corners in the object's frame, each moved by at most half a voxel."""
-    side = resolution + 1
-    keys = corners.keys
-    at = torch.stack([keys // side**2, keys // side % side, keys % side], dim=1)
+    at = _places(corners.keys, resolution + 2 * margin + 1) - margin
     reach = (1 - 1e-8) / (2 * resolution)
     return at.float() / resolution - 0.5 + reach * torch.tanh(corners.deform)
