@@ -19,8 +19,8 @@ from loci.geometry.mesh.hidden_faces import HiddenFacesConfig, remove_hidden_fac
 from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.mesh.render import render_mesh
 from loci.geometry.mesh.simplify import decimate, fill_holes
-from loci.memory.hierarchical import HierarchicalMemoryConfig
-from loci.memory.schedule import HierarchyConfig
+from loci.memory.hierarchical import MemoryConfig
+from loci.memory.schedule import MergeConfig
 from loci.objects.lifter import Lifter
 from loci.objects.parts import LoadedParts
 from loci.objects.placement.refinement import RefinementConfig
@@ -117,7 +117,7 @@ def test_a_world_walks_on_the_device(
 ) -> None:
     """Long enough for memory tokens of two levels, through a saved walk."""
     world = small_world()
-    memory = HierarchicalMemoryConfig(HierarchyConfig(budget=7, follow="views"))
+    memory = MemoryConfig(MergeConfig(budget=7, merge_by="views"))
     config = replace(world.config, memory=memory)
     World(config, world.transformer, world.codec).save_pretrained(tmp_path / "world")
     here = World.from_pretrained(tmp_path / "world", dtype=dtype)

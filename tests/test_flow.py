@@ -29,7 +29,7 @@ def test_the_released_grid() -> None:
 
 
 def test_an_even_grid_spends_no_step_on_the_last_thousandth() -> None:
-    assert euler_timesteps(4, 1.0, even=True).tolist() == pytest.approx([1000, 750, 500, 250])
+    assert euler_timesteps(4, 1.0, uniform=True).tolist() == pytest.approx([1000, 750, 500, 250])
     with pytest.raises(ValueError, match="at least 1, got 0"):
         euler_timesteps(0, 1.0)
 
@@ -81,7 +81,7 @@ def test_second_order_steps_are_nearer_to_a_curved_path() -> None:
         return {"x": noise - data}
 
     def end(steps: int, order: int) -> float:
-        times = euler_timesteps(steps, 2.0, even=True)
+        times = euler_timesteps(steps, 2.0, uniform=True)
         return sample(velocity, {"x": start}, times, order=order)["x"].item()
 
     exact = 2 * start.item()
@@ -137,8 +137,8 @@ def test_a_rescaled_grid_runs_from_noise_to_data() -> None:
     assert times.tolist() == pytest.approx(expected, abs=1e-12)
     # The same curve as `shift`, seen from the other end.
     assert torch.allclose(1 - times, shift(1 - rescaled_times(8, 1.0, torch.float64), 3.0))
-    for even in (0, 1):
-        assert torch.equal(rescaled_times(4, even), torch.tensor([0, 0.25, 0.5, 0.75, 1]))
+    for uniform in (0, 1):
+        assert torch.equal(rescaled_times(4, uniform), torch.tensor([0, 0.25, 0.5, 0.75, 1]))
     with pytest.raises(ValueError, match="at least 1, got 0"):
         rescaled_times(0, 1.0)
 
@@ -246,7 +246,7 @@ def test_every_step_is_announced_with_its_state() -> None:
     def on_step(step: int, state: State) -> None:
         seen.append((step, state["x"].item()))
 
-    timesteps = euler_timesteps(4, 1.0, even=True)
+    timesteps = euler_timesteps(4, 1.0, uniform=True)
     end = sample(velocity, {"x": torch.ones(1)}, timesteps, on_step=on_step)
     assert [step for step, _ in seen] == [0, 1, 2, 3]
     assert [x for _, x in seen] == pytest.approx([1, 0.75, 0.5, 0.25])
@@ -294,7 +294,7 @@ def test_a_token_policy_selects_where_tokens_can_be_evaluated_in_part(has_partia
         return {"x": torch.full((len(rows), 1), float(len(calls)))}
 
     start = {"x": torch.zeros(2, 1)}
-    timesteps = euler_timesteps(2, 1.0, even=True)
+    timesteps = euler_timesteps(2, 1.0, uniform=True)
     given = partial if has_partial else None
     end = sample(velocity, start, timesteps, FirstRow(), partial=given)
     assert calls == ["all", "some" if has_partial else "all"]

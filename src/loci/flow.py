@@ -27,11 +27,11 @@ PartialVelocity = Callable[[State, Tensor, Rows], State]
 # Schedules
 
 
-def euler_timesteps(steps: int, factor: float, even: bool = False) -> Float[Tensor, "steps"]:
+def euler_timesteps(steps: int, factor: float, uniform: bool = False) -> Float[Tensor, "steps"]:
     """Descending timesteps (1000..0) of a run with `steps` evaluations, shifted by `factor`.
 
     As released with Infinite-World (arXiv 2602.02393) they are evenly spaced from 1000 to 1
-    before the shift, so the last step covers a thousandth of the range. With `even` they end at
+    before the shift, so the last step covers a thousandth of the range. With `uniform` they end at
     1000 / steps and all steps are equally long before the shift, which is better for few steps.
     The run ends at 0, which is not listed.
 
@@ -40,7 +40,7 @@ def euler_timesteps(steps: int, factor: float, even: bool = False) -> Float[Tens
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    last = TIMESTEPS / steps if even else 1
+    last = TIMESTEPS / steps if uniform else 1
     levels = torch.linspace(TIMESTEPS, last, steps, dtype=torch.float32) / TIMESTEPS
     return shift(levels, factor) * TIMESTEPS
 

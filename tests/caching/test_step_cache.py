@@ -156,7 +156,7 @@ def test_layout_is_smoothed_and_shape_is_not(mode: str) -> None:
 
 
 def test_levels_of_both_directions() -> None:
-    up, down = times(4, 1.0), euler_timesteps(4, 1.0, even=True)
+    up, down = times(4, 1.0), euler_timesteps(4, 1.0, uniform=True)
     assert [level(i, up) for i in range(5)] == pytest.approx([0, 0.25, 0.5, 0.75, 1])
     assert [level(i, down) for i in range(5)] == pytest.approx([1, 0.75, 0.5, 0.25, 0])
     assert [is_guided(i, up, INTERVAL) for i in range(4)] == [True, True, True, False]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from loci.memory.baselines import Memory, NoMemory, RawMemory, SampledMemory, WrongMemory
-from loci.memory.schedule import HierarchyConfig
+from loci.memory.schedule import MergeConfig
 from loci.memory.token_cache import MemoryTokens
 
 
@@ -75,7 +75,7 @@ def test_stride_samples_the_whole_history(length: int) -> None:
 
 
 def test_windows_as_large_as_the_budget_leave_room_for_the_newest_only() -> None:
-    config = HierarchyConfig(window=64)
+    config = MergeConfig(window=64)
     held = walk(SampledMemory(compressor=FirstOfFour(), config=config, strided=True), 127)
     assert [span.start for span in held.spans] == list(range(64, 127, 4))
 

@@ -5,10 +5,10 @@ from dataclasses import asdict
 import pytest
 
 from loci.memory.addressing import PoseRotaryConfig
-from loci.memory.hierarchical import HierarchicalMemoryConfig
+from loci.memory.hierarchical import MemoryConfig
 from loci.memory.hpmc import HPMCConfig, WindowPlan
 from loci.memory.poses import ActionScale
-from loci.memory.schedule import HierarchyConfig
+from loci.memory.schedule import MergeConfig
 
 DEFAULTS = [
     (
@@ -24,10 +24,10 @@ DEFAULTS = [
         },
     ),
     (
-        HierarchicalMemoryConfig,
+        MemoryConfig,
         {
-            "hierarchy": {"window": 8, "budget": 20, "recent": 0, "follow": "age", "keyframes": 0},
-            "exact": None,
+            "merging": {"window": 8, "budget": 20, "recent": 0, "merge_by": "age", "keyframes": 0},
+            "released_windows": None,
             "batch": 16,
         },
     ),
@@ -45,7 +45,7 @@ DEFAULTS = [
     ),
     (WindowPlan, {"direct_limit": 80, "window": 64, "windows": 5}),
     (ActionScale, {"turn": 0.1308996938995747, "move": 0.09375}),
-    (HierarchyConfig, {"window": 8, "budget": 20, "recent": 0, "follow": "age", "keyframes": 0}),
+    (MergeConfig, {"window": 8, "budget": 20, "recent": 0, "merge_by": "age", "keyframes": 0}),
 ]
 
 

@@ -13,12 +13,12 @@ from loci.errors import LociError
 from loci.memory.addressing import PosedHPMCEncoder, PoseRotaryConfig
 from loci.memory.hierarchical import (
     HierarchicalMemory,
-    HierarchicalMemoryConfig,
+    MemoryConfig,
     published_spans,
 )
 from loci.memory.hpmc import HPMCConfig, HPMCEncoder, WindowPlan, published_memory
 from loci.memory.poses import panorama_pose, view_pose
-from loci.memory.schedule import Folds, HierarchyConfig, MergeSchedule, Span
+from loci.memory.schedule import Folds, MergeConfig, MergeSchedule, Span
 from loci.memory.token_cache import MemoryTokens
 
 CHANNELS, WIDTH = 2, 3
@@ -92,12 +92,12 @@ def same(a: MemoryTokens, b: MemoryTokens) -> None:
     torch.testing.assert_close(a.poses, b.poses)
 
 
-@pytest.mark.parametrize("config", [HierarchyConfig(), HierarchyConfig(16, 7, 2)], ids=str)
+@pytest.mark.parametrize("config", [MergeConfig(), MergeConfig(16, 7, 2)], ids=str)
 @pytest.mark.parametrize("length", [1, 7, 8, 23, 80, 81, 150, 301, 555])
-def test_tokens_are_what_their_spans_say(config: HierarchyConfig, length: int) -> None:
+def test_tokens_are_what_their_spans_say(config: MergeConfig, length: int) -> None:
     compressor = SmallCompressor()
     latents, poses = history(length, batch=2)
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(config), compressor)
+    memory = HierarchicalMemory(MemoryConfig(config), compressor)
     held = memory.tokens(remember(memory, latents, poses, chunk=21))
     plan, folds = MergeSchedule(config).extend(length)
     assert held.spans == plan.spans
@@ -113,7 +113,7 @@ def test_tokens_are_what_their_spans_say(config: HierarchyConfig, length: int) -
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=8), st.booleans())
 def test_chunks_do_not_matter(counts: list[int], posed: bool) -> None:
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(HierarchyConfig(8, 7)), SmallCompressor())
+    memory = HierarchicalMemory(MemoryConfig(MergeConfig(8, 7)), SmallCompressor())
     latents, poses = history(sum(counts))
     once = memory.tokens(memory.append(memory.empty(), latents, poses if posed else None))
     state, at = memory.empty(), 0
@@ -126,7 +126,7 @@ def test_chunks_do_not_matter(counts: list[int], posed: bool) -> None:
 
 
 def test_settled_tokens_never_change() -> None:
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(), SmallCompressor())
+    memory = HierarchicalMemory(MemoryConfig(), SmallCompressor())
     latents, poses = history(400)
     state, seen = memory.empty(), {}
     for t in range(400):
@@ -140,7 +140,7 @@ def test_settled_tokens_never_change() -> None:
 
 def test_work_per_chunk_and_state_do_not_grow() -> None:
     compressor = SmallCompressor()
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(), compressor)
+    memory = HierarchicalMemory(MemoryConfig(), compressor)
     latents, poses = history(20)
     state, work, size = memory.empty(), [], []
     with torch.no_grad():
@@ -161,7 +161,7 @@ def test_work_per_chunk_and_state_do_not_grow() -> None:
 
 
 def test_an_old_state_can_be_continued_twice() -> None:
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(), SmallCompressor())
+    memory = HierarchicalMemory(MemoryConfig(), SmallCompressor())
     latents, poses = history(130)
     old = remember(memory, latents[:, :, :100], poses[:, :100], chunk=20)
     kept = {name: tensor.clone() for name, tensor in old.tensors.items()}
@@ -175,7 +175,7 @@ def test_an_old_state_can_be_continued_twice() -> None:
 
 
 def test_a_state_does_not_share_memory_with_what_was_given() -> None:
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(), SmallCompressor())
+    memory = HierarchicalMemory(MemoryConfig(), SmallCompressor())
     latents, poses = history(13)
     state = memory.append(memory.empty(), latents, poses)
     before = memory.tokens(state)
@@ -188,7 +188,7 @@ def test_a_state_does_not_share_memory_with_what_was_given() -> None:
 
 def test_gradients_reach_the_compressor_through_every_level() -> None:
     compressor = SmallCompressor()
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(), compressor)
+    memory = HierarchicalMemory(MemoryConfig(), compressor)
     latents, poses = history(200)
     latents.requires_grad_()
     memory.tokens(memory.append(memory.empty(), latents, poses)).tokens.square().sum().backward()
@@ -199,7 +199,7 @@ def test_gradients_reach_the_compressor_through_every_level() -> None:
 
 def test_places_far_away_keep_their_precision() -> None:
     """Ten million cells out, the poses still tell steps of a tenth of a cell apart."""
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(), SmallCompressor())
+    memory = HierarchicalMemory(MemoryConfig(), SmallCompressor())
     latents, poses = history(40)
     moved = poses + torch.tensor([0.0, 1e7, -1e7], dtype=torch.float64)
     near = memory.tokens(remember(memory, latents, poses, 9)).poses
@@ -214,7 +214,7 @@ def test_places_far_away_keep_their_precision() -> None:
 @pytest.mark.parametrize("length", [0, 5, 8, 16, 17, 90])
 def test_a_saved_state_goes_on_as_before(exact: WindowPlan | None, length: int) -> None:
     published = (lambda x: x[:, :WIDTH, ::4]) if exact else None
-    config = HierarchicalMemoryConfig(exact=exact)
+    config = MemoryConfig(released_windows=exact)
     memory = HierarchicalMemory(config, SmallCompressor(), published)
     latents, poses = history(length + 9)
     state = remember(memory, latents[:, :, :length], poses[:, :length], 6)
@@ -225,7 +225,7 @@ def test_a_saved_state_goes_on_as_before(exact: WindowPlan | None, length: int) 
 
 
 def saved() -> tuple[HierarchicalMemory, dict[str, Tensor], dict]:
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(), SmallCompressor())
+    memory = HierarchicalMemory(MemoryConfig(), SmallCompressor())
     state = remember(memory, *history(45), chunk=20)
     return memory, *memory.state_dict(state)
 
@@ -260,7 +260,7 @@ def test_damaged_metadata_is_refused(change: dict) -> None:
 
 
 def test_what_does_not_continue_a_walk_is_refused() -> None:
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(), SmallCompressor())
+    memory = HierarchicalMemory(MemoryConfig(), SmallCompressor())
     latents, poses = history(10)
     with pytest.raises(ValueError, match="empty"):
         memory.tokens(memory.empty())
@@ -276,7 +276,7 @@ def test_what_does_not_continue_a_walk_is_refused() -> None:
         with pytest.raises(ValueError, match=match):
             memory.append(state, *bad)
     with pytest.raises(ValueError, match="published"):
-        HierarchicalMemory(HierarchicalMemoryConfig(exact=WindowPlan()), SmallCompressor())
+        HierarchicalMemory(MemoryConfig(released_windows=WindowPlan()), SmallCompressor())
 
 
 SMALL = HPMCConfig(in_channels=4, out_channels=4, hidden=24, heads=2, groups=4)
@@ -285,7 +285,7 @@ SMALL = HPMCConfig(in_channels=4, out_channels=4, hidden=24, heads=2, groups=4)
 def released() -> tuple[HPMCEncoder, HierarchicalMemory]:
     torch.manual_seed(0)
     encoder = HPMCEncoder(SMALL).eval()
-    config = HierarchicalMemoryConfig(HierarchyConfig(window=64), exact=WindowPlan())
+    config = MemoryConfig(MergeConfig(window=64), released_windows=WindowPlan())
     return encoder, HierarchicalMemory(config, encoder, partial(published_memory, encoder))
 
 
@@ -302,7 +302,7 @@ def test_the_published_memory_holds_as_long_as_its_windows_touch() -> None:
             expected = published_memory(encoder, latents[:, :, :length])
             assert torch.equal(held.tokens, expected)
         else:
-            assert held.spans == MergeSchedule(memory.config.hierarchy).extend(length)[0].spans
+            assert held.spans == MergeSchedule(memory.config.merging).extend(length)[0].spans
             assert state.tail is not None
             assert state.tail.shape[2] == length % 64
 
@@ -323,7 +323,7 @@ def test_the_posed_encoder_fits_and_its_tokens_do_not_depend_on_the_place() -> N
         HPMCConfig(in_channels=4 + 6, out_channels=24, hidden=24, heads=2, groups=4),
         PoseRotaryConfig(time=1, rows=1, columns=1, heading=3, place=(0.4, 1.6, 3.2)),
     ).eval()
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(), encoder)
+    memory = HierarchicalMemory(MemoryConfig(), encoder)
     latents = torch.randn(1, 4, 150, 2, 2)
     poses = history(150)[1]
     moved = poses + torch.tensor([0.0, 3e5, -2e5], dtype=torch.float64)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from loci.errors import LociError
-from loci.memory.hierarchical import HierarchicalMemory, HierarchicalMemoryConfig
+from loci.memory.hierarchical import HierarchicalMemory, MemoryConfig
 from loci.memory.hpmc import WindowPlan
 from loci.memory.keyframes import add_keyframes, select_keyframes, view_distances
-from loci.memory.schedule import HierarchyConfig, MergeSchedule, Span
+from loci.memory.schedule import MergeConfig, MergeSchedule, Span
 from loci.memory.token_cache import MemoryTokens
 from tests.memory.test_hierarchical import (
     WIDTH,
@@ -25,7 +25,7 @@ from tests.memory.test_hierarchical import (
     same,
 )
 
-CONFIG = HierarchyConfig(8, 16, keyframes=6)
+CONFIG = MergeConfig(8, 16, keyframes=6)
 
 
 def views(rows: list[tuple[float, float, float]], first: int = 0) -> MemoryTokens:
@@ -74,7 +74,7 @@ def test_spans_of_the_cover_appear_once() -> None:
 def test_the_cover_is_whole_and_the_rest_is_fine(length: int) -> None:
     compressor = SmallCompressor()
     latents, poses = history(length, batch=2)
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), compressor)
+    memory = HierarchicalMemory(MemoryConfig(CONFIG), compressor)
     held = memory.tokens(remember(memory, latents, poses, chunk=21))
     plan, folds = MergeSchedule(CONFIG).extend(length)
     assert set(plan.spans) <= set(held.spans)
@@ -95,7 +95,7 @@ def test_the_cover_is_whole_and_the_rest_is_fine(length: int) -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=8))
 def test_chunks_do_not_matter_with_keyframes(counts: list[int]) -> None:
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), SmallCompressor())
+    memory = HierarchicalMemory(MemoryConfig(CONFIG), SmallCompressor())
     latents, poses = history(sum(counts))
     once = memory.tokens(memory.append(memory.empty(), latents, poses))
     state, at = memory.empty(), 0
@@ -108,7 +108,7 @@ def test_chunks_do_not_matter_with_keyframes(counts: list[int]) -> None:
 
 @pytest.mark.parametrize("length", [0, 5, 16, 90])
 def test_a_saved_state_goes_on_as_before_with_keyframes(length: int) -> None:
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), SmallCompressor())
+    memory = HierarchicalMemory(MemoryConfig(CONFIG), SmallCompressor())
     latents, poses = history(length + 40)
     state = remember(memory, latents[:, :, :length], poses[:, :length], 6)
     before = dict(state.tensors)
@@ -120,8 +120,8 @@ def test_a_saved_state_goes_on_as_before_with_keyframes(length: int) -> None:
 
 
 def test_keyframes_stand_beside_a_cover_that_follows_views() -> None:
-    config = replace(CONFIG, follow="views")
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(config), SmallCompressor())
+    config = replace(CONFIG, merge_by="views")
+    memory = HierarchicalMemory(MemoryConfig(config), SmallCompressor())
     latents, poses = history(300)
     held = memory.tokens(remember(memory, latents, poses, chunk=17))
     fine = [span for span in held.spans if span.level == 1]
@@ -134,18 +134,18 @@ def test_keyframes_stand_beside_a_cover_that_follows_views() -> None:
 def test_keyframes_begin_where_the_published_memory_ends() -> None:
     exact = WindowPlan(16, 8, 2)
     memory = HierarchicalMemory(
-        HierarchicalMemoryConfig(CONFIG, exact), SmallCompressor(), lambda x: x[:, :WIDTH, ::4]
+        MemoryConfig(CONFIG, exact), SmallCompressor(), lambda x: x[:, :WIDTH, ::4]
     )
     limit, (latents, poses) = exact.contiguous_limit, history(200)
     short = memory.append(memory.empty(), latents[:, :, :limit], poses[:, :limit])
     assert short.keyframes is None
     long = memory.append(short, latents[:, :, limit:], poses[:, limit:])
-    plain = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), SmallCompressor())
+    plain = HierarchicalMemory(MemoryConfig(CONFIG), SmallCompressor())
     same(memory.tokens(long), plain.tokens(plain.append(plain.empty(), latents, poses)))
 
 
 def damaged(change: dict[str, object], tensors: dict[str, Tensor | None]) -> None:
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), SmallCompressor())
+    memory = HierarchicalMemory(MemoryConfig(CONFIG), SmallCompressor())
     held, metadata = memory.state_dict(remember(memory, *history(90), chunk=20))
     held = {k: v for k, v in {**held, **tensors}.items() if v is not None}
     memory.from_state_dict(held, {**metadata, **change})
@@ -162,7 +162,7 @@ def test_damaged_keyframes_are_refused() -> None:
 
 
 def test_keyframes_need_poses_and_room() -> None:
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), SmallCompressor())
+    memory = HierarchicalMemory(MemoryConfig(CONFIG), SmallCompressor())
     with pytest.raises(ValueError, match="poses"):
         memory.append(memory.empty(), history(1)[0])
     with pytest.raises(ValueError, match="7 or more besides 14 keyframes, got 6"):
@@ -172,13 +172,14 @@ def test_keyframes_need_poses_and_room() -> None:
 
 
 def test_states_saved_under_former_names_are_read() -> None:
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), SmallCompressor())
+    memory = HierarchicalMemory(MemoryConfig(CONFIG), SmallCompressor())
     state = remember(memory, *history(90), chunk=20)
     tensors, metadata = memory.state_dict(state)
     former = {name.replace("keyframe_", "kept_"): tensor for name, tensor in tensors.items()}
     metadata["kept"] = metadata.pop("keyframes")
-    hierarchy = metadata["config"]["hierarchy"]
-    hierarchy["keepsakes"] = hierarchy.pop("keyframes")
+    metadata["config"]["exact"] = metadata["config"].pop("released_windows")
+    merging = metadata["config"]["hierarchy"] = metadata["config"].pop("merging")
+    merging["keepsakes"], merging["follow"] = merging.pop("keyframes"), merging.pop("merge_by")
     same(memory.tokens(memory.from_state_dict(former, metadata)), memory.tokens(state))
 
 

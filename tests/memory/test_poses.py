@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from loci.actions import parse_keys
-from loci.memory.hierarchical import HierarchicalMemory, HierarchicalMemoryConfig
+from loci.memory.hierarchical import HierarchicalMemory, MemoryConfig
 from loci.memory.poses import (
     ActionScale,
     ViewIndex,
@@ -18,7 +18,7 @@ from loci.memory.poses import (
     view_pose,
     with_spread,
 )
-from loci.memory.schedule import HierarchyConfig, MergeSchedule, Span, is_cover
+from loci.memory.schedule import MergeConfig, MergeSchedule, Span, is_cover
 from tests.memory.test_hierarchical import CHANNELS, SmallCompressor
 
 STRIDE = ActionScale(turn=math.radians(7.5), move=0.25)
@@ -107,7 +107,7 @@ def test_spread_does_not_depend_on_where_one_looks_from() -> None:
 
 
 FULL_TURN = 48
-CONFIG = HierarchyConfig(follow="views")
+CONFIG = MergeConfig(merge_by="views")
 
 
 def spinning(length: int) -> Tensor:
@@ -125,7 +125,7 @@ def wandering(length: int, seed: int, batch: int = 1) -> Tensor:
     return torch.cat([heading[..., None], steps.cumsum(dim=1)], dim=-1).double()
 
 
-def planned(poses: Tensor, config: HierarchyConfig = CONFIG) -> MergeSchedule:
+def planned(poses: Tensor, config: MergeConfig = CONFIG) -> MergeSchedule:
     return MergeSchedule(config).extend(poses.shape[1], ViewIndex({}, poses, 0))[0]
 
 
@@ -169,7 +169,7 @@ def test_every_length_is_covered_within_the_budget(seed: int) -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 99), st.lists(st.integers(1, 80), min_size=1, max_size=6))
 def test_tokens_do_not_depend_on_how_latents_are_handed_over(seed: int, counts: list[int]) -> None:
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), SmallCompressor())
+    memory = HierarchicalMemory(MemoryConfig(CONFIG), SmallCompressor())
     length = sum(counts)
     latents = torch.randn(2, CHANNELS, length, 4, 4).double()
     poses = wandering(length, seed, batch=2)
@@ -190,12 +190,12 @@ def test_a_batch_keeps_what_is_new_in_one_of_its_walks() -> None:
 
 
 def test_poses_are_needed_where_views_are_followed() -> None:
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(CONFIG), SmallCompressor())
+    memory = HierarchicalMemory(MemoryConfig(CONFIG), SmallCompressor())
     with pytest.raises(ValueError, match="needs all poses"):
         memory.append(memory.empty(), torch.randn(1, CHANNELS, 9, 4, 4).double())
-    with pytest.raises(ValueError, match="follows views"):
+    with pytest.raises(ValueError, match="merges by views"):
         MergeSchedule(CONFIG).extend(1)
-    with pytest.raises(ValueError, match="follows age"):
+    with pytest.raises(ValueError, match="merges by age"):
         MergeSchedule().extend(1, ViewIndex({}, spinning(1), 0))
     with pytest.raises(ValueError, match="neither known nor a slot"):
         ViewIndex({}, spinning(8), 0).unique([Span(2, 0, 16)] * 4)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loci.memory.schedule import Folds, HierarchyConfig, MergeSchedule, Span, is_cover
+from loci.memory.schedule import Folds, MergeConfig, MergeSchedule, Span, is_cover
 
-CONFIGS = [HierarchyConfig(), HierarchyConfig(window=64), HierarchyConfig(recent=4)]
+CONFIGS = [MergeConfig(), MergeConfig(window=64), MergeConfig(recent=4)]
 FIRST_FOLD = 49_149
 
 
@@ -35,7 +35,7 @@ def check_step(before: MergeSchedule, after: MergeSchedule, folds: Folds) -> Non
 
 @pytest.mark.parametrize("recent", [0, 4])
 def test_every_length_to_20_000_is_covered_within_the_budget(recent: int) -> None:
-    plan = MergeSchedule(HierarchyConfig(recent=recent))
+    plan = MergeSchedule(MergeConfig(recent=recent))
     for length in range(1, 20_001):
         after, folds = plan.extend(1)
         assert after.length == length
@@ -47,7 +47,7 @@ def test_every_length_to_20_000_is_covered_within_the_budget(recent: int) -> Non
 
 
 def test_spans_are_aligned_and_never_straddle_the_window_that_is_filling() -> None:
-    plan = MergeSchedule(HierarchyConfig(window=64))
+    plan = MergeSchedule(MergeConfig(window=64))
     for _ in range(3_000):
         plan, _ = plan.extend(1)
         for span in plan.spans:
@@ -74,10 +74,10 @@ def test_the_first_fold_comes_where_the_digits_of_the_length_exceed_the_budget()
 
 @pytest.mark.parametrize(
     "config",
-    [HierarchyConfig(4, 4), HierarchyConfig(8, 7), HierarchyConfig(64, 10, 3)],
+    [MergeConfig(4, 4), MergeConfig(8, 7), MergeConfig(64, 10, 3)],
     ids=str,
 )
-def test_the_budget_holds_beyond_alignment(config: HierarchyConfig) -> None:
+def test_the_budget_holds_beyond_alignment(config: MergeConfig) -> None:
     """With the least budget a window allows, folds come early: the regime of endless walks."""
     plan, seen = MergeSchedule(config), 0
     for _ in range(6_000):
@@ -94,11 +94,11 @@ def test_the_budget_holds_beyond_alignment(config: HierarchyConfig) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from([*CONFIGS, HierarchyConfig(8, 7, 2), HierarchyConfig(16, 11)]),
+    st.sampled_from([*CONFIGS, MergeConfig(8, 7, 2), MergeConfig(16, 11)]),
     st.lists(st.integers(0, 300), max_size=12),
 )
 def test_the_plan_does_not_depend_on_how_latents_are_handed_over(
-    config: HierarchyConfig, counts: list[int]
+    config: MergeConfig, counts: list[int]
 ) -> None:
     once, folds = MergeSchedule(config).extend(sum(counts))
     plan, seen = MergeSchedule(config), Folds()
@@ -115,4 +115,4 @@ def test_the_plan_does_not_depend_on_how_latents_are_handed_over(
 )
 def test_impossible_configurations_are_refused(sizes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="window|budget|recent"):
-        HierarchyConfig(**sizes)
+        MergeConfig(**sizes)

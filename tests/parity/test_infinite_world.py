@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from loci.flow import TIMESTEPS, add_noise, batched_guidance, euler_timesteps, flow_loss, sample
-from loci.io.weights import load_strict
+from loci.io.weights import current_names, load_strict
 from loci.memory.hpmc import HPMCConfig, HPMCEncoder, WindowPlan, published_memory
 from loci.nn.norms import gated_residual
 from loci.nn.rotary import grid_rotary_embedding
@@ -28,7 +28,7 @@ def transformer_config(config: dict) -> TransformerConfig:
         actions=ActionEncoderConfig(
             embedding=config["action_embed_dim"], hidden=config["action_hidden_dim"]
         ),
-        memory=HPMCConfig(hidden=config["hpmc_hidden_dim"], heads=config["hpmc_num_heads"]),
+        memory_encoder=HPMCConfig(hidden=config["hpmc_hidden_dim"], heads=config["hpmc_num_heads"]),
     )
 
 
@@ -56,7 +56,7 @@ def memory_encoder(fixture: Fixture, prefix: str = "") -> HPMCEncoder:
 
 def conditions(inputs: dict, history: torch.Tensor, model: WorldTransformer) -> dict:
     return {
-        "memory": published_memory(model.latent_encoder, history),
+        "memory": published_memory(model.memory_encoder, history),
         "local": history[:, :, -1:],
         "actions": Actions(inputs["move"], inputs["view"]),
         "prompt": Prompt(inputs["text"][:, 0], inputs["text_mask"]),
@@ -84,7 +84,7 @@ def test_action_encoder(fixture: Fixture) -> None:
 
 
 @pytest.mark.kind("hpmc_encoder")
-def test_latent_encoder(fixture: Fixture) -> None:
+def test_memory_encoder(fixture: Fixture) -> None:
     encoder = memory_encoder(fixture)
     for i in range(len(fixture.sidecar["cases"])):
         ours = encoder(fixture.inputs[f"latents_{i}"])
@@ -191,7 +191,8 @@ def test_training_loss(fixture: Fixture) -> None:
             loss = flow_loss(velocity, data, noise)
             loss.sum().backward()
         assert relative_error(loss.detach(), expected["loss"]) < 1e-5
-        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+        published = {new: old for old, new in model.FORMER_TENSORS.items()}
+        gradients = current_names({n: p.grad for n, p in model.named_parameters()}, published)
         checked = [name for name in expected if name.startswith("grad/")]
         assert checked
         for name in checked:

@@ -6,9 +6,9 @@ import torch
 
 from loci.codecs.wan import WanCodec, WanCodecConfig
 from loci.io.weights import load_strict
-from loci.memory.hierarchical import HierarchicalMemoryConfig
+from loci.memory.hierarchical import MemoryConfig
 from loci.memory.hpmc import WindowPlan
-from loci.memory.schedule import HierarchyConfig
+from loci.memory.schedule import MergeConfig
 from loci.world.conditioning import Prompt
 from loci.world.config import SamplingConfig, WorldConfig
 from loci.world.released import renamed_codec
@@ -32,7 +32,7 @@ def rollout_world(fixture: Fixture) -> World:
         size=(height, width),
         chunk=s["chunk_frames"] - 1,
         sampling=SamplingConfig(s["steps"], s["shift"], guidance=s["guidance_scale"]),
-        memory=HierarchicalMemoryConfig(HierarchyConfig(window=64), exact=WindowPlan()),
+        memory=MemoryConfig(MergeConfig(window=64), released_windows=WindowPlan()),
     )
     return World(config, transformer(fixture, "dit/"), codec.eval())
 

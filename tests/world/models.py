@@ -4,10 +4,10 @@ import torch
 
 from loci.codecs.frame import FrameCodec, FrameCodecConfig
 from loci.memory.addressing import POSE_FEATURES, PoseRotaryConfig
-from loci.memory.hierarchical import HierarchicalMemoryConfig
+from loci.memory.hierarchical import MemoryConfig
 from loci.memory.hpmc import HPMCConfig
 from loci.memory.poses import ActionScale
-from loci.memory.schedule import HierarchyConfig
+from loci.memory.schedule import MergeConfig
 from loci.world.conditioning import ActionEncoderConfig
 from loci.world.config import SamplingConfig, WorldConfig
 from loci.world.transformer import TransformerConfig, WorldTransformer
@@ -24,7 +24,7 @@ def released_like(text_width: int | None = 24) -> TransformerConfig:
         frequencies=32,
         text_width=text_width,
         actions=ActionEncoderConfig(embedding=8, hidden=16),
-        memory=HPMCConfig(hidden=32, heads=4),
+        memory_encoder=HPMCConfig(hidden=32, heads=4),
     )
 
 
@@ -38,7 +38,7 @@ def pose_rotary_config(stream: str = "fixed") -> TransformerConfig:
         frequencies=32,
         text_width=None,
         actions=ActionEncoderConfig(embedding=8, hidden=16, strides=(1, 1)),
-        memory=HPMCConfig(
+        memory_encoder=HPMCConfig(
             in_channels=16 + POSE_FEATURES,
             out_channels=32,
             hidden=32,
@@ -63,7 +63,7 @@ def randomised(config: TransformerConfig, seed: int = 0) -> WorldTransformer:
     return model.eval().requires_grad_(False)
 
 
-def small_world(seed: int = 0, reencode: bool = False, lag: bool = True) -> World:
+def small_world(seed: int = 0, reencode: bool = False, memory_excludes_local: bool = True) -> World:
     """A world like the shipped one: 32x32 frames, chunks of four."""
     torch.manual_seed(seed)
     codec = FrameCodec(FrameCodecConfig(fold=8, widths=(16,), norm_groups=4))
@@ -73,11 +73,11 @@ def small_world(seed: int = 0, reencode: bool = False, lag: bool = True) -> Worl
         chunk=4,
         overlap=False,
         reencode=reencode,
-        lag=lag,
+        memory_excludes_local=memory_excludes_local,
         codec="frame",
         text=False,
         action_scale=ActionScale(),
-        sampling=SamplingConfig(steps=2, shift=2.0, even=True, guidance=1.0),
-        memory=HierarchicalMemoryConfig(HierarchyConfig(window=8, budget=20, follow="views")),
+        sampling=SamplingConfig(steps=2, shift=2.0, uniform=True, guidance=1.0),
+        memory=MemoryConfig(MergeConfig(window=8, budget=20, merge_by="views")),
     )
     return World(config, randomised(pose_rotary_config(), seed), codec.eval().requires_grad_(False))

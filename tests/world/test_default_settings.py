@@ -14,7 +14,7 @@ DEFAULTS = [
         ActionEncoderConfig,
         {"vocabulary": 10, "embedding": 256, "hidden": 512, "groups": 2, "strides": (2, 2)},
     ),
-    (SamplingConfig, {"steps": 30, "shift": 7.0, "even": False, "guidance": 5.0, "order": 1}),
+    (SamplingConfig, {"steps": 30, "shift": 7.0, "uniform": False, "guidance": 5.0, "order": 1}),
     (
         WorldConfig,
         {
@@ -23,23 +23,23 @@ DEFAULTS = [
             "chunk": 80,
             "overlap": True,
             "reencode": True,
-            "lag": False,
+            "memory_excludes_local": False,
             "codec": "wan",
             "text": True,
             "moves": (),
             "views": (),
             "action_scale": None,
             "fov": None,
-            "sampling": {"steps": 30, "shift": 7.0, "even": False, "guidance": 5.0, "order": 1},
+            "sampling": {"steps": 30, "shift": 7.0, "uniform": False, "guidance": 5.0, "order": 1},
             "memory": {
-                "hierarchy": {
+                "merging": {
                     "window": 64,
                     "budget": 20,
                     "recent": 0,
-                    "follow": "age",
+                    "merge_by": "age",
                     "keyframes": 0,
                 },
-                "exact": {"direct_limit": 80, "window": 64, "windows": 5},
+                "released_windows": {"direct_limit": 80, "window": 64, "windows": 5},
                 "batch": 16,
             },
         },
@@ -77,7 +77,7 @@ DEFAULTS = [
                 "groups": 2,
                 "strides": (2, 2),
             },
-            "memory": {
+            "memory_encoder": {
                 "in_channels": 16,
                 "out_channels": 16,
                 "hidden": 256,

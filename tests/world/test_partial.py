@@ -123,5 +123,5 @@ def test_a_chunk_sampled_by_all_of_its_rows_is_the_chunk(guidance: int) -> None:
         return {VIDEO: model.velocity(state[VIDEO], timestep, context)}
 
     velocity = batched_guidance(by_hand, sampling.guidance) if guidance > 1 else by_hand
-    grid = euler_timesteps(3, sampling.shift, sampling.even)
+    grid = euler_timesteps(3, sampling.shift, sampling.uniform)
     assert torch.equal(sample(velocity, {VIDEO: noise}, grid)[VIDEO], plain)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from loci.errors import LociError
+from loci.io.weights import current_names
 from loci.memory.hpmc import published_memory
 from loci.world.conditioning import Actions, ChunkPoses, Prompt
 from loci.world.config import doom_transformer, infinite_world_transformer
@@ -55,7 +56,9 @@ def test_names_and_shapes_equal_the_released_manifest() -> None:
     manifest = json.loads(gzip.decompress(MANIFEST.read_bytes()))["dit"]
     with torch.device("meta"):
         model = WorldTransformer(infinite_world_transformer())
-    ours = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    published = {new: old for old, new in model.FORMER_TENSORS.items()}
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    ours = current_names(shapes, published)
     assert len(ours) == 905
     assert ours == manifest
 
@@ -211,6 +214,27 @@ def test_saved_and_loaded_a_model_is_the_same(tmp_path: Path) -> None:
     assert torch.equal(loaded(noisy, timestep, **inputs), model(noisy, timestep, **inputs))
 
 
+def test_models_saved_under_former_names_are_read(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = randomised(pose_rotary_config())
+    model.save_pretrained(tmp_path)
+    weights, path = load_file(tmp_path / "model.safetensors"), tmp_path / "config.json"
+    former = {
+        name.replace("memory_encoder.", "latent_encoder."): weight
+        for name, weight in weights.items()
+    }
+    assert former.keys() != weights.keys()
+    save_file(former, tmp_path / "model.safetensors")
+    path.write_text(path.read_text().replace('"memory_encoder"', '"memory"'))
+    loaded = WorldTransformer.from_pretrained(tmp_path)
+    assert loaded.config == model.config
+    assert all(torch.equal(loaded.state_dict()[name], weights[name]) for name in weights)
+    resumed = torch.nn.ModuleDict({"world": randomised(pose_rotary_config(), seed=1)})
+    resumed.load_state_dict({f"world.{name}": weight for name, weight in former.items()})
+    assert all(torch.equal(resumed.state_dict()[f"world.{n}"], weights[n]) for n in weights)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("value", [torch.nan, -torch.inf])
 def test_weights_that_are_not_finite_are_damaged(
@@ -246,5 +270,5 @@ def test_the_shipped_configuration_is_small_and_takes_no_text() -> None:
 
 def test_history_of_one_latent_through_the_published_path() -> None:
     model = randomised(released_like())
-    memory = published_memory(model.latent_encoder, torch.randn(1, 16, 1, 4, 6))
+    memory = published_memory(model.memory_encoder, torch.randn(1, 16, 1, 4, 6))
     assert memory.shape == (1, 16, 1, 4, 6)

@@ -79,7 +79,7 @@ def test_fewer_actions_give_fewer_frames_and_reckoning_follows_them() -> None:
 
 
 def test_the_history_may_be_what_the_codec_sees_of_the_frames() -> None:
-    world = small_world(reencode=True, lag=False)
+    world = small_world(reencode=True, memory_excludes_local=False)
     frames, state = walked(world, 2)
     assert state.memory.length == 9
     again = torch.from_numpy(frames[-1:].astype(np.float32) / 127.5 - 1).permute(3, 0, 1, 2)[None]
@@ -209,9 +209,9 @@ def test_the_released_world_has_the_published_memory() -> None:
     world = World(WorldConfig(), randomised(released_like()), small_world().codec)
     history = torch.randn(1, 16, 90, 2, 2)
     codes = world.memory.tokens(world.memory.append(world.memory.empty(), history))
-    expected = published_memory(world.transformer.latent_encoder, history)
+    expected = published_memory(world.transformer.memory_encoder, history)
     assert torch.equal(codes.tokens, expected)
-    assert world.config.memory.exact_limit == 323
+    assert world.config.memory.released_limit == 323
 
 
 def test_a_shipped_name_is_no_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +297,7 @@ def test_every_chunk_of_every_walk_has_noise_of_its_own(monkeypatch: pytest.Monk
 def test_remembered_latents_keep_the_poses_at_which_they_were_seen() -> None:
     """The memory lags one frame behind, and so do its poses."""
     world = small_world()
-    assert world.config.lag
+    assert world.config.memory_excludes_local
     states = [world.start(PICTURE)]
     actions = torch.tensor([[1, 0], [1, 3], [0, 3], [3, 0], [1, 4], [1, 0], [1, 3]])
     for part in actions.split(4):
@@ -366,14 +366,17 @@ def test_a_walk_is_refused_before_its_first_chunk() -> None:
         world.walk(world.start(PICTURE), [(1, 0)] * 9 + [(2, 0)])
 
 
-@pytest.mark.parametrize("lag", [True, False])
-def test_a_known_history_is_remembered_up_to_the_local_frame(lag: bool) -> None:
-    world, latents = small_world(lag=lag), torch.randn(1, 16, 3, 4, 4)
+@pytest.mark.parametrize("memory_excludes_local", [True, False])
+def test_a_known_history_is_remembered_up_to_the_local_frame(memory_excludes_local: bool) -> None:
+    world, latents = (
+        small_world(memory_excludes_local=memory_excludes_local),
+        torch.randn(1, 16, 3, 4, 4),
+    )
     poses = torch.randn(1, 3, 3, dtype=torch.float64)
     state = world.begin(latents, poses)
-    assert state.memory.length == 3 - lag
+    assert state.memory.length == 3 - memory_excludes_local
     assert state.memory.tail_poses is not None
-    assert torch.equal(state.memory.tail_poses, poses[:, : 3 - lag])
+    assert torch.equal(state.memory.tail_poses, poses[:, : 3 - memory_excludes_local])
     assert torch.equal(state.local, latents[:, :, -1:])
     assert torch.equal(state.pose, poses[:, -1])
 

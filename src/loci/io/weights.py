@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from loci.errors import LociError
 from loci.io.config import CONFIG_NAME, ConfigT, load_config, read_json, save_config
-from loci.io.files import write_whole
 from loci.io.models import pretrained_folder
+from loci.io.tensor_files import TensorInfo, check_pickle, safetensors_infos, write_safetensors
+from loci.io.weight_checks import check_fit, shown
 
 WEIGHTS_NAME = "model.safetensors"
-NAMES_SHOWN = 8
-CHECKED_NUMBERS = 100_000_000
-"""Larger models are not searched for infinities when they are loaded."""
+CHECKED_NUMBERS, CHECKED_OF_EACH = 100_000_000, 4096
+"""Up to so many numbers a model is searched for infinities when it is loaded; of larger ones only
+the first numbers of each tensor are."""
 _EXPONENTS = {
     torch.float32: (torch.int32, 0x7F800000),
     torch.bfloat16: (torch.int16, 0x7F80),
@@ -37,6 +38,7 @@ WRAPPERS = ("module.", "_orig_mod.", "model.")
 """What DistributedDataParallel, torch.compile and common trainers put before every name."""
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+T = TypeVar("T")
 
 
 def read_tensors(path: Path | str, prefix: str = "") -> dict[str, Tensor]:
@@ -62,14 +64,32 @@ def read_tensors(path: Path | str, prefix: str = "") -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         with _reading(path):
             return _read_safetensors(path, prefix)
-    content = _unwrapped(_read_pickle(path, prefix))
+    content = _unwrapped(_read_pickle(path))
     if not isinstance(content, Mapping):
         raise LociError(f"{path}: expected a dictionary of tensors, found {type(content).__name__}")
     wanted = {new: content[old] for old, new in _selected(list(content), prefix).items()}
     foreign = [name for name, value in wanted.items() if not isinstance(value, Tensor)]
     if foreign:
-        raise LociError(f"{path}: expected only tensors, but {_shown(foreign)} are not")
+        raise LociError(f"{path}: expected only tensors, but {shown(foreign)} are not")
     return wanted
+
+
+def read_infos(path: Path | str, prefix: str = "") -> dict[str, TensorInfo]:
+    """Types and shapes of what `read_tensors` would read, from the headers of the files.
+
+    Raises:
+        LociError: as `read_tensors`; files that are cut short are found.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors" and path.is_file():
+        infos = safetensors_infos(path)
+        return {new: infos[old] for old, new in _selected(list(infos), prefix).items()}
+    return infos_of(read_tensors(path, prefix))
+
+
+def infos_of(tensors: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
+    """Types and shapes of tensors, by name."""
+    return {name: TensorInfo.of(tensor) for name, tensor in tensors.items()}
 
 
 def has_tensors(path: Path) -> bool:
@@ -85,6 +105,8 @@ def _index(path: Path) -> Path:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
+    except LociError:
+        raise
     except Exception as error:  # a damaged file raises nearly anything
         raise LociError(
             f"{path}: expected safetensors or a weights-only PyTorch pickle, cannot read it "
@@ -95,14 +117,16 @@ def _reading(path: Path) -> Iterator[None]:
 def _read_safetensors(path: Path, prefix: str) -> dict[str, Tensor]:
     from safetensors import safe_open
 
+    safetensors_infos(path)  # whether the file is whole
     with safe_open(path, framework="pt") as file:
         selected = _selected(list(file.keys()), prefix)
         return {new: file.get_tensor(old) for old, new in selected.items()}
 
 
-def _read_pickle(path: Path, prefix: str) -> Any:
-    # Mapped, what is not wanted of a file is never read; only the older format cannot be.
-    mapped = bool(prefix) and zipfile.is_zipfile(path)
+def _read_pickle(path: Path) -> Any:
+    # Mapped, tensors are read when they are used; only the older format cannot be.
+    check_pickle(path)
+    mapped = zipfile.is_zipfile(path)
     with _reading(path):
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -111,7 +135,7 @@ def _read_pickle(path: Path, prefix: str) -> Any:
             if not foreign:
                 raise
     raise LociError(
-        f"{path}: holds {_shown(foreign)}, which could run code when it is loaded; expected only "
+        f"{path}: holds {shown(foreign)}, which could run code when it is loaded; expected only "
         "tensors. If you trust the file, load it where it comes from and save its state_dict()"
     )
 
@@ -136,7 +160,7 @@ def _read_shards(index: Path, prefix: str) -> dict[str, Tensor]:
         tensors |= read_tensors(index.with_name(name))
     absent = [name for name in files if name not in tensors]
     if absent:
-        raise LociError(f"{index}: {_shown(absent)} not in the files listed")
+        raise LociError(f"{index}: {shown(absent)} not in the files listed")
     return {new: tensors[old] for old, new in _selected(list(tensors), prefix).items()}
 
 
@@ -172,50 +196,42 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> 
     """Loads `tensors` into `module`; the names and shapes must be exactly the module's.
 
     A module on the meta device takes the tensors as they are (their element type included);
-    any other keeps its own element type and device. `what` names the weights in the LociError
+    any other keeps its own element type and device. A module whose parts were renamed lists
+    `FORMER_TENSORS: ClassVar[dict[str, str]]`, former beginnings of names to new, so that older
+    and published weights load. `what` names the weights in the LociError
     that lists every missing, unexpected or misshapen tensor (the first few of each, and counts),
     or the quantised ones: integers are never taken for weights.
     """
     expected = module.state_dict()
-    missing = [name for name in expected if name not in tensors]
-    unexpected = [name for name in tensors if name not in expected]
-    misshapen = [
-        f"{name} {list(tensors[name].shape)} instead of {list(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    quantised = sorted(
+    tensors = current_names(tensors, getattr(module, "FORMER_TENSORS", {}))
+    check_fit(infos_of(expected), infos_of(tensors), what)
+    whole = sum(tensor.numel() for tensor in tensors.values()) <= CHECKED_NUMBERS
+    broken = [
         name
-        for name, tensor in expected.items()
-        if name in tensors and tensor.is_floating_point() and not tensors[name].is_floating_point()
-    )
-    if quantised:
-        kind = str(tensors[quantised[0]].dtype).removeprefix("torch.")
-        raise LociError(
-            f"{what}: quantised weights ({kind}: {_shown(quantised)}), expected float32, bfloat16 "
-            "or float16; use a version of the model that is not quantised"
-        )
-    problems = [
-        f"{len(names)} {kind}: {_shown(names)}"
-        for kind, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("misshapen", misshapen),
-        )
-        if names
+        for name, tensor in tensors.items()
+        if not is_finite(tensor if whole else tensor.reshape(-1)[:CHECKED_OF_EACH])
     ]
-    if problems:
-        raise LociError(f"{what}: weights do not fit the model; " + "; ".join(problems))
-    if sum(tensor.numel() for tensor in tensors.values()) <= CHECKED_NUMBERS:
-        broken = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
-        if broken:
-            raise LociError(f"{what}: weights are damaged, not finite: {_shown(broken)}")
+    if broken:
+        raise LociError(f"{what}: weights are damaged, not finite: {shown(broken)}")
     on_meta = any(tensor.is_meta for tensor in expected.values())
     module.load_state_dict(dict(tensors), strict=True, assign=on_meta)
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    """On one thread, by the bits of the exponents: many small tensors are slow on several."""
+def current_names(tensors: Mapping[str, T], former: Mapping[str, str]) -> dict[str, T]:
+    """Tensors by name, where a name that begins as one of `former` begins as its new one."""
+
+    def renamed(name: str) -> str:
+        old = next((old for old in former if name.startswith(old)), "")
+        return former[old] + name.removeprefix(old) if old else name
+
+    return {renamed(name): tensor for name, tensor in tensors.items()}
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither infinities nor NaN.
+
+    On one thread, by the bits of the exponents: many small tensors are slow on several.
+    """
     bits = _EXPONENTS.get(tensor.dtype)
     if bits is None or tensor.is_meta:
         return True
@@ -227,14 +243,14 @@ def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None
 ) -> None:
     """Writes a safetensors file, floating tensors as `dtype` if given."""
-    from safetensors.torch import save
-
-    def plain(tensor: Tensor) -> Tensor:
-        tensor = tensor.detach().cpu()
-        return tensor.to(dtype or tensor.dtype) if tensor.is_floating_point() else tensor
-
-    content = {name: plain(tensor).contiguous().clone() for name, tensor in tensors.items()}
-    write_whole(path, save(content))
+    infos = {
+        name: TensorInfo(
+            (dtype or tensor.dtype) if tensor.is_floating_point() else tensor.dtype,
+            tuple(tensor.shape),
+        )
+        for name, tensor in tensors.items()
+    }
+    write_safetensors(path, infos, lambda name: tensors[name])
 
 
 def save_pretrained(
@@ -260,8 +276,3 @@ def load_pretrained(
         module = build(config)
     load_strict(module, read_tensors(folder / WEIGHTS_NAME), str(source))
     return module.eval()
-
-
-def _shown(names: list[str]) -> str:
-    shown = ", ".join(names[:NAMES_SHOWN])
-    return shown if len(names) <= NAMES_SHOWN else f"{shown} and {len(names) - NAMES_SHOWN} more"

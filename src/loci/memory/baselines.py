@@ -12,7 +12,7 @@ from torch import Tensor
 
 from loci.memory.hierarchical import extend_history
 from loci.memory.hpmc import RATE
-from loci.memory.schedule import HierarchyConfig, Span
+from loci.memory.schedule import MergeConfig, Span
 from loci.memory.token_cache import Compressor, MemoryTokenCache, MemoryTokens
 
 S = TypeVar("S")
@@ -96,7 +96,7 @@ class SampledMemory(RawMemory):
     """
 
     compressor: Compressor = field(kw_only=True)
-    config: HierarchyConfig = field(default_factory=HierarchyConfig)
+    config: MergeConfig = field(default_factory=MergeConfig)
     strided: bool = False
 
     def tokens(self, state: RawState) -> MemoryTokens:

@@ -6,7 +6,7 @@ Complete windows are compressed once; when there are more spans than the budget,
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,7 @@ from loci.io.config import config_from_dict
 from loci.memory.hpmc import RATE, WindowPlan
 from loci.memory.keyframes import add_keyframes, select_keyframes
 from loci.memory.poses import ViewIndex
-from loci.memory.schedule import HierarchyConfig, MergeSchedule, Span, is_cover
+from loci.memory.schedule import MergeConfig, MergeSchedule, Span, is_cover
 from loci.memory.token_cache import (
     Compressor,
     MemoryTokenCache,
@@ -28,24 +28,30 @@ from loci.memory.token_cache import (
 
 
 @dataclass(frozen=True)
-class HierarchicalMemoryConfig:
+class MemoryConfig:
     """How the memory is organised.
 
     Args:
-        hierarchy: how the history is divided.
-        exact: use the memory of the released model as long as its windows cover the history
-            without gaps (323 latents with the released constants).
+        merging: how the history is divided into spans, and which of them merge.
+        released_windows: windows of the released model, whose memory is used as long as they cover
+            the history without gaps (323 latents with the released constants).
         batch: the most windows or groups in one call of the compressor, which bounds the peak
             memory when a long history is appended at once.
     """
 
-    hierarchy: HierarchyConfig = field(default_factory=HierarchyConfig)
-    exact: WindowPlan | None = None
+    FORMER_FIELDS: ClassVar[dict[str, str]] = {
+        "hierarchy": "merging",
+        "exact": "released_windows",
+    }
+
+    merging: MergeConfig = field(default_factory=MergeConfig)
+    released_windows: WindowPlan | None = None
     batch: int = 16
 
     @property
-    def exact_limit(self) -> int:
-        return self.exact.contiguous_limit if self.exact else 0
+    def released_limit(self) -> int:
+        """The longest history that has the memory of the released model."""
+        return self.released_windows.contiguous_limit if self.released_windows else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,24 +113,24 @@ class HierarchicalMemory:
         config: how the memory is organised.
         compressor: compresses windows and merges spans.
         published: the memory `[b, d, k, h2, w2]` of a raw history `[b, c, t, h, w]` as in the
-            released model; needed exactly if `config.exact` is set.
+            released model; needed exactly if `config.released_windows` is set.
     """
 
     def __init__(
         self,
-        config: HierarchicalMemoryConfig,
+        config: MemoryConfig,
         compressor: Compressor,
         published: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        if (config.exact is None) != (published is None):
-            raise ValueError("config.exact and published go together, got only one of them")
+        if (config.released_windows is None) != (published is None):
+            raise ValueError("released_windows and published go together, got only one of them")
         self.config = config
         self.compressor = compressor
         self.published = published
 
     def empty(self) -> MemoryState:
         """The state of an empty history."""
-        return MemoryState(0, MergeSchedule(self.config.hierarchy))
+        return MemoryState(0, MergeSchedule(self.config.merging))
 
     def append(
         self,
@@ -136,21 +142,21 @@ class HierarchicalMemory:
 
         Raises:
             ValueError: when shapes do not continue those of the state, or poses are missing where
-                the hierarchy follows views or has keyframes.
+                the memory merges by views or has keyframes.
         """
-        if poses is None and self.config.hierarchy.posed:
-            raise ValueError("a memory that follows views or has keyframes needs all poses")
+        if poses is None and self.config.merging.posed:
+            raise ValueError("a memory that merges by views or has keyframes needs all poses")
         tail, tail_poses = extend_history(state.tail, state.tail_poses, latents, poses)
         length = state.length + latents.shape[2]
-        if length <= self.config.exact_limit:
+        if length <= self.config.released_limit:
             return MemoryState(length, state.schedule, tail=tail, tail_poses=tail_poses)
-        views = _views(state, tail_poses) if self.config.hierarchy.follow == "views" else None
+        views = _views(state, tail_poses) if self.config.merging.merge_by == "views" else None
         schedule, folds = state.schedule.extend(length - state.schedule.length, views)
         first, fresh = state.schedule.settled, schedule.settled - state.schedule.settled
         cache = MemoryTokenCache(self.compressor, self.config.batch, state.settled)
         fresh_poses = None if tail_poses is None else tail_poses[:, :fresh]
-        cache.encode(first, tail[:, :, :fresh], fresh_poses, self.config.hierarchy.window)
-        keyframes, count = state.keyframes, self.config.hierarchy.keyframes
+        cache.encode(first, tail[:, :, :fresh], fresh_poses, self.config.merging.window)
+        keyframes, count = state.keyframes, self.config.merging.keyframes
         if count and fresh:
             candidates = cache.read(slot_spans(first, first + fresh))
             keyframes = select_keyframes(keyframes, candidates, count)
@@ -177,12 +183,16 @@ class HierarchicalMemory:
         """
         if state.tail is None:
             raise ValueError("an empty memory has no tokens: append at least one latent")
-        if self.config.exact and self.published and state.length <= self.config.exact_limit:
-            spans = published_spans(self.config.exact, state.length)
+        if (
+            self.config.released_windows
+            and self.published
+            and state.length <= self.config.released_limit
+        ):
+            spans = published_spans(self.config.released_windows, state.length)
             poses = None if state.tail_poses is None else mean_poses(state.tail_poses, spans)
             return MemoryTokens(self.published(state.tail), poses, spans)
         cache = MemoryTokenCache(self.compressor, self.config.batch, state.settled)
-        window = self.config.hierarchy.window
+        window = self.config.merging.window
         cache.encode(state.schedule.settled, state.tail, state.tail_poses, window)
         cache.merge(state.schedule.spans, {})
         cover = cache.read(state.schedule.spans)
@@ -206,7 +216,7 @@ class HierarchicalMemory:
             LociError: when it is damaged, or was saved by a memory of another configuration.
         """
         try:
-            found = config_from_dict(HierarchicalMemoryConfig, metadata["config"])
+            found = config_from_dict(MemoryConfig, metadata["config"])
         except (KeyError, TypeError, ValueError, LociError) as error:
             raise LociError(f"memory state: its configuration is damaged ({error})") from error
         if found != self.config:
@@ -216,7 +226,7 @@ class HierarchicalMemory:
             spans = tuple(Span(*map(int, span)) for span in metadata["spans"])
             listed = metadata["kept" if "kept" in metadata else "keyframes"]
             keyframes = tuple(Span(*map(int, span)) for span in listed)
-            schedule = MergeSchedule(self.config.hierarchy, int(metadata["planned"]), spans)
+            schedule = MergeSchedule(self.config.merging, int(metadata["planned"]), spans)
             length = int(metadata["length"])
             state = MemoryState(length, schedule, **tensors, keyframe_spans=keyframes)
         except (KeyError, TypeError, ValueError) as error:
@@ -227,7 +237,7 @@ class HierarchicalMemory:
     def _check(self, state: MemoryState) -> None:
         """Raise LociError unless the parts of a restored state fit together."""
         schedule, tensors = state.schedule, state.tensors
-        expected = 0 if state.length <= self.config.exact_limit else state.length
+        expected = 0 if state.length <= self.config.released_limit else state.length
         if schedule.length != expected or not is_cover(schedule.spans, schedule.length):
             raise LociError(f"memory state: spans do not cover {state.length} latents")
         settled, rest = len(schedule.settled_spans), state.length - schedule.settled

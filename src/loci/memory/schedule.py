@@ -47,7 +47,7 @@ class Span(NamedTuple):
 
 
 @dataclass(frozen=True)
-class HierarchyConfig:
+class MergeConfig:
     """How a history is divided.
 
     Args:
@@ -56,30 +56,30 @@ class HierarchyConfig:
         budget: the most spans at any length, keyframes included.
         recent: the newest spans, merged only when nothing else can be. Each makes the past coarser;
             with 0 the newest 3 or 4 spans are of level one anyway.
-        follow: what is merged first: the oldest group of the lowest level ("age"), or the group
+        merge_by: what is merged first: the oldest group of the lowest level ("age"), or the group
             with the fewest views that no other span shows at the same level or below ("views";
             needs poses).
         keyframes: slots of the budget reserved for spans of level one that are never merged
             (`memory/keyframes.py`; needs poses).
     """
 
-    FORMER_FIELDS: ClassVar[dict[str, str]] = {"keepsakes": "keyframes"}
+    FORMER_FIELDS: ClassVar[dict[str, str]] = {"keepsakes": "keyframes", "follow": "merge_by"}
 
     window: int = 8
     budget: int = 20
     recent: int = 0
-    follow: Literal["age", "views"] = "age"
+    merge_by: Literal["age", "views"] = "age"
     keyframes: int = 0
 
     @property
-    def cover(self) -> int:
+    def max_merged_spans(self) -> int:
         """The most spans that the history is divided into, keyframes not counted."""
         return self.budget - self.keyframes
 
     @property
     def posed(self) -> bool:
         """Whether every latent needs a pose."""
-        return self.follow == "views" or self.keyframes > 0
+        return self.merge_by == "views" or self.keyframes > 0
 
     def __post_init__(self) -> None:
         slots = self.window // RATE
@@ -91,11 +91,11 @@ class HierarchyConfig:
         least = RATE + finer * (RATE - 1)
         if self.keyframes < 0:
             raise ValueError(f"keyframes must not be negative, got {self.keyframes}")
-        if self.cover < least:
+        if self.max_merged_spans < least:
             besides = f" besides {self.keyframes} keyframes" if self.keyframes else ""
             raise ValueError(
                 f"windows of {self.window} need a budget of {least} or more{besides}, "
-                f"got {self.cover}"
+                f"got {self.max_merged_spans}"
             )
         if self.recent < 0:
             raise ValueError(f"recent must not be negative, got {self.recent}")
@@ -123,13 +123,13 @@ class MergeSchedule:
     """The spans, oldest first, that cover the first `length` latents without gap or overlap.
 
     It depends on the length alone (and on the views, if it follows them), not on how many latents
-    were appended at a time. There are at most `config.cover` spans. As long as the base-4 digits of
-    the number of slots sum to less than that (up to 49 148 latents for a cover of 20, 188 for one
-    of 8), merging aligned groups is enough. Beyond, where there is none, the four oldest spans
+    were appended at a time. There are at most `config.max_merged_spans` spans. As long as the
+    base-4 digits of the number of slots sum to less than that (up to 49 148 latents for 20 spans,
+    188 for 8), merging aligned groups is enough. Beyond, where there is none, the four oldest spans
     merge although they are of different lengths, and alignment counts from their end.
     """
 
-    config: HierarchyConfig = field(default_factory=HierarchyConfig)
+    config: MergeConfig = field(default_factory=MergeConfig)
     length: int = 0
     spans: tuple[Span, ...] = ()
 
@@ -148,15 +148,15 @@ class MergeSchedule:
 
         Raises ValueError unless views are given exactly if the configuration follows them.
         """
-        if (views is None) != (self.config.follow == "age"):
-            needed = "needs no views" if self.config.follow == "age" else "needs views"
-            raise ValueError(f"a schedule that follows {self.config.follow} {needed}")
+        if (views is None) != (self.config.merge_by == "age"):
+            needed = "needs no views" if self.config.merge_by == "age" else "needs views"
+            raise ValueError(f"a schedule that merges by {self.config.merge_by} {needed}")
         spans, folds = list(self.spans), Folds()
         end = self.length + count
         for start in range(self.length - self.length % RATE, end, RATE):
             if start < self.length:
                 spans.pop()  # the incomplete slot
-            elif len(spans) >= self.config.cover:
+            elif len(spans) >= self.config.max_merged_spans:
                 # One merge makes room for three. Every slot is complete here, so the merges do
                 # not depend on how many latents were appended at a time.
                 _merge_one(spans, self.config.recent, folds, views)

@@ -40,7 +40,7 @@ class ChunkPoses(NamedTuple):
     target: Float[Tensor, "b t 3"]
 
 
-class LayerMemory(NamedTuple):
+class BlockContext(NamedTuple):
     """The conditioning of one block.
 
     `normed_memory` are the block's normalised memory tokens; `memory` their keys and values if
@@ -55,7 +55,7 @@ class LayerMemory(NamedTuple):
 class ChunkContext(NamedTuple):
     """All that `WorldTransformer.velocity` needs besides the noisy latents and the timestep."""
 
-    layers: tuple[LayerMemory, ...]
+    layers: tuple[BlockContext, ...]
     memory_rotation: RotaryEmbedding
     target_rotation: RotaryEmbedding
     target_offset: Float[Tensor, "b t d"]

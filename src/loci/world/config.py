@@ -4,10 +4,10 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from loci.memory.addressing import POSE_FEATURES, PoseRotaryConfig
-from loci.memory.hierarchical import HierarchicalMemoryConfig
+from loci.memory.hierarchical import MemoryConfig
 from loci.memory.hpmc import HPMCConfig, WindowPlan
 from loci.memory.poses import ActionScale
-from loci.memory.schedule import HierarchyConfig
+from loci.memory.schedule import MergeConfig
 from loci.world.conditioning import ActionEncoderConfig
 from loci.world.transformer import TransformerConfig
 
@@ -19,14 +19,16 @@ class SamplingConfig:
     Args:
         steps: number of steps.
         shift: timestep shift; above 1, more steps are spent at high noise.
-        even: timesteps are evenly spaced before the shift, instead of as in the released code.
+        uniform: timesteps are evenly spaced before the shift, instead of as in the released code.
         guidance: classifier-free guidance scale; 1 for none.
         order: 1 for Euler steps, 2 for DPM-Solver++(2M) steps.
     """
 
+    FORMER_FIELDS: ClassVar[dict[str, str]] = {"even": "uniform"}
+
     steps: int = 30
     shift: float = 7.0
-    even: bool = False
+    uniform: bool = False
     guidance: float = 5.0
     order: int = 1
 
@@ -35,11 +37,11 @@ class SamplingConfig:
         return replace(self, steps=max(1, round(share * self.steps)))
 
 
-def _released_memory() -> HierarchicalMemoryConfig:
+def _released_memory() -> MemoryConfig:
     """The memory of the released model as long as its windows cover the history without gaps,
     then windows of the same size."""
-    exact = WindowPlan()
-    return HierarchicalMemoryConfig(HierarchyConfig(window=exact.window), exact)
+    windows = WindowPlan()
+    return MemoryConfig(MergeConfig(window=windows.window), windows)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class WorldConfig:
         chunk: new frames per chunk.
         overlap: a chunk generates the newest frame again as its first latent, which is dropped.
         reencode: the history holds latents of the decoded frames, otherwise the sampled latents.
-        lag: the memory holds everything before the local frame, otherwise that frame as well.
+        memory_excludes_local: the memory holds everything before the local frame, otherwise that
+            frame as well.
         codec: name of its class in `loci.codecs.CODECS`.
         text: whether the model takes a prompt.
         moves, views: the action ids the model was trained on; all if empty.
@@ -63,14 +66,18 @@ class WorldConfig:
         memory: how the memory is organised.
     """
 
-    FORMER_FIELDS: ClassVar[dict[str, str]] = {"stride": "action_scale", "horizon": "memory"}
+    FORMER_FIELDS: ClassVar[dict[str, str]] = {
+        "stride": "action_scale",
+        "horizon": "memory",
+        "lag": "memory_excludes_local",
+    }
 
     size: tuple[int, int] | None = None
     fps: int = 30
     chunk: int = 80
     overlap: bool = True
     reencode: bool = True
-    lag: bool = False
+    memory_excludes_local: bool = False
     codec: str = "wan"
     text: bool = True
     moves: tuple[int, ...] = ()
@@ -78,7 +85,7 @@ class WorldConfig:
     action_scale: ActionScale | None = None
     fov: float | None = None
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    memory: HierarchicalMemoryConfig = field(default_factory=_released_memory)
+    memory: MemoryConfig = field(default_factory=_released_memory)
 
 
 def infinite_world_transformer() -> TransformerConfig:
@@ -104,7 +111,7 @@ def doom_transformer(pose_rotary: bool = True) -> TransformerConfig:
         latent_channels=_DOOM_LATENTS,
         text_width=None,
         actions=ActionEncoderConfig(embedding=32, hidden=64, strides=(1, 1)),
-        memory=HPMCConfig(
+        memory_encoder=HPMCConfig(
             in_channels=_DOOM_LATENTS + POSE_FEATURES,
             out_channels=_DOOM_WIDTH,
             hidden=64,
@@ -132,13 +139,13 @@ def doom_world() -> WorldConfig:
         chunk=8,
         overlap=False,
         reencode=False,
-        lag=True,
+        memory_excludes_local=True,
         codec="frame",
         text=False,
         moves=tuple(range(9)),
         views=(0, 3, 4),
         action_scale=ActionScale(),
         fov=88.7,
-        sampling=SamplingConfig(steps=8, shift=2.0, even=True, guidance=1.0, order=2),
-        memory=HierarchicalMemoryConfig(HierarchyConfig(window=8, budget=20, follow="views")),
+        sampling=SamplingConfig(steps=8, shift=2.0, uniform=True, guidance=1.0, order=2),
+        memory=MemoryConfig(MergeConfig(window=8, budget=20, merge_by="views")),
     )

@@ -78,8 +78,8 @@ class LatentWorld:
         self.calibration = calibration or ModelCalibration()
         self.preset, self.stats, self.verify = as_preset(None), Stats(), False
         _check_config(config, transformer, temporal_factor)
-        encoder = transformer.latent_encoder
-        published = partial(published_memory, encoder) if config.memory.exact else None
+        encoder = transformer.memory_encoder
+        published = partial(published_memory, encoder) if config.memory.released_windows else None
         self.memory = HierarchicalMemory(config.memory, encoder, published)
 
     def at_speed(
@@ -142,7 +142,7 @@ class LatentWorld:
         batch, _, count = latents.shape[:3]
         if poses is None:
             poses = torch.zeros(batch, count, 3, dtype=torch.float64)
-        known = count - int(self.config.lag)
+        known = count - int(self.config.memory_excludes_local)
         memory = self.memory.empty()
         if known:
             known_poses = None if self.config.action_scale is None else poses[:, :known]
@@ -160,19 +160,24 @@ class LatentWorld:
 
     @torch.no_grad()
     def walk_latents(
-        self, state: WalkState, actions: Int[Tensor, "b n 2"]
+        self,
+        state: WalkState,
+        actions: Int[Tensor, "b n 2"],
+        poses: Float[Tensor, "b n 3"] | None = None,
     ) -> Iterator[tuple[Float[Tensor, "b c t h w"], WalkState]]:
         """New latents and the state after them, chunk by chunk. Needs no decoder.
 
         Args:
             state: where the walks are.
             actions: ids of every walk, in whole latents.
+            poses: after each action, where they are known better than by dead reckoning.
         """
         for at in range(0, actions.shape[1], self.chunk):
             ids = actions[:, at : at + self.chunk]
             following = actions[:, at + self.chunk : at + self.chunk + 1]
-            latents, poses = self._sample(state, ids, following)
-            state = self._advance(state, ids.shape[1], self._new(latents, ids.shape[1]), poses)
+            known = None if poses is None else poses[:, at : at + self.chunk]
+            latents, here = self._sample(state, ids, following, known)
+            state = self._advance(state, ids.shape[1], self._new(latents, ids.shape[1]), here)
             yield latents, state
 
     @torch.no_grad()
@@ -184,11 +189,15 @@ class LatentWorld:
         return self._context(state, ids, next_actions(next_action))[0]
 
     def _sample(
-        self, state: WalkState, ids: Int[Tensor, "b n 2"], following: Int[Tensor, "b m 2"]
+        self,
+        state: WalkState,
+        ids: Int[Tensor, "b n 2"],
+        following: Int[Tensor, "b m 2"],
+        known: Float[Tensor, "b n 3"] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The latents of the whole chunk, and the dead-reckoned poses of its frames."""
         with self.stats.timed("context"):
-            context, poses = self._context(state, ids, following)
+            context, poses = self._context(state, ids, following, known)
         frames = self.config.chunk // self.temporal_factor + int(self.config.overlap)
         shape = (*state.local.shape[:2], frames, *state.local.shape[3:])
         noise = chunk_noise(state.seed, state.chunks, shape, self.device)
@@ -200,7 +209,11 @@ class LatentWorld:
         return latents, poses
 
     def _context(
-        self, state: WalkState, ids: Int[Tensor, "b n 2"], following: Int[Tensor, "b m 2"]
+        self,
+        state: WalkState,
+        ids: Int[Tensor, "b n 2"],
+        following: Int[Tensor, "b m 2"],
+        known: Float[Tensor, "b n 3"] | None = None,
     ) -> tuple[ChunkContext, Tensor | None]:
         config = self.config
         # The rest of the chunk stands still.
@@ -213,6 +226,8 @@ class LatentWorld:
         chunk_poses = poses = None
         if config.action_scale is not None:
             poses = dead_reckon(state.pose, move, view, config.action_scale)
+            if known is not None:
+                poses[:, : known.shape[1]] = known.to(poses)
             chunk_poses = _chunk_poses(state, memory, poses)
         # One row for each walk, or for prompt and negative prompt of a single walk.
         rows = len(state.local) if state.prompt is None else state.prompt.states.shape[0]
@@ -243,7 +258,7 @@ class LatentWorld:
         pose, known, known_poses = state.pose, new, None
         if poses is not None:
             known_poses, pose = poses[:, :frames], poses[:, frames - 1]
-        if self.config.lag:
+        if self.config.memory_excludes_local:
             known = torch.cat([state.local, new[:, :, :-1]], dim=2)
             if known_poses is not None:
                 known_poses = torch.cat([state.pose[:, None], known_poses[:, :-1]], dim=1)
@@ -279,9 +294,9 @@ def _check_config(config: WorldConfig, transformer: WorldTransformer, factor: in
         raise LociError("world: action_scale and pose_rotary go together, got only one of them")
     if config.action_scale is not None and (config.overlap or factor > 1):
         raise LociError("world: dead-reckoned poses need a latent for each new frame, no overlap")
-    if config.action_scale is None and config.memory.hierarchy.posed:
+    if config.action_scale is None and config.memory.merging.posed:
         raise LociError(
-            "world: a memory that follows views or has keyframes needs poses: an action_scale"
+            "world: a memory that merges by views or has keyframes needs poses: an action_scale"
         )
     if factor > 1 and (config.chunk % factor or not config.overlap):
         raise LociError(

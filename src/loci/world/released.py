@@ -1,6 +1,7 @@
 """The released files of Infinite-World: found, renamed, loaded strictly, converted.
 
-The transformer keeps its published names. The autoencoder and the text encoder are built from
+The transformer keeps its published names, but for one
+(`WorldTransformer.FORMER_TENSORS`). The autoencoder and the text encoder are built from
 diffusers and transformers, whose names differ; the tables here are the whole difference.
 """
 

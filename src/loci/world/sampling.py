@@ -44,7 +44,7 @@ def sample_chunk(
         state = sample(
             lambda now, timestep: {VIDEO: model.velocity(now[VIDEO], timestep, context)},
             {VIDEO: noise},
-            euler_timesteps(sampling.steps, sampling.shift, sampling.even),
+            euler_timesteps(sampling.steps, sampling.shift, sampling.uniform),
             order=sampling.order,
         )
         return state[VIDEO]
@@ -58,7 +58,7 @@ def sample_chunk(
     state = sample(
         with_guidance(flow.whole),
         {VIDEO: to_tokens(noise)[0]},
-        euler_timesteps(sampling.steps, sampling.shift, sampling.even),
+        euler_timesteps(sampling.steps, sampling.shift, sampling.uniform),
         policy,
         partial=lambda state, timestep, rows: with_guidance(flow.part(rows))(state, timestep),
         order=sampling.order,

@@ -30,9 +30,9 @@ from loci.world.conditioning import (
     ActionEncoder,
     ActionEncoderConfig,
     Actions,
+    BlockContext,
     ChunkContext,
     ChunkPoses,
-    LayerMemory,
     Prompt,
 )
 from loci.world.partial import TokenView
@@ -55,7 +55,10 @@ class TransformerConfig:
             so that the blocks need not carry them; 0 for none.
     """
 
-    FORMER_FIELDS: ClassVar[dict[str, str]] = {"reckoned": "pose_rotary"}
+    FORMER_FIELDS: ClassVar[dict[str, str]] = {
+        "reckoned": "pose_rotary",
+        "memory": "memory_encoder",
+    }
 
     dim: int = 1536
     ffn_dim: int = 8960
@@ -67,7 +70,7 @@ class TransformerConfig:
     text_width: int | None = 4096
     eps: float = 1e-6
     actions: ActionEncoderConfig = field(default_factory=ActionEncoderConfig)
-    memory: HPMCConfig = field(default_factory=HPMCConfig)
+    memory_encoder: HPMCConfig = field(default_factory=HPMCConfig)
     pose_rotary: PoseRotaryConfig | None = None
     memory_stream: Literal["evolving", "fixed"] = "evolving"
     prediction: Literal["velocity", "data"] = "velocity"
@@ -100,8 +103,12 @@ class WorldTransformer(nn.Module):
     keeps no state between calls, so that one instance serves many walks.
     """
 
+    FORMER_TENSORS: ClassVar[dict[str, str]] = {"latent_encoder.": "memory_encoder."}
+    """Also as published."""
+
     def __init__(self, config: TransformerConfig | None = None) -> None:
         super().__init__()
+        self.register_load_state_dict_pre_hook(_rename_former_tensors)
         self.config = c = config or TransformerConfig()
         in_channels = c.latent_channels + c.mask_channels
         window = (1, PATCH, PATCH)
@@ -118,9 +125,9 @@ class WorldTransformer(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(c.dim, 6 * c.dim))
         self.action_encoder = ActionEncoder(c.actions, c.dim)
         if c.pose_rotary is None:
-            self.latent_encoder = HPMCEncoder(c.memory)
+            self.memory_encoder = HPMCEncoder(c.memory_encoder)
         else:
-            self.latent_encoder = PosedHPMCEncoder(c.memory, c.pose_rotary)
+            self.memory_encoder = PosedHPMCEncoder(c.memory_encoder, c.pose_rotary)
             self.pose_embedding = PoseEmbedding(c.dim)
         has_text = c.text_width is not None
         self.blocks = nn.ModuleList(
@@ -137,7 +144,7 @@ class WorldTransformer(nn.Module):
         self,
         memory: Float[Tensor, "b c k h w"] | None,
         local: Float[Tensor, "b 16 1 h w"],
-        actions: Actions,
+        actions: Actions | None,
         prompt: Prompt | None = None,
         poses: ChunkPoses | None = None,
     ) -> ChunkContext:
@@ -147,7 +154,8 @@ class WorldTransformer(nn.Module):
             memory: the compressed history: latents, or memory tokens of the transformer's width
                 on the patch grid; None for an empty memory.
             local: the newest latent, uncompressed.
-            actions: ids of the chunk's frames.
+            actions: ids of the chunk's frames; None where their poses alone say how they are
+                reached, as between frames that no single action connects.
             prompt: needed exactly if the model has text.
             poses: needed exactly if the model has pose-conditioned rotary positions.
 
@@ -158,8 +166,11 @@ class WorldTransformer(nn.Module):
         batch, rows, columns = local.shape[0], local.shape[-2] // PATCH, local.shape[-1] // PATCH
         tokens = self._conditioning_tokens(memory, local, poses)
         frames = tokens.shape[1] // (rows * columns)
-        embedded = self.action_encoder(actions.move, actions.view)
-        offset = embedded.expand(batch, -1, -1)
+        if actions is None and poses is None:
+            raise ValueError("a chunk needs actions or poses, got neither")
+        offset = tokens.new_zeros(())
+        if actions is not None:
+            offset = self.action_encoder(actions.move, actions.view).expand(batch, -1, -1)
         if poses is not None:
             offset = offset + self.pose_embedding(self._relative(poses.target, poses))
         rotation = self._rotation(frames, offset.shape[1], rows, columns, local.device, poses)
@@ -257,8 +268,8 @@ class WorldTransformer(nn.Module):
             for layer in (embedding[0], embedding[2]):
                 nn.init.normal_(cast(nn.Linear, layer).weight, std=0.02)
         nn.init.zeros_(self.head.head.weight)
-        if isinstance(self.latent_encoder, PosedHPMCEncoder):
-            self.latent_encoder.panorama.initialise()
+        if isinstance(self.memory_encoder, PosedHPMCEncoder):
+            self.memory_encoder.panorama.initialise()
         with torch.no_grad():
             for block in self._layers:
                 block.modulation[:, [2, 5]] += gate
@@ -344,7 +355,7 @@ class WorldTransformer(nn.Module):
 
     def _memory_stream(
         self, tokens: Tensor, rotation: RotaryEmbedding, text: Tensor | None
-    ) -> tuple[LayerMemory, ...]:
+    ) -> tuple[BlockContext, ...]:
         """The memory tokens in front of every block, at timestep 0."""
         _, projected = self._time(torch.zeros(tokens.shape[0], device=tokens.device))
         layers = []
@@ -354,7 +365,7 @@ class WorldTransformer(nn.Module):
             normed = block.norm(tokens)
             fixed = self.config.memory_stream == "fixed"
             memory = block.memory_keys(normed, rotation, modulation) if fixed else None
-            layers.append(LayerMemory(normed, memory, keys))
+            layers.append(BlockContext(normed, memory, keys))
             if not fixed and i + 1 < len(self.blocks):
                 tokens = block.advance_memory(tokens, modulation, rotation, keys)
         return tuple(layers)
@@ -366,6 +377,15 @@ class WorldTransformer(nn.Module):
         e = F.silu(_float_linear(self.time_embedding[0], code))
         e = _float_linear(self.time_embedding[2], e)
         return e, _float_linear(self.time_projection[1], F.silu(e)).unflatten(-1, (6, -1))
+
+
+def _rename_former_tensors(
+    module: nn.Module, tensors: dict[str, Tensor], prefix: str, *_: object
+) -> None:
+    """So that trainings from before a rename are resumed."""
+    for old, new in WorldTransformer.FORMER_TENSORS.items():
+        for name in [name for name in tensors if name.startswith(prefix + old)]:
+            tensors[prefix + new + name.removeprefix(prefix + old)] = tensors.pop(name)
 
 
 def _float_linear(layer: nn.Module, x: Tensor) -> Tensor:

@@ -21,9 +21,11 @@ def test_the_published_loop_makes_the_same_numbers() -> None:
     assert costs[0].first_frame_seconds > costs[0].seconds
 
 
-@pytest.mark.parametrize("lag", [False, True])
-def test_also_where_the_history_is_what_the_codec_sees(lag: bool) -> None:
-    (first, last) = chunk_costs(small_world(reencode=True, lag=lag), 3)
+@pytest.mark.parametrize("memory_excludes_local", [False, True])
+def test_also_where_the_history_is_what_the_codec_sees(memory_excludes_local: bool) -> None:
+    (first, last) = chunk_costs(
+        small_world(reencode=True, memory_excludes_local=memory_excludes_local), 3
+    )
     assert first.difference is not None
     assert last.difference is not None
     # Frames of 8 bits are what the published loop encodes; ours has not rounded them.

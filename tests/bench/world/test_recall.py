@@ -43,9 +43,9 @@ def test_keyframes_are_kept_where_the_own_memory_merges() -> None:
         for name, other in memory_variants(world).items()
         if name in ("hpmc", "keyframes")
     }
-    hierarchy = world.config.memory.hierarchy
+    merging = world.config.memory.merging
     assert spans["hpmc"] != spans["keyframes"]
-    assert max(map(len, spans.values())) <= hierarchy.budget
+    assert max(map(len, spans.values())) <= merging.budget
     starts = [span.start for span in spans["hpmc"]]
     assert len(set(starts)) == len(starts)  # nothing is covered twice
 

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from loci.data.latents import LatentWalks
-from loci.memory.hierarchical import HierarchicalMemory, HierarchicalMemoryConfig
+from loci.memory.hierarchical import HierarchicalMemory, MemoryConfig
 from loci.memory.poses import ActionScale, dead_reckon
-from loci.memory.schedule import HierarchyConfig
+from loci.memory.schedule import MergeConfig
 from loci.train.world.batches import HistorySpec, draw_batch
 from loci.train.world.memory_tokens import batch_poses, compress_history, window_tokens
 from loci.world.conditioning import Actions
@@ -24,7 +24,7 @@ def test_training_compresses_as_the_endless_memory_does() -> None:
     """Codes of all three levels equal those that a walk of that length holds."""
     walks = wandering()
     model = randomised(pose_rotary_config())
-    memory = HierarchicalMemory(HierarchicalMemoryConfig(HierarchyConfig()), model.latent_encoder)
+    memory = HierarchicalMemory(MemoryConfig(MergeConfig()), model.memory_encoder)
     history = walks.latents.transpose(1, 2)[:1, :, :304]
     state = memory.append(memory.empty(), history, walks.poses[:1, :304])
     held = memory.tokens(state)
@@ -33,7 +33,7 @@ def test_training_compresses_as_the_endless_memory_does() -> None:
     found: set[int] = set()
     for spec in (HistorySpec((4, 0, 0)), HistorySpec((0, 6, 0)), HistorySpec((0, 0, 1))):
         batch = draw_batch(walks, spec, 64, np.random.default_rng(1))
-        memory_tokens = compress_history(model.latent_encoder, batch)
+        memory_tokens = compress_history(model.memory_encoder, batch)
         level = 1 + int(np.argmax(spec.spans))
         for row in range(64):
             for k, end in enumerate(memory_tokens.ends[row].tolist()):
@@ -56,10 +56,8 @@ def test_a_whole_past_is_what_a_walk_of_that_length_holds() -> None:
     now = int(batch.now[0])
     assert batch.now.tolist() == [now] * 3
     assert now in (280, 288, 296, 304)
-    memory_tokens = compress_history(model.latent_encoder, batch)
-    memory = HierarchicalMemory(
-        HierarchicalMemoryConfig(HierarchyConfig(budget=12)), model.latent_encoder
-    )
+    memory_tokens = compress_history(model.memory_encoder, batch)
+    memory = HierarchicalMemory(MemoryConfig(MergeConfig(budget=12)), model.memory_encoder)
     past, where = walks.latents[batch.walks, :now], walks.poses[batch.walks, :now]
     held = memory.tokens(memory.append(memory.empty(), past.transpose(1, 2), where))
     assert {span.level for span in held.spans} >= {1, 2, 3}
@@ -77,7 +75,7 @@ def test_a_walk_is_conditioned_as_in_training() -> None:
     batch = draw_batch(
         walks, HistorySpec((10, 0, 0), targets=4), 8, np.random.default_rng(3), revisits=0
     )
-    memory_tokens = compress_history(model.latent_encoder, batch)
+    memory_tokens = compress_history(model.memory_encoder, batch)
     trained = model.context(
         memory_tokens.tokens,
         batch.local[:, :, None],
@@ -115,7 +113,7 @@ def pressed_keys() -> LatentWalks:
 def test_ages_count_back_from_the_local_frame() -> None:
     walks, model = wandering(), randomised(pose_rotary_config())
     batch = draw_batch(walks, HistorySpec((2, 1, 0)), 4, np.random.default_rng(0))
-    memory_tokens = compress_history(model.latent_encoder, batch)
+    memory_tokens = compress_history(model.memory_encoder, batch)
     where = batch_poses(batch, memory_tokens)
     assert memory_tokens.tokens.shape[:3] == (4, 32, 5)
     assert where.memory.shape == (4, 5, 4)
@@ -126,7 +124,7 @@ def test_ages_count_back_from_the_local_frame() -> None:
 def test_an_empty_history_has_no_tokens() -> None:
     walks, model = wandering(), randomised(pose_rotary_config())
     batch = draw_batch(walks, HistorySpec((0, 0, 0)), 4, np.random.default_rng(0))
-    memory_tokens = compress_history(model.latent_encoder, batch)
+    memory_tokens = compress_history(model.memory_encoder, batch)
     assert memory_tokens.tokens.shape == (4, 32, 0, 2, 2)
     assert batch_poses(batch, memory_tokens).memory.shape == (4, 0, 4)
 
@@ -134,12 +132,12 @@ def test_an_empty_history_has_no_tokens() -> None:
 def test_cached_windows_are_the_same_tokens() -> None:
     walks, model = wandering(), randomised(pose_rotary_config())
     batch = draw_batch(walks, HistorySpec((3, 2, 1)), 4, np.random.default_rng(0))
-    plain = compress_history(model.latent_encoder, batch)
-    cached = window_tokens(model.latent_encoder, walks, noise=0.0, seed=0)
-    looked_up = compress_history(model.latent_encoder, batch, cache=cached)
+    plain = compress_history(model.memory_encoder, batch)
+    cached = window_tokens(model.memory_encoder, walks, noise=0.0, seed=0)
+    looked_up = compress_history(model.memory_encoder, batch, cache=cached)
     assert torch.equal(looked_up.poses, plain.poses)
     assert torch.allclose(looked_up.tokens, plain.tokens, atol=2e-2, rtol=1e-2), "half precision"
-    noisy = window_tokens(model.latent_encoder, walks, noise=1.0, seed=0).tokens
+    noisy = window_tokens(model.memory_encoder, walks, noise=1.0, seed=0).tokens
     assert torch.equal(noisy[0], cached.tokens[0])
     assert not torch.allclose(noisy[1], cached.tokens[1], atol=0.1)
 
@@ -148,15 +146,15 @@ def test_cached_windows_are_noisy_half_of_the_time() -> None:
     """As the history is where nothing is cached: all windows of an example, or none."""
     walks, model = wandering(), randomised(pose_rotary_config())
     batch = draw_batch(walks, HistorySpec((3, 0, 0)), 64, np.random.default_rng(0))
-    clean = window_tokens(model.latent_encoder, walks, noise=0.0, seed=0)
+    clean = window_tokens(model.memory_encoder, walks, noise=0.0, seed=0)
     marked = replace(clean, tokens=torch.stack([clean.tokens[0] * 0, clean.tokens[0] * 0 + 1]))
     rng = torch.Generator().manual_seed(0)
-    found = compress_history(model.latent_encoder, batch, cache=marked, rng=rng).tokens
+    found = compress_history(model.memory_encoder, batch, cache=marked, rng=rng).tokens
     noisy = found.flatten(1).mean(dim=1)
     assert set(noisy.tolist()) == {0.0, 1.0}
     assert 0.3 < noisy.mean() < 0.7
     again = torch.Generator().manual_seed(0)
-    same = compress_history(model.latent_encoder, batch, cache=marked, rng=again).tokens
+    same = compress_history(model.memory_encoder, batch, cache=marked, rng=again).tokens
     assert torch.equal(found, same), "by chance, and by the generator alone"
 
 
@@ -165,7 +163,7 @@ def test_the_history_of_an_example_is_as_noisy_as_it_says() -> None:
     batch = draw_batch(walks, HistorySpec((2, 0, 0)), 2, np.random.default_rng(0))
     noise = torch.tensor([0.0, 0.5])
     rng = torch.Generator().manual_seed(0)
-    plain = compress_history(model.latent_encoder, batch).tokens
-    noisy = compress_history(model.latent_encoder, batch, noise, rng=rng).tokens
+    plain = compress_history(model.memory_encoder, batch).tokens
+    noisy = compress_history(model.memory_encoder, batch, noise, rng=rng).tokens
     assert torch.allclose(noisy[0], plain[0], atol=1e-5)
     assert not torch.allclose(noisy[1], plain[1], atol=1e-2)

@@ -61,7 +61,7 @@ def test_actions_of_the_recording_steer_a_rollout() -> None:
 def test_a_source_gives_continued_walks_as_often_as_it_is_told_and_comes_back() -> None:
     walks, model = wandering(), randomised(pose_rotary_config())
     source, spec = BatchSource(walks, WORLD, seed=0), HistorySpec((1, 0, 0))
-    source.cache_tokens(model.latent_encoder, noise=0.1)
+    source.cache_tokens(model.memory_encoder, noise=0.1)
     assert source.choose(spec, 1.0, np.random.default_rng(0)).walks is walks, "none are there yet"
     source.roll_out(model, 0.1, np.random.default_rng(0))
     rng = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def test_a_source_gives_continued_walks_as_often_as_it_is_told_and_comes_back() 
     assert 0.2 < np.mean(forced) < 0.4
     again = BatchSource(walks, WORLD, seed=0)
     again.load_state_dict(source.state_dict())
-    again.cache_tokens(model.latent_encoder, noise=0.1)
+    again.cache_tokens(model.memory_encoder, noise=0.1)
     one, other = (s.choose(spec, 1.0, np.random.default_rng(0)) for s in (source, again))
     assert one.within == other.within
     assert torch.equal(one.walks.past, other.walks.past)

@@ -48,7 +48,7 @@ def weights(model: nn.Module) -> torch.Tensor:
 def velocity_error(model: WorldTransformer) -> float:
     """Mean squared error of the velocity noise - data, at a middle noise level, worked out anew."""
     batch = draw_batch(wandering(), HistorySpec((1, 0, 0)), 32, np.random.default_rng(5))
-    memory = compress_history(model.latent_encoder, batch)
+    memory = compress_history(model.memory_encoder, batch)
     actions = Actions(*batch.actions.unbind(-1))
     poses = batch_poses(batch, memory)
     context = model.context(memory.tokens, batch.local[:, :, None], actions, poses=poses)
@@ -92,12 +92,12 @@ def test_frozen_windows_stay_and_merges_learn_on(tmp_path: Path) -> None:
         fit_world(wandering(), None, replace(config, checkpoint_seconds=0.0))
     before, after = seen[4], seen[7]  # both in the second stage
     assert torch.equal(
-        before["latent_encoder.conv_in.weight"], after["latent_encoder.conv_in.weight"]
+        before["memory_encoder.conv_in.weight"], after["memory_encoder.conv_in.weight"]
     )
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert "latent_encoder.panorama.layers.0.attn.o.weight" in changed
+    assert "memory_encoder.panorama.layers.0.attn.o.weight" in changed
     assert not any(
-        name.startswith("latent_encoder.") and ".panorama." not in name for name in changed
+        name.startswith("memory_encoder.") and ".panorama." not in name for name in changed
     )
 
 
@@ -166,7 +166,7 @@ def test_every_weight_gets_a_gradient() -> None:
     model.initialise(gate=1.0)
     # What begins as zeros hides the gradients of what stands before it.
     torch.nn.init.normal_(model.head.head.weight, std=0.02)
-    for weight in model.latent_encoder.parameters():
+    for weight in model.memory_encoder.parameters():
         if not weight.any():
             torch.nn.init.normal_(weight, std=0.02)
     batch = draw_batch(wandering(), HistorySpec((2, 1, 0)), 2, np.random.default_rng(0))

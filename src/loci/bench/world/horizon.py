@@ -128,7 +128,7 @@ def _cost(
     )
     start = _timed(lambda: world.start(picture(world))) if n == 1 else 0.0
     published = [published_chunk(world, state, before, actions) for _ in range(_REPEATS)]
-    most = world.config.memory.exact_limit if world.memory.published else MOST_COMPRESSED
+    most = world.config.memory.released_limit if world.memory.published else MOST_COMPRESSED
     comparable = before.latents.shape[2] <= most
     return ChunkCost(
         chunk=n,

@@ -214,7 +214,7 @@ def _reasons(world: World, rival: World | None) -> dict[str, str]:
     )
 
     reasons = {} if takes_raw_latents(world) else {"raw": RAW_REASON}
-    if world.config.memory.hierarchy.follow == "age":
+    if world.config.memory.merging.merge_by == "age":
         reasons["age"] = AGE_REASON
     if not takes_keyframes(world):
         reasons["keyframes"] = KEYFRAMES_REASON

@@ -51,7 +51,7 @@ class RecordedWalk:
     def step(self, actions: Int[np.ndarray, "n 2"]) -> None:
         frames, self.state = self._world.step(self.state, actions)
         latents, poses = self._recorder.last
-        if self._world.config.lag:
+        if self._world.config.memory_excludes_local:
             # The memory was given the previous frame and all but the newest.
             latents = torch.cat([latents[:, :, 1:], self.state.local], dim=2)
             if poses is not None:
@@ -103,7 +103,7 @@ def published_chunk(
     encoded = world.codec.encode(frames_to_tensor(history.frames).to(world.device))
     encoding = time.perf_counter() - began
     latents = encoded if config.reencode else history.latents
-    remembered = latents.shape[2] - int(config.lag)
+    remembered = latents.shape[2] - int(config.memory_excludes_local)
     poses = None if history.poses is None else history.poses[:, :remembered]
     padded = np.zeros((1, config.chunk + int(config.overlap), 2), np.int64)
     padded[0, : len(actions)] = actions
@@ -117,7 +117,7 @@ def published_chunk(
     step = (
         velocity if state.prompt is None else batched_guidance(velocity, config.sampling.guidance)
     )
-    grid = euler_timesteps(config.sampling.steps, config.sampling.shift, config.sampling.even)
+    grid = euler_timesteps(config.sampling.steps, config.sampling.shift, config.sampling.uniform)
     sampled = sample(step, {"video": _noise(world, state)}, grid)["video"]
     first = int(config.overlap)  # the frame that is already there
     frames = tensor_to_frames(world.codec.decode(sampled)[:, :, first:])

@@ -34,16 +34,18 @@ def with_memory(world: World, memory: Memory) -> World:
 def takes_raw_latents(world: World) -> bool:
     """Whether the transformer reads latents and memory tokens alike, as the released one does."""
     config = world.transformer.config
-    return config.pose_rotary is None and config.memory.out_channels == config.latent_channels
+    return (
+        config.pose_rotary is None and config.memory_encoder.out_channels == config.latent_channels
+    )
 
 
 def takes_keyframes(world: World) -> bool:
     """Whether a part of the memory's budget can be given to keyframes."""
     memory = world.config.memory
-    hierarchy = memory.hierarchy
-    posed = world.config.action_scale is not None and memory.exact is None
-    fits = hierarchy.window == 8 and hierarchy.budget > MERGED
-    return posed and hierarchy.keyframes == 0 and fits
+    merging = memory.merging
+    posed = world.config.action_scale is not None and memory.released_windows is None
+    fits = merging.window == 8 and merging.budget > MERGED
+    return posed and merging.keyframes == 0 and fits
 
 
 def memory_variants(world: World, wrong: MemoryTokens | None = None) -> dict[str, World]:
@@ -53,20 +55,20 @@ def memory_variants(world: World, wrong: MemoryTokens | None = None) -> dict[str
     by age alone, `keyframes` gives all but 8 tokens of the budget to keyframes, `raw` keeps all
     latents. `wrong` always holds the tokens of another scene; left out if none are given.
     """
-    compressor, config = world.transformer.latent_encoder, world.config.memory
-    hierarchy = config.hierarchy
+    compressor, config = world.transformer.memory_encoder, world.config.memory
+    merging = config.merging
     memories: dict[str, Memory] = {
         "hpmc": world.memory,
         "none": NoMemory(compressor=compressor),
-        "window": SampledMemory(compressor=compressor, config=hierarchy),
-        "stride": SampledMemory(compressor=compressor, config=hierarchy, strided=True),
+        "window": SampledMemory(compressor=compressor, config=merging),
+        "stride": SampledMemory(compressor=compressor, config=merging, strided=True),
     }
-    if hierarchy.follow == "views":
-        by_age = replace(config, hierarchy=replace(hierarchy, follow="age"))
+    if merging.merge_by == "views":
+        by_age = replace(config, merging=replace(merging, merge_by="age"))
         memories["age"] = HierarchicalMemory(by_age, compressor)
     if takes_keyframes(world):
-        sharp = replace(hierarchy, keyframes=hierarchy.budget - MERGED)
-        memories["keyframes"] = HierarchicalMemory(replace(config, hierarchy=sharp), compressor)
+        sharp = replace(merging, keyframes=merging.budget - MERGED)
+        memories["keyframes"] = HierarchicalMemory(replace(config, merging=sharp), compressor)
     if wrong is not None:
         memories["wrong"] = WrongMemory(world.memory, wrong)
     if takes_raw_latents(world):

@@ -15,7 +15,7 @@ from torch import Tensor
 from loci.actions import UNCERTAIN
 from loci.data.latents import LatentWalks
 from loci.memory.hpmc import RATE
-from loci.memory.schedule import HierarchyConfig, MergeSchedule
+from loci.memory.schedule import MergeConfig, MergeSchedule
 
 WINDOW = 8
 SPAN_LATENTS = (WINDOW, 2 * WINDOW, 8 * WINDOW, 32 * WINDOW)
@@ -70,7 +70,9 @@ class WorldBatch:
 
     `spans[l]` and `span_poses[l]` hold the latents of level l+1; `ends[l]` the index of the latent
     after each span; `now` the index of the local frame; `hidden` marks targets that were seen
-    before and cannot be seen from the local frame.
+    before and cannot be seen from the local frame. `actions` are None where targets lie several
+    frames apart: no action leads from one to the next, only the poses tell. An action that is
+    uncertain is another thing, and stays as it was labelled.
     """
 
     walks: Int[Tensor, "b"]
@@ -83,7 +85,7 @@ class WorldBatch:
     target: Float[Tensor, "b k c h w"]
     target_pose: Float[Tensor, "b k 3"]
     target_frames: Int[Tensor, "b k"]
-    actions: Int[Tensor, "b k 2"]
+    actions: Int[Tensor, "b k 2"] | None
     hidden: Bool[Tensor, "b k"]
 
 
@@ -233,7 +235,7 @@ def whole_history(length: int, budget: int) -> tuple[list[int], ...]:
     Raises:
         ValueError: when it takes more levels than batches have.
     """
-    schedule, _ = MergeSchedule(HierarchyConfig(WINDOW, budget)).extend(length)
+    schedule, _ = MergeSchedule(MergeConfig(WINDOW, budget)).extend(length)
     starts = [[span.start for span in schedule.spans if span.level == 1 + i] for i in range(4)]
     if sum(map(len, starts)) < len(schedule.spans):
         raise ValueError(f"{length} latents in {budget} tokens need levels beyond {len(starts)}")
@@ -260,9 +262,7 @@ def _gather(
         poses.append(walks.poses[row, index])
         ends.append(starts + latents)
     rows = walk[:, None]
-    actions = walks.actions[rows, frames - 1]
-    if spec.stride > 1:
-        actions = torch.full_like(actions, UNCERTAIN)
+    actions = walks.actions[rows, frames - 1] if spec.stride == 1 else None
     return WorldBatch(
         walks=walk,
         now=now,

@@ -20,8 +20,7 @@ from loci.errors import LociError
 from loci.flow import euler_timesteps, sample
 from loci.train.run_directory import RunDirectory
 from loci.train.world.batches import HistorySpec, WorldBatch, draw_batch
-from loci.train.world.memory_tokens import batch_poses, compress_history
-from loci.world.conditioning import Actions
+from loci.train.world.memory_tokens import batch_actions, batch_poses, compress_history
 from loci.world.transformer import WorldTransformer
 
 Memory = Literal["true", "wrong", "none"]
@@ -110,16 +109,16 @@ def predict_frames(
 ) -> Float[Tensor, "b k 3 h w"]:
     """Sampled target frames, on the CPU. `wrong` gives every example its neighbour's memory."""
     device = model.patch_embedding.weight.device
-    history = compress_history(model.latent_encoder, batch)
+    history = compress_history(model.memory_encoder, batch)
     if memory == "wrong":
         history = history._replace(tokens=history.tokens.roll(1, 0))
     elif memory == "none":
         empty = replace(batch, spans=tuple(s[:, :0] for s in batch.spans))
-        history = compress_history(model.latent_encoder, empty)
+        history = compress_history(model.memory_encoder, empty)
     context = model.context(
         history.tokens,
         batch.local[:, :, None].to(device),
-        Actions(*batch.actions.to(device).unbind(-1)),
+        batch_actions(batch, device),
         poses=batch_poses(batch, history),
     )
     shape = batch.target.transpose(1, 2).shape
@@ -127,7 +126,7 @@ def predict_frames(
     latents = sample(
         lambda state, t: {"video": model.velocity(state["video"], t, context)},
         {"video": noise},
-        euler_timesteps(steps, 2.0, even=True),
+        euler_timesteps(steps, 2.0, uniform=True),
     )["video"]
     return codec.decode(latents).transpose(1, 2).cpu()
 

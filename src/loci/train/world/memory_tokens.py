@@ -15,7 +15,7 @@ from loci.memory.hpmc import RATE, HPMCEncoder
 from loci.memory.poses import panorama_pose, view_pose
 from loci.train.world.batches import WINDOW, WorldBatch
 from loci.train.world.degrade import fade
-from loci.world.conditioning import ChunkPoses
+from loci.world.conditioning import Actions, ChunkPoses
 
 TOKENS = WINDOW // RATE
 """Level-one tokens of a window."""
@@ -139,6 +139,11 @@ def batch_poses(batch: WorldBatch, memory: BatchMemory) -> ChunkPoses:
     """Dead-reckoned poses of everything in the sequence."""
     ages = (batch.now[:, None] - memory.ends).double()
     return ChunkPoses(memory.poses, ages, batch.local_pose, batch.target_pose)
+
+
+def batch_actions(batch: WorldBatch, device: torch.device) -> Actions | None:
+    """The actions of a batch on a device, where it has any."""
+    return None if batch.actions is None else Actions(*batch.actions.to(device).unbind(-1))
 
 
 def _cached(

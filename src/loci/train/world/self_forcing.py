@@ -109,12 +109,15 @@ def self_forcing_rollout(
         chunks: to generate.
         seed: of the noise.
     """
-    sampling = SamplingConfig(STEPS, shift=2.0, even=True, guidance=1.0)
+    sampling = SamplingConfig(STEPS, shift=2.0, uniform=True, guidance=1.0)
     latent_world = LatentWorld(replace(world, sampling=sampling), model)
     history = walks.latents[rows, : start + 1].float().transpose(1, 2).to(latent_world.device)
     state = latent_world.begin(history, walks.poses[rows, : start + 1], seed)
-    actions = walks.actions[rows, start : start + world.chunk * chunks]
-    generated = [latents for latents, _ in latent_world.walk_latents(state, actions)]
+    stop = start + world.chunk * chunks
+    actions, poses = walks.actions[rows, start:stop], walks.poses[rows, start + 1 : stop + 1]
+    if not latent_world.transformer.config.pose_rotary:
+        poses = None
+    generated = [latents for latents, _ in latent_world.walk_latents(state, actions, poses)]
     return torch.cat(generated, dim=2).transpose(1, 2).cpu()
 
 
@@ -151,7 +154,7 @@ class BatchSource:
         """Let the model continue some walks, in place of those it continued before."""
         self.rollout = random_rollout(model, self.walks, self.world, rng)
         self.self_forced = self_forced_walks(self.walks, self.rollout)
-        self._cache_self_forced(model.latent_encoder, noise)
+        self._cache_self_forced(model.memory_encoder, noise)
 
     def choose(self, spec: HistorySpec, share: float, rng: np.random.Generator) -> WalkSource:
         """With probability `share` the walks that the model continued, where the spec fits them."""

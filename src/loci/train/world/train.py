@@ -28,9 +28,8 @@ from loci.train.world.config import WorldTraining
 from loci.train.world.degrade import fade
 from loci.train.world.evaluate import RecallEvaluation, evaluate_recall
 from loci.train.world.export import save_settings
-from loci.train.world.memory_tokens import WindowTokenCache, batch_poses, compress_history
+from loci.train.world.memory_tokens import WindowTokenCache, batch_actions, batch_poses, compress_history
 from loci.train.world.self_forcing import BatchSource
-from loci.world.conditioning import Actions
 from loci.world.config import WorldConfig
 from loci.world.transformer import WorldTransformer
 
@@ -141,7 +140,7 @@ class WorldTask(Task["WorldObjective"]):
         spec = stage.histories[shared.integers(len(stage.histories))]
         if stage.freeze_windows and source.tokens is None:
             self._freeze_windows(step.average)
-            source.cache_tokens(world.latent_encoder, stage.noise)
+            source.cache_tokens(world.memory_encoder, stage.noise)
         waited = step.seconds - self.last_rollout
         if stage.self_forcing and (source.rollout is None or waited >= config.self_forcing_seconds):
             source.roll_out(world, stage.noise, shared)
@@ -163,8 +162,8 @@ class WorldTask(Task["WorldObjective"]):
         """Give the weights that make level-one tokens their average; cached tokens give them no
         gradient from now on."""
         encoder, averaged = (
-            self.model.world.latent_encoder,
-            average.get_submodule("world.latent_encoder").state_dict(),
+            self.model.world.memory_encoder,
+            average.get_submodule("world.memory_encoder").state_dict(),
         )
         with torch.no_grad():
             for name, tensor in encoder.state_dict().items():
@@ -224,7 +223,7 @@ class WorldObjective(nn.Module):
         # 2.13).
         with torch.autocast(device.type, enabled=False):
             memory = compress_history(
-                world.latent_encoder, batch, deviation, tokens, rng, self.config.faded
+                world.memory_encoder, batch, deviation, tokens, rng, self.config.faded
             )
         local_noise = torch.randn(batch.local.shape, generator=rng)
         local = fade(batch.local, self.config.faded / 2, rng)
@@ -232,7 +231,7 @@ class WorldObjective(nn.Module):
         context = world.context(
             memory.tokens,
             local[:, :, None].to(device),
-            Actions(*batch.actions.to(device).unbind(-1)),
+            batch_actions(batch, device),
             poses=batch_poses(batch, memory),
         )
         data = batch.target.transpose(1, 2).to(device)
