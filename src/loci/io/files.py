@@ -54,7 +54,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         LociError: when it cannot be written.
     """
-    _make_folder(path.parent, path)
+    make_folder(path.parent, path)
     with replacing(path) as draft:
         draft.write_bytes(content)
 
@@ -89,7 +89,7 @@ def replacing_folder(
     draft, old = _draft_name(target, "part"), _draft_name(target, "old")
     new_parents = [folder for folder in draft.parents if not folder.exists()]
     try:
-        _make_folder(draft, path)
+        make_folder(draft, path)
         with _writing(path, draft):
             yield draft
             if target.exists():
@@ -155,7 +155,7 @@ def _writing(path: str | Path, draft: Path) -> Iterator[None]:
         raise
 
 
-def _make_folder(folder: Path, path: str | Path) -> None:
+def make_folder(folder: Path, path: str | Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

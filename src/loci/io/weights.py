@@ -19,7 +19,13 @@ from torch import Tensor, nn
 from loci.errors import LociError
 from loci.io.config import CONFIG_NAME, ConfigT, load_config, read_json, save_config
 from loci.io.models import pretrained_folder
-from loci.io.tensor_files import TensorInfo, check_pickle, safetensors_infos, write_safetensors
+from loci.io.tensor_files import (
+    PIECE,
+    TensorInfo,
+    check_pickle,
+    safetensors_infos,
+    write_safetensors,
+)
 from loci.io.weight_checks import check_fit, shown
 
 WEIGHTS_NAME = "model.safetensors"
@@ -235,14 +241,23 @@ def is_finite(tensor: Tensor) -> bool:
     bits = _EXPONENTS.get(tensor.dtype)
     if bits is None or tensor.is_meta:
         return True
-    numbers = tensor.detach().cpu().contiguous().view(bits[0]).numpy()
-    return not ((numbers & bits[1]) == bits[1]).any()
+    for piece in tensor.detach().reshape(-1).split(PIECE):
+        numbers = piece.cpu().contiguous().view(bits[0]).numpy()
+        if ((numbers & bits[1]) == bits[1]).any():
+            return False
+    return True
 
 
 def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype | None = None,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Writes a safetensors file, floating tensors as `dtype` if given."""
+    """Writes a safetensors file one tensor at a time, floating tensors as `dtype` if given.
+
+    `progress` is called with the bytes that were written.
+    """
     infos = {
         name: TensorInfo(
             (dtype or tensor.dtype) if tensor.is_floating_point() else tensor.dtype,
@@ -250,7 +265,7 @@ def save_tensors(
         )
         for name, tensor in tensors.items()
     }
-    write_safetensors(path, infos, lambda name: tensors[name])
+    write_safetensors(path, infos, lambda name: tensors[name], progress)
 
 
 def save_pretrained(
@@ -260,6 +275,23 @@ def save_pretrained(
     folder = Path(folder)
     save_tensors(folder / WEIGHTS_NAME, module.state_dict(), dtype)
     save_config(folder / CONFIG_NAME, config)
+
+
+def save_finite(
+    path: Path, tensors: Mapping[str, Tensor], what: str, progress: Callable[[int], None]
+) -> None:
+    """`save_tensors` of all tensors as they are, each of which is searched for infinities and NaN.
+
+    Raises:
+        LociError: naming the first tensor that holds any; `what` names the weights.
+    """
+
+    def checked(name: str) -> Tensor:
+        if not is_finite(tensors[name]):
+            raise LociError(f"{what}: weights are damaged, not finite: {name}")
+        return tensors[name]
+
+    write_safetensors(path, infos_of(tensors), checked, progress)
 
 
 def load_pretrained(
