@@ -119,6 +119,7 @@ COMMANDS = {
         "loci.bench.objects.quality:objects",
         "Quality of lifted held-out objects.",
     ),
+    "bench labels": Command("loci.bench.labels:labels", "How right the labels of films are."),
     "bench walk-parts": Command(
         "loci.bench.world.profile:walk_parts",
         "Profile the parts of a walk; compiled, in bfloat16.",

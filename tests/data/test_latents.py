@@ -56,6 +56,16 @@ def test_walks_of_other_units_or_without_poses(tmp_path: Path) -> None:
     assert torch.equal(walks.true_poses, walks.poses)
 
 
+def test_a_film_is_addressed_by_its_poses(tmp_path: Path) -> None:
+    """An uncertain action would be reckoned as standing still."""
+    film = recordings()
+    film.actions[:] = 9
+    walks = latent_walks(replace(film, meta={"addressed_by": "poses"}), codec(), tmp_path, 2)
+    assert walks.poses[0, 2, 0].item() == pytest.approx(math.radians(7.5))
+    assert torch.equal(walks.poses, walks.true_poses)
+    assert not latent_walks(film, codec(), tmp_path, 2).poses.any()
+
+
 def encodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls, encode = [], latents._encode
 

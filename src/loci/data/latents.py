@@ -28,7 +28,8 @@ class LatentWalks:
     Attributes:
         latents: in half precision.
         actions: move and view ids; `actions[:, t]` lead from latent t to t + 1.
-        poses: dead-reckoned from the actions alone: what a model may use.
+        poses: what a model may use: dead-reckoned from the actions alone, as in a walk; or, of
+            films, the measured ones, since uncertain actions tell nothing.
         true_poses: the environment's, to choose training targets and to evaluate; dead-reckoned
             where it knows none.
         history: what a model is shown as its past, if not the recorded latents (self-forcing).
@@ -90,6 +91,8 @@ def latent_walks(
     true_poses = poses
     if recordings.poses is not None:
         true_poses = torch.from_numpy(recordings.info.model_poses(recordings.poses[:walks]))
+    if recordings.addressed_by == "poses":
+        poses = true_poses
     return LatentWalks(latents, actions, poses, true_poses)
 
 

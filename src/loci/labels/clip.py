@@ -19,7 +19,7 @@ from loci.labels.film import (
     read_film,
 )
 from loci.labels.motion import Motion, planar, planar_increments, trajectory_motion
-from loci.labels.odometry import camera_matrix, odometry, path_motion
+from loci.labels.odometry import CameraPath, camera_matrix, odometry, path_motion
 from loci.labels.pose_files import PoseFormat, at_times, read_poses
 from loci.labels.tracks import Tracker
 from loci.labels.tristate import Labels, label_motion

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 SPAN_SECONDS = 0.2
 FIT_SECONDS, FIT_ORDER = 0.15, 2
-WHITE_TO_MOTION = {"move": 3.0, "view": 4.5}
+WHITE_TO_MOTION = {"move": 3.0, "view": 2.6}
 """Deviation of a motion over `SPAN_SECONDS` per deviation of what a local fit leaves of a pose.
 
 White noise would give the square root of 2. Estimates of a trajectory err in slow waves as well,

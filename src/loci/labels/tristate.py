@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 from loci.actions import UNCERTAIN
 from loci.labels.motion import Motion
 
-SHARE_OF_STRIDE = 0.4
-"""The nominal threshold, as a share of the clip's stride."""
+SHARE_OF_STRIDE = 0.5
+"""The nominal threshold, as a share of the clip's stride: nearer to a stride than to none."""
 LEAST_TURN = 4.0
 """Degrees per second below which a turn never counts."""
 DEVIATIONS = 2.0

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from scipy.spatial.transform import Rotation
 
 Kind = Literal["still", "rotation", "motion", "lost"]
-LEAST_MATCHES = 20
+LEAST_MATCHES = 12
 STILL_PIXELS = 0.12
 """Median displacement below which a frame stands still."""
 PARALLAX_PIXELS = 0.25

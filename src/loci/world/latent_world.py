@@ -118,7 +118,7 @@ class LatentWorld:
         return self.transformer.patch_embedding.weight.device
 
     @torch.no_grad()
-    def begin(
+    def start_from_latents(
         self,
         latents: Float[Tensor, "b c t h w"],
         poses: Float[Tensor, "b t 3"] | None = None,
@@ -142,11 +142,11 @@ class LatentWorld:
         batch, _, count = latents.shape[:3]
         if poses is None:
             poses = torch.zeros(batch, count, 3, dtype=torch.float64)
-        known = count - int(self.config.memory_excludes_local)
+        remembered = count - int(self.config.memory_excludes_local)
         memory = self.memory.empty()
-        if known:
-            known_poses = None if self.config.action_scale is None else poses[:, :known]
-            memory = self.memory.append(memory, latents[:, :, :known], known_poses)
+        if remembered:
+            memory_poses = None if self.config.action_scale is None else poses[:, :remembered]
+            memory = self.memory.append(memory, latents[:, :, :remembered], memory_poses)
         return WalkState(
             check_seed(seed),
             frames=1 + (count - 1) * self.temporal_factor,
@@ -177,7 +177,7 @@ class LatentWorld:
             following = actions[:, at + self.chunk : at + self.chunk + 1]
             known = None if poses is None else poses[:, at : at + self.chunk]
             latents, here = self._sample(state, ids, following, known)
-            state = self._advance(state, ids.shape[1], self._new(latents, ids.shape[1]), here)
+            state = self._advance(state, ids.shape[1], self._drop_overlap(latents, ids.shape[1]), here)
             yield latents, state
 
     @torch.no_grad()
@@ -241,7 +241,7 @@ class LatentWorld:
         )
         return context, poses
 
-    def _new(self, latents: Float[Tensor, "b c t h w"], frames: int) -> Tensor:
+    def _drop_overlap(self, latents: Float[Tensor, "b c t h w"], frames: int) -> Tensor:
         """The latents of a chunk's first new frames."""
         first = int(self.config.overlap)
         return latents[:, :, first : first + frames // self.temporal_factor]
@@ -255,18 +255,18 @@ class LatentWorld:
         codec: CodecState | None = None,
     ) -> WalkState:
         """The state after so many new frames, with these latents."""
-        pose, known, known_poses = state.pose, new, None
+        pose, remembered, remembered_poses = state.pose, new, None
         if poses is not None:
-            known_poses, pose = poses[:, :frames], poses[:, frames - 1]
+            remembered_poses, pose = poses[:, :frames], poses[:, frames - 1]
         if self.config.memory_excludes_local:
-            known = torch.cat([state.local, new[:, :, :-1]], dim=2)
-            if known_poses is not None:
-                known_poses = torch.cat([state.pose[:, None], known_poses[:, :-1]], dim=1)
+            remembered = torch.cat([state.local, new[:, :, :-1]], dim=2)
+            if remembered_poses is not None:
+                remembered_poses = torch.cat([state.pose[:, None], remembered_poses[:, :-1]], dim=1)
         return replace(
             state,
             frames=state.frames + frames,
             chunks=state.chunks + 1,
-            memory=self.memory.append(state.memory, known, known_poses),
+            memory=self.memory.append(state.memory, remembered, remembered_poses),
             codec=state.codec if codec is None else codec,
             local=new[:, :, -1:].clone(),
             pose=pose,

@@ -87,12 +87,12 @@ class Head(nn.Module):
         self.head = nn.Linear(dim, out)
         self.eps = eps
 
-    def forward(self, x: Float[Tensor, "b n d"], e: Float[Tensor, "b d"]) -> Float[Tensor, "b n p"]:
-        return _float_linear(self.head, self.normed(x, e))
+    def forward(self, x: Float[Tensor, "b n d"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b n p"]:
+        return _float_linear(self.head, self.normed(x, time))
 
-    def normed(self, x: Float[Tensor, "b n d"], e: Float[Tensor, "b d"]) -> Float[Tensor, "b n d"]:
+    def normed(self, x: Float[Tensor, "b n d"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b n d"]:
         """The modulated norm alone; float32."""
-        shift, scale = (self.modulation.float() + e[:, None]).chunk(2, dim=1)
+        shift, scale = (self.modulation.float() + time[:, None]).chunk(2, dim=1)
         return modulate(layer_norm(x, self.eps).float(), shift, scale)
 
 
@@ -143,7 +143,7 @@ class WorldTransformer(nn.Module):
     def context(
         self,
         memory: Float[Tensor, "b c k h w"] | None,
-        local: Float[Tensor, "b 16 1 h w"],
+        local: Float[Tensor, "b c 1 h w"],
         actions: Actions | None,
         prompt: Prompt | None = None,
         poses: ChunkPoses | None = None,
@@ -181,10 +181,10 @@ class WorldTransformer(nn.Module):
 
     def velocity(
         self,
-        noisy: Float[Tensor, "b 16 t h w"],
+        noisy: Float[Tensor, "b c t h w"],
         timestep: Float[Tensor, "b"],
         context: ChunkContext,
-    ) -> Float[Tensor, "b 16 t h w"]:
+    ) -> Float[Tensor, "b c t h w"]:
         """Predicted noise - data at timesteps from 0 to 1000; float32.
 
         Raises:
@@ -194,7 +194,7 @@ class WorldTransformer(nn.Module):
 
     def token_velocity(
         self,
-        noisy: Float[Tensor, "b 16 t h w"],
+        noisy: Float[Tensor, "b c t h w"],
         timestep: Float[Tensor, "b"],
         context: ChunkContext,
         view: TokenView | None = None,
@@ -208,7 +208,7 @@ class WorldTransformer(nn.Module):
             frames, actions = noisy.shape[2], context.target_offset.shape[1]
             raise ValueError(f"{frames} noisy latents need as many action latents, got {actions}")
         view = view or TokenView()
-        e, projected = self._time(timestep)
+        time, projected = self._time(timestep)
         x = self._patches(noisy, mask=0.0)
         tokens_per_frame = x.shape[1] // noisy.shape[2]
         x = view.select(x + context.target_offset.repeat_interleave(tokens_per_frame, dim=1))
@@ -219,11 +219,11 @@ class WorldTransformer(nn.Module):
             if memory is None:
                 rotated = layer.normed_memory, context.memory_rotation
                 memory = block.memory_keys(*rotated, modulation)
-            x = block(x, modulation, rotation, memory, layer.text, view.extend(i))
-        out = self.head(x, e)
+            x = block(x, modulation, rotation, memory, layer.text, view.key_extender(i))
+        out = self.head(x, time)
         if self.config.detail:
             tokens = view.select(to_tokens(noisy)).to(x)
-            out = out + self.detail(torch.cat([self.head.normed(x, e).to(x), tokens], dim=-1))
+            out = out + self.detail(torch.cat([self.head.normed(x, time).to(x), tokens], dim=-1))
         if self.config.prediction == "velocity":
             return out
         level = (timestep / TIMESTEPS).view(-1, 1, 1).clamp(min=1e-3)
@@ -231,20 +231,20 @@ class WorldTransformer(nn.Module):
 
     def forward(
         self,
-        noisy: Float[Tensor, "b 16 t h w"],
+        noisy: Float[Tensor, "b c t h w"],
         timestep: Float[Tensor, "b"],
         memory: Float[Tensor, "b c k h w"] | None,
-        local: Float[Tensor, "b 16 1 h w"],
+        local: Float[Tensor, "b c 1 h w"],
         actions: Actions,
         prompt: Prompt | None = None,
         poses: ChunkPoses | None = None,
-    ) -> Float[Tensor, "b 16 t h w"]:
+    ) -> Float[Tensor, "b c t h w"]:
         """`velocity` with a fresh `context`."""
         return self.velocity(noisy, timestep, self.context(memory, local, actions, prompt, poses))
 
     def sequence(
-        self, latents: Float[Tensor, "b 16 t h w"], mask: float
-    ) -> Float[Tensor, "b 20 t h w"]:
+        self, latents: Float[Tensor, "b c t h w"], mask: float
+    ) -> Float[Tensor, "b c+m t h w"]:
         """Latents with their mask channels: 1 for conditioning, 0 for noise."""
         shape = (latents.shape[0], self.config.mask_channels, *latents.shape[2:])
         return torch.cat([latents, latents.new_full(shape, mask)], dim=1)
@@ -373,10 +373,10 @@ class WorldTransformer(nn.Module):
     def _time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         if self.config.round_timestep:
             timestep = timestep.to(self.patch_embedding.weight.dtype).float()
-        code = timestep_embedding(timestep, self.config.frequencies)
-        e = F.silu(_float_linear(self.time_embedding[0], code))
-        e = _float_linear(self.time_embedding[2], e)
-        return e, _float_linear(self.time_projection[1], F.silu(e)).unflatten(-1, (6, -1))
+        waves = timestep_embedding(timestep, self.config.frequencies)
+        hidden = F.silu(_float_linear(self.time_embedding[0], waves))
+        time = _float_linear(self.time_embedding[2], hidden)
+        return time, _float_linear(self.time_projection[1], F.silu(time)).unflatten(-1, (6, -1))
 
 
 def _rename_former_tensors(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from loci.actions import UNCERTAIN
 from loci.data.latents import LatentWalks
 from loci.train.world.batches import SPAN_LATENTS, HistorySpec, draw_batch
 
@@ -69,14 +70,19 @@ def test_a_whole_past_follows_the_hierarchy_at_every_length() -> None:
 
 def test_targets_of_a_stride_have_no_single_action() -> None:
     rng = np.random.default_rng(0)
-    assert draw_batch(spinning(), HistorySpec((1, 0, 0), 1), 2, rng).actions[0, 0].tolist() == [
-        0,
-        3,
-    ]
-    assert draw_batch(spinning(), HistorySpec((1, 0, 0), 3), 2, rng).actions[0, 0].tolist() == [
-        9,
-        9,
-    ]
+    single = draw_batch(spinning(), HistorySpec((1, 0, 0), 1), 2, rng).actions
+    assert single is not None
+    assert single[0, 0].tolist() == [0, 3]
+    assert draw_batch(spinning(), HistorySpec((1, 0, 0), 3), 2, rng).actions is None
+
+
+def test_an_uncertain_action_stays_uncertain() -> None:
+    """Id 9 is a label of films, not the mark of targets that lie apart."""
+    walks = spinning()
+    walks = replace(walks, actions=torch.full_like(walks.actions, UNCERTAIN))
+    batch = draw_batch(walks, HistorySpec((1, 0, 0), 1), 2, np.random.default_rng(0))
+    assert batch.actions is not None
+    assert (batch.actions == UNCERTAIN).all()
 
 
 def test_revisits_are_preferred_and_known() -> None:

@@ -58,6 +58,17 @@ def test_actions_of_the_recording_steer_a_rollout() -> None:
     assert not torch.allclose(first, second, atol=1e-3)
 
 
+def test_a_rollout_goes_where_the_poses_of_a_film_are() -> None:
+    walks, model = wandering(), randomised(pose_rotary_config())
+    unknown = replace(walks, actions=torch.full_like(walks.actions, 9))
+    elsewhere = replace(unknown, poses=unknown.poses * 2)
+    first, second = (
+        self_forcing_rollout(model, some, WORLD, torch.tensor([0]), 24, 1, seed=3)
+        for some in (unknown, elsewhere)
+    )
+    assert not torch.allclose(first, second, atol=1e-3)
+
+
 def test_a_source_gives_continued_walks_as_often_as_it_is_told_and_comes_back() -> None:
     walks, model = wandering(), randomised(pose_rotary_config())
     source, spec = BatchSource(walks, WORLD, seed=0), HistorySpec((1, 0, 0))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from loci.actions import UNCERTAIN
 from loci.data.latents import LatentWalks
-from loci.memory.hpmc import RATE
+from loci.memory.hpmc import COMPRESSION
 from loci.memory.schedule import MergeConfig, MergeSchedule
 
 WINDOW = 8
@@ -239,7 +239,7 @@ def whole_history(length: int, budget: int) -> tuple[list[int], ...]:
     starts = [[span.start for span in schedule.spans if span.level == 1 + i] for i in range(4)]
     if sum(map(len, starts)) < len(schedule.spans):
         raise ValueError(f"{length} latents in {budget} tokens need levels beyond {len(starts)}")
-    starts[0] = starts[0][:: WINDOW // RATE]
+    starts[0] = starts[0][:: WINDOW // COMPRESSION]
     return tuple(starts)
 
 

@@ -11,13 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from loci.data.latents import LatentWalks
-from loci.memory.hpmc import RATE, HPMCEncoder
+from loci.memory.hpmc import COMPRESSION, HPMCEncoder
 from loci.memory.poses import panorama_pose, view_pose
 from loci.train.world.batches import WINDOW, WorldBatch
 from loci.train.world.degrade import fade
 from loci.world.conditioning import Actions, ChunkPoses
 
-TOKENS = WINDOW // RATE
+TOKENS = WINDOW // COMPRESSION
 """Level-one tokens of a window."""
 
 
@@ -120,13 +120,13 @@ def compress_history(
             windows = latents.reshape(-1, WINDOW, *latents.shape[3:]).transpose(1, 2).to(device)
             with torch.set_grad_enabled(torch.is_grad_enabled() and level == 0):
                 tokens = encoder.encode(windows, window_poses)
-        poses = view_pose(window_poses.unflatten(1, (-1, RATE)).flatten(0, 1))
-        tokens, poses = _regroup(tokens, poses, length // RATE)
+        poses = view_pose(window_poses.unflatten(1, (-1, COMPRESSION)).flatten(0, 1))
+        tokens, poses = _regroup(tokens, poses, length // COMPRESSION)
         for _ in range(level):
             tokens, poses = _merge(encoder, tokens, poses)
         ends = batch.ends[level][..., None].expand(-1, -1, tokens.shape[2])
         if level == 0:
-            ends = ends - torch.arange(TOKENS - 1, -1, -1) * RATE
+            ends = ends - torch.arange(TOKENS - 1, -1, -1) * COMPRESSION
         tokens = tokens.unflatten(0, (size, count)).transpose(1, 2).flatten(2, 3)
         parts.append(BatchMemory(tokens, poses.reshape(size, -1, 4), ends.flatten(1)))
     if not parts:
@@ -166,9 +166,9 @@ def _regroup(tokens: Tensor, poses: Tensor, length: int) -> tuple[Tensor, Tensor
 
 def _merge(encoder: HPMCEncoder, tokens: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
     """Every four tokens to one of the next level."""
-    length = tokens.shape[2] // RATE
-    groups = tokens.unflatten(2, (length, RATE)).transpose(1, 2).flatten(0, 1)
-    parts = poses.reshape(-1, RATE, 4)
+    length = tokens.shape[2] // COMPRESSION
+    groups = tokens.unflatten(2, (length, COMPRESSION)).transpose(1, 2).flatten(0, 1)
+    parts = poses.reshape(-1, COMPRESSION, 4)
     return _regroup(encoder.merge(groups, parts), panorama_pose(parts), length)
 
 

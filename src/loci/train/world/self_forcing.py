@@ -112,7 +112,7 @@ def self_forcing_rollout(
     sampling = SamplingConfig(STEPS, shift=2.0, uniform=True, guidance=1.0)
     latent_world = LatentWorld(replace(world, sampling=sampling), model)
     history = walks.latents[rows, : start + 1].float().transpose(1, 2).to(latent_world.device)
-    state = latent_world.begin(history, walks.poses[rows, : start + 1], seed)
+    state = latent_world.start_from_latents(history, walks.poses[rows, : start + 1], seed)
     stop = start + world.chunk * chunks
     actions, poses = walks.actions[rows, start:stop], walks.poses[rows, start + 1 : stop + 1]
     if not latent_world.transformer.config.pose_rotary:
