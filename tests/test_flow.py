@@ -13,7 +13,7 @@ from loci.flow import (
     rescaled_times,
     sample,
     sample_levels,
-    shift,
+    shifted,
 )
 
 RELEASED = (
@@ -36,11 +36,11 @@ def test_an_even_grid_spends_no_step_on_the_last_thousandth() -> None:
 
 def test_shift_keeps_the_ends_and_the_order() -> None:
     levels = torch.linspace(0, 1, 11)
-    shifted = shift(levels, 3.0)
-    assert shifted[0] == 0
-    assert shifted[-1] == 1
-    assert bool((shifted.diff() > 0).all())
-    assert torch.allclose(shift(shift(levels, 3.0), 1 / 3.0), levels, atol=1e-6)
+    levels_near_noise = shifted(levels, 3.0)
+    assert levels_near_noise[0] == 0
+    assert levels_near_noise[-1] == 1
+    assert bool((levels_near_noise.diff() > 0).all())
+    assert torch.allclose(shifted(shifted(levels, 3.0), 1 / 3.0), levels, atol=1e-6)
 
 
 def test_training_levels_lie_between_data_and_noise() -> None:
@@ -136,7 +136,7 @@ def test_a_rescaled_grid_runs_from_noise_to_data() -> None:
     assert times.dtype == torch.float64
     assert times.tolist() == pytest.approx(expected, abs=1e-12)
     # The same curve as `shift`, seen from the other end.
-    assert torch.allclose(1 - times, shift(1 - rescaled_times(8, 1.0, torch.float64), 3.0))
+    assert torch.allclose(1 - times, shifted(1 - rescaled_times(8, 1.0, torch.float64), 3.0))
     for uniform in (0, 1):
         assert torch.equal(rescaled_times(4, uniform), torch.tensor([0, 0.25, 0.5, 0.75, 1]))
     with pytest.raises(ValueError, match="at least 1, got 0"):
@@ -232,9 +232,9 @@ def test_noise_levels_are_drawn_as_told() -> None:
     seeded = lambda: torch.Generator().manual_seed(0)  # noqa: E731
     uniform, normal = torch.rand(500, generator=seeded()), torch.randn(500, generator=seeded())
     assert torch.equal(sample_levels(500, 1.0, seeded()), uniform)
-    assert torch.equal(sample_levels(500, 3.0, seeded()), shift(uniform, 3.0))
+    assert torch.equal(sample_levels(500, 3.0, seeded()), shifted(uniform, 3.0))
     levels = sample_levels(500, 3.0, seeded(), logit_mean=0.8)
-    assert torch.allclose(levels, shift(torch.sigmoid(normal + 0.8), 3.0))
+    assert torch.allclose(levels, shifted(torch.sigmoid(normal + 0.8), 3.0))
 
 
 def test_every_step_is_announced_with_its_state() -> None:

@@ -27,8 +27,8 @@ PartialVelocity = Callable[[State, Tensor, Rows], State]
 # Schedules
 
 
-def euler_timesteps(steps: int, factor: float, uniform: bool = False) -> Float[Tensor, "steps"]:
-    """Descending timesteps (1000..0) of a run with `steps` evaluations, shifted by `factor`.
+def euler_timesteps(steps: int, shift: float, uniform: bool = False) -> Float[Tensor, "steps"]:
+    """Descending timesteps (1000..0) of a run with `steps` evaluations, shifted by `shift`.
 
     As released with Infinite-World (arXiv 2602.02393) they are evenly spaced from 1000 to 1
     before the shift, so the last step covers a thousandth of the range. With `uniform` they end at
@@ -42,15 +42,15 @@ def euler_timesteps(steps: int, factor: float, uniform: bool = False) -> Float[T
         raise ValueError(f"steps must be at least 1, got {steps}")
     last = TIMESTEPS / steps if uniform else 1
     levels = torch.linspace(TIMESTEPS, last, steps, dtype=torch.float32) / TIMESTEPS
-    return shift(levels, factor) * TIMESTEPS
+    return shifted(levels, shift) * TIMESTEPS
 
 
 def rescaled_times(
-    steps: int, factor: float, dtype: torch.dtype = torch.float32
+    steps: int, rescale: float, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "steps+1"]:
     """Times from 0 (noise) to 1 (data), both included: t = u / (1 + (r - 1)(1 - u)), u = i / steps.
 
-    A factor r above 1 spends more steps near noise; 1 and 0 leave them even. SAM 3D Objects
+    `rescale`, r, above 1 spends more steps near noise; 1 and 0 leave them even. SAM 3D Objects
     computes its times in float64 for stage 1 and in float32 for stage 2.
 
     Raises:
@@ -59,12 +59,12 @@ def rescaled_times(
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     u = torch.linspace(0, 1, steps + 1, dtype=dtype)
-    return u / (1 + (factor - 1) * (1 - u)) if factor else u
+    return u / (1 + (rescale - 1) * (1 - u)) if rescale else u
 
 
-def shift(level: Float[Tensor, "*n"], factor: float) -> Float[Tensor, "*n"]:
-    """s -> f s / (1 + (f - 1) s): with f above 1, more of the levels lie near noise."""
-    return factor * level / (1 + (factor - 1) * level)
+def shifted(level: Float[Tensor, "*n"], shift: float) -> Float[Tensor, "*n"]:
+    """s -> f s / (1 + (f - 1) s) with f = `shift`: above 1, more of the levels lie near noise."""
+    return shift * level / (1 + (shift - 1) * level)
 
 
 # Guidance
@@ -273,11 +273,11 @@ def check_temperature(temperature: float) -> None:
 
 def sample_levels(
     batch: int,
-    factor: float,
+    shift: float,
     generator: torch.Generator | None = None,
     logit_mean: float | None = None,
 ) -> Float[Tensor, "batch"]:
-    """Random noise levels in (0, 1) for training, shifted by `factor`.
+    """Random noise levels in (0, 1) for training, shifted by `shift`.
 
     Before the shift they are uniform, or logit-normal with unit deviation if `logit_mean` is given.
     """
@@ -285,7 +285,7 @@ def sample_levels(
         level = torch.rand(batch, generator=generator)
     else:
         level = torch.sigmoid(torch.randn(batch, generator=generator) + logit_mean)
-    return shift(level, factor)
+    return shifted(level, shift)
 
 
 def add_noise(

@@ -82,8 +82,8 @@ def test_every_preset(name: str) -> None:
     latents, toy = run(chosen.latent_policy(INTERVAL, SCORES, BLOCKS), start=tokens())
     assert latents["latents"].isfinite().all()
     assert (len(toy.evaluated) < 25 or bool(toy.parts)) == skips
-    assert (chosen.structure_steps < 1) == (name in ("fast", "faster"))
-    assert (chosen.latent_steps < 1) == (name in ("fast", "faster"))
+    assert (chosen.structure_step_share < 1) == (name in ("fast", "faster"))
+    assert (chosen.latent_step_share < 1) == (name in ("fast", "faster"))
     walked, _ = run(chosen.walk_policy(), start=tokens())
     assert walked["latents"].isfinite().all()
 
@@ -91,12 +91,15 @@ def test_every_preset(name: str) -> None:
 def test_fewer_steps_are_the_published_trade() -> None:
     """The steps of `fast` and `faster` are those that the documentation measured."""
     named = {name: get_preset(name) for name in PRESETS}
-    assert {n: p.walk_steps for n, p in named.items() if p.walk_steps != 1} == {
+    assert {n: p.walk_step_share for n, p in named.items() if p.walk_step_share != 1} == {
         "fast": 0.5,
         "faster": 0.25,
     }
-    assert (named["fast"].structure_steps, named["fast"].latent_steps) == (0.5, 0.5)
-    assert (named["faster"].structure_steps, named["faster"].latent_steps) == (1 / 3, 1 / 8)
+    assert (named["fast"].structure_step_share, named["fast"].latent_step_share) == (0.5, 0.5)
+    assert (named["faster"].structure_step_share, named["faster"].latent_step_share) == (
+        1 / 3,
+        1 / 8,
+    )
     assert [p.guide_every for p in named.values()] == [1, 2, 1000, 1, 1]
     assert [p.prune for p in named.values()] == [True, True, True, False, False]
     assert [p.decoding is None for p in named.values()] == [True, *[False] * 4]
@@ -104,7 +107,7 @@ def test_fewer_steps_are_the_published_trade() -> None:
 
 def test_a_tolerance_takes_the_place_of_fewer_steps() -> None:
     zero = get_preset("fast").within(0.0)
-    assert (zero.walk_steps, zero.structure_steps, zero.latent_steps) == (1, 1, 1)
+    assert (zero.walk_step_share, zero.structure_step_share, zero.latent_step_share) == (1, 1, 1)
     assert zero.guide_every == 1
     exact, _ = run(None)
     assert same(run(zero.structure_policy(INTERVAL))[0], exact)
@@ -183,7 +186,7 @@ def test_partial_evaluations_are_counted_with_rarer_guidance(every: int, partial
 def test_a_preset_is_given_as_such_or_by_name() -> None:
     assert as_preset(None) == get_preset("exact")
     assert as_preset("fast") == get_preset("fast")
-    own = Preset("own", walk_steps=0.7)
+    own = Preset("own", walk_step_share=0.7)
     assert as_preset(own) is own
     with pytest.raises(LociError, match="unknown preset ''"):
         as_preset("")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from loci.codecs.frame import FrameCodec, FrameCodecConfig
 from loci.errors import LociError
 
-TINY = FrameCodecConfig(fold=4, widths=(8, 8), norm_groups=4, latent_channels=4)
+TINY = FrameCodecConfig(patch_size=4, widths=(8, 8), norm_groups=4, latent_channels=4)
 
 
 @pytest.fixture

@@ -446,7 +446,9 @@ def test_a_crop_has_the_spectral_ratio_of_the_whole_picture(shift: tuple[int, in
 def test_fewer_steps_and_a_held_difference_are_written_down(lifter: Lifter) -> None:
     full, spared = Stats(), Stats()
     lifter(PIXELS, INSIDE, seed=3, stats=full)
-    speed = Preset("spared", structure_steps=0.5, latent_steps=0.5, guide_every=GUIDED_ONCE)
+    speed = Preset(
+        "spared", structure_step_share=0.5, latent_step_share=0.5, guide_every=GUIDED_ONCE
+    )
     lifter(PIXELS, INSIDE, seed=3, stats=spared, speed=speed)
     for stage in ("structure", "latents"):
         exact, entry = full.stage(stage), spared.stage(stage)

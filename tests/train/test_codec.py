@@ -15,7 +15,7 @@ from tests.train.killing import killed
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
 TINY = CodecTraining(
-    codec=FrameCodecConfig(fold=8, widths=(8,), norm_groups=4, latent_channels=4),
+    codec=FrameCodecConfig(patch_size=8, widths=(8,), norm_groups=4, latent_channels=4),
     steps=6,
     batch_size=4,
     evaluation_frames=8,

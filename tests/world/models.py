@@ -66,7 +66,7 @@ def randomised(config: TransformerConfig, seed: int = 0) -> WorldTransformer:
 def small_world(seed: int = 0, reencode: bool = False, memory_excludes_local: bool = True) -> World:
     """A world like the shipped one: 32x32 frames, chunks of four."""
     torch.manual_seed(seed)
-    codec = FrameCodec(FrameCodecConfig(fold=8, widths=(16,), norm_groups=4))
+    codec = FrameCodec(FrameCodecConfig(patch_size=8, widths=(16,), norm_groups=4))
     config = WorldConfig(
         size=(32, 32),
         fps=15,

@@ -108,7 +108,7 @@ def test_a_verified_walk_is_the_same_walk_and_knows_its_error() -> None:
 def test_fewer_steps_are_written_down_as_saved() -> None:
     world = small_world()
     steps = world.config.sampling.steps
-    frames, _ = walked(world.at_speed(Preset("half", walk_steps=0.5), stats := Stats()), 3)
+    frames, _ = walked(world.at_speed(Preset("half", walk_step_share=0.5), stats := Stats()), 3)
     entry = stats.stage("chunks")
     assert (entry.evaluations, entry.evaluations + entry.saved) == (3 * round(steps / 2), 3 * steps)
     fewer = small_world()

@@ -373,7 +373,7 @@ def test_a_known_history_is_remembered_up_to_the_local_frame(memory_excludes_loc
         torch.randn(1, 16, 3, 4, 4),
     )
     poses = torch.randn(1, 3, 3, dtype=torch.float64)
-    state = world.begin(latents, poses)
+    state = world.start_from_latents(latents, poses)
     assert state.memory.length == 3 - memory_excludes_local
     assert state.memory.tail_poses is not None
     assert torch.equal(state.memory.tail_poses, poses[:, : 3 - memory_excludes_local])
@@ -386,12 +386,12 @@ def test_latents_of_several_walks_are_those_of_each() -> None:
     latents = torch.randn(2, 16, 3, 4, 4)
     poses = torch.randn(2, 3, 3, dtype=torch.float64)
     actions = torch.tensor([FORWARD_AND_LEFT * 2, [(0, 4)] * 8])
-    both = list(world.walk_latents(world.begin(latents, poses, seed=5), actions))
+    both = list(world.walk_latents(world.start_from_latents(latents, poses, seed=5), actions))
     assert [chunk.shape for chunk, _ in both] == [(2, 16, 4, 4, 4)] * 2
     assert both[-1][1].frames == 3 + 8
     assert not torch.allclose(both[0][0][0], both[0][0][1])
     with torch.no_grad():
-        alone = world.begin(latents[:1], poses[:1], seed=5)
+        alone = world.start_from_latents(latents[:1], poses[:1], seed=5)
         known = both[0][1].memory.tail
         assert known is not None
         assert torch.equal(known[:1, :, :2], latents[:1, :, :2])

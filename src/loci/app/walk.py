@@ -67,7 +67,7 @@ def _describe_computing(request: WalkRequest, world: World, state: WalkState) ->
     """Chooses the number of threads; says where and in what the model computes."""
     from loci.caching.presets import Preset
 
-    one_step = world.at_speed(Preset("one Euler step", walk_steps=1e-6))
+    one_step = world.at_speed(Preset("one Euler step", walk_step_share=1e-6))
     weight = world.transformer.patch_embedding.weight
     threads = choose_threads(
         lambda: one_step.step(state, request.actions[: world.chunk]), weight.device, request.model

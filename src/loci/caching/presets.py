@@ -42,11 +42,11 @@ PRESETS = {
 class PolicyConfig(Protocol):
     """Settings that make a policy for one run; arguments as of `Preset.latent_policy`.
 
-    Stages without scores and blocks leave them out.
+    Stages without scores and groups leave them out.
     """
 
     def policy(
-        self, interval: Interval | None, scores: Tensor, blocks: Tensor, /
+        self, interval: Interval | None, scores: Tensor, group_labels: Tensor, /
     ) -> StepPolicy: ...
 
 
@@ -66,9 +66,9 @@ class Preset:
         prune: drop interior voxels, as SAM 3D Objects does and Fast-SAM3D does not.
         drop_voxels: (voxels, generator) -> the voxels that remain; a baseline.
         walk: policy of each chunk of a walk; a function gets no arguments.
-        walk_steps: the share of a chunk's Euler steps that is taken, each of them longer.
-        structure_steps: the same for the structure flow of a lift.
-        latent_steps: the same for the latent flow of a lift.
+        walk_step_share: the share of a chunk's Euler steps that is taken, each of them longer.
+        structure_step_share: the same for the structure flow of a lift.
+        latent_step_share: the same for the latent flow of a lift.
         guide_every: in a lift, the unconditional velocity is evaluated at one guided step in this
             many (`loci.flow.interval_guidance`).
     """
@@ -80,9 +80,9 @@ class Preset:
     prune: bool = True
     drop_voxels: Callable[[Tensor, torch.Generator], Tensor] | None = None
     walk: PolicyMaker | None = None
-    walk_steps: float = 1.0
-    structure_steps: float = 1.0
-    latent_steps: float = 1.0
+    walk_step_share: float = 1.0
+    structure_step_share: float = 1.0
+    latent_step_share: float = 1.0
     guide_every: int = 1
 
     def structure_policy(self, interval: Interval | None) -> StepPolicy:
@@ -90,16 +90,16 @@ class Preset:
         return _policy(self.structure, interval)
 
     def latent_policy(
-        self, interval: Interval | None, scores: Float[Tensor, "n"], blocks: Int[Tensor, "n"]
+        self, interval: Interval | None, scores: Float[Tensor, "n"], group_labels: Int[Tensor, "n"]
     ) -> StepPolicy:
         """For one run of the latent flow.
 
         Args:
             interval: the timesteps between which it is guided.
             scores: of every voxel, from `loci.caching.spectral.token_scores`.
-            blocks: a label for every voxel; the network merges voxels with equal labels.
+            group_labels: of every voxel; the network merges voxels with equal labels.
         """
-        return _policy(self.latents, interval, scores, blocks)
+        return _policy(self.latents, interval, scores, group_labels)
 
     def walk_policy(self) -> StepPolicy:
         """For one chunk of a walk."""
@@ -121,9 +121,9 @@ class Preset:
             structure=replace(structure or StepCacheConfig(layout=LAYOUT), tolerance=tolerance),
             latents=replace(latents or TokenCacheConfig(), tolerance=tolerance),
             walk=replace(walk or StepCacheConfig(), tolerance=tolerance),
-            walk_steps=1.0,
-            structure_steps=1.0,
-            latent_steps=1.0,
+            walk_step_share=1.0,
+            structure_step_share=1.0,
+            latent_step_share=1.0,
             guide_every=1,
         )
 
@@ -165,10 +165,10 @@ def fast() -> Preset:
     return Preset(
         "fast",
         decoding=DecodingConfig(),
-        structure_steps=0.5,
-        latent_steps=0.5,
+        structure_step_share=0.5,
+        latent_step_share=0.5,
         guide_every=2,
-        walk_steps=0.5,
+        walk_step_share=0.5,
     )
 
 
@@ -177,10 +177,10 @@ def faster() -> Preset:
     return Preset(
         "faster",
         decoding=DecodingConfig(),
-        structure_steps=1 / 3,
-        latent_steps=0.125,
+        structure_step_share=1 / 3,
+        latent_step_share=0.125,
         guide_every=GUIDED_ONCE,
-        walk_steps=0.25,
+        walk_step_share=0.25,
     )
 
 

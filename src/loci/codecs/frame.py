@@ -1,6 +1,6 @@
 """A per-frame autoencoder, frame by frame and cheap enough for a CPU.
 
-A convolutional autoencoder works on frames folded by pixel-unshuffle, so that no convolution runs
+A convolutional autoencoder works on pixel-unshuffled frames, so that no convolution runs
 at full resolution. Beside it a linear path maps each patch to its latent and back; it is set to the
 principal components of the training patches, and the network learns the residual.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,7 @@ class FrameCodecConfig:
     """Sizes of the codec.
 
     Args:
-        fold: factor of the pixel-unshuffle.
+        patch_size: pixels on a side that the pixel-unshuffle puts into channels.
         widths: channels at each resolution; every one after the first halves it again.
         layers_per_block: residual blocks per resolution.
         norm_groups: of the group norms.
@@ -39,7 +40,9 @@ class FrameCodecConfig:
         latents_mean, latents_std: per channel, measured after training; empty for 0 and 1.
     """
 
-    fold: int = 8
+    FORMER_FIELDS: ClassVar[dict[str, str]] = {"fold": "patch_size"}
+
+    patch_size: int = 8
     widths: tuple[int, ...] = (128,)
     layers_per_block: int = 1
     norm_groups: int = 16
@@ -50,7 +53,7 @@ class FrameCodecConfig:
 
     @property
     def spatial_factor(self) -> int:
-        return self.fold * 2 ** (len(self.widths) - 1)
+        return self.patch_size * 2 ** (len(self.widths) - 1)
 
 
 class FrameCodec(nn.Module):
@@ -67,7 +70,7 @@ class FrameCodec(nn.Module):
         self.spatial_factor = config.spatial_factor
         self.latent_channels = config.latent_channels
         self.network = ConvAutoencoder(
-            channels=3 * config.fold**2,
+            channels=3 * config.patch_size**2,
             latent_channels=config.latent_channels,
             widths=config.widths,
             blocks=config.layers_per_block,
@@ -126,13 +129,13 @@ class FrameCodec(nn.Module):
         patches = _channels_last(F.pixel_unshuffle(frames, self.spatial_factor))
         if self.config.linear_encoder:
             return self.analysis(patches)
-        folded = _channels_last(F.pixel_unshuffle(frames, self.config.fold))
-        return self.network.encode(folded) + self.analysis(patches)
+        unshuffled = _channels_last(F.pixel_unshuffle(frames, self.config.patch_size))
+        return self.network.encode(unshuffled) + self.analysis(patches)
 
     def to_frames(self, latents: Float[Tensor, "n c hl wl"]) -> Float[Tensor, "n 3 h w"]:
         """Frames of raw latents, not clamped."""
         latents = _channels_last(latents)
-        frames = F.pixel_shuffle(self.network.decode(latents), self.config.fold)
+        frames = F.pixel_shuffle(self.network.decode(latents), self.config.patch_size)
         return frames + F.pixel_shuffle(self.synthesis(latents), self.spatial_factor)
 
     def forward(

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from loci.memory.hpmc import RATE, HPMCConfig, HPMCEncoder
+from loci.memory.hpmc import COMPRESSION, HPMCConfig, HPMCEncoder
 from loci.memory.poses import mean_pose, panorama_pose, relative_poses, with_spread
 from loci.nn.attention import Attention
 from loci.nn.norms import layer_norm
@@ -206,10 +206,10 @@ class PanoramaMerge(nn.Module):
     ) -> Float[Tensor, "b d 1 h w"]:
         """Raises ValueError unless there are exactly four sets of tokens with poses and spreads."""
         batch, _, count, rows, columns = tokens.shape
-        if count != RATE or poses.shape != (batch, RATE, 4):
+        if count != COMPRESSION or poses.shape != (batch, COMPRESSION, 4):
             raise ValueError(
-                f"a merge takes {RATE} sets of tokens and their poses [{batch}, {RATE}, 4], "
-                f"got {count} and {list(poses.shape)}"
+                f"a merge takes {COMPRESSION} sets of tokens and their poses "
+                f"[{batch}, {COMPRESSION}, 4], got {count} and {list(poses.shape)}"
             )
         merged = panorama_pose(poses)[:, None]
         parts = relative_poses(poses, merged[:, 0, :3])

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from loci.memory.hierarchical import extend_history
-from loci.memory.hpmc import RATE
+from loci.memory.hpmc import COMPRESSION
 from loci.memory.schedule import MergeConfig, Span
 from loci.memory.token_cache import Compressor, MemoryTokenCache, MemoryTokens
 
@@ -112,8 +112,8 @@ class SampledMemory(RawMemory):
         """Indices of the chosen windows, oldest first."""
         window = self.config.window
         newest = (length - 1) // window
-        left = self.config.budget - ceil((length - newest * window) / RATE)
-        room = min(newest, left * RATE // window)
+        left = self.config.budget - ceil((length - newest * window) / COMPRESSION)
+        room = min(newest, left * COMPRESSION // window)
         if not self.strided:
             return list(range(newest - room, newest + 1))
         return [newest * k // room for k in range(room)] + [newest]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from loci.errors import LociError
 from loci.io.config import config_from_dict
-from loci.memory.hpmc import RATE, WindowPlan
+from loci.memory.hpmc import COMPRESSION, WindowPlan
 from loci.memory.keyframes import add_keyframes, select_keyframes
 from loci.memory.poses import ViewIndex
 from loci.memory.schedule import MergeConfig, MergeSchedule, Span, is_cover
@@ -242,7 +242,7 @@ class HierarchicalMemory:
             raise LociError(f"memory state: spans do not cover {state.length} latents")
         settled, rest = len(schedule.settled_spans), state.length - schedule.settled
         keyframes = len(state.keyframe_spans)
-        if keyframes != min(schedule.config.keyframes, schedule.settled // RATE):
+        if keyframes != min(schedule.config.keyframes, schedule.settled // COMPRESSION):
             raise LociError(f"memory state: {keyframes} keyframes of {state.length} latents")
         posed = "poses" in tensors or "tail_poses" in tensors
         needed = {
@@ -284,7 +284,7 @@ def published_spans(plan: WindowPlan, length: int) -> tuple[Span, ...]:
     """The span of each latent of the released model's memory; windows may overlap."""
     if length <= plan.direct_limit:
         return slot_spans(0, length)
-    size = RATE * RATE
+    size = COMPRESSION * COMPRESSION
     return tuple(
         Span(2, start + part, start + part + size)
         for start in plan.starts(length)

@@ -14,7 +14,8 @@ from loci.nn.attention import Attention
 from loci.nn.norms import layer_norm
 from loci.nn.rotary import grid_rotary_embedding
 
-RATE = 4
+COMPRESSION = 4
+"""Latents per memory token in time, and memory tokens per merged one."""
 
 
 @dataclass(frozen=True)

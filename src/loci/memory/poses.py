@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from loci.memory.hpmc import RATE
+from loci.memory.hpmc import COMPRESSION
 from loci.memory.schedule import Span
 
 
@@ -103,12 +103,12 @@ class ViewIndex:
         """See `schedule.Views`. In a batch, a span is unique if it is so in any of the walks."""
         shown = self._shown(spans)
         rows = []
-        for at in range(len(spans) - RATE + 1):
+        for at in range(len(spans) - COMPRESSION + 1):
             outside = np.ones(len(spans), bool)
-            outside[at : at + RATE] = False
-            elsewhere = shown[:, at : at + RATE][..., outside].any(axis=-1).all(axis=-1)
+            outside[at : at + COMPRESSION] = False
+            elsewhere = shown[:, at : at + COMPRESSION][..., outside].any(axis=-1).all(axis=-1)
             rows.append(~elsewhere.all(axis=0))
-        return np.stack(rows) if rows else np.zeros((0, RATE), bool)
+        return np.stack(rows) if rows else np.zeros((0, COMPRESSION), bool)
 
     def _shown(self, spans: Sequence[Span]) -> Bool[np.ndarray, "b n points n"]:
         """Whether another span of the same or a lower level shows a direction of a span."""
@@ -128,7 +128,7 @@ class ViewIndex:
             within = self.poses[:, span.start - self.first : span.end - self.first]
             if span.level != 1 or within.shape[1] != span.length:
                 raise ValueError(f"{span} is neither known nor a slot after latent {self.first}")
-            if span.length < RATE:
+            if span.length < COMPRESSION:
                 return view_pose(within)
             self.known[span] = view_pose(within)
         return self.known[span]

@@ -16,14 +16,14 @@ from typing import ClassVar, Literal, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Bool
 
-from loci.memory.hpmc import RATE
+from loci.memory.hpmc import COMPRESSION
 
 
 class Span(NamedTuple):
     """Latents `start` to `end` (exclusive) of the history, compressed `level` times.
 
-    A span of level l covers RATE ** l latents. Only two can be shorter: the newest slot until it is
-    full, and the oldest span once unaligned spans had to be merged.
+    A span of level l covers COMPRESSION ** l latents. Only two can be shorter: the newest slot
+    until it is full, and the oldest span once unaligned spans had to be merged.
     """
 
     level: int
@@ -36,12 +36,12 @@ class Span(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        return self.length == RATE**self.level
+        return self.length == COMPRESSION**self.level
 
     @property
     def quarters(self) -> tuple["Span", ...]:
         """The four spans of the level below from which an aligned span is merged."""
-        size = RATE ** (self.level - 1)
+        size = COMPRESSION ** (self.level - 1)
         starts = range(self.start, self.end, size)
         return tuple(Span(self.level - 1, start, start + size) for start in starts)
 
@@ -82,13 +82,15 @@ class MergeConfig:
         return self.merge_by == "views" or self.keyframes > 0
 
     def __post_init__(self) -> None:
-        slots = self.window // RATE
-        if self.window % RATE or slots & (slots - 1) or slots < 1:
-            raise ValueError(f"window must be {RATE} times a power of two, got {self.window}")
+        slots = self.window // COMPRESSION
+        if self.window % COMPRESSION or slots & (slots - 1) or slots < 1:
+            raise ValueError(
+                f"window must be {COMPRESSION} times a power of two, got {self.window}"
+            )
         # Levels finer than a window leave at most three spans each, and one slot is incomplete:
         # whatever is merged then consists of complete windows.
-        finer = sum(RATE**level < self.window for level in range(1, slots + 1))
-        least = RATE + finer * (RATE - 1)
+        finer = sum(COMPRESSION**level < self.window for level in range(1, slots + 1))
+        least = COMPRESSION + finer * (COMPRESSION - 1)
         if self.keyframes < 0:
             raise ValueError(f"keyframes must not be negative, got {self.keyframes}")
         if self.max_merged_spans < least:
@@ -153,14 +155,14 @@ class MergeSchedule:
             raise ValueError(f"a schedule that merges by {self.config.merge_by} {needed}")
         spans, folds = list(self.spans), Folds()
         end = self.length + count
-        for start in range(self.length - self.length % RATE, end, RATE):
+        for start in range(self.length - self.length % COMPRESSION, end, COMPRESSION):
             if start < self.length:
                 spans.pop()  # the incomplete slot
             elif len(spans) >= self.config.max_merged_spans:
                 # One merge makes room for three. Every slot is complete here, so the merges do
                 # not depend on how many latents were appended at a time.
                 _merge_one(spans, self.config.recent, folds, views)
-            spans.append(Span(1, start, min(start + RATE, end)))
+            spans.append(Span(1, start, min(start + COMPRESSION, end)))
         return MergeSchedule(self.config, end, tuple(spans)), folds
 
 
@@ -170,13 +172,13 @@ def _merge_one(spans: list[Span], recent: int, folds: Folds, views: Views | None
     if at is None:
         at = _next_group(spans, len(spans), views)
     first = at or 0
-    parts = tuple(spans[first : first + RATE])
+    parts = tuple(spans[first : first + COMPRESSION])
     parent = Span(1 + max(part.level for part in parts), parts[0].start, parts[-1].end)
     if at is None:
         folds[parent] = parts
     if views is not None:
         views.merge(parent, parts)
-    spans[first : first + RATE] = [parent]
+    spans[first : first + COMPRESSION] = [parent]
 
 
 def _next_group(spans: list[Span], stop: int, views: Views | None) -> int | None:
@@ -203,9 +205,9 @@ def _groups(spans: list[Span]) -> list[int]:
         return []
     origin = 0 if spans[0].complete else spans[0].end
     found = []
-    for at in range(len(spans) - RATE + 1):
-        first, group = spans[at], spans[at : at + RATE]
-        aligned = (first.start - origin) % RATE ** (first.level + 1) == 0
+    for at in range(len(spans) - COMPRESSION + 1):
+        first, group = spans[at], spans[at : at + COMPRESSION]
+        aligned = (first.start - origin) % COMPRESSION ** (first.level + 1) == 0
         if aligned and all(span.complete and span.level == first.level for span in group):
             found.append(at)
     return found

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loci.memory.hpmc import RATE
+from loci.memory.hpmc import COMPRESSION
 from loci.memory.poses import panorama_pose, view_pose
 from loci.memory.schedule import Folds, Span
 
@@ -139,7 +139,7 @@ class MemoryTokenCache:
 
 def slot_spans(start: int, end: int) -> tuple[Span, ...]:
     """The spans of level one from `start` to `end`; the last may be short."""
-    return tuple(Span(1, s, min(s + RATE, end)) for s in range(start, end, RATE))
+    return tuple(Span(1, s, min(s + COMPRESSION, end)) for s in range(start, end, COMPRESSION))
 
 
 def mean_poses(

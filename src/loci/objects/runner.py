@@ -62,7 +62,9 @@ class SamplerRunner:
         """With the number of steps that the preset takes."""
         is_structure = isinstance(settings, StructureSampling)
         preset = self.preset
-        return settings.shortened(preset.structure_steps if is_structure else preset.latent_steps)
+        return settings.shortened(
+            preset.structure_step_share if is_structure else preset.latent_step_share
+        )
 
     def run_structure(
         self,
@@ -98,8 +100,8 @@ class SamplerRunner:
         """Stage 2 of an object; arguments as of `sample_slat`."""
         interval, every = guided_interval(settings), self.preset.guide_every
         shortened, voxels = self.shortened(settings), choice.voxels
-        blocks = ancestors(voxels, len(flow.config.io_channels))
-        policy = self.preset.latent_policy(interval, choice.scores, blocks)
+        group_labels = ancestors(voxels, len(flow.config.io_channels))
+        policy = self.preset.latent_policy(interval, choice.scores, group_labels)
         with self.timed("latents") as stage:
             counted = self.stats.counted("latents", policy, interval, every)
             latents = sample_slat(

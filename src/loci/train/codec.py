@@ -70,7 +70,7 @@ class CodecTraining(TrainerConfig):
 CONFIGS = {
     "doom": CodecTraining(
         codec=FrameCodecConfig(
-            fold=4, widths=(64, 128, 192), latent_channels=48, linear_encoder=True
+            patch_size=4, widths=(64, 128, 192), latent_channels=48, linear_encoder=True
         ),
         learning_rate=8e-4,
         batch_size=5,

@@ -32,7 +32,7 @@ class SamplingConfig:
     guidance: float = 5.0
     order: int = 1
 
-    def fewer(self, share: float) -> "SamplingConfig":
+    def shortened(self, share: float) -> "SamplingConfig":
         """With a share of the steps, at least one."""
         return replace(self, steps=max(1, round(share * self.steps)))
 

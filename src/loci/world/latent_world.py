@@ -177,7 +177,9 @@ class LatentWorld:
             following = actions[:, at + self.chunk : at + self.chunk + 1]
             known = None if poses is None else poses[:, at : at + self.chunk]
             latents, here = self._sample(state, ids, following, known)
-            state = self._advance(state, ids.shape[1], self._drop_overlap(latents, ids.shape[1]), here)
+            state = self._advance(
+                state, ids.shape[1], self._drop_overlap(latents, ids.shape[1]), here
+            )
             yield latents, state
 
     @torch.no_grad()

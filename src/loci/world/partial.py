@@ -45,7 +45,7 @@ class TokenView:
             return rotation
         return RotaryEmbedding(*(part[..., self.rows, :] for part in rotation))
 
-    def extend(self, layer: int) -> ExtendKeys | None:
+    def key_extender(self, layer: int) -> ExtendKeys | None:
         """How a block extends its keys and values; None to attend to the rows only."""
         return None
 
@@ -87,7 +87,7 @@ class _CachedView(TokenView):
         super().__init__(rows)
         self.cache = cache
 
-    def extend(self, layer: int) -> ExtendKeys:
+    def key_extender(self, layer: int) -> ExtendKeys:
         return lambda computed: self._update(layer, computed)
 
     def _update(self, layer: int, computed: KeysValues) -> KeysValues:

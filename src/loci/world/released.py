@@ -8,8 +8,8 @@ diffusers and transformers, whose names differ; the tables here are the whole di
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,14 +18,24 @@ from torch import Tensor
 
 from loci.codecs.wan import WanCodec, WanCodecConfig
 from loci.errors import LociError
-from loci.io.config import CONFIG_NAME, save_config
-from loci.io.files import replacing_folder
-from loci.io.weights import has_tensors, load_strict, read_tensors
+from loci.io.config import CONFIG_NAME, load_config, save_config
+from loci.io.files import check_space, replacing_folder
+from loci.io.weights import (
+    WEIGHTS_NAME,
+    has_tensors,
+    infos_of,
+    load_strict,
+    read_tensors,
+    save_finite,
+)
 from loci.world.config import WorldConfig
 from loci.world.text import TextEncoder, TextEncoderConfig, load_tokenizer
 from loci.world.transformer import TransformerConfig, WorldTransformer
 
 SUFFIXES = (".ckpt", ".safetensors")
+STEM, CODEC_STEM = "infinite_world_model", "Wan2.1_VAE"
+TEXT_STEM, TOKENIZER = "models_t5_umt5-xxl-enc-bf16", Path("google", "umt5-xxl")
+SIZES_NAME = "loci-sizes.json"
 NOT_WEIGHTS = ("pos_embed", "pos_embed_temporal")
 # Folders of a saved world.
 TRANSFORMER, CODEC, TEXT_ENCODER = "transformer", "codec", "text_encoder"
@@ -64,6 +74,16 @@ _TEXT_RENAMES: Renames = (
 
 
 @dataclass(frozen=True)
+class ReleasedSizes:
+    """Sizes of the published networks by default. Published folders do not state them; a smaller
+    copy of the published layout does, in the file `loci-sizes.json`."""
+
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    codec: WanCodecConfig = field(default_factory=WanCodecConfig)
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+
+
+@dataclass(frozen=True)
 class ReleasedFiles:
     """Where the published files lie."""
 
@@ -75,7 +95,7 @@ class ReleasedFiles:
     @classmethod
     def find(cls, source: Path | str) -> ReleasedFiles:
         """`source` is the checkpoint folder, the folder above it, or the transformer's file.
-        Raises LociError naming what is not there."""
+        Raises LociError naming what is not there, and where it is published."""
         source = Path(source)
         if source.is_file() and source.suffix not in SUFFIXES:
             raise LociError(
@@ -85,13 +105,34 @@ class ReleasedFiles:
         if (root / "checkpoints").is_dir():
             root = root / "checkpoints"
         models = root / "models"
-        stem = source.stem if source.is_file() else "infinite_world_model"
-        return cls(
+        stem = source.stem if source.is_file() else STEM
+        files = cls(
             transformer=_either(root, stem, "ckpt"),
-            codec=_either(models, "Wan2.1_VAE", "pth"),
-            text_encoder=_either(models, "models_t5_umt5-xxl-enc-bf16", "pth"),
-            tokenizer=_present(models / "google" / "umt5-xxl"),
+            codec=_either(models, CODEC_STEM, "pth"),
+            text_encoder=_either(models, TEXT_STEM, "pth"),
+            tokenizer=models / TOKENIZER,
         )
+        absent = files.absent()
+        if absent:
+            others = "".join(f", {path.name}" for path in absent[1:])
+            is_other = "" if len(absent) < 4 else _other_folder(root)
+            raise LociError(
+                f"{absent[0]}: missing{others and f' (also{others[1:]})'}, expected the published "
+                f"checkpoints{is_other}; {_origin(absent)}. Nothing is downloaded by itself"
+            )
+        return files
+
+    def absent(self) -> list[Path]:
+        """What of it is not there."""
+        weights = (self.transformer, self.codec, self.text_encoder)
+        absent = [path for path in weights if not has_tensors(path)]
+        return absent if self.tokenizer.exists() else [*absent, self.tokenizer]
+
+    @property
+    def sizes(self) -> ReleasedSizes:
+        """As published, unless a file beside the transformer states others."""
+        path = self.transformer.parent / SIZES_NAME
+        return load_config(path, ReleasedSizes) if path.is_file() else ReleasedSizes()
 
 
 def load_transformer(path: Path | str, config: TransformerConfig | None = None) -> WorldTransformer:
@@ -158,31 +199,52 @@ def load_released(
     """The released world from its published files; the transformer computes in `dtype`, float32
     unless given. Errors as in `load_transformer`."""
     files = ReleasedFiles.find(source)
+    sizes = files.sizes
     return ReleasedParts(
-        load_transformer(files.transformer).to(device, dtype or torch.float32),
-        load_codec(files.codec).to(device, torch.float32),
-        # 11 GB, used once a walk: not on the device.
-        load_text_encoder(files.text_encoder, files.tokenizer),
+        load_transformer(files.transformer, sizes.transformer).to(device, dtype or torch.float32),
+        load_codec(files.codec, sizes.codec).to(device, torch.float32),
+        # 11 GB, used once a walk: mapped, read when a prompt is encoded, and not on the device.
+        load_text_encoder(files.text_encoder, files.tokenizer, sizes.text_encoder),
     )
 
 
-def convert(source: Path, out: Path) -> None:
-    """Checks the name and shape of every published tensor, and writes a model folder, all or
-    nothing.
+def convert(
+    source: Path, out: Path, progress: Callable[[int, int], None] = lambda count, total: None
+) -> None:
+    """Checks every published tensor, and writes a model folder, all or nothing.
+
+    Names, shapes and types are checked before anything is written; the numbers tensor by tensor
+    while they are written, so that memory holds one tensor at a time.
 
     Args:
         source: the folder of published checkpoints, or the transformer's file in it.
         out: the folder to write; it must not hold anything yet.
+        progress: called with the bytes written since the last call, and those in all.
 
     Raises:
         LociError: naming every tensor that does not fit, or when `out` is there already.
     """
     files = ReleasedFiles.find(source)
+    sizes = files.sizes
     with replacing_folder(out) as draft:
-        load_transformer(files.transformer).save_pretrained(draft / TRANSFORMER)
-        load_codec(files.codec).save_pretrained(draft / CODEC)
-        text_encoder = load_text_encoder(files.text_encoder, files.tokenizer)
-        text_encoder.save_pretrained(draft / TEXT_ENCODER)
+        transformer = load_transformer(files.transformer, sizes.transformer)
+        codec = load_codec(files.codec, sizes.codec)
+        text_encoder = load_text_encoder(files.text_encoder, files.tokenizer, sizes.text_encoder)
+        words = text_encoder.tensors()
+        parts = (
+            (files.transformer, draft / TRANSFORMER, transformer.state_dict()),
+            (files.codec, draft / CODEC, codec.state_dict()),
+            (files.text_encoder, draft / TEXT_ENCODER, words),
+        )
+        total = sum(info.bytes for *_, tensors in parts for info in infos_of(tensors).values())
+        check_space(out, total)
+        for path, folder, tensors in parts:
+            save_finite(
+                *(folder / WEIGHTS_NAME, tensors, str(path)), lambda count: progress(count, total)
+            )
+        save_config(draft / TRANSFORMER / CONFIG_NAME, sizes.transformer)
+        save_config(draft / CODEC / CONFIG_NAME, sizes.codec)
+        text_encoder.save_config(draft / TEXT_ENCODER)
         save_config(draft / CONFIG_NAME, WorldConfig())
 
 
@@ -205,10 +267,25 @@ def _decoder_levels(name: str) -> str:
 def _either(folder: Path, stem: str, pickle: str) -> Path:
     """The file as safetensors if there is one, else as the published pickle."""
     safe = folder / f"{stem}.safetensors"
-    return safe if has_tensors(safe) else _present(folder / f"{stem}.{pickle}")
+    return safe if has_tensors(safe) else folder / f"{stem}.{pickle}"
 
 
-def _present(path: Path) -> Path:
-    if not path.exists():
-        raise LociError(f"{path}: missing, expected the published checkpoints")
-    return path
+def _origin(absent: list[Path]) -> str:
+    """Where people get the files that are missing."""
+    places = []
+    if any(path.stem not in (CODEC_STEM, TEXT_STEM, TOKENIZER.name) for path in absent):
+        places.append("the transformer is published at huggingface.co/MeiGen-AI/Infinite-World")
+    if any(path.stem in (CODEC_STEM, TEXT_STEM, TOKENIZER.name) for path in absent):
+        places.append(
+            "autoencoder, text encoder and tokenizer at huggingface.co/Wan-AI/Wan2.1-T2V-1.3B"
+        )
+    return ", ".join(places) + " (see the licences there)"
+
+
+def _other_folder(root: Path) -> str:
+    """What a folder holds in place of Infinite-World, where that is known."""
+    if (root / "pipeline.json").is_file() and (root / "ckpts").is_dir():
+        return ", found TRELLIS"
+    if (root / "diffusion_pytorch_model.safetensors").is_file():
+        return ", found Wan 2.1 itself, which has neither actions nor memory"
+    return ""

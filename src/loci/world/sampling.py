@@ -79,11 +79,11 @@ def sample_with_preset(
 
     With `verify` it is sampled once more, exactly, and the relative error recorded.
     """
-    fewer = sampling.fewer(preset.walk_steps)
+    shortened = sampling.shortened(preset.walk_step_share)
     with stats.timed("chunks") as stage:
         policy = stats.counted("chunks", preset.walk_policy())
-        latents = sample_chunk(model, noise, context, fewer, policy)
-        stage.exact_evaluations += sampling.steps - fewer.steps
+        latents = sample_chunk(model, noise, context, shortened, policy)
+        stage.exact_evaluations += sampling.steps - shortened.steps
     if verify:
         exact = sample_chunk(model, noise, context, sampling)
         stats.record_errors("chunks", {VIDEO: latents}, {VIDEO: exact})

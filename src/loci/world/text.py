@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from loci.errors import LociError
+from loci.io.weights import WEIGHTS_NAME, save_tensors
 from loci.world.conditioning import Prompt
 
 # What the released model is guided away from; data that results depend on, kept word for word.
@@ -75,9 +76,23 @@ class TextEncoder(nn.Module):
         ids, mask = tokens.input_ids.to(device), tokens.attention_mask.to(device)
         return Prompt(self(ids, mask), mask)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights, by the names of transformers; the word embedding once."""
+        tensors = self.network.state_dict()
+        tensors.pop("encoder.embed_tokens.weight", None)
+        return tensors
+
     def save_pretrained(self, folder: Path | str) -> None:
         """Writes the layout of transformers, with the tokenizer's files in the same folder."""
-        self.network.save_pretrained(folder)
+        save_tensors(Path(folder) / WEIGHTS_NAME, self.tensors())
+        self.save_config(folder)
+
+    def save_config(self, folder: Path | str) -> None:
+        """Writes all but the weights: `config.json`, and the tokenizer's files."""
+        config = self.network.config
+        config.architectures = [type(self.network).__name__]
+        config.dtype = self.network.get_input_embeddings().weight.dtype
+        config.save_pretrained(folder)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
 

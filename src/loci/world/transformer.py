@@ -87,10 +87,14 @@ class Head(nn.Module):
         self.head = nn.Linear(dim, out)
         self.eps = eps
 
-    def forward(self, x: Float[Tensor, "b n d"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b n p"]:
+    def forward(
+        self, x: Float[Tensor, "b n d"], time: Float[Tensor, "b d"]
+    ) -> Float[Tensor, "b n p"]:
         return _float_linear(self.head, self.normed(x, time))
 
-    def normed(self, x: Float[Tensor, "b n d"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b n d"]:
+    def normed(
+        self, x: Float[Tensor, "b n d"], time: Float[Tensor, "b d"]
+    ) -> Float[Tensor, "b n d"]:
         """The modulated norm alone; float32."""
         shift, scale = (self.modulation.float() + time[:, None]).chunk(2, dim=1)
         return modulate(layer_norm(x, self.eps).float(), shift, scale)

@@ -153,7 +153,7 @@ class World(LatentWorld):
     ) -> WalkState:
         """`start` with a frame in [-1, 1] and an encoded prompt."""
         latents, codec = self.codec.encode_stream(frame.to(self.device))
-        return self.begin(latents, None, seed, prompt, codec)
+        return self.start_from_latents(latents, None, seed, prompt, codec)
 
     @torch.no_grad()
     def newest_frame(self, state: WalkState) -> UInt8[np.ndarray, "h w 3"]:
@@ -181,7 +181,7 @@ class World(LatentWorld):
             LociError: for no actions, too many, a number that does not fill whole latents, or an
                 action that the model was not trained on.
         """
-        _, video, state = self.generate(state, actions, next_action)
+        _, video, state = self.step_with_latents(state, actions, next_action)
         return tensor_to_frames(video), state
 
     def walk(self, state: WalkState, actions: ArrayLike) -> Iterator[tuple[Frames, WalkState]]:
@@ -208,7 +208,7 @@ class World(LatentWorld):
             yield frames, state
 
     @torch.no_grad()
-    def generate(
+    def step_with_latents(
         self, state: WalkState, actions: ArrayLike, next_action: ArrayLike | None = None
     ) -> tuple[Float[Tensor, "1 c t h w"], Float[Tensor, "1 3 n h w"], WalkState]:
         """`step` with the sampled latents of the whole chunk, and the new frames in [-1, 1]."""
@@ -221,7 +221,7 @@ class World(LatentWorld):
         with self.stats.timed("frames"):
             video = self.codec.decode(latents[:, :, :count])[:, :, first:]
         with self.stats.timed("history"):
-            new, codec = self._new(latents, len(ids)), None
+            new, codec = self._drop_overlap(latents, len(ids)), None
             if self.config.reencode:
                 new, codec = self.codec.encode_stream(video, state.codec)
             state = self._advance(state, len(ids), new, poses, codec)

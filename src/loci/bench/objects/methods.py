@@ -107,24 +107,26 @@ def _baselines(seed: int) -> dict[str, Preset]:
             "random drop", drop_voxels=lambda coords, rng: random_drop(coords, 0.5, rng)
         ),
         "random tokens": Preset(
-            "random tokens", latents=lambda interval, scores, blocks: RandomTokens(0.5, generator())
+            "random tokens",
+            latents=lambda interval, scores, group_labels: RandomTokens(0.5, generator()),
         ),
         "uniform merge": Preset("uniform merge", decoding=UNIFORM),
         "merged tokens": Preset(
-            "merged tokens", latents=lambda interval, scores, blocks: MergedTokens(blocks)
+            "merged tokens",
+            latents=lambda interval, scores, group_labels: MergedTokens(group_labels),
         ),
         "Fast3DCache": Preset(
-            "Fast3DCache", latents=lambda interval, scores, blocks: Fast3DCache()
+            "Fast3DCache", latents=lambda interval, scores, group_labels: Fast3DCache()
         ),
         "TaylorSeer": Preset(
             "TaylorSeer",
             structure=lambda interval: TaylorSeer(),
-            latents=lambda interval, scores, blocks: TaylorSeer(),
+            latents=lambda interval, scores, group_labels: TaylorSeer(),
         ),
         "EasyCache": Preset(
             "EasyCache",
             structure=lambda interval: EasyCache(),
-            latents=lambda interval, scores, blocks: EasyCache(),
+            latents=lambda interval, scores, group_labels: EasyCache(),
         ),
     }
 
@@ -151,7 +153,9 @@ def _ours() -> dict[str, Preset]:
         often = "once" if every == GUIDED_ONCE else f"1 in {every}"
         for part in (1, *FEWER):
             name = f"guided {often}" + (f", steps x {part:.2g}" if part < 1 else "")
-            found[name] = Preset(name, structure_steps=part, latent_steps=part, guide_every=every)
+            found[name] = Preset(
+                name, structure_step_share=part, latent_step_share=part, guide_every=every
+            )
     for parts in (*((part, part) for part in FEWER), *UNEQUAL):
         for often, every in (("", 1), ("guided 1 in 2, ", 2), ("guided once, ", GUIDED_ONCE)):
             name = f"loci decoding, {often}{steps_name(*parts)}"
@@ -170,7 +174,7 @@ def steps_name(structure: float, latents: float) -> str:
 def steps_preset(structure: float, latents: float) -> Preset:
     """A preset that takes these shares of the steps, and is exact otherwise."""
     name = steps_name(structure, latents)
-    return Preset(name, structure_steps=structure, latent_steps=latents)
+    return Preset(name, structure_step_share=structure, latent_step_share=latents)
 
 
 def _ablation(whole: Preset) -> list[Method]:

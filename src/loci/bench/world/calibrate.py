@@ -66,9 +66,9 @@ def walk_errors(
         state = world.start(frame, seed)
         for at in range(0, min(CHUNKS * world.chunk, len(actions) - world.chunk), world.chunk):
             chunk = actions[at : at + world.chunk], actions[at + world.chunk]
-            exact, _, after = world.generate(state, *chunk)
+            exact, _, after = world.step_with_latents(state, *chunk)
             for tolerance, other in worlds.items():
-                latents = other.generate(state, *chunk)[0]
+                latents = other.step_with_latents(state, *chunk)[0]
                 error = relative_error({"video": latents}, {"video": exact})
                 errors.append(ToleranceError(tolerance, error))
             state = after

@@ -68,7 +68,7 @@ def measure(
         videos = {}
         for name, other in worlds.items():
             began = time.perf_counter()
-            _, videos[name], _ = other.generate(state, actions)
+            _, videos[name], _ = other.step_with_latents(state, actions)
             if chunk >= FILL + WARM_UP:
                 seconds[name].append(time.perf_counter() - began)
         for name, video in videos.items():

@@ -16,7 +16,7 @@ from loci.bench.world.variants import with_memory
 from loci.flow import State, batched_guidance, euler_timesteps, sample
 from loci.io.frames import frames_to_tensor, tensor_to_frames
 from loci.memory.baselines import Memory
-from loci.memory.hpmc import RATE, WindowPlan
+from loci.memory.hpmc import COMPRESSION, WindowPlan
 from loci.memory.poses import dead_reckon
 from loci.memory.token_cache import MemoryTokens
 from loci.world.conditioning import Actions, ChunkContext, ChunkPoses
@@ -25,7 +25,7 @@ from loci.world.sampling import chunk_noise
 from loci.world.world import World
 
 _PLAN = WindowPlan()
-MOST_COMPRESSED = _PLAN.windows * _PLAN.window + _PLAN.windows * _PLAN.window // RATE
+MOST_COMPRESSED = _PLAN.windows * _PLAN.window + _PLAN.windows * _PLAN.window // COMPRESSION
 """The latents that the released windows and their second pass read, however long the history. A
 world with a memory of its own compresses as many in every evaluation here."""
 

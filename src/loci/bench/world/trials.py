@@ -139,7 +139,7 @@ def encode_history(
     """The state of a walk whose history are these frames, the last of them now."""
     prompt = world.start(frames[0], seed).prompt
     latents, codec = world.codec.encode_stream(frames_to_tensor(frames).to(world.device))
-    return world.begin(latents, _poses(world, actions), seed, prompt, codec)
+    return world.start_from_latents(latents, _poses(world, actions), seed, prompt, codec)
 
 
 def rollout(

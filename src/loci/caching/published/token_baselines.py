@@ -1,4 +1,4 @@
-"""Token reduction to compare with: random, by blocks, and Fast3DCache (arXiv 2511.22533)."""
+"""Token reduction to compare with: random, by groups, and Fast3DCache (arXiv 2511.22533)."""
 
 import math
 from dataclasses import dataclass
@@ -69,15 +69,15 @@ class MergedTokens:
     state has one tensor `[tokens, channels]`.
 
     Args:
-        blocks: a label for every token.
+        group_labels: of every token.
     """
 
     cached_context = False
 
-    def __init__(self, blocks: Int[Tensor, "n"]) -> None:
-        labels, self.index = torch.unique(blocks, return_inverse=True)
-        first = torch.full_like(labels, len(blocks))
-        rows = torch.arange(len(blocks), device=blocks.device)
+    def __init__(self, group_labels: Int[Tensor, "n"]) -> None:
+        labels, self.index = torch.unique(group_labels, return_inverse=True)
+        first = torch.full_like(labels, len(group_labels))
+        rows = torch.arange(len(group_labels), device=group_labels.device)
         self.first = first.scatter_reduce(0, self.index, rows, "amin")
 
     def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:

@@ -105,7 +105,7 @@ class CarvingConfig:
         threshold: accumulated relative change at which the network is evaluated again.
         warmup: first steps that are always evaluated.
         ratio: `released`: the share of the tokens that is left out; `paper`: the share that is
-            evaluated between renewes.
+            evaluated between renewals.
     """
 
     mode: Literal["released", "paper"] = "released"
@@ -117,12 +117,12 @@ class CarvingConfig:
         self,
         interval: Interval | None,
         scores: Float[Tensor, "n"],
-        blocks: Int[Tensor, "n"] | None = None,
+        group_labels: Int[Tensor, "n"] | None = None,
     ) -> "ReleasedCarving | PaperCarving":
         """A policy for one run; the interval is not used."""
         if self.mode == "released":
             return ReleasedCarving(self, scores)
-        return PaperCarving(self, scores, blocks)
+        return PaperCarving(self, scores, group_labels)
 
 
 class ReleasedCarving:
@@ -177,13 +177,13 @@ class ReleasedCarving:
 
 
 class PaperCarving:
-    """The paper: between renewes only the most salient tokens are evaluated.
+    """The paper: between renewals only the most salient tokens are evaluated.
 
     The others keep the difference of velocity and state, and the network still attends to them.
-    When the expected changes since the last renew add up to the threshold, all tokens are
+    When the expected changes since the last renewal add up to the threshold, all tokens are
     evaluated. This is the only reading under which all statements of the paper hold together. Two
     things it leaves open: the last step is evaluated here, and tokens that the network merges into
-    blocks are evaluated by block, ranked by their most salient token.
+    groups are evaluated whole, ranked by their most salient token.
     """
 
     cached_context = True
@@ -192,9 +192,9 @@ class PaperCarving:
         self,
         config: CarvingConfig,
         scores: Float[Tensor, "n"],
-        blocks: Int[Tensor, "n"] | None = None,
+        group_labels: Int[Tensor, "n"] | None = None,
     ) -> None:
-        self.config, self.scores, self.blocks = config, scores, blocks
+        self.config, self.scores, self.group_labels = config, scores, group_labels
         self.rate = self.error = 0.0
         self.states: list[Tensor] = []  # of the latest two steps, as are the velocities
         self.velocities: list[Tensor] = []
@@ -213,7 +213,7 @@ class PaperCarving:
         before, latest = self.velocities
         salient = paper_saliency(latest, before, self.scores)
         count = max(1, int(self.config.ratio * len(x)))
-        return most_salient(salient, count, self.blocks)
+        return most_salient(salient, count, self.group_labels)
 
     def fill(self, step: int, timesteps: Tensor, state: State, rows: Rows, part: State) -> State:
         (name, x), *_ = state.items()
@@ -236,11 +236,13 @@ class PaperCarving:
         return max(float(self.velocities[-1].norm()), 1e-12)
 
 
-def most_salient(saliency: Float[Tensor, "n"], count: int, blocks: Int[Tensor, "n"] | None) -> Rows:
-    """The `count` most salient tokens, or the fewest whole blocks with at least as many."""
-    if blocks is None:
+def most_salient(
+    saliency: Float[Tensor, "n"], count: int, group_labels: Int[Tensor, "n"] | None
+) -> Rows:
+    """The `count` most salient tokens, or the fewest whole groups with at least as many."""
+    if group_labels is None:
         return saliency.topk(count).indices.sort().values
-    names, index, sizes = torch.unique(blocks, return_inverse=True, return_counts=True)
+    names, index, sizes = torch.unique(group_labels, return_inverse=True, return_counts=True)
     peak = torch.full((len(names),), -torch.inf, dtype=saliency.dtype, device=saliency.device)
     order = peak.scatter_reduce(0, index, saliency, "amax").argsort(descending=True)
     total = sizes[order].cumsum(0)

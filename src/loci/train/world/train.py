@@ -28,7 +28,12 @@ from loci.train.world.config import WorldTraining
 from loci.train.world.degrade import fade
 from loci.train.world.evaluate import RecallEvaluation, evaluate_recall
 from loci.train.world.export import save_settings
-from loci.train.world.memory_tokens import WindowTokenCache, batch_actions, batch_poses, compress_history
+from loci.train.world.memory_tokens import (
+    WindowTokenCache,
+    batch_actions,
+    batch_poses,
+    compress_history,
+)
 from loci.train.world.self_forcing import BatchSource
 from loci.world.config import WorldConfig
 from loci.world.transformer import WorldTransformer
