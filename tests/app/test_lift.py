@@ -14,6 +14,7 @@ from PIL import Image
 
 from loci import cli
 from loci.objects.pipeline import LiftPipeline
+from tests.objects.inputs.test_masks import run_lengths
 from tests.objects.lifters import example, example_pointmap, save_small_lifter
 
 PIXELS, INSIDE = example()
@@ -103,7 +104,7 @@ def test_decoders_are_chosen_and_checked(run: Run, capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize(
     ("option", "value", "least"),
-    [("--guesses", "0", "1"), ("--faces", "3", "4"), ("--texture", "15", "16")],
+    [("--guesses", "0", "1"), ("--faces", "4", "12"), ("--texture", "15", "16")],
 )
 def test_counts_are_checked_before_any_work(
     run: Run, quick: None, capsys: pytest.CaptureFixture, option: str, value: str, least: str
@@ -141,11 +142,16 @@ def test_the_networks_compute_in_what_is_asked_for(
 
 
 def test_several_masks_make_a_scene(run: Run, capsys: pytest.CaptureFixture) -> None:
-    Image.fromarray(INSIDE | True).save("all.png")
-    assert run("p.png", "--mask", "m.png", "--mask", "all.png", "--out", "scene") == 0
+    half = INSIDE.copy()
+    half[:, 30:] = True
+    Image.fromarray(half).save("half.png")
+    assert run("p.png", "--mask", "m.png", "--mask", "half.png", "--out", "scene") == 0
     objects = [f"object-{n}/{name}" for n in (1, 2) for name in ONE]
     assert names("scene") == sorted([*objects, "preview.png", "scene.glb", "scene.ply"])
-    assert "all.png: touches the picture's edge" in capsys.readouterr().out
+    printed = capsys.readouterr().out.splitlines()
+    assert "half.png: touches the picture's edge; what is cut off there is guessed" in printed
+    assert "m.png and half.png: overlap in 100% of the smaller" in printed[1]
+    assert "how far away the objects are is unknown" in printed[2]
 
 
 def test_a_box_is_cut_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +188,56 @@ def test_pictures_of_every_kind_are_taken(
     ((subject,),) = seen
     assert subject.tensors["rgb_image_mask"].sum() > 0
     assert not Path("lifted").exists()
+
+
+def test_a_camera_and_a_depth_picture_are_taken(run: Run) -> None:
+    depth = np.full(INSIDE.shape, 2500, np.uint16)
+    depth[0] = 0
+    Image.fromarray(depth).save("depth.png")
+    np.savez("depth.npz", depth=depth / 1000, other=depth)
+    np.savetxt("k.txt", [[50, 0, 20], [0, 50, 20], [0, 0, 1]])
+    for pointmap in ("depth.png", "depth.npz"):
+        camera = ["--intrinsics", "50", "50", "20", "20"], ["--intrinsics", "k.txt"]
+        for given in camera:
+            argv = ["p.png", "--mask", "m.png", "--pointmap", pointmap, *given]
+            assert run(*argv, "--decoders", "gaussian_decoder") == 0
+            record = json.loads(Path("lifted/pose.json").read_text())
+            assert record["principal_point"] == pytest.approx([20 / 60, 20 / 40])
+            assert record["horizontal_fov_degrees"] == pytest.approx(61.93, abs=0.01)
+            assert record["translation"][2] == pytest.approx(2.5, abs=2)
+
+
+def test_masks_of_other_kinds_are_taken(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    seen: list[np.ndarray] = []
+
+    def noted(self: LiftPipeline) -> list:
+        seen.extend(r.observation.mask.numpy() for r in self.requests if r.observation)
+        return []
+
+    monkeypatch.setattr(LiftPipeline, "run", noted)
+    labels = np.where(INSIDE, 7, 0).astype(np.uint8)
+    labels[2:6, 2:9] = 9
+    Image.fromarray(labels).save("labels.png")
+    clear = Image.fromarray(PIXELS)
+    clear.putalpha(Image.fromarray(INSIDE))
+    clear.save("clear.png")
+    stray = INSIDE.copy()
+    stray[0, 0] = True
+    Image.fromarray(stray).save("stray.png")
+    runs = run_lengths(INSIDE)
+    Path("m.json").write_text(json.dumps({"size": [*INSIDE.shape], "counts": runs}))
+    run("p.png", "--mask", "labels.png", "--label", "7", "--label", "9")
+    run("clear.png")
+    run("p.png", "--mask", "m.json")
+    run("p.png", "--mask", "stray.png")
+    assert "stray.png: dropped 1 island (1 pixel)\n" in capsys.readouterr().out
+    first, second, *others = seen
+    assert np.array_equal(first, INSIDE)
+    assert second.sum() == 28
+    assert len(others) == 3
+    assert all(np.array_equal(mask, INSIDE) for mask in others)
 
 
 def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
@@ -254,6 +310,48 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "a file": (["p.png", *m, "--out", "m.png"], "m.png: is a file, expected"),
         "one file": (["p.png", *m, "--out", "chair.glb"], "chair.glb, expected the name of a fol"),
         "no tolerance": (["p.png", *m, "--tolerance", "-1"], "tolerance: -1, expected a number"),
+        "large tolerance": (["p.png", *m, "--tolerance", "2"], "tolerance: 2, expected a number"),
+        "large texture": (
+            ["p.png", *m, "--texture", "100000"],
+            "--texture: 100000, expected at most 8192",
+        ),
+        "a photograph as mask": (["p.png", "--mask", "p.png"], "p.png: the picture itself"),
+        "another photograph": (
+            ["p.png", "--mask", saved("q.png", Image.fromarray(PIXELS // 2 + 60))],
+            "q.png: a photograph by its greys",
+        ),
+        "inverted": (
+            ["p.png", "--mask", saved("inverted.png", Image.fromarray(~INSIDE))],
+            "inverted.png: covers the picture's edge all around",
+        ),
+        "full": (
+            ["p.png", "--mask", saved("full.png", Image.new("L", (width, height), 255))],
+            "full.png: covers the whole picture",
+        ),
+        "a line": (
+            ["p.png", "--mask", saved("line.png", Image.fromarray(np.eye(height, width) > 0))],
+            "line.png: a line one pixel wide",
+        ),
+        "label without a mask": (["p.png", "--label", "3"], "--label: 0 masks, expected one"),
+        "no such label": (["p.png", *m, "--label", "3"], "m.png: no label 3, expected one of"),
+        "camera matrix": (
+            ["p.png", *m, "--fov", "45", points, array("eye.npy", np.eye(3))],
+            "pointmap: a 3x3 camera matrix, expected points or depths",
+        ),
+        "fov and intrinsics": (
+            ["p.png", *m, "--fov", "45", "--intrinsics", "9", "9", "9", "9"],
+            "--fov: given with --intrinsics, expected one of them",
+        ),
+        "three intrinsics": (
+            ["p.png", *m, "--intrinsics", "9", "9", "9"],
+            "--intrinsics: shape [3]",
+        ),
+        "no intrinsics": (["p.png", *m, "--intrinsics", "a", "b"], "--intrinsics: no numbers"),
+        "depths of 8 bits": (
+            ["p.png", *m, "--fov", "45", points, "m.png"],
+            "m.png: pixels of 8 bits or colours, expected depths of 16 bits",
+        ),
+        "no depth scale": (["p.png", *m, "--depth-scale", "0"], "--depth-scale: 0, expected more"),
         "no seed": (["p.png", *m, "--seed", str(2**64)], f"--seed: {2**64}, expected 0 to"),
         "no device": (["p.png", *m, "--device", "abacus"], "--device: abacus, expected auto"),
     }

@@ -1,4 +1,4 @@
-"""Any still picture becomes upright RGB, any mask True inside; what is neither is named."""
+"""Any still picture becomes upright RGB; what is none is named."""
 
 import io
 import warnings
@@ -7,18 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
+import torch
 from PIL import Image
 
 from loci.errors import LociError
-from loci.io.images import read_mask, read_pixels
+from loci.io.images import read_pixels
 
 GRADIENT = np.stack(np.meshgrid(np.arange(48), np.arange(32), indexing="xy"), 2) * 5
 PIXELS = np.concatenate([GRADIENT, np.full((32, 48, 1), 90)], 2).astype(np.uint8)
-INSIDE = np.zeros((32, 48), bool)
-INSIDE[8:20, 10:40] = True
 
 
 def saved(path: Path, image: Image.Image, **options: Any) -> Path:
@@ -148,89 +144,6 @@ def test_other_arrays_are_refused(array: Any) -> None:
         read_pixels(array)
 
 
-def mask_files() -> dict[str, Image.Image]:
-    grey = Image.fromarray(INSIDE.astype(np.uint8) * 255)
-    colour = np.zeros((32, 48, 3), np.uint8)
-    colour[INSIDE] = (200, 0, 10)
-    cut_out = Image.fromarray(PIXELS)
-    cut_out.putalpha(grey)
-    exif_turned = Image.fromarray(np.ascontiguousarray(np.rot90(np.asarray(grey))))
-    return {
-        "grey": grey,
-        "one_bit": grey.convert("1"),
-        "zeros_and_ones": Image.fromarray(INSIDE.astype(np.uint8)),
-        "colour": Image.fromarray(colour),
-        "palette": Image.fromarray(colour).quantize(4),
-        "cut_out": cut_out,
-        "deep": Image.fromarray(INSIDE.astype(np.uint16) * 65535),
-        "grey_and_opaque": Image.merge("LA", [grey, Image.new("L", grey.size, 255)]),
-        "turned": exif_turned,
-    }
-
-
-@pytest.mark.parametrize("kind", mask_files())
-def test_masks_of_every_kind_mean_the_same(tmp_path: Path, kind: str) -> None:
-    exif = Image.Exif()
-    if kind == "turned":
-        exif[0x0112] = 6
-    path = saved(tmp_path / "mask.png", mask_files()[kind], exif=exif)
-    mask = read_mask(path)
-    assert mask.dtype == bool
-    assert np.array_equal(mask, INSIDE)
-
-
-@given(hnp.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
-def test_fix_boolean_masks_are_masks(inside: np.ndarray) -> None:
-    forms = [inside, inside * np.uint8(1), inside * np.uint8(255), inside.astype(np.float32)]
-    for form in forms:
-        if inside.any():
-            assert np.array_equal(read_mask(form), inside)
-        else:
-            with pytest.raises(LociError, match="mask: empty, expected an object"):
-                read_mask(form)
-
-
-def test_soft_edges_are_cut_in_the_middle() -> None:
-    assert read_mask(np.array([[0, 127, 128, 255]], np.uint8)).tolist() == [[0, 0, 1, 1]]
-
-
-@pytest.mark.parametrize(
-    ("array", "message"),
-    [
-        (np.zeros((4, 4), np.uint8), "mask 2: empty, expected an object"),
-        (np.full((4, 4), 3, np.uint8), "mask 2: values up to 3, expected 0 outside and 255"),
-        (np.full((4, 4), 7.0), "mask 2: values up to 7.0, expected"),
-        (np.full((4, 4), np.nan), "mask 2: expected values from 0 up"),
-        (np.full((4, 4), -1), "mask 2: expected values from 0 up"),
-        (np.ones((4, 4, 3), bool), r"mask 2: array \[4, 4, 3\], expected \[height, width\]"),
-        (np.ones((0, 4), bool), r"mask 2: array \[0, 4\], expected"),
-        (np.full((4, 4), "x"), "mask 2: <U1, expected booleans, bytes or floats"),
-    ],
-)
-def test_masks_that_are_none_are_refused(array: Any, message: str) -> None:
-    with pytest.raises(LociError, match=message):
-        read_mask(array, "mask 2")
-
-
-def test_mask_files_that_are_none_are_named(tmp_path: Path) -> None:
-    black = saved(tmp_path / "black.png", Image.new("L", (8, 8)))
-    labels = saved(tmp_path / "labels.png", Image.fromarray(np.full((8, 8), 4, np.uint8)))
-    cut = tmp_path / "cut.png"
-    cut.write_bytes(black.read_bytes()[:45])
-    frames = [Image.fromarray(INSIDE), Image.fromarray(~INSIDE)]
-    moving = saved(tmp_path / "moving.gif", frames[0], save_all=True, append_images=frames[1:])
-    for path, message in (
-        (black, "empty, expected an object"),
-        (labels, "values up to 4, expected 0 outside"),
-        (cut, "damaged"),
-        (moving, "animated"),
-        (tmp_path / "nowhere.png", "cannot be read"),
-    ):
-        with pytest.raises(LociError, match=message) as caught:
-            read_mask(path)
-        assert str(path) in str(caught.value)
-
-
 def test_an_iphones_format_is_named(tmp_path: Path) -> None:
     path = tmp_path / "IMG_1.HEIC"
     path.write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(64))
@@ -258,5 +171,21 @@ def test_what_is_no_picture_is_named_by_its_type(source: Any) -> None:
     kind = type(source).__name__
     with pytest.raises(LociError, match=f"picture: {kind}, expected a file"):
         read_pixels(source)
-    with pytest.raises(LociError, match=f"mask 2: {kind}, expected a file"):
-        read_mask(source, "mask 2")
+
+
+def test_tensors_are_pictures_too() -> None:
+    pixels = torch.from_numpy(PIXELS)
+    forms = [pixels, pixels.movedim(-1, 0), pixels / 255, (pixels / 255).movedim(-1, 0)[None]]
+    for form in forms:
+        assert np.array_equal(read_pixels(form), PIXELS)
+    for wrong in (pixels[:, :, 0], pixels / 1.0, torch.full((8, 8, 3), torch.nan)):
+        with pytest.raises(LociError, match="picture: tensor .*expected"):
+            read_pixels(wrong)
+
+
+@pytest.mark.parametrize("source", ["a" * 5000, "nowhere\n" * 900, "\0" * 3000])
+def test_a_content_in_place_of_a_name_is_not_quoted(source: str) -> None:
+    with pytest.raises(LociError) as caught:
+        read_pixels(source)
+    assert len(str(caught.value)) < 600
+    assert "\n" not in str(caught.value)

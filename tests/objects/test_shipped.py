@@ -5,7 +5,7 @@ import torch
 
 from loci import Lifter
 from loci.geometry.camera import Camera
-from loci.io.images import read_mask
+from loci.objects.inputs.masks import read_mask
 from loci.objects.lifter import SHIPPED
 
 

@@ -37,6 +37,8 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
     points, and stand together in scene.ply and scene.glb.
     """
     request = check_request(options)
+    for note in request.notes:
+        print(note)
     wait_passively()
 
     from loci.caching.presets import get_preset
@@ -71,16 +73,15 @@ def load_lifter(request: CheckedLift) -> Lifter:
 
 
 def _lifted(request: CheckedLift, lifter: Lifter, preset: Preset, stats: Stats) -> Scene:
-    from loci.objects.inputs.observation import ObservedPicture, touches_edge
+    from loci.objects.inputs.observation import ObservedPicture
 
     options = request.options
     picture = ObservedPicture.read(
-        request.pixels, options.pointmap, options.pointmap_frame, options.fov
+        *(request.pixels, options.pointmap, options.pointmap_frame, options.fov),
+        intrinsics=request.intrinsics,
+        depth_scale=options.depth_scale,
     )
     masks = [picture.mask(*given) for given in zip(request.masks, request.names, strict=True)]
-    for name, mask in zip(request.names, masks, strict=True):
-        if touches_edge(mask):
-            print(f"{name}: touches the picture's edge; what is cut off there is guessed")
     decoders = tuple(dict.fromkeys(options.decoders)) or lifter.config.decoders
     with _bar(lifter, len(decoders), len(masks), preset) as progress:
         return lifter.lift(

@@ -5,6 +5,7 @@ Nothing here imports torch, so that a mistake is told at once.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,12 @@ from loci.app.device import Dtype, check_device
 from loci.errors import LociError, check_seed, check_tolerance
 from loci.io.config import read_json
 from loci.io.files import check_folder_writable
-from loci.io.images import LIFT_ASPECT_RATIO, check_aspect, check_mask, read_mask, read_pixels
+from loci.io.images import LIFT_ASPECT_RATIO, check_aspect, read_pixels
+from loci.io.intrinsics import Intrinsics, read_intrinsics
 from loci.io.models import SHIPPED, find_model
+from loci.objects.inputs.cleaning import check_mask, overlaps, touches_edge
+from loci.objects.inputs.geometry_files import DEPTH_SCALE, read_geometry
+from loci.objects.inputs.masks import check_not_picture, read_alpha, read_mask
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, UInt8
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
 Decoder = Literal["gaussian_decoder", "gaussian_decoder_4", "mesh_decoder"]
 MODEL_CONFIG = "lifter.json"
 ONE_FILE = (".ply", ".glb", ".obj")
+BOUNDS = {"guesses": (1, 64), "faces": (12, 1_000_000), "texture": (16, 8192)}
+"""Least and most of what is counted."""
 # What this command writes, and may replace.
 WRITTEN = re.compile(
     r"splat\.ply|mesh\.glb|pose\.json|preview\.png|turntable\.mp4|mask\.png|scene\.(ply|glb)"
@@ -40,7 +47,11 @@ class Lift:
     picture: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PICTURE]")] = None
     """The picture; the shipped example, with its mask, if none is given."""
     mask: Annotated[tyro.conf.UseAppendAction[tuple[Path, ...]], tyro.conf.arg(metavar="FILE")] = ()
-    """White (or opaque) on the object, as large as the picture; again for every further object."""
+    """White (or opaque) on the object, as large as the picture, or a COCO mask in .json; again for
+    every further object. A picture with transparency needs none."""
+    label: Annotated[tyro.conf.UseAppendAction[tuple[int, ...]], tyro.conf.arg(metavar="N")] = ()
+    """The object that has this number in the mask, which holds labels (or annotations); again for
+    more."""
     box: Annotated[
         tyro.conf.UseAppendAction[tuple[tuple[int, int, int, int], ...]],
         tyro.conf.arg(metavar="LEFT TOP RIGHT BOTTOM"),
@@ -52,11 +63,17 @@ class Lift:
     ] = ()
     """In place of a mask: a pixel on an object, which is then segmented; a box is more reliable."""
     pointmap: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Geometry in .npy: points [h, w, 3] in any unit, NaN unknown, or depths along z [h, w]."""
+    """Geometry in .npy or .npz: points [h, w, 3] in any unit, NaN unknown, or depths along z
+    [h, w]; or depths in a PNG of 16 bits, 0 unknown."""
+    depth_scale: Annotated[float, tyro.conf.arg(metavar="N")] = DEPTH_SCALE
+    """What a PNG stores for a depth of 1 (1000: millimetres for metres)."""
     pointmap_frame: Literal["pytorch3d", "opencv"] = "pytorch3d"
     """Axes of points; pytorch3d: x left, y up, z forward; opencv: x right, y down, z forward."""
     fov: Annotated[float | None, tyro.conf.arg(metavar="DEGREES")] = None
     """Horizontal field of view: needed for depths; 50 is assumed where there is no pointmap."""
+    intrinsics: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FX FY CX CY|FILE")] = ()
+    """In place of it, and for cropped pictures: focal lengths and principal point in pixels, or a
+    file with them or a 3x3 camera matrix (.txt, .npy, .json)."""
     model: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")] = "home"
     """A shipped model, a folder, the published checkpoints of SAM 3D Objects, or a hub id."""
     device: str = "auto"
@@ -70,7 +87,7 @@ class Lift:
     speed: Literal["exact", "fast", "faster"] = "exact"
     """Preset: exact (no approximation), fast (no visible loss), faster."""
     tolerance: Annotated[float | None, tyro.conf.arg(metavar="ERROR")] = None
-    """Largest relative error of a flow, in place of the preset's steps (0.02 is 2 %)."""
+    """Most relative error of a flow, in place of the preset's steps; useful from 0.1 on."""
     decoders: tuple[Decoder, ...] = ()
     """Run only these; gaussian_decoder_4, where the model has it, makes fewer splats."""
     faces: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
@@ -91,6 +108,8 @@ class CheckedLift:
         pixels: of the picture.
         masks: of the objects: those of files first, then of boxes, then of points.
         names: what the masks are called in messages.
+        intrinsics: of the camera, if they are given.
+        notes: what was changed in the masks, and what is doubtful about them.
     """
 
     options: Lift
@@ -98,6 +117,8 @@ class CheckedLift:
     pixels: UInt8[np.ndarray, "h w 3"]
     masks: list[Bool[np.ndarray, "h w"]]
     names: list[str]
+    intrinsics: Intrinsics | None
+    notes: list[str]
 
     @property
     def mask_files(self) -> int:
@@ -119,19 +140,59 @@ def check_request(options: Lift) -> CheckedLift:
         mask_files = (SHIPPED / "home" / "example_mask.png",)
     pixels = read_pixels(picture)
     check_aspect(pixels, LIFT_ASPECT_RATIO)
+    size = pixels.shape[:2]
+    intrinsics = _intrinsics(options, size)
     if options.pointmap is not None:
-        _check_readable(options.pointmap)
+        read_geometry(options.pointmap, options.depth_scale)
     model = find_model(options.model, MODEL_CONFIG)
     _check_model(options, model)
-    masks = []
-    for path in mask_files:
-        masks.append(read_mask(path))
-        check_mask(masks[-1], pixels, str(path))
+    masks, names = _given(options, picture, mask_files, size)
     masks += _segmented(options, pixels)
-    names = [*map(str, mask_files)]
     names += [f"box {' '.join(map(str, box))}" for box in options.box]
     names += [f"point {' '.join(map(str, point))}" for point in options.point]
-    return CheckedLift(options, model, pixels, masks, names)
+    cleaned = [check_mask(mask, pixels, name) for mask, name in zip(masks, names, strict=True)]
+    notes = [note for mask in cleaned for note in mask.notes]
+    masks = [mask.inside for mask in cleaned]
+    for name, mask in zip(names, masks, strict=True):
+        if touches_edge(mask):
+            notes.append(f"{name}: touches the picture's edge; what is cut off there is guessed")
+    notes += overlaps(masks, names)
+    if len(masks) > 1 and options.pointmap is None:
+        notes.append(
+            "no pointmap: how far away the objects are is unknown; each is put at distance 1"
+        )
+    return CheckedLift(options, model, pixels, masks, names, intrinsics, notes)
+
+
+def _given(
+    options: Lift, picture: Path, mask_files: tuple[Path, ...], size: tuple[int, int]
+) -> tuple[list[Bool[np.ndarray, "h w"]], list[str]]:
+    """The masks from files, or what is opaque in the picture, and their names."""
+    if not (mask_files or options.box or options.point):
+        alpha = read_alpha(picture)
+        if alpha is None:
+            raise LociError(
+                "--mask: no object is selected, expected a mask, a --box or a --point for each"
+            )
+        return [alpha], [str(picture)]
+    for path in mask_files:
+        check_not_picture(path, picture, str(path))
+    if options.label:
+        names = [f"{mask_files[0]} label {label}" for label in options.label]
+        return [read_mask(mask_files[0], "mask", size, label) for label in options.label], names
+    return [read_mask(path, size=size) for path in mask_files], [*map(str, mask_files)]
+
+
+def _intrinsics(options: Lift, size: tuple[int, int]) -> Intrinsics | None:
+    given = options.intrinsics
+    if not given:
+        return None
+    if len(given) == 1:
+        return read_intrinsics(given[0], *size)
+    try:
+        return read_intrinsics([float(word) for word in given], *size, name="--intrinsics")
+    except ValueError as error:
+        raise LociError("--intrinsics: no numbers, expected FX FY CX CY or one file") from error
 
 
 def _check_options(options: Lift) -> None:
@@ -140,24 +201,27 @@ def _check_options(options: Lift) -> None:
         raise LociError("PICTURE: none, expected the one that masks or a pointmap belong to")
     if options.picture is not None and not options.picture.exists():
         raise LociError(f"{options.picture}: no such file")
-    if options.picture is not None and not selected:
-        raise LociError(
-            "--mask: no object is selected, expected a mask, a --box or a --point for each"
-        )
+    for path in (*options.mask, options.pointmap):
+        if path is not None and not path.is_file():
+            raise LociError(f"{path}: cannot be read ({_reason(path)})")
+    if options.label and len(options.mask) != 1:
+        raise LociError(f"--label: {len(options.mask)} masks, expected one --mask with labels")
     if options.pointmap is None and options.pointmap_frame != "pytorch3d":
         raise LociError("--pointmap-frame: given without --pointmap, expected both or neither")
     if options.fov is not None and not 0 < options.fov < 180:
         raise LociError(
             f"--fov: field of view: {options.fov} degrees, expected more than 0 and less than 180"
         )
-    counts = (
-        ("guesses", options.guesses, 1),
-        ("faces", options.faces, 4),
-        ("texture", options.texture, 16),
-    )
-    for name, value, least in counts:
+    if options.fov is not None and options.intrinsics:
+        raise LociError("--fov: given with --intrinsics, expected one of them")
+    if not 0 < options.depth_scale < math.inf:
+        raise LociError(f"--depth-scale: {options.depth_scale:g}, expected more than 0")
+    for name, (least, most) in BOUNDS.items():
+        value = getattr(options, name)
         if value is not None and value < least:
             raise LociError(f"--{name}: {value}, expected at least {least}")
+        if value is not None and value > most:
+            raise LociError(f"--{name}: {value}, expected at most {most}")
     chosen = set(options.decoders)
     if chosen >= {"gaussian_decoder", "gaussian_decoder_4"}:
         raise LociError("--decoders: gaussian_decoder and gaussian_decoder_4, expected one of them")
@@ -185,11 +249,12 @@ def is_written(name: str) -> bool:
     return WRITTEN.fullmatch(name) is not None
 
 
-def _check_readable(path: Path) -> None:
+def _reason(path: Path) -> str:
     try:
         path.open("rb").close()
     except OSError as error:
-        raise LociError(f"{path}: cannot be read ({error.strerror})") from error
+        return error.strerror or "no file"
+    return "no file"
 
 
 def _check_model(options: Lift, model: Path) -> None:

@@ -96,7 +96,7 @@ def _four(source: Any, name: str) -> tuple[float, float, float, float]:
         raise LociError(f"{name}: shape {list(values.shape)}, {EXPECTED}")
     if not np.isfinite(values).all():
         raise LociError(f"{name}: not finite, {EXPECTED}")
-    fx, fy, cx, cy = values.tolist()
+    fx, fy, cx, cy = map(float, values)
     return fx, fy, cx, cy
 
 

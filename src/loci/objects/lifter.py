@@ -8,7 +8,9 @@ exports the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +27,8 @@ from loci.io.config import load_config, save_config
 from loci.io.files import replacing_folder
 from loci.io.models import pretrained_folder
 from loci.objects.asset import Asset, Scene
+from loci.objects.inputs.cleaning import overlaps
+from loci.objects.inputs.masks import check_not_picture
 from loci.objects.inputs.observation import Mask, ObservedPicture, Picture, Pointmap, mask_names
 from loci.objects.inputs.pointmap import PointmapFrame
 from loci.objects.parts import ALL_DECODERS, PARTS, PartLoader, Parts, SavedParts, save_parts
@@ -139,7 +143,7 @@ class Lifter:
     def __call__(
         self,
         image: Picture,
-        mask: Mask,
+        mask: Mask | None = None,
         pointmap: Pointmap | None = None,
         seed: int = 0,
         **options: Any,
@@ -147,12 +151,15 @@ class Lifter:
         """Lift one object.
 
         Args:
-            image: a file, a Pillow image, or RGB pixels uint8 `[h, w, 3]`.
-            mask: True on the object: a file, a Pillow image, or an array `[h, w]` of booleans,
-                bytes (0..255, or 0 and 1) or floats in [0, 1].
-            pointmap: the 3-D point of each pixel, if known: a `.npy` file or an array of points
-                `[h', w', 3]` (x left, y up, z forward; NaN is unknown; any unit) or of depths
-                `[h', w']`. Without one the object is put at distance 1.
+            image: a file, a Pillow image, RGB pixels uint8 `[h, w, 3]`, or a tensor of bytes or
+                of floats in [0, 1], `[h, w, 3]` or `[3, h, w]`.
+            mask: True on the object: a file, a Pillow image, an array or tensor `[h, w]` or
+                `[1, h, w]` of booleans, bytes (0..255, or 0 and 1), floats in [0, 1] or logits
+                (positive inside), or a COCO mask (run lengths or an annotation). None takes what
+                is opaque in a picture with transparency.
+            pointmap: the 3-D point of each pixel, if known: a `.npy` or `.npz` file, an array or
+                a tensor of points `[h', w', 3]` (x left, y up, z forward; NaN is unknown; any
+                unit) or of depths `[h', w']`. Without one the object is put at distance 1.
             seed: of the noise.
             options: as of `scene` and `lift`.
 
@@ -164,7 +171,7 @@ class Lifter:
     def scene(
         self,
         image: Picture,
-        masks: Sequence[Mask],
+        masks: Sequence[Mask | None],
         pointmap: Pointmap | None = None,
         seed: int = 0,
         *,
@@ -177,7 +184,7 @@ class Lifter:
 
         Args:
             image: as of `__call__`, like `pointmap` and `seed`.
-            masks: one for each object.
+            masks: a list with one for each object.
             pointmap_frame: axes of the pointmap's points.
             fov: horizontal field of view in degrees, for depths and without a pointmap; 50 by
                 default.
@@ -190,10 +197,23 @@ class Lifter:
         Raises:
             LociError: as `__call__`.
         """
+        check_seed(seed)
+        known = inspect.signature(self.lift).parameters
+        if unknown := options.keys() - known.keys():
+            expected = ", ".join([*known][4:])
+            raise LociError(f"{min(unknown)}: no such option, expected one of {expected}")
+        if isinstance(masks, str | Path | Mapping) or not isinstance(masks, Iterable):
+            raise LociError(f"masks: {type(masks).__name__}, expected a list, one for each object")
         picture = ObservedPicture.read(image, pointmap, pointmap_frame, fov, intrinsics)
-        names = mask_names(list(masks))
+        masks = list(masks)
+        names = mask_names(masks)
         # All masks are checked before the work on any object begins.
-        checked = [picture.mask(mask, name) for mask, name in zip(masks, names, strict=True)]
+        checked = []
+        for mask, name in zip(masks, names, strict=True):
+            check_not_picture(mask, image, name)
+            checked.append(picture.mask(mask, name))
+        for note in overlaps(checked, names):
+            warnings.warn(note, stacklevel=2)
         return self.lift(picture, checked, names, seed, **options)
 
     def lift(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -18,15 +20,13 @@ from torch import Tensor
 from loci.caching.spectral import MARGIN
 from loci.errors import LociError
 from loci.geometry.camera import CENTRE
-from loci.io.images import (
-    LIFT_ASPECT_RATIO,
-    check_aspect,
-    check_mask,
-    read_mask,
-    read_pixels,
-)
+from loci.io.files import shown
+from loci.io.images import LIFT_ASPECT_RATIO, check_aspect, read_pixels
 from loci.io.intrinsics import read_intrinsics
+from loci.objects.inputs.cleaning import check_mask
+from loci.objects.inputs.masks import read_alpha, read_mask
 from loci.objects.inputs.pointmap import (
+    DEPTH_SCALE,
     NOMINAL_DISTANCE,
     NOMINAL_FOV,
     Normaliser,
@@ -40,8 +40,8 @@ from loci.objects.inputs.pointmap import (
 )
 from loci.objects.inputs.preprocess import around_principal, structure_inputs
 
-Picture = str | Path | Image.Image | UInt8[np.ndarray, "h w 3"]
-Mask = str | Path | Image.Image | NDArray[Any] | Tensor
+Picture = str | Path | Image.Image | UInt8[np.ndarray, "h w 3"] | Tensor
+Mask = str | Path | Image.Image | NDArray[Any] | Tensor | Mapping[str, Any]
 Pointmap = str | Path | NDArray[Any] | Tensor
 
 
@@ -95,12 +95,14 @@ class ObservedPicture:
         pointmap: x left, y up, z forward, `[3, h, w]`, NaN where unknown; or None.
         fov: horizontal field of view in degrees: given, or fitted to the pointmap, or assumed.
         principal: the principal point, as shares of width and height, likewise.
+        opaque: what is opaque in a picture that is partly transparent; None for others.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
     pointmap: Float[Tensor, "3 h w"] | None
     fov: float
     principal: tuple[float, float] = CENTRE
+    opaque: Bool[np.ndarray, "h w"] | None = None
 
     @cached_property
     def rgb(self) -> Float[Tensor, "3 h w"]:
@@ -115,6 +117,7 @@ class ObservedPicture:
         pointmap_frame: PointmapFrame = "pytorch3d",
         fov: float | None = None,
         intrinsics: Any = None,
+        depth_scale: float = DEPTH_SCALE,
     ) -> ObservedPicture:
         """Read and check a picture and its pointmap; arguments as of `Lifter.scene`.
 
@@ -123,7 +126,7 @@ class ObservedPicture:
         """
         pixels = read_pixels(image)
         check_aspect(pixels, LIFT_ASPECT_RATIO)
-        if fov is not None and not 0 < fov < 180:
+        if fov is not None and not (isinstance(fov, Real) and 0 < fov < 180):
             raise LociError(f"field of view: {fov} degrees, expected more than 0 and less than 180")
         if pointmap_frame not in get_args(PointmapFrame):
             known = " or ".join(get_args(PointmapFrame))
@@ -136,26 +139,40 @@ class ObservedPicture:
             fov = known.fov
         principal = known.principal if known else CENTRE
         if pointmap is None:
-            return cls(pixels, None, fov or NOMINAL_FOV, principal)
-        points = read_pointmap(pointmap, pointmap_frame, fov, principal)
+            return cls(pixels, None, fov or NOMINAL_FOV, principal, read_alpha(image))
+        points = read_pointmap(pointmap, pointmap_frame, fov, principal, depth_scale)
         points = fitted_pointmap(points, *pixels.shape[:2])
         if known is None:
             principal = fitted_principal(points)
-        return cls(pixels, points, fov or fitted_fov(points) or NOMINAL_FOV, principal)
+        fov = fov or fitted_fov(points) or NOMINAL_FOV
+        return cls(pixels, points, fov, principal, read_alpha(image))
 
-    def mask(self, mask: Mask, name: str = "mask") -> Bool[np.ndarray, "h w"]:
-        """An object's mask, checked against the picture and the pointmap.
+    def mask(self, mask: Mask | None, name: str = "mask") -> Bool[np.ndarray, "h w"]:
+        """An object's mask, cleaned (`clean_mask`) and checked against picture and pointmap.
+
+        Args:
+            mask: as of `Lifter.__call__`; None for what is opaque in a picture with transparency.
+            name: what messages call a mask that is no file.
+
+        Warns:
+            UserWarning: when islands were dropped or pinholes filled, or it has several parts.
 
         Raises:
             LociError: naming the mask and what is wrong with it.
         """
-        values = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else mask
-        inside = read_mask(values, name)
-        shown_name = str(mask) if isinstance(mask, str | Path) else name
-        check_mask(inside, self.pixels, shown_name)
+        shown_name = shown(mask) if isinstance(mask, str | Path) else name
+        if mask is None:
+            inside = self.opaque
+            if inside is None:
+                raise LociError(f"{name}: None, expected a mask (or a picture with transparency)")
+        else:
+            inside = read_mask(mask, name, self.pixels.shape[:2])
+        cleaned = check_mask(inside, self.pixels, shown_name)
+        for note in cleaned.notes:
+            warnings.warn(note, stacklevel=3)
         if self.pointmap is not None:
-            check_covers(self.pointmap, torch.from_numpy(inside), shown_name)
-        return inside
+            check_covers(self.pointmap, torch.from_numpy(cleaned.inside), shown_name)
+        return cleaned.inside
 
     def request(
         self, inside: Bool[np.ndarray, "h w"], name: str, seed: int, input_size: int
@@ -169,17 +186,16 @@ class ObservedPicture:
             input_size: side of the square inputs in pixels.
         """
         mask = torch.from_numpy(inside)[None].float()
-        frame = around_principal((self.rgb, mask, self.pointmap), self.principal)
+        rgba, rgb, points = rgba_crop(self.pixels, inside), self.rgb, self.pointmap
+        if points is None:
+            # In the nominal scene; `pose_for_camera` has the true camera.
+            inputs, normaliser = structure_inputs(rgb, mask, None, input_size), nominal_scene(mask)
+            seen = Observation(mask[0] > 0.5, None, NOMINAL_FOV, NOMINAL_DISTANCE, rgb)
+            return LiftRequest(name, inputs.tensors, normaliser, seed, rgba, seen)
+        frame = around_principal((rgb, mask, points), self.principal)
         inputs = structure_inputs(*frame, input_size)
-        if self.pointmap is None:
-            normaliser = nominal_scene(mask)
-            camera = {"fov": NOMINAL_FOV, "distance": NOMINAL_DISTANCE}
-        else:
-            normaliser = inputs.normaliser
-            camera = {"fov": self.fov, "principal": self.principal}
-        observation = Observation(mask[0] > 0.5, self.pointmap, rgb=self.rgb, **camera)
-        rgba = rgba_crop(self.pixels, inside)
-        return LiftRequest(name, inputs.tensors, normaliser, seed, rgba, observation)
+        seen = Observation(mask[0] > 0.5, points, self.fov, None, rgb, self.principal)
+        return LiftRequest(name, inputs.tensors, inputs.normaliser, seed, rgba, seen)
 
 
 def rgba_crop(
@@ -198,15 +214,10 @@ def rgba_crop(
     return torch.from_numpy(np.concatenate([pixels[window], alpha], axis=2))
 
 
-def touches_edge(inside: Bool[np.ndarray, "h w"]) -> bool:
-    """Whether a mask reaches the picture's edge, so that part of the object may be cut off."""
-    return bool(inside[[0, -1]].any() or inside[:, [0, -1]].any())
-
-
 def mask_names(masks: list[Any]) -> list[str]:
     """What errors call the masks: their files, or their numbers."""
     numbered = len(masks) > 1
     return [
-        str(mask) if isinstance(mask, str | Path) else f"mask {number}" if numbered else "mask"
+        shown(mask) if isinstance(mask, str | Path) else f"mask {number}" if numbered else "mask"
         for number, mask in enumerate(masks, start=1)
     ]

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from loci.errors import LociError
 from loci.geometry.camera import CENTRE, Camera
+from loci.io.intrinsics import is_camera_matrix
+from loci.objects.inputs.geometry_files import DEPTH_SCALE, read_geometry
 
 
 class Normaliser(NamedTuple):
@@ -92,23 +94,31 @@ def read_pointmap(
     frame: PointmapFrame = "pytorch3d",
     fov: float | None = None,
     principal: tuple[float, float] = CENTRE,
+    depth_scale: float = DEPTH_SCALE,
 ) -> Float[Tensor, "h w 3"]:
     """A pointmap in the frame of this module, unknown points NaN, in its own unit of length.
 
     Args:
-        source: a `.npy` file or an array: points `[h, w, 3]`, or depths along z `[h, w]`.
+        source: a `.npy` or `.npz` file, an array or a tensor: points `[h, w, 3]`, or depths
+            along z `[h, w]`; or a PNG of 16 bits with depths.
         frame: of the points; ignored for depths.
         fov: horizontal field of view in degrees, needed for depths.
         principal: the principal point of depths, as shares of width and height.
+        depth_scale: what a PNG stores for a depth of 1; its zeros are unknown.
 
     Points that are not finite or not in front of the camera (often zeros) are unknown.
 
     Raises:
         LociError: for an unreadable file, another shape, or depths without `fov`.
     """
-    values = _array(source)
+    values = read_geometry(source, depth_scale)
     if values.dtype.kind not in "fiu":
         raise LociError(f"pointmap: {values.dtype}, expected numbers")
+    if is_camera_matrix(values):
+        raise LociError(
+            f"pointmap: a {len(values)}x{len(values)} camera matrix, expected points or depths; "
+            "give it as intrinsics"
+        )
     points = torch.from_numpy(values.astype(np.float32))
     if points.ndim == 2 and points.numel():
         if fov is None:
@@ -230,22 +240,6 @@ def _line(x: Tensor, y: Tensor) -> tuple[float, float]:
     if var_x == 0 or var_y < 1e-12 * len(y):
         return 0.0, 0.0
     return covariance / var_x, covariance / math.sqrt(var_x * var_y)
-
-
-def _array(source: str | Path | NDArray[Any] | Tensor) -> NDArray[Any]:
-    if isinstance(source, Tensor):
-        return source.detach().float().cpu().numpy()
-    if isinstance(source, np.ndarray):
-        return source
-    try:
-        values = np.load(source, allow_pickle=False)
-    except OSError as error:
-        raise LociError(f"{source}: cannot be read ({error.strerror or 'damaged'})") from error
-    except (ValueError, EOFError, SyntaxError, UnicodeDecodeError) as error:
-        raise LociError(f"{source}: damaged or no numbers, expected an array in .npy") from error
-    if not isinstance(values, np.ndarray):
-        raise LociError(f"{source}: several arrays, expected one in .npy")
-    return values
 
 
 NOMINAL_FOV = 50.0

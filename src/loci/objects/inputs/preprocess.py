@@ -41,12 +41,10 @@ def around_principal(
     if principal == CENTRE:
         return frame
     rgb, mask, points = frame
-    (left, right), (top, bottom) = (
-        (max(0, round(side * (1 - 2 * share))), max(0, round(side * (2 * share - 1))))
-        for side, share in zip(
-            (mask.shape[-1], mask.shape[-2]), (min(max(s, 0.0), 1.0) for s in principal), strict=True
-        )
-    )
+    shares = [min(max(share, 0.0), 1.0) for share in principal]
+    sides = mask.shape[-1], mask.shape[-2]
+    left, top = (max(0, round(n * (1 - 2 * s))) for n, s in zip(sides, shares, strict=True))
+    right, bottom = (max(0, round(n * (2 * s - 1))) for n, s in zip(sides, shares, strict=True))
     padding = (left, right, top, bottom)
     if points is not None:
         points = F.pad(points, padding, value=torch.nan)
