@@ -87,9 +87,9 @@ def two_view(
     if parallax < PARALLAX_PIXELS:
         return only
     view = _essential(before, after, camera, rays, seed)
-    if view.kind == "lost":
-        return view
-    allowed = min(PARALLAX_TO_NOISE * view.noise, PARALLAX_PIXELS + PARALLAX_PER_PIXEL * moved)
+    allowed = PARALLAX_PIXELS + PARALLAX_PER_PIXEL * moved
+    if view.kind == "motion":
+        allowed = min(allowed, PARALLAX_TO_NOISE * view.noise)
     return only if parallax < allowed else view
 
 
