@@ -1,4 +1,4 @@
-"""The command line: quick to answer, one line for what the user can mend, never half a file."""
+"""The command line: quick to answer, one line for what the user can put right, never half a file."""
 
 import json
 import os
@@ -49,6 +49,26 @@ def test_help_imports_nothing_heavy(argv: list[str]) -> None:
     )
     assert loaded.splitlines()[-1] == "[]"
     assert "usage: loci" in loaded
+
+
+def test_the_help_of_a_training_shows_its_own_flags_first(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = []
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit):
+            cli.main(["train", "world", flag])
+        shown.append(capsys.readouterr().out)
+    first, everything = shown
+    assert "--minutes" in first
+    assert "--model.dim" not in first
+    assert "More flags, of model, world, stages: loci train world --help-all" in first
+    assert {"--minutes", "--model.dim", "--world.fps"} <= set(everything.split())
+
+
+def test_former_flags_of_trainings_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "world", "--hold=2"]) == 2
+    assert "--hold-fraction: 2.0, expected" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv", REFUSALS)

@@ -1,9 +1,11 @@
 """The command `loci`. Only the module of the chosen command is imported, so --help is quick."""
 
+import io
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -30,16 +32,27 @@ class Command:
         return _imported(self.target)
 
     def configure(self, prog: str, argv: Sequence[str]) -> Any:
-        """The configuration that `argv` begins with, or the first, changed by the flags in it."""
+        """The configuration that `argv` begins with, or the first, changed by the flags in it.
+
+        `--help` shows the flags of the training itself, `--help-all` those of its parts as well.
+        """
         assert self.configs is not None
         configs = _imported(self.configs)
-        named = bool(argv) and argv[0] in configs
+        args = [_current_flag(argument) for argument in argv]
+        if not (args and args[0] in configs):
+            args = [next(iter(configs)), *args]
         about = f"{self.summary} Configurations: {', '.join(configs)}."
-        return tyro.extras.overridable_config_cli(
-            {name: (about, config) for name, config in configs.items()},
-            prog=prog,
-            args=argv if named else [next(iter(configs)), *argv],
-        )
+        listed = {name: (about, config) for name, config in configs.items()}
+        shortened = {"-h", "--help"} & set(args)
+        args = ["--help" if argument == "--help-all" else argument for argument in args]
+        if not shortened:
+            return tyro.extras.overridable_config_cli(listed, prog=prog, args=args)
+        text = io.StringIO()
+        try:
+            with redirect_stdout(text):
+                return tyro.extras.overridable_config_cli(listed, prog=prog, args=args)
+        finally:
+            print(_first_flags(text.getvalue(), prog))
 
     def stand_in(self) -> Callable[[], None]:
         """Shows the summary where the command is listed but not called."""
@@ -48,6 +61,31 @@ class Command:
 
         listed.__doc__ = self.summary
         return listed
+
+
+FORMER_FLAGS = {
+    "--start": "--init-from",
+    "--hold": "--hold-fraction",
+    "--floor": "--final-fraction",
+}
+"""Flags of trainings by their former names, which are still taken."""
+PARTS = re.compile(r"^.*?([\w.-]+) options .*$", re.MULTILINE)
+"""The head of the flags of one part in a help text."""
+
+
+def _current_flag(argument: str) -> str:
+    flag, equals, value = argument.partition("=")
+    return FORMER_FLAGS.get(flag, flag) + equals + value
+
+
+def _first_flags(text: str, prog: str) -> str:
+    """A help text up to the flags of parts, which are named."""
+    heads = list(PARTS.finditer(text))
+    if not heads:
+        return text.rstrip()
+    parts = dict.fromkeys(head[1].split(".")[0] for head in heads)
+    more = f"More flags, of {', '.join(parts)}: {prog} --help-all"
+    return f"{text[: heads[0].start()].rstrip()}\n\n{more}"
 
 
 def _imported(target: str) -> Any:
@@ -70,6 +108,10 @@ COMMANDS = {
     "data credits": Command(
         "loci.data.objects.splits:write_credits",
         "List the sources and licences of a set of objects.",
+    ),
+    "data random-checkpoint": Command(
+        "loci.data.random_checkpoint:random_checkpoint",
+        "Random weights in the published layout, to try a model without its weights.",
     ),
     "train codec": Command(
         "loci.train.codec:train_codec",
@@ -181,7 +223,7 @@ def run(argv: list[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit status: 2 for what the user can mend."""
+    """Runs one command and returns the exit status: 2 for what the user can put right."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         with signals_as_ctrl_c():

@@ -168,7 +168,7 @@ def test_a_budget_ends(minutes: float) -> None:
     [
         ({"steps": 0}, "--steps: 0, expected at least 1"),
         ({"batch_size": 0}, "--batch-size: 0, expected at least 1"),
-        ({"hold": 1.0}, "--hold: 1.0, expected a share of the budget below 1"),
+        ({"hold_fraction": 1.0}, "--hold-fraction: 1.0, expected a share of the budget below 1"),
         ({"seed": -1}, "--seed: -1, expected 0 to"),
     ],
 )
@@ -178,13 +178,15 @@ def test_settings_that_cannot_be(wrong: dict[str, Any], message: str) -> None:
 
 
 def test_the_rate_warms_up_holds_and_falls_to_its_floor() -> None:
-    config = TrainerConfig(learning_rate=2.0, warmup_steps=10, floor=0.1, hold=0.6)
+    config = TrainerConfig(
+        learning_rate=2.0, warmup_steps=10, final_fraction=0.1, hold_fraction=0.6
+    )
     assert config.rate(0, 0) == pytest.approx(0.2)
     assert config.rate(4, 0) == pytest.approx(1.0)
     assert config.rate(9, 0) == config.rate(100, 0.3) == config.rate(100, 0.6) == 2.0
     assert config.rate(100, 0.8) == pytest.approx(2 * 0.55), "halfway down a cosine"
     assert config.rate(100, 1) == pytest.approx(0.2)
-    assert replace(config, hold=0.0).rate(100, 0.5) == pytest.approx(2 * 0.55)
+    assert replace(config, hold_fraction=0.0).rate(100, 0.5) == pytest.approx(2 * 0.55)
 
 
 class Counted(nn.Module):

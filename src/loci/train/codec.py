@@ -38,7 +38,7 @@ class CodecTraining(TrainerConfig):
 
     Attributes:
         codec: sizes of the autoencoder.
-        start: a codec folder whose weights to begin with; without it, from nothing. The encoder
+        init_from: a codec folder whose weights to begin with; without it, from nothing. The encoder
             stays as it is, so that world models trained on its latents can use the new decoder.
         latent_noise: on the latents while training, in units of each channel's deviation.
         faded_detail: most that the later latent channels are faded while training, so that the
@@ -52,7 +52,7 @@ class CodecTraining(TrainerConfig):
 
     out: Path = Path("runs/codec")
     codec: FrameCodecConfig = FrameCodecConfig()
-    start: Path | None = None
+    init_from: Path | None = None
     learning_rate: float = 2e-3
     warmup_steps: int = 50
     batch_size: int = 32
@@ -121,7 +121,7 @@ class CodecTask(Task[FrameCodec]):
         self.test = to_float(spread(test, config.evaluation_frames)).to(device)
         self.model = self._codec().to(device)
         decoder = [self.model.network.decoder, self.model.synthesis]
-        trained = decoder if config.codec.linear_encoder or config.start else [self.model]
+        trained = decoder if config.codec.linear_encoder or config.init_from else [self.model]
         self.model.requires_grad_(False)
         for module in trained:
             module.requires_grad_(True)
@@ -142,10 +142,10 @@ class CodecTask(Task[FrameCodec]):
 
     def _codec(self) -> FrameCodec:
         config = self.config
-        if config.start is not None:
-            codec = FrameCodec.from_pretrained(config.start)
+        if config.init_from is not None:
+            codec = FrameCodec.from_pretrained(config.init_from)
             if codec.config != config.codec:
-                raise LociError(f"{config.start}: {codec.config}, expected {config.codec}")
+                raise LociError(f"{config.init_from}: {codec.config}, expected {config.codec}")
             return codec.train()
         codec = FrameCodec(config.codec)
         patches = patches_of(spread(self.train, FRAMES_FOR_COMPONENTS), codec.spatial_factor)
@@ -233,7 +233,7 @@ class CodecTask(Task[FrameCodec]):
     def finish(self, model: FrameCodec) -> None:
         """Latents get mean 0 and deviation 1 over the training frames; those of a linear encoder
         stay as they are, and so do those of a codec that was started from."""
-        if self.config.codec.linear_encoder or self.config.start:
+        if self.config.codec.linear_encoder or self.config.init_from:
             return
         parts = to_float(spread(self.train, FRAMES_FOR_STATISTICS)).split(256)
         device = next(model.parameters()).device

@@ -41,8 +41,8 @@ class TrainerConfig:
         steps: optimiser steps to train for, instead of minutes.
         learning_rate: the highest; reached after warmup_steps.
         warmup_steps: steps over which the learning rate rises linearly.
-        hold: share of the budget until which the learning rate stays; then a cosine.
-        floor: the learning rate at the end, as a share of the highest.
+        hold_fraction: share of the budget until which the learning rate stays; then a cosine.
+        final_fraction: the learning rate at the end, as a share of the highest.
         batch_size: examples in a step, on every process.
         ema_decay: of the moving average of the weights, which is what is saved in the end.
         max_grad_norm: the norm to which gradients are clipped.
@@ -59,8 +59,8 @@ class TrainerConfig:
     steps: int | None = None
     learning_rate: float = 1e-3
     warmup_steps: int = 100
-    hold: float = 0.0
-    floor: float = 0.01
+    hold_fraction: float = 0.0
+    final_fraction: float = 0.01
     batch_size: int = 16
     ema_decay: float = 0.998
     max_grad_norm: float = 1.0
@@ -78,8 +78,10 @@ class TrainerConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise LociError(f"--{name.replace('_', '-')}: {value}, expected at least {least}")
-        if not 0 <= self.hold < 1:
-            raise LociError(f"--hold: {self.hold}, expected a share of the budget below 1")
+        if not 0 <= self.hold_fraction < 1:
+            raise LociError(
+                f"--hold-fraction: {self.hold_fraction}, expected a share of the budget below 1"
+            )
 
     def progress(self, step: int, seconds: float) -> float:
         """Share of the budget used, in [0, 1]."""
@@ -87,11 +89,12 @@ class TrainerConfig:
         return min(used, 1.0)
 
     def rate(self, step: int, progress: float) -> float:
-        """Learning rate: linear warm-up, held until `hold`, then a cosine down to the floor."""
+        """Learning rate: linear warm-up, held until `hold_fraction`, then a cosine down."""
         warmup = min(1.0, (step + 1) / max(self.warmup_steps, 1))
-        falling = max(0.0, progress - self.hold) / (1 - self.hold)
+        falling = max(0.0, progress - self.hold_fraction) / (1 - self.hold_fraction)
         cosine = 0.5 * (1 + math.cos(math.pi * falling))
-        return self.learning_rate * warmup * (self.floor + (1 - self.floor) * cosine)
+        falling_to = self.final_fraction + (1 - self.final_fraction) * cosine
+        return self.learning_rate * warmup * falling_to
 
 
 class Step(NamedTuple):

@@ -31,7 +31,7 @@ TINY = StructureVAETraining(
     steps=6,
     learning_rate=5e-3,
     warmup_steps=5,
-    hold=0.0,
+    hold_fraction=0.0,
     batch_size=4,
     precision="float32",
     log_seconds=0,
@@ -56,7 +56,9 @@ def weights(codec: StructureVAE) -> torch.Tensor:
 def test_it_learns_and_saves(tmp_path: Path) -> None:
     shapes = boxes()
     still = ShapeAugmentation(primitives=0.0, changed=0.0)
-    config = replace(TINY, out=tmp_path, steps=60, augmentation=still, ema_decay=0.9, hold=0.5)
+    config = replace(
+        TINY, out=tmp_path, steps=60, augmentation=still, ema_decay=0.9, hold_fraction=0.5
+    )
     codec = fit_structure_vae(shapes, shapes, config)
     truth = torch.stack([shapes.plain(i) for i in range(4)])
     assert voxel_iou(codec.reconstruct(truth[:, None].float()), truth).mean() > 0.5

@@ -71,7 +71,7 @@ class SlatFlowTraining(TrainerConfig):
     augmentation: SceneAugmentation = SceneAugmentation()
     minutes: float = 20.0
     warmup_steps: int = 60
-    hold: float = 0.5
+    hold_fraction: float = 0.5
     batch_size: int = 4
     crop_size: int = 600
     crop_batch_size: int = 12

@@ -74,7 +74,7 @@ class SlatVAETraining(TrainerConfig):
     minutes: float = 20.0
     learning_rate: float = 1.5e-3
     warmup_steps: int = 50
-    hold: float = 0.4
+    hold_fraction: float = 0.4
     batch_size: int = 2
     samples: int = 4096
     corruption: float = 0.1

@@ -62,8 +62,8 @@ class StructureTraining(TrainerConfig):
     sampling: StructureSampling = HOME.run.structure
     minutes: float = 40.0
     learning_rate: float = 2e-3
-    floor: float = 0.02
-    hold: float = 0.5
+    final_fraction: float = 0.02
+    hold_fraction: float = 0.5
     pointmap_share: float = 0.5
     coordinate_warmup: float = 0.05
     evaluation_objects: int = 24

@@ -54,7 +54,7 @@ class StructureVAETraining(TrainerConfig):
     minutes: float = 15.0
     learning_rate: float = 2e-3
     warmup_steps: int = 20
-    hold: float = 0.4
+    hold_fraction: float = 0.4
     batch_size: int = 8
     kl_weight: float = 0.01
     ema_decay: float = 0.99

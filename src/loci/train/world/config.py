@@ -83,8 +83,8 @@ class WorldTraining(TrainerConfig):
 
     Attributes:
         codec: the trained codec, a folder or hub id.
-        start: a model folder whose weights to begin with, such as src/loci/shipped/doom; without
-            it, from nothing.
+        init_from: a model folder whose weights to begin with, such as src/loci/shipped/doom;
+            without it, from nothing.
         model: sizes of the transformer and its memory encoder, and how memory is addressed.
         world: how the model is walked; size, frame rate and action scale come from the recordings.
         stages: what batches hold, one after the other.
@@ -100,15 +100,15 @@ class WorldTraining(TrainerConfig):
 
     out: Path = Path("runs/world")
     codec: Path = Path("runs/codec/final")
-    start: Path | None = None
+    init_from: Path | None = None
     model: TransformerConfig = field(default_factory=doom_transformer)
     world: WorldConfig = field(default_factory=doom_world)
     stages: tuple[TrainingStage, ...] = field(default_factory=default_stages)
     minutes: float = 290.0
     learning_rate: float = 8e-4
     warmup_steps: int = 50
-    floor: float = 0.02
-    hold: float = 0.75
+    final_fraction: float = 0.02
+    hold_fraction: float = 0.75
     batch_size: int = 32
     train_walks: int = 320
     evaluation_walks: int = 24

@@ -56,12 +56,12 @@ def train_world(config: WorldTraining) -> WorldTransformer:
     checkpoint.
 
     Raises:
-        LociError: on unusable data, or when `start` has another configuration.
+        LociError: on unusable data, or when `init_from` has another configuration.
     """
     codec = FrameCodec.from_pretrained(config.codec)
     start = None
-    if config.start is not None:
-        start = WorldTransformer.from_pretrained(config.start / "transformer").float()
+    if config.init_from is not None:
+        start = WorldTransformer.from_pretrained(config.init_from / "transformer").float()
     train, test = (load_recordings(config.data / split) for split in ("train", "test"))
     config = replace(config, world=recorded_world(config.world, train))
     config.check_walks(train.frames.shape[1])
@@ -130,7 +130,7 @@ class WorldTask(Task["WorldObjective"]):
         world.initialise(gate=1.0)
         if start is not None:
             if start.config != config.model:
-                raise LociError(f"{config.start}: {start.config}, expected {config.model}")
+                raise LociError(f"{config.init_from}: {start.config}, expected {config.model}")
             world.load_state_dict(start.state_dict())
         self.model = WorldObjective(world, config).to(trainer.device)
         self.optimizer = MuonWithAdam(world, HIDDEN, config.learning_rate, dtype=trainer.dtype)
