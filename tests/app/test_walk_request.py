@@ -4,26 +4,26 @@ import numpy as np
 import pytest
 
 from loci.actions import DEFAULT_WALK, describe
-from loci.app.walk_request import Walk, choose_actions
+from loci.app.walk_request import WalkOptions, choose_actions
 from loci.errors import LociError
 
 KEYS = "w*3 wj*4 a*3 s l*3"
 
 
 def test_the_script_repeats() -> None:
-    script = choose_actions(Walk())[1]
+    script = choose_actions(WalkOptions())[1]
     assert len(script) == 512
     assert describe(script) == DEFAULT_WALK
-    longer = choose_actions(Walk(frames=700))[1]
+    longer = choose_actions(WalkOptions(frames=700))[1]
     assert np.array_equal(longer[:512], script)
     assert np.array_equal(longer[512:], script[:188])
-    assert np.array_equal(choose_actions(Walk(frames=3))[1], script[:3])
+    assert np.array_equal(choose_actions(WalkOptions(frames=3))[1], script[:3])
 
 
 def test_frames_cut_the_list() -> None:
-    assert len(choose_actions(Walk(keys=KEYS))[1]) == 14
-    source, actions = choose_actions(Walk(frames=4, keys=KEYS))
+    assert len(choose_actions(WalkOptions(keys=KEYS))[1]) == 14
+    source, actions = choose_actions(WalkOptions(frames=4, keys=KEYS))
     assert source == "--keys"
     assert actions.tolist() == [[1, 0]] * 3 + [[1, 3]]
     with pytest.raises(LociError, match="14 actions, expected one for each of 15 frames"):
-        choose_actions(Walk(frames=15, keys=KEYS))
+        choose_actions(WalkOptions(frames=15, keys=KEYS))

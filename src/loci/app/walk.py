@@ -18,7 +18,7 @@ import tyro
 from loci.actions import describe
 from loci.app.device import choose_device, choose_dtype, choose_threads, wait_passively
 from loci.app.interruption import Interruption
-from loci.app.walk_request import Walk, WalkRequest, check_groups, check_request
+from loci.app.walk_request import WalkOptions, WalkRequest, check_groups, check_request
 from loci.errors import LociError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from loci.world.world import WalkState, World
 
 
-def walk(options: Annotated[Walk, tyro.conf.arg(name="")]) -> None:
+def walk(options: Annotated[WalkOptions, tyro.conf.arg(name="")]) -> None:
     """Walk into a picture: generate what is seen on the way.
 
     Ctrl-C ends the walk early: what has been generated is kept and can be resumed.

@@ -35,7 +35,7 @@ FRAMES_PER_LATENT = {"frame": 1, "wan": 4}
 
 
 @dataclass(frozen=True)
-class Walk:
+class WalkOptions:
     """What `loci walk` is asked for."""
 
     picture: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PICTURE]")] = None
@@ -110,7 +110,7 @@ class WalkOutputs:
 class WalkRequest:
     """A walk that was checked. `pixels` are None where `saved` is a walk to continue."""
 
-    options: Walk
+    options: WalkOptions
     model: Path
     actions: Int[np.ndarray, "n 2"]
     pixels: UInt8[np.ndarray, "h w 3"] | None
@@ -118,7 +118,7 @@ class WalkRequest:
     outputs: WalkOutputs
 
 
-def check_request(options: Walk) -> WalkRequest:
+def check_request(options: WalkOptions) -> WalkRequest:
     """Reads and checks what is asked for.
 
     Raises:
@@ -139,7 +139,7 @@ def check_request(options: Walk) -> WalkRequest:
     return WalkRequest(options, model, actions, pixels, saved, outputs)
 
 
-def choose_actions(options: Walk) -> tuple[str, Int[np.ndarray, "n 2"]]:
+def choose_actions(options: WalkOptions) -> tuple[str, Int[np.ndarray, "n 2"]]:
     """The source of the actions, for error messages, and their ids `[frames, 2]`.
 
     They come from a file, from keys, or from the default script, repeated.
@@ -162,7 +162,7 @@ def choose_actions(options: Walk) -> tuple[str, Int[np.ndarray, "n 2"]]:
     return source, actions[:frames]
 
 
-def choose_outputs(options: Walk, saved: SavedWalk | None) -> WalkOutputs:
+def choose_outputs(options: WalkOptions, saved: SavedWalk | None) -> WalkOutputs:
     """Where to write: a saved walk's own video grows if it ends where the walk does. If it was
     continued before, that video stays, and a new one begins with a copy of the part they share.
 
@@ -195,7 +195,7 @@ def check_groups(frames: int, group: int, model: str) -> None:
         )
 
 
-def _check_options(options: Walk) -> None:
+def _check_options(options: WalkOptions) -> None:
     if options.actions is not None and options.keys is not None:
         raise LociError("--actions and --keys: both given, expected one of them")
     if options.resume is not None:
@@ -217,7 +217,7 @@ def _check_options(options: Walk) -> None:
     check_device(options.device)
 
 
-def _check_outputs(options: Walk, outputs: WalkOutputs) -> None:
+def _check_outputs(options: WalkOptions, outputs: WalkOutputs) -> None:
     files = [outputs.video, outputs.sheet, *filter(None, [outputs.save])]
     if len({path.absolute() for path in files}) < len(files):
         raise LociError(f"--save: {options.save} is also the video or its contact sheet")
@@ -235,7 +235,9 @@ def _check_kept(inputs: Iterable[Path | None], outputs: list[Path]) -> None:
             )
 
 
-def _check_model(options: Walk, model: Path, source: str, actions: Int[np.ndarray, "n 2"]) -> None:
+def _check_model(
+    options: WalkOptions, model: Path, source: str, actions: Int[np.ndarray, "n 2"]
+) -> None:
     """Whether the model's configuration, if it has one, goes with what is asked for."""
     path = model / CONFIG_NAME
     config: Any = read_json(path) if path.is_file() else {}
