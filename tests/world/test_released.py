@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,12 +9,12 @@ import torch
 from torch import Tensor
 
 from loci.codecs.wan import WanCodec, WanCodecConfig
+from loci.data.random_checkpoint import write_random_checkpoint
 from loci.errors import LociError
 from loci.world import released
 from loci.world.released import (
     ReleasedFiles,
     load_codec,
-    load_text_encoder,
     load_transformer,
     renamed_codec,
     renamed_text_encoder,
@@ -25,7 +24,6 @@ from loci.world.transformer import WorldTransformer
 from loci.world.world import World
 from tests.world.models import released_like
 from tests.world.test_text import TINY as TINY_TEXT
-from tests.world.test_text import write_tokenizer
 
 MANIFEST = Path(__file__).parent / "infinite-world.manifest.json.gz"
 TINY_CODEC = WanCodecConfig(base_dim=4)
@@ -117,25 +115,14 @@ def test_a_file_that_holds_no_weights_is_named(tmp_path: Path) -> None:
         World.from_pretrained(tmp_path / "notes.txt")
 
 
-def test_converted_files_make_a_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_converted_files_make_a_world(tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="the extra `text` is not installed")
-    models = tmp_path / "models"
-    models.mkdir()
-    torch.save(
-        WorldTransformer(released_like()).state_dict(), tmp_path / "infinite_world_model.ckpt"
-    )
-    torch.save(published_codec(TINY_CODEC), models / "Wan2.1_VAE.pth")
-    torch.save(published_text_encoder(), models / "models_t5_umt5-xxl-enc-bf16.pth")
-    (models / "google").mkdir()
-    write_tokenizer(models / "google" / "umt5-xxl")
-    for loader, config in (
-        (load_transformer, released_like()),
-        (load_codec, TINY_CODEC),
-        (load_text_encoder, TINY_TEXT),
-    ):
-        monkeypatch.setattr(released, loader.__name__, partial(loader, config=config))
-    released.convert(tmp_path, tmp_path / "out")
-    world, plain = (World.from_pretrained(folder) for folder in (tmp_path / "out", tmp_path))
+    source = tmp_path / "published"
+    write_random_checkpoint("infinite-world", source)
+    written: list[int] = []
+    released.convert(source, tmp_path / "out", lambda count, total: written.append(count))
+    assert sum(written) > 1_000_000
+    world, plain = (World.from_pretrained(folder) for folder in (tmp_path / "out", source))
     assert world.config == plain.config
     assert world.memory.published is not None
     for ours, theirs in ((world.transformer, plain.transformer), (world.codec, plain.codec)):
@@ -154,7 +141,7 @@ def test_a_conversion_that_fails_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(ReleasedFiles, "find", lambda source: ReleasedFiles(*[tmp_path] * 4))
     model = WorldTransformer(released_like())
-    monkeypatch.setattr(released, "load_transformer", lambda path: model)
+    monkeypatch.setattr(released, "load_transformer", lambda path, config: model)
     with pytest.raises(LociError, match="no such weights file"):
         released.convert(tmp_path, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -162,3 +149,35 @@ def test_a_conversion_that_fails_leaves_nothing(
     (tmp_path / "out" / "mine").touch()
     with pytest.raises(LociError, match="out: holds mine already"):
         released.convert(tmp_path, tmp_path / "out")
+
+
+def test_numbers_that_are_not_finite_are_found_while_they_are_written(tmp_path: Path) -> None:
+    write_random_checkpoint("infinite-world", tmp_path / "in")
+    path = tmp_path / "in" / "checkpoints" / "infinite_world_model.ckpt"
+    tensors = torch.load(path, weights_only=True)
+    tensors["blocks.1.ffn.2.weight"][-1, -1] = float("nan")
+    torch.save(tensors, path)
+    with pytest.raises(LociError, match=r"not finite: blocks\.1\.ffn\.2\.weight"):
+        released.convert(tmp_path / "in", tmp_path / "out")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
+
+
+def test_what_is_missing_comes_with_where_it_is_published(tmp_path: Path) -> None:
+    with pytest.raises(LociError, match=r"MeiGen-AI/Infinite-World, .*Wan-AI/Wan2.1-T2V-1.3B"):
+        ReleasedFiles.find(tmp_path)
+    (tmp_path / "ckpts").mkdir()
+    (tmp_path / "pipeline.json").touch()
+    with pytest.raises(LociError, match="found TRELLIS"):
+        ReleasedFiles.find(tmp_path)
+
+
+def test_wan_itself_and_lora_files_are_named(tmp_path: Path) -> None:
+    model = WorldTransformer(released_like()).state_dict()
+    wan = {name: t for name, t in model.items() if "_encoder." not in name}
+    torch.save(wan, tmp_path / "model.ckpt")
+    with pytest.raises(LociError, match="this is Wan 2.1 itself, which has neither actions"):
+        load_transformer(tmp_path / "model.ckpt", released_like())
+    lora = {f"blocks.{i}.self_attn.q.lora_A.weight": torch.zeros(2, 2) for i in range(3)}
+    torch.save(lora, tmp_path / "model.ckpt")
+    with pytest.raises(LociError, match=r"a LoRA file \(3 tensors .* merge them"):
+        load_transformer(tmp_path / "model.ckpt", released_like())

@@ -109,6 +109,21 @@ def replacing_folder(
                 folder.rmdir()
 
 
+def free_space(path: str | Path) -> int:
+    """Bytes that are free on the disk where `path` is or will be."""
+    folder = Path(path).absolute()
+    return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+
+
+def check_space(path: str | Path, needed: int) -> None:
+    """Raises LociError where so many bytes do not fit on the disk."""
+    free = free_space(path)
+    if free < needed:
+        raise LociError(
+            f"{path}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on that disk"
+        )
+
+
 def check_folder(path: str | Path, replaceable: Callable[[str], bool]) -> Path:
     """The real path of a folder that `replacing_folder` may replace.
 

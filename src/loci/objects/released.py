@@ -5,7 +5,7 @@ Parameters keep their published names, apart from a prefix.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -14,9 +14,16 @@ import torch
 from torch import nn
 
 from loci.errors import LociError
-from loci.io.config import save_config
-from loci.io.files import replacing_folder
-from loci.io.weights import has_tensors, load_strict, read_tensors
+from loci.io.config import CONFIG_NAME, load_config, save_config
+from loci.io.files import check_space, replacing_folder
+from loci.io.weights import (
+    WEIGHTS_NAME,
+    has_tensors,
+    infos_of,
+    load_strict,
+    read_tensors,
+    save_finite,
+)
 from loci.objects.parts import (
     GAUSSIAN_DECODER,
     GAUSSIAN_DECODER_4,
@@ -28,7 +35,6 @@ from loci.objects.parts import (
     STRUCTURE_FLOW,
     STRUCTURE_FUSER,
     PartConfigs,
-    save_parts,
 )
 from loci.objects.presets import LIFTER_NAME, LifterConfig
 
@@ -54,6 +60,12 @@ PUBLISHED_FILES: Mapping[str, PublishedFile] = {
     MESH_DECODER: PublishedFile("slat_decoder_mesh"),
     GAUSSIAN_DECODER_4: PublishedFile("slat_decoder_gs_4"),
 }
+SIZES_NAME = "loci-sizes.json"
+"""Sizes of the parts where they are not the published ones, in a copy of the published layout."""
+ORIGIN = (
+    "they are published at huggingface.co/facebook/sam-3d-objects (gated: accept the SAM License "
+    "there, then `hf download`)"
+)
 SUFFIXES = (".safetensors", ".ckpt", ".pt")
 """In order of preference: files that need no unpickling first."""
 
@@ -76,11 +88,14 @@ class ReleasedParts:
             stems = sorted({PUBLISHED_FILES[name].stem for name in PARTS})
             missing = [stem for stem in stems if _file(folder, stem) is None]
             if not missing:
-                return cls(folder)
+                sizes = folder / SIZES_NAME
+                return (
+                    cls(folder, load_config(sizes, PartConfigs)) if sizes.is_file() else cls(folder)
+                )
             if len(missing) < len(stems):
                 raise LociError(
                     f"{folder}: missing {', '.join(f'{stem}.ckpt' for stem in missing)}, expected "
-                    "all published checkpoints"
+                    f"all published checkpoints; {ORIGIN}. Nothing is downloaded by itself"
                 )
         return None
 
@@ -98,23 +113,45 @@ class ReleasedParts:
         if path is None:
             raise LociError(f"{self.folder}: missing {origin.stem}.ckpt, expected the {name}")
         tensors = read_tensors(path, origin.prefix)
+        if not tensors:
+            tensors = read_tensors(path)  # another model's, or another file: the check names it
         with torch.device("meta"):
             part = self.configs.build(name)
         load_strict(part, tensors, f"{path} ({name})")
         return part.eval()
 
 
-def convert(parts: ReleasedParts, out: Path) -> None:
-    """Checks name and shape of every published tensor, and writes a model folder, whole or not at
-    all.
+def convert(
+    parts: ReleasedParts,
+    out: Path,
+    progress: Callable[[int, int], None] = lambda count, total: None,
+) -> None:
+    """Checks every published tensor, and writes a model folder, whole or not at all.
+
+    Names, shapes and types are checked before anything is written; the numbers tensor by tensor
+    while they are written, so that memory holds one tensor at a time.
+
+    Args:
+        parts: the published checkpoints.
+        out: the folder to write.
+        progress: called with the bytes written since the last call, and those in all.
 
     Raises:
         LociError: naming every tensor that does not fit, or when `out` exists.
     """
-    config = LifterConfig()
+    optional = (GAUSSIAN_DECODER_4,) if parts.has(GAUSSIAN_DECODER_4) else ()
     with replacing_folder(out) as draft:
-        save_parts(draft, parts, config.parts)
-        save_config(draft / LIFTER_NAME, config)
+        loaded = {name: parts.load(name) for name in (*PARTS, *optional)}
+        tensors = {name: part.state_dict() for name, part in loaded.items()}
+        total = sum(info.bytes for some in tensors.values() for info in infos_of(some).values())
+        check_space(out, total)
+        for name, some in tensors.items():
+            save_config(draft / name / CONFIG_NAME, getattr(parts.configs, name))
+            save_finite(
+                *(draft / name / WEIGHTS_NAME, some, f"{parts.folder} ({name})"),
+                lambda count: progress(count, total),
+            )
+        save_config(draft / LIFTER_NAME, LifterConfig())
 
 
 def _file(folder: Path, stem: str) -> Path | None:
