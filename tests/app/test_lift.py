@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,7 +57,15 @@ def names(folder: str) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
 
-ONE = ["mesh.glb", "pose.json", "preview.png", "splat.ply", "turntable.mp4"]
+ONE = [
+    "mesh.glb",
+    "pose.json",
+    "preview.png",
+    "scene.glb",
+    "scene.ply",
+    "splat.ply",
+    "turntable.mp4",
+]
 
 
 def test_an_object_is_written_whole(run: Run, capsys: pytest.CaptureFixture) -> None:
@@ -121,9 +130,16 @@ def test_a_speed_ends_with_its_ledger(run: Run, capsys: pytest.CaptureFixture) -
     head = next(n for n, line in enumerate(lines) if line.startswith("stage "))
     assert "evaluations  saved" in lines[head]
     stages = {line.split()[0]: line.split() for line in lines[head + 1 :]}
-    assert float(stages["structure"][-1]) >= 0
-    assert float(stages["latents"][-1]) >= 0
-    assert stages["pictures"][-1] == "-"
+    assert {row[-1] for name, row in stages.items() if name in ("structure", "latents")} == {"-"}
+    line = next(line for line in lines if line.startswith("m.png against an exact run: "))
+    numbers = [float(number) for number in re.findall(r"[-+]?\d+\.?\d*(?=%| degrees)", line)]
+    share, moved, turned, _ = numbers
+    assert 0 < share <= 100
+    assert moved >= 0
+    assert turned >= 0
+    assert run("p.png", "--mask", "m.png", "--verify") == 0
+    same = "100% of the voxels the same (IoU), moved by 0.0% of the object's size, turned by 0.0 "
+    assert same + "degrees, size +0.0%" in capsys.readouterr().out
 
 
 def test_the_networks_compute_in_what_is_asked_for(

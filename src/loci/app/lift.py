@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from loci.app.device import choose_device, choose_dtype, wait_passively
-from loci.app.lift_request import CheckedLift, Lift, check_request, is_written
+from loci.app.lift_request import CheckedLift, LiftOptions, check_request, is_written
 from loci.io.files import replacing_folder
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ PREVIEW, TURNTABLE, MASK = "preview.png", "turntable.mp4", "mask.png"
 SIDE, FPS = 256, 24
 
 
-def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
+def lift(options: Annotated[LiftOptions, tyro.conf.arg(name="")]) -> None:
     """Lift objects out of a picture: a mask, a box or a point selects each.
 
-    Writes splat.ply, mesh.glb, pose.json, preview.png and turntable.mp4, and mask.png if the object
-    was segmented here. Several objects get a folder each, numbered masks first, then boxes, then
-    points, and stand together in scene.ply and scene.glb.
+    Writes splat.ply, mesh.glb, pose.json, preview.png and turntable.mp4, mask.png if the object was
+    segmented here, and scene.ply and scene.glb, the object where the camera saw it. Several objects
+    get a folder each, numbered masks first, then boxes, then points, and share one scene.
     """
     request = check_request(options)
     for note in request.notes:
@@ -48,12 +48,17 @@ def lift(options: Annotated[Lift, tyro.conf.arg(name="")]) -> None:
     lifter = load_lifter(request)
     stats, preset = Stats(), get_preset(options.speed, options.tolerance)
     scene = _lifted(request, lifter, preset, stats)
+    compared = _compared(request, lifter, scene) if options.verify else []
     scene = _finished(scene, options)
     with replacing_folder(options.out, is_written) as draft:
         _write(draft, scene, request)
         written = sorted(str(path.relative_to(draft)) for path in draft.rglob("*.*"))
+    for note in (note for asset in scene.objects for note in asset.notes):
+        print(note)
     print(cost_table(scene.objects[0].costs))
     print(stats.table())
+    for line in compared:
+        print(line)
     print(f"{options.out}: {', '.join(written)}")
 
 
@@ -90,18 +95,30 @@ def _lifted(request: CheckedLift, lifter: Lifter, preset: Preset, stats: Stats) 
             guesses=options.guesses,
             speed=preset,
             stats=stats,
-            verify=options.verify,
+            photo=options.photo,
+            open_mesh=options.open,
             progress=progress,
         )
 
 
-def _finished(scene: Scene, options: Lift) -> Scene:
+def _compared(request: CheckedLift, lifter: Lifter, scene: Scene) -> list[str]:
+    """For every object a line on how it differs from that of an exact run."""
+    from loci.app.lift_difference import difference
+    from loci.caching.presets import get_preset
+    from loci.caching.stats import Stats
+
+    exact = _lifted(request, lifter, get_preset("exact"), Stats())
+    pairs = zip(request.names, scene.objects, exact.objects, strict=True)
+    return [f"{name} {difference(found, reference)}" for name, found, reference in pairs]
+
+
+def _finished(scene: Scene, options: LiftOptions) -> Scene:
     """With meshes as they are asked for."""
     objects = scene.objects
     if options.faces is not None:
-        objects = tuple(asset.simplified(options.faces) for asset in objects)
+        objects = tuple(asset.simplified(options.faces, not options.open) for asset in objects)
     if options.faces is not None or options.texture is not None:
-        objects = tuple(asset.cleaned() for asset in objects)
+        objects = tuple(asset.cleaned(not options.open) for asset in objects)
     if options.texture is not None:
         objects = tuple(asset.textured(options.texture) for asset in objects)
     return replace(scene, objects=objects)
@@ -140,6 +157,7 @@ def _write(folder: Path, scene: Scene, request: CheckedLift) -> None:
     pixels, masks, alone = request.pixels, request.masks, len(scene) == 1
     if alone:
         scene.objects[0].export(folder)
+        scene.export_placed(folder)
     else:
         scene.export(folder)
         scene_preview(scene, pixels, masks).save(folder / PREVIEW)

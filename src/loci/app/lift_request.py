@@ -41,7 +41,7 @@ WRITTEN = re.compile(
 
 
 @dataclass(frozen=True)
-class Lift:
+class LiftOptions:
     """What `loci lift` is asked for."""
 
     picture: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PICTURE]")] = None
@@ -87,15 +87,22 @@ class Lift:
     speed: Literal["exact", "fast", "faster"] = "exact"
     """Preset: exact (no approximation), fast (no visible loss), faster."""
     tolerance: Annotated[float | None, tyro.conf.arg(metavar="ERROR")] = None
-    """Most relative error of a flow, in place of the preset's steps; useful from 0.1 on."""
+    """Most relative error of a flow, in place of the preset's steps, from 0 to 1. home, which has
+    few steps to skip, saves a sixth of its evaluations at 0.05 and a third at 0.4; --speed saves
+    more."""
     decoders: tuple[Decoder, ...] = ()
     """Run only these; gaussian_decoder_4, where the model has it, makes fewer splats."""
     faces: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Simplify the mesh to about N faces, without hidden parts and small holes."""
     texture: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
     """Clean the mesh likewise, and bake a texture of this many pixels a side."""
+    photo: bool = True
+    """Take the picture's own colours where its camera saw the object, as lit there; without, all
+    colours are generated, as if evenly lit."""
+    open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Keep the raw surface of the mesh, which may have a border; otherwise it is closed."""
     verify: bool = False
-    """Run both flows a second time, exactly, and report the error of the approximation."""
+    """Lift a second time, exactly, and report what differs: voxels, place, turn and size."""
     out: Path = Path("lifted")
     """The folder to write; what this command wrote there before is replaced."""
 
@@ -112,7 +119,7 @@ class CheckedLift:
         notes: what was changed in the masks, and what is doubtful about them.
     """
 
-    options: Lift
+    options: LiftOptions
     model: Path
     pixels: UInt8[np.ndarray, "h w 3"]
     masks: list[Bool[np.ndarray, "h w"]]
@@ -126,7 +133,7 @@ class CheckedLift:
         return len(self.masks) - len(self.options.box) - len(self.options.point)
 
 
-def check_request(options: Lift) -> CheckedLift:
+def check_request(options: LiftOptions) -> CheckedLift:
     """Reads and checks what is asked for, and segments the objects in boxes and at points.
 
     Raises:
@@ -165,7 +172,7 @@ def check_request(options: Lift) -> CheckedLift:
 
 
 def _given(
-    options: Lift, picture: Path, mask_files: tuple[Path, ...], size: tuple[int, int]
+    options: LiftOptions, picture: Path, mask_files: tuple[Path, ...], size: tuple[int, int]
 ) -> tuple[list[Bool[np.ndarray, "h w"]], list[str]]:
     """The masks from files, or what is opaque in the picture, and their names."""
     if not (mask_files or options.box or options.point):
@@ -183,7 +190,7 @@ def _given(
     return [read_mask(path, size=size) for path in mask_files], [*map(str, mask_files)]
 
 
-def _intrinsics(options: Lift, size: tuple[int, int]) -> Intrinsics | None:
+def _intrinsics(options: LiftOptions, size: tuple[int, int]) -> Intrinsics | None:
     given = options.intrinsics
     if not given:
         return None
@@ -195,7 +202,7 @@ def _intrinsics(options: Lift, size: tuple[int, int]) -> Intrinsics | None:
         raise LociError("--intrinsics: no numbers, expected FX FY CX CY or one file") from error
 
 
-def _check_options(options: Lift) -> None:
+def _check_options(options: LiftOptions) -> None:
     selected = options.mask or options.box or options.point
     if options.picture is None and (selected or options.pointmap):
         raise LociError("PICTURE: none, expected the one that masks or a pointmap belong to")
@@ -232,7 +239,7 @@ def _check_options(options: Lift) -> None:
     check_device(options.device)
 
 
-def _check_output(options: Lift) -> None:
+def _check_output(options: LiftOptions) -> None:
     if options.out.suffix.lower() in ONE_FILE:
         raise LociError(f"--out: {options.out}, expected the name of a folder for several files")
     out = options.out.resolve()
@@ -257,7 +264,7 @@ def _reason(path: Path) -> str:
     return "no file"
 
 
-def _check_model(options: Lift, model: Path) -> None:
+def _check_model(options: LiftOptions, model: Path) -> None:
     """Whether the model's configuration, if it has one, goes with what is asked for."""
     path = model / MODEL_CONFIG
     config: Any = read_json(path) if path.is_file() else {}
@@ -266,7 +273,9 @@ def _check_model(options: Lift, model: Path) -> None:
         raise LociError(f"{options.model}: makes no mesh, expected no --faces and no --texture")
 
 
-def _segmented(options: Lift, pixels: UInt8[np.ndarray, "h w 3"]) -> list[Bool[np.ndarray, "h w"]]:
+def _segmented(
+    options: LiftOptions, pixels: UInt8[np.ndarray, "h w 3"]
+) -> list[Bool[np.ndarray, "h w"]]:
     if not options.box and not options.point:
         return []
     from loci.objects.inputs.segmentation import mask_from_box, mask_from_point

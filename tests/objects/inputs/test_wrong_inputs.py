@@ -84,7 +84,7 @@ def test_what_can_be_meant_is_the_same_as_pixels_and_a_mask(lifter: Lifter) -> N
     same = [
         (lifter(picture.movedim(-1, 0), MASK, decoders="mesh_decoder"), expected),
         (
-            lifter(picture / 255, np.where(INSIDE, 4.0, -4.0)[None], decoders="mesh_decoder"),
+            lifter(picture / 255, logits, decoders="mesh_decoder"),
             expected,
         ),
         (lifter(clear, decoders="mesh_decoder"), white),
