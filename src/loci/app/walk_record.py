@@ -24,17 +24,17 @@ from loci.world.world import WalkState, World
 # Pixels of the shorter side at least: of the video, of a tile of the contact sheet.
 WATCHABLE, TILE = 384, 128
 TILES = 64
-"""On a contact sheet, about."""
+"""About the number of frames on a contact sheet."""
 
 
 class WalkRecord:
-    """Writes the files of a walk, each whatever becomes of the others.
+    """Writes the files of a walk; if one of them fails, the others are written all the same.
 
     Args:
-        outputs: where to.
+        outputs: the files to write.
         world: what is walked.
         state: from where it is walked.
-        frames: how many the walk has in the end, its picture included.
+        frames: number of frames at the end of the walk, its picture included.
 
     Attributes:
         written: the files that are there.

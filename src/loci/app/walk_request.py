@@ -54,9 +54,9 @@ class WalkOptions:
     device: str = "auto"
     """Where to compute: cpu, cuda, mps; auto takes the first there is of cuda, mps, cpu."""
     dtype: Dtype = "auto"
-    """Of the transformer: auto is bfloat16 for large models on CUDA, float32 otherwise."""
+    """Element type of the weights: auto is bfloat16 for large models on CUDA, float32 otherwise."""
     seed: int | None = None
-    """Of the noise, 0 if not given; a saved walk keeps its own."""
+    """Seed of the noise, 0 if not given; a saved walk keeps its own."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """The video, walk.mp4 if not given; a contact sheet is written beside it. With --resume, the
     walk's own video, which grows."""

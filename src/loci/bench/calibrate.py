@@ -88,7 +88,7 @@ def calibrate_lifter(
     device: str,
     progress: Callable[[], None],
 ) -> Calibrated:
-    """Of both flows and of decoding; arguments as of `calibrate`."""
+    """Calibrate both flows and decoding; arguments as for `calibrate`."""
     from loci.bench.objects.calibrate import (
         STAGES,
         ToleranceRunner,
@@ -122,7 +122,7 @@ def calibrate_world(
     device: str,
     progress: Callable[[], None],
 ) -> Calibrated:
-    """Of the chunks of a walk; arguments as of `calibrate`."""
+    """Calibrate the chunks of a walk; arguments as for `calibrate`."""
     from loci.bench.world.calibrate import read_walks, walk_errors
     from loci.caching.calibration import ModelCalibration
     from loci.world.world import World

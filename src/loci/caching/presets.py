@@ -40,7 +40,7 @@ PRESETS = {
 
 @runtime_checkable
 class PolicyConfig(Protocol):
-    """Settings that make a policy for one run; arguments as of `Preset.latent_policy`.
+    """Settings that make a policy for one run; arguments as for `Preset.latent_policy`.
 
     Stages without scores and groups leave them out.
     """

@@ -19,7 +19,7 @@ IMAGE_RADIUS = 38
 GRID_PART = 8
 """Grid frequencies from the resolution divided by this are high."""
 RESOLUTION = 64
-"""Of the released voxel grid, to which counts of voxels refer."""
+"""Resolution of the released voxel grid, to which counts of voxels refer."""
 MARGIN = 2
 """Pixels of an image that are kept around the object."""
 
@@ -47,7 +47,7 @@ class DecodingConfig:
     `loci.caching.published.decoding` has the released and the paper's variants.
 
     Args:
-        high: as of `Thresholds`. None with `low` takes the model's own (`ModelCalibration`);
+        high: see `Thresholds`. None with `low` takes the model's own (`ModelCalibration`);
             a model without any merges nothing.
         low: likewise.
         image_weight: of the image's ratio in the joint ratio; the grid's has the rest.

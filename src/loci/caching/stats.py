@@ -89,7 +89,7 @@ class Stats:
             name: of the stage.
             policy: for one run; evaluates everything by default.
             interval: the timesteps between which a step takes two evaluations; None if none does.
-            every: as of `loci.flow.interval_guidance`.
+            every: see `loci.flow.interval_guidance`.
         """
         return CountingPolicy(self.stage(name), policy or EvaluateAll(), interval, every)
 

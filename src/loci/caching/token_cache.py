@@ -46,7 +46,7 @@ class TokenCacheConfig:
         scores: Tensor | None = None,
         group_labels: Int[Tensor, "n"] | None = None,
     ) -> "TokenCache":
-        """A policy for one run; arguments as of `TokenCache`, `scores` is not used."""
+        """A policy for one run; arguments as for `TokenCache`, `scores` is not used."""
         return TokenCache(self, interval, group_labels)
 
 
@@ -144,7 +144,7 @@ class TokenForecasts:
     Args:
         velocity: the first evaluation of every token.
         position: its noise level.
-        max_extrapolation: as of `TokenCacheConfig`.
+        max_extrapolation: see `TokenCacheConfig`.
         previous: forecasts from before guidance switched, whose error rates are used until new
             ones are measured.
     """

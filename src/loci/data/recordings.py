@@ -200,7 +200,7 @@ def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """The description of a data set, as of the present version.
+    """The description of a data set, in the present version.
 
     Raises:
         LociError: when there is none, or it is of an unknown version.

@@ -67,7 +67,7 @@ class LifterConfig:
 
 
 MASK_SIZE, PATCHES = 112, 8
-"""Of the small model: side of its masks in pixels, and patches along the side of any input."""
+"""The small model: side of its masks in pixels, and patches along the side of any input."""
 
 
 class ObjectModel(NamedTuple):

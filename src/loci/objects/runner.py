@@ -74,7 +74,7 @@ class SamplerRunner:
         settings: StructureSampling,
         on_step: OnStep,
     ) -> State:
-        """Stage 1 of an object; arguments as of `sample_structure`."""
+        """Stage 1 of an object; arguments as for `sample_structure`."""
         interval, every = guided_interval(settings), self.preset.guide_every
         shortened = self.shortened(settings)
         policy = self.preset.structure_policy(interval)
@@ -97,7 +97,7 @@ class SamplerRunner:
         on_step: OnStep,
         aligned: Float[Tensor, "n a"] | None = None,
     ) -> Float[Tensor, "n c"]:
-        """Stage 2 of an object; arguments as of `sample_slat`."""
+        """Stage 2 of an object; arguments as for `sample_slat`."""
         interval, every = guided_interval(settings), self.preset.guide_every
         shortened, voxels = self.shortened(settings), choice.voxels
         group_labels = ancestors(voxels, len(flow.config.io_channels))

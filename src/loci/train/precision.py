@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["auto", "float32", "bfloat16"]
 SIDE, TRIES = 256, 3
-"""Of the matrices that are timed. Small: where bfloat16 is emulated it is eighty times slower."""
+"""Side of the matrices that are timed. Small: where bfloat16 is emulated it is eighty times slower."""
 
 
 def matmul_type(precision: Precision) -> torch.dtype:

@@ -19,7 +19,7 @@ from loci.errors import LociError
 from loci.io.files import replacing
 
 FORMAT = 2
-"""Of checkpoints; those without a format were written before the trainer was one."""
+"""Format of checkpoints; those without a format were written before the trainer was one."""
 
 
 class Stateful(Protocol):

@@ -277,7 +277,7 @@ class Trainer:
                 )
 
     def _means(self, records: list[dict[str, Tensor]]) -> dict[str, float]:
-        """Of every logged value, over the records that have it and over all processes."""
+        """The mean of every logged value, over the records that have it and over all processes."""
         names = list(dict.fromkeys(name for record in records for name in record))
         found = {name: [r[name].float() for r in records if name in r] for name in names}
         local = torch.stack([torch.stack(values).mean() for values in found.values()])

@@ -186,7 +186,7 @@ class LatentWorld:
     def context(
         self, state: WalkState, actions: ArrayLike, next_action: ArrayLike | None = None
     ) -> ChunkContext:
-        """The conditioning of the next chunk; arguments as of `World.step`."""
+        """The conditioning of the next chunk; arguments as for `World.step`."""
         ids = torch.from_numpy(to_ids(actions))[None]
         return self._context(state, ids, next_actions(next_action))[0]
 

@@ -185,7 +185,7 @@ class Player:
 
 
 def playable(keys: str, world: World) -> str:
-    """Of the keys held, those that the model knows; opposite ones cancel out."""
+    """The keys held that the model knows; opposite ones cancel out."""
     held = {key for key in keys.lower() if key in "wsadikjl"}
     for pair in OPPOSED:
         if set(pair) <= held:

@@ -43,7 +43,7 @@ SPLAT_STYLES = (
     "sha256-kAmMfKqNUQDJce3iZ3k5gsqV1yBNmhTsuN9g1frfzak=",
     "sha256-BBWC9LJZpgGTptFc0+1sitaxPH6r6rb3nEDhklWtPDk=",
 )
-"""Of the style elements that the vendored splat viewer adds to the page."""
+"""Hashes of the style elements that the vendored splat viewer adds to the page."""
 
 
 class Guard:

@@ -33,7 +33,7 @@ FEWER = (1 / 2, 1 / 3, 1 / 4)
 UNEQUAL = ((1 / 2, 1 / 4), (1 / 2, 1 / 8), (1 / 3, 1 / 8))
 """Shares of the structure flow's steps and of the latent flow's, which needs fewer."""
 TOLERANCE = 0.03
-"""Of the rows with an error budget."""
+"""Tolerance of the rows with an error budget."""
 UNIFORM = ReleasedDecoding(high=math.inf, low=-math.inf, minimum=0)
 """Merges voxels by the factor 1.5, whatever the spectrum."""
 

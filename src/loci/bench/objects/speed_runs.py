@@ -69,7 +69,7 @@ class Run:
 
     @property
     def evaluations(self) -> int:
-        """Of both flows' networks; a guided step takes two."""
+        """Evaluations of both flows' networks; a guided step takes two."""
         return sum(stage.evaluations for stage in self.stats.stages.values())
 
 

@@ -19,7 +19,7 @@ from loci.world.world import World
 
 TOLERANCES = (0.02, 0.05, 0.1, 0.2, 0.4)
 CHUNKS = 4
-"""Of every walk."""
+"""Chunks of every walk."""
 
 
 class RecordedWalk(NamedTuple):

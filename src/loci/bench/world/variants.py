@@ -82,7 +82,7 @@ STEPS = (6, 3, 1)
 CACHED = (0.05, 0.1, 0.4)
 """Tolerances of step caching."""
 STRIDES = (2, 3)
-"""Of step caching without a tolerance: after the first two steps, every n-th is evaluated."""
+"""Step caching without a tolerance: after the first two steps, every n-th is evaluated."""
 CARVED = (0.05, 0.1, 0.4)
 """Tolerances of token carving."""
 

@@ -19,7 +19,7 @@ MAX_STREAK = 4
 
 
 class Saliency(NamedTuple):
-    """Of every token: by its velocity, by its surroundings, and both together."""
+    """Scores of every token: by its velocity, by its surroundings, and both together."""
 
     motion: Float[Tensor, "n"]
     spatial: Float[Tensor, "n"]
@@ -93,7 +93,7 @@ class ReleasedSelection:
 
 
 FIRST_CARVED_STEP = 2
-"""Of the released code, whatever the warm-up."""
+"""The first carved step in the released code, whatever the warm-up."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from loci.geometry.mesh.render import face_weights, nearest_faces
 from loci.geometry.mesh.simplify import EXTRA
 
 GREY = 0.5
-"""Of texels that nothing is known about."""
+"""Colour of texels that nothing is known about."""
 
 
 @dataclass(frozen=True)

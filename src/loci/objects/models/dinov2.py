@@ -86,7 +86,7 @@ class DinoConfig:
     grid: int = 37
     """Patches along a side with learned positions; other sizes are interpolated."""
     stem: Literal["pixels", "lite"] = "pixels"
-    """Of patches: their pixels, or features of EfficientNet-lite0 (patch 16)."""
+    """Features of patches: their pixels, or features of EfficientNet-lite0 (patch 16)."""
 
 
 @dataclass(frozen=True)

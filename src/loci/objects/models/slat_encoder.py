@@ -69,7 +69,7 @@ def corner_distances(
 
 
 def cell_corners(corners: Float[Tensor, "n 27"]) -> Float[Tensor, "n8 8"]:
-    """Of every cell its eight corners, x fastest, as in the mesh decoder."""
+    """The eight corners of every cell, x fastest, as in the mesh decoder."""
     halves = torch.cartesian_prod(*(torch.arange(2, device=corners.device),) * 3)
     steps = halves.flip(1)
     at = halves[:, None] + steps

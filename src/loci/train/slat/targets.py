@@ -170,7 +170,7 @@ def perturb_pose(view: ObjectView, noise: PoseNoise, rng: torch.Generator) -> Ob
 
 
 def crop_voxels(objects: EncodedObjects, count: int, rng: torch.Generator) -> EncodedObjects:
-    """Of every object the `count` voxels nearest to a random one of its own."""
+    """The `count` voxels of every object nearest to a random one of its own."""
     rows = []
     for item in objects.voxels.items:
         coords = objects.voxels.coords[item, 1:]

@@ -37,7 +37,7 @@ from loci.train.trainer import Step, Task, Trainer, TrainerConfig
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Of the parts of the loss; see `loci.train.slat.vae_losses`. `picture` and `cover` are the
+    """Weights of the parts of the loss; see `loci.train.slat.vae_losses`. `picture` and `cover` are the
     errors of colour and alpha of a render."""
 
     likelihood: float = 0.3

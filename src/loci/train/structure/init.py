@@ -20,7 +20,7 @@ from loci.objects.models.dinov2 import DinoEmbedder, LiteEmbedding
 from loci.train.backbone import load_lite_weights
 
 GATED = 0.6
-"""Of silu(a) b with a and b standard normal, the root of the mean square."""
+"""Root of the mean square of silu(a) b, with a and b standard normal."""
 
 
 @torch.no_grad()

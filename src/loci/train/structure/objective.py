@@ -33,7 +33,7 @@ COORDINATES = "coordinates"
 
 
 def loss_weights() -> dict[str, float]:
-    """Of every latent, and of the object coordinates that are read off the picture's tokens;
+    """Weights of every latent, and of the object coordinates read off the picture's tokens;
     `translation_scale` is 0 in every target."""
     return {
         SHAPE: 1.0,
@@ -86,7 +86,7 @@ class StructureObjective(nn.Module):
         return torch.cat(parts)
 
     def crop_condition(self, batch: StructureBatch) -> Float[Tensor, "b m c"]:
-        """As `condition`, but only the tokens of the picture's crop are not zeros."""
+        """`condition` where only the tokens of the picture's crop are not zeros."""
         names = [source.name for row in self.fuser.sources for source in row]
         return self.fuser(batch.pictures, dropped=[name for name in names if name != "image"])
 

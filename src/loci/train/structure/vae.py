@@ -28,9 +28,9 @@ from loci.train.trainer import Step, Task, Trainer, TrainerConfig
 SHAPES_FOR_STATISTICS = 256
 SHOWN = 16
 EMPTY_LOGIT = -3.0
-"""Of the decoder at initialisation: about one voxel in twenty is occupied."""
+"""Bias of the decoder at initialisation: about one voxel in twenty is occupied."""
 LOG_VARIANCE = -6.0
-"""Of the encoder at initialisation: with more noise nothing gets through at first."""
+"""Bias of the encoder at initialisation: with more noise nothing gets through at first."""
 SMALLEST_SHARE = 0.01
 """Objects with a smaller share of voxels count no more than those with this share."""
 
@@ -78,7 +78,7 @@ def train_structure_vae(config: StructureVAETraining) -> StructureVAE:
 
 
 def occupancies(objects: ObjectSet, resolution: int = 64) -> list[Bool[Tensor, "r r r"]]:
-    """Of every object, in order."""
+    """The occupied voxels of every object, in order."""
     return [objects.occupancy(i, resolution) for i in range(len(objects))]
 
 
@@ -220,7 +220,7 @@ def initialise_linear(codec: nn.Module) -> None:
 
 
 def _bias(layers: nn.Sequential) -> Tensor:
-    """Of the last layer."""
+    """The bias of the last layer."""
     bias = layers[-1].bias
     assert isinstance(bias, Tensor)
     return bias
