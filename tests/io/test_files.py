@@ -1,6 +1,7 @@
 import errno
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -123,6 +124,55 @@ def test_drafts_of_processes_that_are_gone_are_removed(tmp_path: Path) -> None:
     assert set(tmp_path.iterdir()) == {folder, running, others}
     with replacing_folder(tmp_path / "out"):
         assert not folder.exists()
+
+
+def killed_while_writing(code: str, folder: Path) -> None:
+    """A process that is killed in the middle of it."""
+    script = f"""
+import os, signal
+from loci.io.files import replacing, replacing_folder
+def kill(): os.kill(os.getpid(), signal.SIGKILL)
+{code}
+"""
+    ended = subprocess.run([sys.executable, "-c", script], cwd=folder, check=False)
+    assert ended.returncode == -signal.SIGKILL
+
+
+def test_what_a_kill_leaves_is_gone_after_the_next_run(tmp_path: Path) -> None:
+    killed_while_writing("with replacing('a.txt') as part: kill()", tmp_path)
+    killed_while_writing("with replacing_folder('out') as draft: kill()", tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    check_writable(tmp_path / "a.txt")
+    check_folder_writable(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_between_two_renames_does_not_lose_the_older_folder(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "result").write_text("older")
+    code = """
+rename = os.replace
+def once(a, b): rename(a, b); kill()
+os.replace = once
+with replacing_folder('out', lambda name: True) as draft: (draft / 'result').touch()
+"""
+    killed_while_writing(code, tmp_path)
+    assert not out.exists()
+    with pytest.raises(LociError, match="holds result already"):
+        check_folder_writable(out)  # back in its place, and so nobody's to replace
+    assert (out / "result").read_text() == "older"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_drafts_of_other_machines_are_left_for_an_hour(tmp_path: Path) -> None:
+    draft = tmp_path / ".a.txt.elsewhere.1.0123abcd.part"
+    draft.touch()
+    check_writable(tmp_path / "a.txt")
+    assert draft.exists()
+    os.utime(draft, (0, time.time() - 4000))
+    check_writable(tmp_path / "a.txt")
+    assert not draft.exists()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

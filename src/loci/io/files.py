@@ -1,11 +1,13 @@
 """Files and folders are written whole or not at all.
 
-What is being written is a draft beside its target, `.NAME.PROCESS-ID.part`. A draft that a killed
-process left behind is removed by a later writer of the same target.
+What is being written is a draft beside its target, `.NAME.MACHINE.PROCESS-ID.RANDOM.part`. What a
+killed process left behind is removed by a later writer of the same target, and a folder that it had
+set aside (`.old`) to replace it is put back.
 """
 
 import errno
 import os
+import platform
 import re
 import shutil
 import time
@@ -84,8 +86,8 @@ def replacing_folder(
         LociError: when something else is there, or it cannot be written, also when the disk is
             full.
     """
+    _sweep(Path(os.path.realpath(path)))
     target = check_folder(path, replaceable)
-    _sweep(target)
     draft, old = _draft_name(target, "part"), _draft_name(target, "old")
     new_parents = [folder for folder in draft.parents if not folder.exists()]
     try:
@@ -191,30 +193,51 @@ def _touch_draft(path: Path) -> Path:
 
 def _draft_name(path: Path, end: str) -> Path:
     """A name that no other thread and no other process has."""
-    return path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.{end}")
+    unique = f"{_machine()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+    return path.with_name(f".{path.name}.{unique}.{end}")
+
+
+def _machine() -> str:
+    """A name of this machine, for files on shared disks: process ids mean nothing elsewhere."""
+    return re.sub(r"[^0-9A-Za-z-]", "-", platform.node())[:32] or "machine"
 
 
 def _sweep(path: Path) -> None:
-    """Removes drafts of `path` whose process does not run any more."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)(\.[0-9a-f]+)?\.part")
+    """Removes drafts of `path` whose process does not run any more, and puts an older `path` back
+    that such a process had set aside and not replaced."""
+    pattern = re.compile(
+        rf"\.{re.escape(path.name)}\.(?:([0-9A-Za-z-]+)\.)?(\d+)(?:\.[0-9a-f]{{8}})?\.(part|old)"
+    )
     try:
         names = os.listdir(path.parent)
     except OSError:
         return
     for name in names:
         match, left = pattern.fullmatch(name), path.with_name(name)
-        if match is None or _runs(int(match[1])) or not _is_old(left):
+        if match is None or not _is_gone(left, match[1], int(match[2])):
             continue
-        if left.is_dir():
+        if match[3] == "old" and not path.exists():
+            with suppress(OSError):
+                os.replace(left, path)
+        elif left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         else:
             with suppress(OSError):
                 left.unlink()
 
 
+def _is_gone(draft: Path, machine: str | None, process: int) -> bool:
+    """Whether the process that wrote a draft does not run any more.
+
+    On a shared disk it may run on another machine: its draft is left for an hour.
+    """
+    if machine == _machine():
+        return not _runs(process)
+    return _is_old(draft) and (machine is not None or not _runs(process))
+
+
 def _is_old(path: Path) -> bool:
-    """Whether it was not written to for an hour: on a shared disk, the process that writes it may
-    run on another machine."""
+    """Whether it was not written to for an hour."""
     try:
         return time.time() - path.stat().st_mtime > 3600
     except OSError:
