@@ -1,4 +1,4 @@
-"""The command line: quick to answer, one line for what the user can put right, never half a file."""
+"""The command line: quick to answer, one line for a mistake, never half a file."""
 
 import json
 import os
@@ -166,7 +166,10 @@ def test_mistakes_are_one_line_and_leave_nothing(
     [
         (["convert", "nowhere", "out"], "nowhere"),
         (["data", "objects", "nowhere", "--out", "out"], "nowhere"),
-        (["data", "objects", ".", "--out", "out", "--seed", "-1"], "--seed: -1, expected 0 to"),
+        (
+            ["data", "objects", ".", "--out", "out", "--seed", "-1"],
+            "--seed: -1, expected a whole number from 0 to",
+        ),
         (["data", "objects", ".", "--out", "out", "--limit", "0"], "limit 0, expected 1 to"),
         (
             ["train", "codec", "--data", ".", "--out", "out", "--minutes", "nan"],
@@ -174,7 +177,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
         ),
         (
             ["train", "structure-vae", "--data", ".", "--out", "out", "--seed", str(2**63)],
-            f"--seed: {2**63}, expected 0 to",
+            f"--seed: {2**63}, expected a whole number from 0 to",
         ),
     ],
 )

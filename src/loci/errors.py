@@ -9,12 +9,11 @@ class LociError(Exception):
     """
 
 
-def check_seed(seed: int) -> None:
-    """Raises LociError unless every generator of random numbers takes the seed."""
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-        raise LociError(f"--seed: {type(seed).__name__}, expected a whole number")
-    if not 0 <= seed < 2**63:
-        raise LociError(f"--seed: {seed}, expected 0 to {2**63 - 1}")
+def check_seed(seed: int) -> int:
+    """The seed as an int. Raises LociError unless every generator of random numbers takes it."""
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed < 2**63:
+        raise LociError(f"--seed: {seed!r}, expected a whole number from 0 to {2**63 - 1}")
+    return int(seed)
 
 
 def check_tolerance(tolerance: float | None) -> None:

@@ -368,7 +368,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
             "m.png: pixels of 8 bits or colours, expected depths of 16 bits",
         ),
         "no depth scale": (["p.png", *m, "--depth-scale", "0"], "--depth-scale: 0, expected more"),
-        "no seed": (["p.png", *m, "--seed", str(2**64)], f"--seed: {2**64}, expected 0 to"),
+        "no seed": (["p.png", *m, "--seed", str(2**64)], f"--seed: {2**64}, expected a whole"),
         "no device": (["p.png", *m, "--device", "abacus"], "--device: abacus, expected auto"),
     }
 

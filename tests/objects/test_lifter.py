@@ -491,7 +491,7 @@ def test_a_model_that_cannot_be_had_is_refused(wrong: dict[str, Any], message: s
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"seed": -1}, "seed: -1, expected 0 to"),
+        ({"seed": -1}, "seed: -1, expected a whole number from 0 to"),
         ({"pointmap_frame": "colmap"}, "frame: 'colmap', expected pytorch3d or opencv"),
         ({"guesses": 0.5}, "guesses: 0.5, expected at least 1"),
         ({"decoders": "texture"}, "decoders: texture, expected gaussian_decoder or mesh"),

@@ -5,8 +5,8 @@ import torch
 
 from loci import Lifter
 from loci.geometry.camera import Camera
+from loci.io.models import SHIPPED
 from loci.objects.inputs.masks import read_mask
-from loci.objects.lifter import SHIPPED
 
 
 def test_home_lifts_its_example_into_its_mask() -> None:

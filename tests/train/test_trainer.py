@@ -169,7 +169,7 @@ def test_a_budget_ends(minutes: float) -> None:
         ({"steps": 0}, "--steps: 0, expected at least 1"),
         ({"batch_size": 0}, "--batch-size: 0, expected at least 1"),
         ({"hold_fraction": 1.0}, "--hold-fraction: 1.0, expected a share of the budget below 1"),
-        ({"seed": -1}, "--seed: -1, expected 0 to"),
+        ({"seed": -1}, "--seed: -1, expected a whole number from 0 to"),
     ],
 )
 def test_settings_that_cannot_be(wrong: dict[str, Any], message: str) -> None:

@@ -25,7 +25,7 @@ from loci.caching.stats import Stats
 from loci.errors import LociError, check_seed
 from loci.io.config import load_config, save_config
 from loci.io.files import replacing_folder
-from loci.io.models import pretrained_folder
+from loci.io.models import pretrained_folder, shipped_folder
 from loci.objects.asset import Asset, Scene
 from loci.objects.inputs.cleaning import overlaps
 from loci.objects.inputs.masks import check_not_picture
@@ -37,18 +37,10 @@ from loci.objects.presets import LIFTER_NAME, LifterConfig
 from loci.objects.released import ReleasedParts
 from loci.objects.runner import SamplerRunner
 
-SHIPPED = Path(__file__).parents[1] / "shipped"
 SAVED = {*PARTS, *ALL_DECODERS, LIFTER_NAME, CALIBRATION_NAME}
 """What `save_pretrained` writes, and may replace."""
 LARGE = 1_000_000_000
 """Bytes of weights from which on dtype "auto" may be bfloat16."""
-
-
-def shipped_folder(source: str | Path) -> Path | None:
-    """The folder of a shipped model by name; None if there is none of that name."""
-    folder = SHIPPED / source
-    is_name = Path(source).name == str(source)
-    return folder if is_name and (folder / LIFTER_NAME).is_file() else None
 
 
 class Lifter:
@@ -107,7 +99,7 @@ class Lifter:
         """
         if not isinstance(source, str | Path):
             raise LociError(f"model: {source!r}, expected a name, a folder or a hub id")
-        folder = shipped_folder(source) or pretrained_folder(source)
+        folder = shipped_folder(source, LIFTER_NAME) or pretrained_folder(source)
         device = _checked_device(device)
         if dtype == "auto":
             dtype = automatic_dtype(folder, device)
@@ -228,6 +220,8 @@ class Lifter:
         speed: str | Preset | None = None,
         stats: Stats | None = None,
         verify: bool = False,
+        photo: bool = True,
+        open_mesh: bool = False,
         progress: Callable[[Progress], None] | None = None,
     ) -> Scene:
         """Lift objects out of a picture that has been read.
@@ -245,6 +239,9 @@ class Lifter:
                 (docs/acceleration.md).
             stats: to write evaluations, savings and seconds to.
             verify: run both flows a second time, exactly, and write the error to `stats`.
+            photo: paint the objects in the picture's colours where its camera saw them
+                (`Asset.painted`); False keeps the generated colours.
+            open_mesh: keep the decoder's surface as it is instead of closing it.
             progress: called before every step of every stage.
 
         Raises:
@@ -262,8 +259,16 @@ class Lifter:
         ]
         pipeline = LiftPipeline(config, self.loader, requests, runner, progress)
         results = pipeline.run()
-        assets = (Asset.of(picture, result) for result in results)
-        return Scene(tuple(replace(asset, costs=tuple(pipeline.costs)) for asset in assets))
+        assets = []
+        for result, mask, name in zip(results, masks, names, strict=False):
+            asset = replace(Asset.of(picture, result), costs=tuple(pipeline.costs))
+            if not open_mesh:
+                asset = asset.closed()
+            if photo:
+                pixels = torch.from_numpy(picture.pixels.copy())
+                asset = asset.painted(pixels, torch.from_numpy(mask), name)
+            assets.append(asset)
+        return Scene(tuple(assets))
 
     def _configured(self, decoders: Sequence[str] | None, guesses: int | None) -> LifterConfig:
         config = self.config

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 Precision = Literal["auto", "float32", "bfloat16"]
 SIDE, TRIES = 256, 3
-"""Side of the matrices that are timed. Small: where bfloat16 is emulated it is eighty times slower."""
+"""Side of the matrices that are timed, and repetitions. Small: emulated bfloat16 is eighty times
+slower."""
 
 
 def matmul_type(precision: Precision) -> torch.dtype:

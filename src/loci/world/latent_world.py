@@ -17,14 +17,14 @@ from loci.caching.calibration import ModelCalibration
 from loci.caching.presets import UNCALIBRATED, Preset, as_preset
 from loci.caching.stats import Stats
 from loci.codecs.base import CodecState
-from loci.errors import LociError
+from loci.errors import LociError, check_seed
 from loci.memory.hierarchical import HierarchicalMemory, MemoryState
 from loci.memory.hpmc import published_memory
 from loci.memory.poses import dead_reckon
 from loci.memory.token_cache import MemoryTokens
 from loci.world.conditioning import Actions, ChunkContext, ChunkPoses, Prompt
 from loci.world.config import WorldConfig
-from loci.world.sampling import check_seed, chunk_noise, sample_chunk, sample_with_preset
+from loci.world.sampling import chunk_noise, sample_chunk, sample_with_preset
 from loci.world.transformer import WorldTransformer
 
 

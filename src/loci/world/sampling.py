@@ -6,7 +6,6 @@ from torch import Tensor
 
 from loci.caching.presets import Preset
 from loci.caching.stats import Stats
-from loci.errors import LociError
 from loci.flow import (
     Rows,
     State,
@@ -25,8 +24,6 @@ from loci.world.transformer import WorldTransformer
 
 VIDEO = "video"
 """The only tensor of a chunk's sampling state: its tokens `[n, p]` (`to_tokens`)."""
-SEEDS = 2**63
-"""Seeds are from 0 to this, exclusive."""
 
 
 def sample_chunk(
@@ -141,15 +138,3 @@ def chunk_noise(
     """
     mixed = (seed * 0x9E3779B97F4A7C15 + chunk * 0xBF58476D1CE4E5B9 + 1) % 2**63
     return torch.randn(shape, generator=torch.Generator().manual_seed(mixed)).to(device)
-
-
-def check_seed(seed: int) -> int:
-    """The seed as an int. Raises LociError unless it is a whole number from 0 to 2**63 - 1."""
-    try:
-        whole = int(seed)
-        fits = whole == seed and not isinstance(seed, bool | str)
-    except (TypeError, ValueError, OverflowError):
-        whole, fits = 0, False
-    if not fits or not 0 <= whole < SEEDS:
-        raise LociError(f"seed {seed!r}: expected a whole number from 0 to {SEEDS - 1}")
-    return whole

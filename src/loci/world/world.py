@@ -14,7 +14,7 @@ from loci.actions import check_known, to_ids
 from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
 from loci.codecs import codec_class
 from loci.codecs.base import Codec
-from loci.errors import LociError
+from loci.errors import LociError, check_seed
 from loci.io.config import CONFIG_NAME, load_config, save_config
 from loci.io.files import replacing_folder
 from loci.io.frames import choose_bucket, load_picture, tensor_to_frames
@@ -24,7 +24,6 @@ from loci.world.conditioning import Prompt
 from loci.world.config import WorldConfig
 from loci.world.latent_world import LatentWorld, WalkState, next_actions
 from loci.world.released import load_released
-from loci.world.sampling import check_seed
 from loci.world.text import NEGATIVE_PROMPT, TextEncoder
 from loci.world.transformer import WorldTransformer
 

@@ -37,8 +37,8 @@ from loci.train.trainer import Step, Task, Trainer, TrainerConfig
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the parts of the loss; see `loci.train.slat.vae_losses`. `picture` and `cover` are the
-    errors of colour and alpha of a render."""
+    """Weights of the parts of the loss; see `loci.train.slat.vae_losses`. `picture` and `cover` are
+    the errors of colour and alpha of a render."""
 
     likelihood: float = 0.3
     color: float = 6.0
