@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from loci.memory.baselines import Memory, NoMemory, RawMemory, SampledMemory, WrongMemory
+from loci.memory.memory_token_cache import MemoryTokens
 from loci.memory.schedule import MergeConfig
-from loci.memory.token_cache import MemoryTokens
 
 
 class FirstOfFour:

@@ -17,9 +17,9 @@ from loci.memory.hierarchical import (
     published_spans,
 )
 from loci.memory.hpmc import HPMCConfig, HPMCEncoder, WindowPlan, published_memory
+from loci.memory.memory_token_cache import MemoryTokens
 from loci.memory.poses import panorama_pose, view_pose
 from loci.memory.schedule import Folds, MergeConfig, MergeSchedule, Span
-from loci.memory.token_cache import MemoryTokens
 
 CHANNELS, WIDTH = 2, 3
 

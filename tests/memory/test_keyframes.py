@@ -14,8 +14,8 @@ from loci.errors import LociError
 from loci.memory.hierarchical import HierarchicalMemory, MemoryConfig
 from loci.memory.hpmc import WindowPlan
 from loci.memory.keyframes import add_keyframes, select_keyframes, view_distances
+from loci.memory.memory_token_cache import MemoryTokens
 from loci.memory.schedule import MergeConfig, MergeSchedule, Span
-from loci.memory.token_cache import MemoryTokens
 from tests.memory.test_hierarchical import (
     WIDTH,
     SmallCompressor,

@@ -42,7 +42,7 @@ def lift(options: Annotated[LiftOptions, tyro.conf.arg(name="")]) -> None:
     wait_passively()
 
     from loci.caching.presets import get_preset
-    from loci.caching.stats import Stats
+    from loci.caching.stats import COLUMNS, Stats
     from loci.objects.costs import cost_table
 
     lifter = load_lifter(request)
@@ -56,7 +56,7 @@ def lift(options: Annotated[LiftOptions, tyro.conf.arg(name="")]) -> None:
     for note in (note for asset in scene.objects for note in asset.notes):
         print(note)
     print(cost_table(scene.objects[0].costs))
-    print(stats.table())
+    print(stats.table(), COLUMNS, sep="\n")
     for line in compared:
         print(line)
     print(f"{options.out}: {', '.join(written)}")

@@ -115,7 +115,9 @@ def _generate_and_save(
         record.save_sheet()
     files = ", ".join(str(path) for path in record.outputs.in_order(save) if path in record.written)
     print(f"{done} frames in {seconds:.1f} s, {done / seconds:.1f} a second ({computing}): {files}")
-    print(world.stats.table())
+    from loci.caching.stats import COLUMNS
+
+    print(world.stats.table(), COLUMNS, sep="\n")
     if not complete or record.errors:
         ended = f"stopped after {done} of {wanted} frames"
         message = str(record.errors[0]) if record.errors else ended

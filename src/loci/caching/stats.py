@@ -176,6 +176,13 @@ class CountingPolicy:
         self.policy.observe(step, timesteps, state, velocity)
 
 
+COLUMNS = (
+    "(evaluations of the network, those saved against an exact run, share of tokens evaluated, "
+    "factor by which voxels are merged for decoding, seconds, largest relative error)"
+)
+"""The columns of `Stats.table`, explained in one line."""
+
+
 def _row(name: str, stage: StageStats) -> Row:
     share, factor = stage.active_share, stage.decoding_factor
     return [

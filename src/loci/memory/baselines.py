@@ -12,8 +12,8 @@ from torch import Tensor
 
 from loci.memory.hierarchical import extend_history
 from loci.memory.hpmc import COMPRESSION
+from loci.memory.memory_token_cache import Compressor, MemoryTokenCache, MemoryTokens
 from loci.memory.schedule import MergeConfig, Span
-from loci.memory.token_cache import Compressor, MemoryTokenCache, MemoryTokens
 
 S = TypeVar("S")
 

@@ -16,15 +16,15 @@ from loci.errors import LociError
 from loci.io.config import config_from_dict
 from loci.memory.hpmc import COMPRESSION, WindowPlan
 from loci.memory.keyframes import add_keyframes, select_keyframes
-from loci.memory.poses import ViewIndex
-from loci.memory.schedule import MergeConfig, MergeSchedule, Span, is_cover
-from loci.memory.token_cache import (
+from loci.memory.memory_token_cache import (
     Compressor,
     MemoryTokenCache,
     MemoryTokens,
     mean_poses,
     slot_spans,
 )
+from loci.memory.poses import ViewIndex
+from loci.memory.schedule import MergeConfig, MergeSchedule, Span, is_cover
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ COMPRESSION = 4
 
 @dataclass(frozen=True)
 class HPMCConfig:
-    """Sizes of the temporal encoder. The defaults are those of the released model."""
+    """Sizes of the temporal encoder. `HPMCConfig()` is the released model's."""
 
     in_channels: int = 16
     out_channels: int = 16

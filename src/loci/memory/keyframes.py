@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loci.memory.token_cache import MemoryTokens, concatenate
+from loci.memory.memory_token_cache import MemoryTokens, concatenate
 
 TURN = math.radians(40.0)
 """A turn that makes two views differ by 1."""

@@ -64,7 +64,7 @@ class ChunkContext(NamedTuple):
 
 @dataclass(frozen=True)
 class ActionEncoderConfig:
-    """Sizes of the action encoder. The defaults are those of the released model."""
+    """Sizes of the action encoder. `ActionEncoderConfig()` is the released model's."""
 
     vocabulary: int = 10
     embedding: int = 256

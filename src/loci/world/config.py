@@ -14,7 +14,7 @@ from loci.world.transformer import TransformerConfig
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Sampling steps of a chunk. The defaults are those of the released model.
+    """Sampling steps of a chunk. `SamplingConfig()` is the released model's.
 
     Args:
         steps: number of steps.
@@ -46,7 +46,7 @@ def _released_memory() -> MemoryConfig:
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """How a world is walked. The defaults are those of the released model.
+    """How a world is walked. `WorldConfig()` is the released model's.
 
     Args:
         size: height and width of the frames; None to choose the released size whose aspect ratio

@@ -20,8 +20,8 @@ from loci.codecs.base import CodecState
 from loci.errors import LociError, check_seed
 from loci.memory.hierarchical import HierarchicalMemory, MemoryState
 from loci.memory.hpmc import published_memory
+from loci.memory.memory_token_cache import MemoryTokens
 from loci.memory.poses import dead_reckon
-from loci.memory.token_cache import MemoryTokens
 from loci.world.conditioning import Actions, ChunkContext, ChunkPoses, Prompt
 from loci.world.config import WorldConfig
 from loci.world.sampling import chunk_noise, sample_chunk, sample_with_preset

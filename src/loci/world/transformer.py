@@ -40,7 +40,7 @@ from loci.world.partial import TokenView
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes and options. The defaults are those of the released model, without the extensions.
+    """Sizes and options. `TransformerConfig()` is the released model's.
 
     Args:
         text_width: width of the text states; None for a model without text.

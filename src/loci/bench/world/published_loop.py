@@ -17,8 +17,8 @@ from loci.flow import State, batched_guidance, euler_timesteps, sample
 from loci.io.frames import frames_to_tensor, tensor_to_frames
 from loci.memory.baselines import Memory
 from loci.memory.hpmc import COMPRESSION, WindowPlan
+from loci.memory.memory_token_cache import MemoryTokens
 from loci.memory.poses import dead_reckon
-from loci.memory.token_cache import MemoryTokens
 from loci.world.conditioning import Actions, ChunkContext, ChunkPoses
 from loci.world.latent_world import WalkState
 from loci.world.sampling import chunk_noise

@@ -12,7 +12,7 @@ from loci.caching.step_cache import StepCacheConfig
 from loci.caching.token_cache import TokenCacheConfig
 from loci.memory.baselines import Memory, NoMemory, RawMemory, SampledMemory, WrongMemory
 from loci.memory.hierarchical import HierarchicalMemory
-from loci.memory.token_cache import MemoryTokens
+from loci.memory.memory_token_cache import MemoryTokens
 from loci.world.world import World
 
 TIME = "time"
