@@ -179,6 +179,11 @@ COMMANDS = {
     "bench speed-parts": Command(
         "loci.bench.objects.profile:speed_parts", "Profile the parts of the released lifting model."
     ),
+    "bench released": Command(
+        "loci.bench.released:released",
+        "Share of this machine's matrix-product rate that the published networks reach.",
+    ),
+    "doctor": Command("loci.app.doctor:doctor", "Look at this machine and at a model."),
     "convert": Command("loci.app.convert:convert", "Convert published weights to a model folder."),
 }
 GROUPS = {

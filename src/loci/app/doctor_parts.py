@@ -1,0 +1,64 @@
+"""What a walk of 81 frames and a lift need on this machine, for `loci doctor`.
+
+Operations are counted, rates are those of one block timed here, memory is computed from weights and
+activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from loci.bench.released import (
+    structure_operations,
+    time_structure_flow,
+    time_world,
+    world_operations,
+)
+from loci.objects.models.structure_flow import StructureFlowConfig
+from loci.world.config import SamplingConfig
+from loci.world.transformer import TransformerConfig
+
+PIXELS = 448 * 896
+CODEC_BYTES = 3.3e9
+"""Peak beside its weights of encoding one frame of 448x896, as measured."""
+STATE_BYTES = 2.2e9
+"""Kept by the encoder between chunks at 448x896, as measured."""
+FIXED_LIFT = 4.8 + 4.2 + 0.8 + 1.8 + 3.6
+"""TFLOP of image encoders and decoders at 10 000 voxels."""
+LATENT_EVALUATION = 3.8
+"""TFLOP of an evaluation of stage 2 at 10 000 voxels."""
+WALK, LIFT = 2, 1
+"""Prompts (with the negative one) and objects."""
+
+Row = tuple[str, float, float, float]
+
+
+def walk_needs(
+    numbers: dict[str, int], dtype: torch.dtype, height: int, width: int
+) -> Iterator[Row]:
+    """A chunk, and the codec's part: what, operations, operations a second, bytes at the peak."""
+    config, sampling = TransformerConfig(), SamplingConfig()
+    share = time_world(dtype, frames=4, side=32, calls=1)
+    tokens = (height // 16) * (width // 16)
+    noisy, memory = 21 * tokens, 2 * tokens
+    evaluation = world_operations(config, noisy, memory)
+    scale = height * width / PIXELS
+    activations = WALK * (noisy + memory) * (config.ffn_dim + 12 * config.dim) * dtype.itemsize
+    weights = numbers["transformer"] * dtype.itemsize + 4 * numbers["codec"]
+    peak = weights + activations + scale * (CODEC_BYTES + STATE_BYTES)
+    name = f"81 frames at {height}x{width}"
+    yield f"{name}, one step", WALK * evaluation, share.rate, peak
+    yield f"{name}, {sampling.steps} steps", sampling.steps * WALK * evaluation, share.rate, peak
+
+
+def lift_needs(numbers: dict[str, int], dtype: torch.dtype) -> Iterator[Row]:
+    """A lift with the exact schedule and with `faster`, at 10 000 voxels."""
+    share = time_structure_flow(dtype, calls=1)
+    evaluation = structure_operations(StructureFlowConfig())
+    # Without a condition there is no attention to it: 19 of the 25 steps evaluate that as well.
+    exact = 25 * evaluation + 19 * 0.6 * evaluation + (38 * LATENT_EVALUATION + FIXED_LIFT) * 1e12
+    peak = max(numbers.values()) * dtype.itemsize + 1.5e9
+    yield "a lift, exact, 10 000 voxels", exact, share.rate, peak
+    yield "a structure evaluation", evaluation, share.rate, peak
