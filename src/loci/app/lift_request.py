@@ -62,6 +62,11 @@ class LiftOptions:
         tyro.conf.arg(metavar="COLUMN ROW"),
     ] = ()
     """In place of a mask: a pixel on an object, which is then segmented; a box is more reliable."""
+    segmentation: Literal["auto", "u2net", "grabcut"] = "auto"
+    """How objects in boxes are segmented: by U2-Net, or by colour; auto takes U2-Net where its
+    weights are found. Points are always segmented by colour."""
+    u2net: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Weights of U2-Net, u2netp.onnx; those of the package rembg are found without."""
     pointmap: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Geometry in .npy or .npz: points [h, w, 3] in any unit, NaN unknown, or depths along z
     [h, w]; or depths in a PNG of 16 bits, 0 unknown."""
@@ -278,7 +283,28 @@ def _segmented(
 ) -> list[Bool[np.ndarray, "h w"]]:
     if not options.box and not options.point:
         return []
-    from loci.objects.inputs.segmentation import mask_from_box, mask_from_point
+    from loci.objects.inputs.segmentation import mask_from_point
 
-    boxes = [mask_from_box(pixels, box) for box in options.box]
+    boxes = [_from_box(options, pixels, box) for box in options.box]
     return boxes + [mask_from_point(pixels, point) for point in options.point]
+
+
+def _from_box(
+    options: LiftOptions, pixels: UInt8[np.ndarray, "h w 3"], box: tuple[int, int, int, int]
+) -> Bool[np.ndarray, "h w"]:
+    from loci.objects.inputs import salient, segmentation
+
+    automatic = options.segmentation == "auto"
+    weights = None if options.segmentation == "grabcut" else salient.find_weights(options.u2net)
+    if weights is None:
+        if not automatic and options.segmentation != "grabcut":
+            raise LociError(
+                "--segmentation: no u2netp.onnx found, expected --u2net FILE or the package rembg"
+            )
+        return segmentation.mask_from_box(pixels, box)
+    try:
+        return salient.mask_from_box(pixels, box, weights)
+    except LociError:
+        if not automatic or options.u2net is not None:
+            raise
+        return segmentation.mask_from_box(pixels, box)

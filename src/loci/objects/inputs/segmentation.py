@@ -36,6 +36,21 @@ def mask_from_box(pixels: Pixels, box: tuple[int, int, int, int]) -> Inside:
         LociError: when the box is not inside the picture, leaves no background, or contains no
             distinct object.
     """
+    name, (x0, y0, x1, y1) = check_box(pixels, box), box
+    height, width = pixels.shape[:2]
+    if (x1 - x0) * (y1 - y0) > 0.99 * width * height:
+        raise LociError(f"{name}: expected some background around it")
+    small, zoom = _downscaled(pixels)
+    hints = np.zeros(small.shape[:2], np.uint8)
+    left, top = int(x0 * zoom), int(y0 * zoom)
+    right, bottom = max(round(x1 * zoom), left + 1), max(round(y1 * zoom), top + 1)
+    hints[top:bottom, left:right] = import_cv2().GC_PR_FGD
+    inside = _largest(_grabcut(small, hints))
+    return _upscaled(inside, pixels, name)
+
+
+def check_box(pixels: Pixels, box: tuple[int, int, int, int]) -> str:
+    """The name of a box in messages. Raises LociError when it is not inside the picture."""
     height, width = pixels.shape[:2]
     x0, y0, x1, y1 = box
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
@@ -43,15 +58,7 @@ def mask_from_box(pixels: Pixels, box: tuple[int, int, int, int]) -> Inside:
             f"box {x0} {y0} {x1} {y1}: expected x0 < x1 and y0 < y1 inside the picture of "
             f"{width} x {height}"
         )
-    if (x1 - x0) * (y1 - y0) > 0.99 * width * height:
-        raise LociError(f"box {x0} {y0} {x1} {y1}: expected some background around it")
-    small, zoom = _downscaled(pixels)
-    hints = np.zeros(small.shape[:2], np.uint8)
-    left, top = int(x0 * zoom), int(y0 * zoom)
-    right, bottom = max(round(x1 * zoom), left + 1), max(round(y1 * zoom), top + 1)
-    hints[top:bottom, left:right] = _cv2().GC_PR_FGD
-    inside = _largest(_grabcut(small, hints))
-    return _upscaled(inside, pixels, f"box {x0} {y0} {x1} {y1}")
+    return f"box {x0} {y0} {x1} {y1}"
 
 
 def mask_from_point(pixels: Pixels, point: tuple[int, int]) -> Inside:
@@ -80,7 +87,7 @@ def mask_from_point(pixels: Pixels, point: tuple[int, int]) -> Inside:
 
 def _point_hints(pixels: Pixels, distance: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
     """Hints for GrabCut, from every pixel's distance to the point."""
-    cv2, side = _cv2(), max(pixels.shape[:2])
+    cv2, side = import_cv2(), max(pixels.shape[:2])
     inside = distance <= max(1.0, DISC * side)
     outside = np.ones_like(inside)
     rim = max(1, round(RIM * side))
@@ -94,7 +101,7 @@ def _point_hints(pixels: Pixels, distance: Float[np.ndarray, "h w"]) -> UInt8[np
 
 def _color_gradient(pixels: Pixels) -> Float[np.ndarray, "h w"]:
     """Its magnitude at each pixel, after a median filter against grain."""
-    cv2 = _cv2()
+    cv2 = import_cv2()
     lab = cv2.cvtColor(cv2.medianBlur(pixels, 5), cv2.COLOR_RGB2LAB).astype(np.float32)
     gradients = [cv2.Sobel(lab, cv2.CV_32F, *axis) for axis in ((1, 0), (0, 1))]
     return np.linalg.norm(np.concatenate(gradients, axis=2), axis=2).astype(np.float64)
@@ -111,7 +118,7 @@ def _geodesic_distance(start: Inside, cost: Float[np.ndarray, "h w"]) -> Float[n
 
 
 def _grabcut(pixels: Pixels, hints: UInt8[np.ndarray, "h w"]) -> Inside:
-    cv2 = _cv2()
+    cv2 = import_cv2()
     cv2.setRNGSeed(0)  # its clusters are initialised at random
     models = np.zeros((1, 65)), np.zeros((1, 65))
     bgr = np.ascontiguousarray(pixels[:, :, ::-1])
@@ -142,11 +149,11 @@ def _component(inside: Inside, pixel: Any) -> Inside:
 
 
 def _labels(inside: Inside) -> Int[np.ndarray, "h w"]:
-    return _cv2().connectedComponents(inside.astype(np.uint8))[1]
+    return import_cv2().connectedComponents(inside.astype(np.uint8))[1]
 
 
 def _downscaled(pixels: Pixels) -> tuple[Pixels, float]:
-    cv2, side = _cv2(), max(pixels.shape[:2])
+    cv2, side = import_cv2(), max(pixels.shape[:2])
     zoom = min(1.0, WORKING_SIZE / side)
     height, width = (max(1, round(n * zoom)) for n in pixels.shape[:2])
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), zoom
@@ -158,7 +165,7 @@ def _upscaled(inside: Inside, pixels: Pixels, name: str) -> Inside:
     Raises:
         LociError: when it is nearly empty or covers nearly everything.
     """
-    cv2, (height, width) = _cv2(), pixels.shape[:2]
+    cv2, (height, width) = import_cv2(), pixels.shape[:2]
     size = max(
         (int(np.ptp(indices)) + 1 for indices in np.nonzero(inside) if len(indices)), default=0
     )
@@ -168,7 +175,8 @@ def _upscaled(inside: Inside, pixels: Pixels, name: str) -> Inside:
     return cv2.resize(filled, (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
 
 
-def _cv2() -> Any:
+def import_cv2() -> Any:
+    """OpenCV. Raises LociError, with the extra to install, when it is missing."""
     try:
         import cv2
     except ImportError as error:
