@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from loci.codecs.frame import FrameCodec, FrameCodecConfig
+from loci.errors import LociError
 from loci.train.codec import CodecTraining, fit_codec, psnr, to_float
 from tests.train.killing import killed
 
@@ -63,6 +64,40 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     data = frames(40, 0), frames(8, 1)
     first = fit_codec(*data, replace(TINY, out=tmp_path))
     assert torch.equal(weights(fit_codec(*data, replace(TINY, out=tmp_path))), weights(first))
+
+
+SHARP = replace(
+    TINY,
+    codec=FrameCodecConfig(4, (8, 8), norm_groups=4, latent_channels=4, linear_encoder=True),
+    faded_detail=0.5,
+    energy=1.0,
+    adversarial=0.1,
+    warmup_steps=1,
+)
+
+
+def test_a_sharp_codec_learns_with_a_discriminator_and_goes_on_after_a_kill(tmp_path: Path) -> None:
+    data = frames(40, 0), frames(8, 1)
+    whole = fit_codec(*data, replace(SHARP, out=tmp_path / "whole"))
+    with killed(after=3):
+        fit_codec(*data, replace(SHARP, out=tmp_path / "killed"))
+    resumed = fit_codec(*data, replace(SHARP, out=tmp_path / "killed"))
+    assert torch.equal(weights(resumed), weights(whole))
+    without = fit_codec(*data, replace(SHARP, out=tmp_path / "without", adversarial=0.0))
+    assert not torch.equal(weights(without), weights(whole))
+    assert torch.equal(without.analysis.weight, whole.analysis.weight)
+
+
+def test_a_decoder_trained_on_keeps_the_encoder(tmp_path: Path) -> None:
+    data = frames(40, 0), frames(8, 1)
+    first = fit_codec(*data, replace(SHARP, out=tmp_path / "first"))
+    again = replace(SHARP, out=tmp_path / "again", init_from=tmp_path / "first" / "final", seed=1)
+    second = fit_codec(frames(40, 3), data[1], again)
+    clip = to_float(data[1]).unsqueeze(2)
+    assert torch.equal(second.encode(clip), first.encode(clip))
+    assert not torch.equal(second.decode(first.encode(clip)), first.decode(first.encode(clip)))
+    with pytest.raises(LociError, match="expected"):
+        fit_codec(*data, replace(again, codec=TINY.codec, out=tmp_path / "other"))
 
 
 def test_noise_makes_a_difference(tmp_path: Path) -> None:

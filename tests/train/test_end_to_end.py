@@ -46,7 +46,7 @@ def test_recordings_become_a_world_that_walks(tmp_path: Path) -> None:
     record_turns(tmp_path / "data" / "test", 2, seed=1)
     codec = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "codec"), "--steps", "3"]
     codec += ["--codec.widths", "16", "--codec.norm-groups", "4", "--batch-size", "4"]
-    assert cli.main(["train", "codec", *codec]) == 0
+    assert cli.main(["train", "codec", "smooth", *codec]) == 0
     config = WorldTraining(
         data=tmp_path / "data",
         out=tmp_path / "world",

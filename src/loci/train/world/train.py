@@ -59,6 +59,11 @@ def train_world(config: WorldTraining) -> WorldTransformer:
         LociError: on unusable data, or when `init_from` has another configuration.
     """
     codec = FrameCodec.from_pretrained(config.codec)
+    if codec.latent_channels != config.model.latent_channels:
+        raise LociError(
+            f"{config.codec}: latents of {codec.latent_channels} channels, and the model is made "
+            f"for {config.model.latent_channels}"
+        )
     start = None
     if config.init_from is not None:
         start = WorldTransformer.from_pretrained(config.init_from / "transformer").float()
