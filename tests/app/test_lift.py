@@ -72,7 +72,7 @@ def test_an_object_is_written_whole(run: Run, capsys: pytest.CaptureFixture) -> 
     assert run("p.png", "--mask", "m.png", "--pointmap", "points.npy", "--out", "chair") == 0
     assert names("chair") == ONE
     printed = capsys.readouterr().out
-    assert "chair: mesh.glb, pose.json, preview.png, splat.ply, turntable.mp4" in printed
+    assert "chair: mesh.glb, pose.json, preview.png, scene.glb, scene.ply, splat.ply" in printed
     assert "structure_flow" in printed
     assert json.loads(Path("chair/pose.json").read_text())["units"] == "the units of the pointmap"
     assert Image.open("chair/preview.png").width > 600
@@ -99,7 +99,7 @@ def test_a_mesh_is_finished_as_asked_for(run: Run, capsys: pytest.CaptureFixture
 def test_decoders_are_chosen_and_checked(run: Run, capsys: pytest.CaptureFixture) -> None:
     mesh_only = ["--decoders", "mesh_decoder"]
     assert run("p.png", "--mask", "m.png", *mesh_only) == 0
-    assert names("lifted") == sorted(set(ONE) - {"splat.ply"})
+    assert names("lifted") == sorted(set(ONE) - {"splat.ply", "scene.ply"})
     wrong = {
         "gaussian_decoder and gaussian_decoder_4, expected one": ["gaussian_decoder_4"],
         "no mesh_decoder, expected it with --faces": ["--faces", "60"],
@@ -162,7 +162,7 @@ def test_several_masks_make_a_scene(run: Run, capsys: pytest.CaptureFixture) -> 
     half[:, 30:] = True
     Image.fromarray(half).save("half.png")
     assert run("p.png", "--mask", "m.png", "--mask", "half.png", "--out", "scene") == 0
-    objects = [f"object-{n}/{name}" for n in (1, 2) for name in ONE]
+    objects = [f"object-{n}/{name}" for n in (1, 2) for name in ONE if "scene" not in name]
     assert names("scene") == sorted([*objects, "preview.png", "scene.glb", "scene.ply"])
     printed = capsys.readouterr().out.splitlines()
     assert "half.png: touches the picture's edge; what is cut off there is guessed" in printed
@@ -420,3 +420,45 @@ def test_ctrl_c_leaves_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(LiftPipeline, "run", pressed)
     assert run("p.png", "--mask", "m.png") == 130
     assert sorted(p.name for p in Path().iterdir()) == ["m.png", "p.png", "points.npy"]
+
+
+def test_objects_are_there_before_their_pictures(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("loci.app.lift_views.object_preview", stop)
+    assert run("p.png", "--mask", "m.png", "--out", "out") == 130
+    written = names("out")
+    assert {"splat.ply", "mesh.glb", "pose.json"} <= set(written)
+    assert not [name for name in written if name.endswith((".png", ".mp4", ".part"))]
+    assert "splat.ply" in capsys.readouterr().out
+
+
+def test_one_object_stands_before_the_camera_of_its_scene(run: Run) -> None:
+    assert run("p.png", "--mask", "m.png", "--out", "chair", "--fov", "60") == 0
+    content = Path("chair/scene.glb").read_bytes()
+    length = int.from_bytes(content[12:16], "little")
+    tree = json.loads(content[20 : 20 + length])
+    (camera,) = tree["cameras"]
+    assert camera["perspective"]["aspectRatio"] == pytest.approx(60 / 40)
+    tangent = np.tan(camera["perspective"]["yfov"] / 2) * 1.5
+    assert np.degrees(2 * np.arctan(tangent)) == pytest.approx(60)
+    node = next(n for n in tree["scenes"][0]["nodes"] if tree["nodes"][n].get("camera") == 0)
+    assert "matrix" not in tree["nodes"][node]
+    pose = json.loads(Path("chair/pose.json").read_text())
+    (one,) = trimesh.load_scene("chair/mesh.glb").geometry.values()
+    (placed,) = trimesh.load_scene("chair/scene.glb").geometry.values()
+    moved = trimesh.transform_points(one.vertices, np.array(pose["glb_to_opengl"]))
+    np.testing.assert_allclose(moved, placed.vertices, atol=1e-5)
+
+
+def test_meshes_are_closed_unless_they_are_to_be_open(run: Run) -> None:
+    assert run("p.png", "--mask", "m.png", "--out", "closed") == 0
+    assert run("p.png", "--mask", "m.png", "--out", "open", "--open") == 0
+    (closed,) = trimesh.load_scene("closed/mesh.glb").geometry.values()
+    (raw,) = trimesh.load_scene("open/mesh.glb").geometry.values()
+    assert closed.is_watertight
+    assert closed.is_winding_consistent
+    assert not raw.is_watertight

@@ -191,3 +191,19 @@ def test_what_cannot_be_written_is_named_and_nothing_is(
     with pytest.raises(LociError, match=f"^object-2: {message}"):
         Scene((made(), broken(made(), field))).export(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_matrices_lead_from_the_glb_to_cameras() -> None:
+    """As pose and frame by the words of pose.json."""
+    generator = torch.Generator().manual_seed(2)
+    rotation = torch.nn.functional.normalize(torch.randn(1, 4, generator=generator), dim=1)
+    pose = Pose(rotation, torch.tensor([[0.3, -0.2, 2.0]]), torch.full((1, 3), 0.7))
+    asset = Asset(pose, torch.zeros(0, 3).long(), 32, 1.0, None, None, 40.0, True)
+    record = asset.pose_record()
+    in_glb = torch.randn(5, 3, generator=generator)
+    in_object = from_gltf_frame(in_glb)
+    in_camera = in_object * 0.7 @ quaternion_to_matrix(rotation)[0] + pose.translation[0]
+    for name, signs in (("glb_to_opencv", (-1, -1, 1)), ("glb_to_opengl", (-1, 1, -1))):
+        matrix = torch.tensor(record[name])
+        found = torch.cat([in_glb, torch.ones(5, 1)], dim=1) @ matrix.T
+        torch.testing.assert_close(found[:, :3], in_camera * torch.tensor(signs))

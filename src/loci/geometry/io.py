@@ -65,8 +65,12 @@ def from_gltf_frame(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
     return torch.stack([x, -z, y], dim=1)
 
 
-def write_glb(path: Path | str, meshes: Mapping[str, Mesh]) -> None:
+def write_glb(
+    path: Path | str, meshes: Mapping[str, Mesh], camera: dict[str, Any] | None = None
+) -> None:
     """Writes a scene with one node for each named mesh, all or nothing.
+
+    A camera, in glTF's terms, becomes a node at the origin that looks along -z, y up.
 
     Vertex colours are taken as sRGB and stored linear (`COLOR_0`, float), as glTF defines them. A
     mesh with them has no material, because trimesh ignores the vertex colours of one that has; a
@@ -89,7 +93,15 @@ def write_glb(path: Path | str, meshes: Mapping[str, Mesh]) -> None:
         if not bool(mesh.vertices.isfinite().all()):
             raise LociError(f"{path}: {name} has vertices that are not finite")
         scene.add_geometry(_to_trimesh(mesh), node_name=name, geom_name=name)
-    content = export_glb(scene, include_normals=True, tree_postprocessor=_finish_gltf)
+
+    def finish(tree: dict[str, Any]) -> None:
+        _finish_gltf(tree)
+        if camera is not None:
+            tree["cameras"] = [camera]
+            tree["nodes"].append({"name": "camera", "camera": 0})
+            tree["scenes"][0]["nodes"].append(len(tree["nodes"]) - 1)
+
+    content = export_glb(scene, include_normals=True, tree_postprocessor=finish)
     write_whole(path, content)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from loci.errors import LociError
-from loci.geometry.camera import CENTRE, OPENGL, Camera, flip_axes
+from loci.geometry.camera import CENTRE, OPENCV, OPENGL, Camera, flip_axes
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.gaussians.render import Rendering, render_gaussians
 from loci.geometry.io import from_gltf_frame, write_glb, write_obj, write_ply
 from loci.geometry.mesh.bake import BakeConfig, bake_texture
+from loci.geometry.mesh.closing import closed_mesh
 from loci.geometry.mesh.hidden_faces import remove_hidden_faces
 from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.mesh.render import render_mesh
@@ -27,6 +29,7 @@ from loci.io.files import write_whole
 from loci.objects.costs import StageCost
 from loci.objects.inputs.observation import ObservedPicture
 from loci.objects.inputs.pointmap import NOMINAL_DISTANCE
+from loci.objects.photo import paint
 from loci.objects.pipeline import LiftResult
 from loci.objects.placement.pose import Pose, pose_for_camera
 
@@ -43,7 +46,9 @@ CONVENTION = {
     "object_frame": "z up, in [-0.5, 0.5]^3; splat.ply is in it",
     "camera_frame": "x left, y up, z forward, the camera at the origin (PyTorch3D)",
     "principal_point_units": "shares of the picture's width and height, from the top left corner",
-    "quaternion": "w, x, y, z of rotation_matrix, for column vectors",
+    "quaternion": "q = (w, x, y, z): conj(q) p q is p @ rotation_matrix, with p a row vector",
+    "matrices": "4x4 for column vectors, from mesh.glb to a camera: x right, y down, z forward "
+    "(OpenCV), or x right, y up, z backward (OpenGL, glTF, Blender), as in scene.glb",
     "mesh_file": "mesh.glb is y up as glTF wants: its (x, y, z) is (x, -z, y) in the object frame",
 }
 POINTMAP_UNITS = "the units of the pointmap"
@@ -67,6 +72,8 @@ class Asset:
         fov: horizontal field of view in degrees of the camera that the pose refers to.
         nominal: whether the object's distance is assumed, because there was no pointmap.
         principal: the camera's principal point, as shares of the picture's width and height.
+        size: height and width of the picture in pixels, or None.
+        notes: what is worth knowing about the result.
         costs: seconds and peak memory of every stage of the run, shared by all its objects.
     """
 
@@ -80,6 +87,8 @@ class Asset:
     nominal: bool
     costs: tuple[StageCost, ...] = ()
     principal: tuple[float, float] = CENTRE
+    size: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, picture: ObservedPicture, result: LiftResult) -> Asset:
@@ -98,7 +107,46 @@ class Asset:
             fov=picture.fov,
             nominal=nominal,
             principal=picture.principal,
+            size=(picture.pixels.shape[0], picture.pixels.shape[1]),
         )
+
+    @property
+    def camera(self) -> Camera:
+        """The picture's camera in the object's frame and units."""
+        rotation = quaternion_to_matrix(self.pose.rotation)[0]
+        translation, scale = self.pose.translation[0], self.pose.scale[0]
+        return Camera.from_pose(rotation, translation, scale, self.fov, self.principal)
+
+    def closed(self) -> Asset:
+        """With a mesh, if there is one, without border: for printing and physics."""
+        return self if self.mesh is None else replace(self, mesh=closed_mesh(self.mesh))
+
+    def painted(self, pixels: Tensor, inside: Tensor, name: str = "object") -> Asset:
+        """In the colours of the picture where its camera saw the object, as lit there.
+
+        Args:
+            pixels: of the picture, uint8 `[h, w, 3]`.
+            inside: the object's mask, `[h, w]`.
+            name: for the note that the pose does not fit the mask, and nothing was painted.
+        """
+        gaussians, mesh, iou = paint(self.camera, self.gaussians, self.mesh, pixels, inside)
+        if gaussians is self.gaussians and mesh is self.mesh:
+            note = f"{name}: covers its mask too little (IoU {iou:.2f}) for the picture's colours"
+            return replace(self, notes=(*self.notes, note))
+        return replace(self, gaussians=gaussians, mesh=mesh)
+
+    def matrices(self) -> dict[str, Any]:
+        """4x4 matrices for column vectors, from mesh.glb's frame to those of cameras."""
+        rotation = quaternion_to_matrix(self.pose.rotation)[0]
+        to_object = from_gltf_frame(torch.eye(3).to(rotation))  # of row vectors
+        linear = to_object @ (self.pose.scale[0][:, None] * rotation)
+        found = {}
+        for name, signs in (("glb_to_opencv", OPENCV), ("glb_to_opengl", OPENGL)):
+            matrix = torch.eye(4).to(rotation)
+            matrix[:3, :3] = flip_axes(linear, signs).T
+            matrix[:3, 3] = flip_axes(self.pose.translation[0], signs)
+            found[name] = _listed(matrix)
+        return found
 
     def centres(self) -> Float[Tensor, "n 3"]:
         """Centres of the voxels in the object frame."""
@@ -114,25 +162,29 @@ class Asset:
             "units": NOMINAL_UNITS if self.nominal else POINTMAP_UNITS,
             "horizontal_fov_degrees": self.fov,
             "principal_point": list(self.principal),
+            **self.matrices(),
             **CONVENTION,
         }
 
-    def cleaned(self) -> Asset:
-        """With the hidden faces of the mesh removed and its small holes filled.
+    def cleaned(self, closed: bool = True) -> Asset:
+        """With the hidden faces of the mesh removed and all holes (or small ones) filled.
 
         Raises:
             LociError: without a mesh, for one with a texture, or when a package is missing.
         """
-        return replace(self, mesh=fill_holes(remove_hidden_faces(self._mesh())))
+        cleaned = fill_holes(remove_hidden_faces(self._mesh()))
+        return replace(self, mesh=closed_mesh(cleaned) if closed else cleaned)
 
-    def simplified(self, faces: int) -> Asset:
-        """With holes filled and the mesh decimated to about `faces` faces, its colours kept.
+    def simplified(self, faces: int, closed: bool = True) -> Asset:
+        """With all holes (or small ones) filled and the mesh decimated to about `faces` faces; its
+        colours are kept.
 
         Raises:
             LociError: without a mesh, for one with a texture, for fewer than 4 faces, or when a
                 package is missing.
         """
-        return replace(self, mesh=decimate(fill_holes(self._mesh()), faces))
+        fewer = decimate(fill_holes(self._mesh()), faces)
+        return replace(self, mesh=closed_mesh(fewer) if closed else fewer)
 
     def textured(self, side: int = 1024) -> Asset:
         """With a texture of `side` x `side` pixels in place of vertex colours; fills small holes.
@@ -271,6 +323,12 @@ class Scene:
         written = []
         for number, asset in enumerate(self.objects, start=1):
             written += asset.export(folder / object_name(number))
+        return [*written, *self.export_placed(folder)]
+
+    def export_placed(self, folder: str | Path) -> list[Path]:
+        """Write `scene.ply` and `scene.glb`, the objects where the camera saw them, in the units of
+        their poses, and the camera as a node of `scene.glb`; returns the paths."""
+        folder, written = Path(folder), []
         if (gaussians := self.gaussians) is not None:
             write_ply(folder / SCENE_SPLATS, gaussians)
             written.append(folder / SCENE_SPLATS)
@@ -283,9 +341,21 @@ class Scene:
                 )
                 for name, mesh in meshes.items()
             }
-            write_glb(folder / SCENE_MESH, converted)
+            write_glb(folder / SCENE_MESH, converted, self.gltf_camera())
             written.append(folder / SCENE_MESH)
         return written
+
+    def gltf_camera(self) -> dict[str, Any] | None:
+        """The picture's camera in glTF's terms, or None where the picture's size is not known."""
+        first = self.objects[0]
+        if first.size is None:
+            return None
+        aspect = first.size[1] / first.size[0]
+        height = math.tan(math.radians(first.fov) / 2) / aspect
+        lens = {"yfov": 2 * math.atan(height), "aspectRatio": aspect, "znear": 0.01}
+        # glTF has no principal point.
+        extras = {"principal_point": list(first.principal)}
+        return {"name": "camera", "type": "perspective", "perspective": lens, "extras": extras}
 
 
 def object_name(number: int) -> str:

@@ -102,7 +102,8 @@ def lift(
 
     pointmap = case.pointmap if with_pointmap else None
     try:
-        asset = lifter(case.pixels, case.mask, pointmap, seed, guesses=guesses)
+        # In generated colours: the true renders are evenly lit, the picture is not.
+        asset = lifter(case.pixels, case.mask, pointmap, seed, guesses=guesses, photo=False)
     except LociError as error:  # mostly: no voxel above threshold
         return LiftedCase(None, (), str(error))
     return LiftedCase(Prediction.of(asset), asset.costs)

@@ -54,7 +54,7 @@ def project_gaussians(gaussians: Gaussians, camera: Camera, size: Size) -> Splat
     its area grows (Mip-Splatting, arXiv 2311.16493).
     """
     camera = camera.to(gaussians.positions)
-    order = _near_to_far(camera.view(gaussians.positions.detach())[:, 2])
+    order = near_to_far(camera.view(gaussians.positions.detach())[:, 2])
     x, y, z = camera.view(gaussians.positions[order]).unbind(1)
     across, down = _rows_of_jacobian(x, y, z, camera, size)
     rotation = quaternion_to_matrix(gaussians.quaternions[order])
@@ -75,7 +75,8 @@ def project_gaussians(gaussians: Gaussians, camera: Camera, size: Size) -> Splat
     )
 
 
-def _near_to_far(depths: Float[Tensor, "n"]) -> Tensor:
+def near_to_far(depths: Float[Tensor, "n"]) -> Tensor:
+    """Indices of the Gaussians in front of the camera in the order of `project_gaussians`."""
     order = torch.argsort(depths)
     return order[int((depths < NEAR).sum()) :]
 

@@ -201,3 +201,42 @@ def _weights(after: Float[Tensor, "t k p"]) -> Float[Tensor, "t k p"]:
     torch.sub(after[:, :-1], after[:, 1:], out=weights[:, 1:])
     torch.sub(1, after[:, :1], out=weights[:, :1])
     return weights
+
+
+class PixelWeights(NamedTuple):
+    """How much each splat contributes to each pixel, `[q]` of each: the pixel, row by row, the
+    splat as numbered in `Splats`, and the weight in (0, 1]."""
+
+    pixel: Int[Tensor, "q"]
+    splat: Int[Tensor, "q"]
+    weight: Float[Tensor, "q"]
+
+
+@torch.no_grad()
+def pixel_weights(
+    splats: Splats, height: int, width: int, least: float = MIN_ALPHA
+) -> PixelWeights:
+    """The weights with which `composite_tiles` sums colours; those up to `least` are left out."""
+    tiling = tile_splats(splats, height, width)
+    polynomials, _ = _by_pair(splats, tiling)
+    basis = monomials(tiling.side, polynomials)
+    polynomials = torch.cat([polynomials, polynomials.new_tensor([[PADDING_LOG, 0, 0, 0, 0, 0]])])
+    step = torch.arange(tiling.side, device=basis.device)
+    down, across = step.repeat_interleave(tiling.side), step.repeat(tiling.side)
+    found = []
+    for tile, pairs in batches(tiling):
+        logs = polynomials[pairs.flatten()] @ basis
+        alpha = torch.threshold_(logs.clamp_(min=MIN_LOG).exp_(), MIN_ALPHA, 0)
+        alpha = alpha.clamp_(max=MAX_ALPHA).view(*pairs.shape, -1)
+        weights = _weights(torch.cumprod(1 - alpha, dim=1))
+        row, order, place = (weights > least).nonzero(as_tuple=True)
+        top = torch.div(tile, tiling.shape[1], rounding_mode="floor") * tiling.side
+        left = tile % tiling.shape[1] * tiling.side
+        y, x = top[row] + down[place], left[row] + across[place]
+        drawn = (y < height) & (x < width)
+        splat = tiling.splat[pairs[row, order][drawn]]
+        found.append(((y * width + x)[drawn], splat, weights[row, order, place][drawn]))
+    if not found:
+        none = torch.zeros(0, dtype=torch.long, device=basis.device)
+        return PixelWeights(none, none, basis.new_zeros(0))
+    return PixelWeights(*(torch.cat(part) for part in zip(*found, strict=True)))
