@@ -6,6 +6,7 @@ them, `_write` exports them and draws the previews of `lift_views.py`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 PREVIEW, TURNTABLE, MASK = "preview.png", "turntable.mp4", "mask.png"
 SIDE, FPS = 256, 24
+TURNTABLE_SECONDS, FEWEST_FRAMES = 60.0, 8
 
 
 def lift(options: Annotated[LiftOptions, tyro.conf.arg(name="")]) -> None:
@@ -51,15 +53,18 @@ def lift(options: Annotated[LiftOptions, tyro.conf.arg(name="")]) -> None:
     compared = _compared(request, lifter, scene) if options.verify else []
     scene = _finished(scene, options)
     with replacing_folder(options.out, is_written) as draft:
-        _write(draft, scene, request)
-        written = sorted(str(path.relative_to(draft)) for path in draft.rglob("*.*"))
+        _write_assets(draft, scene, request)
     for note in (note for asset in scene.objects for note in asset.notes):
         print(note)
     print(cost_table(scene.objects[0].costs))
     print(stats.table(), COLUMNS, sep="\n")
     for line in compared:
         print(line)
-    print(f"{options.out}: {', '.join(written)}")
+    try:
+        _write_pictures(options.out, scene, request)
+    finally:  # the objects are there, also where Ctrl-C ends the pictures
+        written = sorted(str(path.relative_to(options.out)) for path in options.out.rglob("*.*"))
+        print(f"{options.out}: {', '.join(written)}")
 
 
 def load_lifter(request: CheckedLift) -> Lifter:
@@ -146,25 +151,59 @@ def _bar(
         yield show
 
 
-def _write(folder: Path, scene: Scene, request: CheckedLift) -> None:
-    """Write all outputs into the draft of the output folder."""
+def _write_assets(folder: Path, scene: Scene, request: CheckedLift) -> None:
+    """Write splats, meshes, poses and masks into the draft of the output folder."""
     from PIL import Image
 
-    from loci.app.lift_views import object_preview, object_turntable, scene_preview
-    from loci.io.video import VideoWriter
-    from loci.objects.asset import object_name
-
-    pixels, masks, alone = request.pixels, request.masks, len(scene) == 1
-    if alone:
+    if len(scene) == 1:
         scene.objects[0].export(folder)
         scene.export_placed(folder)
     else:
         scene.export(folder)
-        scene_preview(scene, pixels, masks).save(folder / PREVIEW)
-    for number, (asset, mask) in enumerate(zip(scene.objects, masks, strict=True), start=1):
-        home = folder if alone else folder / object_name(number)
+    for number, mask in enumerate(request.masks, start=1):
         if number > request.mask_files:
-            Image.fromarray(mask).save(home / MASK)
-        object_preview(asset, pixels, mask).save(home / PREVIEW)
-        with VideoWriter(home / TURNTABLE, FPS) as video:
-            video.write(object_turntable(asset, SIDE))
+            Image.fromarray(mask).save(_home(folder, scene, number) / MASK)
+
+
+def _write_pictures(folder: Path, scene: Scene, request: CheckedLift) -> None:
+    """Write previews and turntables, each whole or not at all.
+
+    A turntable has as many frames as can be drawn in about TURNTABLE_SECONDS, by the time that the
+    preview took.
+    """
+    from tqdm import tqdm
+
+    from loci.app.lift_views import (
+        FRAMES,
+        PREVIEW_VIEWS,
+        object_preview,
+        object_turntable,
+        scene_preview,
+    )
+    from loci.io.files import replacing
+    from loci.io.video import VideoWriter
+
+    pixels, masks, alone = request.pixels, request.masks, len(scene) == 1
+    total = 2 * len(scene) + int(not alone)
+    with tqdm(total=total, unit=" pictures", delay=1e-3, desc="pictures") as bar:
+        if not alone:
+            with replacing(folder / PREVIEW) as draft:
+                scene_preview(scene, pixels, masks).save(draft, format="png")
+            bar.update()
+        for number, (asset, mask) in enumerate(zip(scene.objects, masks, strict=True), start=1):
+            home, began = _home(folder, scene, number), time.perf_counter()
+            with replacing(home / PREVIEW) as draft:
+                object_preview(asset, pixels, mask).save(draft, format="png")
+            bar.update()
+            one = (time.perf_counter() - began) / PREVIEW_VIEWS
+            frames = min(FRAMES, max(FEWEST_FRAMES, int(TURNTABLE_SECONDS / one)))
+            with VideoWriter(home / TURNTABLE, max(1, round(FPS * frames / FRAMES))) as video:
+                video.write(object_turntable(asset, SIDE, frames))
+            bar.update()
+
+
+def _home(folder: Path, scene: Scene, number: int) -> Path:
+    """Where the files of an object are written."""
+    from loci.objects.asset import object_name
+
+    return folder if len(scene) == 1 else folder / object_name(number)

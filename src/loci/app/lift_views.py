@@ -19,6 +19,8 @@ from loci.objects.asset import Asset, Scene
 TILE = 224
 SIDES = ("front", "right", "back", "left")
 FRAMES = 48
+PREVIEW_VIEWS = 1 + len(SIDES)
+"""Times that an object is drawn in its preview."""
 DIM = 0.35
 """Brightness of the picture around an object."""
 
@@ -50,9 +52,9 @@ def scene_preview(scene: Scene, pixels: Pixels, masks: list[Inside]) -> Image.Im
     return contact_sheet(np.stack(tiles), ["picture", "in place"], columns=2)
 
 
-def object_turntable(asset: Asset, side: int) -> UInt8[np.ndarray, "t h w 3"]:
+def object_turntable(asset: Asset, side: int, frames: int = FRAMES) -> UInt8[np.ndarray, "t h w 3"]:
     """Frames of one turn around the object, on white."""
-    return turntable(_renderable(asset), side, 1.0, TurntableConfig(frames=FRAMES))
+    return turntable(_renderable(asset), side, 1.0, TurntableConfig(frames=frames))
 
 
 def _renderable(asset: Asset) -> Gaussians | Mesh:

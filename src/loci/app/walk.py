@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,7 @@ import tyro
 from loci.actions import describe
 from loci.app.device import choose_device, choose_dtype, choose_threads, wait_passively
 from loci.app.interruption import Interruption
-from loci.app.walk_request import WalkOptions, WalkRequest, check_groups, check_request
+from loci.app.walk_request import WalkOptions, WalkRequest, check_groups, check_request, parse_size
 from loci.errors import LociError
 
 if TYPE_CHECKING:
@@ -55,6 +56,12 @@ def load_world(request: WalkRequest) -> tuple[World, WalkState]:
     options, device = request.options, choose_device(request.options.device)
     dtype = choose_dtype(options.dtype, device, request.model)
     world = World.from_pretrained(request.model, device, dtype)
+    sampling = world.config.sampling
+    world.config = replace(
+        world.config,
+        size=world.config.size if options.size is None else parse_size(options.size),
+        sampling=replace(sampling, steps=options.steps or sampling.steps),
+    )
     world = world.at_speed(get_preset(options.speed, options.tolerance), verify=options.verify)
     check_groups(len(request.actions), world.codec.temporal_factor, options.model)
     if request.saved is not None:
