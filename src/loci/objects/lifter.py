@@ -259,8 +259,10 @@ class Lifter:
         ]
         pipeline = LiftPipeline(config, self.loader, requests, runner, progress)
         results = pipeline.run()
+        if not results:
+            raise LociError("the model made no object, expected one for each mask")
         assets = []
-        for result, mask, name in zip(results, masks, names, strict=False):
+        for result, mask, name in zip(results, masks, names, strict=True):
             asset = replace(Asset.of(picture, result), costs=tuple(pipeline.costs))
             if not open_mesh:
                 asset = asset.closed()
