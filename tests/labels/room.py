@@ -12,11 +12,11 @@ from scipy.spatial.transform import Rotation
 WIDTH, HEIGHT, FOV = 320, 240, 75.0
 HALF = np.array([6.0, 2.0, 9.0])  # metres from the middle to the walls, the floor and the ceiling
 _rng = np.random.default_rng(0)
-_TEXTURE = sum(
+_LAYERS = [
     cv2.resize(_rng.random((n, n, 3)).astype(np.float32), (512, 512), interpolation=cv2.INTER_CUBIC)
     for n in (16, 48, 128)
-)
-_TEXTURE = np.clip(_TEXTURE * 75, 0, 255)
+]
+_TEXTURE = np.clip(np.sum(_LAYERS, axis=0) * 75, 0, 255).astype(np.float32)
 
 
 def picture(pose: np.ndarray) -> np.ndarray:
@@ -32,7 +32,7 @@ def picture(pose: np.ndarray) -> np.ndarray:
     u = np.where(side == 0, hit[..., 2], hit[..., 0])
     v = np.where(side == 1, hit[..., 2], hit[..., 1])
     at = [(part * 60 + 170 * side).astype(np.float32) % 511 for part in (u, v)]
-    seen = cv2.remap(_TEXTURE.astype(np.float32), *at, cv2.INTER_LINEAR)
+    seen = cv2.remap(_TEXTURE, at[0], at[1], cv2.INTER_LINEAR)
     return cv2.resize(seen, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 

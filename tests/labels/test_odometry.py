@@ -4,7 +4,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from loci.labels.motion import between
-from loci.labels.odometry import odometry, path_motion
+from loci.labels.odometry import CameraPath, odometry, path_motion
 from loci.labels.tristate import label_motion
 from tests.labels.room import FOV, picture, walk
 
@@ -60,6 +60,13 @@ def test_a_cut_ends_a_run(filmed: tuple[list[np.ndarray], np.ndarray]) -> None:
     assert motion.known[10]
 
 
+def test_a_lost_step_is_unknown_wherever_it_is_in_the_span() -> None:
+    poses, known = walk(["w"] * 12), np.ones(12, bool)
+    known[5] = False
+    motion = path_motion(CameraPath(poses, (0,), known, np.zeros(12), np.zeros(12)), 15)
+    assert np.flatnonzero(~motion.known).tolist() == [4, 5, 6]
+
+
 def test_frames_without_anything_in_them_are_lost() -> None:
     path = odometry([np.full((120, 160), 128, np.uint8)] * 6, FOV)
     assert not path.known.any()
@@ -68,7 +75,8 @@ def test_frames_without_anything_in_them_are_lost() -> None:
 
 def test_a_film_backwards_has_the_opposite_motion() -> None:
     poses = walk(KEYS)
-    first, last = np.arange(5), np.arange(5) + 3
+    first = np.array([2, 38, 41, 56])  # ahead, and turning as well
+    last = first + 3
     move, view = between(poses, first, last)
     back_move, back_view = between(poses, last, first)
     assert back_move == pytest.approx(-move)

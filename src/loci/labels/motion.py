@@ -17,7 +17,7 @@ WHITE_TO_MOTION = {"move": 3.0, "view": 2.6}
 """Deviation of a motion over `SPAN_SECONDS` per deviation of what a local fit leaves of a pose.
 
 White noise would give the square root of 2. Estimates of a trajectory err in slow waves as well,
-which no fit sees; measured on the first halves of freiburg1_xyz and KITTI 00 (docs/labels.md)."""
+which no fit sees; measured on freiburg1_xyz (docs/labels.md)."""
 
 
 @dataclass(frozen=True)

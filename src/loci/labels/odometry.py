@@ -2,10 +2,10 @@
 
 A single camera cannot tell how far it moves. The lengths of moves are chained by points whose depth
 is known. Where a turn has replaced all of them, the walker's speed goes on: every stretch between
-such breaks has the same median length of a moving step, or, where it has only a few, the scene the
-same median depth. Lenses bend what this rests on, and the scale creeps: by a factor of four in ten
-seconds of an action camera. So the running median of a moving step is held constant as well: over
-some seconds, people walk at a steady pace. A cut ends a run.
+such breaks has the same median length of a moving step. Lenses bend what this rests on, and the
+scale creeps: by a factor of four in ten seconds of an action camera. So the running median of a
+moving step is held constant as well: over some seconds, people walk at a steady pace. A cut ends a
+run.
 """
 
 from collections.abc import Iterable
@@ -25,8 +25,9 @@ LEAST_PARALLAX = 0.8
 NEW_PARALLAX = 1.5
 """The same for a depth to become known at all: where noise alone would lift points above a limit,
 those are left that look too near, and the scale would shrink."""
-STRETCH = 5
-"""Moving steps from which on a stretch has a median of its own."""
+LEAST_STEADY = 5
+FASTEST = 4.0
+"""Steps of more strides than this are mistakes of the scale, and not known."""
 STEADY = 91
 """Moving steps over which the walker's speed is steady: six seconds."""
 SCALE_SIGMA = 0.03
@@ -45,7 +46,7 @@ class CameraPath:
         move_sigma: of its move, in units of the poses.
         kinds: how each step was found.
         lost: steps that were not found, cuts not counted.
-        breaks: steps at which the scale was carried on by the typical depth alone.
+        breaks: steps at which no point carried the scale on.
     """
 
     poses: Float[np.ndarray, "n 4 4"]
@@ -180,20 +181,23 @@ def odometry(frames: Iterable[UInt8[np.ndarray, "h w"]], fov: float) -> CameraPa
         views.append(view)
         lengths.append(length)
     evened = _even(np.array(lengths), sorted({*(run - 1 for run in runs[1:]), *breaks}))
-    return _path(runs, breaks, views, evened)
+    views = [
+        view if length <= FASTEST else TwoView("lost", view.rotation)
+        for view, length in zip(views, evened, strict=True)
+    ]
+    return _path(runs, breaks, views, np.where(evened <= FASTEST, evened, 0.0))
 
 
 def _even(lengths: Float[np.ndarray, "n"], breaks: list[int]) -> Float[np.ndarray, "n"]:
-    """Lengths with the same median in every stretch between breaks that is long enough."""
-    lengths, factor = lengths.copy(), 1.0
+    """Lengths with a median of 1 in every stretch between breaks, and a steady running median."""
+    lengths = lengths.copy()
     for first, last in zip([0, *breaks], [*breaks, len(lengths)], strict=True):
         stretch = lengths[first:last]
         moving = stretch[stretch > 0]
-        if len(moving) >= STRETCH:
-            factor = 1 / float(np.median(moving))
-        lengths[first:last] = stretch * factor
+        if len(moving):
+            lengths[first:last] = stretch / np.median(moving)
     moving = lengths > 0
-    if moving.sum() > STRETCH:
+    if moving.sum() > LEAST_STEADY:
         size = min(STEADY, int(moving.sum()))
         lengths[moving] /= median_filter(lengths[moving], size, mode="reflect")
     return lengths

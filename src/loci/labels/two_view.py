@@ -27,6 +27,7 @@ ROTATION_FLOOR = 0.02
 DIRECTION_FLOOR = 1.0
 INFLATION = 8.0
 """Deviations of a fit are as many times too small: tracks err together (docs/labels.md)."""
+WEAK_PARALLAX = 2.0
 FASTEST_TURN = 60.0
 
 
@@ -161,12 +162,14 @@ def _essential(
     parallax = float(np.median(_left_over(rotation, units, y, focal)))
     noise = float(np.median(np.abs(_sampson(turn, shift, x, y)))) * focal
     deviations = np.degrees(np.sqrt(np.diag(covariance))) * INFLATION
+    # A small turn and a small move aside look alike: little parallax tells little.
+    weak = float(np.degrees(WEAK_PARALLAX * noise / max(parallax, 1e-6)))
     return TwoView(
         "motion",
         rotation.T,
         -rotation.T @ shift,
         max(ROTATION_FLOOR, float(deviations[:2].max())),
-        max(DIRECTION_FLOOR, float(deviations[3:].max())),
+        max(DIRECTION_FLOOR, float(deviations[3:].max()), weak),
         parallax,
         noise,
         inliers,
