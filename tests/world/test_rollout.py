@@ -86,7 +86,7 @@ def test_one_dial_for_whichever_policy_a_walk_has() -> None:
 def test_named_speeds_save_evaluations() -> None:
     world = small_world()
     world.config = replace(world.config, sampling=replace(world.config.sampling, steps=12))
-    quick = world.at_speed(Preset("any", walk=None).within(10.0))
+    quick = world.at_speed(Preset("any", walk=None).within(1.0))
     walked(quick, 2)
     entry = quick.stats.stage("chunks")
     assert 0 < entry.evaluations < entry.exact_evaluations == 24
