@@ -14,6 +14,7 @@ import trimesh
 from PIL import Image
 
 from loci import cli
+from loci.app import lift as lift_module
 from loci.objects.pipeline import LiftPipeline
 from tests.objects.inputs.test_masks import run_lengths
 from tests.objects.lifters import example, example_pointmap, save_small_lifter
@@ -91,6 +92,7 @@ def test_a_mesh_is_finished_as_asked_for(run: Run, capsys: pytest.CaptureFixture
     assert run("p.png", "--mask", "m.png", "--faces", "60", "--texture", "64") == 0
     (mesh,) = trimesh.load_scene("lifted/mesh.glb").geometry.values()
     assert 0 < len(mesh.faces) <= 200, len(mesh.faces)
+    assert ("faces, more than 60" in capsys.readouterr().out) == (len(mesh.faces) > 66)
     picture = mesh.visual.material.baseColorTexture
     assert picture.size == (64, 64)
     assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 4
@@ -462,3 +464,26 @@ def test_meshes_are_closed_unless_they_are_to_be_open(run: Run) -> None:
     assert closed.is_watertight
     assert closed.is_winding_consistent
     assert not raw.is_watertight
+
+
+def test_a_batch_goes_on_after_a_failure_and_takes_up_where_it_was(
+    run: Run, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("in").mkdir()
+    for name in ("a", "b", "c"):
+        Image.fromarray(PIXELS).save(f"in/{name}.png")
+        Image.fromarray(INSIDE & (name != "b")).save(f"in/{name}_mask.png")
+    Image.fromarray(PIXELS).save("in/alone.png")
+    loaded = []
+    load = lift_module.load_lifter
+    monkeypatch.setattr(lift_module, "load_lifter", lambda r: loaded.append(r) or load(r))
+    assert run("--batch", "in", "--out", "all") == 2
+    assert "1 of 3 failed: b.png" in capsys.readouterr().err
+    assert names("all") == [f"{name}/{file}" for name in ("a", "c") for file in ONE]
+    assert len(loaded) == 1
+    Image.fromarray(INSIDE).save("in/b_mask.png")
+    before = Path("all/a/mesh.glb").stat().st_mtime_ns
+    assert run("--batch", "in", "--out", "all") == 0
+    assert "all/a: exists, left as it is" in capsys.readouterr().out
+    assert names("all/b") == ONE
+    assert Path("all/a/mesh.glb").stat().st_mtime_ns == before

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PREVIEW, TURNTABLE, MASK = "preview.png", "turntable.mp4", "mask.png"
 SIDE, FPS = 256, 24
+FACES_SLACK = 1.1
+"""By so much a simplified mesh may exceed its faces without a word."""
 TURNTABLE_SECONDS, FEWEST_FRAMES = 60.0, 8
 
 
@@ -38,7 +40,17 @@ def lift(options: Annotated[LiftOptions, tyro.conf.arg(name="")]) -> None:
     segmented here, and scene.ply and scene.glb, the object where the camera saw it. Several objects
     get a folder each, numbered masks first, then boxes, then points, and share one scene.
     """
-    request = check_request(options)
+    if options.batch is not None:
+        from loci.app.lift_batch import lift_batch
+
+        lift_batch(options, options.batch)
+    else:
+        lift_one(check_request(options))
+
+
+def lift_one(request: CheckedLift, lifter: Lifter | None = None) -> None:
+    """Lifts and writes what was asked for, with a model that is loaded already if one is given."""
+    options = request.options
     for note in request.notes:
         print(note)
     wait_passively()
@@ -47,11 +59,11 @@ def lift(options: Annotated[LiftOptions, tyro.conf.arg(name="")]) -> None:
     from loci.caching.stats import COLUMNS, Stats
     from loci.objects.costs import cost_table
 
-    lifter = load_lifter(request)
+    lifter = lifter or load_lifter(request)
     stats, preset = Stats(), get_preset(options.speed, options.tolerance)
     scene = _lifted(request, lifter, preset, stats)
     compared = _compared(request, lifter, scene) if options.verify else []
-    scene = _finished(scene, options)
+    scene = _finished(scene, options, request.names)
     with replacing_folder(options.out, is_written) as draft:
         _write_assets(draft, scene, request)
     for note in (note for asset in scene.objects for note in asset.notes):
@@ -117,13 +129,17 @@ def _compared(request: CheckedLift, lifter: Lifter, scene: Scene) -> list[str]:
     return [f"{name} {difference(found, reference)}" for name, found, reference in pairs]
 
 
-def _finished(scene: Scene, options: LiftOptions) -> Scene:
-    """With meshes as they are asked for."""
+def _finished(scene: Scene, options: LiftOptions, names: list[str]) -> Scene:
+    """With meshes as they are asked for; says where one has more faces than that."""
     objects = scene.objects
     if options.faces is not None:
         objects = tuple(asset.simplified(options.faces, not options.open) for asset in objects)
     if options.faces is not None or options.texture is not None:
         objects = tuple(asset.cleaned(not options.open) for asset in objects)
+    for name, asset in zip(names, objects, strict=True):
+        faces = 0 if asset.mesh is None else len(asset.mesh.faces)
+        if options.faces is not None and faces > FACES_SLACK * options.faces:
+            print(f"{name}: {faces} faces, more than {options.faces}: its parts need them")
     if options.texture is not None:
         objects = tuple(asset.textured(options.texture) for asset in objects)
     return replace(scene, objects=objects)
