@@ -95,3 +95,26 @@ def write_tokenizer(folder: Path) -> None:
     Tokenizer(Unigram(vocabulary, unk_id=2)).save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def test_encoded_prompts_are_kept_by_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = encoder(Letters())
+    prompt = first.encode_cached(["a room"], tmp_path)
+    other = encoder(Letters())
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    changed = other.encode_cached(["a room"], tmp_path)
+    assert not torch.equal(changed.states, prompt.states)
+    assert len(list(tmp_path.iterdir())) == 2
+
+    def never(prompts: list[str]) -> None:
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr(first, "encode", never)
+    again = first.encode_cached(["  a   room"], tmp_path)
+    assert torch.equal(again.states, prompt.states)
+    assert torch.equal(again.mask, prompt.mask)
+    with pytest.raises(AssertionError, match="encoded again"):
+        first.encode_cached(["a house"], tmp_path)

@@ -67,7 +67,10 @@ def load_world(request: WalkRequest) -> tuple[World, WalkState]:
     if request.saved is not None:
         return world, load_walk(request.saved.path, world)
     assert request.pixels is not None
-    return world, world.start(request.pixels, options.seed or 0, options.prompt)
+    world.prompt_cache = options.prompt_cache
+    state = world.start(request.pixels, options.seed or 0, options.prompt)
+    world.text_encoder = None  # 11 GB that are not needed any more
+    return world, state
 
 
 def _describe_computing(request: WalkRequest, world: World, state: WalkState) -> str:

@@ -52,6 +52,8 @@ class WalkOptions:
     """A shipped model, a folder, the published files of Infinite-World, or a hub id."""
     prompt: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
     """What the world is like, for models that read text."""
+    prompt_cache: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """A folder that keeps encoded prompts: the next walk with the same one starts at once."""
     device: str = "auto"
     """Where to compute: cpu, cuda, mps; auto takes the first there is of cuda, mps, cpu."""
     dtype: Dtype = "auto"

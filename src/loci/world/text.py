@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from loci.errors import LociError
-from loci.io.weights import WEIGHTS_NAME, save_tensors
+from loci.io.weights import WEIGHTS_NAME, read_tensors, save_tensors
 from loci.world.conditioning import Prompt
 
 # What the released model is guided away from; data that results depend on, kept word for word.
@@ -75,6 +76,32 @@ class TextEncoder(nn.Module):
         device = self.network.get_input_embeddings().weight.device
         ids, mask = tokens.input_ids.to(device), tokens.attention_mask.to(device)
         return Prompt(self(ids, mask), mask)
+
+    def encode_cached(self, prompts: list[str], folder: Path | str | None) -> Prompt:
+        """`encode`, or what it gave before for these prompts and these weights, from a file.
+
+        Args:
+            prompts: one for each row.
+            folder: of such files, made if need be; None to encode.
+        """
+        if folder is None:
+            return self.encode(prompts)
+        path = Path(folder) / f"{self._fingerprint(prompts)}.safetensors"
+        if path.is_file():
+            tensors = read_tensors(path)
+            return Prompt(tensors["states"], tensors["mask"])
+        prompt = self.encode(prompts)
+        save_tensors(path, prompt._asdict())
+        return prompt
+
+    def _fingerprint(self, prompts: list[str]) -> str:
+        """Of the prompts and of the weights: their shapes and the first numbers of each."""
+        content = hashlib.sha256(repr((self.config, [cleaned(p) for p in prompts])).encode())
+        for name, tensor in self.tensors().items():
+            first = tensor.reshape(-1)[:64].float().cpu()
+            content.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            content.update(first.numpy().tobytes())
+        return content.hexdigest()[:32]
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights, by the names of transformers; the word embedding once."""

@@ -56,6 +56,8 @@ class World(LatentWorld):
     ) -> None:
         super().__init__(config, transformer, codec.temporal_factor, calibration)
         self.codec, self.text_encoder = codec, text_encoder
+        self.prompt_cache: Path | None = None
+        """A folder that keeps encoded prompts, since encoding takes minutes; None for none."""
 
     @classmethod
     def from_pretrained(
@@ -243,7 +245,8 @@ class World(LatentWorld):
             if prompt is not None:
                 raise LociError("a prompt was given, but this model was trained without text")
             return None
-        states, mask = self.text_encoder.encode([prompt or "", NEGATIVE_PROMPT])
+        prompts = [prompt or "", NEGATIVE_PROMPT]
+        states, mask = self.text_encoder.encode_cached(prompts, self.prompt_cache)
         return Prompt(states.to(self.device), mask.to(self.device))
 
 
