@@ -108,6 +108,9 @@ class LiftOptions:
     """Keep the raw surface of the mesh, which may have a border; otherwise it is closed."""
     verify: bool = False
     """Lift a second time, exactly, and report what differs: voxels, place, turn and size."""
+    batch: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """In place of a picture: a folder of pictures NAME.png or .jpg with masks NAME_mask.png (and
+    NAME_mask_2.png and so on); each is written to OUT/NAME, and left out where that exists."""
     out: Path = Path("lifted")
     """The folder to write; what this command wrote there before is replaced."""
 

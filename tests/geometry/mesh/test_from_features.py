@@ -167,4 +167,4 @@ def test_corners_beyond_the_band_have_the_colours_beside_them() -> None:
     kept = coords[:, 2] < RESOLUTION // 2 + 3
     colors = features_to_mesh(feats[kept], coords[kept], RESOLUTION, closed=True).colors
     assert colors is not None
-    torch.testing.assert_close(colors, torch.full_like(colors, torch.sigmoid(torch.tensor(3.0))))
+    torch.testing.assert_close(colors, torch.tensor(3.0).sigmoid().expand_as(colors))
