@@ -84,11 +84,11 @@ def read_trajectories(data: Path) -> Iterator[Trajectory]:
     freiburg = _joined("freiburg1_xyz", true, estimate, FPS)
     yield _half(freiburg)
     stamps = np.loadtxt(folder / "KITTI_00_gt_times.txt")
-    kitti = (
+    kitti = [
         replace(read_poses(folder / f"KITTI_00_{name}.txt", "kitti"), stamps=stamps, timed=True)
         for name in ("gt", "ORB")
-    )
-    yield _half(_joined("KITTI 00", *kitti, 10.0))
+    ]
+    yield _half(_joined("KITTI 00", kitti[0], kitti[1], 10.0))
     path = data / "kitchen_7scenes" / "groundtruth.txt"
     if path.is_file():
         kitchen = read_poses(path, "tum")
