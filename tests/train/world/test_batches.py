@@ -119,8 +119,11 @@ def test_moves_of_every_direction_are_drawn_alike() -> None:
     rng = np.random.default_rng(0)
     few = draw_batch(walks, HistorySpec((1, 0, 0)), 300, rng, revisits=0.0, moves=0.0)
     many = draw_batch(walks, HistorySpec((1, 0, 0)), 300, rng, revisits=0.0, moves=1.0)
-    assert batch.actions is not None
-    rare = [(batch.actions[..., 0] == 3).any(dim=1).float().mean().item() for batch in (few, many)]
+    assert few.actions is not None
+    assert many.actions is not None
+    rare = [
+        (ids[..., 0] == 3).any(dim=1).float().mean().item() for ids in (few.actions, many.actions)
+    ]
     assert rare[0] < 0.1
     assert rare[1] > 0.3
 
