@@ -131,7 +131,8 @@ def paint_points(
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n 3"]]:
     """How far the picture is trusted at surface points, 0..1, and its colours there."""
     height, width = photo.weight.shape
-    at = photo.camera.project(points, (height, width))
+    camera = photo.camera.to(points)
+    at = camera.project(points, (height, width))
     grid = (2 * at[:, :2] / at.new_tensor([width, height]) - 1)[None, None]
     sums = torch.cat([photo.rgb, photo.weight[None]]).to(points)[None]
     found = F.grid_sample(sums, grid, mode="bilinear", align_corners=False)[0, :, 0].T
@@ -139,9 +140,9 @@ def paint_points(
     near = -F.max_pool2d(-photo.depth[None], 3, stride=1, padding=1)[0]
     column = at[:, 0].floor().long().clamp(0, width - 1)
     row = at[:, 1].floor().long().clamp(0, height - 1)
-    towards = F.normalize(photo.camera.eye.to(points) - points, dim=1)
+    towards = F.normalize(camera.eye - points, dim=1)
     cosine = (towards * normals).sum(1)
-    pixel = at[:, 2] / photo.camera.focal((height, width))
+    pixel = at[:, 2] / camera.focal((height, width))
     slack = config.depth_slack + 2 * pixel / cosine.clamp(min=0.2)
     visible = at[:, 2] < near.to(points)[row, column] + slack
     return found[:, 3] * _ramp(cosine, config.cosine) * visible, found[:, :3]
