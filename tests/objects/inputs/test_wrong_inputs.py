@@ -123,6 +123,6 @@ def test_masks_that_overlap_are_mentioned(lifter: Lifter) -> None:
     ],
 )
 def test_the_shared_cases_are_named(lifter: Lifter, options: dict[str, Any], message: str) -> None:
-    given = {k: CASES / v if isinstance(v, str) else v for k, v in options.items()}
+    given: dict[str, Any] = {k: CASES / v if isinstance(v, str) else v for k, v in options.items()}
     with pytest.raises(LociError, match=message):
         lifter(CASES / "scene.png", **given)

@@ -75,6 +75,7 @@ def test_a_walk_is_conditioned_as_in_training() -> None:
     batch = draw_batch(
         walks, HistorySpec((10, 0, 0), targets=4), 8, np.random.default_rng(3), revisits=0
     )
+    assert batch.actions is not None
     memory_tokens = compress_history(model.memory_encoder, batch)
     trained = model.context(
         memory_tokens.tokens,

@@ -49,6 +49,7 @@ def velocity_error(model: WorldTransformer) -> float:
     """Mean squared error of the velocity noise - data, at a middle noise level, worked out anew."""
     batch = draw_batch(wandering(), HistorySpec((1, 0, 0)), 32, np.random.default_rng(5))
     memory = compress_history(model.memory_encoder, batch)
+    assert batch.actions is not None
     actions = Actions(*batch.actions.unbind(-1))
     poses = batch_poses(batch, memory)
     context = model.context(memory.tokens, batch.local[:, :, None], actions, poses=poses)

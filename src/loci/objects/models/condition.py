@@ -275,13 +275,13 @@ def structure_fuser(
     pointmap: PointmapEmbedderConfig | None = None,
     dim: int = 1024,
 ) -> EmbedderFuser:
-    """The conditions of stage 1: picture, mask and pointmap; 4 x 1370 + 2 x 1024 = 7528 tokens as released."""
+    """Stage 1: picture, mask and pointmap; 4 x 1370 + 2 x 1024 = 7528 tokens as released."""
     picture = picture or DinoEmbedderConfig()
     return EmbedderFuser.of(FuserConfig(picture, None, pointmap or PointmapEmbedderConfig(), dim))
 
 
 def slat_fuser(picture: DinoEmbedderConfig | None = None, dim: int = 1024) -> EmbedderFuser:
-    """The conditions of stage 2: picture and mask, with registers; 4 x 1374 = 5496 tokens as released."""
+    """Stage 2: picture and mask, with registers; 4 x 1374 = 5496 tokens as released."""
     return EmbedderFuser.of(FuserConfig(picture or DinoEmbedderConfig(tokens="prenorm"), dim=dim))
 
 
