@@ -99,6 +99,10 @@ COMMANDS = {
     "lift": Command("loci.app.lift:lift", "Lift objects out of a picture: splats, meshes, poses."),
     "label": Command("loci.app.label:label", "Label films with actions, to train on."),
     "data doom": Command("loci.data.record:record", "Record walks through generated Doom maps."),
+    "data panoramas": Command(
+        "loci.data.panoramas:panoramas", "Record a camera that turns in 360-degree photographs."
+    ),
+    "data film": Command("loci.data.level_film:film", "Film a Freedoom level by hand."),
     "data objects": Command(
         "loci.data.objects.make:objects", "Render and voxelise objects for training."
     ),

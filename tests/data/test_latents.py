@@ -10,7 +10,7 @@ import torch
 
 from loci.codecs.frame import FrameCodec, FrameCodecConfig
 from loci.data import latents
-from loci.data.latents import latent_walks
+from loci.data.latents import join_walks, latent_walks
 from loci.data.mapped import MappedArray
 from loci.data.recordings import Recordings
 from loci.envs.base import EnvironmentInfo
@@ -54,6 +54,17 @@ def test_walks_of_other_units_or_without_poses(tmp_path: Path) -> None:
     walks = latent_walks(other, codec(), tmp_path, 2, ActionScale(0.5, 2.0))
     assert walks.poses[0, 2].tolist() == pytest.approx([0.5, 2 * math.cos(0.5), 2 * math.sin(0.5)])
     assert torch.equal(walks.true_poses, walks.poses)
+
+
+def test_sets_are_joined_in_order(tmp_path: Path) -> None:
+    walks = latent_walks(recordings(), codec(), tmp_path, 2)
+    other = replace(walks, latents=walks.latents + 1, actions=walks.actions + 1)
+    joined = join_walks([walks, other])
+    assert (joined.count, joined.length) == (4, 3)
+    assert torch.equal(joined.latents, torch.cat([walks.latents, walks.latents + 1]))
+    assert torch.equal(joined.actions[2:], walks.actions + 1)
+    assert torch.equal(joined.poses[2:], walks.poses)
+    assert join_walks([walks]) is walks
 
 
 def test_a_film_is_addressed_by_its_poses(tmp_path: Path) -> None:

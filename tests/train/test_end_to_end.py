@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from loci import cli
 from loci.actions import UNCERTAIN
 from loci.data.recordings import Clip, write_recordings
 from loci.envs.base import EnvironmentInfo
+from loci.errors import LociError
 from loci.train.world.batches import HistorySpec
 from loci.train.world.config import TrainingStage, WorldTraining
 from loci.train.world.train import train_world
@@ -44,6 +46,7 @@ def record_turns(folder: Path, episodes: int, seed: int) -> None:
 def test_recordings_become_a_world_that_walks(tmp_path: Path) -> None:
     record_turns(tmp_path / "data" / "train", 3, seed=0)
     record_turns(tmp_path / "data" / "test", 2, seed=1)
+    record_turns(tmp_path / "more", 2, seed=2)
     codec = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "codec"), "--steps", "3"]
     codec += ["--codec.widths", "16", "--codec.norm-groups", "4", "--batch-size", "4"]
     assert cli.main(["train", "codec", "smooth", *codec]) == 0
@@ -51,6 +54,7 @@ def test_recordings_become_a_world_that_walks(tmp_path: Path) -> None:
         data=tmp_path / "data",
         out=tmp_path / "world",
         codec=tmp_path / "codec" / "final",
+        more_data=(tmp_path / "more",),
         model=pose_rotary_config(),
         stages=(TrainingStage(1.0, (HistorySpec((2, 0, 0)), HistorySpec((0, 0, 0)))),),
         steps=2,
@@ -72,6 +76,40 @@ def test_recordings_become_a_world_that_walks(tmp_path: Path) -> None:
     assert world.config.action_scale.move == pytest.approx(6 / 64)
     frames, _ = world.step(world.start(tmp_path / "mine" / "example.png"), [(0, 3)] * 8)
     assert frames.shape == (8, SIDE, SIDE, 3)
+
+
+def test_all_sets_are_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first set's walks and the further sets' walks, and those of another form are named."""
+    from loci.train.world import train
+
+    record_turns(tmp_path / "data" / "train", 3, seed=0)
+    record_turns(tmp_path / "data" / "test", 1, seed=1)
+    record_turns(tmp_path / "more", 2, seed=2)
+    codec = Path(__file__).parents[2] / "src" / "loci" / "shipped" / "doom" / "codec"
+    drawn: list[int] = []
+
+    def fit(_: train.Trainer, task: train.WorldTask) -> SimpleNamespace:
+        drawn.append(task.source.walks.count)
+        return SimpleNamespace(world=None)
+
+    monkeypatch.setattr(train.Trainer, "fit", fit)
+    config = WorldTraining(
+        data=tmp_path / "data",
+        out=tmp_path / "run",
+        codec=codec,
+        more_data=(tmp_path / "more",),
+        model=replace(pose_rotary_config(), latent_channels=48),
+        stages=(TrainingStage(1.0, (HistorySpec((2, 0, 0)),)),),
+        steps=1,
+    )
+    train_world(config)
+    assert drawn == [5]
+    clip = np.zeros((FRAMES, 64, 64, 3), np.uint8), np.zeros((FRAMES, 2), np.uint8)
+    write_recordings(
+        tmp_path / "other", [Clip(*clip)], EnvironmentInfo("other", (64, 64), 7, None, 6.0, 10.0)
+    )
+    with pytest.raises(LociError, match=r"other: frames \(96, 64, 64, 3\), expected \(96, 32"):
+        train_world(replace(config, more_data=(tmp_path / "other",)))
 
 
 def test_walks_that_are_too_short_are_refused_in_one_line(

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -96,6 +97,18 @@ def latent_walks(
     return LatentWalks(latents, actions, poses, true_poses)
 
 
+def join_walks(parts: Sequence[LatentWalks]) -> LatentWalks:
+    """All walks of several sets; of more than one, the latents are read into memory."""
+    if len(parts) == 1:
+        return parts[0]
+    return LatentWalks(
+        torch.cat([part.latents for part in parts]),
+        torch.cat([part.actions for part in parts]),
+        torch.cat([part.poses for part in parts]),
+        torch.cat([part.true_poses for part in parts]),
+    )
+
+
 def _encoded(recordings: Recordings, codec: Codec, cache: Path, walks: int) -> Tensor:
     folder = cache / _key(recordings, codec)
     if not folder.is_dir():
@@ -116,7 +129,7 @@ def _encoded(recordings: Recordings, codec: Codec, cache: Path, walks: int) -> T
 
 
 def _encode(frames: np.ndarray, codec: Codec) -> np.ndarray:
-    video = torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2)[None]
+    video = torch.from_numpy(np.array(frames)).permute(3, 0, 1, 2)[None]
     latents = codec.encode(video.to(_device(codec)).float() / 127.5 - 1)
     return latents[0].transpose(0, 1).half().cpu().numpy()
 

@@ -8,10 +8,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from loci.data.recolour import Recolour
 from loci.data.recordings import (
     EPISODES_PER_SHARD,
     describe,
@@ -49,6 +50,7 @@ class _Job:
     first: int
     frames: int
     rendering: Rendering
+    recolour: bool = False
 
 
 def record(
@@ -59,6 +61,7 @@ def record(
     split: Split = "train",
     workers: int = os.cpu_count() or 1,
     size: int = 128,
+    recolour: bool = False,
 ) -> None:
     """Record walks through generated Doom maps.
 
@@ -72,8 +75,9 @@ def record(
         split: maps of "train" and of "test" are never the same, whatever the seeds.
         workers: how many processes.
         size: pixels a side of the frames, 64 or 128.
+        recolour: every walk in random colours of its own.
     """
-    done = generate(out, episodes, frames, seed, split, workers, Rendering(size))
+    done = generate(out, episodes, frames, seed, split, workers, Rendering(size), recolour)
     speed = f"{done.frames_per_second:.0f} frames a second" if done.frames else "all there already"
     print(f"{out}: {episodes} walks of {frames} frames ({speed})")
 
@@ -86,6 +90,7 @@ def generate(
     split: Split,
     workers: int = 1,
     rendering: Rendering | None = None,
+    recolour: bool = False,
 ) -> Recording:
     """Record walks in shards; complete shards of the same description are kept.
 
@@ -105,11 +110,11 @@ def generate(
     if not 0 <= seed < 2**31:
         raise LociError(f"seed {seed}, expected 0 to {2**31 - 1}")
     rendering = rendering or Rendering()
-    write_meta(out, _describe(episodes, frames, seed, split, rendering))
+    write_meta(out, _describe(episodes, frames, seed, split, rendering, recolour))
     began = time.perf_counter()
     for draft in out.glob(".shard-*.part"):  # of a run that was killed
         shutil.rmtree(draft, ignore_errors=True)
-    jobs = list(_missing(out, episodes, frames, seed, split, rendering))
+    jobs = list(_missing(out, episodes, frames, seed, split, rendering, recolour))
     if workers == 1:
         recorded = sum(map(_record_shard, jobs))
     else:
@@ -129,22 +134,30 @@ def map_seed(seed: int, episode: int, split: Split) -> int:
 
 
 def _describe(
-    episodes: int, frames: int, seed: int, split: Split, rendering: Rendering
+    episodes: int, frames: int, seed: int, split: Split, rendering: Rendering, recolour: bool
 ) -> dict[str, object]:
     labels = {"kinds": "uint8", "map_seeds": "int64"}
-    more = {"seed": seed, "split": split, "kinds": list(KINDS)}
+    more: dict[str, Any] = {"seed": seed, "split": split, "kinds": list(KINDS)}
+    if recolour:
+        more["recolour"] = True
     return describe(rendering.info, episodes, frames, labels=labels, **more)
 
 
 def _missing(
-    out: Path, episodes: int, frames: int, seed: int, split: Split, rendering: Rendering
+    out: Path,
+    episodes: int,
+    frames: int,
+    seed: int,
+    split: Split,
+    rendering: Rendering,
+    recolour: bool,
 ) -> Iterator[_Job]:
     for first in range(0, episodes, EPISODES_PER_SHARD):
         path = shard_path(out, first // EPISODES_PER_SHARD)
         if not path.exists():
             last = min(episodes, first + EPISODES_PER_SHARD)
             seeds = tuple(map_seed(seed, episode, split) for episode in range(first, last))
-            yield _Job(path, seeds, first, frames, rendering)
+            yield _Job(path, seeds, first, frames, rendering, recolour)
 
 
 def _record_shard(job: _Job) -> int:
@@ -161,6 +174,8 @@ def _record_shard(job: _Job) -> int:
             spin_first = episodes[k] % 2 == 1
             wanderer = Wanderer(doom_map, KINDS[kinds[k]], doom_map.seed, spin_first=spin_first)
             _record_walk(walker, wanderer, frames[k], poses[k], actions[k])
+            if job.recolour:
+                frames[k] = Recolour(np.random.default_rng(doom_map.seed))(frames[k])
     seeds = np.array(job.map_seeds, np.int64)
     arrays = {"frames": frames, "poses": poses, "actions": actions}
     write_shard(job.path, {**arrays, "kinds": kinds, "map_seeds": seeds})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loci.errors import LociError
@@ -77,12 +77,21 @@ def default_stages() -> tuple[TrainingStage, ...]:
     )
 
 
+def finetuning_stages() -> tuple[TrainingStage, ...]:
+    """For trained weights: short histories and merged tokens together, then long histories."""
+    short, merged, long = default_stages()
+    mixed = short.histories[1:] + merged.histories
+    return (replace(merged, until=0.4, histories=mixed), long)
+
+
 @dataclass(frozen=True)
 class WorldTraining(TrainerConfig):
     """How to train a world model on recordings of any environment.
 
     Attributes:
         codec: the trained codec, a folder or hub id.
+        more_data: further recordings to train on, folders of the form of `data/train`, of the same
+            frame size, length and units.
         init_from: a model folder whose weights to begin with, such as src/loci/shipped/doom;
             without it, from nothing.
         model: sizes of the transformer and its memory encoder, and how memory is addressed.
@@ -100,6 +109,7 @@ class WorldTraining(TrainerConfig):
 
     out: Path = Path("runs/world")
     codec: Path = Path("runs/codec/final")
+    more_data: tuple[Path, ...] = ()
     init_from: Path | None = None
     model: TransformerConfig = field(default_factory=doom_transformer)
     world: WorldConfig = field(default_factory=doom_world)
@@ -150,4 +160,11 @@ class WorldTraining(TrainerConfig):
 CONFIGS = {
     "doom": WorldTraining(),
     "doom-time": WorldTraining(model=doom_transformer(False)),
+    "doom-finetune": WorldTraining(
+        init_from=Path("src/loci/shipped/doom"),
+        stages=finetuning_stages(),
+        minutes=65.0,
+        learning_rate=3e-4,
+        hold_fraction=0.6,
+    ),
 }

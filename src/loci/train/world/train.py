@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from loci.actions import UNCERTAIN
 from loci.codecs.frame import FrameCodec
-from loci.data.latents import LatentWalks, latent_walks
+from loci.data.latents import LatentWalks, join_walks, latent_walks
 from loci.data.recordings import Recordings, load_recordings
 from loci.errors import LociError
 from loci.flow import TIMESTEPS, add_noise, flow_loss, sample_levels
@@ -75,10 +75,31 @@ def train_world(config: WorldTraining) -> WorldTransformer:
     scale, cache = config.world.action_scale, config.out.parent / "latents"
     count = min(config.train_walks, len(train.frames))
     walks = latent_walks(train, codec, cache, count, scale)
+    more = (same_form(load_recordings(folder), train, folder) for folder in config.more_data)
+    more = [latent_walks(m, codec, cache, len(m.frames), scale) for m in more]
+    walks = join_walks([walks, *more])
     count = min(config.evaluation_walks, len(test.frames))
     held_out = latent_walks(test, codec, cache, count, scale)
     evaluation = RecallEvaluation.prepare(held_out, test.frames, codec)
     return trainer.fit(WorldTask(config, walks, evaluation, trainer, start)).world
+
+
+def same_form(recordings: Recordings, first: Recordings, folder: Path) -> Recordings:
+    """The recordings, if they can be trained on beside the first.
+
+    Raises:
+        LociError: when their frames, units or addressing differ.
+    """
+    fov, first_fov = (round(r.info.fov_degrees or 0.0, 1) for r in (recordings, first))
+    for what, found, expected in (
+        ("frames", recordings.frames.shape[1:], first.frames.shape[1:]),
+        ("field of view", fov, first_fov),
+        ("actions", recordings.info.action_scale, first.info.action_scale),
+        ("addressed by", recordings.addressed_by, first.addressed_by),
+    ):
+        if found != expected:
+            raise LociError(f"{folder}: {what} {found}, expected {expected} as in the other data")
+    return recordings
 
 
 def recorded_world(world: WorldConfig, recordings: Recordings) -> WorldConfig:
