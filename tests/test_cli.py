@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -110,7 +111,21 @@ def test_every_command_explains_itself(path: str, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as left:
         cli.main([*path.split(), "--help"])
     assert left.value.code == 0
-    assert f"usage: loci {path}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"usage: loci {path}" in printed
+    assert not re.search(r"default:\W+(None\b|\))", printed)
+    assert "{None}" not in printed.replace("{None}|{INT INT}", "").replace("{None}|FLOAT", "")
+
+
+def test_flags_without_a_default_keep_their_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["walk"], ["train", "world"], ["lift"]):
+        with pytest.raises(SystemExit):
+            cli.main([*argv, "--help"])
+    printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--seed INT Seed of the noise, 0 if not given" in printed
+    assert "--init-from PATH" in printed
+    assert "A picture with transparency needs none. (repeatable)" in printed
+    assert "optimiser steps to train for, instead of minutes. --" in printed
 
 
 @pytest.mark.parametrize(
