@@ -12,6 +12,7 @@ from typing import Any
 
 import tyro
 
+from loci.app.flags import plain_dataclasses, plain_function
 from loci.app.interruption import signals_as_ctrl_c
 from loci.errors import LociError
 
@@ -46,11 +47,15 @@ class Command:
         shortened = {"-h", "--help"} & set(args)
         args = ["--help" if argument == "--help-all" else argument for argument in args]
         if not shortened:
-            return tyro.extras.overridable_config_cli(listed, prog=prog, args=args)
+            return tyro.extras.overridable_config_cli(
+                listed, registry=plain_dataclasses(), prog=prog, args=args
+            )
         text = io.StringIO()
         try:
             with redirect_stdout(text):
-                return tyro.extras.overridable_config_cli(listed, prog=prog, args=args)
+                return tyro.extras.overridable_config_cli(
+                    listed, registry=plain_dataclasses(), prog=prog, args=args
+                )
         finally:
             print(_first_flags(text.getvalue(), prog))
 
@@ -161,9 +166,16 @@ COMMANDS = {
         "loci.bench.world.returns:returns",
         "Draw revisited views with and without memory.",
     ),
+    "bench photographs": Command(
+        "loci.bench.world.photographs:photographs",
+        "How much of a photograph stays in a walk.",
+    ),
     "bench objects": Command(
         "loci.bench.objects.quality:objects",
         "Quality of lifted held-out objects.",
+    ),
+    "bench claims": Command(
+        "loci.bench.claims:claims", "What models learn from a film, and how right its labels are."
     ),
     "bench labels": Command("loci.bench.labels:labels", "How right the labels of films are."),
     "bench walk-parts": Command(
@@ -225,7 +237,8 @@ def run(argv: list[str]) -> None:
         if command.configs is not None:
             command.load()(command.configure(prog, rest))
         else:
-            tyro.cli(command.load(), prog=prog, args=rest)
+            registry = plain_dataclasses()
+            tyro.cli(plain_function(command.load()), prog=prog, args=rest, registry=registry)
         return
     about = "Walk into a picture, and lift objects out of it."
     overview().cli(prog="loci", description=about, args=argv)
