@@ -1,6 +1,7 @@
 """A world that can be walked: start from a picture, step by actions, fork at will."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
 from loci.codecs import codec_class
 from loci.codecs.base import Codec
 from loci.errors import LociError, check_seed
-from loci.io.config import CONFIG_NAME, load_config, save_config
+from loci.io.config_files import CONFIG_NAME, load_config, save_config
 from loci.io.files import replacing_folder
 from loci.io.frames import choose_bucket, load_picture, tensor_to_frames
 from loci.io.images import read_pixels
@@ -208,25 +209,27 @@ class World(LatentWorld):
             frames, state = self.step(state, ids[at : at + self.chunk], following)
             yield frames, state
 
-    @torch.no_grad()
     def step_with_latents(
         self, state: WalkState, actions: ArrayLike, next_action: ArrayLike | None = None
     ) -> tuple[Float[Tensor, "1 c t h w"], Float[Tensor, "1 3 n h w"], WalkState]:
         """`step` with the sampled latents of the whole chunk, and the new frames in [-1, 1]."""
+        chunk = self.sample(state, actions, next_action)
+        return chunk.latents, chunk.video(), chunk.after
+
+    @torch.no_grad()
+    def sample(
+        self, state: WalkState, actions: ArrayLike, next_action: ArrayLike | None = None
+    ) -> "SampledChunk":
+        """`step` without its decoding: frames are decoded when they are asked for.
+
+        With a codec that works frame by frame, the first frame can be shown while the others are
+        not decoded yet, and those that nobody will see need not be.
+        """
         ids = self._check_actions(state, actions)
         if len(ids) > self.chunk:
             raise LociError(f"{len(ids)} actions: expected 1 to {self.chunk} for one step")
-        latents, poses = self._sample(state, torch.from_numpy(ids)[None], next_actions(next_action))
-        first = int(self.config.overlap)
-        count = first + len(ids) // self.temporal_factor
-        with self.stats.timed("frames"):
-            video = self.codec.decode(latents[:, :, :count])[:, :, first:]
-        with self.stats.timed("history"):
-            new, codec = self._drop_overlap(latents, len(ids)), None
-            if self.config.reencode:
-                new, codec = self.codec.encode_stream(video, state.codec)
-            state = self._advance(state, len(ids), new, poses, codec)
-        return latents, video, state
+        sampled = self._sample(state, torch.from_numpy(ids)[None], next_actions(next_action))
+        return SampledChunk(self, state, len(ids), *sampled)
 
     def _check_actions(self, state: WalkState, actions: ArrayLike) -> Int[np.ndarray, "n 2"]:
         if not isinstance(state, WalkState):
@@ -248,6 +251,61 @@ class World(LatentWorld):
         prompts = [prompt or "", NEGATIVE_PROMPT]
         states, mask = self.text_encoder.encode_cached(prompts, self.prompt_cache)
         return Prompt(states.to(self.device), mask.to(self.device))
+
+
+class SampledChunk:
+    """A chunk of a walk whose latents are sampled (`World.sample`).
+
+    Args:
+        world: that sampled it.
+        before: the walk before it.
+        count: its new frames.
+        latents: of the whole chunk.
+        poses: dead-reckoned, of the chunk's frames, where the model uses them.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        before: WalkState,
+        count: int,
+        latents: Float[Tensor, "1 c t h w"],
+        poses: Float[Tensor, "1 n 3"] | None,
+    ) -> None:
+        self.world, self.before, self.count = world, before, count
+        self.latents, self.poses = latents, poses
+        self._whole: Tensor | None = None
+
+    @torch.no_grad()
+    def video(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "1 3 n h w"]:
+        """The new frames `start` to `stop` (exclusive; all by default), in [-1, 1]."""
+        stop = self.count if stop is None else stop
+        world = self.world
+        if world.config.codec == "frame" and (start, stop) != (0, self.count):
+            with world.stats.timed("frames"):
+                return world.codec.decode(self.latents[:, :, start:stop])
+        if self._whole is None:
+            first = int(world.config.overlap)
+            count = first + self.count // world.temporal_factor
+            with world.stats.timed("frames"):
+                self._whole = world.codec.decode(self.latents[:, :, :count])[:, :, first:]
+        return self._whole[:, :, start:stop]
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Frames:
+        """The new frames `start` to `stop` (exclusive; all by default)."""
+        return tensor_to_frames(self.video(start, stop))
+
+    @cached_property
+    @torch.no_grad()
+    def after(self) -> WalkState:
+        """The walk after this chunk."""
+        world = self.world
+        video = self.video() if world.config.reencode else None
+        with world.stats.timed("history"):
+            new, codec = world._drop_overlap(self.latents, self.count), None
+            if video is not None:
+                new, codec = world.codec.encode_stream(video, self.before.codec)
+            return world._advance(self.before, self.count, new, self.poses, codec)
 
 
 def _available(device: str | torch.device) -> torch.device:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loci.app.play.player import MARGIN, TAP, Player, playable
+from loci.app.play.player import MARGIN, MOST_REPLACED, TAP, Player, Shown, playable
 from loci.world.world import World
 
 from ...world.models import small_world
@@ -17,22 +17,42 @@ def player(tmp_path: Path, world: World | None = None) -> Player:
     return Player(world, begun(tmp_path / "walk", world))
 
 
+@pytest.fixture(autouse=True)
+def _a_quick_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames are there at once, however busy the machine is."""
+    at_once = property(lambda self: 1e-9, lambda self, seconds: None)
+    monkeypatch.setattr(Player, "first_seconds", at_once, raising=False)
+
+
+def act(one: Player) -> Shown | None:
+    """All that is due until the chunk under way is decoded, as one piece."""
+    shown = one.act()
+    if shown is None:
+        return None
+    parts = [shown]
+    while one.due() == "decode":
+        more = one.act()
+        assert more is not None
+        parts.append(more)
+    frames = [part.frames for part in parts]
+    return Shown(shown.first, np.concatenate(frames), shown.keys_id, shown.seconds)
+
+
 def test_an_idle_walk_stands(tmp_path: Path) -> None:
     one = player(tmp_path)
     assert one.due() is None
-    assert one.act() is None
+    assert act(one) is None
 
 
 def test_a_held_key_walks_chunk_after_chunk_as_frames_are_painted(tmp_path: Path) -> None:
     one = player(tmp_path)
     one.press("w", 1, 0)
-    shown = one.act()
+    shown = act(one)
     assert shown is not None
     assert (shown.first, len(shown.frames), shown.keys_id) == (1, 4, 1)
-    one.step_seconds = 1e-9
-    assert one.act() is None, "nobody has painted a frame of it"
+    assert act(one) is None, "nobody has painted a frame of it"
     one.paint(3)
-    shown = one.act()
+    shown = act(one)
     assert shown is not None
     assert shown.first == 5
     assert one.timeline.length == 5, "the chunk before is committed"
@@ -42,9 +62,9 @@ def test_a_held_key_walks_chunk_after_chunk_as_frames_are_painted(tmp_path: Path
 def test_keys_that_change_midway_replace_what_is_not_shown(tmp_path: Path) -> None:
     one = player(tmp_path)
     one.press("w", 1, 0)
-    one.act()
+    act(one)
     one.press("j", 2, 1)
-    shown = one.act()
+    shown = act(one)
     assert shown is not None
     assert shown.first == 1 + 1 + MARGIN
     one.settle()
@@ -54,25 +74,72 @@ def test_keys_that_change_midway_replace_what_is_not_shown(tmp_path: Path) -> No
     assert (np.asarray(one.timeline.frame(shown.first)) == shown.frames[0]).all()
 
 
-def test_a_chunk_is_replaced_once(tmp_path: Path) -> None:
+def test_frames_are_shown_while_later_ones_are_decoded(tmp_path: Path) -> None:
+    world = small_world()
+    one = player(tmp_path, world)
+    one.press("w", 1, 0)
+    pieces = []
+    while not pieces or one.due() == "decode":
+        shown = one.act()
+        assert shown is not None
+        pieces.append(shown)
+    assert [(piece.first, len(piece.frames)) for piece in pieces] == [
+        (1, 1),
+        (2, 1),
+        (3, 2),
+        (5, 0),
+    ]
+    whole, _ = world.step(one.timeline.state, "w*4")
+    assert (np.concatenate([piece.frames for piece in pieces]) == whole).all()
+
+
+def test_a_replaced_chunk_is_decoded_no_further(tmp_path: Path) -> None:
     one = player(tmp_path)
     one.press("w", 1, 0)
-    one.act()
-    one.press("j", 2, 0)
     assert one.act() is not None
-    one.press("l", 3, 0)
-    one.step_seconds = 1e-9
+    given_up = one.pending
+    assert given_up is not None
+    one.press("j", 2, 0)
+    shown = act(one)
+    assert shown is not None
+    assert (shown.first, len(shown.frames)) == (1 + MARGIN, 4 - MARGIN)
+    assert not given_up.decoded
+    one.settle()
+    assert one.timeline.length == 5, "the frame that was not exchanged is committed too"
+
+
+def test_a_chunk_is_replaced_only_so_often(tmp_path: Path) -> None:
+    one = player(tmp_path)
+    one.press("w", 1, 0)
+    act(one)
+    for number in range(MOST_REPLACED):
+        one.press("jl"[number % 2], 2 + number, 0)
+        assert act(one) is not None
+    one.press("d", 9, 0)
     assert one.due() is None
+
+
+def test_a_slow_world_exchanges_no_frame_that_will_have_been_painted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = player(tmp_path)
+    one.press("w", 1, 0)
+    act(one)
+    monkeypatch.setattr(Player, "first_seconds", 2.5 / one.world.fps)
+    one.press("j", 2, 0)
+    assert one.due() == "replace"
+    one.press("j", 2, 2)
+    assert one.due() == "go on", "its last frames would come too late"
 
 
 def test_letting_go_stands_still_for_the_rest_of_the_chunk(tmp_path: Path) -> None:
     one = player(tmp_path)
     one.press("w", 1, 0)
-    one.act()
+    act(one)
     one.press("", 2, 1)
-    one.act()
+    act(one)
     one.paint(4)
-    assert one.act() is None
+    assert act(one) is None
     one.settle()
     assert tuple(one.timeline.actions()[-1]) == (0, 0)
     assert one.timeline.length == 5
@@ -82,7 +149,7 @@ def test_a_tap_shorter_than_a_frame_is_walked(tmp_path: Path) -> None:
     one = player(tmp_path)
     one.press("w", 1, 0)
     one.press("", 2, 0)
-    assert one.act() is not None
+    assert act(one) is not None
     one.settle()
     assert list(map(tuple, one.timeline.actions())) == [(1, 0)] * TAP + [(0, 0)] * (4 - TAP)
 
@@ -92,9 +159,9 @@ def test_the_committed_actions_give_the_same_walk(tmp_path: Path) -> None:
     one = player(tmp_path, world)
     for step, keys in enumerate(("w", "wj", "", "l")):
         one.press(keys, step, one.last - 2)
-        one.act()
+        act(one)
         one.paint(one.last)
-        one.act()
+        act(one)
     one.settle()
     state = world.start(np.asarray(begun(tmp_path / "x", world).frame(0)))
     state = one.timeline.states[0]
@@ -108,16 +175,16 @@ def test_the_committed_actions_give_the_same_walk(tmp_path: Path) -> None:
 def test_undo_shows_the_frame_there_and_forgets_the_keys(tmp_path: Path) -> None:
     one = player(tmp_path)
     one.press("w", 1, 0)
-    first = one.act()
+    first = act(one)
     assert first is not None
     one.paint(4)
-    one.act()
+    act(one)
     shown = one.go_to(1)
     assert shown.first == 4
     assert (shown.frames[0] == first.frames[-1]).all()
     assert one.due() is None
     one.press("w", 2, 4)
-    again = one.act()
+    again = act(one)
     assert again is not None
     assert again.first == 5
 
@@ -125,7 +192,7 @@ def test_undo_shows_the_frame_there_and_forgets_the_keys(tmp_path: Path) -> None
 def test_a_peek_changes_nothing(tmp_path: Path) -> None:
     one = player(tmp_path)
     one.press("w", 1, 0)
-    one.act()
+    act(one)
     before = one.timeline.length, one.last
     frames = one.peek(6)
     assert frames.shape == (6, 32, 32, 3)

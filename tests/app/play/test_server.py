@@ -35,8 +35,9 @@ SOCKET = "ws://127.0.0.1:8765/ws"
 
 @pytest.fixture(autouse=True)
 def _a_quick_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks are begun as late as they can be, however busy the machine is."""
+    """Chunks are begun and exchanged as late as they can be, however busy the machine is."""
     monkeypatch.setattr(Player, "ahead", 1)
+    monkeypatch.setattr(Player, "margin", 1)
 
 
 @contextmanager
@@ -86,9 +87,12 @@ def entered(socket: WebSocketTestSession, session: str | None = None) -> dict[st
 def chunk(socket: WebSocketTestSession, keys: str, number: int, painted: int) -> list[bytes]:
     """Hold keys for one chunk, and let go once all of it is painted."""
     socket.send_json({"type": "keys", "keys": keys, "id": number, "painted": painted})
-    first, parts, answers = read(until(socket, "frames"))
-    assert answers == number
-    assert first == painted + 1
+    parts: list[bytes] = []
+    while len(parts) < 4:
+        first, more, answers = read(until(socket, "frames"))
+        assert answers == number
+        assert first == painted + 1 + len(parts)
+        parts += more
     let_go = {"type": "keys", "keys": "", "id": number, "painted": painted + len(parts)}
     socket.send_json(let_go)
     return parts

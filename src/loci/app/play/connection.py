@@ -1,9 +1,10 @@
 """One WebSocket: keys in, frames out.
 
 In: JSON text of at most 64 kB, `{"type": ...}`. Out: JSON text for states, and binary for frames:
-a little-endian header (first frame, number of frames, key message answered), then for each frame
-its length and a JPEG. Frames from `first` on replace those sent before. The client says what it
-has painted; where it says nothing, nothing is generated.
+a little-endian header (first frame, number of frames, key message answered, seconds since their
+chunk was begun or 0 for the frame where a walk goes on), then for each frame its length and a JPEG.
+Frames from `first` on replace those sent before. The client says what it has painted; where it says
+nothing, nothing is generated.
 """
 
 from __future__ import annotations
@@ -155,10 +156,11 @@ class Connection:
             async with session.lock:
                 player = session.player
                 shown = await self.sessions.run(player.act)
-                if shown is not None:
+                if shown is not None and len(shown.frames):
                     await self.show(shown)
+                if shown is not None and player.pending is not None and player.pending.decoded:
                     await self.tell("memory", **memory_map(player))
-                await self.sessions.run(session.autosave, time.monotonic())
+                    await self.sessions.run(session.autosave, time.monotonic())
             if shown is None:
                 session.changed.clear()
                 if session.player.due() is None:

@@ -40,14 +40,17 @@ class Client:
     address: str
     random: random.Random
     fps: float = 15.0
+    chunk: int = 8
     painted: int = 0
     last: int = 0
     frames: dict[int, int | None] = field(default_factory=dict)
     pressed: dict[int, float] = field(default_factory=dict)
     keys_id: int = 0
+    answered: int = 0
     delays: list[float] = field(default_factory=list)
     paints: list[float] = field(default_factory=list)
-    steps: list[float] = field(default_factory=list)
+    first_frames: list[float] = field(default_factory=list)
+    chunks: list[float] = field(default_factory=list)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def play(self, presses: int) -> None:
@@ -65,6 +68,8 @@ class Client:
             await self._press(socket, "w")
             await asyncio.sleep(2.0)  # the first chunk of a process is slow
             self.delays.clear()
+            self.first_frames.clear()
+            self.chunks.clear()
             for _ in range(presses):
                 await self._press(socket, self.random.choice("wsadjl"))
                 await asyncio.sleep(self.random.uniform(0.3, 1.2))
@@ -94,7 +99,7 @@ class Client:
             if isinstance(message, str):
                 content = json.loads(message)
                 if content["type"] == "ready":
-                    self.fps = content["fps"]
+                    self.fps, self.chunk = content["fps"], content["chunk"]
                     self.ready.set()
                 continue
             first, count, answers, seconds = HEADER.unpack_from(message)
@@ -102,10 +107,14 @@ class Client:
                 del self.frames[number]
             for k in range(count):
                 self.frames[first + k] = answers if k == 0 else None
-            if count == 1 and not seconds:
+            if not seconds:
                 self.painted = first - 1
-            else:
-                self.steps.append(seconds)
+                continue
+            if answers != self.answered:
+                self.first_frames.append(seconds)
+            self.answered = answers
+            if (first + count - 1) % self.chunk == 0:
+                self.chunks.append(seconds)
 
     async def _paint(self, socket: Any) -> None:
         due = time.perf_counter()
@@ -143,14 +152,23 @@ def bench(
     if json is not None:
         check_writable(json)
     results = [measured(model, speed, players, presses) for players in sessions]
-    columns = ("players", "median ms", "95 % ms", "frames/s", "chunk ms", "MB")
+    columns = ("players", "median ms", "95 % ms", "frames/s", "first ms", "chunk ms", "MB")
     rows = [tuple(round(result[key], 1) for key in RESULTS) for result in results]
     print(table(columns, rows))
     if json is not None:
         write_json(json, {"model": model, "speed": speed, "cores": os.cpu_count(), "runs": results})
 
 
-RESULTS = ("players", "median_ms", "p95_ms", "frames_per_second", "chunk_ms", "rss_mb")
+RESULTS = (
+    "players",
+    "median_ms",
+    "p95_ms",
+    "frames_per_second",
+    "first_frame_ms",
+    "chunk_ms",
+    "rss_mb",
+)
+"""`first_frame_ms` and `chunk_ms`: from a chunk's beginning until its first and last frame."""
 
 
 def measured(model: str, speed: str, players: int, presses: int) -> dict[str, float]:
@@ -178,14 +196,16 @@ def measured(model: str, speed: str, players: int, presses: int) -> dict[str, fl
             server.should_exit = True
             thread.join()
     delays = [delay for client in clients for delay in client.delays]
-    steps = [step for client in clients for step in client.steps]
+    first_frames = [seconds for client in clients for seconds in client.first_frames]
+    chunks = [seconds for client in clients for seconds in client.chunks]
     return {
         "players": players,
         "keys": len(delays),
         "median_ms": 1000 * float(np.median(delays)),
         "p95_ms": 1000 * float(np.quantile(delays, 0.95)),
         "frames_per_second": float(np.mean([client.rate for client in clients])),
-        "chunk_ms": 1000 * float(np.median(steps)),
+        "first_frame_ms": 1000 * float(np.median(first_frames)),
+        "chunk_ms": 1000 * float(np.median(chunks)),
         "rss_mb": _rss() / 2**20,
     }
 

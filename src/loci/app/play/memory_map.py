@@ -11,7 +11,7 @@ def memory_map(player: Player) -> dict[str, Any]:
     """Poses are [heading in radians, x, y in the world's units], dead-reckoned from the actions:
     they know no walls. Tokens are given by the frames they stand for, oldest first."""
     timeline = player.timeline
-    state = player.pending.after if player.pending else timeline.state
+    state = player.pending.chunk.after if player.pending else timeline.state
     path = [_pose(timeline.states[k].pose[0]) for k in sorted(timeline.states)]
     memory = state.memory
     settled = memory.settled

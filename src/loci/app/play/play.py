@@ -16,7 +16,7 @@ import tyro
 
 from loci.app.saved_walk import SavedWalk
 from loci.errors import LociError, check_seed
-from loci.io.config import CONFIG_NAME
+from loci.io.config_files import CONFIG_NAME
 from loci.io.images import WALK_ASPECT_RATIO, check_aspect, read_pixels
 from loci.io.models import SHIPPED, find_model
 

@@ -4,6 +4,9 @@
 same state with the actions already shown plus the new keys, and the frames not yet shown are
 exchanged. Chunks always hold `world.chunk` actions, standing still where no key is held, so the
 committed actions give the same walk in `loci walk`.
+
+A chunk is sampled at once and decoded in pieces, so that its first frame is shown while the others
+are still being decoded.
 """
 
 from __future__ import annotations
@@ -18,18 +21,20 @@ from jaxtyping import Int, UInt8
 from loci.actions import Action, parse_keys
 from loci.app.play.timeline import Timeline
 from loci.errors import LociError
-from loci.world.world import WalkState, World
+from loci.world.world import SampledChunk, WalkState, World
 
 TAP = 2  # frames that a key acts at least, however short it was pressed
-MARGIN = 1  # frames after the one on the screen that are not exchanged: they are about to be shown
+MARGIN = 1  # frames after the one on the screen that are not exchanged, at least
+MOST_REPLACED = 2  # times that a chunk is made again
 OPPOSED = ("ws", "ad", "ik", "jl")
 
 
 @dataclass(frozen=True)
 class Shown:
-    """Frames to show, from frame number `first` of the walk on; later ones are void.
+    """Frames to show, perhaps none, from frame number `first` of the walk on; later ones are void.
 
-    `keys_id` names the key message that these frames answer.
+    `keys_id` names the key message that these frames answer, `seconds` is the time since their
+    chunk was begun.
     """
 
     first: int
@@ -38,16 +43,60 @@ class Shown:
     seconds: float
 
 
-@dataclass(frozen=True)
 class Pending:
-    """The chunk under way: not committed, since it may still be replaced."""
+    """The chunk under way: not committed, since it may still be replaced.
 
-    before: WalkState
-    after: WalkState
-    first: int
-    actions: Int[np.ndarray, "n 2"]
-    frames: UInt8[np.ndarray, "n h w 3"]
-    replaced: bool = False
+    Args:
+        chunk: its latents.
+        first: number of its first frame in the walk.
+        actions: of all its frames.
+        keep: frames at its beginning that were shown from the chunk that it replaces. They are
+            decoded last, and not shown again.
+        keys_id: of the key message that it answers.
+        replaced: how often the chunk was made before.
+        began: when, in seconds.
+    """
+
+    def __init__(
+        self,
+        chunk: SampledChunk,
+        first: int,
+        actions: Int[np.ndarray, "n 2"],
+        keep: int,
+        keys_id: int,
+        replaced: int,
+        began: float,
+    ) -> None:
+        self.chunk, self.first, self.actions = chunk, first, actions
+        self.keep, self.keys_id, self.replaced, self.began = keep, keys_id, replaced, began
+        self.shown: list[UInt8[np.ndarray, "n h w 3"]] = []
+        self.hidden: UInt8[np.ndarray, "n h w 3"] | None = None
+
+    @property
+    def decoded(self) -> bool:
+        """Whether all its frames are."""
+        return self.hidden is not None
+
+    def decode(self) -> Shown:
+        """Decode some more frames: the first, the second, the next two, four, ...; at last those
+        that are not shown, which may be none."""
+        done = sum(len(part) for part in self.shown)
+        start, count = self.keep + done, len(self.actions)
+        if start < count:
+            frames = self.chunk.frames(start, min(start + max(done, 1), count))
+            self.shown.append(frames)
+        else:
+            frames = self.shown[0][:0]
+            self.hidden = self.chunk.frames(0, self.keep) if self.keep else frames
+            _ = self.chunk.after
+        seconds = time.perf_counter() - self.began
+        return Shown(self.first + start, frames, self.keys_id, seconds)
+
+    def frames(self) -> UInt8[np.ndarray, "n h w 3"]:
+        """All its frames, in order."""
+        while self.hidden is None:
+            self.decode()
+        return np.concatenate([self.hidden, *self.shown])
 
 
 class Player:
@@ -63,20 +112,27 @@ class Player:
         self.keys, self.keys_id, self.tapped = "", 0, ""
         self.painted = timeline.length - 1
         self.pending: Pending | None = None
-        self.step_seconds = 0.0
+        self.first_seconds = 0.0
 
     @property
     def last(self) -> int:
-        """Number of the last frame that was generated."""
+        """Number of the last frame that was sampled."""
         if self.pending is None:
             return self.timeline.length - 1
-        return self.pending.first + len(self.pending.frames) - 1
+        return self.pending.first + len(self.pending.actions) - 1
 
     @property
     def ahead(self) -> int:
-        """Frames not yet painted at which the next chunk is begun: as many as it takes to make."""
-        frames = int(np.ceil(self.step_seconds * self.world.fps)) + MARGIN
+        """Frames not yet painted at which the next chunk is begun: as many as it takes until the
+        first of its frames is there."""
+        frames = int(np.ceil(self.first_seconds * self.world.fps)) + MARGIN
         return min(frames, self.world.chunk)
+
+    @property
+    def margin(self) -> int:
+        """Frames after the one on the screen that are not exchanged: they will have been painted
+        by the time that the first new frame is there."""
+        return max(MARGIN, int(self.first_seconds * self.world.fps))
 
     def press(self, keys: str, keys_id: int, painted: int) -> None:
         """The full set of keys held, the number of the message, and the newest frame painted."""
@@ -90,38 +146,43 @@ class Player:
         self.painted = min(max(self.painted, frame), self.last)
 
     def due(self) -> str | None:
-        """What to do now: "replace" the chunk under way, "go on" with the next one, or None."""
+        """What to do now: "replace" the chunk under way, "decode" more of its frames, "go on" with
+        the next one, or None."""
         pending, left = self.pending, self.last - self.painted
-        wanted = _ids(self.keys)
-        if pending is not None and not pending.replaced and left > MARGIN:
-            changes_at = self.painted + MARGIN + 1 - pending.first
-            if changes_at < len(pending.actions) and (pending.actions[changes_at:] != wanted).any():
+        if pending is not None and pending.replaced < MOST_REPLACED and left > self.margin:
+            rest = pending.actions[self._keep(pending) :]
+            if (rest != _ids(self.keys)).any():
                 return "replace"
+        if pending is not None and not pending.decoded:
+            return "decode"
         if (self.keys or self.tapped) and left <= self.ahead:
             return "go on"
         return None
 
     def act(self) -> Shown | None:
-        """Do what is due; the frames to show, or None. Takes as long as a chunk takes."""
+        """Do a piece of what is due; the frames to show, or None where nothing is due."""
         due = self.due()
         if due is None:
             return None
-        began, keys_id = time.perf_counter(), self.keys_id
-        first = self._replace() if due == "replace" else self._go_on()
-        assert self.pending is not None
-        seconds = time.perf_counter() - began
-        self.step_seconds = (
-            seconds if not self.step_seconds else 0.7 * self.step_seconds + 0.3 * seconds
-        )
-        start = first - self.pending.first
-        return Shown(first, self.pending.frames[start:], keys_id, seconds)
+        if due == "replace":
+            self._replace()
+        elif due == "go on":
+            self._go_on()
+        pending = self.pending
+        assert pending is not None
+        shown = pending.decode()
+        if due != "decode":
+            before = self.first_seconds or shown.seconds
+            self.first_seconds = 0.7 * before + 0.3 * shown.seconds
+        return shown
 
     def settle(self) -> None:
         """Commit the chunk under way."""
-        if self.pending is not None:
-            pending = self.pending
+        pending = self.pending
+        if pending is not None:
+            frames = pending.frames()
             self.pending = None
-            self.timeline.commit(pending.after, pending.actions, pending.frames)
+            self.timeline.commit(pending.chunk.after, pending.actions, frames)
 
     def go_to(self, moment: int) -> Shown:
         """Back to an earlier moment; the chunk under way counts as one. Shows the frame there."""
@@ -137,7 +198,7 @@ class Player:
     def peek(self, turns: int) -> UInt8[np.ndarray, "n h w 3"]:
         """What would be seen on turning `turns` frames to the left (right if negative), generated
         from a fork that is thrown away: nothing of it is remembered."""
-        state = self.pending.after if self.pending else self.timeline.state
+        state = self.pending.chunk.after if self.pending else self.timeline.state
         parts = []
         left = abs(turns)
         while left:
@@ -154,34 +215,43 @@ class Player:
         self.settle()
         return Player(self.world, self.timeline.fork(folder))
 
-    def _go_on(self) -> int:
+    def _go_on(self) -> None:
         self.settle()
         held, chunk = self.keys, self.world.chunk
         actions = np.repeat(_ids(held)[None], chunk, axis=0)
         if not held:
             actions[:TAP] = _ids(self.tapped)
         self.tapped = ""
-        state = self.timeline.state
-        self._make(state, self.timeline.length, actions, replaced=False)
-        return self.timeline.length
+        self._sample(self.timeline.state, self.timeline.length, actions)
 
-    def _replace(self) -> int:
+    def _keep(self, pending: Pending) -> int:
+        """Frames of the chunk under way that are not exchanged any more."""
+        keep = self.painted + self.margin + 1 - pending.first
+        return min(max(keep, 0), len(pending.actions) - 1)
+
+    def _replace(self) -> None:
         pending = self.pending
         assert pending is not None
-        keep = max(self.painted + MARGIN + 1 - pending.first, 0)
+        keep = self._keep(pending)
         actions = pending.actions.copy()
         actions[keep:] = _ids(self.keys)
         if not self.keys and self.tapped and (pending.actions[:keep] == 0).all():
             actions[keep : keep + TAP] = _ids(self.tapped)
         self.tapped = ""
-        self._make(pending.before, pending.first, actions, replaced=True)
-        return pending.first + keep
+        before = pending.chunk.before
+        self._sample(before, pending.first, actions, keep, pending.replaced + 1)
 
-    def _make(
-        self, state: WalkState, first: int, actions: Int[np.ndarray, "n 2"], replaced: bool
+    def _sample(
+        self,
+        state: WalkState,
+        first: int,
+        actions: Int[np.ndarray, "n 2"],
+        keep: int = 0,
+        replaced: int = 0,
     ) -> None:
-        frames, after = self.world.step(state, actions)
-        self.pending = Pending(state, after, first, actions, frames, replaced)
+        began, keys_id = time.perf_counter(), self.keys_id
+        chunk = self.world.sample(state, actions)
+        self.pending = Pending(chunk, first, actions, keep, keys_id, replaced, began)
 
 
 def playable(keys: str, world: World) -> str:
