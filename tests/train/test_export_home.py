@@ -14,12 +14,12 @@ from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
 from loci.caching.error_budget import ErrorScale
 from loci.data.objects.dataset import ObjectSet
 from loci.errors import LociError
-from loci.io.config import save_config
+from loci.io.config_files import save_config
+from loci.objects.config import home
 from loci.objects.lifter import Lifter
 from loci.objects.models.condition import EmbedderFuser
 from loci.objects.models.slat_flow import SlatStatistics
 from loci.objects.parts import PARTS
-from loci.objects.presets import home
 from loci.train.export_home import REPLACEABLE, Runs, choose_example, export_home
 from loci.train.slat.flow import STATISTICS_NAME
 from tests.bench.object_folders import write_tables
@@ -72,7 +72,7 @@ def test_what_is_shipped_lifts_its_example(shipped: Path) -> None:
     assert {path.name for path in shipped.iterdir()} == REPLACEABLE - {CALIBRATION_NAME}
     lifter = Lifter.from_pretrained(shipped)
     assert lifter.config.input_size == 28
-    assert lifter.config.structure == home().run.structure
+    assert lifter.config.structure == home().lifter.structure
     assert lifter.config.latents.statistics == STATISTICS
     for name, module in small_modules().items():
         loaded = lifter.loader.parts.load(name).state_dict()
@@ -123,6 +123,32 @@ def test_an_older_model_is_replaced_and_nothing_else(
         export_home(runs, data, shipped)
     assert sorted(shipped.rglob("*")) == before
     notes.unlink()
+
+
+def test_parts_of_a_model_folder_are_kept(
+    runs: Runs, data: Path, shipped: Path, tmp_path: Path
+) -> None:
+    """Stage 1 is trained anew, stage 2 stays."""
+    stage1 = made_runs(tmp_path / "runs")
+    fuser = cast(Any, small_modules()["structure_fuser"])
+    fuser.idx_emb.data += 1
+    fuser.save_pretrained(stage1.structure / "final" / "structure_fuser")
+    out = tmp_path / "home"
+    export_home(Runs(stage1.structure_vae, stage1.structure, shipped, shipped), data, out)
+    older, newer = Lifter.from_pretrained(shipped), Lifter.from_pretrained(out)
+    assert newer.config == older.config
+    changed = [
+        name
+        for name in PARTS
+        if any(
+            not torch.equal(tensor, newer.loader.parts.load(name).state_dict()[key])
+            for key, tensor in older.loader.parts.load(name).state_dict().items()
+        )
+    ]
+    assert changed == ["structure_fuser"]
+    assert "| `slat` | 20 steps, 2 minutes |" in (out / "README.md").read_text()
+    logs = (folder / "training" / "slat" / "log.jsonl" for folder in (shipped, out))
+    assert len({path.read_text() for path in logs}) == 1
 
 
 def test_runs_that_do_not_fit_are_named(data: Path, tmp_path: Path) -> None:

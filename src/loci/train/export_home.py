@@ -18,8 +18,9 @@ from loci.caching.calibration import CALIBRATION_NAME
 from loci.data.objects.dataset import ObjectRecord, ObjectSet, training_folders
 from loci.data.objects.splits import credits_text
 from loci.errors import LociError
-from loci.io.config import load_config
+from loci.io.config_files import load_config
 from loci.io.files import replacing, replacing_folder
+from loci.objects.config import LIFTER_NAME, LifterConfig, home
 from loci.objects.lifter import Lifter
 from loci.objects.models.condition import EmbedderFuser
 from loci.objects.models.slat_flow import SlatStatistics
@@ -35,7 +36,6 @@ from loci.objects.parts import (
     LoadedParts,
     SavedParts,
 )
-from loci.objects.presets import LIFTER_NAME, LifterConfig, home
 from loci.train.plots import draw_panels
 from loci.train.slat.flow import STATISTICS_NAME
 
@@ -78,7 +78,10 @@ def _save(path: Path, pixels) -> None:
 
 
 class Runs(NamedTuple):
-    """The folders of the four finished runs, in the order in which they are trained."""
+    """The folders of the four finished runs, in the order in which they are trained.
+
+    In place of a run there may be a model folder, whose parts and logs are kept.
+    """
 
     structure_vae: Path
     structure: Path
@@ -102,7 +105,7 @@ def export_home(runs: Runs, data: Path, out: Path) -> Lifter:
     """Write one model folder, all or nothing, and print what it weighs.
 
     Args:
-        runs: finished runs; each has its parts in final.
+        runs: finished runs, each with its parts in final; or a model folder, to keep its parts.
         data: the objects of the runs: licences and the example picture come from there.
         out: the folder; an older model in it is replaced.
 
@@ -113,9 +116,9 @@ def export_home(runs: Runs, data: Path, out: Path) -> Lifter:
         LociError: when a run is not finished, does not fit the others, or the data is not there.
     """
     for run in runs:
-        if not (run / "final").is_dir():
+        if not ((run / "final").is_dir() or is_model(run)):
             raise LociError(f"{run}: expected a finished training run, with its model in final")
-    modules = {name: SavedParts(run / "final").load(name) for name, run in runs.sources().items()}
+    modules = {name: SavedParts(parts(run)).load(name) for name, run in runs.sources().items()}
     _check_same_codec(runs, modules[STRUCTURE_DECODER])
     lifter = Lifter(lifter_config(runs, modules), LoadedParts(modules))
     train, test = (ObjectSet.load(data / part) for part in ("train", "test"))
@@ -124,8 +127,8 @@ def export_home(runs: Runs, data: Path, out: Path) -> Lifter:
         for name, run in zip(Runs._fields, runs, strict=True):
             logs = draft / TRAINING / name.replace("_", "-")
             logs.mkdir(parents=True)
-            shutil.copyfile(run / "log.jsonl", logs / "log.jsonl")
-            draw_panels(run / "log.jsonl", logs / "curves.png")
+            shutil.copyfile(log(name, run), logs / "log.jsonl")
+            draw_panels(log(name, run), logs / "curves.png")
         shown = write_example(test, draft)
         (draft / CREDITS).write_text(credits_text(train.records, test.records), encoding="utf-8")
         made = sum(len(ObjectSet.load(folder)) for folder in training_folders(data)[1:])
@@ -137,19 +140,38 @@ def export_home(runs: Runs, data: Path, out: Path) -> Lifter:
     return Lifter.from_pretrained(out)
 
 
+def is_model(folder: Path) -> bool:
+    """Whether this is a model folder and not a run."""
+    return (folder / LIFTER_NAME).is_file()
+
+
+def parts(run: Path) -> Path:
+    """Where a run or a model folder has its parts."""
+    return run if is_model(run) else run / "final"
+
+
+def log(name: str, run: Path) -> Path:
+    """The log of a run, or of the training of that name in a model folder."""
+    folder = run / TRAINING / name.replace("_", "-") if is_model(run) else run
+    return folder / "log.jsonl"
+
+
 def lifter_config(runs: Runs, modules: Mapping[str, nn.Module]) -> LifterConfig:
     """The settings of `home` with the fusers' picture size and the statistics of the latents.
 
     Raises:
         LociError: when the fusers take pictures of different sizes.
     """
-    settings, size = home().run, _input_size(modules[STRUCTURE_FUSER])
+    settings, size = home().lifter, _input_size(modules[STRUCTURE_FUSER])
     if _input_size(modules[LATENT_FUSER]) != size:
         raise LociError(
             f"{runs.slat}: trained on pictures of {_input_size(modules[LATENT_FUSER])} pixels, "
             f"expected {size} as {runs.structure}"
         )
-    statistics = load_config(runs.slat / "final" / STATISTICS_NAME, SlatStatistics)
+    if is_model(runs.slat):
+        statistics = load_config(runs.slat / LIFTER_NAME, LifterConfig).latents.statistics
+    else:
+        statistics = load_config(runs.slat / "final" / STATISTICS_NAME, SlatStatistics)
     return replace(
         settings,
         input_size=size,
@@ -185,7 +207,9 @@ def card(
     return template.substitute(
         parts=_table("part", "parameters", {k: f"{n / 1e6:.2f} M" for k, n in counts.items()}),
         parameters=f"{sum(counts.values()) / 1e6:.1f}",
-        times=_table("run", "trained", {run.name: _trained(run) for run in runs}),
+        times=_table(
+            "run", "trained", {n: _trained(log(n, run)) for n, run in runs._asdict().items()}
+        ),
         licences=credits_text(train.records, test.records).split("\n\n")[0],
         train=len(train),
         more=made,
@@ -199,14 +223,14 @@ def _table(first: str, second: str, rows: Mapping[str, str]) -> str:
     return "\n".join(lines + [f"| `{name}` | {value} |" for name, value in rows.items()])
 
 
-def _trained(run: Path) -> str:
-    last = json.loads((run / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+def _trained(file: Path) -> str:
+    last = json.loads(file.read_text(encoding="utf-8").splitlines()[-1])
     return f"{last['step']} steps, {last['seconds'] / 60:.0f} minutes"
 
 
 def _check_same_codec(runs: Runs, decoder: nn.Module) -> None:
     """The structure run keeps a copy of the decoder whose latents it learned."""
-    copied = SavedParts(runs.structure / "final").load(STRUCTURE_DECODER).state_dict()
+    copied = SavedParts(parts(runs.structure)).load(STRUCTURE_DECODER).state_dict()
     original = decoder.state_dict()
     same = copied.keys() == original.keys() and all(
         torch.equal(copied[name], original[name]) for name in original

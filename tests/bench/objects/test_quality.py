@@ -32,6 +32,7 @@ from loci.bench.objects.metrics import (
 )
 from loci.bench.objects.quality import (
     describe,
+    intervals,
     lift,
     measure,
     objects,
@@ -99,7 +100,7 @@ def test_a_case_depends_on_its_object_and_the_seed_only(
     depth = first.pointmap[..., 2][torch.from_numpy(first.mask)]
     middle = float(first.pose.translation[0, 2])
     assert float(depth.nanmedian()) == pytest.approx(middle, rel=0.5)
-    assert float(first.nominal.translation[0, 2]) == pytest.approx(1)
+    assert float(first.canonical_pose.translation[0, 2]) == pytest.approx(1)
 
 
 def test_the_truth_scores_best(held_out: HeldOutObjects) -> None:
@@ -156,7 +157,7 @@ def test_retrieval_finds_the_very_object_and_places_it(held_out: HeldOutObjects)
         assert known.rotation_error < 1
         assert known.box_iou > 0.9
         assert known.f_score == 1
-        alone = rescore_pose(known, found.without_pointmap, case, case.nominal)
+        alone = rescore_pose(known, found.without_pointmap, case, case.canonical_pose)
         assert alone.rotation_error < 5
         assert alone.box_iou > 0.85
         assert float(found.without_pointmap.pose.translation[0, 2]) == pytest.approx(1)
@@ -282,6 +283,35 @@ def test_means_leave_out_missing_scores_and_rotations_are_medians() -> None:
     assert figures["f_score"] == pytest.approx(2.5 / 4)
     assert figures["rotation_error"] == 10
     assert figures["symmetric_rotation_error"] == 8
+
+
+def test_intervals_hold_the_mean_and_narrow_with_more_objects() -> None:
+    rows = [Scores(0.1, f, 0.5, 0.5, 10.0, 8.0, 20.0) for f in (0.2, 0.4, 0.6, 0.8)]
+    low, high = intervals(rows)["f_score"]
+    assert 0.2 <= low < 0.5 < high <= 0.8
+    assert high - low == pytest.approx(2 * 1.96 * np.std([0.2, 0.4, 0.6, 0.8]) / 2, rel=0.1)
+    narrow = intervals(rows * 16)["f_score"]
+    assert narrow[1] - narrow[0] == pytest.approx((high - low) / 4, rel=0.15)
+    assert intervals(rows)["voxel_iou"] == (0.5, 0.5)
+    none = [row._replace(chamfer=math.nan) for row in rows]
+    assert all(math.isnan(end) for end in intervals(none)["chamfer"])
+    assert intervals(none)["f_score"] == (low, high)
+
+
+@pytest.mark.usefixtures("without_networks")
+def test_another_part_is_measured_without_the_baseline(folder: Path, tmp_path: Path) -> None:
+    write_tables(tmp_path / "packs", [7, 8])
+    nowhere = tmp_path / "nowhere"
+    asked = {"data": tmp_path, "structure_vae": nowhere, "slat_vae": nowhere, "quick": True}
+    objects(tmp_path / "out.json", model="tiny", part="packs", count=1, retrieval=False, **asked)
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert list(results["scores"]) == ["with_pointmap", "without_pointmap"]
+    assert [row["name"] for row in results["by_object"]] == ["toy-7"]
+    assert (results["part"], results["retrieved_from"]) == ("packs", 0)
+    low, high = results["intervals"]["with_pointmap"]["f_score"]
+    assert low <= results["scores"]["with_pointmap"]["f_score"] <= high
+    with pytest.raises(LociError, match="simple: no objects"):
+        objects(tmp_path / "out.json", model="tiny", part="simple", retrieval=False, **asked)
 
 
 def test_relative_scores_go_from_retrieval_to_the_upper_bound() -> None:

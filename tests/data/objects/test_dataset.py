@@ -196,6 +196,19 @@ def test_more_objects_have_a_folder_of_their_own(made: Path, tmp_path: Path) -> 
         generate(made / "in", tmp_path, ObjectsConfig(composed=10_000))
 
 
+def test_distances_may_be_left_out_and_tests_have_all(made: Path, tmp_path: Path) -> None:
+    config = ObjectsConfig(views=1, size=32, turned=2, simple=1, test_views=3, distances=False)
+    generate(made / "in", tmp_path, config)
+    train, test, simple = (ObjectSet.load(tmp_path / p) for p in ("train", "test", "simple"))
+    assert (train.views, test.views, simple.views) == (1, 3, 3)
+    assert len(ObjectSet.load(*training_folders(tmp_path))) == 4
+    with pytest.raises(LociError, match="no sdf, expected objects made with --distances"):
+        train.sdf(0)
+    whole = ObjectSet.load(made / "out" / "test")
+    assert torch.equal(test.sdf(0), whole.sdf(0)), "the same object whatever else is made"
+    assert torch.equal(train.occupancy(0), ObjectSet.load(made / "out" / "train").occupancy(0))
+
+
 def test_what_is_no_object_is_named(tmp_path: Path, made: Path) -> None:
     with pytest.raises(LociError, match="make some: loci data objects"):
         ObjectSet.load(tmp_path)

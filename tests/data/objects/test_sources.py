@@ -1,11 +1,14 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import trimesh
+from PIL import Image
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
+from loci.data.objects import mesh_files
 from loci.data.objects.cleaning import LENGTH, UnusableObject, area_samples, check_name, normalized
 from loci.data.objects.mesh_files import Submesh, read_mesh_file, triangles
 from loci.data.objects.sources import catalog, find_sources, read_furniture
@@ -48,6 +51,48 @@ def test_colours_of_a_glb_are_linear(tmp_path: Path) -> None:
     box.export(tmp_path / "tree.glb")
     (submesh,) = read_mesh_file(tmp_path / "tree.glb")
     np.testing.assert_allclose(submesh.color, [0.15, 0.48, 0.0], atol=0.01)
+
+
+def test_a_gltf_is_read_with_the_files_beside_it(tmp_path: Path) -> None:
+    box = trimesh.creation.box((1, 2, 3))
+    uv = np.zeros((len(box.vertices), 2))
+    picture = Image.new("RGB", (4, 4), (10, 200, 30))
+    box.visual = TextureVisuals(uv, PBRMaterial(baseColorTexture=picture))
+    files: Any = box.export(file_type="gltf")
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    (path,) = tmp_path.glob("*.gltf")
+    (submesh,) = read_mesh_file(path)
+    np.testing.assert_allclose(np.ptp(bounds([submesh]), axis=0), [1, 3, 2], atol=1e-5)
+    assert submesh.texture is not None
+    assert submesh.texture[0, 0, :3].tolist() == [10, 200, 30]
+    assert [source.name for source in find_sources(tmp_path)] == [path.stem]
+
+
+def test_draco_is_named_where_it_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mesh_files, "find_spec", lambda name: None)
+    (tmp_path / "ship.glb").write_bytes(b'glTF {"extensionsUsed":["KHR_draco_mesh_compression"]}')
+    with pytest.raises(LociError, match=r"ship.glb: compressed by Draco, expected: pip install"):
+        read_mesh_file(tmp_path / "ship.glb")
+
+
+def test_whose_a_mesh_is_stands_beside_it(tmp_path: Path) -> None:
+    write_box(tmp_path / "toys" / "red", "duck")
+    write_box(tmp_path, "brick")
+    note = tmp_path / "toys" / "source.json"
+    note.write_text('{"source": "Toy pack", "licence": "CC0-1.0", "author": "Ann"}')
+    brick, duck = find_sources(tmp_path)
+    assert (duck.origin, duck.licence, duck.author) == (
+        "Toy pack: toys/red/duck.obj",
+        "CC0-1.0",
+        "Ann",
+    )
+    assert (brick.origin, brick.licence) == ("brick.obj", "unknown")
+    note.write_text("[]")
+    with pytest.raises(LociError, match="source.json: expected source, licence and author"):
+        find_sources(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"glTF\x02\0\0\0 and no more"])

@@ -7,12 +7,14 @@ import torch
 from loci.data.objects.dataset import ObjectRecord
 from loci.data.objects.sources import MeshSource, slug
 from loci.data.objects.splits import (
+    Split,
     credits_text,
     draw,
     family,
     held_out,
     namesakes,
     near_duplicates,
+    split_of,
 )
 from loci.errors import LociError
 
@@ -45,8 +47,14 @@ def source(name: str, category: str = "Living room", title: str = "Thing") -> Me
 def test_the_committed_list_holds_sixty_objects_or_more() -> None:
     splits = held_out()
     assert Counter(splits.values())["test"] >= 60
-    assert set(splits.values()) == {"test", "aside"}
-    assert not {name for name in splits if name != slug(name)}
+    assert set(splits.values()) == {"test", "aside", "packs"}
+    assert not {name for name in splits if name != slug(name) and not name.endswith("-*")}
+
+
+def test_a_pattern_holds_out_a_pack_and_a_name_comes_first() -> None:
+    splits: dict[str, Split] = {"toys-*": "packs", "toys-ball": "aside"}
+    names = ("toys-duck", "toys-ball", "toyshop", "chair")
+    assert [split_of(name, splits) for name in names] == ["packs", "aside", "train", "train"]
 
 
 def test_whole_families_are_drawn_from_every_category() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from loci.errors import LociError
 from loci.objects.models.condition import EmbedderFuser, FuserConfig, PointmapEmbedderConfig
 from loci.objects.models.dinov2 import DinoConfig, DinoEmbedderConfig
 from loci.objects.models.structure_flow import StructureFlow, StructureFlowConfig
@@ -25,7 +26,7 @@ from loci.train.structure.evaluate import (
     fscore,
     pose_scores,
 )
-from loci.train.structure.flow import StructureTraining, fit_structure, shape_latents
+from loci.train.structure.flow import StructureTraining, fit_structure, load_start, shape_latents
 from loci.train.structure.objective import StructureLoss, StructureObjective
 from loci.train.structure.scenes import CLEAN, SceneAugmentation
 from tests.train.killing import killed
@@ -123,6 +124,19 @@ def test_a_killed_run_goes_on_as_if_never_killed(tmp_path: Path) -> None:
         fit_structure(OBJECTS, [], codec(), replace(TINY, out=tmp_path / "killed"))
     resumed = fit_structure(OBJECTS, [], codec(), replace(TINY, out=tmp_path / "killed"))
     assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_a_training_goes_on_from_a_model_folder(tmp_path: Path) -> None:
+    first = fit_structure(OBJECTS, [], codec(), replace(TINY, out=tmp_path / "first"))
+    folder = tmp_path / "first" / "final"
+    start = load_start(folder, TINY)
+    still = replace(TINY, out=tmp_path / "second", learning_rate=0.0, steps=1, init_from=folder)
+    second = fit_structure(OBJECTS, [], codec(), still, start)
+    for one, other in ((first.fuser, second.fuser), (first.flow, second.flow)):
+        assert torch.equal(weights(one), weights(other))
+    other_size = replace(TINY, flow=replace(TINY.flow, blocks=1))
+    with pytest.raises(LociError, match=r"final: StructureFlowConfig\(.*expected"):
+        load_start(folder, other_size)
 
 
 def test_a_sample_without_condition_is_the_unconditional_branch() -> None:

@@ -1,11 +1,13 @@
 """The structure autoencoder at toy size."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from loci.errors import LociError
 from loci.objects.models.structure_vae import (
     StructureDecoder,
     StructureDecoderConfig,
@@ -25,7 +27,7 @@ from tests.train.killing import killed
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
 TINY = StructureVAETraining(
-    encoder=StructureEncoderConfig(4, (16, 8), fold=2, middle_blocks=0),
+    encoder=StructureEncoderConfig(4, (16, 8), patch_size=2, middle_blocks=0),
     decoder=StructureDecoderConfig(4, (16, 8, 4), 1, 0),
     augmentation=ShapeAugmentation(primitives=0.3),
     steps=6,
@@ -106,6 +108,24 @@ def test_a_killed_run_goes_on_as_if_never_killed(tmp_path: Path) -> None:
     assert not (tmp_path / "killed" / "final").exists()
     resumed = fit_structure_vae(shapes, shapes, replace(TINY, out=tmp_path / "killed"))
     assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_an_encoder_is_trained_for_a_decoder_that_exists(tmp_path: Path) -> None:
+    shapes = boxes()
+    first = fit_structure_vae(shapes, shapes, replace(TINY, out=tmp_path / "first"))
+    model = tmp_path / "first" / "final"
+    shutil.rmtree(model / "structure_encoder")
+    config = replace(TINY, out=tmp_path / "second", init_from=model, freeze_decoder=True, steps=20)
+    second = fit_structure_vae(shapes, shapes, config)
+    for one, other in zip(first.decoder.parameters(), second.decoder.parameters(), strict=True):
+        assert torch.equal(one, other), "neither trained nor scaled"
+    assert (tmp_path / "second" / "final" / "structure_encoder").is_dir()
+    config = replace(TINY, out=tmp_path / "third", init_from=tmp_path / "second" / "final")
+    third = fit_structure_vae(shapes, shapes, replace(config, learning_rate=0.0, steps=1))
+    assert torch.equal(weights(third), weights(second))
+    narrow = replace(config, out=tmp_path / "x", decoder=replace(TINY.decoder, middle_blocks=1))
+    with pytest.raises(LociError, match=r"final: StructureDecoderConfig\(.*expected"):
+        fit_structure_vae(shapes, shapes, narrow)
 
 
 def test_a_perfect_reconstruction_costs_nothing() -> None:

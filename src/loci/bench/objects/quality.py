@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from loci.bench.data import check_objects
 from loci.bench.report import QUICK_OBJECTS, ObjectPlan, ratio, table, write_json
@@ -35,7 +36,9 @@ NOTES = (
     "retrieval: the training object whose picture has the most similar features",
     "upper_bound: the true object in its true pose, reconstructed by both VAEs",
     "seconds: with loading, mean of a run; memory: the peak of the whole process",
+    "intervals: 95 %, by bootstrap over objects",
 )
+RESAMPLES = 2000
 
 
 def objects(
@@ -48,6 +51,9 @@ def objects(
     slat_vae: Path = Path("runs/slat_vae"),
     device: str = "cpu",
     guesses: int | None = None,
+    part: Literal["test", "packs", "simple", "aside"] = "test",
+    count: int | None = None,
+    retrieval: bool = True,
 ) -> None:
     """Score the shape, pose, renders and cost of lifted held-out objects.
 
@@ -61,9 +67,13 @@ def objects(
         slat_vae: the run that trained its SLAT VAE, for the upper bound.
         device: where to lift: cpu, cuda or mps.
         guesses: how many shapes are sampled and the best one kept; the model's number by default.
+        part: which objects: test (held-out furniture), packs (held-out packs of other sources),
+            simple (boxes, tori, mugs, cylinders), or aside, on which settings may be chosen.
+        count: how many objects, spread evenly; all by default.
+        retrieval: also measure the retrieval baseline.
     """
     check_writable(json)
-    check_objects(data, "test", "train")
+    check_objects(data, part, *(["train"] if retrieval else []))
 
     from loci.bench.objects.bounds import VAEReconstruction, missing_vaes
     from loci.bench.objects.cases import HeldOutObjects
@@ -71,15 +81,16 @@ def objects(
     from loci.objects.lifter import Lifter
 
     plan = QUICK_OBJECTS if quick else ObjectPlan()
+    plan = plan if count is None else replace(plan, objects=count)
     lifter = Lifter.from_pretrained(model, device)
-    held_out = HeldOutObjects.load(data / "test", seed, plan.views)
-    train = ObjectSet.load(data / "train")
+    held_out = HeldOutObjects.load(data / part, seed, plan.views)
+    train = ObjectSet.load(data / "train") if retrieval else None
     reason = missing_vaes(structure_vae, slat_vae)
     bound = None if reason else VAEReconstruction.load(structure_vae, slat_vae)
     results = measure(lifter, held_out, train, bound, plan, guesses)
     not_measured = {UPPER_BOUND: reason} if reason else {}
     asked = {"model": model, "data": str(data), "device": device, "quick": quick, "seed": seed}
-    asked |= {"guesses": lifter.config.guesses if guesses is None else guesses}
+    asked |= {"part": part, "guesses": lifter.config.guesses if guesses is None else guesses}
     write_json(json, {**asked, "not_measured": not_measured, **results})
     print(describe(results))
     for name, why in not_measured.items():
@@ -97,7 +108,7 @@ class LiftedCase(NamedTuple):
 def lift(
     lifter: Lifter, case: Case, with_pointmap: bool, seed: int, guesses: int | None = None
 ) -> LiftedCase:
-    """The case's object as a user lifts it; without a pointmap in the nominal pose."""
+    """The case's object as a user lifts it; without a pointmap in the canonical pose."""
     from loci.bench.objects.metrics import Prediction
 
     pointmap = case.pointmap if with_pointmap else None
@@ -127,12 +138,12 @@ def stage_costs(lifts: Iterable[LiftedCase]) -> dict[str, dict[str, float | int 
 def measure(
     lifter: Lifter,
     held_out: HeldOutObjects,
-    train: ObjectSet,
+    train: ObjectSet | None,
     bound: VAEReconstruction | None,
     plan: ObjectPlan,
     guesses: int | None = None,
 ) -> dict[str, Any]:
-    """All results, without the arguments.
+    """All results, without the arguments; without `train` there is no retrieval baseline.
 
     Raises:
         LociError: when no object can be lifted, or the packages of the features are missing.
@@ -143,40 +154,46 @@ def measure(
     from loci.bench.objects.bounds import Retrieval
     from loci.bench.objects.metrics import rescore_pose, score
 
-    began, features = time.perf_counter(), Features()
+    began = time.perf_counter()
     indices = held_out.indices(plan.objects)
     rows: list[dict[str, Any]] = []
     lifts: dict[str, list[LiftedCase]] = {column: [] for column in BASELINES}
     for index in tqdm(indices, desc="lifting", unit=" objects"):
         case = held_out.case(index)
         row: dict[str, Any] = {"name": case.name, "view": case.view}
-        for column, true_pose in zip(BASELINES, (case.pose, case.nominal), strict=True):
+        for column, true_pose in zip(BASELINES, (case.pose, case.canonical_pose), strict=True):
             result = lift(lifter, case, column == "with_pointmap", held_out.seed, guesses)
             lifts[column].append(result)
             row[column] = score(result.prediction, case, true_pose)
         rows.append(row)
     _check_any(lifts)
-    retrieval = Retrieval(
-        train, plan.retrievable, features, lambda pairs: iter(tqdm(pairs, desc="indexing"))
-    )
+    features = Features() if train is not None else None
+    retrieval = None
+    if train is not None and features is not None:
+        retrieval = Retrieval(
+            train, plan.retrievable, features, lambda pairs: iter(tqdm(pairs, desc="indexing"))
+        )
     for row, index in zip(rows, tqdm(indices, desc="comparing", unit=" objects"), strict=True):
         case = held_out.case(index)
-        found = retrieval.retrieve(case)
-        row["retrieved"] = found.name
-        scores = score(found.with_pointmap, case, case.pose)
-        row["retrieval_with_pointmap"] = scores
-        row["retrieval_without_pointmap"] = rescore_pose(
-            scores, found.without_pointmap, case, case.nominal
-        )
+        if retrieval is not None:
+            found = retrieval.retrieve(case)
+            row["retrieved"] = found.name
+            scores = score(found.with_pointmap, case, case.pose)
+            row["retrieval_with_pointmap"] = scores
+            row["retrieval_without_pointmap"] = rescore_pose(
+                scores, found.without_pointmap, case, case.canonical_pose
+            )
         if bound is not None:
             row[UPPER_BOUND] = score(bound.reconstruct(case), case, case.pose)
-    columns = [*BASELINES, *BASELINES.values(), *([UPPER_BOUND] if bound is not None else [])]
+    columns = [*BASELINES, *(BASELINES.values() if retrieval is not None else ())]
+    columns += [UPPER_BOUND] if bound is not None else []
     scores_by_column = {column: summary([row[column] for row in rows]) for column in columns}
     return {
         "objects": len(rows),
-        "retrieved_from": len(retrieval.pairs),
-        "feature_network": features.name,
+        "retrieved_from": 0 if retrieval is None else len(retrieval.pairs),
+        "feature_network": None if features is None else features.name,
         "scores": scores_by_column,
+        "intervals": {column: intervals([row[column] for row in rows]) for column in columns},
         "failures": {
             column: {
                 row["name"]: one.failure
@@ -211,9 +228,24 @@ def summary(scores: list[Scores]) -> dict[str, float]:
     }
 
 
+def intervals(scores: list[Scores]) -> dict[str, tuple[float, float]]:
+    """95 % intervals of `summary`, by drawing the objects anew, with replacement."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(len(scores), size=(RESAMPLES, len(scores)))
+    summaries = [summary([scores[i] for i in rows]) for rows in drawn.tolist()]
+    found = {name: [one[name] for one in summaries] for name in summaries[0]}
+    finite = {
+        name: [x for x in values if np.isfinite(x)] or [np.nan] for name, values in found.items()
+    }
+    ends = {name: np.percentile(values, (2.5, 97.5)) for name, values in finite.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+
+
 def relative_to_bounds(scores: dict[str, dict[str, float]], column: str) -> dict[str, float | None]:
     """Where each score lies between retrieval (0) and the upper bound (1)."""
-    if UPPER_BOUND not in scores:
+    if UPPER_BOUND not in scores or BASELINES[column] not in scores:
         return {}
     low, high = scores[BASELINES[column]], scores[UPPER_BOUND]
     return {
@@ -229,7 +261,12 @@ def describe(results: dict[str, Any]) -> str:
     rows = [[name, *(scores[column][name] for column in scores)] for name in names]
     rows.append(["failures", *(len(results["failures"].get(column, ())) for column in scores)])
     lines = [f"{results['objects']} held-out objects", table(["", *scores], rows), ""]
-    if UPPER_BOUND in scores:
+    spans = [
+        [name, *(" to ".join(f"{x:.3g}" for x in results["intervals"][c][name]) for c in BASELINES)]
+        for name in names
+    ]
+    lines += [table(["95 % interval", *BASELINES], spans), ""]
+    if all(relative.values()):
         shares = [[name, *(relative[column][name] for column in BASELINES)] for name in names]
         lines += [table(["from retrieval (0) to upper bound (1)", *BASELINES], shares), ""]
     costs = [
@@ -238,7 +275,8 @@ def describe(results: dict[str, Any]) -> str:
     ]
     costs.append(["all", sum(cost[1] for cost in costs), None])
     lines += [table(["stage", "seconds", "peak MiB"], costs), ""]
-    lines.append(f"features for retrieval: {results['feature_network']}")
+    if results["feature_network"] is not None:
+        lines.append(f"features for retrieval: {results['feature_network']}")
     return "\n".join([*lines, *(f"({note})" for note in results["notes"])])
 
 

@@ -9,7 +9,8 @@ Arrays (V views of S x S pixels; frames and units: see `cameras`):
   [V]: the cameras.
 - `surface` float16 [16384, 9]: position, outward normal, RGB under even light.
 - `occupancy` uint8 [32768]: bits of a [64, 64, 64] grid (x, y, z): voxels the surface touches.
-- `sdf` int8 [65, 65, 65]: distance at the corners of that grid in 1/32 voxel, positive outside.
+- `sdf` int8 [65, 65, 65]: distance at the corners of that grid in 1/32 voxel, positive outside;
+  may be left out, only stage 2 needs it.
 
 The header holds name, category, title, source, licence, author and, if known, metres: the length
 of the longest side.
@@ -49,6 +50,7 @@ ARRAYS: dict[str, tuple[type[np.generic], tuple[str | int, ...]]] = {
     "occupancy": (np.uint8, (64**3 // 8,)),
     "sdf": (np.int8, (65, 65, 65)),
 }
+OPTIONAL = ("sdf",)
 
 
 def write_object(path: Path, arrays: Mapping[str, np.ndarray], header: Mapping[str, str]) -> None:
@@ -60,7 +62,8 @@ def write_object(path: Path, arrays: Mapping[str, np.ndarray], header: Mapping[s
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as draft:
-            content = {name: np.ascontiguousarray(arrays[name], ARRAYS[name][0]) for name in ARRAYS}
+            names = [name for name in ARRAYS if name in arrays or name not in OPTIONAL]
+            content = {name: np.ascontiguousarray(arrays[name], ARRAYS[name][0]) for name in names}
             save_file(content, draft, dict(header))
     except OSError as error:
         raise LociError(f"{path}: cannot be written ({error.strerror})") from error
@@ -215,8 +218,15 @@ class ObjectSet:
 
     def sdf(self, index: int) -> Float[Tensor, "65 65 65"]:
         """Signed distance at the corners of the 64 grid in the object's units, positive outside,
-        clipped at 4 voxels."""
-        return self.records[index].read("sdf").float() / (32 * GRID)
+        clipped at 4 voxels.
+
+        Raises:
+            LociError: when the objects were made without it.
+        """
+        record = self.records[index]
+        if "sdf" not in set(record.file.keys()):
+            raise LociError(f"{record.path}: no sdf, expected objects made with --distances")
+        return record.read("sdf").float() / (32 * GRID)
 
 
 def over(
@@ -232,12 +242,15 @@ def _open(path: Path) -> tuple[ObjectRecord, tuple[int, int]]:
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
-            shapes = {name: file.get_slice(name).get_shape() for name in ARRAYS}
+            present = set(file.keys())
+            names = [name for name in ARRAYS if name in present or name not in OPTIONAL]
+            shapes = {name: file.get_slice(name).get_shape() for name in names}
     except (OSError, SafetensorError) as error:
         raise LociError(f"{path}: damaged, expected an object of loci data objects") from error
     views, size = shapes["depth"][:2]
     sizes = {"v": views, "s": size}
-    for name, (_, axes) in ARRAYS.items():
+    for name in names:
+        axes = ARRAYS[name][1]
         expected = [sizes.get(str(axis), axis) for axis in axes]
         if shapes[name] != expected:
             raise LociError(f"{path}: {name} {shapes[name]}, expected {expected}")

@@ -7,7 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
@@ -19,8 +19,10 @@ from loci.data.objects.cameras import ViewConfig, random_camera, random_lights
 from loci.data.objects.cleaning import UnusableObject, check_name, normalized
 from loci.data.objects.dataset import SUFFIX, SURFACE, write_object
 from loci.data.objects.render import ObjectRenderer
+from loci.data.objects.simple_shapes import simple as simple_source
+from loci.data.objects.simple_shapes import turned as turned_source
 from loci.data.objects.sources import MeshSource, find_sources
-from loci.data.objects.splits import held_out
+from loci.data.objects.splits import Split, held_out, split_of
 from loci.data.objects.surface import (
     GRID,
     need_scipy,
@@ -40,7 +42,9 @@ MAX_SYNTHETIC = 9999
 META = "meta.json"
 DROPPED = "dropped.json"
 MORE = "more"
-SPLITS = ("train", "test", "aside", MORE)
+SIMPLE = "simple"
+TESTS = ("test", "packs", SIMPLE)  # what benchmarks measure on
+SPLITS = ("train", "aside", MORE, *TESTS)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ class ObjectsConfig:
         cameras: the range of random views.
         stretched: copies of each training object in other proportions.
         composed: objects of random solids.
+        turned: vessels, rings, pipes and other turned shapes (see `simple_shapes`).
+        simple: boxes, tori, mugs and cylinders to test with.
+        test_views: pictures of every object to test with; as of the others if None.
+        distances: whether objects to train on have signed distances, which only stage 2 needs and
+            which take half of the time.
     """
 
     views: int = 16
@@ -62,6 +71,16 @@ class ObjectsConfig:
     cameras: ViewConfig = ViewConfig()
     stretched: int = 0
     composed: int = 0
+    turned: int = 0
+    simple: int = 0
+    test_views: int | None = None
+    distances: bool = True
+
+    def of_split(self, split: str) -> "ObjectsConfig":
+        """Objects to test with have all arrays and their own number of views."""
+        if split not in TESTS:
+            return self
+        return replace(self, views=self.test_views or self.views, distances=True)
 
 
 @dataclass(frozen=True)
@@ -90,12 +109,17 @@ def objects(
     limit: int | None = None,
     stretched: int = 0,
     composed: int = 0,
+    turned: int = 0,
+    simple: int = 0,
+    test_views: int | None = None,
+    distances: bool = True,
     workers: int = os.cpu_count() or 1,
 ) -> None:
-    """Render, voxelise and sample objects from meshes (.sh3f, .obj, .glb).
+    """Render, voxelise and sample objects from meshes (.sh3f, .obj, .glb, .gltf).
 
     Running the command again resumes it. Held-out objects go to the folder "test", near-duplicates
-    of them to "aside", stretched and composed objects to "more", all others to "train".
+    of them to "aside", whole held-out packs to "packs", stretched, composed and turned objects to
+    "more", simple shapes to "simple", all others to "train".
 
     Args:
         source: a file or a folder of files.
@@ -106,9 +130,23 @@ def objects(
         limit: use only this many objects, spread evenly over the source.
         stretched: copies of each training object in other proportions.
         composed: objects of random solids.
+        turned: vessels, rings, pipes and other turned shapes.
+        simple: boxes, tori, mugs and cylinders to test with.
+        test_views: pictures of every object to test with; as of the others by default.
+        distances: whether objects to train on have signed distances, which only stage 2 needs.
         workers: number of processes.
     """
-    config = ObjectsConfig(views, size, seed, stretched=stretched, composed=composed)
+    config = ObjectsConfig(
+        views,
+        size,
+        seed,
+        stretched=stretched,
+        composed=composed,
+        turned=turned,
+        simple=simple,
+        test_views=test_views,
+        distances=distances,
+    )
     done = generate(source, out, config, limit, workers)
     reasons = Counter(reason.split(",")[0] for reason in done.dropped.values())
     left = "".join(f"\n  left out {count}: {reason}" for reason, count in reasons.most_common())
@@ -131,13 +169,15 @@ def generate(
     config = config or ObjectsConfig()
     for name, value, most in (
         ("views", config.views, 4096),
+        ("test_views", config.test_views or 1, 4096),
         ("size", config.size, 2048),
         ("workers", workers, 1024),
         ("limit", 1 if limit is None else limit, 1_000_000),
     ):
         if not 1 <= value <= most:
             raise LociError(f"{name} {value}, expected 1 to {most}")
-    for name, value in (("stretched", config.stretched), ("composed", config.composed)):
+    for name in ("stretched", "composed", "turned", "simple"):
+        value = getattr(config, name)
         if not 0 <= value <= MAX_SYNTHETIC:
             raise LociError(f"{name} {value}, expected 0 to {MAX_SYNTHETIC}")
     check_seed(config.seed)
@@ -152,7 +192,7 @@ def generate(
         path = out / split / (item.name + SUFFIX)
         _move_from_other_split(path)
         if not path.exists() and item.name not in dropped:
-            jobs.append((item, path, config))
+            jobs.append((item, path, config.of_split(split)))
     # Shuffled, so that an unfinished data set is a fair sample.
     jobs.sort(key=lambda job: zlib.crc32(job[0].name.encode()))
     made = 0
@@ -183,11 +223,8 @@ def make_object(
     visible, areas, views = visible_surface(renderer)
     surface = uniform_samples(visible, areas, SURFACE, rng)
     arrays = _views(renderer, surface.points[: SURFACE // 8], source.size, config, rng)
-    return arrays | {
-        "surface": surface.table(),
-        "occupancy": pack(occupied(visible.points, GRID)),
-        "sdf": signed_distance(visible, views),
-    }
+    arrays |= {"surface": surface.table(), "occupancy": pack(occupied(visible.points, GRID))}
+    return arrays | ({"sdf": signed_distance(visible, views)} if config.distances else {})
 
 
 def _views(
@@ -239,17 +276,21 @@ def _work(jobs: Iterable) -> Iterator[tuple[str, str | None]]:
 
 
 def _planned(
-    sources: Sequence[MeshSource], splits: Mapping[str, str], config: ObjectsConfig
+    sources: Sequence[MeshSource], splits: Mapping[str, Split], config: ObjectsConfig
 ) -> Iterator[tuple[str, MeshSource]]:
     """Every source and synthetic object, with its folder."""
     for item in sources:
-        split = splits.get(item.name, "train")
+        split = split_of(item.name, splits)
         yield split, item
         if split == "train":
             for number in range(1, config.stretched + 1):
                 yield MORE, stretched_source(item, number, config.seed)
     for number in range(1, config.composed + 1):
         yield MORE, composed_source(number, config.seed)
+    for number in range(1, config.turned + 1):
+        yield MORE, turned_source(number, config.seed)
+    for number in range(1, config.simple + 1):
+        yield SIMPLE, simple_source(number, config.seed)
 
 
 def _spread(sources: list[MeshSource], limit: int | None) -> Iterable[MeshSource]:

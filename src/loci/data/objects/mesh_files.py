@@ -1,4 +1,4 @@
-"""Reading OBJ and GLB files by trimesh, with shading normals computed from the shape.
+"""Reading OBJ, GLB and glTF files by trimesh, with shading normals computed from the shape.
 
 Normals in files are not used: most libraries have none, and some point inward.
 """
@@ -6,6 +6,7 @@ Normals in files are not used: most libraries have none, and some point inward.
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 MAX_TEXTURE = 512  # pixels of the longer side; views of 192 pixels never show more
+DRACO = b'"KHR_draco_mesh_compression"'
 INVISIBLE = 0.05  # a material of less opacity is not drawn
 TO_Z_UP = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]], np.float32)  # rows: y up, front +z
 
@@ -104,7 +106,7 @@ def triangles(submeshes: list[Submesh]) -> Float32[np.ndarray, "f 3 3"]:
 
 
 def read_mesh_file(path: Path) -> list[Submesh]:
-    """The submeshes of an .obj or .glb file, z up (both are taken to be y up, front +z).
+    """The submeshes of an .obj, .glb or .gltf file, z up (both are taken to be y up, front +z).
 
     Raises:
         LociError: when the file is damaged.
@@ -124,23 +126,25 @@ def read_mesh(
 
     Args:
         content: of the file.
-        kind: "obj" or "glb".
+        kind: "obj", "glb" or "gltf".
         read_file: gives the content of a file that this one refers to; raises KeyError or OSError
             when there is none (a missing material or texture is left out).
         name: for messages.
 
     Raises:
-        LociError: when the mesh is damaged.
+        LociError: when the mesh is damaged, or compressed by Draco without the package DracoPy.
     """
     import trimesh
 
+    if kind != "obj" and DRACO in content and find_spec("DracoPy") is None:
+        raise LociError(f"{name}: compressed by Draco, expected: pip install DracoPy")
     stream = io.StringIO(content.decode("latin-1")) if kind == "obj" else io.BytesIO(content)
     resolver: Any = _Resolver(read_file)
     try:
         scene = trimesh.load_scene(stream, file_type=kind, resolver=resolver, process=False)
         meshes = [mesh for mesh in scene.dump() if isinstance(mesh, trimesh.Trimesh)]
         visible = [mesh for mesh in meshes if len(mesh.faces) and _opacity(mesh) >= INVISIBLE]
-        submeshes = [_submesh(mesh, linear=kind == "glb") for mesh in visible]
+        submeshes = [_submesh(mesh, linear=kind != "obj") for mesh in visible]
     except Exception as error:  # the readers of trimesh raise whatever they meet
         message = f"{name}: damaged, expected a mesh ({type(error).__name__}: {error})"
         raise LociError(message) from error

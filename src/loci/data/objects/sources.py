@@ -1,5 +1,6 @@
-"""Where meshes come from: OBJ and GLB files, and furniture libraries of Sweet Home 3D (.sh3f)."""
+"""Where meshes come from: OBJ, GLB and glTF files, and libraries of Sweet Home 3D (.sh3f)."""
 
+import json
 import posixpath
 import re
 import zipfile
@@ -124,7 +125,10 @@ def _spdx(licence: str) -> str:
     return licence
 
 
-MESHES = (".obj", ".glb")
+MESHES = (".obj", ".glb", ".gltf")
+ORIGIN = "source.json"
+"""Says whose the meshes of a folder and of those in it are: {"source": ..., "licence": ...,
+"author": ...}."""
 LIBRARY = ".sh3f"
 
 
@@ -169,7 +173,7 @@ def find_sources(path: Path) -> list[MeshSource]:
         LociError: when there are none, two have the same name, or a library is damaged.
     """
     if not path.exists():
-        raise LociError(f"{path}: expected a file or folder of .sh3f, .obj or .glb")
+        raise LociError(f"{path}: expected a file or folder of .sh3f, .obj, .glb or .gltf")
     kinds = (*MESHES, LIBRARY)
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     files = [file for file in files if file.suffix.lower() in kinds]
@@ -181,7 +185,7 @@ def find_sources(path: Path) -> list[MeshSource]:
         else:
             sources.append(_of_file(file, root))
     if not sources:
-        raise LociError(f"{path}: expected .sh3f, .obj or .glb files, found none")
+        raise LociError(f"{path}: expected .sh3f, .obj, .glb or .gltf files, found none")
     seen: dict[str, MeshSource] = {}
     for source in sources:
         if seen.setdefault(source.name, source) is not source:
@@ -209,15 +213,33 @@ def _of_library(entry: Furniture) -> MeshSource:
     )
 
 
+def _origin(folder: Path, root: Path) -> dict[str, str]:
+    """What `ORIGIN` says in a folder or the nearest one around it, up to the root."""
+    for place in (folder, *folder.parents):
+        if (place / ORIGIN).is_file():
+            try:
+                found = json.loads((place / ORIGIN).read_text(encoding="utf-8"))
+            except ValueError:
+                found = None
+            if not isinstance(found, dict) or not all(isinstance(x, str) for x in found.values()):
+                raise LociError(f"{place / ORIGIN}: expected source, licence and author as text")
+            return found
+        if place == root:
+            break
+    return {}
+
+
 def _of_file(file: Path, root: Path) -> MeshSource:
     inside = file.relative_to(root)
+    origin = _origin(file.parent, root)
+    source = f"{origin['source']}: {inside.as_posix()}" if "source" in origin else inside.as_posix()
     return MeshSource(
         name=slug(str(inside.with_suffix(""))),
         title=file.stem,
         category=inside.parent.name,
-        origin=inside.as_posix(),
-        licence="unknown",
-        author="unknown",
+        origin=source,
+        licence=origin.get("licence", "unknown"),
+        author=origin.get("author", "unknown"),
         size=None,
         opening=False,
         read=partial(read_mesh_file, file),

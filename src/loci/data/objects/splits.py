@@ -9,6 +9,7 @@ import re
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -24,7 +25,7 @@ from loci.data.objects.sources import MeshSource, find_sources
 from loci.errors import LociError
 from loci.io.files import replacing
 
-Split = Literal["train", "test", "aside"]
+Split = Literal["train", "test", "aside", "packs"]
 LIST = "held_out_objects.txt"
 SHARE = 0.1
 LARGEST_FAMILY = 4
@@ -34,11 +35,22 @@ SHORTEST_NAME = 4
 
 
 def held_out() -> dict[str, Split]:
-    """The split of each held-out object, by name; all others are for training."""
+    """The split of each held-out object, by name or by a pattern such as "pack-*"; all others are
+    for training."""
     lines = (files("loci.data.objects") / LIST).read_text(encoding="utf-8").splitlines()
-    splits: dict[str, Split] = {"test": "test", "aside": "aside"}
+    splits: dict[str, Split] = {"test": "test", "aside": "aside", "packs": "packs"}
     words = [line.split() for line in lines if line and not line.startswith("#")]
     return {name: splits[split] for split, name, *_ in words}
+
+
+def split_of(name: str, splits: Mapping[str, Split]) -> Split:
+    """The split of an object: its own, or that of the first pattern that fits its name."""
+    if name in splits:
+        return splits[name]
+    for pattern, split in splits.items():
+        if "*" in pattern and fnmatchcase(name, pattern):
+            return split
+    return "train"
 
 
 def hold_out(

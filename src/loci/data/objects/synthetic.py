@@ -6,6 +6,7 @@ Compositions come as occupancy grids, made anew from their seed, or as coloured 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -163,7 +164,7 @@ TEXTURED = 0.3  # share of the materials
 def composed_mesh(rng: np.random.Generator) -> list[Submesh]:
     """Random solids in up to three materials, z up."""
     solids = random_solids(rng)
-    materials = [_material(rng) for _ in range(rng.integers(1, 4))]
+    materials = [random_material(rng) for _ in range(rng.integers(1, 4))]
     chosen = rng.integers(len(materials), size=len(solids))
     return [_submesh(solid, *materials[i]) for solid, i in zip(solids, chosen, strict=True)]
 
@@ -175,8 +176,29 @@ def _submesh(solid: Solid, color: np.ndarray, texture: np.ndarray | None) -> Sub
     faces = np.asarray(unit.faces, np.int32)
     if np.linalg.det(solid.rotation) < 0:
         faces = faces[:, ::-1]
-    corners = faces.reshape(-1)
     uv = (local[:, :2] + local[:, 2:]) / 4 + 0.5
+    return _with_corners(vertices, faces, uv, color, texture)
+
+
+def colored(mesh: Any, color: np.ndarray, texture: np.ndarray | None) -> Submesh:
+    """A trimesh in one material; the texture is laid over its width and height."""
+    vertices = np.asarray(mesh.vertices, np.float64)
+    low, high = vertices.min(axis=0), vertices.max(axis=0)
+    places = (vertices - low) / np.maximum(high - low, 1e-9)
+    uv = (places[:, :2] + places[:, 2:]) / 2
+    faces = np.asarray(mesh.faces, np.int32)
+    return _with_corners(vertices.astype(np.float32), faces, uv, color, texture)
+
+
+def _with_corners(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    uv: np.ndarray,
+    color: np.ndarray,
+    texture: np.ndarray | None,
+) -> Submesh:
+    """Every corner of every face becomes a vertex, with a normal of its own."""
+    corners = faces.reshape(-1)
     return Submesh(
         vertices[corners],
         corner_normals(vertices, faces).reshape(-1, 3),
@@ -229,13 +251,13 @@ def _tray(wall: float) -> Any:
     return trimesh.util.concatenate(boxes)
 
 
-def _material(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+def random_material(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
     """A colour and, for some, a texture of random patches."""
-    color = _color(rng)
+    color = random_color(rng)
     if rng.random() >= TEXTURED:
         return color, None
     cells = int(rng.choice([2, 4, 8]))
-    others = np.stack([_color(rng) for _ in range(cells * cells)]).reshape(cells, cells, 3)
+    others = np.stack([random_color(rng) for _ in range(cells * cells)]).reshape(cells, cells, 3)
     patches = np.clip(color + rng.uniform(0.2, 1) * (others - color), 0, 1)
     pixels = np.kron(patches, np.ones((TEXTURE_SIDE // cells, TEXTURE_SIDE // cells, 1)))
     opaque = np.ones((TEXTURE_SIDE, TEXTURE_SIDE, 1))
@@ -243,7 +265,7 @@ def _material(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
     return np.ones(3, np.float32), texture
 
 
-def _color(rng: np.random.Generator) -> np.ndarray:
+def random_color(rng: np.random.Generator) -> np.ndarray:
     """Random, more often dull than saturated."""
     color = rng.random(3)
     return (color.mean() + rng.random() * (color - color.mean())).astype(np.float32)
@@ -261,25 +283,30 @@ def stretched(source: MeshSource, number: int, seed: int) -> MeshSource:
 def composed(number: int, seed: int) -> MeshSource:
     """A source of random solids (`composed_mesh`)."""
     name = f"composed-{number:04d}"
+    return made_source(name, "composed", partial(_read_composed, name, seed))
+
+
+def made_source(name: str, category: str, read: Callable[[], list[Submesh]]) -> MeshSource:
+    """A source that is computed, not read from a file."""
     return MeshSource(
         name=name,
         title=name,
-        category="composed",
+        category=category,
         origin="loci: random solids",
         licence="none",
         author="loci",
         size=None,
         opening=False,
-        read=partial(_read_composed, name, seed),
+        read=read,
     )
 
 
 def _read_composed(name: str, seed: int) -> list[Submesh]:
-    return composed_mesh(_rng(name, seed))
+    return composed_mesh(rng_of(name, seed))
 
 
 def _read_stretched(source: MeshSource, name: str, seed: int) -> list[Submesh]:
-    sides = np.exp(_rng(name, seed).uniform(-0.5, 0.5, 3) * np.log(MAX_STRETCH))
+    sides = np.exp(rng_of(name, seed).uniform(-0.5, 0.5, 3) * np.log(MAX_STRETCH))
     factors = sides.astype(np.float32)
     return [_scaled(submesh, factors) for submesh in normalized(source.read())]
 
@@ -294,5 +321,5 @@ def _scaled(submesh: Submesh, factors: np.ndarray) -> Submesh:
     )
 
 
-def _rng(name: str, seed: int) -> np.random.Generator:
+def rng_of(name: str, seed: int) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode()), 0x3F])

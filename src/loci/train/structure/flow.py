@@ -12,10 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from loci.data.objects.dataset import ObjectSet, training_folders
-from loci.objects.models.condition import FuserConfig
-from loci.objects.models.structure_flow import StructureFlowConfig
+from loci.errors import LociError
+from loci.objects.config import home
+from loci.objects.models.condition import EmbedderFuser, FuserConfig
+from loci.objects.models.structure_flow import StructureFlow, StructureFlowConfig
 from loci.objects.models.structure_vae import StructureDecoder, StructureEncoder
-from loci.objects.presets import home
+from loci.objects.parts import STRUCTURE_DECODER, STRUCTURE_FLOW, STRUCTURE_FUSER
 from loci.objects.sampling import StructureSampling
 from loci.train.optim import MuonWithAdam
 from loci.train.run_directory import RunDirectory
@@ -50,6 +52,10 @@ class StructureTraining(TrainerConfig):
         coordinate_warmup: share of the budget in which only the picture's embedder learns, to tell
             which place on the object each patch shows.
         evaluation_objects: held-out objects to evaluate on.
+        evaluation_part: folder of the data that they come from: "aside" leaves "test" untouched
+            while settings are chosen.
+        init_from: a model folder whose weights to begin with, such as src/loci/shipped/home;
+            without it, from nothing.
     """
 
     data: Path = Path("runs/objects")
@@ -59,7 +65,7 @@ class StructureTraining(TrainerConfig):
     flow: StructureFlowConfig = HOME.parts.structure_flow
     loss: StructureLoss = StructureLoss()
     augmentation: SceneAugmentation = SceneAugmentation()
-    sampling: StructureSampling = HOME.run.structure
+    sampling: StructureSampling = HOME.lifter.structure
     minutes: float = 40.0
     learning_rate: float = 2e-3
     final_fraction: float = 0.02
@@ -67,27 +73,54 @@ class StructureTraining(TrainerConfig):
     pointmap_share: float = 0.5
     coordinate_warmup: float = 0.05
     evaluation_objects: int = 24
+    evaluation_part: str = "test"
+    init_from: Path | None = None
 
 
 CONFIGS = {"home": StructureTraining()}
 
 
 def train_structure(config: StructureTraining) -> StructureObjective:
-    """Train on `data/train` and, if there, `data/more`, evaluate on `data/test`, and save the
+    """Train on `data/train` and, if there, `data/more`, evaluate on `evaluation_part`, and save the
     averaged parts to `out/final/structure_fuser` and `out/final/structure_flow`. A run that was
     stopped goes on from its last checkpoint.
 
     Raises:
-        LociError: on unusable data, or when the autoencoder is missing.
+        LociError: on unusable data, when the autoencoder is missing, or when `init_from` has
+            another configuration.
     """
+    start = None if config.init_from is None else load_start(config.init_from, config)
     final = config.codec / "final"
     codec = StructureLatents(
         StructureEncoder.from_pretrained(final / "structure_encoder"),
         StructureDecoder.from_pretrained(final / "structure_decoder"),
     )
     train = load_structure_objects(ObjectSet.load(*training_folders(config.data)))
-    test = load_structure_objects(ObjectSet.load(config.data / "test"))
-    return fit_structure(train, test, codec, config)
+    test = load_structure_objects(ObjectSet.load(config.data / config.evaluation_part))
+    return fit_structure(train, test, codec, config, start)
+
+
+class StructureStart(NamedTuple):
+    """The parts that a training begins with."""
+
+    fuser: EmbedderFuser
+    flow: StructureFlow
+
+
+def load_start(folder: Path, config: StructureTraining) -> StructureStart:
+    """The fuser and the flow of a model folder, in float32.
+
+    Raises:
+        LociError: when they are missing or have another configuration.
+    """
+    start = StructureStart(
+        EmbedderFuser.from_pretrained(folder / STRUCTURE_FUSER).float(),
+        StructureFlow.from_pretrained(folder / STRUCTURE_FLOW).float(),
+    )
+    for part, expected in zip(start, (config.fuser, config.flow), strict=True):
+        if part.config != expected:
+            raise LociError(f"{folder}: {part.config}, expected {expected}")
+    return start
 
 
 def fit_structure(
@@ -95,10 +128,11 @@ def fit_structure(
     test: Sequence[StructureObject],
     codec: StructureLatents,
     config: StructureTraining,
+    start: StructureStart | None = None,
 ) -> StructureObjective:
     """`train_structure` on objects already in memory; without `test` nothing is evaluated."""
     trainer = Trainer(config)
-    task = StructureTask(config, train, test, codec.to(trainer.device), trainer)
+    task = StructureTask(config, train, test, codec.to(trainer.device), trainer, start)
     return trainer.fit(task)
 
 
@@ -119,10 +153,15 @@ class StructureTask(Task[StructureObjective]):
         test: Sequence[StructureObject],
         codec: StructureLatents,
         trainer: Trainer,
+        start: StructureStart | None = None,
     ) -> None:
         self.config, self.objects, self.codec = config, train, codec
         self.model = StructureObjective(config.fuser, config.flow, config.loss)
-        load_pretrained_backbone(self.model.fuser)
+        if start is None:
+            load_pretrained_backbone(self.model.fuser)
+        else:
+            self.model.fuser.load_state_dict(start.fuser.state_dict())
+            self.model.flow.load_state_dict(start.flow.state_dict())
         self.model.to(trainer.device)
         self.optimizer = MuonWithAdam(
             self.model, ("blocks.",), config.learning_rate, 0.02, trainer.dtype
@@ -157,9 +196,9 @@ class StructureTask(Task[StructureObjective]):
         return {} if self.evaluation is None else self.evaluation.score(model, run)
 
     def save(self, model: StructureObjective, folder: Path) -> None:
-        model.fuser.save_pretrained(folder / "structure_fuser")
-        model.flow.save_pretrained(folder / "structure_flow")
-        self.codec.decoder.save_pretrained(folder / "structure_decoder")
+        model.fuser.save_pretrained(folder / STRUCTURE_FUSER)
+        model.flow.save_pretrained(folder / STRUCTURE_FLOW)
+        self.codec.decoder.save_pretrained(folder / STRUCTURE_DECODER)
 
 
 def shape_latents(

@@ -11,7 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loci.data.objects.dataset import ObjectSet
+from loci.data.objects.dataset import ObjectSet, training_folders
+from loci.errors import LociError
+from loci.objects.config import home
 from loci.objects.models.structure_vae import (
     StructureDecoder,
     StructureDecoderConfig,
@@ -19,12 +21,13 @@ from loci.objects.models.structure_vae import (
     StructureEncoderConfig,
     VolumeResidualBlock,
 )
-from loci.objects.presets import home
+from loci.objects.parts import STRUCTURE_DECODER
 from loci.train.run_directory import RunDirectory
 from loci.train.structure.draw import draw_voxels
 from loci.train.structure.vae_data import ShapeAugmentation, Shapes
 from loci.train.trainer import Step, Task, Trainer, TrainerConfig
 
+STRUCTURE_ENCODER = "structure_encoder"
 SHAPES_FOR_STATISTICS = 256
 SHOWN = 16
 EMPTY_LOGIT = -3.0
@@ -44,6 +47,9 @@ class StructureVAETraining(TrainerConfig):
         decoder: sizes of the decoder.
         augmentation: how shapes are varied.
         kl_weight: of the Kullback-Leibler term, light enough to cost next to no detail.
+        init_from: a model folder whose decoder to begin with, such as src/loci/shipped/home, and
+            whose encoder, if it has one. Latents keep their scale, so that its flow can go on.
+        freeze_decoder: train the encoder alone.
     """
 
     data: Path = Path("runs/objects")
@@ -57,6 +63,8 @@ class StructureVAETraining(TrainerConfig):
     hold_fraction: float = 0.4
     batch_size: int = 8
     kl_weight: float = 0.01
+    init_from: Path | None = None
+    freeze_decoder: bool = False
     ema_decay: float = 0.99
     log_seconds: float = 20.0
     evaluate_seconds: float = 180.0
@@ -66,14 +74,16 @@ CONFIGS = {"home": StructureVAETraining()}
 
 
 def train_structure_vae(config: StructureVAETraining) -> StructureVAE:
-    """Train on the objects of `data/train`, evaluate on those of `data/test`, and save the averaged
-    parts to `out/final/structure_encoder` and `out/final/structure_decoder`. A run that was
-    stopped goes on from its last checkpoint.
+    """Train on the objects of `data/train` and, with `init_from`, of `data/more`, evaluate on those
+    of `data/test`, and save the averaged parts to `out/final/structure_encoder` and
+    `out/final/structure_decoder`. A run that was stopped goes on from its last checkpoint.
 
     Raises:
-        LociError: on unusable data or directories.
+        LociError: on unusable data or directories, or when `init_from` has another configuration.
     """
-    train, test = (occupancies(ObjectSet.load(config.data / part)) for part in ("train", "test"))
+    folders = training_folders(config.data) if config.init_from else [config.data / "train"]
+    train = occupancies(ObjectSet.load(*folders))
+    test = occupancies(ObjectSet.load(config.data / "test"))
     return fit_structure_vae(Shapes(train), Shapes(test), config)
 
 
@@ -96,10 +106,27 @@ class StructureVAETask(Task["StructureVAE"]):
     ) -> None:
         self.config, self.train = config, train
         self.truth = torch.stack([test.plain(i) for i in range(len(test))]).to(device)
-        self.model = StructureVAE(config).to(device)
+        self.model = StructureVAE(config)
+        if config.init_from is not None:
+            self._begin_with(config.init_from)
+        self.model.decoder.requires_grad_(not config.freeze_decoder)
+        self.model.to(device)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+            [p for p in self.model.parameters() if p.requires_grad],
+            config.learning_rate,
+            betas=(0.9, 0.98),
+            weight_decay=0.01,
         )
+
+    def _begin_with(self, folder: Path) -> None:
+        parts = {STRUCTURE_DECODER: self.model.decoder, STRUCTURE_ENCODER: self.model.encoder}
+        for name, part in parts.items():
+            if name == STRUCTURE_ENCODER and not (folder / name).is_dir():
+                continue
+            start = type(part).from_pretrained(folder / name).float()
+            if start.config != part.config:
+                raise LociError(f"{folder}: {start.config}, expected {part.config}")
+            part.load_state_dict(start.state_dict())
 
     def batch(self, step: Step) -> Float[Tensor, "b 1 r r r"]:
         config = self.config
@@ -125,7 +152,10 @@ class StructureVAETask(Task["StructureVAE"]):
 
     @torch.no_grad()
     def finish(self, model: StructureVAE) -> None:
-        """The latents get unit deviation over the training objects."""
+        """The latents get unit deviation over the training objects, unless the decoder is another
+        model's."""
+        if self.config.init_from is not None:
+            return
         count = min(SHAPES_FOR_STATISTICS, len(self.train))
         chosen = torch.linspace(0, len(self.train) - 1, count).long().tolist()
         shapes = torch.stack([self.train.plain(i) for i in chosen])[:, None].float()
