@@ -1,15 +1,21 @@
 """The command as a user meets it: films in, recordings and reports out."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from loci import cli
 from loci.actions import read_actions
+from loci.app.label import Job, outcomes
 from loci.data.recordings import load_recordings
+from loci.errors import LociError
 from loci.labels import clip as clips
+from loci.labels.clip import LabelOptions
+from tests.labels.heavy import survive
 from tests.labels.room import FOV, picture, walk, write_film
 
 KEYS = ["w"] * 16 + ["l"] * 12 + ["w"] * 16 + ["."] * 6 + ["d"] * 10 + ["j"] * 12
@@ -53,7 +59,7 @@ def test_a_film_becomes_a_recording(labelled: Path) -> None:
 
 def test_training_reads_it(labelled: Path) -> None:
     train, test = (load_recordings(labelled / name) for name in ("train", "test"))
-    assert train.frames.shape[2:] == (64, 64, 3)
+    assert train.frames.shape[2:] == (128, 128, 3)
     assert train.frames.shape[1] == test.frames.shape[1] == 16
     assert train.addressed_by == "poses"
     assert train.info.action_scale is not None
@@ -126,6 +132,32 @@ def test_poses_with_other_axes_are_noticed(films: Path, tmp_path: Path) -> None:
     assert cli.main([*argv, "--poses", str(path)]) == 0
     told = json.loads((tmp_path / "out" / "clips" / "walk" / "clip.json").read_text())["warnings"]
     assert any("axes look wrong" in text for text in told)
+
+
+def test_a_killed_worker_costs_its_own_film_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # for the workers
+    options: Any = None
+    paths = [tmp_path / f"{name}.mp4" for name in ("a", "b", "heavy", "c", "d")]
+    jobs = [Job(path, tmp_path) for path in paths]
+    done = list(outcomes(jobs, options, 2, survive))
+    assert sorted(film for film, _, _ in done) == sorted(paths)
+    failed = {film.name: reason for film, reason, _ in done if reason is not None}
+    assert list(failed) == ["heavy.mp4"]
+    assert "ended from outside" in failed["heavy.mp4"]
+
+
+def test_a_film_without_any_certain_motion_is_left_out(films: Path, monkeypatch) -> None:
+    real = clips.label_motion
+
+    def uncertain(motion):
+        labels = real(motion)
+        return replace(labels, ids=np.where(labels.ids == 0, 0, 9))
+
+    monkeypatch.setattr(clips, "label_motion", uncertain)
+    with pytest.raises(LociError, match="no motion stands out from its noise, expected faster"):
+        clips.label_clip(films / "walk.mp4", LabelOptions(fov=FOV))
 
 
 REFUSED = {

@@ -4,8 +4,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from loci.labels.motion import between
-from loci.labels.odometry import CameraPath, odometry, path_motion
+from loci.labels.odometry import CameraPath, _path, odometry, path_motion
 from loci.labels.tristate import label_motion
+from loci.labels.two_view import TwoView
 from tests.labels.room import FOV, picture, walk
 
 KEYS = ["w"] * 10 + ["."] * 8 + ["l"] * 10 + ["w"] * 8 + ["wj"] * 10 + ["d"] * 8 + ["i"] * 7
@@ -65,6 +66,22 @@ def test_a_lost_step_is_unknown_wherever_it_is_in_the_span() -> None:
     known[5] = False
     motion = path_motion(CameraPath(poses, (0,), known, np.zeros(12), np.zeros(12)), 15)
     assert np.flatnonzero(~motion.known).tolist() == [4, 5, 6]
+
+
+def test_steps_that_are_lost_go_on_for_a_while_as_the_one_before() -> None:
+    turn = Rotation.from_rotvec([0, 3, 0], degrees=True).as_matrix()
+    seen, lost = TwoView("motion", turn, np.array([0, 0, 1.0])), TwoView("lost")
+    views = [lost, seen, lost, lost, seen, *[lost] * 9, lost, seen]
+    lengths = np.array([1.0 if view is seen else 0.0 for view in views])
+    path = _path([0, 14], [], views, lengths)
+    relative = np.linalg.inv(path.poses[:-1]) @ path.poses[1:]
+    turns = np.rint(np.degrees(Rotation.from_matrix(relative[:, :3, :3]).magnitude())).astype(int)
+    # At the cut, after step 13, nothing is carried on.
+    assert turns[:9].tolist() == [0] + [3] * 8
+    assert turns[9:13].tolist() == [0] * 4
+    assert turns[14:].tolist() == [0, 3]
+    assert relative[2, 2, 3] == pytest.approx(1.0)
+    assert path.known.tolist() == [view is seen for view in views]
 
 
 def test_frames_without_anything_in_them_are_lost() -> None:

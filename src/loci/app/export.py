@@ -6,13 +6,14 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def export_world(codec: Path, world: Path, out: Path) -> None:
-    """Put a trained codec and world together as one model that loci walk can load.
+def export_world(world: Path, out: Path, codec: Path | None = None) -> None:
+    """Put a trained world and its codec together as one model that loci walk can load.
 
     Args:
-        codec: the folder of a finished run of loci train codec.
         world: the folder of a finished run of loci train world.
         out: the model folder to write, with bfloat16 weights.
+        codec: the folder of a finished run of loci train codec, in place of the codec that the
+            world was trained with.
     """
     from loci.train.world import export
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm")
 PARTS = ("cv2", "scipy", "matplotlib")
+LITTLE = 0.1
+"""Below this share of certain labels a film teaches the keys hardly anything."""
 
 
 def label(
@@ -28,9 +33,10 @@ def label(
     poses_format: Literal["tum", "kitti", "vipe", "colmap", "nerfstudio", "arkit"] | None = None,
     fov: float = 65.0,
     fps: float = 15.0,
-    size: tuple[int, int] = (64, 64),
+    size: tuple[int, int] = (128, 128),
     length: int | None = None,
     workers: int = 1,
+    distortion: float = 0.0,
 ) -> None:
     """Label films with the actions that their camera makes, as data for loci train world.
 
@@ -45,21 +51,24 @@ def label(
         poses_format: of that file; by default as its name and content suggest.
         fov: field of view across the longer side of the films, in degrees.
         fps: frames per second of the recordings, at most.
-        size: height and width of the recorded frames in pixels.
+        size: height and width of the recorded frames in pixels: the middle of the film; doom takes
+            multiples of 32.
         length: frames of each walk; by default as long as the films allow.
         workers: how many films at a time, each in a process.
+        distortion: of the lens, one radial term, such as -0.25 of an action camera; 0 for films
+            that the camera has straightened itself.
     """
     found = find_films(films)
-    _check_numbers(fov, fps, size, length, workers)
+    _check_numbers(fov, fps, size, length, workers, distortion)
     if poses is not None and len(found) > 1:
         raise LociError(f"--poses: {len(found)} films, expected one for one file of poses")
     if poses is not None and not poses.is_file():
         raise LociError(f"{poses}: no such file, expected poses")
     _check_installed()
-    from loci.data.films import assemble
+    from loci.data.films import assemble, certain_shares
     from loci.labels.clip import LabelOptions
 
-    options = LabelOptions(fps, size, fov, poses, poses_format)
+    options = LabelOptions(fps, size, fov, poses, poses_format, distortion)
     failed = _label_all(_named(found, out), options, workers)
     for _, reason in failed:
         print(f"left out: {reason}")
@@ -70,10 +79,15 @@ def label(
     except LociError as error:
         print(f"no recordings for training: {error}")
         return
+    move, view = certain_shares(out)
     print(
         f"{out}: {len(found) - len(failed)} films; {sets['train']} walks to train on and "
-        f"{sets['test']} held out, of {sets['frames']} frames"
+        f"{sets['test']} held out, of {sets['frames']} frames; moves are certain in {move:.0%} of "
+        f"them, views in {view:.0%}"
     )
+    if max(move, view) < LITTLE:
+        print("little is certain: film faster motion, or give --poses, to train on keys")
+    print(f"next: look at {out}/clips/*/report.html, then loci train world film --data {out}")
 
 
 def find_films(given: Sequence[Path]) -> list[Path]:
@@ -96,12 +110,16 @@ def find_films(given: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-class _Job(NamedTuple):
+class Job(NamedTuple):
     film: Path
     folder: Path
 
 
-def _named(films: Sequence[Path], out: Path) -> list[_Job]:
+Outcome = tuple[Path, str | None, int]
+"""A film, why it could not be labelled, and its frames."""
+
+
+def _named(films: Sequence[Path], out: Path) -> list[Job]:
     """A folder for each film, of its name; films of the same name get numbers."""
     jobs, taken = [], set()
     for film in films:
@@ -110,12 +128,17 @@ def _named(films: Sequence[Path], out: Path) -> list[_Job]:
         while name in taken:
             name, number = f"{stem}-{number}", number + 1
         taken.add(name)
-        jobs.append(_Job(film, out / "clips" / name))
+        jobs.append(Job(film, out / "clips" / name))
     return jobs
 
 
 def _check_numbers(
-    fov: float, fps: float, size: tuple[int, int], length: int | None, workers: int
+    fov: float,
+    fps: float,
+    size: tuple[int, int],
+    length: int | None,
+    workers: int,
+    distortion: float,
 ) -> None:
     for name, value, low, high in (
         ("--fov", fov, 20, 150),
@@ -124,6 +147,7 @@ def _check_numbers(
         ("--size", max(size), 16, 2048),
         ("--length", 16 if length is None else length, 16, 1_000_000),
         ("--workers", workers, 1, 1024),
+        ("--distortion", distortion, -0.5, 0.5),
     ):
         if not low <= value <= high:
             raise LociError(f"{name}: {value:g}, expected {low} to {high}")
@@ -137,13 +161,17 @@ def _check_installed() -> None:
         raise LociError(f"loci label needs {', '.join(missing)}: pip install 'genius-loci[label]'")
 
 
-def _label_all(jobs: Sequence[_Job], options: LabelOptions, workers: int) -> list[tuple[Path, str]]:
+def _label_all(jobs: Sequence[Job], options: LabelOptions, workers: int) -> list[tuple[Path, str]]:
     """Labels films, several at a time; returns those that failed, and why."""
     from tqdm import tqdm
 
     failed = []
     with tqdm(total=len(jobs), unit="film", disable=None) as bar:
-        for film, reason, frames in _outcomes(jobs, options, workers):
+        if workers == 1 or len(jobs) == 1:
+            done = (label_film(job, options, show=len(jobs) == 1) for job in jobs)
+        else:
+            done = outcomes(jobs, options, workers, label_film)
+        for film, reason, frames in done:
             bar.update()
             bar.set_postfix_str(f"{film.name}: {reason or f'{frames} frames'}")
             if reason is not None:
@@ -151,36 +179,49 @@ def _label_all(jobs: Sequence[_Job], options: LabelOptions, workers: int) -> lis
     return failed
 
 
-def _outcomes(
-    jobs: Sequence[_Job], options: LabelOptions, workers: int
-) -> Iterator[tuple[Path, str | None, int]]:
-    if workers == 1 or len(jobs) == 1:
-        for job in jobs:
-            yield label_film(job, options, show=len(jobs) == 1)
-        return
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import get_context
+def outcomes(
+    jobs: Sequence[Job],
+    options: LabelOptions,
+    workers: int,
+    work: Callable[[Job, LabelOptions], Outcome],
+) -> Iterator[Outcome]:
+    """What became of each film, as they are done, several at a time.
 
+    When a worker is killed, as by the system where memory is short, the films that are not done
+    are labelled one by one, each in a process of its own: only those whose own process ends are
+    lost.
+    """
+    lost: list[Job] = []
+    with _pool(workers) as pool:
+        running = {pool.submit(work, job, options): job for job in jobs}
+        for done in as_completed(running):
+            try:
+                yield done.result()
+            except BrokenProcessPool:
+                lost.append(running[done])
+    for job in lost:
+        with _pool(1) as pool:
+            try:
+                yield pool.submit(work, job, options).result()
+            except BrokenProcessPool:
+                reason = "its process was ended from outside (memory?), expected it to run through"
+                yield job.film, f"{job.film}: {reason}", 0
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Fresh processes: a fork of one that has threads can hang."""
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        running = {pool.submit(label_film, job, options): job for job in jobs}
         try:
-            for done in as_completed(running):
-                try:
-                    yield done.result()
-                except BrokenProcessPool:
-                    film = running[done].film
-                    yield film, f"{film}: its process was ended from outside; run again", 0
+            yield pool
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def label_film(
-    job: _Job, options: LabelOptions, show: bool = False
-) -> tuple[Path, str | None, int]:
+def label_film(job: Job, options: LabelOptions, show: bool = False) -> Outcome:
     """Labels one film into its folder, unless it is there; returns why not, or how many frames."""
-    from loci.io.config import read_json
+    from loci.io.config_files import read_json
     from loci.io.files import replacing_folder
     from loci.labels.clip import label_clip
 
@@ -188,7 +229,7 @@ def label_film(
     try:
         if (job.folder / "clip.json").exists():
             before = read_json(job.folder / "clip.json")
-            if before.get("source") != json.loads(json.dumps(source)):
+            if {"distortion": 0.0} | before.get("source", {}) != json.loads(json.dumps(source)):
                 return job.film, f"{job.folder}: holds another film or other options", 0
             return job.film, None, before["frames"]
         with _one_thread(), replacing_folder(job.folder) as draft:

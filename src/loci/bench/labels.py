@@ -21,7 +21,15 @@ from loci.bench.report import table, write_json
 from loci.errors import LociError
 from loci.io.files import check_writable
 from loci.labels.film import analysed, read_film
-from loci.labels.motion import Motion, between, mirrored, moved, spans, trajectory_motion
+from loci.labels.motion import (
+    Motion,
+    between,
+    mirrored,
+    moved,
+    span_steps,
+    spans,
+    trajectory_motion,
+)
 from loci.labels.odometry import CameraPath, odometry, path_motion
 from loci.labels.pose_files import PoseFile, at_times, read_poses
 from loci.labels.tristate import label_motion, true_ids
@@ -296,23 +304,23 @@ def measure_kitchen(folder: Path) -> dict[str, Any]:
     return result
 
 
-def exact_motion(poses: Float[np.ndarray, "n 4 4"]) -> Motion:
+def exact_motion(poses: Float[np.ndarray, "n 4 4"], fps: float = FPS) -> Motion:
     """Motion along true poses, without noise."""
-    steps, span = len(poses) - 1, max(1, round(0.2 * FPS))
+    steps, span = len(poses) - 1, span_steps(fps)
     move, view = between(poses, *spans(steps, span))
     none = np.full(steps, 1e-9)
     move[np.abs(move) < 1e-6], view[np.abs(view) < 1e-6] = 0, 0
-    return Motion(move, view, none, none, np.ones(steps, bool), span, FPS)
+    return Motion(move, view, none, none, np.ones(steps, bool), span, fps)
 
 
 def _errors(path: CameraPath, true: Float[np.ndarray, "n 4 4"]) -> dict[str, float]:
-    """Of single steps: rotation and direction in degrees, lengths relative to their median."""
+    """Errors of single steps: rotation and direction in degrees, lengths relative to the median."""
     right, found = (np.linalg.inv(p[:-1]) @ p[1:] for p in (true, path.poses))
     miss = np.swapaxes(right[:, :3, :3], 1, 2) @ found[:, :3, :3]
     turn = np.degrees(Rotation.from_matrix(miss).magnitude())[path.known]
     size, length = (np.linalg.norm(p[:, :3, 3], axis=1) for p in (right, found))
     unit = float(np.median(size[size > 0.2 * np.quantile(size, 0.9)]))
-    moving = (size > unit / 12) & (length > 1e-6)
+    moving = (size > unit / 12) & (length > 1e-6) & path.known
     cosine = (right[moving, :3, 3] * found[moving, :3, 3]).sum(axis=1)
     direction = np.degrees(np.arccos((cosine / size[moving] / length[moving]).clip(-1, 1)))
     scale = length[moving] / size[moving]
@@ -325,7 +333,7 @@ def _errors(path: CameraPath, true: Float[np.ndarray, "n 4 4"]) -> dict[str, flo
         "scale_p5": float(np.quantile(scale, 0.05)),
         "scale_p95": float(np.quantile(scale, 0.95)),
         "lost": float((~path.known).mean()),
-        "false_moves": float(((size < unit / 24) & (length > 1e-6)).mean()),
+        "false_moves": float(((size < unit / 24) & (length > 1e-6) & path.known).mean()),
         "missed_moves": float(((size > unit / 12) & (length < 1e-6))[path.known].mean()),
     }
 

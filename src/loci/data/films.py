@@ -12,16 +12,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from loci.actions import UNCERTAIN
 from loci.data.recordings import CLIPS, META, VERSION, write_meta
 from loci.envs.base import EnvironmentInfo
 from loci.errors import LociError
-from loci.io.config import read_json
+from loci.io.config_files import read_json
 
 STRIDES_PER_CELL = 128 / 12
 """A stride is as long, in cells, as a step in the Doom rooms."""
 LENGTHS = (1024, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32, 16)
 TEST_SHARE = 10
-"""Every tenth walk is held out, at least one."""
+"""Every tenth walk is held out, from the fifth on; at least one."""
+LARGEST_FOV_RATIO, LARGEST_RATE_RATIO = 1.05, 1.15
+"""By which films that are trained on together may differ."""
 FILM = "clip.json"
 
 
@@ -63,28 +66,51 @@ def assemble(folder: Path, length: int | None = None) -> dict[str, int]:
         how many walks each set has, and how many frames each walk.
 
     Raises:
-        LociError: when no run is long enough, or the films differ in size.
+        LociError: when no run is long enough, or the films differ in size, rate or field of view.
     """
     films = {p.parent.name: read_json(p) for p in sorted((folder / CLIPS).glob(f"*/{FILM}"))}
     if not films:
         raise LociError(f"{folder}: no labelled films")
-    sizes = {tuple(film["size"]) for film in films.values()}
-    if len(sizes) > 1:
-        text = ", ".join(f"{h}x{w}" for h, w in sorted(sizes))
-        raise LociError(f"{folder}: films with frames of {text}, expected one --size for all")
+    _check_alike(folder, films)
     if length is None:
         fitting = (n for n in LENGTHS if len(_stretches(films, n)) >= 4)
         length = next(fitting, LENGTHS[-1])
     stretches = _stretches(films, length)
     if len(stretches) < 2:
         raise LociError(f"{folder}: no two stretches of {length} frames, expected longer films")
-    held_out = range(len(stretches) - 1, -1, -TEST_SHARE)
+    held_out = range(min(len(stretches), TEST_SHARE) // 2, len(stretches), TEST_SHARE)
     test = [stretches[i] for i in held_out]
     train = _with_ends(films, [s for s in stretches if s not in test], length)
     info = _info(list(films.values()))
     for name, chosen in (("train", train), ("test", test)):
         _write_set(folder / name, chosen, length, info)
     return {"train": len(train), "test": len(test), "frames": length}
+
+
+def certain_shares(folder: Path) -> tuple[float, float]:
+    """Shares of the frames of all films in `folder/clips` whose move and whose view is certain."""
+    parts = [np.load(path) for path in sorted((folder / CLIPS).glob("*/actions.npy"))]
+    move, view = (np.concatenate(parts) != UNCERTAIN).mean(axis=0).tolist()
+    return move, view
+
+
+def _check_alike(folder: Path, films: dict[str, dict[str, Any]]) -> None:
+    """A model has one size of frames, one rate and one field of view."""
+    sizes = {tuple(film["size"]) for film in films.values()}
+    if len(sizes) > 1:
+        text = ", ".join(f"{h}x{w}" for h, w in sorted(sizes))
+        raise LociError(f"{folder}: films with frames of {text}, expected one --size for all")
+    for key, what, unit, most in (
+        ("fov_degrees", "a field of view", "degrees", LARGEST_FOV_RATIO),
+        ("fps", "a rate", "frames a second", LARGEST_RATE_RATIO),
+    ):
+        found = sorted((film[key], name) for name, film in films.items())
+        (low, first), (high, last) = found[0], found[-1]
+        if high > most * low:
+            raise LociError(
+                f"{folder}: {first} has {what} of {low:.1f} {unit} and {last} of {high:.1f}, "
+                "expected films that agree: label the others into another folder"
+            )
 
 
 def _runs(film: dict[str, Any]) -> list[tuple[int, int]]:

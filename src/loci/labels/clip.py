@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from scipy.spatial.transform import Rotation
 
+from loci.actions import UNCERTAIN
 from loci.errors import LociError
 from loci.labels.film import (
     LEAST_FRAMES,
@@ -17,6 +18,7 @@ from loci.labels.film import (
     fitted,
     fitted_fov,
     read_film,
+    undistorted,
 )
 from loci.labels.motion import Motion, planar, planar_increments, trajectory_motion
 from loci.labels.odometry import CameraPath, camera_matrix, odometry, path_motion
@@ -40,13 +42,15 @@ class LabelOptions:
         fov: field of view across the longer side of the films, in degrees.
         poses: a file of poses, instead of odometry.
         format: of that file.
+        distortion: of the lens, see `undistorted`.
     """
 
     fps: float = 15.0
-    size: tuple[int, int] = (64, 64)
+    size: tuple[int, int] = (128, 128)
     fov: float = 65.0
     poses: Path | None = None
     format: PoseFormat | None = None
+    distortion: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ def label_clip(
     def frames():
         for number, (time, frame) in enumerate(read_film(path, fps, seen)):
             times.append(time)
+            frame = undistorted(frame, options.distortion, fov)
             small.append(fitted(frame, options.size))
             if progress is not None:
                 progress(number + 1)
@@ -138,6 +143,10 @@ def label_clip(
         raise LociError(f"{path}: no frame could be matched to the next, expected a sharp film")
     if not labels.ids[motion.known].any():
         raise LociError(f"{path}: no motion found, expected a camera that moves or turns")
+    if not (labels.ids[motion.known] % UNCERTAIN).any():
+        raise LociError(
+            f"{path}: no motion stands out from its noise, expected faster motion, or --poses"
+        )
     if seen.repeated:
         warnings.append(f"{seen.repeated} frames repeat a stamp and were left out")
     warnings += _warnings(camera_path, labels, at)
@@ -244,7 +253,7 @@ def _warnings(path: CameraPath, labels: Labels, times: np.ndarray) -> list[str]:
         if sum(counts) > 0.1 * len(ids) and max(counts) > ONE_SIDED * max(1, min(counts)):
             side = "left" if counts[0] > counts[1] else "right"
             found.append(f"one-sided: {what} go mostly to the {side} ({max(counts)}:{min(counts)})")
-    if (share := (labels.ids == 9).mean(axis=0)).max() > 0.5:
+    if (share := (labels.ids == UNCERTAIN).mean(axis=0)).max() > 0.5:
         found.append(f"much is uncertain: {share[0]:.0%} of moves, {share[1]:.0%} of views")
     return found
 
@@ -275,9 +284,9 @@ def _assemble(
     )
     unknown = ~motion.known
     deviations[unknown] = [2.0, 2.0, 45.0]
-    actions = np.full((len(frames), 2), 9, np.int64)
+    actions = np.full((len(frames), 2), UNCERTAIN, np.int64)
     actions[:-1] = labels.ids
-    certain = actions != 9
+    certain = actions != UNCERTAIN
     height, width = frames.shape[1:3]
     assert hasattr(info, "width")
     kept = fitted_fov(fov, info.width, info.height, (height, width))  # type: ignore

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from loci.errors import LociError
 
@@ -143,6 +144,50 @@ def _decoded(path: Path, seen: FrameTimes | None) -> Iterator[tuple[float, Video
 def _upright(pixels: UInt8[np.ndarray, "h w 3"], rotation: int) -> UInt8[np.ndarray, "h w 3"]:
     """Turned counter-clockwise by a multiple of 90 degrees, as the film says."""
     return np.rot90(pixels, round(rotation / 90) % 4)
+
+
+def undistorted(
+    frame: UInt8[np.ndarray, "h w 3"], distortion: float, fov: float
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The frame as a lens without distortion sees it, of the same size and focal length.
+
+    Args:
+        frame: of the film.
+        distortion: of its lens, one radial term: a point at r focal lengths from the middle of the
+            result is at r (1 + distortion r^2) in the frame. Negative where straight lines bulge.
+        fov: horizontal field of view in degrees of the result.
+
+    Raises:
+        LociError: when the frame would be folded at its corners.
+    """
+    if not distortion:
+        return frame
+    height, width = frame.shape[:2]
+    return cv2.remap(
+        np.ascontiguousarray(frame),
+        *_distorted_grid(height, width, distortion, fov),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+
+
+@lru_cache(maxsize=1)
+def _distorted_grid(
+    height: int, width: int, distortion: float, fov: float
+) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:
+    """Column and row in the film of every pixel of the result."""
+    focal = width / 2 / np.tan(np.radians(fov / 2))
+    middle = np.array([width - 1, height - 1]) / 2
+    rows, columns = np.mgrid[:height, :width]
+    x, y = (columns - middle[0]) / focal, (rows - middle[1]) / focal
+    square = x**2 + y**2
+    if 1 + 3 * distortion * square.max() <= 0:
+        raise LociError(
+            f"--distortion: {distortion:g} at {fov:.0f} degrees folds the corners, expected a "
+            "number nearer to 0"
+        )
+    bend = focal * (1 + distortion * square)
+    return (x * bend + middle[0]).astype(np.float32), (y * bend + middle[1]).astype(np.float32)
 
 
 def analysed(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:

@@ -2,10 +2,10 @@
 
 A single camera cannot tell how far it moves. The lengths of moves are chained by points whose depth
 is known. Where a turn has replaced all of them, the walker's speed goes on: every stretch between
-such breaks has the same median length of a moving step. Lenses bend what this rests on, and the
-scale creeps: by a factor of four in ten seconds of an action camera. So the running median of a
-moving step is held constant as well: over some seconds, people walk at a steady pace. A cut ends a
-run.
+such breaks has the same median length of a moving step. Lenses that bend lines make the scale
+creep: by a factor of four in ten seconds of an action camera's film (docs/labels.md). So the
+running median of a moving step is held constant as well: over some seconds, people walk at a steady
+pace. A cut ends a run.
 """
 
 from collections.abc import Iterable
@@ -30,6 +30,9 @@ FASTEST = 4.0
 """Steps of more strides than this are mistakes of the scale, and not known."""
 STEADY = 91
 """Moving steps over which the walker's speed is steady: six seconds."""
+MOST_CARRIED = 4
+"""Steps in a row that are not found and taken to be as the one before, since a hand and a walker
+have inertia. They are not known: this only keeps poses from straying."""
 SCALE_SIGMA = 0.03
 """Relative deviation of the length of a move, at least."""
 
@@ -209,11 +212,20 @@ def _path(
     views: list[TwoView],
     lengths: Float[np.ndarray, "n-1"],
 ) -> CameraPath:
-    poses = [np.eye(4)]
+    poses, step, carried = [np.eye(4)], np.eye(4), 0
     for number, (view, length) in enumerate(zip(views, lengths, strict=True), 1):
-        step = np.eye(4)
-        step[:3, :3], step[:3, 3] = view.rotation, length * view.direction
-        poses.append(np.eye(4) if number in runs else poses[-1] @ step)
+        if number in runs:
+            poses.append(np.eye(4))
+            step, carried = np.eye(4), MOST_CARRIED
+            continue
+        if view.kind != "lost" or not np.array_equal(view.rotation, np.eye(3)):
+            step, carried = np.eye(4), 0
+            step[:3, :3], step[:3, 3] = view.rotation, length * view.direction
+        elif carried < MOST_CARRIED:
+            carried += 1
+        else:
+            step = np.eye(4)
+        poses.append(poses[-1] @ step)
     kinds = [view.kind for view in views]
     known = np.array([kind != "lost" for kind in kinds], bool)
     moving = lengths[lengths > 0]

@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from loci.actions import UNCERTAIN
 from loci.errors import LociError
 from loci.train.run_directory import RunDirectory
 from loci.train.world.batches import HistorySpec, draw_batch
 from loci.train.world.config import CONFIGS, TrainingStage, WorldTraining, default_stages
 from loci.train.world.memory_tokens import batch_poses, compress_history
+from loci.train.world.recorded import with_fov
 from loci.train.world.train import WorldObjective, fit_world
 from loci.world.conditioning import Actions
 from loci.world.transformer import WorldTransformer
@@ -125,6 +127,35 @@ def test_it_begins_with_what_another_model_has_learned(tmp_path: Path) -> None:
     other = WorldTransformer(replace(CONFIG.model, layers=CONFIG.model.layers + 1))
     with pytest.raises(LociError, match="layers=.*, expected TransformerConfig"):
         fit_world(wandering(), None, replace(still, out=tmp_path / "other"), other)
+
+
+def test_some_examples_are_told_no_actions_at_all() -> None:
+    actions = Actions(torch.full((400, 8), 3), torch.full((400, 8), 4))
+    config = replace(CONFIG, label_dropout=0.25)
+    objective = WorldObjective(WorldTransformer(CONFIG.model), config)
+    rng = torch.Generator().manual_seed(0)
+    dropped = objective._dropped(actions, rng)
+    assert dropped is not None
+    gone = (dropped.move == UNCERTAIN).all(dim=1)
+    assert torch.equal(gone, (dropped.view == UNCERTAIN).all(dim=1))
+    assert 60 < int(gone.sum()) < 140
+    assert (dropped.move[~gone] == 3).all()
+    assert (dropped.view[~gone] == 4).all()
+    objective.config = CONFIG
+    state = rng.get_state()
+    assert objective._dropped(actions, rng) is actions
+    assert torch.equal(rng.get_state(), state), "older runs draw the numbers that they drew"
+    with pytest.raises(LociError, match=r"--label-dropout: 1\.0, expected a share below 1"):
+        replace(CONFIG, label_dropout=1.0)
+
+
+def test_the_first_weights_may_come_from_another_camera(tmp_path: Path) -> None:
+    start = WorldTransformer(with_fov(CONFIG.model, 50.0))
+    start.initialise(gate=1.0)
+    still = replace(CONFIG, steps=1, learning_rate=1e-7, out=tmp_path / "run")
+    model = fit_world(wandering(), None, still, start)
+    assert torch.allclose(weights(model), weights(start), atol=1e-5)
+    assert model.config == CONFIG.model
 
 
 def test_walks_too_short_for_a_stage_are_refused_before_the_first_step(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ class DoomWalker:
         folder = Path(self._folder.name).resolve()
         try:
             write_wad(folder / "maps.wad", maps)
-            self._game = _start_engine(folder, self.rendering)
+            self._game = start_engine(folder, _RESOLUTIONS[self.rendering.size])
         except BaseException:
             self._folder.cleanup()
             raise
@@ -232,7 +232,17 @@ def film(
     return np.stack(frames), np.array(poses, np.float32)
 
 
-def _start_engine(folder: Path, rendering: Rendering) -> Any:
+def start_engine(folder: Path, resolution: str, levels: bool = False) -> Any:
+    """The engine at MAP01, a `vizdoom.DoomGame`.
+
+    Args:
+        folder: with `maps.wad`; the engine's own files go there.
+        resolution: the name of a `vizdoom.ScreenResolution`.
+        levels: Freedoom's own levels, without monsters, with the outlines of their sectors.
+
+    Raises:
+        LociError: when ViZDoom is missing or does not start.
+    """
     try:
         import vizdoom
     except ImportError as error:
@@ -242,7 +252,10 @@ def _start_engine(folder: Path, rendering: Rendering) -> Any:
     game.set_doom_scenario_path(str(folder / "maps.wad"))
     game.set_doom_config_path(str(folder / "engine.ini"))
     game.set_doom_map("MAP01")
-    _configure(vizdoom, game, _RESOLUTIONS[rendering.size])
+    _configure(vizdoom, game, resolution)
+    if levels:
+        game.set_sectors_info_enabled(True)
+        game.add_game_args("-nomonsters")
     game.set_episode_timeout(0)
     game.set_window_visible(False)
     game.set_sound_enabled(False)

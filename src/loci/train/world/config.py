@@ -89,13 +89,16 @@ class WorldTraining(TrainerConfig):
     """How to train a world model on recordings of any environment.
 
     Attributes:
-        codec: the trained codec, a folder or hub id.
+        codec: the trained codec, a folder or hub id; by default that of the model in `init_from`,
+            or runs/codec/final.
         more_data: further recordings to train on, folders of the form of `data/train`, of the same
             frame size, length and units.
-        init_from: a model folder whose weights to begin with, such as src/loci/shipped/doom;
-            without it, from nothing.
-        model: sizes of the transformer and its memory encoder, and how memory is addressed.
-        world: how the model is walked; size, frame rate and action scale come from the recordings.
+        init_from: a model whose weights to begin with: a shipped one by name, such as doom, a model
+            folder or a hub id; without it, from nothing.
+        model: sizes of the transformer and its memory encoder, and how memory is addressed; the
+            field of view comes from the recordings.
+        world: how the model is walked; size, frame rate, field of view, actions and their scale
+            come from the recordings.
         stages: what batches hold, one after the other.
         train_walks: most walks to train on.
         evaluation_walks: most held-out walks to evaluate on.
@@ -105,10 +108,12 @@ class WorldTraining(TrainerConfig):
             them, and takes the noise for a picture unless it has learned not to.
         faded: share of the examples whose history is faded or without detail, with true targets.
         self_forcing_seconds: of training, after which the model continues other walks.
+        label_dropout: share of the examples whose actions are all "uncertain", so that a model
+            learns to generate without them as well.
     """
 
     out: Path = Path("runs/world")
-    codec: Path = Path("runs/codec/final")
+    codec: Path | None = None
     more_data: tuple[Path, ...] = ()
     init_from: Path | None = None
     model: TransformerConfig = field(default_factory=doom_transformer)
@@ -126,6 +131,12 @@ class WorldTraining(TrainerConfig):
     high_noise: float = 0.45
     faded: float = 0.35
     self_forcing_seconds: float = 480.0
+    label_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.label_dropout < 1:
+            raise LociError(f"--label-dropout: {self.label_dropout}, expected a share below 1")
 
     def stage(self, progress: float) -> TrainingStage:
         return next((s for s in self.stages if progress < s.until), self.stages[-1])
@@ -161,10 +172,21 @@ CONFIGS = {
     "doom": WorldTraining(),
     "doom-time": WorldTraining(model=doom_transformer(False)),
     "doom-finetune": WorldTraining(
-        init_from=Path("src/loci/shipped/doom"),
+        init_from=Path("doom"),
         stages=finetuning_stages(),
         minutes=65.0,
         learning_rate=3e-4,
         hold_fraction=0.6,
+    ),
+    "film": WorldTraining(
+        data=Path("labels"),
+        out=Path("runs/film"),
+        init_from=Path("doom"),
+        stages=finetuning_stages(),
+        minutes=25.0,
+        learning_rate=3e-4,
+        warmup_steps=20,
+        hold_fraction=0.5,
+        evaluate_seconds=3600.0,
     ),
 }

@@ -9,14 +9,14 @@ from jaxtyping import UInt8
 
 from loci.codecs.frame import FrameCodec
 from loci.errors import LociError
-from loci.io.config import load_config, save_config
+from loci.io.config_files import load_config, save_config
 from loci.io.files import replacing, replacing_folder
 from loci.train.plots import draw_panels
 from loci.world.config import WorldConfig, doom_world
 from loci.world.transformer import WorldTransformer
 from loci.world.world import SAVED, World
 
-SETTINGS, EXAMPLE, CARD = "world.json", "example.png", "README.md"
+SETTINGS, EXAMPLE, CARD, CODEC = "world.json", "example.png", "README.md", "codec"
 EXAMPLE_PIXELS = 384
 REPLACEABLE = {*SAVED, EXAMPLE, CARD}
 """What an older model folder holds and may be replaced."""
@@ -38,11 +38,12 @@ def save_settings(
         picture.save(draft, format="PNG")
 
 
-def export_world(codec: Path, world: Path, out: Path) -> None:
+def export_world(codec: Path | None, world: Path, out: Path) -> None:
     """Write one model folder that loci walk can load, all or nothing, and print what it weighs.
 
     Args:
-        codec: the folder of a finished run of loci train codec.
+        codec: the folder of a finished run of loci train codec; without it, the codec that the
+            world was trained with.
         world: the folder of a finished run of loci train world.
         out: the folder; an older model in it is replaced, except for its card and, where the run
             has none, its example picture.
@@ -51,20 +52,24 @@ def export_world(codec: Path, world: Path, out: Path) -> None:
         LociError: when a run is not finished, or the folder holds anything else.
     """
     final = world / "final"
-    for run in (codec, world):
+    logged = [(world, "transformer")] + ([] if codec is None else [(codec, CODEC)])
+    for run, _ in logged:
         if not (run / "final").is_dir():
             raise LociError(f"{run}: expected a finished training run, with its model in final")
+    codec_folder = final / CODEC if codec is None else codec / "final"
+    if not codec_folder.is_dir():
+        raise LociError(f"{world}: a run of before, without its codec; expected --codec as well")
     # Runs of before have no settings: they are all of Doom.
     settings = doom_world()
     if (final / SETTINGS).is_file():
         settings = load_config(final / SETTINGS, WorldConfig)
     parts = (
         WorldTransformer.from_pretrained(final),
-        FrameCodec.from_pretrained(codec / "final"),
+        FrameCodec.from_pretrained(codec_folder),
     )
     with replacing_folder(out, REPLACEABLE.__contains__) as draft:
         World(settings, *parts).save_pretrained(draft, torch.bfloat16)
-        for run, name in ((codec, "codec"), (world, "transformer")):
+        for run, name in logged:
             shutil.copyfile(run / "log.jsonl", draft / name / "log.jsonl")
             draw_panels(run / "log.jsonl", draft / name / "curves.png")
         for sources, name in (((final, out), EXAMPLE), ((out,), CARD)):

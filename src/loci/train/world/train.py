@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from loci.actions import UNCERTAIN
 from loci.codecs.frame import FrameCodec
 from loci.data.latents import LatentWalks, join_walks, latent_walks
-from loci.data.recordings import Recordings, load_recordings
+from loci.data.recordings import load_recordings
 from loci.errors import LociError
 from loci.flow import TIMESTEPS, add_noise, flow_loss, sample_levels
+from loci.io.config_files import CONFIG_NAME, load_config
+from loci.io.models import find_model
 from loci.train.optim import MuonWithAdam
 from loci.train.run_directory import RunDirectory
 from loci.train.trainer import Step, Task, Trainer
@@ -27,14 +29,22 @@ from loci.train.world.batches import (
 from loci.train.world.config import WorldTraining
 from loci.train.world.degrade import fade
 from loci.train.world.evaluate import RecallEvaluation, evaluate_recall
-from loci.train.world.export import save_settings
+from loci.train.world.export import CODEC, save_settings
 from loci.train.world.memory_tokens import (
     WindowTokenCache,
     batch_actions,
     batch_poses,
     compress_history,
 )
+from loci.train.world.recorded import (
+    check_size,
+    recorded_world,
+    same_form,
+    with_actions_of,
+    with_fov,
+)
 from loci.train.world.self_forcing import BatchSource
+from loci.world.conditioning import Actions
 from loci.world.config import WorldConfig
 from loci.world.transformer import WorldTransformer
 
@@ -47,6 +57,7 @@ HIDDEN = (
 )
 """Whose matrices Muon trains."""
 HIGH_NOISE_LOGIT_MEAN, AT_ONE = 4.0, 0.2
+DEFAULT_CODEC = Path("runs/codec/final")
 
 
 def train_world(config: WorldTraining) -> WorldTransformer:
@@ -58,17 +69,27 @@ def train_world(config: WorldTraining) -> WorldTransformer:
     Raises:
         LociError: on unusable data, or when `init_from` has another configuration.
     """
-    codec = FrameCodec.from_pretrained(config.codec)
+    folder, start = None, None
+    if config.init_from is not None:
+        folder = find_model(config.init_from, CONFIG_NAME)
+        start = WorldTransformer.from_pretrained(folder / "transformer").float()
+    codec_folder = config.codec or (DEFAULT_CODEC if folder is None else folder / "codec")
+    codec = FrameCodec.from_pretrained(codec_folder)
     if codec.latent_channels != config.model.latent_channels:
         raise LociError(
-            f"{config.codec}: latents of {codec.latent_channels} channels, and the model is made "
+            f"{codec_folder}: latents of {codec.latent_channels} channels, and the model is made "
             f"for {config.model.latent_channels}"
         )
-    start = None
-    if config.init_from is not None:
-        start = WorldTransformer.from_pretrained(config.init_from / "transformer").float()
     train, test = (load_recordings(config.data / split) for split in ("train", "test"))
-    config = replace(config, world=recorded_world(config.world, train))
+    check_size(train, codec, config.model, config.data)
+    world = recorded_world(config.world, train)
+    if folder is not None:
+        world = with_actions_of(load_config(folder / CONFIG_NAME, WorldConfig), world)
+    config = replace(
+        config,
+        world=world,
+        model=with_fov(config.model, train.info.fov_degrees),
+    )
     config.check_walks(train.frames.shape[1])
     trainer = Trainer(config)
     codec.to(trainer.device)
@@ -82,42 +103,6 @@ def train_world(config: WorldTraining) -> WorldTransformer:
     held_out = latent_walks(test, codec, cache, count, scale)
     evaluation = RecallEvaluation.prepare(held_out, test.frames, codec)
     return trainer.fit(WorldTask(config, walks, evaluation, trainer, start)).world
-
-
-def same_form(recordings: Recordings, first: Recordings, folder: Path) -> Recordings:
-    """The recordings, if they can be trained on beside the first.
-
-    Raises:
-        LociError: when their frames, units or addressing differ.
-    """
-    fov, first_fov = (round(r.info.fov_degrees or 0.0, 1) for r in (recordings, first))
-    for what, found, expected in (
-        ("frames", recordings.frames.shape[1:], first.frames.shape[1:]),
-        ("field of view", fov, first_fov),
-        ("actions", recordings.info.action_scale, first.info.action_scale),
-        ("addressed by", recordings.addressed_by, first.addressed_by),
-    ):
-        if found != expected:
-            raise LociError(f"{folder}: {what} {found}, expected {expected} as in the other data")
-    return recordings
-
-
-def recorded_world(world: WorldConfig, recordings: Recordings) -> WorldConfig:
-    """How the model will be walked, with what the recordings say: the size of frames, their rate,
-    the actions that occur, and what an action does."""
-    info = recordings.info
-    moves, views = (
-        tuple(sorted(set(np.unique(recordings.actions[..., i]).tolist()) - {UNCERTAIN}))
-        for i in range(2)
-    )
-    return replace(
-        world,
-        size=tuple(info.frame_size),
-        fps=round(info.fps),
-        moves=moves,
-        views=views,
-        action_scale=info.action_scale or world.action_scale,
-    )
 
 
 def fit_world(
@@ -155,7 +140,8 @@ class WorldTask(Task["WorldObjective"]):
         world = WorldTransformer(config.model)
         world.initialise(gate=1.0)
         if start is not None:
-            if start.config != config.model:
+            rotary = config.model.pose_rotary
+            if with_fov(start.config, rotary and rotary.fov) != config.model:
                 raise LociError(f"{config.init_from}: {start.config}, expected {config.model}")
             world.load_state_dict(start.state_dict())
         self.model = WorldObjective(world, config).to(trainer.device)
@@ -213,7 +199,10 @@ class WorldTask(Task["WorldObjective"]):
 
     def save(self, model: WorldObjective, folder: Path) -> None:
         model.world.save_pretrained(folder)
-        frame = None if self.evaluation is None else self.evaluation.example
+        frame = None
+        if self.evaluation is not None:
+            frame = self.evaluation.example
+            self.evaluation.codec.save_pretrained(folder / CODEC)
         save_settings(folder, self.config.world, frame)
 
     def state_dict(self) -> dict[str, Any]:
@@ -262,7 +251,7 @@ class WorldObjective(nn.Module):
         context = world.context(
             memory.tokens,
             local[:, :, None].to(device),
-            batch_actions(batch, device),
+            self._dropped(batch_actions(batch, device), rng),
             poses=batch_poses(batch, memory),
         )
         data = batch.target.transpose(1, 2).to(device)
@@ -273,6 +262,14 @@ class WorldObjective(nn.Module):
         # The network predicts the data, so near s = 0 its velocity is an error divided by s.
         weight = level.square() / (level.square() + 0.05)
         return (weight * error).mean()
+
+    def _dropped(self, actions: Actions | None, rng: torch.Generator) -> Actions | None:
+        """With all actions of some examples uncertain."""
+        share = self.config.label_dropout
+        if actions is None or not share:
+            return actions
+        dropped = (torch.rand(len(actions.move), generator=rng) < share).to(actions.move.device)
+        return Actions(*(ids.masked_fill(dropped[:, None], UNCERTAIN) for ids in actions))
 
     def _levels(self, size: int, rng: torch.Generator) -> Tensor:
         """Noise levels: logit-normal, and a share of them near 1, a fifth of these at 1."""
