@@ -122,7 +122,13 @@ class ObjectRecord:
         return safe_open(self.path, "pt")
 
     def read(self, name: str) -> Tensor:
-        """A whole array, by its name in `ARRAYS`."""
+        """A whole array, by its name in `ARRAYS`.
+
+        Raises:
+            LociError: when the object was made without it.
+        """
+        if name in OPTIONAL and name not in set(self.file.keys()):
+            raise LociError(f"{self.path}: no {name}, expected objects made with --distances")
         return self.file.get_tensor(name)
 
     def read_row(self, name: str, row: int) -> Tensor:
@@ -223,10 +229,7 @@ class ObjectSet:
         Raises:
             LociError: when the objects were made without it.
         """
-        record = self.records[index]
-        if "sdf" not in set(record.file.keys()):
-            raise LociError(f"{record.path}: no sdf, expected objects made with --distances")
-        return record.read("sdf").float() / (32 * GRID)
+        return self.records[index].read("sdf").float() / (32 * GRID)
 
 
 def over(

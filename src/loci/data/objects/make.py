@@ -43,8 +43,8 @@ META = "meta.json"
 DROPPED = "dropped.json"
 MORE = "more"
 SIMPLE = "simple"
-TESTS = ("test", "packs", SIMPLE)  # what benchmarks measure on
-SPLITS = ("train", "aside", MORE, *TESTS)
+TESTS = ("test", "aside", "packs", SIMPLE)  # what benchmarks measure on
+SPLITS = ("train", MORE, *TESTS)
 
 
 @dataclass(frozen=True)
