@@ -1,5 +1,6 @@
 """The conditioning of a chunk: computed once, used at every sampling step."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -60,6 +61,30 @@ class ChunkContext(NamedTuple):
     target_rotation: RotaryEmbedding
     target_offset: Float[Tensor, "b t d"]
     """Added to every token of a target frame: the embedding of its action, and of its pose."""
+
+
+def stack_contexts(contexts: Sequence[ChunkContext]) -> ChunkContext:
+    """The contexts of several walks' chunks as one, a row for each.
+
+    They must have equally many memory tokens, rotary positions of their own and no text.
+    """
+
+    def rows(parts: Sequence[RotaryEmbedding]) -> RotaryEmbedding:
+        return RotaryEmbedding(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def block(parts: tuple[BlockContext, ...]) -> BlockContext:
+        memories = [part.memory for part in parts if part.memory is not None]
+        memory = None
+        if memories:
+            memory = KeysValues(*(torch.cat(part) for part in zip(*memories, strict=True)))
+        return BlockContext(torch.cat([part.normed_memory for part in parts]), memory, None)
+
+    return ChunkContext(
+        tuple(block(parts) for parts in zip(*(c.layers for c in contexts), strict=True)),
+        rows([c.memory_rotation for c in contexts]),
+        rows([c.target_rotation for c in contexts]),
+        torch.cat([c.target_offset for c in contexts]),
+    )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A world that can be walked: start from a picture, step by actions, fork at will."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -21,10 +21,11 @@ from loci.io.files import replacing_folder
 from loci.io.frames import choose_bucket, load_picture, tensor_to_frames
 from loci.io.images import read_pixels
 from loci.io.models import pretrained_folder, shipped_folder
-from loci.world.conditioning import Prompt
+from loci.world.conditioning import Prompt, stack_contexts
 from loci.world.config import WorldConfig
 from loci.world.latent_world import LatentWorld, WalkState, next_actions
 from loci.world.released import load_released
+from loci.world.sampling import chunk_noise, sample_chunk
 from loci.world.text import NEGATIVE_PROMPT, TextEncoder
 from loci.world.transformer import WorldTransformer
 
@@ -230,6 +231,65 @@ class World(LatentWorld):
             raise LociError(f"{len(ids)} actions: expected 1 to {self.chunk} for one step")
         sampled = self._sample(state, torch.from_numpy(ids)[None], next_actions(next_action))
         return SampledChunk(self, state, len(ids), *sampled)
+
+    @torch.no_grad()
+    def sample_together(
+        self, states: Sequence[WalkState], actions: Sequence[ArrayLike]
+    ) -> list["SampledChunk"]:
+        """`sample` for several walks, equal up to rounding.
+
+        Walks with equally many memory tokens pass through the transformer together; the others,
+        and walks that are sampled with guidance or with a policy, one by one.
+
+        Args:
+            states: where the walks are.
+            actions: of each walk, as for `step`.
+        """
+        config = self.config
+        posed = config.action_scale is not None
+        alone = not posed or config.sampling.guidance != 1 or config.text or self.verify
+        if alone or self.preset.walk is not None:
+            return [self.sample(*each) for each in zip(states, actions, strict=True)]
+        ids = [self._check_actions(*each) for each in zip(states, actions, strict=True)]
+        if any(len(each) > self.chunk for each in ids):
+            raise LociError(f"actions: expected 1 to {self.chunk} for one step of each walk")
+        contexts, poses = [], []
+        groups: dict[int, list[int]] = {}
+        with self.stats.timed("context"):
+            for index, (state, each) in enumerate(zip(states, ids, strict=True)):
+                got = self._context(state, torch.from_numpy(each)[None], next_actions(None))
+                contexts.append(got[0])
+                poses.append(got[1])
+                groups.setdefault(got[0].layers[0].normed_memory.shape[1], []).append(index)
+        latents: dict[int, Tensor] = {}
+        frames = self.chunk // self.temporal_factor
+        sampling = config.sampling.shortened(self.preset.walk_step_share)
+        for rows in groups.values():
+            noise = [
+                chunk_noise(
+                    states[row].seed,
+                    states[row].chunks,
+                    (*states[row].local.shape[:2], frames, *states[row].local.shape[3:]),
+                    self.device,
+                )
+                for row in rows
+            ]
+            context = stack_contexts([contexts[row] for row in rows])
+            with self.stats.timed("chunks"):
+                sampled = sample_chunk(self.transformer, torch.cat(noise), context, sampling)
+            latents |= dict(zip(rows, sampled.split(1), strict=True))
+        return [
+            SampledChunk(self, state, len(ids[k]), latents[k], poses[k])
+            for k, state in enumerate(states)
+        ]
+
+    @torch.no_grad()
+    def step_together(
+        self, states: Sequence[WalkState], actions: Sequence[ArrayLike]
+    ) -> list[tuple[Frames, WalkState]]:
+        """`step` for several walks of this world, equal up to rounding (`sample_together`)."""
+        chunks = self.sample_together(states, actions)
+        return [(chunk.frames(), chunk.after) for chunk in chunks]
 
     def _check_actions(self, state: WalkState, actions: ArrayLike) -> Int[np.ndarray, "n 2"]:
         if not isinstance(state, WalkState):

@@ -29,6 +29,7 @@ from loci.app.play.server import application
 from loci.app.play.sessions import Sessions
 
 from ...world.models import small_world
+from .test_server import lifter_of_nothing
 from .test_timeline import PICTURE
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or ""
@@ -43,6 +44,8 @@ FLAGS = [
     "--use-gl=angle",
     "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
 ]
 
 
@@ -124,6 +127,24 @@ def opened(browser: Any, address: str) -> Iterator[Callable[..., Page]]:
         page.context.close()
 
 
+def walk_for(page: Page, key: str, frames: int) -> None:
+    """Hold a key until so many more frames are there, and wait until the walk stands."""
+    at = page.value("loci.painted")
+    page.page.keyboard.down(key)
+    page.until(f"loci.painted >= {at + frames}")
+    page.page.keyboard.up(key)
+    stand(page)
+
+
+def stand(page: Page) -> None:
+    """Wait until everything is painted, and no more comes."""
+    painted = None
+    while painted != page.value("loci.painted"):
+        page.until("loci.end === loci.painted")
+        painted = page.value("loci.painted")
+        time.sleep(0.5)
+
+
 def test_the_page_is_ready_without_a_word_of_complaint(opened: Callable[..., Page]) -> None:
     page = opened().ready()
     host = page.page.url.split("/")[2]
@@ -138,7 +159,7 @@ def test_a_held_key_walks_and_letting_go_stops_within_a_chunk(opened: Callable[.
     page.until("loci.painted >= 9")
     page.page.keyboard.up("w")
     at = page.value("loci.painted")
-    page.until("loci.last === loci.painted")
+    stand(page)
     time.sleep(0.5)
     assert page.value("loci.painted") <= at + 2 * 4
     page.until("loci.latency(0.5) > 0")
@@ -199,7 +220,7 @@ def test_undo_peek_and_map(opened: Callable[..., Page]) -> None:
     page.page.keyboard.down("w")
     page.until("loci.painted >= 12")
     page.page.keyboard.up("w")
-    page.until("loci.last === loci.painted")
+    stand(page)
     before = page.value("loci.painted")
     page.page.keyboard.press("u")
     page.until(f"loci.painted === {before - 4}")
@@ -207,6 +228,125 @@ def test_undo_peek_and_map(opened: Callable[..., Page]) -> None:
     page.page.wait_for_selector("#peeked:not([hidden]) img[src^=blob]", timeout=20_000)
     assert page.value("loci.painted") == before - 4
     assert page.value("Number(document.querySelector('#moment').max)") >= 1
+
+
+def test_two_branches_are_seen_side_by_side(opened: Callable[..., Page]) -> None:
+    page = opened().ready()
+    walk_for(page, "w", 4)
+    part = page.value("loci.painted") + 1
+    page.page.locator("#fork").click()
+    page.until("loci.info.active === 'b'")
+    walk_for(page, "j", 8)
+    page.page.locator("#branch").select_option("a")
+    page.until("loci.info.active === 'a'")
+    walk_for(page, "l", 8)
+    page.page.locator("#compare-with").select_option("b")
+    page.page.wait_for_selector("#compare:not([hidden])")
+    pictures = "[...document.querySelectorAll('.pair img')]"
+    page.until(f"{pictures}.every((image) => image.naturalWidth === 32)")
+    page.value("const range = document.querySelector('#compare-frame'); range.value = range.min;")
+    page.value("document.querySelector('#compare-frame').dispatchEvent(new Event('input'))")
+    captions = "[...document.querySelectorAll('.pair figcaption')].map((c) => c.textContent)"
+    assert page.value(captions) == [f"Branch {name}, frame {part}" for name in "ab"]
+    page.page.locator("#compare-play").click()
+    page.until(f"{captions}[0] !== 'Branch a, frame {part}'")
+    page.until("document.querySelector('#compare-play').textContent === 'Play both'")
+    assert page.complaints == []
+
+
+def test_a_gamepad_walks_and_its_loss_lets_go(opened: Callable[..., Page]) -> None:
+    page = opened().ready()
+    page.value("window.pad = {axes: [0, -1, 0, 0], buttons: []}")
+    page.value("navigator.getGamepads = () => [null, window.pad]")
+    page.value("dispatchEvent(new Event('gamepadconnected'))")
+    page.until("[...loci.held].join() === 'w'")
+    page.until("loci.painted >= 3")
+    page.value("window.pad = {axes: [0, 0, 1, 0], buttons: []}")
+    page.until("[...loci.held].join() === 'l'")
+    page.value("window.pad = {axes: [0, 0, 0, 0], buttons: {12: {pressed: true}}}")
+    page.until("[...loci.held].join() === 'w'")
+    page.value("window.pad = null")
+    page.until("loci.held.size === 0")
+
+
+FILE = """
+const give = async (event) => {
+  const canvas = Object.assign(document.createElement('canvas'), {width: 48, height: 40});
+  canvas.getContext('2d').fillRect(0, 0, 24, 40);
+  const data = new DataTransfer();
+  data.items.add(new File([await new Promise((done) => canvas.toBlob(done))], 'picture.png'));
+  document.body.dispatchEvent(event(data));
+};
+"""
+START_SIZE = """
+fetch(`/api/sessions/${loci.session}/picture`).then((answer) => answer.blob())
+  .then(createImageBitmap).then((image) => `${image.width}x${image.height}`)
+"""
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        "new ClipboardEvent('paste', {clipboardData: data, bubbles: true})",
+        "new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true})",
+    ],
+    ids=["paste", "drop"],
+)
+def test_a_pasted_or_dropped_picture_is_walked_into(
+    opened: Callable[..., Page], event: str
+) -> None:
+    page = opened().ready()
+    walk_for(page, "w", 3)
+    page.value(FILE + f"give((data) => {event})")
+    page.until(f"({START_SIZE.strip()}).then((size) => size === '48x40')")
+    page.until("loci.painted === 0")
+    walk_for(page, "w", 3)
+
+
+def test_a_picture_is_taken_with_the_camera(opened: Callable[..., Page]) -> None:
+    page = opened().ready()
+    page.page.locator("summary", has_text="New walk").click()
+    page.page.locator("#camera").click()
+    page.until("document.querySelector('#viewfinder video').videoWidth > 0")
+    video = "document.querySelector('#viewfinder video')"
+    size = page.value(f"`${{{video}.videoWidth}}x${{{video}.videoHeight}}`")
+    page.page.locator("#take").click()
+    page.until(f"({START_SIZE.strip()}).then((size) => size === '{size}')")
+    assert page.value(f"{video}.srcObject") is None, "the camera is off"
+    assert page.complaints == []
+
+
+def test_an_object_is_selected_in_the_start_picture(
+    opened: Callable[..., Page], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(lifter_of_nothing(tmp_path)))
+    page = opened().ready()
+    asked: list[Any] = []
+    page.page.on("request", lambda request: asked.append(request.post_data))
+    page.value(
+        FILE + "give((data) => new ClipboardEvent('paste', {clipboardData: data, bubbles: true}))"
+    )
+    page.until(f"({START_SIZE.strip()}).then((size) => size === '48x40')")
+    page.page.locator("summary", has_text="Lift an object").click()
+    page.page.locator("input[name=source][value=picture]").check()
+    page.page.locator("#select").click()
+    picture = page.page.locator("#start-picture")
+    picture.wait_for(state="visible")
+    assert not page.page.locator("#view").is_visible()
+    box = picture.bounding_box()
+    assert box is not None
+    assert box["width"] / box["height"] == pytest.approx(48 / 40, rel=0.02)
+    mouse = page.page.mouse
+    mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 4)
+    mouse.down()
+    mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] * 3 / 4)
+    mouse.up()
+    page.page.wait_for_selector("#lift-files a", timeout=20_000)
+    sent = json.loads(next(data for data in asked if data and data.startswith("{")))
+    assert sent["source"] == "picture"
+    assert sent["box"] == pytest.approx([0.25, 0.25, 0.5, 0.75], abs=0.02)
+    assert page.page.locator("#view").is_visible()
+    assert not picture.is_visible()
 
 
 def test_a_phone_reaches_every_control(opened: Callable[..., Page]) -> None:

@@ -4,9 +4,10 @@ import asyncio
 import io
 import json
 import struct
+import sys
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 pytest.importorskip("starlette", reason="needs the extra play")
 
+import torch
 from PIL import Image
 from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
@@ -24,6 +26,7 @@ from loci.app.play.server import application
 from loci.app.play.sessions import Sessions, saved_walks
 from loci.cli import main
 from loci.errors import LociError
+from loci.world.walk_file import load_walk
 from loci.world.world import World
 
 from ...world.models import small_world
@@ -168,6 +171,25 @@ def test_two_tabs_walk_as_each_would_alone(tmp_path: Path) -> None:
         assert turned != alone
 
 
+def test_four_walk_as_each_would_alone(tmp_path: Path) -> None:
+    alone = []
+    for keys in "wjal":
+        with (
+            served(tmp_path / keys) as client,
+            client.websocket_connect(SOCKET) as socket,
+        ):
+            entered(socket)
+            alone.append([chunk(socket, keys, 1, 0), chunk(socket, "w", 2, 4)])
+    with served(tmp_path / "all", most=4) as client, ExitStack() as stack:
+        sockets = [stack.enter_context(client.websocket_connect(SOCKET)) for _ in range(4)]
+        assert len({entered(socket)["session"] for socket in sockets}) == 4
+        firsts = [chunk(socket, keys, 1, 0) for socket, keys in zip(sockets, "wjal", strict=True)]
+        together = [
+            [first, chunk(socket, "w", 2, 4)] for first, socket in zip(firsts, sockets, strict=True)
+        ]
+    assert together == alone
+
+
 def test_one_too_many_waits_for_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loci.app.play.connection.BUSY_SECONDS", 0.05)
     monkeypatch.setattr("loci.app.play.sessions.IDLE_SECONDS", 0.1)
@@ -195,6 +217,103 @@ def test_a_fork_leaves_its_sibling_as_it_was(tmp_path: Path) -> None:
         assert [action["move"] for action in actions] == ["go forward"] * 4
 
 
+def test_branches_are_compared_from_where_they_part(tmp_path: Path) -> None:
+    with served(tmp_path) as client, client.websocket_connect(SOCKET) as socket:
+        session = entered(socket)["session"]
+        chunk(socket, "w", 1, 0)
+        socket.send_json({"type": "fork"})
+        until(socket, "ready")
+        until(socket, "frames")
+        chunk(socket, "j", 3, 4)
+        chunk(socket, "w", 4, 8)
+        socket.send_json({"type": "branch", "name": "a"})
+        until(socket, "ready")
+        until(socket, "frames")
+        chunk(socket, "l", 5, 4)
+        socket.send_json({"type": "compare", "name": "b"})
+        compared = until(socket, "compare")
+        assert (compared["branches"], compared["lengths"]) == (["a", "b"], [9, 13])
+        assert compared["part"] == 5
+        base = f"/api/sessions/{session}"
+        frames = [
+            client.get(f"{base}/{name}/frames/{k}.jpg").content for k in (4, 5) for name in "ab"
+        ]
+        assert frames[0] == frames[1]
+        assert frames[2] != frames[3]
+        socket.send_json({"type": "compare", "name": "z"})
+        assert "expected one of a, b" in until(socket, "error")["why"]
+
+
+def test_downloaded_actions_walk_the_same_walk(tmp_path: Path) -> None:
+    """In `loci walk`: its state afterwards is that of the walk that was played."""
+    world = small_world()
+    world.save_pretrained(tmp_path / "model")
+    Image.fromarray(PICTURE).save(tmp_path / "picture.png")
+    with served(tmp_path / "walks", world=world) as client, client.websocket_connect(SOCKET) as to:
+        session = entered(to)["session"]
+        chunk(to, "w", 1, 0)
+        to.send_json({"type": "keys", "keys": "j", "id": 2, "painted": 4})
+        until(to, "frames")
+        to.send_json({"type": "keys", "keys": "wd", "id": 3, "painted": 5})
+        until(to, "memory")
+        base = f"/api/sessions/{session}"
+        (tmp_path / "played.loci").write_bytes(client.get(f"{base}/walk.loci").content)
+        (tmp_path / "actions.json").write_bytes(client.get(f"{base}/actions.json").content)
+    words = ["walk", "picture.png", "--model", "model", "--actions", "actions.json"]
+    words += ["--out", "walk.mp4", "--save", "walked.loci", "--speed", "exact"]
+    paths = ("picture.png", "model", "actions.json", "walk.mp4", "walked.loci")
+    assert main([str(tmp_path / word) if word in paths else word for word in words]) == 0
+    played = load_walk(tmp_path / "played.loci", world)
+    walked = load_walk(tmp_path / "walked.loci", world)
+    assert played.frames == walked.frames >= 9
+    assert torch.equal(played.pose, walked.pose)
+    assert played.pose[0, 0] > 0
+    torch.testing.assert_close(played.local, walked.local, atol=1e-5, rtol=0)
+    for name, tensor in played.memory.tensors.items():
+        torch.testing.assert_close(tensor, walked.memory.tensors[name], atol=1e-5, rtol=0)
+
+
+def test_an_object_is_lifted_from_the_start_picture_at_its_own_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(lifter_of_nothing(tmp_path)))
+    with served(tmp_path / "walks") as client, client.websocket_connect(SOCKET) as socket:
+        session = entered(socket)["session"]
+        chunk(socket, "w", 1, 0)
+        buffer = io.BytesIO()
+        Image.new("RGB", (640, 480), "red").save(buffer, format="PNG")
+        path = f"/api/sessions/{session}"
+        assert client.post(f"{path}/picture", content=buffer.getvalue()).json() == {"ok": True}
+        shown = Image.open(io.BytesIO(client.get(f"{path}/picture").content))
+        assert shown.size == (640, 480)
+        for box, source, words in (
+            ([0.1, 0.1, 0.5, 0.5], "picture", "--box 64 48 320 240"),
+            ([0, 0, 0.5, 1], "frame", "--box 0 0 16 32"),
+        ):
+            asked = {"box": box, "source": source, "frame": 0}
+            job = client.post(f"{path}/lift", json=asked).json()["job"]
+            progress = client.get(f"/api/lifts/{job}").json()
+            while not progress["done"]:
+                assert progress["error"] is None
+                progress = client.get(f"/api/lifts/{job}").json()
+            assert words in client.get(f"/api/lifts/{job}/pose.json").text
+        for selection in ({"point": [1.2, 0]}, {"box": [0, 0, 0.01, 0.01]}, {"frame": 1}):
+            asked = {"source": "picture", **selection}
+            assert client.post(f"{path}/lift", json=asked).status_code == 422
+
+
+def lifter_of_nothing(folder: Path) -> Path:
+    """In place of Python: writes the words it was called with as the result of a lift."""
+    script = folder / "lifter.sh"
+    script.write_text(
+        "#!/bin/sh\n"
+        'for word; do last="$word"; done\n'
+        'mkdir -p "$last" && echo "$@" > "$last/pose.json"\n'
+    )
+    script.chmod(0o755)
+    return script
+
+
 def test_what_was_walked_comes_back_after_the_server_is_gone(tmp_path: Path) -> None:
     world = small_world()
     with served(tmp_path, world=world) as client, client.websocket_connect(SOCKET) as socket:
@@ -217,9 +336,10 @@ def test_downloads(tmp_path: Path) -> None:
         chunk(socket, "wj", 1, 0)
         base = f"/api/sessions/{session}"
         assert client.get(f"{base}/walk.loci").content[8:9] == b"{"
-        frame = Image.open(io.BytesIO(client.get(f"{base}/frames/2.jpg").content))
+        frame = Image.open(io.BytesIO(client.get(f"{base}/a/frames/2.jpg").content))
         assert frame.size == (32, 32)
-        assert client.get(f"{base}/frames/99.jpg").status_code == 404
+        assert client.get(f"{base}/a/frames/99.jpg").status_code == 404
+        assert client.get(f"{base}/b/frames/2.jpg").status_code == 404
         assert client.get(f"{base}/walk.mp4").content[4:8] == b"ftyp"
         assert len(client.get(f"{base}/actions.json").json()) == 4
         for path in ("/api/sessions/nobody/walk.mp4", f"{base}/..%2f..%2fetc", "/api/lifts/x/y"):

@@ -26,6 +26,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from loci.app.play.memory_map import memory_map
 from loci.app.play.player import Shown
 from loci.app.play.sessions import Session, Sessions
+from loci.app.play.timeline import parting
 from loci.errors import LociError
 
 MOST_MESSAGE = 65536
@@ -218,9 +219,21 @@ async def _branch(connection: Connection, session: Session, message: dict[str, A
     if name not in session.branches:
         raise LociError(f"branch {name!r}: expected one of {', '.join(session.branches)}")
     async with session.lock:
-        session.player.settle()
+        await connection.sessions.run(session.player.settle)
         session.active = name
     await connection.tell_session()
+
+
+async def _compare(connection: Connection, session: Session, message: dict[str, Any]) -> None:
+    names = [session.active, str(message["name"])]
+    if names[1] not in session.branches:
+        raise LociError(f"branch {names[1]!r}: expected one of {', '.join(session.branches)}")
+    async with session.lock:
+        await connection.sessions.run(session.player.settle)
+        timelines = [session.branches[name].timeline for name in names]
+        part = parting(*timelines)
+    lengths = [timeline.length for timeline in timelines]
+    await connection.tell("compare", branches=names, lengths=lengths, part=part)
 
 
 async def _restart(connection: Connection, session: Session, message: dict[str, Any]) -> None:
@@ -246,6 +259,7 @@ HANDLERS: dict[str, Callable[[Connection, Session, dict[str, Any]], Any]] = {
     "peek": _peek,
     "fork": _fork,
     "branch": _branch,
+    "compare": _compare,
     "restart": _restart,
     "picture": _picture,
 }

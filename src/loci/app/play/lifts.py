@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from loci.errors import LociError
@@ -45,19 +44,16 @@ class Lifts:
         self.jobs: dict[str, Lift] = {}
         self.turn = asyncio.Semaphore(1)
 
-    async def begin(self, source: Image.Image | np.ndarray | Path, asked: dict[str, Any]) -> str:
+    async def begin(self, image: Image.Image, asked: dict[str, Any]) -> str:
         """Start lifting what a box or a point selects in a picture; returns the job's id.
 
         Args:
-            source: a picture, a path or pixels.
+            image: the picture.
             asked: `box` [left, top, right, bottom] or `point` [x, y], as fractions of the picture.
 
         Raises:
             LociError: for a selection outside the picture, or too small.
         """
-        if isinstance(source, np.ndarray):
-            source = Image.fromarray(source)
-        image = source if isinstance(source, Image.Image) else Image.open(source)
         image = image.convert("RGB")
         selection = _selection(image, asked)
         job = secrets.token_hex(8)

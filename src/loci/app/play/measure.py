@@ -1,4 +1,5 @@
-"""`loci bench play`: how quickly the world answers keys, for one player and several.
+"""`loci bench play`: how quickly the world answers keys, for one player and several; or, with
+`--hours`, what hours of play cost in memory.
 
 A client speaks the page's protocol on this machine: it paints frames at the world's rate and
 presses keys at random moments, never on purpose where a chunk begins. A key's delay ends when the
@@ -19,15 +20,20 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from loci.app.play.play import load_world, start_picture
+from loci.app.play.player import Player
 from loci.app.play.server import application
-from loci.app.play.sessions import Sessions
+from loci.app.play.sessions import SAVE_SECONDS, Sessions
+from loci.app.play.timeline import Timeline
 from loci.bench.report import table, write_json
 from loci.io.files import check_writable
+
+if TYPE_CHECKING:
+    from loci.world.world import World
 
 HEADER = struct.Struct("<IHId")
 LONG_HOLD = 3.0  # seconds that a key is held to measure the rate of painting
@@ -138,6 +144,7 @@ def bench(
     speed: str = "faster",
     sessions: tuple[int, ...] = (1, 2, 4),
     presses: int = 30,
+    hours: float | None = None,
     json: Path | None = None,
 ) -> None:
     """Delay from key to picture, frames a second and memory, for several numbers of players.
@@ -147,10 +154,18 @@ def bench(
         speed: speed preset: exact, fast or faster.
         sessions: numbers of players at a time.
         presses: keys that each player presses.
+        hours: of one player's walk, instead: generated as fast as the machine can and saved as
+            `loci play` does, to see that memory does not grow.
         json: file to write the figures to.
     """
     if json is not None:
         check_writable(json)
+    if hours is not None:
+        played = played_for(load_world(model).at_speed(speed), start_picture(model, None), hours)
+        print(table(("hours", "frames", "MB", "MB on disk"), [tuple(row) for row in played]))
+        if json is not None:
+            write_json(json, {"model": model, "speed": speed, "hours": played})
+        return
     results = [measured(model, speed, players, presses) for players in sessions]
     columns = ("players", "median ms", "95 % ms", "frames/s", "first ms", "chunk ms", "MB")
     rows = [tuple(round(result[key], 1) for key in RESULTS) for result in results]
@@ -208,6 +223,40 @@ def measured(model: str, speed: str, players: int, presses: int) -> dict[str, fl
         "chunk_ms": 1000 * float(np.median(chunks)),
         "rss_mb": _rss() / 2**20,
     }
+
+
+def played_for(world: World, picture: Any, hours: float, rows: int = 9) -> list[list[float]]:
+    """Rows of (hours of play, frames, resident megabytes, megabytes on disk) of one walk.
+
+    Keys change every few chunks, and now and then some chunks are undone.
+    """
+    keys = random.Random(0)
+    state = world.start(picture)
+    found: list[list[float]] = []
+    with tempfile.TemporaryDirectory(prefix="loci-play-") as folder:
+        timeline = Timeline(Path(folder), world, state, world.newest_frame(state)[None])
+        player = Player(world, timeline)
+        chunks = int(hours * 3600 * world.fps / world.chunk)
+        saves = max(1, round(SAVE_SECONDS * world.fps / world.chunk))
+        frames = 0
+        for number in range(chunks):
+            if number % 3 == 0:
+                player.press(keys.choice(["w", "wj", "wl", "j", "l", "s"]), number, player.last)
+            player.act()
+            player.paint(player.last)
+            player.settle()
+            frames += world.chunk
+            if number % saves == 0:
+                timeline.save()
+            if number % 500 == 499:
+                player.go_to(timeline.moment - keys.randrange(3, 90))
+                player.press("w", number, player.last)
+            if number in (chunks - 1, *(int(chunks * (k + 0.5) / rows) for k in range(rows))):
+                size = sum(path.stat().st_size for path in Path(folder).iterdir())
+                row = [frames / world.fps / 3600, frames, _rss() / 2**20, size / 2**20]
+                found.append([round(value, 2) for value in row])
+        timeline.close()
+    return found
 
 
 async def _all_play(address: str, players: int, presses: int) -> list[Client]:

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.requests import Request
@@ -33,6 +34,7 @@ from loci.app.play.lifts import Lifts
 from loci.app.play.sessions import Session, Sessions
 from loci.app.play.timeline import WALK
 from loci.errors import LociError
+from loci.io.images import read_pixels
 
 PAGE = Path(__file__).parent / "page"
 MOST_UPLOAD = 20 * 2**20
@@ -136,15 +138,22 @@ def application(
         return sessions.open.get(request.path_params["id"])
 
     async def frame(request: Request) -> Response:
-        if (session := session_of(request)) is None:
+        session = session_of(request)
+        player = session and session.branches.get(request.path_params["branch"])
+        if session is None or player is None:
             return missing()
         try:
-            number = int(request.path_params["number"])
             async with session.lock:
-                image = session.player.timeline.frame(number)
+                image = player.timeline.frame(int(request.path_params["number"]))
         except LociError:
             return missing()
         return Response(jpeg(image), media_type="image/jpeg")
+
+    async def start_picture(request: Request) -> Response:
+        if (session := session_of(request)) is None:
+            return missing()
+        image = Image.fromarray(await sessions.run(read_pixels, session.picture))
+        return Response(await sessions.run(jpeg, image), media_type="image/jpeg")
 
     async def download(request: Request) -> Response:
         if (session := session_of(request)) is None:
@@ -152,7 +161,7 @@ def application(
         what = request.path_params["what"]
         async with session.lock:
             player = session.player
-            player.settle()
+            await sessions.run(player.settle)
             timeline = player.timeline
             if what == "actions.json":
                 text = json.dumps(timeline.action_list(), indent=0)
@@ -183,8 +192,6 @@ def application(
                     file.write(part)
             file.flush()
             try:
-                from loci.io.images import read_pixels
-
                 pixels = await sessions.run(read_pixels, file.name)
                 async with session.lock:
                     await sessions.restart(session, pixels)
@@ -199,10 +206,12 @@ def application(
         try:
             asked = await bounded_json(request)
             async with session.lock:
-                source = session.picture
-                if asked.get("source") != "picture":
-                    source = session.player.timeline.frame(int(asked["frame"]))
-            return JSONResponse({"job": await lifts.begin(source, asked)})
+                if asked.get("source") == "picture":
+                    image = Image.fromarray(await sessions.run(read_pixels, session.picture))
+                else:
+                    await sessions.run(session.player.settle)
+                    image = session.player.timeline.frame(int(asked["frame"]))
+            return JSONResponse({"job": await lifts.begin(image, asked)})
         except (LociError, ValueError, KeyError, TypeError) as error:
             return refused(str(error), 422)
 
@@ -217,7 +226,8 @@ def application(
     routes = [
         Route("/", page),
         WebSocketRoute("/ws", socket),
-        Route("/api/sessions/{id}/frames/{number:int}.jpg", frame),
+        Route("/api/sessions/{id}/{branch}/frames/{number:int}.jpg", frame),
+        Route("/api/sessions/{id}/picture", start_picture),
         Route("/api/sessions/{id}/picture", picture, methods=["POST"]),
         Route("/api/sessions/{id}/lift", lift, methods=["POST"]),
         Route("/api/sessions/{id}/{what}", download),

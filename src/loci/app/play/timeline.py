@@ -191,3 +191,15 @@ class Timeline:
             old = sorted(k for k in self.states if k <= self.moment - DENSE)
             for k in old[1::2]:
                 del self.states[k]
+
+
+def parting(one: Timeline, other: Timeline) -> int:
+    """The first frame in which two branches of a walk may differ: that of the first chunk whose
+    actions are not the same, or the end of the shorter one."""
+    chunk = one.world.chunk
+    count = min(one.length, other.length)
+    for start in range(1, count, chunk):
+        stop = min(start + chunk, count)
+        if (one.actions(start, stop) != other.actions(start, stop)).any():
+            return start
+    return count

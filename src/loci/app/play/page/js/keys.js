@@ -49,17 +49,25 @@ export function listen(walk, pad, undo) {
   });
 
   const pressed = new Set();
+  let polling = false;
   const poll = () => {
-    const gamepad = navigator.getGamepads?.().find(Boolean);
-    if (gamepad) {
-      const [x, y, turn] = gamepad.axes;
-      const now = { a: x < -0.4, d: x > 0.4, w: y < -0.4, s: y > 0.4, j: turn < -0.4, l: turn > 0.4 };
-      for (const [key, on] of Object.entries(now)) {
-        if (on && !pressed.has(key)) pressed.add(key), walk.press(key);
-        if (!on && pressed.has(key)) pressed.delete(key), walk.letGo(key);
-      }
-      requestAnimationFrame(poll);
+    const gamepad = [...navigator.getGamepads()].find(Boolean);
+    const now = gamepad ? directions(gamepad) : {};
+    for (const key of "wasdjl") {
+      if (now[key] && !pressed.has(key)) pressed.add(key), walk.press(key);
+      if (!now[key] && pressed.has(key)) pressed.delete(key), walk.letGo(key);
     }
+    polling = Boolean(gamepad);
+    if (polling) requestAnimationFrame(poll);
   };
-  addEventListener("gamepadconnected", poll);
+  addEventListener("gamepadconnected", () => polling || poll());
+}
+
+// Of a gamepad in the standard layout: left stick or cross to move, right stick or shoulders to turn.
+function directions({ axes: [x = 0, y = 0, turn = 0], buttons }) {
+  const down = (button) => Boolean(buttons[button]?.pressed);
+  return {
+    a: x < -0.4 || down(14), d: x > 0.4 || down(15), w: y < -0.4 || down(12), s: y > 0.4 || down(13),
+    j: turn < -0.4 || down(4), l: turn > 0.4 || down(5),
+  };
 }

@@ -6,6 +6,7 @@ export class Lift {
     this.elements = elements;
     elements.select.addEventListener("click", () => this.select());
     elements.screen.addEventListener("pointerdown", (event) => this.selecting && this.begin(event));
+    addEventListener("keydown", (event) => this.key(event), { capture: true });
   }
 
   get source() {
@@ -16,49 +17,74 @@ export class Lift {
     this.elements.status.textContent = text;
   }
 
-  select() {
-    this.selecting = true;
+  // What is selected in: the view, or the start picture shown in its place.
+  get target() {
+    return this.source === "picture" ? this.elements.picture : this.walk.canvas;
+  }
+
+  async select() {
     this.walk.release();
-    this.say("Drag a box over the object in the view, or click it.");
+    const { picture, screen } = this.elements;
+    if (this.source === "picture") {
+      picture.src = `/api/sessions/${this.walk.session}/picture?${Date.now()}`;
+      await picture.decode();
+    }
+    this.selecting = true;
+    screen.classList.add("selecting");
+    picture.hidden = this.source !== "picture";
+    this.walk.canvas.hidden = !picture.hidden;
+    this.say("Drag a box over the object, or click it. Enter selects what is in the middle, Escape ends this.");
+  }
+
+  stop() {
+    const { picture, box, screen } = this.elements;
+    this.selecting = false;
+    screen.classList.remove("selecting");
+    box.hidden = picture.hidden = true;
+    this.walk.canvas.hidden = false;
+  }
+
+  key(event) {
+    if (!this.selecting || !["Enter", "Escape"].includes(event.key)) return;
+    event.preventDefault();
+    this.stop();
+    this.say("");
+    if (event.key === "Enter") this.start({ point: [0.5, 0.5] });
   }
 
   begin(event) {
     event.preventDefault();
     const { screen, box } = this.elements;
-    const canvas = this.walk.canvas.getBoundingClientRect();
-    const from = [event.clientX - canvas.left, event.clientY - canvas.top];
+    const around = screen.getBoundingClientRect();
+    const target = this.target.getBoundingClientRect();
     screen.setPointerCapture(event.pointerId);
+    const within = (value, most) => Math.min(Math.max(value, 0), most);
+    const place = (at) => [within(at.clientX - target.left, target.width), within(at.clientY - target.top, target.height)];
+    const from = place(event);
     const rectangle = (at) => {
-      const to = [at.clientX - canvas.left, at.clientY - canvas.top];
-      const clamp = (value, most) => Math.min(Math.max(value, 0), most);
-      const xs = [from[0], to[0]].map((x) => clamp(x, canvas.width)).sort((a, b) => a - b);
-      const ys = [from[1], to[1]].map((y) => clamp(y, canvas.height)).sort((a, b) => a - b);
-      return [xs[0], ys[0], xs[1], ys[1]];
+      const [x, y] = place(at);
+      const [left, right] = [from[0], x].sort((a, b) => a - b);
+      const [top, bottom] = [from[1], y].sort((a, b) => a - b);
+      return [left, top, right, bottom];
     };
     const move = (at) => {
       const [left, top, right, bottom] = rectangle(at);
+      const [x, y] = [target.left - around.left + left, target.top - around.top + top];
+      Object.assign(box.style, { left: `${x}px`, top: `${y}px`, width: `${right - left}px`, height: `${bottom - top}px` });
       box.hidden = false;
-      Object.assign(box.style, { left: `${left}px`, top: `${top}px`, width: `${right - left}px`, height: `${bottom - top}px` });
     };
+    const ends = new AbortController();
     const end = (at) => {
-      screen.removeEventListener("pointermove", move);
-      screen.removeEventListener("pointerup", end);
-      screen.removeEventListener("pointercancel", cancel);
-      this.selecting = false;
-      box.hidden = true;
+      ends.abort();
       const [left, top, right, bottom] = rectangle(at);
-      const scaled = [left / canvas.width, top / canvas.height, right / canvas.width, bottom / canvas.height];
+      const scaled = [left / target.width, top / target.height, right / target.width, bottom / target.height];
       const small = right - left < 6 || bottom - top < 6;
-      this.start(small ? { point: [scaled[0], scaled[1]] } : { box: scaled });
+      this.stop();
+      this.start(small ? { point: scaled.slice(0, 2) } : { box: scaled });
     };
-    const cancel = () => {
-      screen.removeEventListener("pointermove", move);
-      screen.removeEventListener("pointerup", end);
-      box.hidden = true;
-    };
-    screen.addEventListener("pointermove", move);
-    screen.addEventListener("pointerup", end);
-    screen.addEventListener("pointercancel", cancel);
+    screen.addEventListener("pointermove", move, { signal: ends.signal });
+    screen.addEventListener("pointerup", end, { signal: ends.signal });
+    screen.addEventListener("pointercancel", () => (ends.abort(), (box.hidden = true)), { signal: ends.signal });
   }
 
   async start(selection) {

@@ -1,5 +1,7 @@
 // Wires the page: what the server says to what is shown, and what is clicked to what is asked.
 
+import { camera } from "./camera.js";
+import { Compare } from "./compare.js";
 import { listen } from "./keys.js";
 import { Lift } from "./lift.js";
 import { MemoryMap } from "./map.js";
@@ -11,9 +13,15 @@ const map = new MemoryMap($("map"));
 const undo = () => walk.send({ type: "go_to", undo: 1 });
 listen(walk, document.querySelector(".pad"), undo);
 new Lift(walk, {
-  select: $("select"), screen: document.querySelector(".screen"), box: $("box"), status: $("lift-status"),
+  select: $("select"), screen: document.querySelector(".screen"), picture: $("start-picture"), box: $("box"), status: $("lift-status"),
   viewer: $("viewer"), turntable: $("turntable"), files: $("lift-files"),
 });
+new Compare(walk, {
+  other: $("compare-with"), panel: $("compare"), figures: document.querySelector(".pair"),
+  frame: $("compare-frame"), text: $("compare-text"), play: $("compare-play"),
+});
+const cameraParts = { open: $("camera"), viewfinder: $("viewfinder"), take: $("take"), cancel: $("camera-off") };
+camera(cameraParts, (blob) => walkInto(blob), (text) => say(text));
 
 function say(text, veiled = false) {
   $("status").textContent = text;
@@ -74,7 +82,7 @@ $("map").addEventListener("click", (event) => {
   if (!token) return;
   const frame = Math.floor((token.start + token.end - 1) / 2);
   const caption = `Shown then: frame ${frame}. The token covers frames ${token.start} to ${token.end - 1}, merged ${token.level - 1} times.`;
-  show(`/api/sessions/${walk.session}/frames/${frame}.jpg`, caption);
+  show(`/api/sessions/${walk.session}/${walk.info.active}/frames/${frame}.jpg`, caption);
 });
 
 async function show(url, caption) {

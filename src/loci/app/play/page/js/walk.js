@@ -11,6 +11,7 @@ export class Walk extends EventTarget {
     this.queue = new Map(); // frame number -> { image, answers }
     this.painted = 0; // number of the frame on the screen
     this.last = 0; // number of the newest frame received
+    this.end = 0; // number of the last frame of the newest chunk that is complete
     this.held = new Set();
     this.keysId = 0;
     this.pressedAt = new Map(); // key message -> time of the key event
@@ -57,6 +58,7 @@ export class Walk extends EventTarget {
       this.jump = true;
     }
     if (message.type === "moment") this.jump = true;
+    if (message.type === "memory") this.end = message.frames - 1;
     this.emit(message.type, message);
   }
 
@@ -85,7 +87,6 @@ export class Walk extends EventTarget {
       this.painted = first - 1;
       this.due = 0;
     }
-    this.stepSeconds = seconds || this.stepSeconds;
   }
 
   tick(now) {

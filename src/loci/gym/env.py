@@ -1,4 +1,4 @@
-"""A world as a Gymnasium environment: `gymnasium.make("loci.gym:loci/Walk-v0", picture=...)`.
+"""One walk as a Gymnasium environment.
 
 One step holds an action for a number of frames, by default a whole chunk, since a world makes whole
 chunks whatever is asked. The state of a walk is immutable: `clone_state` and `restore_state` cost
@@ -35,7 +35,8 @@ class WalkEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     Observations are the newest frame, uint8 `[h, w, 3]`. Actions are a move and a view, counted
     among those that the model knows (`moves`, `views`). Walks never end by themselves: wrap the
     environment in `TimeLimit`. `info` holds `pose` (heading in radians, x, y in the world's units,
-    dead-reckoned), `frames` (all of the step, uint8 `[n, h, w, 3]`) and `frame` (the last number).
+    dead-reckoned), `frames` (all of the step, uint8 `[n, h, w, 3]`; after a reset the start picture
+    as often) and `frame` (the number of the last).
 
     Args:
         picture: where walks begin, as `World.start` takes it; the model's example if left out.
@@ -89,18 +90,25 @@ class WalkEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         options = options or {}
         if "state" in options:
             self.restore_state(options["state"])
-            return self._frame, self._info(self._frame[None])
+            return self._frame, self._info(self._standing)
         of_walk = seed if seed is not None else int(self.np_random.integers(2**31))
         self._state = self.world.start(options.get("picture", self.picture), seed=of_walk)
         self._frame = self.world.newest_frame(self._state)
-        return self._frame, self._info(self._frame[None])
+        return self._frame, self._info(self._standing)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Hold an action for `frames` frames."""
-        move, view = self.ids(action)
-        held = np.repeat(np.array([[move, view]]), self.frames, axis=0)
-        frames, self._state = self.world.step(self._state, held)
-        self._frame = frames[-1]
+        return self.arrive(*self.world.step(self._state, self.held(action)))
+
+    def held(self, action: np.ndarray) -> Int[np.ndarray, "n 2"]:
+        """The ids of the moves and views of a step."""
+        return np.repeat(np.array([self.ids(action)]), self.frames, axis=0)
+
+    def arrive(
+        self, frames: UInt8[np.ndarray, "n h w 3"], state: WalkState
+    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """What `step` returns for the frames that the world made of it and the walk after them."""
+        self._state, self._frame = state, frames[-1]
         info = self._info(frames)
         reward = 0.0 if self.reward is None else float(self.reward(self._frame, info))
         return self._frame, reward, False, False, info
@@ -121,6 +129,10 @@ class WalkEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def restore_state(self, state: tuple[WalkState, np.ndarray]) -> None:
         """Go back to where `clone_state` was called; nothing after it is remembered."""
         self._state, self._frame = state
+
+    @property
+    def _standing(self) -> UInt8[np.ndarray, "n h w 3"]:
+        return np.repeat(self._frame[None], self.frames, axis=0)
 
     def _info(self, frames: UInt8[np.ndarray, "n h w 3"]) -> dict[str, Any]:
         pose = self._state.pose[0].cpu().numpy().astype(np.float64)
@@ -161,6 +173,3 @@ def _example(model: str | Path | World) -> Path:
 
 def _name(move: int, view: int) -> str:
     return VIEWS[view] if move == 0 and view else MOVES[move]
-
-
-gymnasium.register("loci/Walk-v0", entry_point=f"{__name__}:WalkEnv")

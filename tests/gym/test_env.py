@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env
 from loci.errors import LociError
 from loci.gym import FlatActions, WalkEnv
 
-from .world.models import small_world
+from ..world.models import small_world
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 
@@ -114,6 +114,19 @@ def test_in_vector_environments() -> None:
     action = np.array([1, 0])
     together = made.step(np.stack([action, action]))[0]
     assert (together[1] == alone.step(action)[0]).all()
+
+
+def test_walks_of_one_vector_environment_may_end_at_different_times() -> None:
+    def limited(steps: int) -> Any:
+        return lambda: gymnasium.wrappers.TimeLimit(env(), steps)
+
+    made = gymnasium.vector.SyncVectorEnv([limited(1), limited(3)])
+    made.reset(seed=0)
+    actions = np.array([[1, 0], [1, 0]])
+    made.step(actions)
+    infos = made.step(actions)[4]
+    assert infos["frame"].tolist() == [0, 8], "the first begins anew while the second goes on"
+    assert (infos["frames"][0] == infos["frames"][0, :1]).all()
 
 
 @pytest.mark.parametrize("frames", [0, 1, 5])
