@@ -33,6 +33,7 @@ export class Lift {
     screen.classList.add("selecting");
     picture.hidden = this.source !== "picture";
     this.walk.canvas.hidden = !picture.hidden;
+    screen.scrollIntoView({ block: "nearest" });
     this.say("Drag a box over the object, or click it. Enter selects what is in the middle, Escape ends this.");
   }
 
