@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from loci.bench.calibrate import calibrate
-from loci.bench.objects.calibrate import TOLERANCES, ToleranceRunner, fit_calibration
+from loci.bench.objects.calibrate_lifts import TOLERANCES, ToleranceRunner, fit_calibration
 from loci.bench.tolerances import ToleranceError
-from loci.bench.world import calibrate as world_calibrate
-from loci.bench.world.calibrate import read_walks, walk_errors
+from loci.bench.world import calibrate_walks as world_calibrate
+from loci.bench.world.calibrate_walks import read_walks, walk_errors
 from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
 from loci.caching.error_budget import ErrorScale
 from loci.caching.presets import exact

@@ -7,7 +7,7 @@ import pytest
 from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
 from loci.caching.error_budget import ErrorScale
 from loci.caching.presets import Preset, exact, fast, faster, get_preset
-from loci.caching.published.presets import paper, released
+from loci.caching.published.published_presets import paper, released
 from loci.caching.spectral import DecodingConfig, Thresholds
 from loci.caching.stats import Stats
 from loci.caching.step_cache import StepCacheConfig

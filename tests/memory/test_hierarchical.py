@@ -19,7 +19,7 @@ from loci.memory.hierarchical import (
 from loci.memory.hpmc import HPMCConfig, HPMCEncoder, WindowPlan, published_memory
 from loci.memory.memory_token_cache import MemoryTokens
 from loci.memory.poses import panorama_pose, view_pose
-from loci.memory.schedule import Folds, MergeConfig, MergeSchedule, Span
+from loci.memory.schedule import MergeConfig, Merges, MergeSchedule, Span
 
 CHANNELS, WIDTH = 2, 3
 
@@ -70,7 +70,7 @@ def remember(memory: HierarchicalMemory, latents: Tensor, poses: Tensor | None, 
 
 
 def by_definition(
-    compressor, window: int, latents: Tensor, poses: Tensor, span: Span, folds: Folds
+    compressor, window: int, latents: Tensor, poses: Tensor, span: Span, merges: Merges
 ) -> tuple[Tensor, Tensor]:
     """Memory tokens straight from the raw history, as a function of its span alone."""
     if span.level == 1:
@@ -79,8 +79,8 @@ def by_definition(
         tokens = compressor.encode(latents[:, :, cut], poses[:, cut])
         own = view_pose(poses[:, span.start : span.end])[:, None]
         return tokens[:, :, (span.start - start) // 4][:, :, None], own
-    parts = folds.get(span) or span.quarters
-    made = [by_definition(compressor, window, latents, poses, part, folds) for part in parts]
+    parts = merges.get(span) or span.quarters
+    made = [by_definition(compressor, window, latents, poses, part, merges) for part in parts]
     tokens, where = (torch.cat([m[i] for m in made], dim=2 - i) for i in (0, 1))
     lengths = torch.tensor([part.length for part in parts], dtype=torch.float64)
     return compressor.merge(tokens, where), panorama_pose(where, lengths)[:, None]
@@ -99,13 +99,13 @@ def test_tokens_are_what_their_spans_say(config: MergeConfig, length: int) -> No
     latents, poses = history(length, batch=2)
     memory = HierarchicalMemory(MemoryConfig(config), compressor)
     held = memory.tokens(remember(memory, latents, poses, chunk=21))
-    plan, folds = MergeSchedule(config).extend(length)
+    plan, merges = MergeSchedule(config).extend(length)
     assert held.spans == plan.spans
-    assert bool(folds) == (config.budget == 7 and length >= 150)
+    assert bool(merges) == (config.budget == 7 and length >= 150)
     assert held.tokens.shape == (2, WIDTH, len(plan.spans), 1, 1)
     assert held.poses is not None
     for k, span in enumerate(held.spans):
-        token, pose = by_definition(compressor, config.window, latents, poses, span, folds)
+        token, pose = by_definition(compressor, config.window, latents, poses, span, merges)
         torch.testing.assert_close(held.tokens[:, :, k : k + 1], token)
         torch.testing.assert_close(held.poses[:, k : k + 1], pose)
 

@@ -76,7 +76,7 @@ def test_the_cover_is_whole_and_the_rest_is_fine(length: int) -> None:
     latents, poses = history(length, batch=2)
     memory = HierarchicalMemory(MemoryConfig(CONFIG), compressor)
     held = memory.tokens(remember(memory, latents, poses, chunk=21))
-    plan, folds = MergeSchedule(CONFIG).extend(length)
+    plan, merges = MergeSchedule(CONFIG).extend(length)
     assert set(plan.spans) <= set(held.spans)
     extra = set(held.spans) - set(plan.spans)
     assert all(span.level == 1 and span.complete for span in extra)
@@ -87,7 +87,7 @@ def test_the_cover_is_whole_and_the_rest_is_fine(length: int) -> None:
         assert extra
     assert held.poses is not None
     for k, span in enumerate(held.spans):
-        token, pose = by_definition(compressor, CONFIG.window, latents, poses, span, folds)
+        token, pose = by_definition(compressor, CONFIG.window, latents, poses, span, merges)
         torch.testing.assert_close(held.tokens[:, :, k : k + 1], token)
         torch.testing.assert_close(held.poses[:, k : k + 1], pose)
 

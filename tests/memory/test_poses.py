@@ -159,10 +159,10 @@ def test_every_length_is_covered_within_the_budget(seed: int) -> None:
     poses, plan = wandering(1_000, seed), MergeSchedule(CONFIG)
     views = ViewIndex({}, poses, 0)
     for length in range(1, poses.shape[1] + 1):
-        plan, folds = plan.extend(1, views)
+        plan, merges = plan.extend(1, views)
         assert is_cover(plan.spans, length)
         assert len(plan.spans) <= CONFIG.budget
-        assert not folds
+        assert not merges
         assert all(span.start % 4**span.level == 0 for span in plan.spans)
 
 

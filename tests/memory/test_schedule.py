@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loci.memory.schedule import Folds, MergeConfig, MergeSchedule, Span, is_cover
+from loci.memory.schedule import MergeConfig, Merges, MergeSchedule, Span, is_cover
 
 CONFIGS = [MergeConfig(), MergeConfig(window=64), MergeConfig(recent=4)]
 FIRST_FOLD = 49_149
 
 
-def check_step(before: MergeSchedule, after: MergeSchedule, folds: Folds) -> None:
+def check_step(before: MergeSchedule, after: MergeSchedule, merges: Merges) -> None:
     """One latent later: every span is kept, was filled up, or was merged with three others."""
     assert is_cover(after.spans, after.length)
     assert len(after.spans) <= after.config.budget
@@ -25,7 +25,7 @@ def check_step(before: MergeSchedule, after: MergeSchedule, folds: Folds) -> Non
     else:
         gone.remove(Span(1, slot.start, slot.end - 1))
     for parent in new - {slot}:
-        parts = folds.get(parent) or parent.quarters
+        parts = merges.get(parent) or parent.quarters
         assert [p.start for p in parts] == [parent.start] + [p.end for p in parts[:-1]]
         assert parts[-1].end == parent.end
         gone -= set(parts)
@@ -37,10 +37,10 @@ def check_step(before: MergeSchedule, after: MergeSchedule, folds: Folds) -> Non
 def test_every_length_to_20_000_is_covered_within_the_budget(recent: int) -> None:
     plan = MergeSchedule(MergeConfig(recent=recent))
     for length in range(1, 20_001):
-        after, folds = plan.extend(1)
+        after, merges = plan.extend(1)
         assert after.length == length
-        assert not folds
-        check_step(plan, after, folds)
+        assert not merges
+        check_step(plan, after, merges)
         levels = [span.level for span in after.spans]
         assert levels == sorted(levels, reverse=True)
         plan = after
@@ -64,12 +64,12 @@ def test_resolution_stays_near_uniform() -> None:
 
 
 def test_the_first_fold_comes_where_the_digits_of_the_length_exceed_the_budget() -> None:
-    plan, folds = MergeSchedule().extend(FIRST_FOLD - 1)
-    assert not folds
+    plan, merges = MergeSchedule().extend(FIRST_FOLD - 1)
+    assert not merges
     assert len(plan.spans) == plan.config.budget
-    after, folds = plan.extend(1)
-    assert len(folds) == 1
-    check_step(plan, after, folds)
+    after, merges = plan.extend(1)
+    assert len(merges) == 1
+    check_step(plan, after, merges)
 
 
 @pytest.mark.parametrize(
@@ -78,16 +78,16 @@ def test_the_first_fold_comes_where_the_digits_of_the_length_exceed_the_budget()
     ids=str,
 )
 def test_the_budget_holds_beyond_alignment(config: MergeConfig) -> None:
-    """With the least budget a window allows, folds come early: the regime of endless walks."""
+    """With the least budget a window allows, merges come early: the regime of endless walks."""
     plan, seen = MergeSchedule(config), 0
     for _ in range(6_000):
-        after, folds = plan.extend(1)
-        check_step(plan, after, folds)
-        for parent in folds:
+        after, merges = plan.extend(1)
+        check_step(plan, after, merges)
+        for parent in merges:
             assert parent.end % config.window == 0
             assert parent.end <= after.settled
             assert not parent.complete
-        seen += len(folds)
+        seen += len(merges)
         plan = after
     assert seen > 3
 
@@ -100,13 +100,13 @@ def test_the_budget_holds_beyond_alignment(config: MergeConfig) -> None:
 def test_the_plan_does_not_depend_on_how_latents_are_handed_over(
     config: MergeConfig, counts: list[int]
 ) -> None:
-    once, folds = MergeSchedule(config).extend(sum(counts))
-    plan, seen = MergeSchedule(config), Folds()
+    once, merges = MergeSchedule(config).extend(sum(counts))
+    plan, seen = MergeSchedule(config), Merges()
     for count in counts:
         plan, more = plan.extend(count)
         seen |= more
     assert plan == once
-    assert seen == folds
+    assert seen == merges
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from loci.objects.config import LifterConfig
 from loci.objects.lifter import Lifter
 from loci.objects.models.condition import FuserConfig, PointmapEmbedderConfig
 from loci.objects.models.dinov2 import DinoConfig, DinoEmbedderConfig
@@ -17,7 +18,6 @@ from loci.objects.models.slat_flow import SlatFlowConfig, SlatStatistics
 from loci.objects.models.structure_flow import StructureFlowConfig
 from loci.objects.models.structure_vae import StructureDecoderConfig
 from loci.objects.parts import PARTS, LoadedParts, PartConfigs
-from loci.objects.presets import LifterConfig
 from loci.objects.sampling import SlatSampling, StructureSampling
 
 BACKBONE = DinoConfig(patch=7, dim=16, depth=1, heads=2, registers=1, grid=4)

@@ -24,7 +24,7 @@ CORNERS = torch.tensor([[0.1, 0.2, 0.3], [-0.4, 0.0, 0.1], [0.0, 0.5, -0.2], [0.
 FACES = torch.tensor([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]])
 
 
-def made(seed: int = 0, nominal: bool = False) -> Asset:
+def made(seed: int = 0, distance_assumed: bool = False) -> Asset:
     rng = torch.Generator().manual_seed(seed)
     quaternion = torch.nn.functional.normalize(torch.randn(1, 4, generator=rng), dim=1)
     translation = torch.randn(1, 3, generator=rng) + torch.tensor([0.0, 0, 5])
@@ -40,11 +40,11 @@ def made(seed: int = 0, nominal: bool = False) -> Asset:
         pose=Pose(quaternion * quaternion[:, :1].sign(), translation, scale),
         voxels=torch.tensor([[0, 0, 0], [3, 2, 1]]),
         resolution=4,
-        coarsening=1,
+        downsample_factor=1,
         gaussians=gaussians,
         mesh=Mesh(CORNERS.clone(), FACES, torch.rand(4, 3, generator=rng)),
         fov=40.0,
-        nominal=nominal,
+        distance_assumed=distance_assumed,
     )
 
 
@@ -125,7 +125,7 @@ def test_the_pose_file_places_the_object_by_its_own_words(tmp_path: Path) -> Non
     matrix = quaternion_to_matrix(torch.tensor([pose["rotation"]]))[0]
     assert np.allclose(matrix, pose["rotation_matrix"], atol=1e-5)
     assert pose["units"] == "the units of the pointmap"
-    assert "distance" in made(nominal=True).pose_record()["units"]
+    assert "distance" in made(distance_assumed=True).pose_record()["units"]
     assert pose["horizontal_fov_degrees"] == 40
 
 

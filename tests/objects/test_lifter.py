@@ -17,6 +17,7 @@ from loci.geometry.camera import Camera
 from loci.objects import lifter as lifter_module
 from loci.objects import pipeline as lifting
 from loci.objects.asset import Asset
+from loci.objects.config import LIFTER_NAME
 from loci.objects.costs import cost_table
 from loci.objects.inputs.pixel_aligned import ALIGNED_CHANNELS
 from loci.objects.lifter import Lifter
@@ -27,7 +28,6 @@ from loci.objects.parts import PARTS, LoadedParts, PartLoader
 from loci.objects.pipeline import LiftPipeline, Progress
 from loci.objects.placement.pose import Pose
 from loci.objects.placement.refinement import RefinedPose, RefinementConfig
-from loci.objects.presets import LIFTER_NAME
 from tests.objects.lifters import (
     example,
     example_pointmap,
@@ -312,7 +312,7 @@ def test_colours_follow_the_pixels_of_their_voxels() -> None:
     whole = lifter(picture, INSIDE)
     fewer = replace(lifter.config, voxel_limit=len(whole.voxels) - 1)
     coarse = Lifter(fewer, lifter.loader.parts)(picture, INSIDE)
-    assert coarse.coarsening == 2
+    assert coarse.downsample_factor == 2
     for asset, aligned in zip((whole, coarse), given, strict=True):
         assert aligned is not None
         assert len(aligned) == len(asset.voxels)
@@ -342,7 +342,7 @@ def test_colours_follow_the_pixels_of_their_voxels() -> None:
 def test_a_coarsened_object_is_placed_at_its_true_size() -> None:
     whole = small_lifter(prune=0)(PIXELS, INSIDE, seed=3)
     small = small_lifter(prune=0, voxel_limit=len(whole.voxels) - 1)(PIXELS, INSIDE, seed=3)
-    assert (whole.coarsening, small.coarsening) == (1, 2)
+    assert (whole.downsample_factor, small.downsample_factor) == (1, 2)
     assert torch.equal(small.pose.scale, 2 * whole.pose.scale)
     assert len(small.voxels) < len(whole.voxels)
 
@@ -363,7 +363,7 @@ def test_bfloat16_runs_through() -> None:
 def test_a_lone_picture_is_placed_where_it_shows_the_object(
     lifter: Lifter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The layout latents of a perfect model are those of an object on the nominal ray."""
+    """The layout latents of a perfect model are those of an object on the canonical ray."""
     structures = LiftPipeline._sample_structures
 
     def perfect(self: LiftPipeline, conditions: Any) -> Any:
@@ -376,7 +376,7 @@ def test_a_lone_picture_is_placed_where_it_shows_the_object(
     middle = [(v.min() + v.max() + 1) / 2 for v in (columns, rows)]
     for fov in (None, 30.0, 80.0):
         asset = lifter(PIXELS, INSIDE, fov=fov)
-        assert asset.nominal
+        assert asset.distance_assumed
         assert asset.fov == (fov or 50.0)
         x, y, z = asset.pose.translation[0].tolist()
         focal = 30 / np.tan(np.radians(asset.fov) / 2)
@@ -388,7 +388,7 @@ def test_a_lone_picture_is_placed_where_it_shows_the_object(
 
 
 def test_a_pointmap_brings_its_units_and_its_camera(asset: Asset, lifter: Lifter) -> None:
-    assert not asset.nominal
+    assert not asset.distance_assumed
     assert asset.fov == pytest.approx(40, abs=0.1)
     larger = lifter(PIXELS, INSIDE, example_pointmap() * 100, seed=3)
     assert torch.allclose(larger.pose.translation, 100 * asset.pose.translation, rtol=1e-3)

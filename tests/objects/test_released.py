@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from loci.errors import LociError
+from loci.objects.config import LIFTER_NAME, LifterConfig
 from loci.objects.lifter import Lifter
 from loci.objects.models.condition import EmbedderFuser, FuserConfig, PointmapEmbedderConfig
 from loci.objects.models.dinov2 import DinoConfig, DinoEmbedder, DinoEmbedderConfig
@@ -27,7 +28,6 @@ from loci.objects.models.slat_flow import SlatFlow, SlatFlowConfig
 from loci.objects.models.structure_flow import StructureFlow, StructureFlowConfig
 from loci.objects.models.structure_vae import StructureDecoder, StructureDecoderConfig
 from loci.objects.parts import PARTS, LoadedParts, PartConfigs
-from loci.objects.presets import LIFTER_NAME, LifterConfig
 from loci.objects.released import (
     CONDITION,
     GENERATOR,

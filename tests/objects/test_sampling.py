@@ -21,7 +21,7 @@ from loci.caching.presets import (
     get_preset,
 )
 from loci.caching.published.decoding import PaperDecoding, ReleasedDecoding
-from loci.caching.published.presets import paper, released
+from loci.caching.published.published_presets import paper, released
 from loci.caching.published.token_baselines import (
     Fast3DCache,
     MergedTokens,
@@ -373,9 +373,9 @@ def test_unmerged_voxels_are_the_structure() -> None:
     assert len(choice.structure) < len(coords), "the interior is pruned"
     assert len(chosen(released()).structure) == len(coords)
     assert choice.scores.shape == (len(choice.structure),)
-    assert choice.shrink == 1
+    assert choice.downsample_factor == 1
     small = chosen(exact(), limit=100)
-    assert small.shrink == 2
+    assert small.downsample_factor == 2
     assert len(small.voxels) == len(small.scores) == 100
 
 
@@ -386,7 +386,7 @@ def test_merged_assets_come_out_at_their_true_size() -> None:
         choice = chosen(speed)
         assert choice.aggregation.factor == 1.5
         assert choice.merges_mesh_only == late
-        assert choice.shrink == 1
+        assert choice.downsample_factor == 1
         made = choice.mesh_voxels.coords[:, 1:]
         mesh = Mesh((made + 0.5) / 32 - 0.5, torch.zeros(0, 3, dtype=torch.long))
         true = (choice.structure[:, 1:] + 0.5) / 32 - 0.5
@@ -416,7 +416,7 @@ def test_released_merging_is_made_up_for_by_the_pose(lifter: Lifter, asset: Asse
     small = lifter(PIXELS, INSIDE, seed=3, speed=speed, stats=ledger)
     assert torch.allclose(small.pose.scale, 1.5 * asset.pose.scale)
     assert torch.equal(small.voxels, asset.voxels), "as they were found"
-    assert small.coarsening == 1.5
+    assert small.downsample_factor == 1.5
     assert ledger.stage("decoding").decoding_factor == 1.5
     assert "1.5" in ledger.table()
 

@@ -33,7 +33,7 @@ from loci.objects.models.structure_vae import (
     occupied,
 )
 from loci.objects.placement.pose import Convention, decode_pose
-from loci.objects.placement.voxels import coarsen, prune
+from loci.objects.placement.voxels import downsample_voxels, prune
 from loci.objects.sampling import StructureSampling, sample_structure
 from tests.parity.conftest import Fixture
 
@@ -258,10 +258,10 @@ def test_voxel_lists(fixture: Fixture) -> None:
     for distance in c["max_neighbor_axes_dist"]:
         expected = fixture.outputs[f"pruned_dist{distance}"]
         assert torch.equal(prune(coords, distance), expected)
-    coarse, factor = coarsen(coords, c["max_coords_for_downsample"])
+    coarse, factor = downsample_voxels(coords, c["max_coords_for_downsample"])
     assert factor == fixture.outputs["downsample_factor"]
     assert torch.equal(coarse, fixture.outputs["downsampled"])
-    same, factor = coarsen(coords)
+    same, factor = downsample_voxels(coords)
     assert factor == fixture.outputs["no_downsample_factor"]
     assert same is coords
 

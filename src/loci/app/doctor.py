@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from loci.errors import LociError
-from loci.io.config import CONFIG_NAME
+from loci.io.config_files import CONFIG_NAME
 from loci.io.files import free_space
 from loci.io.models import find_model
 
@@ -111,7 +111,7 @@ def check_model(folder: Path) -> tuple[str, list[CheckedPart]]:
     Raises:
         LociError: when it holds none, or files are missing.
     """
-    from loci.objects.presets import LIFTER_NAME
+    from loci.objects.config import LIFTER_NAME
     from loci.objects.released import PUBLISHED_FILES, ReleasedParts
 
     if (folder / LIFTER_NAME).is_file():

@@ -6,7 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def export_world(world: Path, out: Path, codec: Path | None = None) -> None:
+def export_world(
+    world: Path, out: Path, codec: Path | None = None, average_with: Path | None = None
+) -> None:
     """Put a trained world and its codec together as one model that loci walk can load.
 
     Args:
@@ -14,10 +16,12 @@ def export_world(world: Path, out: Path, codec: Path | None = None) -> None:
         out: the model folder to write, with bfloat16 weights.
         codec: the folder of a finished run of loci train codec, in place of the codec that the
             world was trained with.
+        average_with: a model folder whose transformer's weights are averaged with the run's, half
+            and half: a finetuned model keeps more of what the model it began with could do.
     """
     from loci.train.world import export
 
-    export.export_world(codec, world, out)
+    export.export_world(codec, world, out, average_with)
 
 
 def export_home(

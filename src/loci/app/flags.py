@@ -41,10 +41,11 @@ def plain_function(function: Callable[..., object]) -> Callable[..., object]:
     copy.__kwdefaults__ = function.__kwdefaults__
     copy.__doc__, copy.__module__ = function.__doc__, function.__module__
     hints = get_type_hints(function, include_extras=True)
-    copy.__annotations__ = hints | {
-        name: _shown(hints[name], parameter.default)
-        for name, parameter in signature(function).parameters.items()
-    }
+    taken = signature(function)  # of a wrapped function, if it is a wrapper
+    shown = {name: _shown(hints[name], p.default) for name, p in taken.parameters.items()}
+    copy.__annotations__ = hints | shown
+    parameters = [p.replace(annotation=shown[name]) for name, p in taken.parameters.items()]
+    copy.__signature__ = taken.replace(parameters=parameters)  # pyright: ignore[reportAttributeAccessIssue]
     return copy
 
 

@@ -16,7 +16,7 @@ import tyro
 
 from loci.app.device import Dtype, check_device
 from loci.errors import LociError, check_seed, check_tolerance
-from loci.io.config import read_json
+from loci.io.config_files import read_json
 from loci.io.files import check_folder_writable
 from loci.io.images import LIFT_ASPECT_RATIO, check_aspect, read_pixels
 from loci.io.intrinsics import Intrinsics, read_intrinsics
@@ -84,9 +84,9 @@ class LiftOptions:
     device: str = "auto"
     """Where to compute: cpu, cuda, mps; auto takes the first there is of cuda, mps, cpu."""
     dtype: Dtype = "auto"
-    """Of the networks: auto is bfloat16 for large models on CUDA, float32 otherwise."""
+    """Element type of the weights: auto is bfloat16 for large models on CUDA, float32 otherwise."""
     seed: int = 0
-    """Of the noise: another seed, another guess at the hidden parts."""
+    """Seed of the noise: another seed, another guess at the hidden parts."""
     guesses: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Generate N shapes and keep the one that fits mask and depths best; as the model if unset."""
     speed: Literal["exact", "fast", "faster"] = "exact"

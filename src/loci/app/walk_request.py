@@ -19,7 +19,7 @@ from loci.actions import DEFAULT_WALK, KEYS_HELP, MOST_FRAMES, check_known, pars
 from loci.app.device import Dtype, check_device
 from loci.app.saved_walk import SavedWalk
 from loci.errors import LociError, check_seed, check_tolerance
-from loci.io.config import CONFIG_NAME, read_json
+from loci.io.config_files import CONFIG_NAME, read_json
 from loci.io.files import check_writable
 from loci.io.images import WALK_ASPECT_RATIO, check_aspect, read_pixels
 from loci.io.models import SHIPPED, find_model

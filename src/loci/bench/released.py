@@ -24,7 +24,7 @@ from loci.world.transformer import TransformerConfig, WorldTransformer
 
 PRODUCT = (4096, 1024, 4096)
 CONDITION_TOKENS = 7528
-"""Of the picture, its mask and its pointmap, in stage 1 of a lift."""
+"""Tokens of the picture, its mask and its pointmap, in stage 1 of a lift."""
 TEXT_LENGTH = 512
 
 
@@ -145,7 +145,7 @@ def time_world(
 
 
 def world_operations(config: TransformerConfig, noisy: int, memory: int) -> float:
-    """Of one velocity for one prompt, the memory's own stream (once a chunk) not counted."""
+    """Operations of one velocity for one prompt, without the memory's own stream (once a chunk)."""
     dim = config.dim
     linear = 2 * noisy * (6 * dim**2 + 2 * dim * config.ffn_dim) + 2 * memory * 2 * dim**2
     attention = 4 * dim * noisy * (noisy + memory + TEXT_LENGTH)
@@ -153,8 +153,10 @@ def world_operations(config: TransformerConfig, noisy: int, memory: int) -> floa
 
 
 def structure_operations(config: Any, tokens: int | None = None) -> float:
-    """Of one conditional evaluation with cached keys of the condition; the four layout tokens and
-    what each token costs outside the blocks are not counted."""
+    """Operations of one conditional evaluation with cached keys of the condition.
+
+    The four layout tokens and what each token costs outside the blocks are not counted.
+    """
     count = config.resolution**3 if tokens is None else tokens
     dim = config.dim
     linear = 2 * count * dim**2 * (4 + 2 + 2 * config.mlp_ratio)

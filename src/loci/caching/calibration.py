@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from loci.caching.error_budget import ErrorScale
 from loci.caching.spectral import Thresholds
-from loci.io.config import load_config, save_config
+from loci.io.config_files import load_config, save_config
 
 CALIBRATION_NAME = "calibration.json"
 """The file in a model's folder that holds its ModelCalibration."""

@@ -32,8 +32,8 @@ PRESETS = {
     "exact": "loci.caching.presets:exact",
     "fast": "loci.caching.presets:fast",
     "faster": "loci.caching.presets:faster",
-    "released": "loci.caching.published.presets:released",
-    "paper": "loci.caching.published.presets:paper",
+    "released": "loci.caching.published.published_presets:released",
+    "paper": "loci.caching.published.published_presets:paper",
 }
 """Where each preset is made. A module is imported when one of its presets is asked for."""
 

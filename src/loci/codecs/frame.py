@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from loci.codecs.autoencoder import ConvAutoencoder
 from loci.codecs.base import CodecState
 from loci.errors import LociError
-from loci.io.config import CONFIG_NAME, load_config
+from loci.io.config_files import CONFIG_NAME, load_config
 from loci.io.models import pretrained_folder
 from loci.io.weights import WEIGHTS_NAME, load_strict, read_tensors, save_pretrained
 

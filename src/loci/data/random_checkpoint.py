@@ -105,7 +105,7 @@ def write_random_checkpoint(
     """
     import torch
 
-    from loci.io.config import save_config
+    from loci.io.config_files import save_config
     from loci.io.tensor_files import TensorInfo, write_pickle
 
     world = model == "infinite-world"

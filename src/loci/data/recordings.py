@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 from loci.data.mapped import MappedArray
 from loci.envs.base import EnvironmentInfo
 from loci.errors import LociError
-from loci.io.config import config_from_dict, read_json
+from loci.io.config_files import config_from_dict, read_json
 from loci.io.files import replacing
 
 VERSION = 2

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from loci.errors import LociError
-from loci.io.config import CONFIG_NAME, ConfigT, load_config, read_json, save_config
+from loci.io.config_files import CONFIG_NAME, ConfigT, load_config, read_json, save_config
 from loci.io.models import pretrained_folder
 from loci.io.tensor_files import (
     PIECE,

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from loci.errors import LociError
-from loci.io.config import config_from_dict
+from loci.io.config_files import config_from_dict
 from loci.memory.hpmc import COMPRESSION, WindowPlan
 from loci.memory.keyframes import add_keyframes, select_keyframes
 from loci.memory.memory_token_cache import (
@@ -151,7 +151,7 @@ class HierarchicalMemory:
         if length <= self.config.released_limit:
             return MemoryState(length, state.schedule, tail=tail, tail_poses=tail_poses)
         views = _views(state, tail_poses) if self.config.merging.merge_by == "views" else None
-        schedule, folds = state.schedule.extend(length - state.schedule.length, views)
+        schedule, merges = state.schedule.extend(length - state.schedule.length, views)
         first, fresh = state.schedule.settled, schedule.settled - state.schedule.settled
         cache = MemoryTokenCache(self.compressor, self.config.batch, state.settled)
         fresh_poses = None if tail_poses is None else tail_poses[:, :fresh]
@@ -160,7 +160,7 @@ class HierarchicalMemory:
         if count and fresh:
             candidates = cache.read(slot_spans(first, first + fresh))
             keyframes = select_keyframes(keyframes, candidates, count)
-        cache.merge(schedule.settled_spans, folds)
+        cache.merge(schedule.settled_spans, merges)
         settled = cache.read(schedule.settled_spans) if schedule.settled_spans else None
         return MemoryState(
             length,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loci.memory.hpmc import COMPRESSION
 from loci.memory.poses import panorama_pose, view_pose
-from loci.memory.schedule import Folds, Span
+from loci.memory.schedule import Merges, Span
 
 
 class Compressor(Protocol):
@@ -107,13 +107,13 @@ class MemoryTokenCache:
                 slots = _slots(tokens, window_poses, first + part.start, first + part.stop)
                 self.entries |= split_spans(slots)
 
-    def merge(self, wanted: Iterable[Span], folds: Folds) -> None:
+    def merge(self, wanted: Iterable[Span], merges: Merges) -> None:
         """Add the wanted spans, and those they are merged from, level by level."""
         missing: dict[Span, tuple[Span, ...]] = {}
         queue = list(wanted)
         for span in queue:
             if span not in self.entries:
-                missing[span] = folds.get(span) or span.quarters
+                missing[span] = merges.get(span) or span.quarters
                 queue.extend(missing[span])
         for level in sorted({span.level for span in missing}):
             group = [span for span in missing if span.level == level]

@@ -103,7 +103,7 @@ class MergeConfig:
             raise ValueError(f"recent must not be negative, got {self.recent}")
 
 
-Folds = dict[Span, tuple[Span, ...]]
+Merges = dict[Span, tuple[Span, ...]]
 """The parts of each span that was merged from unaligned ones."""
 
 
@@ -145,7 +145,7 @@ class MergeSchedule:
         """The spans whose memory tokens are final; the others lie in the incomplete window."""
         return tuple(span for span in self.spans if span.end <= self.settled)
 
-    def extend(self, count: int, views: Views | None = None) -> tuple["MergeSchedule", Folds]:
+    def extend(self, count: int, views: Views | None = None) -> tuple["MergeSchedule", Merges]:
         """The schedule `count` latents later, and the parts of each unaligned merge on the way.
 
         Raises ValueError unless views are given exactly if the configuration follows them.
@@ -153,7 +153,7 @@ class MergeSchedule:
         if (views is None) != (self.config.merge_by == "age"):
             needed = "needs no views" if self.config.merge_by == "age" else "needs views"
             raise ValueError(f"a schedule that merges by {self.config.merge_by} {needed}")
-        spans, folds = list(self.spans), Folds()
+        spans, merges = list(self.spans), Merges()
         end = self.length + count
         for start in range(self.length - self.length % COMPRESSION, end, COMPRESSION):
             if start < self.length:
@@ -161,12 +161,12 @@ class MergeSchedule:
             elif len(spans) >= self.config.max_merged_spans:
                 # One merge makes room for three. Every slot is complete here, so the merges do
                 # not depend on how many latents were appended at a time.
-                _merge_one(spans, self.config.recent, folds, views)
+                _merge_one(spans, self.config.recent, merges, views)
             spans.append(Span(1, start, min(start + COMPRESSION, end)))
-        return MergeSchedule(self.config, end, tuple(spans)), folds
+        return MergeSchedule(self.config, end, tuple(spans)), merges
 
 
-def _merge_one(spans: list[Span], recent: int, folds: Folds, views: Views | None) -> None:
+def _merge_one(spans: list[Span], recent: int, merges: Merges, views: Views | None) -> None:
     """Replace four neighbours by their parent, in place."""
     at = _next_group(spans, max(0, len(spans) - recent), views)
     if at is None:
@@ -175,7 +175,7 @@ def _merge_one(spans: list[Span], recent: int, folds: Folds, views: Views | None
     parts = tuple(spans[first : first + COMPRESSION])
     parent = Span(1 + max(part.level for part in parts), parts[0].start, parts[-1].end)
     if at is None:
-        folds[parent] = parts
+        merges[parent] = parts
     if views is not None:
         views.merge(parent, parts)
     spans[first : first + COMPRESSION] = [parent]

@@ -28,7 +28,7 @@ from loci.geometry.rotations import quaternion_to_matrix
 from loci.io.files import write_whole
 from loci.objects.costs import StageCost
 from loci.objects.inputs.observation import ObservedPicture
-from loci.objects.inputs.pointmap import NOMINAL_DISTANCE
+from loci.objects.inputs.pointmap import ASSUMED_DISTANCE
 from loci.objects.photo import paint
 from loci.objects.pipeline import LiftResult
 from loci.objects.placement.pose import Pose, pose_for_camera
@@ -52,8 +52,8 @@ CONVENTION = {
     "mesh_file": "mesh.glb is y up as glTF wants: its (x, y, z) is (x, -z, y) in the object frame",
 }
 POINTMAP_UNITS = "the units of the pointmap"
-NOMINAL_UNITS = (
-    f"the object's distance, which without a pointmap is unknown and set to {NOMINAL_DISTANCE:g}"
+ASSUMED_UNITS = (
+    f"the object's distance, which without a pointmap is unknown and set to {ASSUMED_DISTANCE:g}"
 )
 
 
@@ -65,12 +65,12 @@ class Asset:
         pose: object to camera, a batch of one.
         voxels: x, y, z of the occupied voxels of stage 1 in a grid of `resolution`, `[n, 3]`.
         resolution: voxels along the side of the grid, which fills [-0.5, 0.5]^3.
-        coarsening: factor by which the object shrank in its grid to limit the number of voxels;
+        downsample_factor: by which the object shrank in its grid to limit the number of voxels;
             the pose's scale includes it.
         gaussians: None if they were not decoded.
         mesh: None if it was not decoded.
         fov: horizontal field of view in degrees of the camera that the pose refers to.
-        nominal: whether the object's distance is assumed, because there was no pointmap.
+        distance_assumed: whether the object's distance is assumed, because there was no pointmap.
         principal: the camera's principal point, as shares of the picture's width and height.
         size: height and width of the picture in pixels, or None.
         notes: what is worth knowing about the result.
@@ -80,11 +80,11 @@ class Asset:
     pose: Pose
     voxels: Int[Tensor, "n 3"]
     resolution: int
-    coarsening: float
+    downsample_factor: float
     gaussians: Gaussians | None
     mesh: Mesh | None
     fov: float
-    nominal: bool
+    distance_assumed: bool
     costs: tuple[StageCost, ...] = ()
     principal: tuple[float, float] = CENTRE
     size: tuple[int, int] | None = None
@@ -93,19 +93,19 @@ class Asset:
     @classmethod
     def of(cls, picture: ObservedPicture, result: LiftResult) -> Asset:
         """A result of the pipeline, its pose for the picture's camera."""
-        nominal, pose = picture.pointmap is None, result.pose
-        if nominal:
+        distance_assumed, pose = picture.pointmap is None, result.pose
+        if distance_assumed:
             height, width = picture.pixels.shape[:2]
             pose = pose_for_camera(pose, picture.fov, picture.principal, height / width)
         return cls(
             pose=pose,
             voxels=result.choice.structure[:, 1:].long(),
             resolution=result.resolution,
-            coarsening=result.choice.shrink,
+            downsample_factor=result.choice.downsample_factor,
             gaussians=result.gaussians,
             mesh=result.mesh,
             fov=picture.fov,
-            nominal=nominal,
+            distance_assumed=distance_assumed,
             principal=picture.principal,
             size=(picture.pixels.shape[0], picture.pixels.shape[1]),
         )
@@ -159,7 +159,7 @@ class Asset:
             "rotation_matrix": _listed(quaternion_to_matrix(self.pose.rotation)[0]),
             "translation": _listed(self.pose.translation[0]),
             "scale": _listed(self.pose.scale[0]),
-            "units": NOMINAL_UNITS if self.nominal else POINTMAP_UNITS,
+            "units": ASSUMED_UNITS if self.distance_assumed else POINTMAP_UNITS,
             "horizontal_fov_degrees": self.fov,
             "principal_point": list(self.principal),
             **self.matrices(),
@@ -290,7 +290,7 @@ class Scene:
 
     @property
     def gaussians(self) -> Gaussians | None:
-        """Of all objects in the camera frame; None if the objects have none."""
+        """The Gaussians of all objects in the camera frame; None if the objects have none."""
         placed = [
             place_gaussians(asset.gaussians, *unbatched(asset.pose), MIN_GAUSSIAN_SIZE)
             for asset in self.objects

@@ -23,17 +23,17 @@ from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
 from loci.caching.presets import Preset
 from loci.caching.stats import Stats
 from loci.errors import LociError, check_seed
-from loci.io.config import load_config, save_config
+from loci.io.config_files import load_config, save_config
 from loci.io.files import replacing_folder
 from loci.io.models import pretrained_folder, shipped_folder
 from loci.objects.asset import Asset, Scene
+from loci.objects.config import LIFTER_NAME, LifterConfig
 from loci.objects.inputs.cleaning import overlaps
 from loci.objects.inputs.masks import check_not_picture
 from loci.objects.inputs.observation import Mask, ObservedPicture, Picture, Pointmap, mask_names
 from loci.objects.inputs.pointmap import PointmapFrame
 from loci.objects.parts import ALL_DECODERS, PARTS, PartLoader, Parts, SavedParts, save_parts
 from loci.objects.pipeline import LiftPipeline, Progress
-from loci.objects.presets import LIFTER_NAME, LifterConfig
 from loci.objects.released import ReleasedParts
 from loci.objects.runner import SamplerRunner
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from loci.errors import LociError
-from loci.io.config import CONFIG_NAME
+from loci.io.config_files import CONFIG_NAME
 from loci.io.weights import WEIGHTS_NAME, has_tensors
 from loci.objects.costs import StageCost, measured
 from loci.objects.models.condition import EmbedderFuser, FuserConfig, PointmapEmbedderConfig

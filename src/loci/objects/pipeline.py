@@ -20,6 +20,7 @@ from loci.geometry.camera import Camera
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.rotations import quaternion_to_matrix
+from loci.objects.config import LifterConfig
 from loci.objects.costs import StageCost
 from loci.objects.inputs.observation import LiftRequest
 from loci.objects.inputs.pixel_aligned import pixel_aligned
@@ -41,7 +42,6 @@ from loci.objects.parts import (
 from loci.objects.placement.pose import Pose, decode_pose
 from loci.objects.placement.refinement import is_cut_off, refine_pose
 from loci.objects.placement.voxels import VoxelChoice, choose_voxels, prune
-from loci.objects.presets import LifterConfig
 from loci.objects.runner import SamplerRunner
 from loci.objects.sampling import OnStep, slat_noise
 
@@ -222,7 +222,7 @@ class LiftPipeline:
             stage = self.runner.stats.stage("decoding")
             stage.spectral_ratio = choice.spectral_ratio
             stage.decoding_factor = choice.aggregation.factor if choice.aggregation else 1.0
-        pose = best.pose._replace(scale=best.pose.scale * choice.shrink)
+        pose = best.pose._replace(scale=best.pose.scale * choice.downsample_factor)
         return LiftResult(pose, choice, logits.shape[-1], best.score)
 
     def _guess(self, request: LiftRequest, latents: State, logits: Tensor) -> _Guess:
@@ -267,7 +267,7 @@ class LiftPipeline:
             return None
         rotation, translation, scale = (part[0].float().cpu() for part in result.pose)
         matrix = quaternion_to_matrix(rotation)
-        size = scale / choice.shrink
+        size = scale / choice.downsample_factor
         camera = Camera.from_pose(matrix, translation, size, observation.fov, observation.principal)
         mask = observation.mask[None].float()
         features = pixel_aligned(

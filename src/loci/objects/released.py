@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from loci.errors import LociError
-from loci.io.config import CONFIG_NAME, load_config, save_config
+from loci.io.config_files import CONFIG_NAME, load_config, save_config
 from loci.io.files import check_space, replacing_folder
 from loci.io.weights import (
     WEIGHTS_NAME,
@@ -24,6 +24,7 @@ from loci.io.weights import (
     read_tensors,
     save_finite,
 )
+from loci.objects.config import LIFTER_NAME, LifterConfig
 from loci.objects.parts import (
     GAUSSIAN_DECODER,
     GAUSSIAN_DECODER_4,
@@ -36,7 +37,6 @@ from loci.objects.parts import (
     STRUCTURE_FUSER,
     PartConfigs,
 )
-from loci.objects.presets import LIFTER_NAME, LifterConfig
 
 
 class PublishedFile(NamedTuple):

@@ -23,7 +23,7 @@ from loci.flow import (
     rescaled_times,
     sample,
 )
-from loci.nn.sparse.partial import VoxelCache
+from loci.nn.sparse.partial_voxels import VoxelCache
 from loci.nn.sparse.tensor import Voxels
 from loci.objects.models.slat_flow import SlatContext, SlatFlow, SlatStatistics
 from loci.objects.models.structure_flow import StructureFlow, expand_context

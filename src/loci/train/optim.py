@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic that Muon iterates (Jordan et al., 2024)."""
+"""Coefficients of the quintic that Muon iterates (Jordan et al., 2024)."""
 ITERATIONS = 5
 MOMENTUM = 0.95
 ADAM_BETAS = (0.9, 0.98)

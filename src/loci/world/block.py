@@ -14,7 +14,7 @@ from loci.nn.norms import (
     modulate,
 )
 from loci.nn.rotary import RotaryEmbedding
-from loci.world.partial import ExtendKeys
+from loci.world.partial_tokens import ExtendKeys
 
 PATCH = 2
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from loci.codecs.wan import WanCodec, WanCodecConfig
 from loci.errors import LociError
-from loci.io.config import CONFIG_NAME, load_config, save_config
+from loci.io.config_files import CONFIG_NAME, load_config, save_config
 from loci.io.files import check_space, replacing_folder
 from loci.io.weights import (
     WEIGHTS_NAME,

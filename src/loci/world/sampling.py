@@ -19,7 +19,7 @@ from loci.flow import (
 from loci.world.block import to_latents, to_tokens
 from loci.world.conditioning import ChunkContext
 from loci.world.config import SamplingConfig
-from loci.world.partial import CachedTokens, TokenView
+from loci.world.partial_tokens import CachedTokens, TokenView
 from loci.world.transformer import WorldTransformer
 
 VIDEO = "video"

@@ -95,7 +95,7 @@ class TextEncoder(nn.Module):
         return prompt
 
     def _fingerprint(self, prompts: list[str]) -> str:
-        """Of the prompts and of the weights: their shapes and the first numbers of each."""
+        """A hash of the prompts and of the weights: their shapes and the first numbers of each."""
         content = hashlib.sha256(repr((self.config, [cleaned(p) for p in prompts])).encode())
         for name, tensor in self.tensors().items():
             first = tensor.reshape(-1)[:64].float().cpu()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loci.flow import TIMESTEPS
-from loci.io.config import CONFIG_NAME, load_config
+from loci.io.config_files import CONFIG_NAME, load_config
 from loci.io.models import pretrained_folder
 from loci.io.weights import WEIGHTS_NAME, load_strict, read_tensors, save_pretrained
 from loci.memory.addressing import (
@@ -35,7 +35,7 @@ from loci.world.conditioning import (
     ChunkPoses,
     Prompt,
 )
-from loci.world.partial import TokenView
+from loci.world.partial_tokens import TokenView
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from loci.errors import LociError
-from loci.io.config import config_from_dict
+from loci.io.config_files import config_from_dict
 from loci.io.files import replacing
 from loci.world.conditioning import Prompt
 from loci.world.world import WalkState, World

@@ -8,7 +8,7 @@ import torch
 from loci.bench.objects.profile import GUIDED, describe, part_seconds, read_shares, shell, whole_run
 from loci.bench.report import write_json
 from loci.errors import LociError
-from loci.objects.presets import LifterConfig
+from loci.objects.config import LifterConfig
 from loci.objects.sampling import SlatSampling, StructureSampling
 from tests.objects.lifters import small_config, small_parts
 

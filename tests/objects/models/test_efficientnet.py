@@ -8,10 +8,10 @@ from safetensors.torch import save_file
 
 from loci.bench.metrics import Features
 from loci.errors import LociError
+from loci.objects.config import home
 from loci.objects.models.condition import EmbedderFuser
 from loci.objects.models.dinov2 import DinoConfig, DinoEmbedder, DinoEmbedderConfig, LiteEmbedding
 from loci.objects.models.efficientnet import STRIDE, WIDTH, LiteFeatures
-from loci.objects.presets import home
 from loci.train.backbone import load_lite_weights
 from loci.train.optim import MuonWithAdam
 from loci.train.structure.init import load_pretrained_backbone

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from loci.io.config_files import config_from_dict
 from loci.objects.models.structure_vae import (
     ChannelNorm,
     Posterior,
@@ -11,10 +12,10 @@ from loci.objects.models.structure_vae import (
     StructureDecoderConfig,
     StructureEncoder,
     StructureEncoderConfig,
-    fold_cubes,
     latent_cube,
     occupied,
     pixel_shuffle,
+    space_to_depth,
 )
 
 
@@ -58,7 +59,7 @@ def test_occupied_voxels_are_listed_in_order() -> None:
     assert coords.tolist() == [[0, 0, 1, 2], [0, 2, 1, 0], [1, 0, 0, 2]]
 
 
-CONFIG = StructureEncoderConfig(latent_channels=3, channels=(8, 4), fold=2)
+CONFIG = StructureEncoderConfig(latent_channels=3, channels=(8, 4), patch_size=2)
 
 
 def test_every_cube_of_voxels_becomes_a_token() -> None:
@@ -71,7 +72,7 @@ def test_every_cube_of_voxels_becomes_a_token() -> None:
 
 def test_tokens_are_in_row_major_order_of_structure_encoder() -> None:
     """What changes in one corner of the cube changes only the tokens around it."""
-    config = StructureEncoderConfig(3, (8, 4), fold=2, blocks_per_level=0, middle_blocks=0)
+    config = StructureEncoderConfig(3, (8, 4), patch_size=2, blocks_per_level=0, middle_blocks=0)
     encoder = StructureEncoder(config).requires_grad_(False)
     empty = torch.zeros(1, 1, 32, 32, 32)
     corner = empty.clone()
@@ -87,14 +88,19 @@ def test_a_resolution_that_does_not_divide_is_refused() -> None:
         StructureEncoder(CONFIG)(torch.zeros(1, 1, 10, 10, 10))
 
 
-def test_folding_undoes_the_decoders_shuffle() -> None:
+def test_configurations_of_encoders_load_by_former_names() -> None:
+    former = {"config": "StructureEncoderConfig", "channels": [8, 4], "fold": 2}
+    assert config_from_dict(StructureEncoderConfig, former).patch_size == 2
+
+
+def test_space_to_depth_undoes_the_decoders_shuffle() -> None:
     x = torch.randn(2, 16, 2, 3, 4)
-    assert torch.equal(fold_cubes(pixel_shuffle(x), 2), x)
+    assert torch.equal(space_to_depth(pixel_shuffle(x), 2), x)
 
 
-def test_folding_keeps_the_order_of_a_cubes_voxels() -> None:
+def test_space_to_depth_keeps_the_order_of_a_cubes_voxels() -> None:
     x = torch.arange(64.0).view(1, 1, 4, 4, 4)
-    assert torch.equal(fold_cubes(x, 4)[0, :, 0, 0, 0], torch.arange(64.0))
+    assert torch.equal(space_to_depth(x, 4)[0, :, 0, 0, 0], torch.arange(64.0))
 
 
 def test_the_divergence_of_a_standard_normal_is_nothing() -> None:

@@ -108,19 +108,19 @@ def test_unknown_conventions_are_refused() -> None:
 def test_another_camera_sees_the_object_at_the_same_pixel_and_from_the_same_side(
     fov: float, across: float, down: float, aspect: float
 ) -> None:
-    nominal = Pose(
+    canonical = Pose(
         torch.tensor([[1.0, 0, 0, 0]]), torch.tensor([[0.2, -0.1, 1.0]]), torch.ones(1, 3)
     )
     size = (round(400 * aspect), 400)
     aspect = size[0] / size[1]
-    found = pose_for_camera(nominal, fov, (across, down), aspect)
+    found = pose_for_camera(canonical, fov, (across, down), aspect)
     camera = Camera.identity(fov, (across, down))
     seen = camera.project(found.translation, size)[0, :2]
-    expected = Camera.identity(50).project(nominal.translation, size)[0, :2]
+    expected = Camera.identity(50).project(canonical.translation, size)[0, :2]
     assert torch.allclose(seen, expected, atol=0.05)
     # From the camera's direction in the object's frame.
     before, after = (
-        pose.translation @ quaternion_to_matrix(pose.rotation)[0].T for pose in (nominal, found)
+        pose.translation @ quaternion_to_matrix(pose.rotation)[0].T for pose in (canonical, found)
     )
     cosine = torch.nn.functional.cosine_similarity(before, after)
     assert float(cosine) == pytest.approx(1, abs=1e-5)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from loci.objects.placement.voxels import VOXEL_LIMIT, coarsen, prune
+from loci.objects.placement.voxels import VOXEL_LIMIT, downsample_voxels, prune
 
 places = st.tuples(st.integers(0, 1), *[st.integers(0, 5)] * 3)
 lists = st.lists(places, min_size=1, max_size=60, unique=True).map(
@@ -45,7 +45,7 @@ def test_a_full_cube_keeps_its_shell() -> None:
 
 @given(lists, st.integers(1, 60))
 def test_coarsening_keeps_to_the_limit_and_to_the_bounds(coords: Tensor, limit: int) -> None:
-    coarse, factor = coarsen(coords, limit)
+    coarse, factor = downsample_voxels(coords, limit)
     assert 1 <= len(coarse) <= max(limit, len(coords) if factor == 1 else 0)
     assert factor == (1 if len(coords) <= limit else 2)
     assert coarse.dtype == coords.dtype
@@ -56,7 +56,7 @@ def test_coarsening_keeps_to_the_limit_and_to_the_bounds(coords: Tensor, limit: 
 
 def test_a_coarse_object_has_half_the_size_around_the_same_middle() -> None:
     cube = box(*[torch.arange(2, 10)] * 3)
-    coarse, factor = coarsen(cube, 100)
+    coarse, factor = downsample_voxels(cube, 100)
     expected = box(*[torch.arange(4, 8)] * 3)
     assert factor == 2
     assert torch.equal(coarse, expected)
@@ -66,16 +66,16 @@ def test_a_coarse_object_has_half_the_size_around_the_same_middle() -> None:
 def test_fix_a_flat_object_is_coarsened_in_its_plane(height: int) -> None:
     """The released code divides by the extent, which is zero on the flat axis."""
     plate = box(torch.arange(8), torch.tensor([height]), torch.arange(8))
-    coarse, _ = coarsen(plate, 20)
+    coarse, _ = downsample_voxels(plate, 20)
     assert len(coarse) == 16
     assert (coarse[:, 2] == height).all()
 
 
 def test_what_is_still_too_much_is_a_reproducible_subset() -> None:
     cube = box(*[torch.arange(8)] * 3)
-    first, _ = coarsen(cube, 30, torch.Generator().manual_seed(3))
-    again, _ = coarsen(cube, 30, torch.Generator().manual_seed(3))
-    whole, _ = coarsen(cube, 64)
+    first, _ = downsample_voxels(cube, 30, torch.Generator().manual_seed(3))
+    again, _ = downsample_voxels(cube, 30, torch.Generator().manual_seed(3))
+    whole, _ = downsample_voxels(cube, 64)
     assert len(first) == 30
     assert torch.equal(first, again)
     assert {tuple(r) for r in first.tolist()} <= {tuple(r) for r in whole.tolist()}

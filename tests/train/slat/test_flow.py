@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from loci.io.config import load_config
+from loci.io.config_files import load_config
 from loci.objects.inputs.pixel_aligned import ALIGNED_CHANNELS
 from loci.objects.models.condition import EmbedderFuser, FuserConfig
 from loci.objects.models.dinov2 import DinoConfig, DinoEmbedderConfig

@@ -9,7 +9,7 @@ from torch import Tensor
 from loci.geometry.rotations import quaternion_to_matrix
 from loci.objects.models.condition import FuserConfig
 from loci.objects.models.dinov2 import DinoConfig, DinoEmbedderConfig
-from loci.objects.placement.pose import MatrixPose, decode_pose, nominal_pose
+from loci.objects.placement.pose import MatrixPose, canonical_pose, decode_pose
 from loci.train.structure.coordinates import GRID, CoordinateHead, coordinate_loss
 from loci.train.structure.data import StructureBatch, structure_batch
 from loci.train.structure.scenes import CLEAN, SceneAugmentation, compose
@@ -104,9 +104,9 @@ def test_without_a_pointmap_the_pose_is_where_a_lone_picture_puts_it() -> None:
     assert torch.allclose(pose.scale[:, 0], some.placement.scale, atol=1e-5)
 
 
-def test_the_nominal_pose_projects_to_the_same_pixels() -> None:
+def test_the_canonical_pose_projects_to_the_same_pixels() -> None:
     views = OBJECTS[0].views
-    nominal = nominal_pose(views.placement, views.fov)
+    canonical = canonical_pose(views.placement, views.fov)
     points = torch.rand(50, 3) - 0.5
 
     def pixels(pose: MatrixPose, fov: Tensor) -> Tensor:
@@ -114,11 +114,11 @@ def test_the_nominal_pose_projects_to_the_same_pixels() -> None:
         camera = scaled @ pose.rotation + pose.translation[:, None]
         return camera[..., :2] / camera[..., 2:] / torch.tan(torch.deg2rad(fov) / 2)[:, None, None]
 
-    true, told = pixels(views.placement, views.fov), pixels(nominal, torch.tensor([50.0]))
+    true, told = pixels(views.placement, views.fov), pixels(canonical, torch.tensor([50.0]))
     size = (true.amax(dim=1) - true.amin(dim=1)).amax()
     # Exact at the object's middle; perspective within the object changes with its distance.
     assert (true - told).norm(dim=-1).mean() < 0.1 * size
-    assert (nominal.rotation @ nominal.rotation.mT - torch.eye(3)).abs().max() < 1e-5
+    assert (canonical.rotation @ canonical.rotation.mT - torch.eye(3)).abs().max() < 1e-5
 
 
 def test_the_half_without_pointmap_sees_the_same_inputs() -> None:

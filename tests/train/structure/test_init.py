@@ -2,8 +2,8 @@
 
 import torch
 
+from loci.objects.config import home
 from loci.objects.models.condition import EmbedderFuser
-from loci.objects.presets import home
 from loci.train.structure.init import initialise_fuser, load_pretrained_backbone, plane_waves
 
 

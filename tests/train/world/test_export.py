@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from loci.codecs.frame import FrameCodec, FrameCodecConfig
@@ -48,6 +49,28 @@ def test_a_model_is_shipped_and_shipped_again(runs: tuple[Path, Path], tmp_path:
     assert Image.open(out / "example.png").size == (384, 256)
     assert world.step(world.start(out / "example.png"), "w*8")[0].shape == (8, 32, 48, 3)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_weights_are_averaged_with_another_model(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    other = World.from_pretrained(_exported(runs, tmp_path / "other"))
+    with torch.no_grad():
+        for weight in other.transformer.parameters():
+            weight.add_(1.0)
+    other.save_pretrained(tmp_path / "other2", torch.float32)
+    export_world(*runs, tmp_path / "mine", tmp_path / "other2")
+    alone = World.from_pretrained(tmp_path / "other").transformer.state_dict()
+    mean = World.from_pretrained(tmp_path / "mine").transformer.state_dict()
+    assert all((mean[k] - alone[k] - 0.5).abs().max() < 0.02 for k in alone)
+    wider = randomised(replace(pose_rotary_config(), ffn_dim=2 * pose_rotary_config().ffn_dim))
+    World(other.config, wider, other.codec).save_pretrained(tmp_path / "wider", torch.float32)
+    with pytest.raises(LociError, match="another configuration than the run's"):
+        export_world(*runs, tmp_path / "no", tmp_path / "wider")
+    assert not (tmp_path / "no").exists()
+
+
+def _exported(runs: tuple[Path, Path], out: Path) -> Path:
+    export_world(*runs, out)
+    return out
 
 
 def test_a_run_of_before_is_walked_as_doom_is(runs: tuple[Path, Path], tmp_path: Path) -> None:

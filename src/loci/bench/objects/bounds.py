@@ -18,7 +18,12 @@ from loci.bench.objects.metrics import Prediction, surface_points
 from loci.data.objects.dataset import ObjectSet, RenderedView
 from loci.errors import LociError
 from loci.geometry.gaussians.gaussians import SH_BAND_0, Gaussians
-from loci.objects.inputs.pointmap import NOMINAL_DISTANCE, NOMINAL_FOV, nominal_scene, normaliser
+from loci.objects.inputs.pointmap import (
+    ASSUMED_DISTANCE,
+    ASSUMED_FOV,
+    canonical_normaliser,
+    normaliser,
+)
 from loci.objects.inputs.preprocess import slat_inputs
 from loci.objects.models.structure_vae import StructureDecoder, StructureEncoder
 from loci.objects.placement.pose import MatrixPose, rotation_between
@@ -166,15 +171,15 @@ def retrieved_pose(view: RenderedView, case: Case, with_pointmap: bool) -> Matri
         fov, target = case.fov, normaliser(case.pointmap.movedim(-1, 0), mask).shift
         source = view.pointmap()[view.mask].nanmedian(dim=0).values
     else:
-        fov, target = NOMINAL_FOV, nominal_scene(mask).shift
+        fov, target = ASSUMED_FOV, canonical_normaliser(mask).shift
         depth = float(view.translation[2])
-        source = nominal_scene(view.mask[None].float(), view.fov, depth).shift
+        source = canonical_normaliser(view.mask[None].float(), view.fov, depth).shift
     ratio = _extent(mask[0] > 0.5, fov) * target[2] / (_extent(view.mask, view.fov) * source[2])
     rotation = rotation_between(source[None], target[None])[0]
     translation = target + ratio * (view.translation - source) @ rotation
     scale = ratio * view.scale
-    if not with_pointmap:  # nominal poses have the object's centre at a fixed distance
-        unit = NOMINAL_DISTANCE / translation[2]
+    if not with_pointmap:  # canonical poses have the object's centre at a fixed distance
+        unit = ASSUMED_DISTANCE / translation[2]
         translation, scale = translation * unit, scale * unit
     return MatrixPose((view.rotation @ rotation)[None], translation[None], scale[None])
 

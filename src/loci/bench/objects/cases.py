@@ -15,7 +15,7 @@ from torch import Tensor
 from loci.data.objects.dataset import ObjectSet
 from loci.data.objects.surface import GRID
 from loci.geometry.mesh.distance import nearest_distances
-from loci.objects.placement.pose import MatrixPose, nominal_pose
+from loci.objects.placement.pose import MatrixPose, canonical_pose
 from loci.train.slat.vae_data import SlatDataset, SlatObject, TargetView
 from loci.train.slat.vae_evaluate import PIXELS, evenly_spaced
 from loci.train.structure.evaluate import degrees_apart
@@ -96,9 +96,9 @@ class Case:
         return rotational_symmetries(self.item.surface[:, :3])
 
     @property
-    def nominal(self) -> MatrixPose:
+    def canonical_pose(self) -> MatrixPose:
         """The pose that the picture alone determines, with the object at distance 1."""
-        return nominal_pose(self.pose, torch.tensor([self.fov]))
+        return canonical_pose(self.pose, torch.tensor([self.fov]))
 
 
 @dataclass(frozen=True)

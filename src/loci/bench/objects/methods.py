@@ -13,7 +13,7 @@ from loci.caching.forecast import Taylor
 from loci.caching.presets import GUIDED_ONCE, LAYOUT, Preset, exact, fast, faster
 from loci.caching.published.decoding import ReleasedDecoding
 from loci.caching.published.forecasts import DynamicModes, Hermite
-from loci.caching.published.presets import paper, released
+from loci.caching.published.published_presets import paper, released
 from loci.caching.published.step_caches import EasyCache, TaylorSeer
 from loci.caching.published.token_baselines import (
     Fast3DCache,
@@ -25,7 +25,7 @@ from loci.caching.spectral import DecodingConfig
 from loci.caching.step_cache import StepCacheConfig
 from loci.caching.token_cache import TokenCacheConfig
 from loci.errors import LociError
-from loci.objects.presets import LifterConfig
+from loci.objects.config import LifterConfig
 
 EXACT = "exact"
 FEWER = (1 / 2, 1 / 3, 1 / 4)

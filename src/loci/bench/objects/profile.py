@@ -18,6 +18,7 @@ from loci.bench.report import table, write_json
 from loci.errors import LociError
 from loci.io.files import check_writable
 from loci.nn.sparse.tensor import Voxels
+from loci.objects.config import LifterConfig
 from loci.objects.inputs.observation import LiftRequest, ObservedPicture
 from loci.objects.models.condition import POINTMAPS
 from loci.objects.parts import (
@@ -31,7 +32,6 @@ from loci.objects.parts import (
     STRUCTURE_FUSER,
     PartConfigs,
 )
-from loci.objects.presets import LifterConfig
 
 
 class PartInputs:
@@ -134,12 +134,12 @@ def speed_parts(
     """
     check_writable(json)
 
-    from loci.objects.presets import sam3d_objects
+    from loci.objects.config import sam3d_objects
 
     shares = {} if rows is None else read_shares(rows)
     model = sam3d_objects()
     seconds = part_seconds(
-        model.parts, model.run, voxels, torch.device(device), getattr(torch, dtype), repeats
+        model.parts, model.lifter, voxels, torch.device(device), getattr(torch, dtype), repeats
     )
     estimated = {name: whole_run(seconds, share) for name, share in shares.items()}
     results = {

@@ -19,11 +19,11 @@ from loci.flow import State
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.distance import surface_distance
 from loci.objects.asset import Asset
+from loci.objects.config import LifterConfig
 from loci.objects.inputs.observation import ObservedPicture
 from loci.objects.lifter import Lifter
 from loci.objects.models.structure_flow import StructureFlow
 from loci.objects.pipeline import LiftPipeline, LiftResult
-from loci.objects.presets import LifterConfig
 from loci.objects.runner import SamplerRunner
 from loci.objects.sampling import OnStep, StructureSampling
 

@@ -106,7 +106,7 @@ class FloorPlan:
             one[axis], other[axis] = slice(1, None), slice(None, -1)
             steep[tuple(one)] |= high
             steep[tuple(other)] |= high
-        self.free &= ~binary_dilation(steep, np.ones((3, 3), bool))
+        self.free &= np.logical_not(binary_dilation(steep, np.ones((3, 3), bool)))
 
     def cell(self, x: float, y: float) -> tuple[int, int]:
         """The cell of a point."""

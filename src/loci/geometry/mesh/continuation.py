@@ -15,7 +15,7 @@ from torch.nn import functional as F
 MARGIN = 1
 """Corners around the box of the known ones, all outside."""
 SWEEPS = 40
-"""Of relaxation, where the inside is connected to the outside."""
+"""Sweeps of relaxation where the inside is connected to the outside."""
 
 
 class Continued(NamedTuple):

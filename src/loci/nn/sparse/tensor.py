@@ -91,7 +91,7 @@ class Pairs(NamedTuple):
     source: Tensor
 
 
-class Coarsening(NamedTuple):
+class Downsampled(NamedTuple):
     """Coarser voxels, each voxel's row in them `[n]`, and their number of children `[m]`."""
 
     voxels: "Voxels"
@@ -141,7 +141,7 @@ class Voxels:
     def context(self, feats: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         """The features that convolution and attention read: those given.
 
-        The views of `loci.nn.sparse.partial` add cached features of other voxels.
+        The views of `loci.nn.sparse.partial_voxels` add cached features of other voxels.
         """
         return feats
 
@@ -170,7 +170,7 @@ class Voxels:
         return (*before, Pairs(rows, rows), *after)
 
     @cached_property
-    def coarser(self) -> Coarsening:
+    def coarser(self) -> Downsampled:
         """The 2x2x2 blocks that hold a voxel, in lexicographic order."""
         halved = self.coords.clone()
         halved[:, 1:] = torch.div(halved[:, 1:], 2, rounding_mode="floor")
@@ -179,7 +179,7 @@ class Voxels:
         )
         coords = halved.new_empty(keys.numel(), 4)
         coords[parent] = halved
-        return Coarsening(Voxels(coords), parent, children)
+        return Downsampled(Voxels(coords), parent, children)
 
     @cached_property
     def finer(self) -> "Voxels":

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 MIN_MASK_SIZE = 3
 """Pixels of the longer side of a mask's bounding box."""
 MIN_ISLAND = 0.01
-"""Of the mask's area: smaller parts that are not connected to the rest are dropped."""
+"""Share of the mask's area: parts that are smaller and not connected to the rest are dropped."""
 MAX_PINHOLE = 0.001
-"""Of the mask's area: smaller holes are filled. Larger ones may be between slats or in handles."""
+"""Share of the mask's area: smaller holes are filled. Larger ones may be between slats or in
+handles."""
 MAX_EDGE = 0.9
-"""Of the picture's edge that a mask may cover; more, and it is a background."""
+"""The largest share of the picture's edge that a mask may cover; more, and it is a background."""
 MIN_OVERLAP = 0.05
-"""Of the smaller of two masks that overlap, from which on it is mentioned."""
+"""Two masks that overlap by this share of the smaller one are mentioned."""
 
 
 class CleanedMask(NamedTuple):

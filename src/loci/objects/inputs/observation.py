@@ -26,16 +26,16 @@ from loci.io.intrinsics import read_intrinsics
 from loci.objects.inputs.cleaning import check_mask
 from loci.objects.inputs.masks import read_alpha, read_mask
 from loci.objects.inputs.pointmap import (
+    ASSUMED_DISTANCE,
+    ASSUMED_FOV,
     DEPTH_SCALE,
-    NOMINAL_DISTANCE,
-    NOMINAL_FOV,
     Normaliser,
     PointmapFrame,
+    canonical_normaliser,
     check_covers,
     fitted_fov,
     fitted_pointmap,
     fitted_principal,
-    nominal_scene,
     read_pointmap,
 )
 from loci.objects.inputs.preprocess import around_principal, structure_inputs
@@ -52,7 +52,7 @@ class Observation(NamedTuple):
         mask: of the whole picture.
         pointmap: in the camera frame x left, y up, z forward, NaN where unknown; or None.
         fov: horizontal field of view of the picture in degrees.
-        distance: the depth of the object's centre if it is fixed by convention, as in the nominal
+        distance: the depth of the object's centre if it is fixed by convention, as in the canonical
             scene.
         rgb: the whole picture in [0, 1], for pixel-aligned features.
         principal: the principal point, as shares of width and height.
@@ -139,12 +139,12 @@ class ObservedPicture:
             fov = known.fov
         principal = known.principal if known else CENTRE
         if pointmap is None:
-            return cls(pixels, None, fov or NOMINAL_FOV, principal, read_alpha(image))
+            return cls(pixels, None, fov or ASSUMED_FOV, principal, read_alpha(image))
         points = read_pointmap(pointmap, pointmap_frame, fov, principal, depth_scale)
         points = fitted_pointmap(points, *pixels.shape[:2])
         if known is None:
             principal = fitted_principal(points)
-        fov = fov or fitted_fov(points) or NOMINAL_FOV
+        fov = fov or fitted_fov(points) or ASSUMED_FOV
         return cls(pixels, points, fov, principal, read_alpha(image))
 
     def mask(self, mask: Mask | None, name: str = "mask") -> Bool[np.ndarray, "h w"]:
@@ -188,9 +188,12 @@ class ObservedPicture:
         mask = torch.from_numpy(inside)[None].float()
         rgba, rgb, points = rgba_crop(self.pixels, inside), self.rgb, self.pointmap
         if points is None:
-            # In the nominal scene; `pose_for_camera` has the true camera.
-            inputs, normaliser = structure_inputs(rgb, mask, None, input_size), nominal_scene(mask)
-            seen = Observation(mask[0] > 0.5, None, NOMINAL_FOV, NOMINAL_DISTANCE, rgb)
+            # In the canonical scene; `pose_for_camera` has the true camera.
+            inputs, normaliser = (
+                structure_inputs(rgb, mask, None, input_size),
+                canonical_normaliser(mask),
+            )
+            seen = Observation(mask[0] > 0.5, None, ASSUMED_FOV, ASSUMED_DISTANCE, rgb)
             return LiftRequest(name, inputs.tensors, normaliser, seed, rgba, seen)
         frame = around_principal((rgb, mask, points), self.principal)
         inputs = structure_inputs(*frame, input_size)

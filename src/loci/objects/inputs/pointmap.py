@@ -179,8 +179,8 @@ def fitted_fov(pointmap: Float[Tensor, "3 h w"]) -> float | None:
 
 
 MAX_RESIDUAL = 0.02
-"""Of a line fitted to x / z over the columns, as a share of the width: above it the points
-are not those of a pinhole camera, and no principal point is fitted."""
+"""The largest residual of a line fitted to x / z over the columns, as a share of the width. Points
+above it are not those of a pinhole camera, and no principal point is fitted."""
 SNAP = 0.25
 """Pixels: a principal point that is fitted nearer to the centre is in the centre."""
 
@@ -224,7 +224,7 @@ def _check_directions(points: Float[Tensor, "h w 3"]) -> None:
 
 
 def _columns_and_tangents(points: Float[Tensor, "h w 3"]) -> tuple[Tensor, Tensor]:
-    """Of all known points, the negated column of their pixel and x / z."""
+    """The negated pixel column and x / z of all known points."""
     columns = torch.arange(points.shape[1], dtype=torch.float64).expand(points.shape[:2])
     tangents = points[..., 0].double() / points[..., 2].double()
     known = tangents.isfinite()
@@ -242,14 +242,14 @@ def _line(x: Tensor, y: Tensor) -> tuple[float, float]:
     return covariance / var_x, covariance / math.sqrt(var_x * var_y)
 
 
-NOMINAL_FOV = 50.0
+ASSUMED_FOV = 50.0
 """Horizontal field of view in degrees that is assumed where none is known."""
-NOMINAL_DISTANCE = 1.0
+ASSUMED_DISTANCE = 1.0
 """Depth of the object's centre that is assumed without a pointmap."""
 
 
-def nominal_scene(
-    mask: Float[Tensor, "1 h w"], fov: float = NOMINAL_FOV, distance: float = NOMINAL_DISTANCE
+def canonical_normaliser(
+    mask: Float[Tensor, "1 h w"], fov: float = ASSUMED_FOV, distance: float = ASSUMED_DISTANCE
 ) -> Normaliser:
     """The normaliser of a picture without a pointmap.
 

@@ -24,9 +24,9 @@ SIDE = 320
 """Pixels of the network's square input."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MARGIN = 0.12
-"""What the network sees around a box, relative to its sides."""
+"""Margin around the box that the network sees too, relative to the box's sides."""
 MIN_SHARE = 0.01
-"""Of the box that an object must cover."""
+"""The least share of a box that an object covers; less, and it was not found."""
 
 
 def find_weights(given: Path | None = None) -> Path | None:

@@ -19,7 +19,7 @@ added at every pixel."""
 MIN_SIZE = 4
 """Pixels of the longer side of a segmented object's bounding box, at the working size."""
 MAX_SHARE = 0.97
-"""Of the picture that a segmented object may cover."""
+"""The largest share of the picture that a segmented object may cover."""
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 Inside = Bool[np.ndarray, "h w"]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -19,20 +19,22 @@ class StructureEncoderConfig:
     """Sizes. The defaults take 32^3 voxels to 4^3 latents.
 
     `channels` go from the coarsest level to the finest, as in the decoder. At the finest level each
-    cube of `fold`^3 voxels is folded into one cell, because convolutions over single voxels would
+    cube of `patch_size`^3 voxels becomes one cell, because convolutions over single voxels would
     cost more than all others together.
     """
 
+    FORMER_FIELDS: ClassVar[dict[str, str]] = {"fold": "patch_size"}
+
     latent_channels: int = 32
     channels: tuple[int, ...] = (128, 64)
-    fold: int = 4
+    patch_size: int = 4
     blocks_per_level: int = 1
     middle_blocks: int = 1
 
     @property
     def factor(self) -> int:
         """Voxels along the side of the cube that one latent stands for."""
-        return self.fold * 2 ** (len(self.channels) - 1)
+        return self.patch_size * 2 ** (len(self.channels) - 1)
 
 
 class Posterior(NamedTuple):
@@ -60,7 +62,7 @@ class Downsample(nn.Module):
         self.conv = Conv3d(8 * channels, out, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "b c x2 y2 z2"]) -> Float[Tensor, "b d x y z"]:
-        return self.conv(fold_cubes(x, 2))
+        return self.conv(space_to_depth(x, 2))
 
 
 class StructureEncoder(nn.Module):
@@ -70,7 +72,7 @@ class StructureEncoder(nn.Module):
         super().__init__()
         self.config = c = config or StructureEncoderConfig()
         coarsest, finest = c.channels[0], c.channels[-1]
-        self.input_layer = Conv3d(c.fold**3, finest, 3, padding=1)
+        self.input_layer = Conv3d(c.patch_size**3, finest, 3, padding=1)
         blocks: list[nn.Module] = []
         for level in reversed(range(len(c.channels))):
             width = c.channels[level]
@@ -94,7 +96,7 @@ class StructureEncoder(nn.Module):
             raise ValueError(
                 f"{occupancy.shape[-1]} voxels a side, expected a multiple of {self.config.factor}"
             )
-        x = self.input_layer(fold_cubes(occupancy, self.config.fold))
+        x = self.input_layer(space_to_depth(occupancy, self.config.patch_size))
         x = self.out_layer(self.middle_block(self.blocks(x)))
         mean, log_variance = x.flatten(2).transpose(1, 2).chunk(2, dim=-1)
         return Posterior(mean, log_variance.clamp(-12, 4))
@@ -109,7 +111,7 @@ class StructureEncoder(nn.Module):
         return load_pretrained(cls, StructureEncoderConfig, source)
 
 
-def fold_cubes(x: Float[Tensor, "b c x y z"], side: int) -> Float[Tensor, "b cs3 xs ys zs"]:
+def space_to_depth(x: Float[Tensor, "b c x y z"], side: int) -> Float[Tensor, "b cs3 xs ys zs"]:
     """Cubes of voxels to channels; for side 2 the inverse of `pixel_shuffle`."""
     b, c, *sizes = x.shape
     nx, ny, nz = (size // side for size in sizes)

@@ -1,6 +1,6 @@
-"""Poses: decoded from layout latents, encoded for training, and in the nominal scene.
+"""Poses: decoded from layout latents, encoded for training, and in the canonical scene.
 
-The nominal scene stands in for the true one where a picture comes without a pointmap: the camera
+The canonical scene stands in for the true one where a picture comes without a pointmap: the camera
 has a field of view of 50 degrees and the object's centre is at depth 1.
 """
 
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from loci.geometry.camera import CENTRE
 from loci.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
-from loci.objects.inputs.pointmap import NOMINAL_DISTANCE, NOMINAL_FOV
+from loci.objects.inputs.pointmap import ASSUMED_DISTANCE, ASSUMED_FOV
 
 ROTATION = "6drotation_normalized"
 ROTATION_MEAN = (
@@ -65,7 +65,7 @@ def decode_pose(
     latents: Mapping[str, Tensor],
     scene_scale: Float[Tensor, "b 3"],
     scene_shift: Float[Tensor, "b 3"],
-    coarsening: float = 1,
+    downsample_factor: float = 1,
     convention: Convention = "ScaleShiftInvariant",
 ) -> Pose:
     """The pose of sampled layout latents `[b, 1, channels]`.
@@ -74,7 +74,7 @@ def decode_pose(
         latents: by released name; `shape` is ignored.
         scene_scale: of the pointmap's normaliser. Not used in DisparitySpace, where it is 1.
         scene_shift: of the pointmap's normaliser. Not used in ApparentSize.
-        coarsening: the factor by which the object was shrunk in its grid (`voxels.coarsen`).
+        downsample_factor: by which the object shrank in its grid (`downsample_voxels`).
         convention: of translation and scale.
     """
     raw = {name: latents[name][:, 0].float() for name in latents if name != "shape"}
@@ -90,7 +90,7 @@ def decode_pose(
         translation, size = torch.cat([sideways, depth], dim=1), size * depth
     else:
         raise ValueError(f"unknown pose convention {convention}")
-    scale = size.mean(dim=1, keepdim=True).expand(-1, 3) * coarsening
+    scale = size.mean(dim=1, keepdim=True).expand(-1, 3) * downsample_factor
     matrix = rotation_matrix(raw[ROTATION] * _like(ROTATION_STD, raw) + _like(ROTATION_MEAN, raw))
     return Pose(matrix_to_quaternion(matrix), translation, scale)
 
@@ -141,13 +141,13 @@ class MatrixPose(NamedTuple):
     scale: Float[Tensor, "b"]
 
 
-def nominal_pose(
+def canonical_pose(
     true_pose: MatrixPose,
     fov: Float[Tensor, "b"],
-    nominal_fov: float = NOMINAL_FOV,
-    distance: float = NOMINAL_DISTANCE,
+    canonical_fov: float = ASSUMED_FOV,
+    distance: float = ASSUMED_DISTANCE,
 ) -> MatrixPose:
-    """The pose in the nominal scene that looks like the true one.
+    """The pose in the canonical scene that looks like the true one.
 
     The object's centre keeps its pixel and moves to depth `distance`; the object keeps its size in
     the picture and turns with its ray, so that the camera sees the same side of it.
@@ -155,22 +155,22 @@ def nominal_pose(
     Args:
         true_pose: in front of the camera.
         fov: horizontal field of view in degrees of the camera that sees the true pose.
-        nominal_fov: that of the nominal scene.
-        distance: depth of the object's centre in the nominal scene.
+        canonical_fov: that of the canonical scene.
+        distance: depth of the object's centre in the canonical scene.
     """
-    half_width = math.tan(math.radians(nominal_fov) / 2)
+    half_width = math.tan(math.radians(canonical_fov) / 2)
     zoom = half_width / torch.tan(torch.deg2rad(fov) / 2)
     depth = true_pose.translation[:, 2]
     ray = true_pose.translation / depth[:, None]
-    nominal_ray = torch.cat([ray[:, :2] * zoom[:, None], ray[:, 2:]], dim=1)
-    rotation = true_pose.rotation @ rotation_between(ray, nominal_ray)
-    return MatrixPose(rotation, distance * nominal_ray, true_pose.scale * distance * zoom / depth)
+    canonical_ray = torch.cat([ray[:, :2] * zoom[:, None], ray[:, 2:]], dim=1)
+    rotation = true_pose.rotation @ rotation_between(ray, canonical_ray)
+    return MatrixPose(rotation, distance * canonical_ray, true_pose.scale * distance * zoom / depth)
 
 
 def pose_for_camera(
     pose: Pose, fov: float, principal: tuple[float, float] = CENTRE, aspect: float = 1.0
 ) -> Pose:
-    """A pose of the nominal scene, for another camera that sees the same picture.
+    """A pose of the canonical scene, for another camera that sees the same picture.
 
     Args:
         pose: a batch of one.
@@ -178,10 +178,10 @@ def pose_for_camera(
         principal: its principal point, as shares of the picture's width and height.
         aspect: height over width of the picture.
     """
-    if (fov == NOMINAL_FOV and principal == CENTRE) or pose.translation[0, 2] <= 0:
+    if (fov == ASSUMED_FOV and principal == CENTRE) or pose.translation[0, 2] <= 0:
         return pose
-    nominal = MatrixPose(quaternion_to_matrix(pose.rotation), pose.translation, pose.scale[:, 0])
-    other = nominal_pose(nominal, pose.scale.new_tensor([NOMINAL_FOV]), nominal_fov=fov)
+    canonical = MatrixPose(quaternion_to_matrix(pose.rotation), pose.translation, pose.scale[:, 0])
+    other = canonical_pose(canonical, pose.scale.new_tensor([ASSUMED_FOV]), canonical_fov=fov)
     if principal != CENTRE:
         # The same pixel is on another ray: x / z = (principal column - column) / focal length.
         width = 2 * math.tan(math.radians(fov) / 2)

@@ -35,7 +35,7 @@ def prune(coords: Int[Tensor, "n 4"], distance: int = 1) -> Int[Tensor, "m 4"]:
     return coords[is_surface]
 
 
-def coarsen(
+def downsample_voxels(
     coords: Int[Tensor, "n 4"],
     limit: int = VOXEL_LIMIT,
     generator: torch.Generator | None = None,
@@ -77,7 +77,7 @@ class VoxelChoice(NamedTuple):
         centres: of `voxels` in the object frame at its true size; a merged voxel has the mean of
             its children's.
         voxel_size: side of one of `voxels`, likewise.
-        shrink: factor by which the object shrank in its grid, by which the pose's scale is
+        downsample_factor: by which the object shrank in its grid and the pose's scale is
             multiplied.
         aggregation: how voxels were merged by their spectrum; None if they were not.
         spectral_ratio: the joint ratio that decides on merging; None if it was not computed.
@@ -89,7 +89,7 @@ class VoxelChoice(NamedTuple):
     scores: Float[Tensor, "n"]
     centres: Float[Tensor, "n 3"]
     voxel_size: float
-    shrink: float = 1
+    downsample_factor: float = 1
     aggregation: Aggregation | None = None
     spectral_ratio: float | None = None
 
@@ -166,7 +166,7 @@ def _unmerged(
     coords: Tensor, scores: Tensor, resolution: int, limit: int, generator: torch.Generator
 ) -> VoxelChoice:
     """Coarsened only if there are more than `limit`."""
-    fewer, factor = coarsen(coords, limit, generator)
+    fewer, factor = downsample_voxels(coords, limit, generator)
     centres = _centres(coords, resolution)
     if factor > 1:
         # The logits belong to the finer grid; in the coarser one all voxels count as 1.
@@ -198,8 +198,8 @@ def _merged(
     rows = aggregation.subset(limit, generator)
     voxels, scores = Voxels(aggregation.coords[rows]), aggregation.pooled(scores)[rows]
     centres = aggregation.pooled(_centres(coords, resolution), "mean")[rows]
-    size, shrink = aggregation.factor / resolution, aggregation.pose_factor
-    return VoxelChoice(coords, voxels, voxels, scores, centres, size, shrink, aggregation)
+    size, factor = aggregation.factor / resolution, aggregation.pose_factor
+    return VoxelChoice(coords, voxels, voxels, scores, centres, size, factor, aggregation)
 
 
 def _centres(coords: Int[Tensor, "n 4"], resolution: int) -> Float[Tensor, "n 3"]:

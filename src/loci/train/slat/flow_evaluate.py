@@ -11,10 +11,10 @@ from torch import Tensor
 
 from loci.geometry.gaussians.render import render_gaussians
 from loci.nn.sparse.tensor import Voxels
+from loci.objects.config import home
 from loci.objects.inputs.preprocess import slat_inputs
 from loci.objects.models.condition import EmbedderFuser
 from loci.objects.models.slat_flow import SlatFlow, SlatStatistics
-from loci.objects.presets import home
 from loci.objects.sampling import sample_slat
 from loci.train.run_directory import RunDirectory
 from loci.train.slat.parts import SlatVAE
@@ -70,7 +70,7 @@ class SlatFlowEvaluation:
         mean latents (constant). Runs on the models' device.
         """
         size = fuser_size(fuser)
-        settings = replace(home().run.latents, statistics=self.statistics)
+        settings = replace(home().lifter.latents, statistics=self.statistics)
         rows: dict[str, list[Tensor]] = {name: [] for name in ("truth", *SCORES)}
         scores: dict[str, list[float]] = {}
         for number, case in enumerate(self.cases):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.nn.sparse.tensor import Voxels
+from loci.objects.config import home
 from loci.objects.models.slat_decoders import (
     GaussianDecoder,
     GaussianDecoderConfig,
@@ -19,7 +20,6 @@ from loci.objects.models.slat_decoders import (
     MeshDecoderConfig,
 )
 from loci.objects.models.slat_encoder import SlatEncoder, SlatEncoderConfig
-from loci.objects.presets import home
 
 HOME = home().parts
 

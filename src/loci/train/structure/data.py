@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loci.data.objects.dataset import ObjectRecord, ObjectSet
-from loci.objects.inputs.pointmap import nominal_scene
+from loci.objects.inputs.pointmap import canonical_normaliser
 from loci.objects.inputs.preprocess import StructureInputs, structure_inputs
 from loci.objects.models.condition import POINTMAPS
-from loci.objects.placement.pose import MatrixPose, encode_pose, nominal_pose
+from loci.objects.placement.pose import MatrixPose, canonical_pose, encode_pose
 from loci.train.structure.coordinates import crop_coordinates
 from loci.train.structure.scenes import (
     ObjectView,
@@ -46,7 +46,7 @@ class StructureBatch(NamedTuple):
         objects: which object each sample shows.
         mirrored: whether it is the mirror image of that object.
         normaliser: scale and shift, `[b, 3]` each, that the layout is measured by.
-        placement: the pose itself; of samples without pointmap, in the nominal scene.
+        placement: the pose itself; of samples without pointmap, in the canonical scene.
     """
 
     pictures: Mapping[str, Tensor]
@@ -169,8 +169,8 @@ def _sample(
     if with_pointmap:
         placement, normaliser = truth, inputs.normaliser
     else:
-        placement = nominal_pose(truth, torch.tensor([view.fov]))
-        normaliser = nominal_scene(scene.mask)
+        placement = canonical_pose(truth, torch.tensor([view.fov]))
+        normaliser = canonical_normaliser(scene.mask)
     placement = MatrixPose(*(part[0] for part in placement))
     coordinates = crop_coordinates(view, scene)
     scale, shift = normaliser

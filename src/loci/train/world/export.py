@@ -38,7 +38,9 @@ def save_settings(
         picture.save(draft, format="PNG")
 
 
-def export_world(codec: Path | None, world: Path, out: Path) -> None:
+def export_world(
+    codec: Path | None, world: Path, out: Path, average_with: Path | None = None
+) -> None:
     """Write one model folder that loci walk can load, all or nothing, and print what it weighs.
 
     Args:
@@ -47,9 +49,12 @@ def export_world(codec: Path | None, world: Path, out: Path) -> None:
         world: the folder of a finished run of loci train world.
         out: the folder; an older model in it is replaced, except for its card and, where the run
             has none, its example picture.
+        average_with: a model folder whose transformer's weights are averaged with the run's, half
+            and half: a finetuned model keeps more of what the model it began with could do.
 
     Raises:
-        LociError: when a run is not finished, or the folder holds anything else.
+        LociError: when a run is not finished, the folder holds anything else, or the model to
+            average with has another configuration.
     """
     final = world / "final"
     logged = [(world, "transformer")] + ([] if codec is None else [(codec, CODEC)])
@@ -63,10 +68,10 @@ def export_world(codec: Path | None, world: Path, out: Path) -> None:
     settings = doom_world()
     if (final / SETTINGS).is_file():
         settings = load_config(final / SETTINGS, WorldConfig)
-    parts = (
-        WorldTransformer.from_pretrained(final),
-        FrameCodec.from_pretrained(codec_folder),
-    )
+    transformer = WorldTransformer.from_pretrained(final)
+    if average_with is not None:
+        _average(transformer, average_with)
+    parts = transformer, FrameCodec.from_pretrained(codec_folder)
     with replacing_folder(out, REPLACEABLE.__contains__) as draft:
         World(settings, *parts).save_pretrained(draft, torch.bfloat16)
         for run, name in logged:
@@ -78,3 +83,13 @@ def export_world(codec: Path | None, world: Path, out: Path) -> None:
                 shutil.copyfile(source, draft / name)
         size = sum(path.stat().st_size for path in draft.rglob("*.safetensors"))
     print(f"{out}: {size / 1e6:.1f} MB of weights")
+
+
+@torch.no_grad()
+def _average(transformer: WorldTransformer, folder: Path) -> None:
+    other = WorldTransformer.from_pretrained(folder / "transformer").float()
+    if other.config != transformer.config:
+        raise LociError(f"{folder}: another configuration than the run's, cannot be averaged")
+    weights = other.state_dict()
+    for name, weight in transformer.float().state_dict().items():
+        weight.copy_((weight + weights[name]) / 2)

@@ -2,8 +2,8 @@
 
 import torch
 
+from loci.objects.config import home, sam3d_objects
 from loci.objects.parts import PARTS, PartConfigs
-from loci.objects.presets import home, sam3d_objects
 
 
 def parameters(parts: PartConfigs) -> dict[str, int]:
@@ -12,7 +12,7 @@ def parameters(parts: PartConfigs) -> dict[str, int]:
 
 
 def test_the_released_model_is_run_with_the_released_values() -> None:
-    run = sam3d_objects().run
+    run = sam3d_objects().lifter
     structure, latents = run.structure, run.latents
     assert (structure.steps, structure.rescale, structure.guidance) == (25, 3, 7)
     assert (latents.steps, latents.rescale, latents.guidance) == (25, 1, 1)
@@ -62,7 +62,7 @@ def test_what_is_trained_is_the_preset() -> None:
     }
     parts = home().parts
     assert {name: getattr(parts, name) for name in PARTS} == trained
-    assert home().run.structure == structure.sampling
+    assert home().lifter.structure == structure.sampling
     # What only training needs fits what is shipped.
     encoder = StructureVAETraining().encoder
     assert encoder.latent_channels == parts.structure_flow.shape_channels

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from loci.nn.attention import dot_product_attention
-from loci.nn.sparse.tensor import Coarsening, Groups, Pairs, Voxels
+from loci.nn.sparse.tensor import Downsampled, Groups, Pairs, Voxels
 
 
 class VoxelCache:
@@ -88,14 +88,14 @@ class _View(Voxels):
         return tuple(pairs)
 
     @cached_property
-    def coarser(self) -> Coarsening:
+    def coarser(self) -> Downsampled:
         coarse, parent, children = self.base.coarser
         if self.rows is None:
-            return Coarsening(_View(self.cache, coarse, None), parent, children)
+            return Downsampled(_View(self.cache, coarse, None), parent, children)
         rows, index = torch.unique(parent[self.rows], return_inverse=True)
         if not torch.equal(index.bincount(minlength=len(rows)), children[rows]):
             raise ValueError("a part must hold whole blocks of voxels")
-        return Coarsening(_View(self.cache, coarse, rows), index, children[rows])
+        return Downsampled(_View(self.cache, coarse, rows), index, children[rows])
 
     @cached_property
     def by_item(self) -> Groups:

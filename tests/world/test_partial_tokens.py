@@ -9,7 +9,7 @@ from loci.flow import EvaluateAll, batched_guidance, euler_timesteps, sample
 from loci.nn.attention import KeysValues
 from loci.world.block import to_latents, to_tokens
 from loci.world.config import SamplingConfig
-from loci.world.partial import CachedTokens
+from loci.world.partial_tokens import CachedTokens
 from loci.world.sampling import VIDEO, ChunkFlow, sample_chunk
 from tests.world.models import pose_rotary_config, randomised, released_like
 from tests.world.test_transformer import noise_for, reckoned_inputs, released_inputs

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import pytest
 
 from loci.errors import LociError
-from loci.io.config import load_config, save_config
+from loci.io.config_files import load_config, save_config
 
 
 @dataclass(frozen=True)

@@ -70,19 +70,19 @@ MASK_SIZE, PATCHES = 112, 8
 """The small model: side of its masks in pixels, and patches along the side of any input."""
 
 
-class ObjectModel(NamedTuple):
+class LiftModelConfig(NamedTuple):
     """A model: sizes of its parts, and how they are run."""
 
     parts: PartConfigs
-    run: LifterConfig
+    lifter: LifterConfig
 
 
-def sam3d_objects() -> ObjectModel:
+def sam3d_objects() -> LiftModelConfig:
     """SAM 3D Objects as released: 3.2 billion parameters, 25 steps in each stage."""
-    return ObjectModel(PartConfigs(), LifterConfig())
+    return LiftModelConfig(PartConfigs(), LifterConfig())
 
 
-def home() -> ObjectModel:
+def home() -> LiftModelConfig:
     """The shipped small model: 32^3 voxels from 4^3 structure tokens, 8 Gaussians per voxel.
 
     Voxels are not pruned because it is trained on surface voxels only. The statistics of the
@@ -125,7 +125,7 @@ def home() -> ObjectModel:
         mesh_decoder=MeshDecoderConfig(_torso(2), narrowing=(4,), norm_groups=8, closed=True),
         gaussian_decoder_4=None,
     )
-    run = LifterConfig(
+    lifter = LifterConfig(
         input_size=STRIDE * PATCHES,
         structure=StructureSampling(steps=12, guidance=1.0, temperature=0.6),
         latents=SlatSampling(
@@ -137,7 +137,7 @@ def home() -> ObjectModel:
         prune=0,
         refinement=RefinementConfig(),
     )
-    return ObjectModel(parts, run)
+    return LiftModelConfig(parts, lifter)
 
 
 def _picture_embedder(tokens: Tokens) -> DinoEmbedderConfig:
