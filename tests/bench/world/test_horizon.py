@@ -1,6 +1,7 @@
 """The cost of a chunk, and the published loop beside it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,16 @@ def test_the_published_loop_makes_the_same_numbers() -> None:
         assert cost.difference < 1e-4
         assert cost.published_seconds > cost.published_encoding_seconds > 0
     assert costs[0].first_frame_seconds > costs[0].seconds
+
+
+def test_also_in_steps_of_second_order() -> None:
+    world = small_world()
+    sampling = replace(world.config.sampling, steps=4, order=2)
+    config = replace(world.config, sampling=sampling)
+    (first, last) = chunk_costs(World(config, world.transformer, world.codec), 2)
+    assert first.difference is not None
+    assert last.difference is not None
+    assert max(first.difference, last.difference) < 1e-4
 
 
 @pytest.mark.parametrize("memory_excludes_local", [False, True])

@@ -118,7 +118,8 @@ def published_chunk(
         velocity if state.prompt is None else batched_guidance(velocity, config.sampling.guidance)
     )
     grid = euler_timesteps(config.sampling.steps, config.sampling.shift, config.sampling.uniform)
-    sampled = sample(step, {"video": _noise(world, state)}, grid)["video"]
+    noise = {"video": _noise(world, state)}
+    sampled = sample(step, noise, grid, order=config.sampling.order)["video"]
     first = int(config.overlap)  # the frame that is already there
     frames = tensor_to_frames(world.codec.decode(sampled)[:, :, first:])
     return PublishedChunk(sampled[:, :, first:], frames, encoding, time.perf_counter() - began)
