@@ -17,8 +17,8 @@ from jaxtyping import Float
 
 from loci.actions import UNCERTAIN
 from loci.bench.labels import Agreement, camera_poses, exact_motion
-from loci.bench.metrics import expansion, shift_right
 from loci.bench.report import table, write_json
+from loci.bench.world.control import MOTIONS
 from loci.data.films import FILM
 from loci.data.latents import LatentWalks, latent_walks
 from loci.data.recordings import CLIPS, Recordings, load_recordings
@@ -33,14 +33,6 @@ from loci.world.transformer import WorldTransformer
 from loci.world.world import World
 
 NEXT = HistorySpec((6, 0, 0), 1)
-KINDS = {
-    "turn left": ((0, 3), shift_right, 1),
-    "turn right": ((0, 4), shift_right, -1),
-    "forward": ((1, 0), expansion, 1),
-    "back": ((2, 0), expansion, -1),
-    "left": ((3, 0), shift_right, 1),
-    "right": ((4, 0), shift_right, -1),
-}
 _SIDE = np.array([0, 0, 0, -1, 1, -1, 1, -1, 1, UNCERTAIN])
 """Of a view: -1 left, 1 right, 0 neither."""
 _DRIFT_SECONDS = (1, 10, 60)
@@ -181,10 +173,10 @@ def _relative(poses: np.ndarray, count: int) -> Float[np.ndarray, "m 3"]:
 def own_frames(test: Recordings) -> dict[str, Any]:
     """How often the film's own frames move as their certain labels say: the upper bound of
     obedience, and how far its measurement can be trusted."""
-    right: dict[str, list[bool]] = {name: [] for name in KINDS}
+    right: dict[str, list[bool]] = {name: [] for name in MOTIONS}
     for walk in range(len(test.frames)):
         actions = test.actions[walk][:-1].astype(int)
-        for name, (action, measure, sign) in KINDS.items():
+        for name, (action, measure, sign) in MOTIONS.items():
             at = np.flatnonzero((actions == action).all(axis=1))[:64]
             if len(at):
                 before, after = test.frames[walk, at], test.frames[walk, at + 1]
@@ -241,7 +233,7 @@ def obedience(world: World, walks: LatentWalks, starts: int, seed: int) -> dict[
     """How often the picture moves as told, frame by frame of a chunk, from held-out frames with
     their past."""
     rng = np.random.default_rng(seed)
-    right: dict[str, list[bool]] = {name: [] for name in KINDS}
+    right: dict[str, list[bool]] = {name: [] for name in MOTIONS}
     for number in range(starts):
         walk, now = int(rng.integers(walks.count)), int(rng.integers(64, walks.length))
         now -= now % world.chunk
@@ -249,7 +241,7 @@ def obedience(world: World, walks: LatentWalks, starts: int, seed: int) -> dict[
         poses = walks.poses[walk : walk + 1, : now + 1]
         state = world.start_from_latents(history, poses, seed + number)
         first = world.newest_frame(state)
-        for name, (action, measure, sign) in KINDS.items():
+        for name, (action, measure, sign) in MOTIONS.items():
             if not _known(world, action):
                 continue
             frames, _ = world.step(state, np.array([action] * world.chunk))
@@ -279,7 +271,7 @@ def describe(results: dict[str, Any]) -> str:
     if results["models"]:
         rows = [("film's own frames", results["film"]["obedience"])]
         rows += [(row["model"], row["obedience"]) for row in results["models"]]
-        names = ["all", *KINDS]
+        names = ["all", *MOTIONS]
         cells = [[label, *(shares[name] for name in names)] for label, shares in rows]
         parts.append(table(["obedience", *names], cells))
     return "\n\n".join(parts)

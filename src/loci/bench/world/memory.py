@@ -32,7 +32,8 @@ HEADLINE = (
     *("sharpness_gradient", "sharpness_laplacian", "alive_4096", "alive_10000"),
     *("drift_ratio", "drift_ratio_true", "drift_ratio_4096", "drift_ratio_10000"),
     *("frechet_first", "frechet_last", "standing_still_psnr"),
-    *("action_accuracy", "action_accuracy_true", "frames_per_second"),
+    *("action_accuracy", "action_accuracy_true", "move_accuracy_over_4"),
+    *("move_accuracy_over_4_true", "frames_per_second"),
 )
 """The figures that are printed, and have an interval when there are several seeds."""
 NOTES = (
