@@ -34,7 +34,7 @@ from loci.world.world import World
 
 NEXT = HistorySpec((6, 0, 0), 1)
 _SIDE = np.array([0, 0, 0, -1, 1, -1, 1, -1, 1, UNCERTAIN])
-"""Of a view: -1 left, 1 right, 0 neither."""
+"""Where a view id turns: -1 left, 1 right, 0 neither."""
 _DRIFT_SECONDS = (1, 10, 60)
 
 

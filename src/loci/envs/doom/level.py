@@ -251,7 +251,7 @@ class LevelCamera:
         return float(x), float(y), float(heading)
 
     def height(self) -> float:
-        """Of the feet, in map units."""
+        """The height of the feet, in map units."""
         from vizdoom import GameVariable
 
         return float(self._game.get_game_variable(GameVariable.POSITION_Z))

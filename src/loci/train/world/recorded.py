@@ -17,7 +17,8 @@ from loci.world.config import WorldConfig
 from loci.world.transformer import TransformerConfig
 
 LEAST_SHARE = 0.002
-"""Of all frames: an action that is seen less often cannot be learned, and is not offered."""
+"""The least share of frames with an action; one seen less often cannot be learned, and is not
+offered."""
 
 
 def check_size(
