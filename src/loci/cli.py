@@ -132,6 +132,11 @@ COMMANDS = {
         "Train the world model.",
         configs="loci.train.world.config:CONFIGS",
     ),
+    "train decoder": Command(
+        "loci.train.decoder:train_decoder",
+        "Finetune a codec's decoder on what a world model generates.",
+        configs="loci.train.decoder:CONFIGS",
+    ),
     "train structure-vae": Command(
         "loci.train.structure.vae:train_structure_vae",
         "Train the autoencoder of objects' voxels.",

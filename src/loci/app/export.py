@@ -12,10 +12,11 @@ def export_world(
     """Put a trained world and its codec together as one model that loci walk can load.
 
     Args:
-        world: the folder of a finished run of loci train world.
+        world: the folder of a finished run of loci train world; or a model folder, whose codec is
+            replaced.
         out: the model folder to write, with bfloat16 weights.
-        codec: the folder of a finished run of loci train codec, in place of the codec that the
-            world was trained with.
+        codec: the folder of a finished run of loci train codec or loci train decoder, in place of
+            the codec that the world was trained with.
         average_with: a model folder whose transformer's weights are averaged with the run's, half
             and half: a finetuned model keeps more of what the model it began with could do.
     """

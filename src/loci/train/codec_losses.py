@@ -62,11 +62,14 @@ class PatchDiscriminator(nn.Module):
 
     It sees the images and their fine texture, amplified: on the images alone it never learned to
     tell true ones from smooth ones.
+
+    Args:
+        frames: consecutive ones that are judged together, in the channels of one image.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, frames: int = 1) -> None:
         super().__init__()
-        widths = (6, 48, 64, 128)
+        widths = (6 * frames, 48, 64, 128)
         self.convs = nn.ModuleList(
             nn.Conv2d(width, wider, 4, 2, 1)
             for width, wider in zip(widths, widths[1:], strict=False)
@@ -74,7 +77,7 @@ class PatchDiscriminator(nn.Module):
         self.norms = nn.ModuleList([nn.Identity(), nn.GroupNorm(8, 64), nn.GroupNorm(8, 128)])
         self.last = nn.Conv2d(128, 1, 3, 1, 1)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> tuple[Tensor, list[Tensor]]:
         x = torch.cat([images, PLAIN * high_pass(images)], dim=1)
         maps = []
         for conv, norm in zip(self.convs, self.norms, strict=True):

@@ -9,8 +9,9 @@ from jaxtyping import UInt8
 
 from loci.codecs.frame import FrameCodec
 from loci.errors import LociError
-from loci.io.config_files import load_config, save_config
+from loci.io.config_files import CONFIG_NAME, load_config, save_config
 from loci.io.files import replacing, replacing_folder
+from loci.io.weights import WEIGHTS_NAME
 from loci.train.plots import draw_panels
 from loci.world.config import WorldConfig, doom_world
 from loci.world.transformer import WorldTransformer
@@ -46,7 +47,8 @@ def export_world(
     Args:
         codec: the folder of a finished run of loci train codec; without it, the codec that the
             world was trained with.
-        world: the folder of a finished run of loci train world.
+        world: the folder of a finished run of loci train world; or a model folder, of which all but
+            the codec's weights is kept.
         out: the folder; an older model in it is replaced, except for its card and, where the run
             has none, its example picture.
         average_with: a model folder whose transformer's weights are averaged with the run's, half
@@ -56,6 +58,9 @@ def export_world(
         LociError: when a run is not finished, the folder holds anything else, or the model to
             average with has another configuration.
     """
+    if (world / CONFIG_NAME).is_file():
+        _with_codec(world, codec, out, average_with)
+        return
     final = world / "final"
     logged = [(world, "transformer")] + ([] if codec is None else [(codec, CODEC)])
     for run, _ in logged:
@@ -81,8 +86,29 @@ def export_world(
             source = next((s / name for s in sources if (s / name).is_file()), None)
             if source is not None:
                 shutil.copyfile(source, draft / name)
-        size = sum(path.stat().st_size for path in draft.rglob("*.safetensors"))
-    print(f"{out}: {size / 1e6:.1f} MB of weights")
+    print(f"{out}: {_megabytes(out):.1f} MB of weights")
+
+
+def _with_codec(model: Path, codec: Path | None, out: Path, average_with: Path | None) -> None:
+    """A model with the codec of a run of loci train codec or decoder, whose log lies beside it."""
+    if codec is None or average_with is not None:
+        raise LociError(f"{model}: a model, not a run; expected --codec and no --average-with")
+    if not (codec / "final").is_dir():
+        raise LociError(f"{codec}: expected a finished training run, with its model in final")
+    world = World.from_pretrained(model)
+    world = World(world.config, world.transformer, FrameCodec.from_pretrained(codec / "final"))
+    kept = [path for path in model.rglob("*") if path.is_file() and path.name != WEIGHTS_NAME]
+    with replacing_folder(out, REPLACEABLE.__contains__) as draft:
+        world.save_pretrained(draft, torch.bfloat16)
+        for path in kept:
+            if not (draft / path.relative_to(model)).exists():
+                shutil.copyfile(path, draft / path.relative_to(model))
+        shutil.copyfile(codec / "log.jsonl", draft / CODEC / "finetune.jsonl")
+    print(f"{out}: {_megabytes(out):.1f} MB of weights")
+
+
+def _megabytes(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 1e6
 
 
 @torch.no_grad()

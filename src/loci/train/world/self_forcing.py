@@ -97,6 +97,7 @@ def self_forcing_rollout(
     start: int,
     chunks: int,
     seed: int,
+    sampling: SamplingConfig | None = None,
 ) -> Float[Tensor, "b n c h w"]:
     """Generated latents `start + 1 ...` of some walks, from their true history and actions.
 
@@ -108,8 +109,9 @@ def self_forcing_rollout(
         start: the local frame to go on from.
         chunks: to generate.
         seed: of the noise.
+        sampling: of each chunk; by default with few steps.
     """
-    sampling = SamplingConfig(STEPS, shift=2.0, uniform=True, guidance=1.0)
+    sampling = sampling or SamplingConfig(STEPS, shift=2.0, uniform=True, guidance=1.0)
     latent_world = LatentWorld(replace(world, sampling=sampling), model)
     history = walks.latents[rows, : start + 1].float().transpose(1, 2).to(latent_world.device)
     state = latent_world.start_from_latents(history, walks.poses[rows, : start + 1], seed)
