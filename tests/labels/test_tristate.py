@@ -90,7 +90,7 @@ def test_more_noise_makes_more_uncertain_not_more_wrong() -> None:
     kept = []
     for noise in (0.002, 0.012):
         found = label_motion(trajectory_motion(shaky(noise=noise), 15))
-        expected = true_ids(true.move, found.move.nominal)
+        expected = true_ids(true.move, found.move.middle)
         certain = found.ids[:, 0] != UNCERTAIN
         kept.append(certain.mean())
         assert (found.ids[:, 0] != expected)[certain].mean() < 0.02

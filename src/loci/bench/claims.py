@@ -121,10 +121,10 @@ def measure_clip(folder: Path, films: Path) -> dict[str, Any]:
     expected = label_motion(motion)
     ids = np.load(folder / "actions.npy")[:-1].astype(int)
     result: dict[str, Any] = {"clip": folder.name, "frames": len(found), "runs": len(clip["runs"])}
-    move = Agreement.of(ids[:, 0], true_ids(motion.move, expected.move.nominal))
+    move = Agreement.of(ids[:, 0], true_ids(motion.move, expected.move.middle))
     # The true poses have no tilt: of views, left and right are compared.
     sides = _SIDE[ids[:, 1]]
-    view = Agreement.of(sides, _SIDE[true_ids(motion.view * [0, 1], expected.view.nominal)])
+    view = Agreement.of(sides, _SIDE[true_ids(motion.view * [0, 1], expected.view.middle)])
     for name, agreement in (("move", move), ("view", view)):
         result[f"{name}_kept"], result[f"{name}_wrong"] = agreement.kept, agreement.wrong
     result["uncertain_moves"] = float((ids[:, 0] == UNCERTAIN).mean())

@@ -163,11 +163,11 @@ def measure(trajectory: Trajectory, noise: float) -> list[dict[str, Any]]:
     found = label_motion(motion)
     rows = []
     for column, channel in enumerate(CHANNELS):
-        nominal = getattr(found, channel).nominal
-        expected = true_ids(getattr(true, channel), nominal)
+        middle = getattr(found, channel).middle
+        expected = true_ids(getattr(true, channel), middle)
         estimate = getattr(motion, channel)
         ours = Agreement.of(found.ids[:, column], expected)
-        fixed = Agreement.of(fixed_thresholds(estimate, nominal, ours.kept), expected)
+        fixed = Agreement.of(fixed_thresholds(estimate, middle, ours.kept), expected)
         error = getattr(motion, channel) - getattr(true, channel)
         sigma = getattr(motion, f"{channel}_sigma")[:, None]
         rows.append(
@@ -178,7 +178,7 @@ def measure(trajectory: Trajectory, noise: float) -> list[dict[str, Any]]:
                 "kept": ours.kept,
                 "wrong": ours.wrong,
                 "fixed_wrong": fixed.wrong,
-                "one_threshold_wrong": Agreement.of(true_ids(estimate, nominal), expected).wrong,
+                "one_threshold_wrong": Agreement.of(true_ids(estimate, middle), expected).wrong,
                 "within_95": float((np.abs(error) < 1.96 * sigma).mean()),
             }
         )
@@ -186,20 +186,20 @@ def measure(trajectory: Trajectory, noise: float) -> list[dict[str, Any]]:
 
 
 def fixed_thresholds(
-    motion: Float[np.ndarray, "n 2"], nominal: float, kept: float
+    motion: Float[np.ndarray, "n 2"], threshold: float, kept: float
 ) -> Int[np.ndarray, "n"]:
-    """Two thresholds symmetric about a nominal one, without the test of sectors, that keep a
+    """Two thresholds symmetric about a middle one, without the test of sectors, that keep a
     share of the steps."""
     size = np.hypot(*motion.T)
 
     def surplus(half: float) -> float:
-        return float((np.abs(size - nominal) >= half).mean()) - kept
+        return float((np.abs(size - threshold) >= half).mean()) - kept
 
     half = 0.0
     if kept < 1:
-        half = float(bisect(surplus, 0.0, size.max() + nominal, xtol=1e-9))  # type: ignore
-    ids = true_ids(motion, nominal)
-    ids[np.abs(size - nominal) < half] = UNCERTAIN
+        half = float(bisect(surplus, 0.0, size.max() + threshold, xtol=1e-9))  # type: ignore
+    ids = true_ids(motion, threshold)
+    ids[np.abs(size - threshold) < half] = UNCERTAIN
     return ids
 
 
@@ -271,9 +271,9 @@ def measure_walk(seed: int) -> dict[str, Any]:
     expected = label_motion(motion)
     result: dict[str, Any] = {"seed": seed, **_errors(path, true)}
     for column, channel in enumerate(CHANNELS):
-        nominal = getattr(expected, channel).nominal
+        threshold = getattr(expected, channel).threshold
         ids = found.ids[:, column]
-        agreement = Agreement.of(ids, true_ids(getattr(motion, channel), nominal))
+        agreement = Agreement.of(ids, true_ids(getattr(motion, channel), threshold))
         certain = ids != UNCERTAIN
         result[f"{channel}_kept"], result[f"{channel}_wrong"] = agreement.kept, agreement.wrong
         result[f"{channel}_as_keys"] = float((ids == actions[:, column])[certain].mean())
@@ -297,8 +297,8 @@ def measure_kitchen(folder: Path) -> dict[str, Any]:
     expected = label_motion(motion)
     result: dict[str, Any] = _errors(path, true)
     for column, channel in enumerate(CHANNELS):
-        nominal = getattr(expected, channel).nominal
-        right = true_ids(getattr(motion, channel), nominal)
+        threshold = getattr(expected, channel).threshold
+        right = true_ids(getattr(motion, channel), threshold)
         agreement = Agreement.of(found.ids[:, column], right)
         result[f"{channel}_kept"], result[f"{channel}_wrong"] = agreement.kept, agreement.wrong
     return result

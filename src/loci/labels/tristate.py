@@ -2,7 +2,7 @@
 
 Each channel, move and view, has two thresholds. Motion below the first is no-op, above the second
 it has one of eight directions, and between them it is uncertain. The thresholds lie either side of
-a nominal threshold, as far apart as the clip's own noise demands. A direction must also lead its
+a middle threshold, as far apart as the clip's own noise demands. A direction must also lead its
 neighbours: motion too close to the border between two sectors is uncertain as well.
 """
 
@@ -15,11 +15,11 @@ from loci.actions import UNCERTAIN
 from loci.labels.motion import Motion
 
 SHARE_OF_STRIDE = 0.5
-"""The nominal threshold, as a share of the clip's stride: nearer to a stride than to none."""
+"""The middle threshold, as a share of the clip's stride: nearer to a stride than to none."""
 LEAST_TURN = 4.0
 """Degrees per second below which a turn never counts."""
 DEVIATIONS = 2.0
-"""Thresholds lie this many standard deviations either side of the nominal one."""
+"""Thresholds lie this many standard deviations either side of the middle one."""
 SECTOR = np.pi / 4
 # By sectors of 45 degrees from forward (or up) to the right.
 _DIRECTIONS = np.array([1, 6, 4, 8, 2, 7, 3, 5])
@@ -32,7 +32,7 @@ class Thresholds:
     `low` and `high` are the medians of tau_1 and tau_2 over the clip's frames.
     """
 
-    nominal: float
+    middle: float
     low: float
     high: float
 
@@ -66,9 +66,9 @@ def label_motion(
     stride = typical(motion.move, motion.move_sigma, motion.known)
     floor = LEAST_TURN * motion.span / motion.fps
     turn = typical(motion.view, np.maximum(motion.view_sigma, floor / 3), motion.known)
-    nominal = share * stride, max(share * turn, floor)
-    move, move_range = label_channel(motion.move, nominal[0], motion.move_sigma, deviations)
-    view, view_range = label_channel(motion.view, nominal[1], motion.view_sigma, deviations)
+    threshold = share * stride, max(share * turn, floor)
+    move, move_range = label_channel(motion.move, threshold[0], motion.move_sigma, deviations)
+    view, view_range = label_channel(motion.view, threshold[1], motion.view_sigma, deviations)
     ids = np.column_stack([move, view])
     ids[~motion.known] = UNCERTAIN
     return Labels(ids, move_range, view_range, stride / motion.span, turn / motion.span)
@@ -92,7 +92,7 @@ def typical(
 
 def label_channel(
     motion: Float[np.ndarray, "n 2"],
-    nominal: float,
+    threshold: float,
     sigma: Float[np.ndarray, "n"],
     deviations: float,
 ) -> tuple[Int[np.ndarray, "n"], Thresholds]:
@@ -100,25 +100,25 @@ def label_channel(
 
     Args:
         motion: forward and right, or up and right.
-        nominal: the size at which motion begins to count.
+        threshold: the size at which motion begins to count.
         sigma: standard deviation of either component.
         deviations: how sure a label must be.
     """
     size = np.hypot(*motion.T)
-    low, high = nominal - deviations * sigma, nominal + deviations * sigma
+    low, high = threshold - deviations * sigma, threshold + deviations * sigma
     ids = np.full(len(size), UNCERTAIN)
     ids[size < low] = 0
     angle = np.arctan2(motion[:, 1], motion[:, 0])
     sector = np.rint(angle / SECTOR)
     to_border = SECTOR / 2 - np.abs(angle - sector * SECTOR)
     leads = size * np.sin(to_border) > deviations * sigma
-    moving = (size > high) & leads if nominal > 0 else np.zeros(len(size), bool)
+    moving = (size > high) & leads if threshold > 0 else np.zeros(len(size), bool)
     ids[moving] = _DIRECTIONS[sector[moving].astype(int) % 8]
-    if nominal <= 0:  # nothing in the clip stands out from the noise
+    if threshold <= 0:  # nothing in the clip stands out from the noise
         ids[:] = 0
-    return ids, Thresholds(nominal, float(np.median(low)), float(np.median(high)))
+    return ids, Thresholds(threshold, float(np.median(low)), float(np.median(high)))
 
 
-def true_ids(motion: Float[np.ndarray, "n 2"], nominal: float) -> Int[np.ndarray, "n"]:
+def true_ids(motion: Float[np.ndarray, "n 2"], threshold: float) -> Int[np.ndarray, "n"]:
     """What noiseless motion would be called, with a single threshold."""
-    return label_channel(motion, nominal, np.zeros(len(motion)), 0.0)[0]
+    return label_channel(motion, threshold, np.zeros(len(motion)), 0.0)[0]

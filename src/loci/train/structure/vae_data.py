@@ -16,19 +16,19 @@ Rng = torch.Generator
 
 @dataclass(frozen=True)
 class ShapeAugmentation:
-    """How shapes are varied; all but `shrink` are chances.
+    """How shapes are varied; all but `min_scale` are chances.
 
     Attributes:
         primitives: of a composition of primitives instead of an object.
         changed: that an object is stretched, turned or moved; otherwise it is as it is.
         turned: that a changed object is also turned by any angle about the vertical.
-        shrink: the smallest factor on an axis.
+        min_scale: the smallest factor on an axis.
     """
 
     primitives: float = 0.25
     changed: float = 0.6
     turned: float = 0.3
-    shrink: float = 0.65
+    min_scale: float = 0.65
 
 
 class Shapes:
@@ -80,7 +80,8 @@ class Shapes:
         points = (self._voxels[index].float() + 0.5) / side - 0.5
         if _chance(augmentation.turned, rng):
             points = points @ _about_vertical(2 * math.pi * float(torch.rand((), generator=rng)))
-        factor = augmentation.shrink + (1 - augmentation.shrink) * torch.rand(3, generator=rng)
+        least = augmentation.min_scale
+        factor = least + (1 - least) * torch.rand(3, generator=rng)
         reach = points.abs().amax(dim=0)
         points = points * torch.minimum(factor, 0.48 / reach)
         room = 0.49 - points.abs().amax(dim=0)
