@@ -29,6 +29,7 @@ DEFAULTS = [
             "merging": {"window": 8, "budget": 20, "recent": 0, "merge_by": "age", "keyframes": 0},
             "released_windows": None,
             "batch": 16,
+            "attended_keyframes": 0,
         },
     ),
     (

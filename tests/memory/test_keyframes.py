@@ -13,7 +13,12 @@ from torch import Tensor
 from loci.errors import LociError
 from loci.memory.hierarchical import HierarchicalMemory, MemoryConfig
 from loci.memory.hpmc import WindowPlan
-from loci.memory.keyframes import add_keyframes, select_keyframes, view_distances
+from loci.memory.keyframes import (
+    add_keyframes,
+    nearest_keyframes,
+    select_keyframes,
+    view_distances,
+)
 from loci.memory.memory_token_cache import MemoryTokens
 from loci.memory.schedule import MergeConfig, MergeSchedule, Span
 from tests.memory.test_hierarchical import (
@@ -188,3 +193,36 @@ def test_of_the_two_nearest_the_one_between_the_others_goes() -> None:
     assert numbers(select_keyframes(None, views(between_first), 2)) == [1, 2]
     between_second = [(0.0, 0.0, 0.0), (10.0, 0.0, 0.0), (30.0, 0.0, 0.0)]
     assert numbers(select_keyframes(None, views(between_second), 2)) == [0, 2]
+
+
+def test_a_chunk_attends_to_the_keyframes_that_look_where_it_looks() -> None:
+    known = views([(0, 0, 0), (90, 0, 0), (180, 0, 0), (270, 0, 0), (0, 9, 0), (350, 0.5, 0)])
+    poses = torch.tensor([[[math.radians(d), 0.0, 0.0] for d in (355.0, 300.0)]])
+    assert numbers(nearest_keyframes(known, poses, 2)) == [0, 5]
+    assert numbers(nearest_keyframes(known, poses, 3)) == [0, 3, 5], "one for the last pose as well"
+    assert numbers(nearest_keyframes(known, poses, 9)) == [0, 1, 2, 3, 4, 5]
+    away = poses + torch.tensor([math.pi, 0.0, 0.0])
+    assert numbers(nearest_keyframes(known, away, 2)) == [1, 2]
+
+
+def test_a_memory_keeps_more_keyframes_than_a_chunk_attends_to() -> None:
+    config = MemoryConfig(replace(CONFIG, budget=34, keyframes=24), attended_keyframes=6)
+    assert config.attended == 16
+    memory = HierarchicalMemory(config, SmallCompressor())
+    latents, poses = history(400)
+    state = remember(memory, latents, poses, chunk=17)
+    whole = memory.tokens(state)
+    assert len(whole.spans) > config.attended
+    chosen = {}
+    for at in (40, 200):
+        held = memory.tokens(state, poses[:, at : at + 4])
+        assert set(state.schedule.spans) <= set(held.spans) <= set(whole.spans)
+        assert len(held.spans) == len(state.schedule.spans) + 6
+        assert held.poses is not None
+        chosen[at] = set(held.spans) - set(state.schedule.spans)
+        for k, span in enumerate(held.spans):
+            row = whole.spans.index(span)
+            assert torch.equal(held.tokens[:, :, k], whole.tokens[:, :, row])
+    assert chosen[40] != chosen[200]
+    with pytest.raises(ValueError, match="attended_keyframes must be 0 to 24"):
+        replace(config, attended_keyframes=25)

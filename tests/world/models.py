@@ -1,5 +1,7 @@
 """Tiny worlds with random weights: real classes, small sizes."""
 
+from dataclasses import replace
+
 import torch
 
 from loci.codecs.frame import FrameCodec, FrameCodecConfig
@@ -61,6 +63,13 @@ def randomised(config: TransformerConfig, seed: int = 0) -> WorldTransformer:
     for parameter in model.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     return model.eval().requires_grad_(False)
+
+
+def with_keyframes(world: World, keyframes: int = 24, attended: int = 4) -> World:
+    """The same world with a memory that keeps more keyframes than a chunk attends to."""
+    merging = replace(world.config.memory.merging, budget=8 + keyframes, keyframes=keyframes)
+    memory = replace(world.config.memory, merging=merging, attended_keyframes=attended)
+    return World(replace(world.config, memory=memory), world.transformer, world.codec)
 
 
 def small_world(seed: int = 0, reencode: bool = False, memory_excludes_local: bool = True) -> World:

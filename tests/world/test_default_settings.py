@@ -41,6 +41,7 @@ DEFAULTS = [
                 },
                 "released_windows": {"direct_limit": 80, "window": 64, "windows": 5},
                 "batch": 16,
+                "attended_keyframes": 0,
             },
         },
     ),

@@ -21,7 +21,7 @@ from loci.world.config import WorldConfig
 from loci.world.sampling import chunk_noise
 from loci.world.walk_file import load_walk, save_walk
 from loci.world.world import World
-from tests.world.models import randomised, released_like, small_world
+from tests.world.models import randomised, released_like, small_world, with_keyframes
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
 FORWARD_AND_LEFT = [(1, 0), (1, 0), (0, 3), (1, 3)]
@@ -450,3 +450,26 @@ def test_codecs_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         World.from_pretrained(tmp_path)
     monkeypatch.setitem(CODECS, "own", OwnCodec)
     assert isinstance(World.from_pretrained(tmp_path).codec, OwnCodec)
+
+
+def test_a_chunk_attends_to_the_keyframes_near_its_own_poses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world, given = with_keyframes(small_world(), keyframes=24, attended=4), []
+    state = world.start(PICTURE)
+    for _ in range(40):
+        _, state = world.step(state, [(1, 3)] * 4)
+    assert len(state.memory.keyframe_spans) == 24
+    context = type(world.transformer).context
+
+    def seen(self, memory, local, actions, prompt, poses):
+        given.append(poses)
+        return context(self, memory, local, actions, prompt, poses)
+
+    monkeypatch.setattr(type(world.transformer), "context", seen)
+    for actions in ([(0, 3)] * 4, [(1, 0)] * 4):
+        world.step(state, actions)
+    left, ahead = (poses.memory for poses in given)
+    assert left.shape == ahead.shape
+    assert left.shape[1] <= world.config.memory.attended
+    assert not torch.equal(left, ahead)

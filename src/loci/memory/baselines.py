@@ -19,7 +19,8 @@ S = TypeVar("S")
 
 
 class Memory(Protocol[S]):
-    """What a walk needs of a memory. States are immutable; `tokens` needs at least one latent."""
+    """What a walk needs of a memory. States are immutable; `tokens` needs at least one latent, and
+    may depend on the poses of the frames to be generated."""
 
     def empty(self) -> S: ...
 
@@ -30,7 +31,7 @@ class Memory(Protocol[S]):
         poses: Float[Tensor, "b n 3"] | None = None,
     ) -> S: ...
 
-    def tokens(self, state: S) -> MemoryTokens: ...
+    def tokens(self, state: S, poses: Float[Tensor, "b n 3"] | None = None) -> MemoryTokens: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ class RawMemory:
         length = state.length + latents.shape[2]
         return RawState(length, history[:, :, drop:].clone(), all_poses)
 
-    def tokens(self, state: RawState) -> MemoryTokens:
+    def tokens(self, state: RawState, poses: Float[Tensor, "b n 3"] | None = None) -> MemoryTokens:
         latents = _latents(state)
         first = state.length - latents.shape[2]
         spans = tuple(Span(0, t, t + 1) for t in range(first, state.length))
@@ -81,7 +82,7 @@ class NoMemory(RawMemory):
     compressor: Compressor = field(kw_only=True)
     keep: int | None = 1
 
-    def tokens(self, state: RawState) -> MemoryTokens:
+    def tokens(self, state: RawState, poses: Float[Tensor, "b n 3"] | None = None) -> MemoryTokens:
         latents, poses = _latents(state), state.poses
         tokens = self.compressor.encode(latents, poses)[:, :, :0]
         return MemoryTokens(tokens, None if poses is None else poses[:, :0], ())
@@ -99,7 +100,7 @@ class SampledMemory(RawMemory):
     config: MergeConfig = field(default_factory=MergeConfig)
     strided: bool = False
 
-    def tokens(self, state: RawState) -> MemoryTokens:
+    def tokens(self, state: RawState, poses: Float[Tensor, "b n 3"] | None = None) -> MemoryTokens:
         latents, poses, window = _latents(state), state.poses, self.config.window
         cache = MemoryTokenCache(self.compressor, batch=1)
         for index in self._chosen(state.length):
@@ -137,7 +138,7 @@ class WrongMemory(Generic[S]):
     ) -> S:
         return self.inner.append(state, latents, poses)
 
-    def tokens(self, state: S) -> MemoryTokens:
+    def tokens(self, state: S, poses: Float[Tensor, "b n 3"] | None = None) -> MemoryTokens:
         return self.other
 
 

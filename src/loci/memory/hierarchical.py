@@ -15,7 +15,7 @@ from torch import Tensor
 from loci.errors import LociError
 from loci.io.config_files import config_from_dict
 from loci.memory.hpmc import COMPRESSION, WindowPlan
-from loci.memory.keyframes import add_keyframes, select_keyframes
+from loci.memory.keyframes import add_keyframes, nearest_keyframes, select_keyframes
 from loci.memory.memory_token_cache import (
     Compressor,
     MemoryTokenCache,
@@ -37,6 +37,8 @@ class MemoryConfig:
             the history without gaps (323 latents with the released constants).
         batch: the most windows or groups in one call of the compressor, which bounds the peak
             memory when a long history is appended at once.
+        attended_keyframes: the most keyframes that a chunk attends to, those with the views nearest
+            to its own; 0 for all. So many can be kept at the cost of few.
     """
 
     FORMER_FIELDS: ClassVar[dict[str, str]] = {
@@ -47,6 +49,20 @@ class MemoryConfig:
     merging: MergeConfig = field(default_factory=MergeConfig)
     released_windows: WindowPlan | None = None
     batch: int = 16
+    attended_keyframes: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.attended_keyframes <= self.merging.keyframes:
+            raise ValueError(
+                f"attended_keyframes must be 0 to {self.merging.keyframes}, the keyframes there "
+                f"are, got {self.attended_keyframes}"
+            )
+
+    @property
+    def attended(self) -> int:
+        """The most memory tokens' spans that a chunk attends to."""
+        kept = self.attended_keyframes or self.merging.keyframes
+        return self.merging.max_merged_spans + kept
 
     @property
     def released_limit(self) -> int:
@@ -175,11 +191,20 @@ class HierarchicalMemory:
             keyframe_spans=keyframes.spans if keyframes else (),
         )
 
-    def tokens(self, state: MemoryState) -> MemoryTokens:
+    def tokens(
+        self, state: MemoryState, poses: Float[Tensor, "b n 3"] | None = None
+    ) -> MemoryTokens:
         """The memory tokens of the whole history, of at most `budget` spans, oldest first.
 
         The latents after the last complete window are encoded as a partial window at each call.
-        Raises ValueError for an empty state.
+
+        Args:
+            state: of at least one latent.
+            poses: of the frames to be generated, to choose `attended_keyframes`; without them, all
+                keyframes are given.
+
+        Raises:
+            ValueError: for an empty state.
         """
         if state.tail is None:
             raise ValueError("an empty memory has no tokens: append at least one latent")
@@ -196,7 +221,14 @@ class HierarchicalMemory:
         cache.encode(state.schedule.settled, state.tail, state.tail_poses, window)
         cache.merge(state.schedule.spans, {})
         cover = cache.read(state.schedule.spans)
-        return cover if state.keyframes is None else add_keyframes(state.keyframes, cover)
+        keyframes, count = state.keyframes, self.config.attended_keyframes
+        if keyframes is None:
+            return cover
+        if count and poses is not None:
+            covered = set(cover.spans)
+            others = [row for row, span in enumerate(keyframes.spans) if span not in covered]
+            keyframes = nearest_keyframes(keyframes.select(others), poses, count)
+        return add_keyframes(keyframes, cover)
 
     def state_dict(self, state: MemoryState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """A state as named tensors, and the rest as metadata for JSON."""

@@ -1,6 +1,7 @@
 """Keyframes: spans of level one that are never merged, chosen to differ as much as possible.
 
-Merged memory tokens keep what was seen, but blur it. A few dozen sharp views are most of a place.
+Merged memory tokens keep what was seen, but blur it. A few dozen sharp views are most of a place,
+and a chunk needs only those that look where it looks.
 """
 
 import math
@@ -42,6 +43,24 @@ def select_keyframes(
     return pool.select(rows)
 
 
+def nearest_keyframes(
+    keyframes: MemoryTokens, poses: Float[Tensor, "b n 3"], count: int
+) -> MemoryTokens:
+    """The `count` keyframes whose views differ least from any of `poses`, oldest first.
+
+    Args:
+        keyframes: with poses.
+        poses: of the frames to be generated (heading in radians, x and y in cells).
+        count: at most.
+    """
+    if len(keyframes.spans) <= count:
+        return keyframes
+    assert keyframes.poses is not None
+    known = keyframes.poses.cpu().double()
+    distances = pose_distances(known, poses.cpu().double()).amin(dim=2).mean(dim=0)
+    return keyframes.select(sorted(distances.argsort(stable=True)[:count].tolist()))
+
+
 def add_keyframes(keyframes: MemoryTokens, cover: MemoryTokens) -> MemoryTokens:
     """Keyframes and cover together, oldest first; spans that are in both appear once."""
     covered = set(cover.spans)
@@ -53,11 +72,18 @@ def add_keyframes(keyframes: MemoryTokens, cover: MemoryTokens) -> MemoryTokens:
 
 
 def view_distances(poses: Float[Tensor, "b n 4"]) -> Float[Tensor, "n n"]:
-    """How much views differ, mean over a batch: 1 for a turn of `TURN` or a move of `DISTANCE`."""
-    turn = poses[:, :, None, 0] - poses[:, None, :, 0]
+    """How much views differ from each other, mean over a batch."""
+    return pose_distances(poses, poses).mean(dim=0)
+
+
+def pose_distances(
+    poses: Float[Tensor, "b n p"], others: Float[Tensor, "b m p"]
+) -> Float[Tensor, "b n m"]:
+    """How much views differ: 1 for a turn of `TURN` or a move of `DISTANCE`."""
+    turn = poses[:, :, None, 0] - others[:, None, :, 0]
     turn = torch.atan2(turn.sin(), turn.cos()) / TURN
-    place = (poses[:, :, None, 1:3] - poses[:, None, :, 1:3]) / DISTANCE
-    return (turn.square() + place.square().sum(dim=-1)).sqrt().mean(dim=0)
+    place = (poses[:, :, None, 1:3] - others[:, None, :, 1:3]) / DISTANCE
+    return (turn.square() + place.square().sum(dim=-1)).sqrt()
 
 
 def _most_redundant(distances: Float[Tensor, "n n"]) -> int:

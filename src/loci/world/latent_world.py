@@ -224,12 +224,13 @@ class LatentWorld:
         if config.overlap and following.shape[1]:
             padded[:, ids.shape[1]] = following[:, 0]
         move, view = padded.unbind(-1)
-        memory = self.memory.tokens(state.memory) if state.memory.length else None
         chunk_poses = poses = None
         if config.action_scale is not None:
             poses = dead_reckon(state.pose, move, view, config.action_scale)
             if known is not None:
                 poses[:, : known.shape[1]] = known.to(poses)
+        memory = self.memory.tokens(state.memory, poses) if state.memory.length else None
+        if poses is not None:
             chunk_poses = _chunk_poses(state, memory, poses)
         # One row for each walk, or for prompt and negative prompt of a single walk.
         rows = len(state.local) if state.prompt is None else state.prompt.states.shape[0]

@@ -9,7 +9,7 @@ import pytest
 from loci.bench.world.horizon import chunk_costs, describe, horizon, measure, picture, state_bytes
 from loci.errors import LociError
 from loci.world.world import World
-from tests.world.models import small_world
+from tests.world.models import small_world, with_keyframes
 
 
 def test_the_published_loop_makes_the_same_numbers() -> None:
@@ -20,6 +20,12 @@ def test_the_published_loop_makes_the_same_numbers() -> None:
         assert cost.difference < 1e-4
         assert cost.published_seconds > cost.published_encoding_seconds > 0
     assert costs[0].first_frame_seconds > costs[0].seconds
+
+
+def test_also_where_a_chunk_attends_to_some_of_the_keyframes() -> None:
+    costs = chunk_costs(with_keyframes(small_world(), 12, 2), 20)
+    differences = [cost.difference for cost in costs]
+    assert all(difference is not None and difference < 1e-4 for difference in differences)
 
 
 def test_also_in_steps_of_second_order() -> None:

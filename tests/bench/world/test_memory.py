@@ -46,7 +46,7 @@ def test_everything_is_measured() -> None:
     results = measure(small_world(), small_world(1), plan, seed=0)
     assert list(results["revisit_psnr"]) == list(VARIANTS)
     missing = {name for name, value in results["revisit_psnr"].items() if value is None}
-    assert missing == {"raw"} == set(results["not_measured"])
+    assert missing == {"raw", "merged"} == set(results["not_measured"])
     assert set(results["by_kind"]) == {"spin", "walk"}
     assert results["action_accuracy_true"] > 0.95
     without = {"walk512_over_none_db", "alive_4096", "alive_10000"}

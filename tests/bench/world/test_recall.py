@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
 from loci.bench.world.recall import FrameScores, breakdown
 from loci.bench.world.trials import encode_history, rollout
 from loci.bench.world.variants import memory_variants, with_memory
-from tests.world.models import small_world
+from tests.world.models import small_world, with_keyframes
 
 SIZE = (32, 32)
 
@@ -48,6 +49,27 @@ def test_keyframes_are_kept_where_the_own_memory_merges() -> None:
     assert max(map(len, spans.values())) <= merging.budget
     starts = [span.start for span in spans["hpmc"]]
     assert len(set(starts)) == len(starts)  # nothing is covered twice
+
+
+def test_rivals_of_a_memory_with_keyframes_get_as_many_tokens() -> None:
+    world = with_keyframes(small_world())
+    rng = np.random.default_rng(2)
+    frames = rng.integers(0, 256, (161, *SIZE, 3), dtype=np.uint8)
+    actions = np.array([(1, 3)] * 160)
+    ahead = torch.zeros(1, 4, 3, dtype=torch.float64)
+    worlds = memory_variants(world)
+    assert set(worlds) == {"hpmc", "keyframes", "merged", "age", "none", "window", "stride"}
+    held = {
+        name: other.memory.tokens(encode_history(other, frames, actions, seed=0).memory, ahead)
+        for name, other in worlds.items()
+    }
+    most = world.config.memory.attended
+    assert most == 12
+    assert all(len(tokens.spans) <= most for tokens in held.values())
+    assert len(held["hpmc"].spans) >= most - 1
+    # Kept by view of all that was seen, and attended to by where the chunk looks.
+    fine = {name: {s for s in held[name].spans if s.level == 1} for name in held}
+    assert fine["hpmc"] != fine["keyframes"] != fine["merged"]
 
 
 def test_means_are_over_frames_and_show_what_is_missing() -> None:

@@ -207,18 +207,21 @@ def _reasons(world: World, rival: World | None) -> dict[str, str]:
     from loci.bench.world.variants import (
         AGE_REASON,
         KEYFRAMES_REASON,
+        MERGED_REASON,
         RAW_REASON,
         TIME,
         TIME_REASON,
-        takes_keyframes,
+        fewer_keyframes,
         takes_raw_latents,
     )
 
     reasons = {} if takes_raw_latents(world) else {"raw": RAW_REASON}
     if world.config.memory.merging.merge_by == "age":
         reasons["age"] = AGE_REASON
-    if not takes_keyframes(world):
+    if fewer_keyframes(world.config.memory) is None or world.config.action_scale is None:
         reasons["keyframes"] = KEYFRAMES_REASON
+    if not world.config.memory.merging.keyframes:
+        reasons["merged"] = MERGED_REASON
     return reasons if rival is not None else {**reasons, TIME: TIME_REASON}
 
 

@@ -108,10 +108,13 @@ def published_chunk(
     padded = np.zeros((1, config.chunk + int(config.overlap), 2), np.int64)
     padded[0, : len(actions)] = actions
     move, view = torch.from_numpy(padded).to(world.device).unbind(-1)
+    scale = config.action_scale
+    target = None if scale is None else dead_reckon(state.pose, move, view, scale)
 
     def velocity(now: State, timestep: Tensor) -> State:
-        memory = _compress(world, latents[:, :, :remembered], poses, now["video"].shape[0])
-        context = _context(world, state, memory, Actions(move, view))
+        rows = now["video"].shape[0]
+        memory = _compress(world, latents[:, :, :remembered], poses, rows, target)
+        context = _context(world, state, memory, Actions(move, view), target)
         return {"video": world.transformer.velocity(now["video"], timestep, context)}
 
     step = (
@@ -126,7 +129,7 @@ def published_chunk(
 
 
 def _compress(
-    world: World, latents: Tensor, poses: Tensor | None, rows: int
+    world: World, latents: Tensor, poses: Tensor | None, rows: int, target: Tensor | None
 ) -> MemoryTokens | None:
     if not latents.shape[2]:
         return None
@@ -137,15 +140,18 @@ def _compress(
     latents = latents[:, :, -MOST_COMPRESSED:]
     if poses is not None:
         poses = poses[:, -MOST_COMPRESSED:].expand(rows, -1, -1)
-    return memory.tokens(memory.append(memory.empty(), latents, poses))
+    return memory.tokens(memory.append(memory.empty(), latents, poses), target)
 
 
 def _context(
-    world: World, state: WalkState, memory: MemoryTokens | None, actions: Actions
+    world: World,
+    state: WalkState,
+    memory: MemoryTokens | None,
+    actions: Actions,
+    target: Tensor | None,
 ) -> ChunkContext:
     poses = None
-    if world.config.action_scale is not None:
-        target = dead_reckon(state.pose, actions.move, actions.view, world.config.action_scale)
+    if target is not None:
         if memory is None or memory.poses is None:
             poses = ChunkPoses(target[:, :0], target[:, :0, 0], state.pose, target)
         else:

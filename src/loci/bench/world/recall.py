@@ -23,7 +23,21 @@ from loci.memory.memory_token_cache import MemoryTokens
 from loci.world.world import World
 
 CODEC, TRUE = "codec", "true"
-VARIANTS = ("hpmc", "keyframes", "age", "none", "wrong", "window", "stride", "raw", TIME, CODEC)
+VARIANTS = (
+    *(
+        "hpmc",
+        "keyframes",
+        "merged",
+        "age",
+        "none",
+        "wrong",
+        "window",
+        "stride",
+        "raw",
+        TIME,
+        CODEC,
+    ),
+)
 """`codec` is the upper bound: the true frames, encoded and decoded."""
 METRICS = ("psnr", "ssim", "feature_distance")
 SHARPNESS = {"gradient": gradient_energy, "laplacian": laplacian_variance}

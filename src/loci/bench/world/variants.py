@@ -11,14 +11,17 @@ from loci.caching.published.step_caches import StridedStepCacheConfig
 from loci.caching.step_cache import StepCacheConfig
 from loci.caching.token_cache import TokenCacheConfig
 from loci.memory.baselines import Memory, NoMemory, RawMemory, SampledMemory, WrongMemory
-from loci.memory.hierarchical import HierarchicalMemory
+from loci.memory.hierarchical import HierarchicalMemory, MemoryConfig
 from loci.memory.memory_token_cache import MemoryTokens
 from loci.world.world import World
 
 TIME = "time"
 RAW_REASON = "this transformer reads memory tokens of its own width, so raw latents do not fit it"
 AGE_REASON = "the measured memory is itself merged by age"
-KEYFRAMES_REASON = "the measured memory has keyframes itself, no poses, or other windows"
+KEYFRAMES_REASON = (
+    "the measured memory attends to all its keyframes, has no poses, or other windows"
+)
+MERGED_REASON = "the measured memory has no keyframes itself"
 TIME_REASON = "needs a second model, addressed by time: --time-model PATH"
 MERGED = 8
 """Memory tokens that are left for the merged history when the others are keyframes."""
@@ -39,24 +42,28 @@ def takes_raw_latents(world: World) -> bool:
     )
 
 
-def takes_keyframes(world: World) -> bool:
-    """Whether a part of the memory's budget can be given to keyframes."""
-    memory = world.config.memory
-    merging = memory.merging
-    posed = world.config.action_scale is not None and memory.released_windows is None
-    fits = merging.window == 8 and merging.budget > MERGED
-    return posed and merging.keyframes == 0 and fits
+def fewer_keyframes(config: MemoryConfig) -> MemoryConfig | None:
+    """A memory of as many tokens as `config` attends to, with all but 8 of them keyframes and all
+    attended to; None where `config` is that itself, or cannot have any."""
+    budget, merging = config.attended, config.merging
+    fits = merging.window == 8 and budget > MERGED and config.released_windows is None
+    sharp = replace(merging, budget=budget, keyframes=budget - MERGED)
+    if not fits or sharp == merging:
+        return None
+    return replace(config, merging=sharp, attended_keyframes=0)
 
 
 def memory_variants(world: World, wrong: MemoryTokens | None = None) -> dict[str, World]:
     """The world with every memory that it can have, by name.
 
-    `hpmc` is its own. `window` and `stride` have the same budget in unmerged tokens, `age` merges
-    by age alone, `keyframes` gives all but 8 tokens of the budget to keyframes, `raw` keeps all
-    latents. `wrong` always holds the tokens of another scene; left out if none are given.
+    `hpmc` is its own. All others give a chunk as many tokens: `window` and `stride` unmerged ones,
+    `age` merges by age alone, `keyframes` has keyframes for all but 8 and keeps no more of them,
+    `merged` has none, `raw` keeps all latents. `wrong` always holds the tokens of another scene;
+    left out if none are given.
     """
     compressor, config = world.transformer.memory_encoder, world.config.memory
-    merging = config.merging
+    merging = replace(config.merging, budget=config.attended, keyframes=0)
+    merged = replace(config, merging=merging, attended_keyframes=0)
     memories: dict[str, Memory] = {
         "hpmc": world.memory,
         "none": NoMemory(compressor=compressor),
@@ -64,11 +71,13 @@ def memory_variants(world: World, wrong: MemoryTokens | None = None) -> dict[str
         "stride": SampledMemory(compressor=compressor, config=merging, strided=True),
     }
     if merging.merge_by == "views":
-        by_age = replace(config, merging=replace(merging, merge_by="age"))
+        by_age = replace(merged, merging=replace(merging, merge_by="age"))
         memories["age"] = HierarchicalMemory(by_age, compressor)
-    if takes_keyframes(world):
-        sharp = replace(merging, keyframes=merging.budget - MERGED)
-        memories["keyframes"] = HierarchicalMemory(replace(config, merging=sharp), compressor)
+    if config.merging.keyframes:
+        memories["merged"] = HierarchicalMemory(merged, compressor)
+    sharp = fewer_keyframes(config) if world.config.action_scale is not None else None
+    if sharp is not None:
+        memories["keyframes"] = HierarchicalMemory(sharp, compressor)
     if wrong is not None:
         memories["wrong"] = WrongMemory(world.memory, wrong)
     if takes_raw_latents(world):
