@@ -226,3 +226,10 @@ def test_a_memory_keeps_more_keyframes_than_a_chunk_attends_to() -> None:
     assert chosen[40] != chosen[200]
     with pytest.raises(ValueError, match="attended_keyframes must be 0 to 24"):
         replace(config, attended_keyframes=25)
+
+
+def test_states_share_keyframes_that_stay() -> None:
+    first = select_keyframes(None, views([(0, 0, 0), (120, 0, 0)]), 2)
+    again = select_keyframes(first, views([(1, 0, 0)], first=2), 2)
+    assert again.tokens is first.tokens
+    assert numbers(select_keyframes(first, views([(240, 9, 0)], first=2), 2)) != [0, 1]

@@ -40,6 +40,8 @@ def select_keyframes(
         rows.append(new)
         if len(rows) > count:
             rows.pop(_most_redundant(view_distances(poses[:, rows])))
+    if keyframes is not None and rows == list(range(len(keyframes.spans))):
+        return keyframes  # no copy: states that hold the same keyframes share them
     return pool.select(rows)
 
 

@@ -147,5 +147,8 @@ def doom_world() -> WorldConfig:
         action_scale=ActionScale(),
         fov=88.7,
         sampling=SamplingConfig(steps=8, shift=2.0, uniform=True, guidance=1.0, order=2),
-        memory=MemoryConfig(MergeConfig(window=8, budget=20, merge_by="views")),
+        # As many tokens at a time as it was trained with: 8 merged spans and 12 of 64 keyframes.
+        memory=MemoryConfig(
+            MergeConfig(window=8, budget=72, merge_by="views", keyframes=64), attended_keyframes=12
+        ),
     )
