@@ -252,7 +252,10 @@ class HierarchicalMemory:
         except (KeyError, TypeError, ValueError, LociError) as error:
             raise LociError(f"memory state: its configuration is damaged ({error})") from error
         if found != self.config:
-            raise LociError(f"memory state: expected {self.config}, found {found}")
+            raise LociError(
+                f"memory state: saved with another memory ({found}) than this model's ({self.config}): go on with "
+                "the model it was saved with"
+            )
         tensors = {_FORMER_TENSORS.get(name, name): tensor for name, tensor in tensors.items()}
         try:
             spans = tuple(Span(*map(int, span)) for span in metadata["spans"])
