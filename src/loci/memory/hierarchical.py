@@ -253,8 +253,8 @@ class HierarchicalMemory:
             raise LociError(f"memory state: its configuration is damaged ({error})") from error
         if found != self.config:
             raise LociError(
-                f"memory state: saved with another memory ({found}) than this model's ({self.config}): go on with "
-                "the model it was saved with"
+                f"memory state: saved with another memory ({found}) than this model's "
+                f"({self.config}): go on with the model it was saved with"
             )
         tensors = {_FORMER_TENSORS.get(name, name): tensor for name, tensor in tensors.items()}
         try:
