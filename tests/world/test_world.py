@@ -56,6 +56,14 @@ def test_a_walk_depends_on_its_seed_and_nothing_else() -> None:
     assert not np.array_equal(first, other)
 
 
+def test_without_a_seed_every_picture_has_its_own() -> None:
+    world = small_world()
+    states = [world.start(picture) for picture in (PICTURE, PICTURE.copy(), PICTURE[::-1])]
+    assert states[0].seed == states[1].seed != states[2].seed
+    assert all(0 <= state.seed < 1_000_000 for state in states)
+    assert world.start(PICTURE, seed=0).seed == 0
+
+
 def test_stepping_is_pure_so_that_a_walk_can_be_forked() -> None:
     world = small_world()
     _, state = walked(world, 3)
@@ -399,7 +407,7 @@ def test_latents_of_several_walks_are_those_of_each() -> None:
     torch.testing.assert_close(state.pose, both[0][1].pose[:1])
 
 
-@pytest.mark.parametrize("seed", [-1, 2**63, 2**64, 1.5, "1", None, True])
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**64, 1.5, "1", True])
 def test_seeds_out_of_range_are_refused(seed: Any) -> None:
     with pytest.raises(LociError, match="expected a whole number from 0 to"):
         small_world().start(PICTURE, seed=seed)

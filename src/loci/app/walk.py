@@ -68,7 +68,7 @@ def load_world(request: WalkRequest) -> tuple[World, WalkState]:
         return world, load_walk(request.saved.path, world)
     assert request.pixels is not None
     world.prompt_cache = options.prompt_cache
-    state = world.start(request.pixels, options.seed or 0, options.prompt)
+    state = world.start(request.pixels, options.seed, options.prompt)
     world.text_encoder = None  # 11 GB that are not needed any more
     return world, state
 

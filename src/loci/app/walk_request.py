@@ -59,7 +59,7 @@ class WalkOptions:
     dtype: Dtype = "auto"
     """Element type of the weights: auto is bfloat16 for large models on CUDA, float32 otherwise."""
     seed: int | None = None
-    """Seed of the noise, 0 if not given; a saved walk keeps its own."""
+    """Seed of the noise; if not given, one of the picture's own. A saved walk keeps its own."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """The video, walk.mp4 if not given; a contact sheet is written beside it. With --resume, the
     walk's own video, which grows."""

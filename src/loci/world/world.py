@@ -1,5 +1,6 @@
 """A world that can be walked: start from a picture, step by actions, fork at will."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -127,14 +128,15 @@ class World(LatentWorld):
     def start(
         self,
         image: str | Path | Image.Image | UInt8[np.ndarray, "h w 3"],
-        seed: int = 0,
+        seed: int | None = None,
         prompt: str | None = None,
     ) -> WalkState:
         """A walk of one frame: the picture.
 
         Args:
             image: a file, a Pillow image or pixels; resized and cropped to the model's size.
-            seed: of the noise, 0 to 2**63 - 1.
+            seed: of the noise, 0 to 2**63 - 1; by default one of the picture's own, so that
+                different pictures lead into different places (`picture_seed`).
             prompt: for models with text; empty by default.
 
         Raises:
@@ -146,9 +148,11 @@ class World(LatentWorld):
                 f"a picture of type {type(image).__name__}: expected a file, a Pillow image, or "
                 "pixels uint8 [height, width, 3]"
             )
-        seed = check_seed(seed)
-        size = self.config.size or choose_bucket(*read_pixels(image).shape[:2])
-        return self.start_from_frame(load_picture(image, size), seed, self._prompt(prompt))
+        seed = None if seed is None else check_seed(seed)
+        pixels = read_pixels(image)
+        size = self.config.size or choose_bucket(*pixels.shape[:2])
+        seed = picture_seed(pixels) if seed is None else seed
+        return self.start_from_frame(load_picture(pixels, size), seed, self._prompt(prompt))
 
     @torch.no_grad()
     def start_from_frame(
@@ -366,6 +370,12 @@ class SampledChunk:
             if video is not None:
                 new, codec = world.codec.encode_stream(video, self.before.codec)
             return world._advance(self.before, self.count, new, self.poses, codec)
+
+
+def picture_seed(pixels: UInt8[np.ndarray, "h w 3"]) -> int:
+    """The seed of a walk into a picture for which none is given: of six digits, from its pixels."""
+    digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).digest()
+    return int.from_bytes(digest[:8], "big") % 1_000_000
 
 
 def _available(device: str | torch.device) -> torch.device:

@@ -35,7 +35,7 @@ def play(
     resume: Path | None = None,
     model: str = "doom",
     speed: Literal["exact", "fast", "faster"] = "faster",
-    seed: int = 0,
+    seed: int | None = None,
     host: str = "127.0.0.1",
     port: int = 8765,
     sessions: int = 2,
@@ -49,13 +49,13 @@ def play(
         resume: a saved walk (walk.loci) to go on with.
         model: doom, a model folder, or a hub id.
         speed: speed preset: exact, fast or faster.
-        seed: of new walks.
+        seed: of new walks; by default one of the picture's own.
         host: address to listen on; any but this machine's own needs the token that is printed.
         port: to listen on.
         sessions: how many people play at a time; others wait for their turn.
         autosave: folder for the walks, to go on with after a restart; without it, a temporary one.
     """
-    check_seed(seed)
+    check_seed(seed or 0)
     if picture is not None and resume is not None:
         raise LociError("--resume: a saved walk goes on where it was, without a PICTURE")
     if picture is not None:

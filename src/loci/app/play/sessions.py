@@ -86,7 +86,7 @@ class Sessions:
         load: Callable[[], World],
         start: Any,
         folder: Path,
-        seed: int,
+        seed: int | None,
         speed: str,
         most: int,
         threads: int,

@@ -46,7 +46,7 @@ def photographs(
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
     json: Path,
     model: str = "doom",
-    seed: int = 0,
+    seed: int | None = None,
     sheet: Path | None = None,
 ) -> None:
     """Measure how much of a photograph stays when one walks into it.
@@ -55,7 +55,8 @@ def photographs(
         source: a folder of photographs that the model was not trained on.
         json: where to write the results.
         model: a shipped model, a folder or a hub id.
-        seed: of the noise, the same for every photograph.
+        seed: of the noise, the same for every photograph; by default each has its own, as in
+            loci walk.
         sheet: a picture of every photograph and of views of its walk, a PNG.
     """
     files = sorted(f for f in source.glob("*") if f.suffix.lower() in SUFFIXES)
@@ -79,7 +80,7 @@ def photographs(
             draw(walks).save(draft, format="PNG")
 
 
-def walk_into(world: World, file: Path, seed: int) -> PhotographWalk:
+def walk_into(world: World, file: Path, seed: int | None) -> PhotographWalk:
     """The walk of `KEYS` from a photograph."""
     from loci.actions import parse_keys
     from loci.bench.world.trials import rollout
