@@ -7,7 +7,11 @@ from pathlib import Path
 
 
 def export_world(
-    world: Path, out: Path, codec: Path | None = None, average_with: Path | None = None
+    world: Path,
+    out: Path,
+    codec: Path | None = None,
+    average_with: Path | None = None,
+    average_share: float = 0.5,
 ) -> None:
     """Put a trained world and its codec together as one model that loci walk can load.
 
@@ -17,12 +21,13 @@ def export_world(
         out: the model folder to write, with bfloat16 weights.
         codec: the folder of a finished run of loci train codec or loci train decoder, in place of
             the codec that the world was trained with.
-        average_with: a model folder whose transformer's weights are averaged with the run's, half
-            and half: a finetuned model keeps more of what the model it began with could do.
+        average_with: a model folder whose transformer's weights are averaged with the run's: a
+            finetuned model keeps more of what the model it began with could do.
+        average_share: the run's share of that average, from 0 to 1.
     """
     from loci.train.world import export
 
-    export.export_world(codec, world, out, average_with)
+    export.export_world(codec, world, out, average_with, average_share)
 
 
 def export_home(

@@ -61,6 +61,11 @@ def test_weights_are_averaged_with_another_model(runs: tuple[Path, Path], tmp_pa
     alone = World.from_pretrained(tmp_path / "other").transformer.state_dict()
     mean = World.from_pretrained(tmp_path / "mine").transformer.state_dict()
     assert all((mean[k] - alone[k] - 0.5).abs().max() < 0.02 for k in alone)
+    export_world(*runs, tmp_path / "more", tmp_path / "other2", average_share=0.75)
+    more = World.from_pretrained(tmp_path / "more").transformer.state_dict()
+    assert all((more[k] - alone[k] - 0.25).abs().max() < 0.02 for k in alone)
+    with pytest.raises(LociError, match="--average-share: 1.5, expected a share from 0 to 1"):
+        export_world(*runs, tmp_path / "no", tmp_path / "other2", average_share=1.5)
     wider = randomised(replace(pose_rotary_config(), ffn_dim=2 * pose_rotary_config().ffn_dim))
     World(other.config, wider, other.codec).save_pretrained(tmp_path / "wider", torch.float32)
     with pytest.raises(LociError, match="another configuration than the run's"):

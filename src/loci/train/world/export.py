@@ -40,7 +40,11 @@ def save_settings(
 
 
 def export_world(
-    codec: Path | None, world: Path, out: Path, average_with: Path | None = None
+    codec: Path | None,
+    world: Path,
+    out: Path,
+    average_with: Path | None = None,
+    average_share: float = 0.5,
 ) -> None:
     """Write one model folder that loci walk can load, all or nothing, and print what it weighs.
 
@@ -51,13 +55,16 @@ def export_world(
             the codec's weights is kept.
         out: the folder; an older model in it is replaced, except for its card and, where the run
             has none, its example picture.
-        average_with: a model folder whose transformer's weights are averaged with the run's, half
-            and half: a finetuned model keeps more of what the model it began with could do.
+        average_with: a model folder whose transformer's weights are averaged with the run's: a
+            finetuned model keeps more of what the model it began with could do.
+        average_share: the run's share of that average, from 0 to 1.
 
     Raises:
         LociError: when a run is not finished, the folder holds anything else, or the model to
             average with has another configuration.
     """
+    if not 0 <= average_share <= 1:
+        raise LociError(f"--average-share: {average_share}, expected a share from 0 to 1")
     if (world / CONFIG_NAME).is_file():
         _with_codec(world, codec, out, average_with)
         return
@@ -75,7 +82,7 @@ def export_world(
         settings = load_config(final / SETTINGS, WorldConfig)
     transformer = WorldTransformer.from_pretrained(final)
     if average_with is not None:
-        _average(transformer, average_with)
+        _average(transformer, average_with, average_share)
     parts = transformer, FrameCodec.from_pretrained(codec_folder)
     with replacing_folder(out, REPLACEABLE.__contains__) as draft:
         World(settings, *parts).save_pretrained(draft, torch.bfloat16)
@@ -112,10 +119,10 @@ def _megabytes(folder: Path) -> float:
 
 
 @torch.no_grad()
-def _average(transformer: WorldTransformer, folder: Path) -> None:
+def _average(transformer: WorldTransformer, folder: Path, share: float) -> None:
     other = WorldTransformer.from_pretrained(folder / "transformer").float()
     if other.config != transformer.config:
         raise LociError(f"{folder}: another configuration than the run's, cannot be averaged")
     weights = other.state_dict()
     for name, weight in transformer.float().state_dict().items():
-        weight.copy_((weight + weights[name]) / 2)
+        weight.copy_(weights[name].lerp(weight, share))
