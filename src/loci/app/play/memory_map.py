@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from loci.app.play.player import Player
+from loci.memory.keyframes import add_keyframes
 
 
 def memory_map(player: Player) -> dict[str, Any]:
@@ -14,15 +15,16 @@ def memory_map(player: Player) -> dict[str, Any]:
     state = player.pending.chunk.after if player.pending else timeline.state
     path = [_pose(timeline.states[k].pose[0]) for k in sorted(timeline.states)]
     memory = state.memory
-    settled = memory.settled
-    tokens = []
-    if settled is not None:
-        poses = [None] * len(settled.spans)
-        if settled.poses is not None:
-            poses = [[round(float(v), 3) for v in pose] for pose in settled.poses[0]]
+    held, tokens = memory.settled, []
+    if held is not None:
+        if memory.keyframes is not None:
+            held = add_keyframes(memory.keyframes, held)
+        poses = [None] * len(held.spans)
+        if held.poses is not None:
+            poses = [[round(float(v), 3) for v in pose] for pose in held.poses[0]]
         tokens = [
             {"level": span.level, "start": span.start, "end": span.end, "pose": pose}
-            for span, pose in zip(settled.spans, poses, strict=True)
+            for span, pose in zip(held.spans, poses, strict=True)
         ]
     return {
         "path": path,
