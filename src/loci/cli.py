@@ -264,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
     except OSError as error:
-        print(f"loci: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        print(f"loci: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("loci: stopped", file=sys.stderr)

@@ -15,6 +15,8 @@ from PIL import Image
 
 from loci import cli
 from loci.app import lift as lift_module
+from loci.app.lift_request import CheckedLift
+from loci.objects.lifter import Lifter
 from loci.objects.pipeline import LiftPipeline
 from tests.objects.inputs.test_masks import run_lengths
 from tests.objects.lifters import example, example_pointmap, save_small_lifter
@@ -286,6 +288,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
     hidden = example_pointmap()
     hidden[INSIDE] = np.nan
     narrow = saved("narrow.png", Image.new("RGB", (40, 2)))
+    (folder / "m.exr").touch()
     m, points = ["--mask", "m.png"], "--pointmap"
     return {
         "no mask": (["p.png"], "--mask: no object is selected, expected"),
@@ -369,7 +372,18 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
             ["p.png", *m, "--fov", "45", points, "m.png"],
             "m.png: pixels of 8 bits or colours, expected depths of 16 bits",
         ),
+        "EXR": (
+            ["p.png", *m, "--fov", "45", points, "m.exr"],
+            "m.exr: EXR is not read, expected points or depths in .npy, .npz or a PNG",
+        ),
+        "splats without splats": (
+            ["p.png", *m, "--web", "y-up", "--decoders", "mesh_decoder"],
+            "--decoders: mesh_decoder alone makes no splats",
+        ),
         "no depth scale": (["p.png", *m, "--depth-scale", "0"], "--depth-scale: 0, expected more"),
+        "workers alone": (["p.png", *m, "--workers", "2"], "--workers: given without --batch"),
+        "no workers": (["--batch", ".", "--workers", "0"], "--workers: 0, expected 1 to 256"),
+        "no batch": (["--batch", "no"], "--batch: no: no such folder, expected one, or a list"),
         "no seed": (["p.png", *m, "--seed", str(2**64)], f"--seed: {2**64}, expected a whole"),
         "no device": (["p.png", *m, "--device", "abacus"], "--device: abacus, expected auto"),
     }
@@ -476,14 +490,50 @@ def test_a_batch_goes_on_after_a_failure_and_takes_up_where_it_was(
     Image.fromarray(PIXELS).save("in/alone.png")
     loaded = []
     load = lift_module.load_lifter
-    monkeypatch.setattr(lift_module, "load_lifter", lambda r: loaded.append(r) or load(r))
+    monkeypatch.setattr(lift_module, "load_lifter", lambda r, keep: loaded.append(r) or load(r))
     assert run("--batch", "in", "--out", "all") == 2
-    assert "1 of 3 failed: b.png" in capsys.readouterr().err
+    assert "1 of 3 failed: b\n" in capsys.readouterr().err
     assert names("all") == [f"{name}/{file}" for name in ("a", "c") for file in ONE]
     assert len(loaded) == 1
     Image.fromarray(INSIDE).save("in/b_mask.png")
+    Path("all/c/turntable.mp4").unlink()  # as if stopped before it was drawn
     before = Path("all/a/mesh.glb").stat().st_mtime_ns
     assert run("--batch", "in", "--out", "all") == 0
-    assert "all/a: exists, left as it is" in capsys.readouterr().out
-    assert names("all/b") == ONE
+    assert "all: 1 of 3 exist, left as they are" in capsys.readouterr().out
+    assert names("all") == [f"{name}/{file}" for name in ("a", "b", "c") for file in ONE]
     assert Path("all/a/mesh.glb").stat().st_mtime_ns == before
+
+
+def test_an_unexpected_error_does_not_end_a_batch(
+    run: Run, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("list.csv").write_text("p.png,m.png\n./q.png, m.png\n")
+    Image.fromarray(PIXELS).save("q.png")
+    lift_one = lift_module.lift_one
+
+    def fail_on_p(request: CheckedLift, lifter: Lifter) -> None:
+        if request.options.picture == Path("p.png"):
+            raise RuntimeError("out of\nmemory")
+        lift_one(request, lifter)
+
+    monkeypatch.setattr(lift_module, "lift_one", fail_on_p)
+    assert run("--batch", "list.csv", "--out", "all") == 2
+    assert "p.png: failed: RuntimeError: out of memory\n" in capsys.readouterr().out
+    assert names("all") == [f"q/{file}" for file in ONE]
+
+
+def test_workers_lift_what_one_process_lifts(run: Run, capsys: pytest.CaptureFixture) -> None:
+    lines = [
+        {"picture": "p.png", "mask": "m.png", "out": "first"},
+        {"picture": "p.png", "mask": "no.png", "out": "second"},
+        {"picture": "p.png", "mask": ["m.png", "m.png"]},
+    ]
+    Path("list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert run("--batch", "list.jsonl", "--out", "all", "--workers", "2") == 2
+    printed = capsys.readouterr()
+    assert "p.png: failed: no.png: cannot be read" in printed.out
+    assert printed.err.endswith("1 of 3 failed: second\n")
+    assert {"first/mesh.glb", "p/object-2/turntable.mp4"} <= {*names("all")}
+    assert run("p.png", "--mask", "m.png", "--out", "alone") == 0
+    for file in ("mesh.glb", "pose.json"):
+        assert Path("alone", file).read_bytes() == Path("all/first", file).read_bytes()

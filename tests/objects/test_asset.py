@@ -15,8 +15,9 @@ from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.io import from_gltf_frame
 from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.rotations import quaternion_to_matrix
-from loci.objects.asset import Asset, Scene
+from loci.objects.asset import Asset
 from loci.objects.placement.pose import Pose
+from loci.objects.scene import Scene
 
 trimesh = pytest.importorskip("trimesh")
 
@@ -207,3 +208,43 @@ def test_matrices_lead_from_the_glb_to_cameras() -> None:
         matrix = torch.tensor(record[name])
         found = torch.cat([in_glb, torch.ones(5, 1)], dim=1) @ matrix.T
         torch.testing.assert_close(found[:, :3], in_camera * torch.tensor(signs))
+
+
+def splat_rows(path: Path) -> np.ndarray:
+    kinds = [("at", "<f4", 3), ("size", "<f4", 3), ("rgba", "u1", 4), ("turn", "u1", 4)]
+    return np.frombuffer(path.read_bytes(), kinds)
+
+
+def test_splats_for_web_viewers_are_where_the_mesh_is_and_turned_with_it(tmp_path: Path) -> None:
+    asset = made(3)
+    gaussians = asset.gaussians
+    assert gaussians is not None
+    wide = torch.tensor(
+        [[0.01, 0.02, 0.09], [0.03, 0.01, 0.02], [0.01, 0.01, 0.01], [0.2, 0.1, 0.1]]
+    )
+    gaussians = replace(gaussians, scales=wide, opacity_logits=torch.tensor([0.0, 1, 2, 3]))
+    asset = replace(asset, gaussians=gaussians)
+    asset.export_web(tmp_path / "up")
+    asset.export_web(tmp_path / "down", "y-down")
+    asset.export(tmp_path / "one.splat")
+    assert (tmp_path / "one.splat").read_bytes() == (tmp_path / "up/web.splat").read_bytes()
+    rows = splat_rows(tmp_path / "up/web.splat")
+    assert rows["size"][:, 2].tolist() == pytest.approx([0.1, 0.09, 0.02, 0.01])  # largest first
+    order = [3, 0, 1, 2]
+    (mesh,) = trimesh.load_scene(asset.export(tmp_path / "o.glb")[0]).geometry.values()
+    np.testing.assert_allclose(rows["at"], mesh.vertices[order], atol=1e-6)
+    np.testing.assert_allclose(ply_positions(tmp_path / "up/web.ply"), mesh.vertices, atol=1e-6)
+    down = splat_rows(tmp_path / "down/web.splat")["at"]
+    np.testing.assert_allclose(down, rows["at"] * [1, -1, -1], atol=1e-6)
+    colours = torch.cat([gaussians.colors, gaussians.opacities[:, None]], dim=1).clamp(0, 1) * 255
+    np.testing.assert_allclose(rows["rgba"], colours[order], atol=0.51)
+    # The long axes of the ellipsoids are the object's, in the other frame.
+    for name, signs in (("up", [1, 1, 1]), ("down", [1, -1, -1])):
+        turns = torch.from_numpy(splat_rows(tmp_path / name / "web.splat")["turn"].copy()).float()
+        found = quaternion_to_matrix(torch.nn.functional.normalize((turns - 128) / 128, dim=1))
+        axes = quaternion_to_matrix(gaussians.rotations[order])
+        x, y, z = axes.unbind(1)
+        expected = torch.stack([x, z, -y], dim=1) * torch.tensor(signs)[:, None]
+        torch.testing.assert_close(found, expected, atol=0.03, rtol=0)
+    with pytest.raises(LociError, match="no splats"):
+        replace(asset, gaussians=None).export_web(tmp_path)

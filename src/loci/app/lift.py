@@ -15,16 +15,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from loci.app.device import choose_device, choose_dtype, wait_passively
+from loci.app.device import (
+    LARGE,
+    choose_device,
+    choose_dtype,
+    wait_passively,
+    weight_bytes,
+)
 from loci.app.lift_request import CheckedLift, LiftOptions, check_request, is_written
+from loci.errors import LociError
 from loci.io.files import replacing_folder
 
 if TYPE_CHECKING:
     from loci.caching.presets import Preset
     from loci.caching.stats import Stats
-    from loci.objects.asset import Scene
     from loci.objects.lifter import Lifter
     from loci.objects.pipeline import Progress
+    from loci.objects.scene import Scene
 
 PREVIEW, TURNTABLE, MASK = "preview.png", "turntable.mp4", "mask.png"
 SIDE, FPS = 256, 24
@@ -43,8 +50,10 @@ def lift(options: Annotated[LiftOptions, tyro.conf.arg(name="")]) -> None:
     if options.batch is not None:
         from loci.app.lift_batch import lift_batch
 
-        lift_batch(options, options.batch)
+        lift_batch(options)
     else:
+        if options.workers != 1:
+            raise LociError("--workers: given without --batch, expected both or neither")
         lift_one(check_request(options))
 
 
@@ -79,8 +88,9 @@ def lift_one(request: CheckedLift, lifter: Lifter | None = None) -> None:
         print(f"{options.out}: {', '.join(written)}")
 
 
-def load_lifter(request: CheckedLift) -> Lifter:
-    """The model, with the decoders that are asked for."""
+def load_lifter(request: CheckedLift, keep: bool = False) -> Lifter:
+    """The model, with the decoders that are asked for; with `keep` its parts stay in memory,
+    unless they are large."""
     from loci.geometry.mesh.bake import need_texturing
     from loci.geometry.mesh.simplify import need_decimation
     from loci.objects.lifter import Lifter
@@ -91,7 +101,8 @@ def load_lifter(request: CheckedLift) -> Lifter:
     if options.texture is not None:
         need_texturing()
     dtype = choose_dtype(options.dtype, device, request.model)
-    return Lifter.from_pretrained(request.model, device, dtype)
+    keep = keep and weight_bytes(request.model) < LARGE
+    return Lifter.from_pretrained(request.model, device, dtype, keep)
 
 
 def _lifted(request: CheckedLift, lifter: Lifter, preset: Preset, stats: Stats) -> Scene:
@@ -176,6 +187,9 @@ def _write_assets(folder: Path, scene: Scene, request: CheckedLift) -> None:
         scene.export_placed(folder)
     else:
         scene.export(folder)
+    if request.options.web is not None:
+        for number, asset in enumerate(scene.objects, start=1):
+            asset.export_web(_home(folder, scene, number), request.options.web)
     for number, mask in enumerate(request.masks, start=1):
         if number > request.mask_files:
             Image.fromarray(mask).save(_home(folder, scene, number) / MASK)
@@ -220,6 +234,6 @@ def _write_pictures(folder: Path, scene: Scene, request: CheckedLift) -> None:
 
 def _home(folder: Path, scene: Scene, number: int) -> Path:
     """Where the files of an object are written."""
-    from loci.objects.asset import object_name
+    from loci.objects.scene import object_name
 
     return folder if len(scene) == 1 else folder / object_name(number)

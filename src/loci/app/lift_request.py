@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 Decoder = Literal["gaussian_decoder", "gaussian_decoder_4", "mesh_decoder"]
 MODEL_CONFIG = "lifter.json"
-ONE_FILE = (".ply", ".glb", ".obj")
+ONE_FILE = (".ply", ".splat", ".glb", ".obj")
 BOUNDS = {"guesses": (1, 64), "faces": (12, 1_000_000), "texture": (16, 8192)}
 """Least and most of what is counted."""
 # What this command writes, and may replace.
 WRITTEN = re.compile(
-    r"splat\.ply|mesh\.glb|pose\.json|preview\.png|turntable\.mp4|mask\.png|scene\.(ply|glb)"
+    r"splat\.ply|web\.(ply|splat)|mesh\.glb|pose\.json|preview\.png|turntable\.mp4|mask\.png|scene\.(ply|glb)"
     r"|object-\d+"
 )
 
@@ -106,11 +106,17 @@ class LiftOptions:
     colours are generated, as if evenly lit."""
     open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Keep the raw surface of the mesh, which may have a border; otherwise it is closed."""
+    web: Literal["y-up", "y-down"] | None = None
+    """Write the splats for web viewers as well, web.ply and web.splat: with the axes of mesh.glb,
+    or with y down."""
     verify: bool = False
     """Lift a second time, exactly, and report what differs: voxels, place, turn and size."""
-    batch: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    batch: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER|LIST")] = None
     """In place of a picture: a folder of pictures NAME.png or .jpg with masks NAME_mask.png (and
-    NAME_mask_2.png and so on); each is written to OUT/NAME, and left out where that exists."""
+    NAME_mask_2.png and so on), or a list: lines PICTURE,MASK,... in a .csv, or options in a .jsonl.
+    Each is written to OUT/NAME, and left out where it is there."""
+    workers: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """With --batch: processes, each with its own copy of the model; GPUs take turns."""
     out: Path = Path("lifted")
     """The folder to write; what this command wrote there before is replaced."""
 
@@ -242,6 +248,8 @@ def _check_options(options: LiftOptions) -> None:
         raise LociError("--decoders: gaussian_decoder and gaussian_decoder_4, expected one of them")
     if (options.faces or options.texture) and chosen and "mesh_decoder" not in chosen:
         raise LociError("--decoders: no mesh_decoder, expected it with --faces and --texture")
+    if options.web and chosen == {"mesh_decoder"}:
+        raise LociError("--decoders: mesh_decoder alone makes no splats, expected no --web")
     check_seed(options.seed)
     check_tolerance(options.tolerance)
     check_device(options.device)

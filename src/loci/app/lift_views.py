@@ -14,7 +14,8 @@ from loci.geometry.placing import merge_meshes
 from loci.geometry.rotations import quaternion_to_matrix
 from loci.geometry.turntable import TurntableConfig, render, to_uint8, turntable
 from loci.io.video import contact_sheet
-from loci.objects.asset import Asset, Scene
+from loci.objects.asset import Asset
+from loci.objects.scene import Scene
 
 TILE = 224
 SIDES = ("front", "right", "back", "left")

@@ -1,4 +1,4 @@
-"""Files of splats (PLY, as Gaussian viewers read it) and meshes (GLB by trimesh, OBJ)."""
+"""Files of splats (PLY and .splat, as viewers read them) and meshes (GLB by trimesh, OBJ)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +45,26 @@ def write_ply(path: Path | str, gaussians: Gaussians) -> None:
     form = ["ply", "format binary_little_endian 1.0", f"element vertex {len(gaussians)}"]
     header = "\n".join([*form, *properties, "end_header\n"])
     write_whole(Path(path), header.encode() + vertices.tobytes())
+
+
+def write_splat(path: Path | str, gaussians: Gaussians) -> None:
+    """Writes Gaussians in the format of web viewers (.splat), all or nothing.
+
+    32 bytes each, without header: position and standard deviations in float32, then in bytes RGB
+    and opacity, and the rotation w, x, y, z as 128 (q + 1). The largest and most opaque come
+    first, so that a viewer shows the most as it loads. Colours are clipped to [0, 1].
+
+    Raises:
+        LociError: when the file cannot be written.
+    """
+    rgba = torch.cat([gaussians.colors, gaussians.opacities[:, None]], dim=1).clamp(0, 1)
+    size = gaussians.scales.log().sum(1) + gaussians.opacities.log()
+    order = _numpy(size).argsort(kind="stable")[::-1]
+    rows = np.empty(len(gaussians), [("at", "<f4", 6), ("rgba", "u1", 4), ("turn", "u1", 4)])
+    rows["at"] = _numpy(torch.cat([gaussians.positions, gaussians.scales], dim=1))
+    rows["rgba"] = _numpy((rgba * 255).round())
+    rows["turn"] = _numpy((gaussians.rotations * 128 + 128).round().clamp(0, 255))
+    write_whole(Path(path), rows[order].tobytes())
 
 
 LINEAR, CLAMP = 9729, 33071

@@ -9,7 +9,12 @@ from torch import Tensor
 from loci.errors import LociError
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.mesh import Mesh
-from loci.geometry.rotations import quaternion_invert, quaternion_multiply, quaternion_to_matrix
+from loci.geometry.rotations import (
+    matrix_to_quaternion,
+    quaternion_invert,
+    quaternion_multiply,
+    quaternion_to_matrix,
+)
 
 SCALE_FLOOR = 1.1
 """Least scale of a placed Gaussian, over that of the smallest a decoder makes."""
@@ -58,6 +63,13 @@ def place_gaussians(
         quaternion_multiply(inverse.expand_as(gaussians.quaternions), gaussians.rotations),
         gaussians.opacity_logits,
     )
+
+
+def turn_gaussians(gaussians: Gaussians, matrix: Float[Tensor, "3 3"]) -> Gaussians:
+    """Gaussians in another frame: `points @ matrix`, which must be a rotation."""
+    rotation = matrix_to_quaternion(matrix[None])[0].to(gaussians.positions)
+    zero, one = gaussians.positions.new_zeros(3), gaussians.positions.new_ones(3)
+    return place_gaussians(gaussians, rotation, zero, one)
 
 
 def place_mesh(

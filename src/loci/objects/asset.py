@@ -1,12 +1,11 @@
-"""Lifted objects: Gaussians, mesh, voxels and pose, alone or in a scene, and their files."""
+"""Lifted objects: Gaussians, mesh, voxels and pose, and their files."""
 
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -16,14 +15,21 @@ from loci.errors import LociError
 from loci.geometry.camera import CENTRE, OPENCV, OPENGL, Camera, flip_axes
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.gaussians.render import Rendering, render_gaussians
-from loci.geometry.io import from_gltf_frame, write_glb, write_obj, write_ply
+from loci.geometry.io import (
+    from_gltf_frame,
+    to_gltf_frame,
+    write_glb,
+    write_obj,
+    write_ply,
+    write_splat,
+)
 from loci.geometry.mesh.bake import BakeConfig, bake_texture
 from loci.geometry.mesh.closing import closed_mesh
 from loci.geometry.mesh.hidden_faces import remove_hidden_faces
 from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.mesh.render import render_mesh
 from loci.geometry.mesh.simplify import decimate, fill_holes
-from loci.geometry.placing import merge_gaussians, place_gaussians, place_mesh
+from loci.geometry.placing import turn_gaussians
 from loci.geometry.rotations import quaternion_to_matrix
 from loci.io.files import write_whole
 from loci.objects.costs import StageCost
@@ -34,8 +40,11 @@ from loci.objects.pipeline import LiftResult
 from loci.objects.placement.pose import Pose, pose_for_camera
 
 SPLATS, MESH, POSE = "splat.ply", "mesh.glb", "pose.json"
-FILES = (".ply", ".glb", ".obj")
-"""Suffixes of single files: splats, or the mesh in one of two formats."""
+FILES = (".ply", ".splat", ".glb", ".obj")
+"""Suffixes of single files: splats or the mesh, each in one of two formats."""
+WEB = ("web.ply", "web.splat")
+Up = Literal["y-up", "y-down"]
+"""Frames of web viewers: y up as in mesh.glb, or y down and z away from its front."""
 
 MIN_TEXTURE_SIZE = 16
 MAX_VIEW_SIZE = 512
@@ -220,8 +229,9 @@ class Asset:
         """Write the object to a folder, or its splats or mesh to one file; returns the paths.
 
         A folder gets `splat.ply`, `mesh.glb` (with its texture or vertex colours) and `pose.json`.
-        A path that ends in .ply gets the splats, one in .glb or .obj the mesh (y up; .obj always
-        with vertex colours). Each file is written whole or not at all.
+        A path that ends in .ply gets the splats, one in .splat the splats with y up, one in .glb
+        or .obj the mesh (y up; .obj always with vertex colours). Each file is
+        written whole or not at all.
 
         Raises:
             LociError: when a file cannot be written, or would be empty or not finite.
@@ -241,16 +251,37 @@ class Asset:
         write_json(folder / POSE, self.pose_record())
         return [*written, folder / POSE]
 
+    def export_web(self, folder: str | Path, up: Up = "y-up") -> list[Path]:
+        """Write `web.ply` and `web.splat` in the frame of a web viewer; returns the paths.
+
+        Args:
+            folder: to write to.
+            up: y-up has the axes of `mesh.glb`; y-down is that, half a turn about x, as viewers
+                expect it that take scenes by COLMAP.
+
+        Raises:
+            LociError: without splats, or when a file cannot be written.
+        """
+        self.check()
+        if self.gaussians is None:
+            raise LociError(f"{folder}: the object has no splats, expected some for web viewers")
+        turned, paths = _web_frame(self.gaussians, up), [Path(folder) / name for name in WEB]
+        for path, write in zip(paths, (write_ply, write_splat), strict=True):
+            write(path, turned)
+        return paths
+
     def _write_one(self, path: Path) -> None:
         match path.suffix.lower(), self.gaussians, self.mesh:
             case ".ply", Gaussians() as gaussians, _:
                 write_ply(path, gaussians)
+            case ".splat", Gaussians() as gaussians, _:
+                write_splat(path, _web_frame(gaussians, "y-up"))
             case ".glb", _, Mesh() as mesh:
                 write_glb(path, {"object": mesh})
             case ".obj", _, Mesh() as mesh:
                 write_obj(path, mesh)
             case kind, _, _:
-                part = "splats" if kind == ".ply" else "mesh"
+                part = "splats" if kind in (".ply", ".splat") else "mesh"
                 raise LociError(f"{path}: the object has no {part}, expected one to write")
 
     def check(self, name: str = "object") -> None:
@@ -265,6 +296,11 @@ class Asset:
             raise LociError(f"{name}: its pose is not finite, expected numbers")
 
 
+def _web_frame(gaussians: Gaussians, up: Up) -> Gaussians:
+    axes = to_gltf_frame(torch.eye(3))
+    return turn_gaussians(gaussians, axes if up == "y-up" else axes * torch.tensor([1.0, -1, -1]))
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes indented JSON, whole or not at all."""
     write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
@@ -272,102 +308,3 @@ def write_json(path: Path, content: Any) -> None:
 
 def _listed(values: Tensor) -> Any:
     return values.detach().cpu().to(torch.float64).tolist()
-
-
-SCENE_SPLATS, SCENE_MESH = "scene.ply", "scene.glb"
-MIN_GAUSSIAN_SIZE = 0.0009
-"""Smallest standard deviation of the released Gaussian decoder."""
-
-
-@dataclass(frozen=True)
-class Scene:
-    """The objects of a picture, in the order of their masks."""
-
-    objects: tuple[Asset, ...]
-
-    def __len__(self) -> int:
-        return len(self.objects)
-
-    @property
-    def gaussians(self) -> Gaussians | None:
-        """The Gaussians of all objects in the camera frame; None if the objects have none."""
-        placed = [
-            place_gaussians(asset.gaussians, *unbatched(asset.pose), MIN_GAUSSIAN_SIZE)
-            for asset in self.objects
-            if asset.gaussians is not None
-        ]
-        return merge_gaussians(placed) if placed else None
-
-    @property
-    def meshes(self) -> dict[str, Mesh]:
-        """In the camera frame, by name (`object-1`, ...)."""
-        return {
-            object_name(number): place_mesh(asset.mesh, *unbatched(asset.pose))
-            for number, asset in enumerate(self.objects, start=1)
-            if asset.mesh is not None
-        }
-
-    def export(self, folder: str | Path) -> list[Path]:
-        """Write `scene.ply`, `scene.glb` with a node for each object, and a folder for each object;
-        returns the paths.
-
-        `scene.ply` is in the camera frame. `scene.glb` is in that of glTF cameras, which look along
-        -z with x to the right: (x, y, z) of the camera frame is (-x, y, -z) there.
-
-        Raises:
-            LociError: as `Asset.export`.
-        """
-        folder = Path(folder)
-        for number, asset in enumerate(self.objects, start=1):
-            asset.check(object_name(number))
-        written = []
-        for number, asset in enumerate(self.objects, start=1):
-            written += asset.export(folder / object_name(number))
-        return [*written, *self.export_placed(folder)]
-
-    def export_placed(self, folder: str | Path) -> list[Path]:
-        """Write `scene.ply` and `scene.glb`, the objects where the camera saw them, in the units of
-        their poses, and the camera as a node of `scene.glb`; returns the paths."""
-        folder, written = Path(folder), []
-        if (gaussians := self.gaussians) is not None:
-            write_ply(folder / SCENE_SPLATS, gaussians)
-            written.append(folder / SCENE_SPLATS)
-        if meshes := self.meshes:
-            converted = {
-                name: replace(
-                    mesh,
-                    vertices=_before_gltf(mesh.vertices),
-                    normals=None if mesh.normals is None else _before_gltf(mesh.normals),
-                )
-                for name, mesh in meshes.items()
-            }
-            write_glb(folder / SCENE_MESH, converted, self.gltf_camera())
-            written.append(folder / SCENE_MESH)
-        return written
-
-    def gltf_camera(self) -> dict[str, Any] | None:
-        """The picture's camera in glTF's terms, or None where the picture's size is not known."""
-        first = self.objects[0]
-        if first.size is None:
-            return None
-        aspect = first.size[1] / first.size[0]
-        height = math.tan(math.radians(first.fov) / 2) / aspect
-        lens = {"yfov": 2 * math.atan(height), "aspectRatio": aspect, "znear": 0.01}
-        # glTF has no principal point.
-        extras = {"principal_point": list(first.principal)}
-        return {"name": "camera", "type": "perspective", "perspective": lens, "extras": extras}
-
-
-def object_name(number: int) -> str:
-    """The name of an object in files, counted from 1."""
-    return f"object-{number}"
-
-
-def unbatched(pose: Pose) -> tuple[Tensor, Tensor, Tensor]:
-    """Rotation, translation and scale of a batch of one, for `loci.geometry.placing`."""
-    return pose.rotation[0], pose.translation[0], pose.scale[0]
-
-
-def _before_gltf(points: Tensor) -> Tensor:
-    """From the camera frame to the frame that `write_glb` turns into that of glTF cameras."""
-    return from_gltf_frame(flip_axes(points, OPENGL))

@@ -26,7 +26,7 @@ from loci.errors import LociError, check_seed
 from loci.io.config_files import load_config, save_config
 from loci.io.files import replacing_folder
 from loci.io.models import pretrained_folder, shipped_folder
-from loci.objects.asset import Asset, Scene
+from loci.objects.asset import Asset
 from loci.objects.config import LIFTER_NAME, LifterConfig
 from loci.objects.inputs.cleaning import overlaps
 from loci.objects.inputs.masks import check_not_picture
@@ -36,6 +36,7 @@ from loci.objects.parts import ALL_DECODERS, PARTS, PartLoader, Parts, SavedPart
 from loci.objects.pipeline import LiftPipeline, Progress
 from loci.objects.released import ReleasedParts
 from loci.objects.runner import SamplerRunner
+from loci.objects.scene import Scene
 
 SAVED = {*PARTS, *ALL_DECODERS, LIFTER_NAME, CALIBRATION_NAME}
 """What `save_pretrained` writes, and may replace."""

@@ -101,7 +101,8 @@ class GenerationReport:
 
 
 def objects(
-    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
+    source: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[SOURCE]")] = None,
+    *,
     out: Path,
     views: int = 16,
     size: int = 192,
@@ -122,7 +123,7 @@ def objects(
     "more", simple shapes to "simple", all others to "train".
 
     Args:
-        source: a file or a folder of files.
+        source: a file or a folder of files; none for composed, turned and simple objects only.
         out: folder for the objects.
         views: pictures of every object.
         size: of the pictures, in pixels.
@@ -154,7 +155,7 @@ def objects(
 
 
 def generate(
-    source: Path,
+    source: Path | None,
     out: Path,
     config: ObjectsConfig | None = None,
     limit: int | None = None,
@@ -183,7 +184,9 @@ def generate(
     check_seed(config.seed)
     need_scipy()
     began = time.perf_counter()
-    sources = list(_spread(find_sources(source), limit))
+    if source is None and not (config.composed or config.turned or config.simple):
+        raise LociError("SOURCE: none, expected meshes, or --composed, --turned or --simple")
+    sources = [] if source is None else list(_spread(find_sources(source), limit))
     _begin(out, config)
     dropped = _read_json(out / DROPPED) if (out / DROPPED).exists() else {}
     splits = held_out()

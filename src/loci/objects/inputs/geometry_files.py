@@ -38,6 +38,8 @@ def read_geometry(source: Any, depth_scale: float = DEPTH_SCALE) -> NDArray[Any]
     if not isinstance(source, str | Path):
         kind = type(source).__name__
         raise LociError(f"pointmap: {kind}, expected a file, a NumPy array or a tensor")
+    if str(source).lower().endswith(".exr"):
+        raise LociError(f"{shown(source)}: EXR is not read, {EXPECTED}: save its array as .npy")
     if str(source).lower().endswith((".png", ".tif", ".tiff")):
         return _from_depths(source, depth_scale)
     try:
