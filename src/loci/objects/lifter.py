@@ -2,8 +2,8 @@
 
 The way of a picture: `inputs/observation.py` reads it and makes a request for each object,
 `pipeline.py` runs the requests through the networks in `models/` (sampled by `sampling.py`, under a
-preset in `runner.py`) and decides on voxels and poses in `placement/`, and `asset.py` holds and
-exports the result.
+preset in `runner.py`) and decides on voxels and poses in `placement/`, and `asset.py` and
+`scene.py` hold and export the result.
 """
 
 from __future__ import annotations

@@ -209,6 +209,13 @@ def test_distances_may_be_left_out_and_tests_have_all(made: Path, tmp_path: Path
     assert torch.equal(train.occupancy(0), ObjectSet.load(made / "out" / "train").occupancy(0))
 
 
+def test_simple_objects_need_no_meshes(tmp_path: Path) -> None:
+    done = generate(None, tmp_path, ObjectsConfig(views=1, size=32, simple=1))
+    assert (done.made, len(ObjectSet.load(tmp_path / "simple"))) == (1, 1)
+    with pytest.raises(LociError, match="SOURCE: none, expected meshes, or --composed"):
+        generate(None, tmp_path / "more", ObjectsConfig(stretched=1))
+
+
 def test_what_is_no_object_is_named(tmp_path: Path, made: Path) -> None:
     with pytest.raises(LociError, match="make some: loci data objects"):
         ObjectSet.load(tmp_path)
