@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -27,6 +28,7 @@ from safetensors import safe_open
 
 from loci.app.play.server import application
 from loci.app.play.sessions import Sessions
+from loci.world.world import World
 
 from ...world.models import small_world
 from .test_server import lifter_of_nothing
@@ -97,10 +99,11 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
+@contextmanager
+def serving(folder: Path, most: int = 2, load: Callable[[], World] = small_world) -> Iterator[str]:
+    """The address of a server in this process."""
     port = free_port()
-    sessions = Sessions(small_world, PICTURE, tmp_path / "walks", 0, "exact", 2, threads=2)
+    sessions = Sessions(load, PICTURE, folder / "walks", 0, "exact", most, threads=2)
     config = uvicorn.Config(
         application(sessions, port=port), port=port, log_level="error", ws="websockets-sansio"
     )
@@ -109,9 +112,17 @@ def address(tmp_path: Path) -> Iterator[str]:
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    yield f"http://127.0.0.1:{port}/"
-    server.should_exit = True
-    thread.join(20)
+    try:
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    with serving(tmp_path) as served:
+        yield served
 
 
 @pytest.fixture
@@ -150,6 +161,99 @@ def test_the_page_is_ready_without_a_word_of_complaint(opened: Callable[..., Pag
     host = page.page.url.split("/")[2]
     foreign = [url for url in page.requests if host not in url and not url.startswith("blob:")]
     assert foreign == []
+    assert page.complaints == []
+
+
+def test_the_page_is_there_while_the_world_is_loading(browser: Any, tmp_path: Path) -> None:
+    """It says so, nothing on it can be used before there is a walk, and no key is kept."""
+    go_on = threading.Event()
+
+    def load() -> World:
+        assert go_on.wait(60)
+        return small_world()
+
+    with serving(tmp_path, load=load) as address:
+        page = Page(browser, address)
+        page.page.wait_for_selector("body[data-state^='The world is loading']", timeout=10_000)
+        navigation = "performance.getEntriesByType('navigation')[0]"
+        assert page.value(f"{navigation}.responseEnd > 0")
+        page.page.keyboard.press("w")
+        assert page.value("loci.keysId") == 0
+        assert page.page.locator("#veil").is_visible()
+        assert page.value("document.querySelector('.side').inert")
+        assert page.value("document.querySelector('.pad').inert")
+        go_on.set()
+        page.ready()
+        assert not page.page.locator("#veil").is_visible()
+        assert not page.value("document.querySelector('.side').inert")
+        assert page.complaints == []
+        page.context.close()
+
+
+def test_nothing_that_is_slow_is_imported_before_the_page_is_served() -> None:
+    """The page is there in under a second; torch alone takes longer."""
+    asked = "import sys, loci.app.play.play, loci.app.play.server; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_one_too_many_is_told_its_place(browser: Any, tmp_path: Path) -> None:
+    with serving(tmp_path, most=1) as address:
+        one = Page(browser, address).ready()
+        two = Page(browser, address)
+        two.page.wait_for_selector("body[data-state^='Busy']", timeout=20_000)
+        assert "number 1 in the queue" in two.page.locator("#veil").inner_text()
+        assert two.value("document.querySelector('#hud').textContent") == ""
+        walk_for(one, "w", 3)
+        one.context.close()
+        two.context.close()
+
+
+def test_the_tab_that_came_later_has_the_walk(opened: Callable[..., Page]) -> None:
+    one = opened().ready()
+    walk_for(one, "w", 3)
+    two = opened()
+    two.value(f"sessionStorage.setItem('loci-session', '{one.value('loci.session')}')")
+    two.page.reload()
+    one.page.wait_for_selector("body[data-state^='This walk goes on in another tab']")
+    two.ready()
+    at = two.value("loci.painted")
+    assert at >= 4
+    walk_for(two, "w", 3)
+    assert one.page.locator("#veil").is_visible(), "it does not reconnect"
+
+
+def test_frames_are_painted_at_the_rate_of_the_world(opened: Callable[..., Page]) -> None:
+    page = opened().ready()
+    page.page.keyboard.down("w")
+    for _ in range(10):  # other work on the machine may slow a hold down
+        page.until("loci.paints.length > 20 || loci.paints.length === 0")
+        time.sleep(0.5)
+        if page.value("loci.rate") >= 14:
+            break
+    assert 14 <= page.value("loci.rate") <= 15.8
+    page.page.keyboard.up("w")
+    stand(page)
+    assert page.value("loci.memory.pose[1]") > 0, "forward is along x"
+    assert page.value("loci.memory.pose[2]") == 0
+
+
+def test_memory_tokens_are_shown_as_what_was_seen_then(opened: Callable[..., Page]) -> None:
+    page = opened().ready()
+    assert "Nothing is remembered yet" in page.page.locator("#tokens-text").inner_text()
+    for _ in range(3):
+        walk_for(page, "w", 6)
+    walk_for(page, "j", 6)
+    count = page.value("loci.memory.tokens.length")
+    assert count >= 2
+    assert page.page.locator("#tokens-text").inner_text().startswith(f"{count} memory token")
+    page.until("document.querySelectorAll('#tokens img').length >= 2")
+    images = "[...document.querySelectorAll('#tokens img')]"
+    page.until(f"{images}.every((image) => image.naturalWidth === 32)")
+    assert page.value(f"{images}.length") <= count
+    page.page.locator("#tokens button").first.click()
+    page.page.wait_for_selector("#peeked:not([hidden])")
+    assert page.page.locator("#peeked figcaption").inner_text().startswith("Shown then: frame ")
     assert page.complaints == []
 
 
@@ -455,8 +559,10 @@ def test_a_killed_server_offers_to_go_on(browser: Any, tmp_path: Path) -> None:
         assert page.value("loci.session") == session
         page.until("loci.last > 0")
         assert page.value("loci.last") >= 12
+        walk_for(page, "w", 3)
+        painted = page.value("loci.painted")
         server.send_signal(signal.SIGTERM)
         assert server.wait(30) in (0, 130), "stopped as by Ctrl-C"
-        assert walk.is_file()
+        assert frames_in(walk) == painted + 1, "nothing is lost"
     finally:
         server.kill()

@@ -6,7 +6,7 @@ import json
 import struct
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,7 @@ def test_four_walk_as_each_would_alone(tmp_path: Path) -> None:
 
 def test_one_too_many_waits_for_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loci.app.play.connection.BUSY_SECONDS", 0.05)
-    monkeypatch.setattr("loci.app.play.sessions.IDLE_SECONDS", 0.1)
+    monkeypatch.setattr("loci.app.play.sessions.AWAY_SECONDS", 0.1)
     with served(tmp_path, most=1) as client, client.websocket_connect(SOCKET) as one:
         entered(one)
         with client.websocket_connect(SOCKET) as two:
@@ -200,6 +200,59 @@ def test_one_too_many_waits_for_its_turn(tmp_path: Path, monkeypatch: pytest.Mon
             assert until(two, "busy")["place"] == 1
             one.close()
             assert until(two, "ready")["session"]
+
+
+def test_a_walk_that_was_left_keeps_its_place_while_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loci.app.play.sessions.AWAY_SECONDS", 0.0)
+    with served(tmp_path, most=2) as client:
+        with client.websocket_connect(SOCKET) as one:
+            left = entered(one)["session"]
+            chunk(one, "w", 1, 0)
+        with client.websocket_connect(SOCKET) as two:
+            entered(two)
+            with client.websocket_connect(SOCKET) as again:
+                assert entered(again, left)["frames"] == 5
+
+
+def test_a_walk_opened_a_second_time_goes_on_there(tmp_path: Path) -> None:
+    """As a browser does when it duplicates a tab, or reconnects before the old socket is dead."""
+    with served(tmp_path) as client, client.websocket_connect(SOCKET) as one:
+        session = entered(one)["session"]
+        first = chunk(one, "w", 1, 0)
+        with client.websocket_connect(SOCKET) as two:
+            assert entered(two, session)["session"] == session
+            until(one, "elsewhere")
+            one.send_json({"type": "keys", "keys": "w", "id": 9, "painted": 4})
+            second = chunk(two, "w", 2, 4)
+            third = chunk(two, "w", 3, 8)
+    with served(tmp_path / "alone") as client, client.websocket_connect(SOCKET) as alone:
+        entered(alone)
+        parts = [chunk(alone, "w", number + 1, 4 * number) for number in range(3)]
+    assert parts == [first, second, third]
+
+
+def test_a_dead_upload_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loci.app.play.server.UPLOAD_SECONDS", 0.1)
+
+    async def stalled() -> AsyncIterator[dict[str, Any]]:
+        yield {"type": "http.request", "body": b"\x89PNG", "more_body": True}
+        await asyncio.sleep(60)
+
+    with served(tmp_path) as client, client.websocket_connect(SOCKET) as socket:
+        session = entered(socket)["session"]
+        headers = [(b"host", HERE.removeprefix("http://").encode())]
+        scope = {"type": "http", "method": "POST", "headers": headers, "query_string": b""}
+        scope |= {"path": f"/api/sessions/{session}/picture", "root_path": "", "app": client.app}
+        parts, answers = stalled(), []
+
+        async def send(message: Any) -> None:
+            answers.append(message)
+
+        asyncio.run(client.app(scope, lambda: anext(parts), send))  # pyright: ignore
+        assert answers[0]["status"] == 408
+        assert chunk(socket, "w", 1, 0)
 
 
 def test_a_fork_leaves_its_sibling_as_it_was(tmp_path: Path) -> None:

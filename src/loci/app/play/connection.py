@@ -12,25 +12,24 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import io
 import json
 import struct
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from loci.app.play.memory_map import memory_map
-from loci.app.play.player import Shown
+from loci.app.play.messages import HANDLERS, jpeg
 from loci.app.play.sessions import Session, Sessions
-from loci.app.play.timeline import parting
 from loci.errors import LociError
 
+if TYPE_CHECKING:
+    from loci.app.play.player import Shown
+
 MOST_MESSAGE = 65536
-QUALITY = 90
 BUSY_SECONDS = 1.0
 
 
@@ -41,6 +40,7 @@ class Connection:
         self.socket, self.sessions = socket, sessions
         self.session: Session | None = None
         self.sending = asyncio.Lock()
+        self.gone = False
 
     async def serve(self) -> None:
         """From hello to goodbye."""
@@ -56,9 +56,12 @@ class Connection:
             known = await self._enter(known)
             session = self.session
             assert session is not None
+            before, session.holder = session.holder, self
             session.connections += 1
+            if before is not None:
+                await before.supersede()
             await self.tell_session()
-            await asyncio.gather(self._listen(), self._play())
+            await self._listen_and_play()
         except (WebSocketDisconnect, RuntimeError, ConnectionError):
             pass
         except Exception as error:
@@ -71,7 +74,9 @@ class Connection:
                 session = self.session
                 session.connections -= 1
                 session.left_at = time.monotonic()
-                session.player.press("", session.player.keys_id, -1)
+                if session.holder is self:
+                    session.holder = None
+                    session.player.press("", session.player.keys_id, -1)
                 async with session.lock:
                     await self.sessions.run(session.autosave, time.monotonic(), True)
             elif known:
@@ -86,6 +91,28 @@ class Connection:
                 return found.id
             await self.tell("busy", place=found)
             await asyncio.sleep(BUSY_SECONDS)
+
+    async def supersede(self) -> None:
+        """End this connection, since its walk goes on in another one."""
+        self.gone = True
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(1.0):  # it may be dead without knowing
+                await self.tell("elsewhere")
+                await self.socket.close(4409)
+
+    async def _listen_and_play(self) -> None:
+        """Until either ends. No piece of the walk is made any more once this has returned: its
+        frames would be lost, and whoever connects next would wait for them."""
+        session = self.session
+        assert session is not None
+        tasks = [asyncio.create_task(part) for part in (self._listen(), self._play())]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        self.gone = True
+        session.changed.set()
+        tasks[0].cancel()
+        await asyncio.wait(tasks)
+        for task in done:
+            task.result()
 
     async def receive(self) -> dict[str, Any]:
         """The next message. Raises WebSocketDisconnect for what is no JSON object."""
@@ -117,22 +144,24 @@ class Connection:
         """Where the session stands, and the frame to begin with."""
         session = self.session
         assert session is not None
-        player = session.player
-        world, timeline = session.world, player.timeline
-        await self.tell(
-            "ready",
-            session=session.id,
-            fps=world.fps,
-            chunk=world.chunk,
-            size=list(timeline.frame(0).size),
-            speed=world.preset.name,
-            seed=timeline.state.seed,
-            text=world.text_encoder is not None,
-            turn_degrees=_degrees(world),
-            branches=sorted(session.branches),
-            active=session.active,
-        )
         async with session.lock:
+            player = session.player
+            await self.sessions.run(player.settle)
+            world, timeline = session.world, player.timeline
+            await self.tell(
+                "ready",
+                session=session.id,
+                fps=world.fps,
+                chunk=world.chunk,
+                size=list(timeline.frame(0).size),
+                speed=world.preset.name,
+                seed=timeline.state.seed,
+                text=world.text_encoder is not None,
+                turn_degrees=_degrees(world),
+                branches=sorted(session.branches),
+                active=session.active,
+                frames=timeline.length,
+            )
             await self.show(player.go_to(timeline.moment))
             await self.tell("memory", **memory_map(player))
 
@@ -153,8 +182,10 @@ class Connection:
     async def _play(self) -> None:
         session = self.session
         assert session is not None
-        while True:
+        while not self.gone:
             async with session.lock:
+                if self.gone:
+                    return
                 player = session.player
                 shown = await self.sessions.run(player.act)
                 if shown is not None and len(shown.frames):
@@ -172,104 +203,6 @@ class Connection:
                     async with session.lock:
                         idle = session.player.last - session.player.painted <= 0
                         await self.sessions.run(session.autosave, time.monotonic(), idle)
-
-
-async def _keys(connection: Connection, session: Session, message: dict[str, Any]) -> None:
-    session.player.press(str(message["keys"])[:16], int(message["id"]), int(message["painted"]))
-    session.changed.set()
-
-
-async def _painted(connection: Connection, session: Session, message: dict[str, Any]) -> None:
-    session.player.paint(int(message["frame"]))
-    session.changed.set()
-
-
-async def _go_to(connection: Connection, session: Session, message: dict[str, Any]) -> None:
-    async with session.lock:
-        player = session.player
-        if "undo" in message:
-            now = player.timeline.moment + (player.pending is not None)
-            moment = max(0, now - int(message["undo"]))
-        else:
-            moment = int(message["moment"])
-        shown = await connection.sessions.run(player.go_to, moment)
-        await connection.show(shown)
-        await connection.tell("moment", frame=shown.first, moment=moment)
-        await connection.tell("memory", **memory_map(player))
-
-
-async def _peek(connection: Connection, session: Session, message: dict[str, Any]) -> None:
-    turns = int(message["turns"])
-    if not 1 <= abs(turns) <= 48:
-        raise LociError(f"peek: {turns} frames, expected 1 to 48 to the left or right")
-    async with session.lock:
-        frames = await connection.sessions.run(session.player.peek, turns)
-    pictures = [base64.b64encode(jpeg(Image.fromarray(f))).decode() for f in frames]
-    await connection.tell("peek", turns=turns, frames=pictures)
-
-
-async def _fork(connection: Connection, session: Session, message: dict[str, Any]) -> None:
-    async with session.lock:
-        session.active = await connection.sessions.fork(session)
-    await connection.tell_session()
-
-
-async def _branch(connection: Connection, session: Session, message: dict[str, Any]) -> None:
-    name = str(message["name"])
-    if name not in session.branches:
-        raise LociError(f"branch {name!r}: expected one of {', '.join(session.branches)}")
-    async with session.lock:
-        await connection.sessions.run(session.player.settle)
-        session.active = name
-    await connection.tell_session()
-
-
-async def _compare(connection: Connection, session: Session, message: dict[str, Any]) -> None:
-    names = [session.active, str(message["name"])]
-    if names[1] not in session.branches:
-        raise LociError(f"branch {names[1]!r}: expected one of {', '.join(session.branches)}")
-    async with session.lock:
-        await connection.sessions.run(session.player.settle)
-        timelines = [session.branches[name].timeline for name in names]
-        part = parting(*timelines)
-    lengths = [timeline.length for timeline in timelines]
-    await connection.tell("compare", branches=names, lengths=lengths, part=part)
-
-
-async def _restart(connection: Connection, session: Session, message: dict[str, Any]) -> None:
-    seed, speed = message.get("seed"), message.get("speed")
-    async with session.lock:
-        await connection.sessions.restart(
-            session,
-            None,
-            None if seed is None else int(seed),
-            None if speed is None else str(speed),
-        )
-    await connection.tell_session()
-
-
-async def _picture(connection: Connection, session: Session, message: dict[str, Any]) -> None:
-    await connection.tell_session()
-
-
-HANDLERS: dict[str, Callable[[Connection, Session, dict[str, Any]], Any]] = {
-    "keys": _keys,
-    "painted": _painted,
-    "go_to": _go_to,
-    "peek": _peek,
-    "fork": _fork,
-    "branch": _branch,
-    "compare": _compare,
-    "restart": _restart,
-    "picture": _picture,
-}
-
-
-def jpeg(image: Image.Image) -> bytes:
-    """A frame as a JPEG of quality 90, 4:4:4: about 1 kB for 64 pixels a side."""
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, format="JPEG", quality=QUALITY, subsampling=0)
-    return buffer.getvalue()
 
 
 def _degrees(world: Any) -> float | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from loci.app.play.player import Player
-from loci.memory.keyframes import add_keyframes
+if TYPE_CHECKING:
+    from loci.app.play.player import Player
 
 
 def memory_map(player: Player) -> dict[str, Any]:
     """Poses are [heading in radians, x, y in the world's units], dead-reckoned from the actions:
     they know no walls. Tokens are given by the frames they stand for, oldest first."""
+    from loci.memory.keyframes import add_keyframes
+
     timeline = player.timeline
     state = player.pending.chunk.after if player.pending else timeline.state
     path = [_pose(timeline.states[k].pose[0]) for k in sorted(timeline.states)]
@@ -32,6 +34,7 @@ def memory_map(player: Player) -> dict[str, Any]:
         "tokens": tokens,
         "moment": timeline.moment,
         "frames": player.last + 1,
+        "committed": timeline.length - 1,
         "bytes": memory.nbytes,
     }
 

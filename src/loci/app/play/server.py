@@ -29,15 +29,17 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from loci.app.play.connection import Connection, jpeg
+from loci.app.play import WALK
+from loci.app.play.connection import Connection
 from loci.app.play.lifts import Lifts
+from loci.app.play.messages import jpeg
 from loci.app.play.sessions import Session, Sessions
-from loci.app.play.timeline import WALK
 from loci.errors import LociError
 from loci.io.images import read_pixels
 
 PAGE = Path(__file__).parent / "page"
 MOST_UPLOAD = 20 * 2**20
+UPLOAD_SECONDS = 60.0
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 COOKIE = "loci_token"
 SPLAT_STYLES = (
@@ -184,12 +186,15 @@ def application(
             return missing()
         with tempfile.NamedTemporaryFile(prefix="loci-play-", suffix=".picture") as file:
             size = 0
-            async with asyncio.timeout(60):
-                async for part in request.stream():
-                    size += len(part)
-                    if size > MOST_UPLOAD:
-                        return refused(f"more than {MOST_UPLOAD >> 20} MB", 413)
-                    file.write(part)
+            try:
+                async with asyncio.timeout(UPLOAD_SECONDS):
+                    async for part in request.stream():
+                        size += len(part)
+                        if size > MOST_UPLOAD:
+                            return refused(f"more than {MOST_UPLOAD >> 20} MB", 413)
+                        file.write(part)
+            except TimeoutError:
+                return refused(f"not there after {UPLOAD_SECONDS:.0f} seconds", 408)
             file.flush()
             try:
                 pixels = await sessions.run(read_pixels, file.name)

@@ -1,4 +1,7 @@
-"""The walks of a server: who plays, who waits, and what is on disk."""
+"""The walks of a server: who plays, who waits, and what is on disk.
+
+What needs torch is imported by the thread that loads the world, so that the page is there at once.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,23 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from loci.app.play.player import Player
-from loci.app.play.timeline import WALK, Timeline
+from loci.app.play import WALK
 from loci.errors import LociError
-from loci.world.walk_file import load_walk
-from loci.world.world import World
+
+if TYPE_CHECKING:
+    from loci.app.play.connection import Connection
+    from loci.app.play.player import Player
+    from loci.world.world import World
 
 R = TypeVar("R")
 SAVE_SECONDS = 4.0
 """At most this much of a walk is lost when the process is killed, and the chunk under way."""
 IDLE_SECONDS = 900.0
 """A session that nobody is connected to is closed after this time; its walk stays on disk."""
+AWAY_SECONDS = 15.0
+"""The same where others wait for a place: longer than a page takes to reconnect."""
 
 
 @dataclass
@@ -37,6 +44,7 @@ class Session:
     branches: dict[str, Player] = field(default_factory=dict)
     active: str = "a"
     connections: int = 0
+    holder: Connection | None = None
     left_at: float = field(default_factory=time.monotonic)
     saved_at: float = 0.0
     closed: bool = False
@@ -160,10 +168,11 @@ class Sessions:
         return name
 
     async def sweep(self) -> None:
-        """Close sessions that were left for long."""
+        """Close sessions that were left for long; sooner where somebody wants their place."""
         now = time.monotonic()
+        patience = IDLE_SECONDS if len(self.open) < self.most else AWAY_SECONDS
         for session in list(self.open.values()):
-            if not session.connections and now - session.left_at > IDLE_SECONDS:
+            if not session.connections and now - session.left_at > patience:
                 del self.open[session.id]
                 async with session.lock:
                     await self.run(session.close)
@@ -181,6 +190,9 @@ class Sessions:
         self.pool.shutdown(wait=True)
 
     def _new(self, known: str | None) -> Session:
+        from loci.app.play.player import Player
+        from loci.app.play.timeline import Timeline
+
         assert self.world is not None
         world = self.world.at_speed(self.speed)
         if known and _is_id(known) and (self.folder / known / "a" / WALK).is_file():
@@ -194,6 +206,10 @@ class Sessions:
         return session
 
     def _begin(self, session: Session, picture: Any, seed: int | None, speed: str | None) -> None:
+        from loci.app.play.player import Player
+        from loci.app.play.timeline import Timeline
+        from loci.world.walk_file import load_walk
+
         assert self.world is not None
         world = session.world if speed is None else self.world.at_speed(speed)
         seed = self.seed if seed is None else seed

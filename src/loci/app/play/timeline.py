@@ -20,13 +20,14 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 
 from loci.actions import MOVES, VIEWS
+from loci.app.play import WALK
 from loci.errors import LociError
 from loci.io.video import VideoWriter
 from loci.world.walk_file import load_walk, save_walk
 from loci.world.world import WalkState, World
 
 DENSE, MOST_STATES = 64, 200
-FRAMES, WALK = "frames.bin", "walk.loci"
+FRAMES = "frames.bin"
 RECORD = struct.Struct("<IBBB")
 """In front of every PNG: its length, the move and the view that led to it, whether a chunk ends."""
 

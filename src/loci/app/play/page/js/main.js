@@ -5,11 +5,22 @@ import { Compare } from "./compare.js";
 import { listen } from "./keys.js";
 import { Lift } from "./lift.js";
 import { MemoryMap } from "./map.js";
+import { Peek } from "./peek.js";
+import { middle, told, Tokens } from "./tokens.js";
 import { Walk } from "./walk.js";
 
 const $ = (id) => document.getElementById(id);
 const walk = new Walk($("view"));
 const map = new MemoryMap($("map"));
+const peek = new Peek(walk, {
+  buttons: { left: $("peek-left"), behind: $("peek-back"), right: $("peek-right") }, figure: $("peeked"), say: (text) => say(text),
+});
+const then = (token) => {
+  const caption = `Shown then: frame ${middle(token)}. The token covers ${told(token)}.`;
+  peek.show(`/api/sessions/${walk.session}/${walk.info.active}/frames/${middle(token)}.jpg`, caption);
+};
+const tokens = { list: $("tokens"), text: $("tokens-text"), legend: $("legend") };
+new Tokens(walk, tokens, then, (token) => walk.memory && map.draw(walk.memory, walk.memory.tokens.find((t) => t.start === token?.start)));
 const undo = () => walk.send({ type: "go_to", undo: 1 });
 listen(walk, document.querySelector(".pad"), undo);
 new Lift(walk, {
@@ -23,20 +34,32 @@ new Compare(walk, {
 const cameraParts = { open: $("camera"), viewfinder: $("viewfinder"), take: $("take"), cancel: $("camera-off") };
 camera(cameraParts, (blob) => walkInto(blob), (text) => say(text));
 
-function say(text, veiled = false) {
+// `veil`: [what is in the way of walking, a note], or null when nothing is.
+function say(text, veil = null) {
   $("status").textContent = text;
-  $("veil").hidden = !veiled;
-  $("veil-text").textContent = text;
+  $("veil").hidden = !veil;
+  if (veil) [$("veil-text").textContent, $("veil-note").textContent] = veil;
+  for (const part of [document.querySelector(".side"), document.querySelector(".pad")]) part.inert = Boolean(veil);
   document.body.dataset.state = text;
 }
 
-walk.addEventListener("loading", () => say("The world is loading …", true));
-walk.addEventListener("busy", ({ detail }) => say(`Busy: others are walking. You are number ${detail.place} in the queue.`, true));
-walk.addEventListener("failed", ({ detail }) => say(detail.why, true));
-walk.addEventListener("lost", () => say("Connection lost. The walk is paused; reconnecting …", true));
+walk.addEventListener("loading", () => say("The world is loading …", ["The world is loading …", "This takes a few seconds."]));
+walk.addEventListener("busy", ({ detail }) => {
+  const place = `You are number ${detail.place} in the queue.`;
+  say(`Busy: others are walking. ${place}`, ["Others are walking just now.", `${place} It goes on here as soon as a place is free.`]);
+});
+walk.addEventListener("failed", ({ detail }) => {
+  say(detail.why, ["This cannot be walked into.", detail.why]);
+  $("spinner").hidden = true;
+});
+walk.addEventListener("lost", () => say("Connection lost. The walk is paused; reconnecting …", ["Connection lost.", "The walk is kept. Reconnecting …"]));
+walk.addEventListener("elsewhere", () => {
+  say("This walk goes on in another tab.", ["This walk goes on in another tab.", "Load the page again to go on here."]);
+  $("spinner").hidden = true;
+});
 walk.addEventListener("error", ({ detail }) => say(detail.why));
 walk.addEventListener("ready", ({ detail }) => {
-  say("Ready: hold a key to walk.");
+  say(detail.frames > 1 ? `Ready: hold a key to walk on from frame ${detail.frames - 1}.` : "Ready: hold a key to walk.");
   for (const what of ["walk.mp4", "walk.loci", "actions.json"]) {
     const id = { "walk.mp4": "get-video", "walk.loci": "get-walk", "actions.json": "get-actions" }[what];
     $(id).href = `/api/sessions/${detail.session}/${what}`;
@@ -47,10 +70,11 @@ walk.addEventListener("ready", ({ detail }) => {
   walk.info = detail;
 });
 walk.addEventListener("memory", ({ detail }) => {
+  walk.memory = detail;
   map.draw(detail);
   $("moment").max = detail.moment;
   if (document.activeElement !== $("moment")) $("moment").value = detail.moment;
-  $("moment-text").textContent = `${detail.moment} chunks`;
+  momentText();
 });
 walk.addEventListener("held", () => say(walk.held.size ? "Walking." : "Paused: hold a key to walk on."));
 
@@ -63,40 +87,15 @@ $("zoom").addEventListener("input", ({ target }) => {
 $("undo").addEventListener("click", undo);
 $("fork").addEventListener("click", () => walk.send({ type: "fork" }));
 $("branch").addEventListener("change", ({ target }) => walk.send({ type: "branch", name: target.value }));
+const momentText = () => ($("moment-text").textContent = `chunk ${$("moment").value} of ${$("moment").max}`);
+$("moment").addEventListener("input", momentText);
 $("moment").addEventListener("change", ({ target }) => walk.send({ type: "go_to", moment: Number(target.value) }));
 $("restart").addEventListener("click", () => walk.send({ type: "restart", seed: Number($("seed").value), speed: $("speed").value }));
 
-const degrees = () => walk.info?.turn_degrees || 7.5;
-for (const [id, angle] of [["peek-left", 90], ["peek-back", 180], ["peek-right", -90]]) {
-  $(id).addEventListener("click", () => walk.send({ type: "peek", turns: Math.round(angle / degrees()) }));
-}
-walk.addEventListener("peek", async ({ detail }) => {
-  const caption = "Generated from memory on a fork that was thrown away: nothing of it is remembered.";
-  for (const frame of detail.frames) {
-    show(`data:image/jpeg;base64,${frame}`, caption);
-    await new Promise((done) => setTimeout(done, 1000 / walk.fps));
-  }
-});
 $("map").addEventListener("click", (event) => {
   const token = map.at(event);
-  if (!token) return;
-  const frame = Math.floor((token.start + token.end - 1) / 2);
-  const caption = `Shown then: frame ${frame}. The token covers frames ${token.start} to ${token.end - 1}, merged ${token.level - 1} times.`;
-  show(`/api/sessions/${walk.session}/${walk.info.active}/frames/${frame}.jpg`, caption);
+  if (token) then(token);
 });
-
-async function show(url, caption) {
-  const figure = $("peeked");
-  const image = figure.querySelector("img");
-  image.src = url.startsWith("data:") ? URL.createObjectURL(await (async () => {
-    const text = atob(url.split(",")[1]);
-    return new Blob([Uint8Array.from(text, (c) => c.charCodeAt(0))], { type: "image/jpeg" });
-  })()) : url;
-  image.onload = () => image.src.startsWith("blob:") && URL.revokeObjectURL(image.src);
-  image.alt = caption;
-  figure.querySelector("figcaption").textContent = caption;
-  figure.hidden = false;
-}
 
 async function walkInto(file) {
   if (!file) return;
@@ -115,10 +114,12 @@ addEventListener("paste", (event) => walkInto([...event.clipboardData.files][0])
 
 setInterval(() => {
   const [median, p95] = [walk.latency(0.5), walk.latency(0.95)];
-  const delay = median === null ? "" : ` · key to picture ${median.toFixed(0)} ms (95 %: ${p95.toFixed(0)})`;
+  const delay = median === null ? "" : `key to picture ${median.toFixed(0)} ms (95 %: ${p95.toFixed(0)})`;
   const buffer = Math.max(0, walk.last - walk.painted);
-  const { speed = "", seed = "" } = walk.info || {};
-  $("hud").textContent = `${walk.rate.toFixed(0)} frames/s${delay} · buffer ${buffer} · ${speed} · seed ${seed} · frame ${walk.painted}`;
+  const { speed, seed } = walk.info || {};
+  const rate = walk.rate ? `${walk.rate.toFixed(0)} frames/s` : "";
+  const parts = [rate, delay, `buffer ${buffer}`, speed, `seed ${seed}`, `frame ${walk.painted}`];
+  $("hud").textContent = walk.info ? parts.filter(Boolean).join(" · ") : "";
 }, 500);
 
 window.loci = walk; // for the console and the tests

@@ -1,6 +1,8 @@
 // The map from above: the dead-reckoned path, and the memory tokens that stand in memory now.
 
-const COLOURS = ["#3f8fd9", "#7cc4ff", "#b8dcff", "#f4d58a", "#ffb45c"];
+export const COLOURS = ["#3f8fd9", "#7cc4ff", "#b8dcff", "#f4d58a", "#ffb45c"];
+
+export const colourOf = (level) => COLOURS[Math.min(level - 1, COLOURS.length - 1)];
 
 export class MemoryMap {
   constructor(canvas) {
@@ -9,7 +11,8 @@ export class MemoryMap {
     this.memory = null;
   }
 
-  draw(memory) {
+  // `marked`: the token to emphasise, if any.
+  draw(memory, marked = null) {
     this.memory = memory;
     const { canvas, context } = this;
     const points = [...memory.path, memory.pose, ...memory.tokens.map((t) => t.pose).filter(Boolean)];
@@ -20,7 +23,7 @@ export class MemoryMap {
     const [cx, cy] = [(Math.max(...xs) + Math.min(...xs)) / 2, (Math.max(...ys) + Math.min(...ys)) / 2];
     this.place = (pose) => [canvas.width / 2 + (pose[1] - cx) * scale, canvas.height / 2 - (pose[2] - cy) * scale];
     context.clearRect(0, 0, canvas.width, canvas.height);
-    for (const token of memory.tokens) this.wedge(token);
+    for (const token of memory.tokens) this.wedge(token, token === marked);
     context.strokeStyle = "#8a93a3";
     context.lineWidth = 1.5;
     context.beginPath();
@@ -32,13 +35,13 @@ export class MemoryMap {
     this.arrow(memory.pose);
   }
 
-  wedge({ level, pose }) {
+  wedge({ level, pose }, marked) {
     if (!pose) return;
     const { context } = this;
     const [x, y] = this.place(pose);
     const half = Math.min(Math.PI, (1.55 + (pose[3] ?? 0)) / 2);
-    const colour = COLOURS[Math.min(level - 1, COLOURS.length - 1)];
-    context.fillStyle = colour + "30";
+    const colour = colourOf(level);
+    context.fillStyle = colour + (marked ? "c0" : "30");
     context.strokeStyle = colour;
     context.lineWidth = 1;
     context.beginPath();

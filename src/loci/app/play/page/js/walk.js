@@ -12,6 +12,7 @@ export class Walk extends EventTarget {
     this.painted = 0; // number of the frame on the screen
     this.last = 0; // number of the newest frame received
     this.end = 0; // number of the last frame of the newest chunk that is complete
+    this.live = false; // whether there is a walk to send keys to
     this.held = new Set();
     this.keysId = 0;
     this.pressedAt = new Map(); // key message -> time of the key event
@@ -35,6 +36,8 @@ export class Walk extends EventTarget {
     this.socket.onmessage = ({ data }) => (typeof data === "string" ? this.told(JSON.parse(data)) : this.received(data));
     this.socket.onclose = () => {
       this.release();
+      this.live = false;
+      if (this.elsewhere) return;
       this.emit("lost");
       this.retry = Math.min((this.retry || 250) * 2, 4000);
       setTimeout(() => this.connect(), this.retry);
@@ -55,9 +58,9 @@ export class Walk extends EventTarget {
       this.session = message.session;
       sessionStorage.setItem("loci-session", message.session);
       [this.canvas.width, this.canvas.height] = message.size;
-      this.jump = true;
+      this.live = true;
     }
-    if (message.type === "moment") this.jump = true;
+    if (message.type === "elsewhere") this.elsewhere = true;
     if (message.type === "memory") this.end = message.frames - 1;
     this.emit(message.type, message);
   }
@@ -104,7 +107,7 @@ export class Walk extends EventTarget {
     entry.image.close();
     this.queue.delete(this.painted);
     this.paints.push(now);
-    if (this.paints.length > 60) this.paints.shift();
+    while (now - this.paints[0] > 2000) this.paints.shift();
     const pressed = this.pressedAt.get(entry.answers);
     if (pressed !== undefined) {
       this.latencies.push(performance.now() - pressed);
@@ -116,7 +119,7 @@ export class Walk extends EventTarget {
   }
 
   press(key) {
-    if (!this.held.has(key)) this.hold(new Set(this.held).add(key));
+    if (this.live && !this.held.has(key)) this.hold(new Set(this.held).add(key));
   }
 
   letGo(key) {
@@ -129,6 +132,7 @@ export class Walk extends EventTarget {
   }
 
   hold(held) {
+    if (!this.held.size) this.paints = []; // the rate is that of walking, without pauses
     this.held = held;
     this.keysId += 1;
     if (held.size) this.pressedAt.set(this.keysId, performance.now());
@@ -138,7 +142,7 @@ export class Walk extends EventTarget {
 
   get rate() {
     const [first, last] = [this.paints[0], this.paints[this.paints.length - 1]];
-    const recent = this.paints.length > 4 && performance.now() - last < 500;
+    const recent = this.paints.length > 4 && performance.now() - last < 1000;
     return recent ? ((this.paints.length - 1) * 1000) / (last - first) : 0;
   }
 
