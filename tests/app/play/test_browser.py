@@ -56,6 +56,7 @@ class Page:
 
     def __init__(self, browser: Any, address: str, **options: Any) -> None:
         self.context = browser.new_context(**options)
+        self.context.set_default_timeout(90_000)  # milliseconds; other work may slow it down
         self.page = self.context.new_page()
         self.complaints: list[str] = []
         self.requests: list[str] = []
@@ -74,14 +75,14 @@ class Page:
         asked = {"expression": expression, "returnByValue": True, "awaitPromise": True}
         return self.inspector.send("Runtime.evaluate", asked)["result"].get("value")
 
-    def until(self, expression: str, seconds: float = 30) -> None:
+    def until(self, expression: str, seconds: float = 90) -> None:
         ends = time.monotonic() + seconds
         while not self.value(expression):
             assert time.monotonic() < ends, f"never: {expression}"
             time.sleep(0.02)
 
     def ready(self) -> "Page":
-        self.page.wait_for_selector("body[data-state^=Ready]", timeout=60_000)
+        self.page.wait_for_selector("body[data-state^=Ready]")
         return self
 
 
@@ -174,7 +175,7 @@ def test_the_page_is_there_while_the_world_is_loading(browser: Any, tmp_path: Pa
 
     with serving(tmp_path, load=load) as address:
         page = Page(browser, address)
-        page.page.wait_for_selector("body[data-state^='The world is loading']", timeout=10_000)
+        page.page.wait_for_selector("body[data-state^='The world is loading']")
         navigation = "performance.getEntriesByType('navigation')[0]"
         assert page.value(f"{navigation}.responseEnd > 0")
         page.page.keyboard.press("w")
@@ -201,7 +202,7 @@ def test_one_too_many_is_told_its_place(browser: Any, tmp_path: Path) -> None:
     with serving(tmp_path, most=1) as address:
         one = Page(browser, address).ready()
         two = Page(browser, address)
-        two.page.wait_for_selector("body[data-state^='Busy']", timeout=20_000)
+        two.page.wait_for_selector("body[data-state^='Busy']")
         assert "number 1 in the queue" in two.page.locator("#veil").inner_text()
         assert two.value("document.querySelector('#hud').textContent") == ""
         walk_for(one, "w", 3)
@@ -226,16 +227,19 @@ def test_the_tab_that_came_later_has_the_walk(opened: Callable[..., Page]) -> No
 def test_frames_are_painted_at_the_rate_of_the_world(opened: Callable[..., Page]) -> None:
     page = opened().ready()
     page.page.keyboard.down("w")
-    for _ in range(10):  # other work on the machine may slow a hold down
-        page.until("loci.paints.length > 20 || loci.paints.length === 0")
-        time.sleep(0.5)
-        if page.value("loci.rate") >= 14:
-            break
-    assert 14 <= page.value("loci.rate") <= 15.8
+    page.until("loci.painted >= 30")
+    rates = []
+    for _ in range(20):
+        rates.append(page.value("loci.rate"))
+        time.sleep(0.1)
     page.page.keyboard.up("w")
     stand(page)
+    assert max(rates) <= 15.8
     assert page.value("loci.memory.pose[1]") > 0, "forward is along x"
     assert page.value("loci.memory.pose[2]") == 0
+    if os.getloadavg()[0] > (os.cpu_count() or 1):
+        pytest.skip("other work on this machine: too slow to be painted at 15 frames a second")
+    assert max(rates) >= 14
 
 
 def test_memory_tokens_are_shown_as_what_was_seen_then(opened: Callable[..., Page]) -> None:
@@ -311,7 +315,7 @@ def test_a_lost_socket_pauses_and_comes_back(opened: Callable[..., Page]) -> Non
     page.until("loci.painted >= 4")
     session = page.value("loci.session")
     page.value("loci.socket.close()")
-    page.page.wait_for_selector("body[data-state^='Connection lost']", timeout=10_000)
+    page.page.wait_for_selector("body[data-state^='Connection lost']")
     assert page.value("loci.held.size") == 0
     page.page.keyboard.up("w")
     page.ready()
@@ -329,7 +333,7 @@ def test_undo_peek_and_map(opened: Callable[..., Page]) -> None:
     page.page.keyboard.press("u")
     page.until(f"loci.painted === {before - 4}")
     page.page.locator("#peek-left").click()
-    page.page.wait_for_selector("#peeked:not([hidden]) img[src^=blob]", timeout=20_000)
+    page.page.wait_for_selector("#peeked:not([hidden]) img[src^=blob]")
     assert page.value("loci.painted") == before - 4
     assert page.value("Number(document.querySelector('#moment').max)") >= 1
 
@@ -445,7 +449,7 @@ def test_an_object_is_selected_in_the_start_picture(
     mouse.down()
     mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] * 3 / 4)
     mouse.up()
-    page.page.wait_for_selector("#lift-files a", timeout=20_000)
+    page.page.wait_for_selector("#lift-files a")
     sent = json.loads(next(data for data in asked if data and data.startswith("{")))
     assert sent["source"] == "picture"
     assert sent["box"] == pytest.approx([0.25, 0.25, 0.5, 0.75], abs=0.02)
@@ -534,7 +538,7 @@ def test_a_killed_server_offers_to_go_on(browser: Any, tmp_path: Path) -> None:
         process = subprocess.Popen(command)
         for _ in range(600):
             try:
-                urlopen(f"http://127.0.0.1:{port}/", timeout=1).read()
+                urlopen(f"http://127.0.0.1:{port}/", timeout=10).read()
                 return process
             except OSError:
                 time.sleep(0.1)
@@ -553,7 +557,7 @@ def test_a_killed_server_offers_to_go_on(browser: Any, tmp_path: Path) -> None:
         os.kill(server.pid, signal.SIGKILL)
         server.wait()
         page.page.keyboard.up("w")
-        page.page.wait_for_selector("body[data-state^='Connection lost']", timeout=20_000)
+        page.page.wait_for_selector("body[data-state^='Connection lost']")
         server = start()
         page.ready()
         assert page.value("loci.session") == session

@@ -110,7 +110,7 @@ class Connection:
         self.gone = True
         session.changed.set()
         tasks[0].cancel()
-        await asyncio.wait(tasks)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for task in done:
             task.result()
 
@@ -201,8 +201,12 @@ class Connection:
                             await session.changed.wait()
                             continue
                     async with session.lock:
-                        idle = session.player.last - session.player.painted <= 0
+                        player = session.player
+                        idle = player.last - player.painted <= 0
+                        settled = idle and player.pending is not None
                         await self.sessions.run(session.autosave, time.monotonic(), idle)
+                        if settled:
+                            await self.tell("memory", **memory_map(player))
 
 
 def _degrees(world: Any) -> float | None:

@@ -91,6 +91,7 @@ export class Lift {
   async start(selection) {
     this.elements.files.replaceChildren();
     this.say("Lifting …");
+    this.elements.status.scrollIntoView({ block: "nearest" });
     const body = JSON.stringify({ ...selection, source: this.source, frame: this.walk.painted });
     const answer = await fetch(`/api/sessions/${this.walk.session}/lift`, { method: "POST", body });
     const begun = await answer.json();
@@ -107,6 +108,7 @@ export class Lift {
   async show(job, files) {
     const url = (name) => `/api/lifts/${job}/${name}`;
     this.say("Lifted. Drag to turn it.");
+    this.elements.files.closest("details").open = true;
     for (const name of files) {
       const link = Object.assign(document.createElement("a"), { href: url(name), download: name, textContent: name });
       link.className = "button";
@@ -119,9 +121,11 @@ export class Lift {
       turntable.hidden = true;
       await showMesh(viewer, url("mesh.glb"), files.includes("splat.ply") ? url("splat.ply") : null);
     } catch (error) {
+      this.say("Lifted. This browser draws no 3D, so here is a video of it.");
       viewer.hidden = true;
       turntable.hidden = false;
       turntable.src = url("turntable.mp4");
     }
+    this.elements.files.scrollIntoView({ block: "nearest" });
   }
 }

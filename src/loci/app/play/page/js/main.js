@@ -118,7 +118,7 @@ setInterval(() => {
   const buffer = Math.max(0, walk.last - walk.painted);
   const { speed, seed } = walk.info || {};
   const rate = walk.rate ? `${walk.rate.toFixed(0)} frames/s` : "";
-  const parts = [rate, delay, `buffer ${buffer}`, speed, `seed ${seed}`, `frame ${walk.painted}`];
+  const parts = [rate, delay, `buffer ${buffer}`, speed, `seed ${seed}`, `frame ${Math.max(0, walk.painted)}`];
   $("hud").textContent = walk.info ? parts.filter(Boolean).join(" · ") : "";
 }, 500);
 

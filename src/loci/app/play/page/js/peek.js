@@ -11,6 +11,7 @@ export class Peek {
     for (const [side, button] of Object.entries(buttons)) button.addEventListener("click", () => this.ask(side));
     walk.addEventListener("peek", ({ detail }) => this.play(detail.frames));
     for (const event of ["error", "lost", "ready"]) walk.addEventListener(event, () => this.done());
+    walk.addEventListener("ready", ({ detail }) => (this.figure.hidden ||= detail.frames === 1)); // of a former walk
   }
 
   ask(side) {
