@@ -213,7 +213,7 @@ def test_one_too_many_is_told_its_place(browser: Any, tmp_path: Path) -> None:
 def test_the_tab_that_came_later_has_the_walk(opened: Callable[..., Page]) -> None:
     one = opened().ready()
     walk_for(one, "w", 3)
-    two = opened()
+    two = opened().ready()  # else it would overwrite the id that is put there
     two.value(f"sessionStorage.setItem('loci-session', '{one.value('loci.session')}')")
     two.page.reload()
     one.page.wait_for_selector("body[data-state^='This walk goes on in another tab']")
