@@ -154,7 +154,7 @@ def test_wrong_usage_exits_with_2(argv: list[str]) -> None:
         (["--save", "nowhere/walk.loci"], "nowhere/walk.loci: cannot be written"),
         (["walk.png"], "walk.png: would be replaced by what is written"),
         (["--actions", "a.png", "--out", "a.mp4"], "a.png: would be replaced by"),
-        (["--save", "walk.png"], "walk.png is also the video or its contact sheet"),
+        (["--save", "walk.png"], "walk.png must differ from the video and its contact sheet"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(

@@ -1,4 +1,4 @@
-"""Loci: walk into a picture, in a world that remembers where you have been."""
+"""Loci: a world model with long-term memory, and single-image 3D lifting."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

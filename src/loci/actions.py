@@ -1,4 +1,4 @@
-"""The words of a walk: what an action is called, its file format, and its keys.
+"""Action ids, their names, their file format and their keyboard notation.
 
 An action is a move and a view, each an id from 0 to 9, named as in Infinite-World
 (arXiv 2602.02393). There are three ways to write a list of them, and all become one array of ids

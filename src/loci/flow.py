@@ -96,7 +96,7 @@ def interval_guidance(
     unconditional: Velocity,
     strength: float,
     interval: tuple[float, float] = (0.0, 1000.0),
-    every: int = 1,
+    every: int | None = 1,
 ) -> Velocity:
     """Classifier-free guidance in two evaluations, within an interval of timesteps.
 
@@ -111,7 +111,7 @@ def interval_guidance(
         strength: w; 0 switches guidance off.
         interval: timesteps (0..1000) between which the run is guided.
         every: `unconditional` is evaluated at one guided step in this many, beginning with the
-            first; the steps between reuse the last difference.
+            first; the steps between reuse the last difference. None: at the first one only.
     """
     difference: dict[str, Tensor] = {}
     guided_steps = 0
@@ -125,16 +125,16 @@ def interval_guidance(
         if not renews_guidance(guided_steps - 1, every):
             return {name: x + strength * difference[name] for name, x in v.items()}
         negative = unconditional(state, timestep)
-        if every > 1:
+        if every != 1:
             difference.update({name: x - negative[name] for name, x in v.items()})
         return {name: (1 + strength) * x - strength * negative[name] for name, x in v.items()}
 
     return evaluate
 
 
-def renews_guidance(guided_step: int, every: int) -> bool:
+def renews_guidance(guided_step: int, every: int | None) -> bool:
     """Whether the unconditional velocity is evaluated at this guided step, counted from 0."""
-    return guided_step % every == 0
+    return guided_step == 0 if every is None else guided_step % every == 0
 
 
 # Step policies: when the sampler may skip an evaluation

@@ -299,7 +299,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "damaged mask": (["p.png", "--mask", "cut.png"], "cut.png: truncated or damaged"),
         "animated": ([moving, *m], "moving.gif: animated (3 frames), expected a single"),
         "truncated": (["cut.png", *m], "cut.png: truncated or damaged"),
-        "mask without picture": (m, "PICTURE: none, expected the one that masks"),
+        "mask without picture": (m, "PICTURE is required with --mask"),
         "no picture": (["text.png", *m], "text.png: no picture, expected"),
         "narrow": ([narrow, *m], "picture: 40 x 2 pixels, expected at most 16 to 1"),
         "all NaN": (

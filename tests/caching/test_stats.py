@@ -100,7 +100,7 @@ def test_fewer_steps_are_the_published_trade() -> None:
         1 / 3,
         1 / 8,
     )
-    assert [p.guide_every for p in named.values()] == [1, 2, 1000, 1, 1]
+    assert [p.guide_every for p in named.values()] == [1, 2, None, 1, 1]
     assert [p.prune for p in named.values()] == [True, True, True, False, False]
     assert [p.decoding is None for p in named.values()] == [True, *[False] * 4]
 

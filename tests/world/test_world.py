@@ -235,7 +235,7 @@ def test_a_shipped_name_is_no_folder_here(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"action_scale": None}, "go together"),
+        ({"action_scale": None}, "set both or neither"),
         ({"overlap": True}, "no overlap"),
     ],
 )
@@ -243,7 +243,7 @@ def test_parts_that_do_not_fit_together_are_refused(changed: dict, said: str) ->
     world = small_world()
     with pytest.raises(LociError, match=said):
         World(replace(world.config, **changed), world.transformer, world.codec)
-    with pytest.raises(LociError, match="go together"):
+    with pytest.raises(LociError, match="set both or neither"):
         World(WorldConfig(action_scale=ActionScale()), randomised(released_like()), world.codec)
 
 

@@ -100,7 +100,7 @@ def doctor(
             f"{_duration(need.seconds)}, {need.memory / GB:.1f} GB"
         )
     if not needs:
-        print("  a small model: it runs anywhere")
+        print("  a small model: no requirements to report")
     else:
         _advice(max(need.memory for need in needs), str(dtype).removeprefix("torch."), kind)
 
@@ -250,8 +250,8 @@ def _advice(needed: float, dtype: str, kind: str) -> None:
     if needed <= free:
         print(f"\nIt fits: loci {command} --dtype {dtype} --model ...")
         return
-    print(f"\nIt does not fit: needs {needed / GB:.1f} GB, {free / GB:.1f} GB are free. Try")
-    print("  other programs closed, or a machine with more memory")
+    print(f"\nIt does not fit: needs {needed / GB:.1f} GB, {free / GB:.1f} GB are free. Try:")
+    print("  closing other programs, or a machine with more memory")
     print("  --dtype bfloat16, which halves the weights of float32")
     if kind == "world":
         print("  --size 256x256 and smaller pictures; --steps 10 for time, not memory")

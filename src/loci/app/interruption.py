@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps of a long run, never within one."""
+"""Defers Ctrl-C to the end of a step of a long run."""
 
 import signal
 import threading

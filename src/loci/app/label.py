@@ -48,14 +48,14 @@ def label(
         films: films, or folders of films.
         out: where to write.
         poses: a file with the camera's poses, for a single film; without it they are measured.
-        poses_format: of that file; by default as its name and content suggest.
+        poses_format: format of that file; by default as its name and content suggest.
         fov: field of view across the longer side of the films, in degrees.
         fps: frames per second of the recordings, at most.
         size: height and width of the recorded frames in pixels: the middle of the film; doom takes
             multiples of 32.
         length: frames of each walk; by default as long as the films allow.
         workers: how many films at a time, each in a process.
-        distortion: of the lens, one radial term, such as -0.25 of an action camera; 0 for films
+        distortion: the lens's, one radial term, such as -0.25 of an action camera; 0 for films
             that the camera has straightened itself.
     """
     found = find_films(films)

@@ -1,6 +1,6 @@
 """`loci lift`: from a picture and masks to splats, meshes, poses, a preview and a turntable.
 
-The way of a picture: `lift_request.py` reads it and the masks, `Lifter.lift` makes objects of
+Data flow: `lift_request.py` reads the picture and the masks, `Lifter.lift` makes objects of
 them, `_write` exports them and draws the previews of `lift_views.py`.
 """
 
@@ -150,7 +150,7 @@ def _finished(scene: Scene, options: LiftOptions, names: list[str]) -> Scene:
     for name, asset in zip(names, objects, strict=True):
         faces = 0 if asset.mesh is None else len(asset.mesh.faces)
         if options.faces is not None and faces > FACES_SLACK * options.faces:
-            print(f"{name}: {faces} faces, more than {options.faces}: its parts need them")
+            print(f"{name}: {faces} faces; fewer would break its disconnected pieces")
     if options.texture is not None:
         objects = tuple(asset.textured(options.texture) for asset in objects)
     return replace(scene, objects=objects)

@@ -45,7 +45,9 @@ def lift_batch(options: LiftOptions) -> None:
     assert options.batch is not None
     given = (options.picture, options.mask, options.label, options.box, options.point)
     if any(given) or options.pointmap is not None:
-        raise LociError("--batch: given with a picture, masks or a pointmap, expected it alone")
+        raise LociError(
+            "--batch cannot be combined with a picture, masks, boxes, points or a pointmap"
+        )
     if not 1 <= options.workers <= 256:
         raise LociError(f"--workers: {options.workers}, expected 1 to 256")
     found = find_jobs(options.batch)

@@ -56,12 +56,14 @@ class LiftOptions:
         tyro.conf.UseAppendAction[tuple[tuple[int, int, int, int], ...]],
         tyro.conf.arg(metavar="LEFT TOP RIGHT BOTTOM"),
     ] = ()
-    """In place of a mask: pixels around an object, which is then segmented; again for more."""
+    """A box in pixels around an object, which is then segmented, in place of a mask; again for
+    more."""
     point: Annotated[
         tyro.conf.UseAppendAction[tuple[tuple[int, int], ...]],
         tyro.conf.arg(metavar="COLUMN ROW"),
     ] = ()
-    """In place of a mask: a pixel on an object, which is then segmented; a box is more reliable."""
+    """A pixel on an object, which is then segmented, in place of a mask; a box is more
+    reliable."""
     segmentation: Literal["auto", "u2net", "grabcut"] = "auto"
     """How objects in boxes are segmented: by U2-Net, or by colour; auto takes U2-Net where its
     weights are found. Points are always segmented by colour."""
@@ -77,7 +79,7 @@ class LiftOptions:
     fov: Annotated[float | None, tyro.conf.arg(metavar="DEGREES")] = None
     """Horizontal field of view: needed for depths; 50 is assumed where there is no pointmap."""
     intrinsics: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FX FY CX CY|FILE")] = ()
-    """In place of it, and for cropped pictures: focal lengths and principal point in pixels, or a
+    """Instead of --fov, and for cropped pictures: focal lengths and principal point in pixels, or a
     file with them or a 3x3 camera matrix (.txt, .npy, .json)."""
     model: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")] = "home"
     """A shipped model, a folder, the published checkpoints of SAM 3D Objects, or a hub id."""
@@ -92,9 +94,9 @@ class LiftOptions:
     speed: Literal["exact", "fast", "faster"] = "exact"
     """Preset: exact (no approximation), fast (no visible loss), faster."""
     tolerance: Annotated[float | None, tyro.conf.arg(metavar="ERROR")] = None
-    """Most relative error of a flow, in place of the preset's steps, from 0 to 1. home, which has
-    few steps to skip, saves a sixth of its evaluations at 0.05 and a third at 0.4; --speed saves
-    more."""
+    """Largest relative error of a flow, in place of the preset's steps, from 0 to 1. home, which
+    has few steps to skip, saves a sixth of its evaluations at 0.05 and a third at 0.4; --speed
+    saves more."""
     decoders: tuple[Decoder, ...] = ()
     """Run only these; gaussian_decoder_4, where the model has it, makes fewer splats."""
     faces: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
@@ -112,7 +114,7 @@ class LiftOptions:
     verify: bool = False
     """Lift a second time, exactly, and report what differs: voxels, place, turn and size."""
     batch: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER|LIST")] = None
-    """In place of a picture: a folder of pictures NAME.png or .jpg with masks NAME_mask.png (and
+    """A folder in place of a picture: pictures NAME.png or .jpg with masks NAME_mask.png (and
     NAME_mask_2.png and so on), or a list: lines PICTURE,MASK,... in a .csv, or options in a .jsonl.
     Each is written to OUT/NAME, and left out where it is there."""
     workers: Annotated[int, tyro.conf.arg(metavar="N")] = 1
@@ -219,7 +221,7 @@ def _intrinsics(options: LiftOptions, size: tuple[int, int]) -> Intrinsics | Non
 def _check_options(options: LiftOptions) -> None:
     selected = options.mask or options.box or options.point
     if options.picture is None and (selected or options.pointmap):
-        raise LociError("PICTURE: none, expected the one that masks or a pointmap belong to")
+        raise LociError("PICTURE is required with --mask, --box, --point and --pointmap")
     if options.picture is not None and not options.picture.exists():
         raise LociError(f"{options.picture}: no such file")
     for path in (*options.mask, options.pointmap):
@@ -230,9 +232,7 @@ def _check_options(options: LiftOptions) -> None:
     if options.pointmap is None and options.pointmap_frame != "pytorch3d":
         raise LociError("--pointmap-frame: given without --pointmap, expected both or neither")
     if options.fov is not None and not 0 < options.fov < 180:
-        raise LociError(
-            f"--fov: field of view: {options.fov} degrees, expected more than 0 and less than 180"
-        )
+        raise LociError(f"--fov must be between 0 and 180 degrees, got {options.fov:g}")
     if options.fov is not None and options.intrinsics:
         raise LociError("--fov: given with --intrinsics, expected one of them")
     if not 0 < options.depth_scale < math.inf:
@@ -286,7 +286,7 @@ def _check_model(options: LiftOptions, model: Path) -> None:
     config: Any = read_json(path) if path.is_file() else {}
     decoders = options.decoders or (config.get("decoders") if isinstance(config, dict) else None)
     if (options.faces or options.texture) and decoders and "mesh_decoder" not in decoders:
-        raise LociError(f"{options.model}: makes no mesh, expected no --faces and no --texture")
+        raise LociError(f"{options.model} has no mesh decoder; remove --faces and --texture")
 
 
 def _segmented(

@@ -1,4 +1,4 @@
-"""What a saved walk says of itself, read without torch; `world/walk_file.py` reads the rest."""
+"""The header of a saved walk, read without torch; `world/walk_file.py` reads the rest."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """`loci walk`: from a picture and actions to a video, a contact sheet and a saved walk.
 
-The way of a frame: `walk_request.py` reads the picture and the actions, `World.walk` generates
+Data flow: `walk_request.py` reads the picture and the actions, `World.walk` generates
 chunks of frames from them, `walk_record.py` writes them.
 """
 

@@ -1,4 +1,4 @@
-"""What a walk leaves behind: its video, its contact sheet, and the walk itself."""
+"""Writes a walk's video, its contact sheet and its saved state."""
 
 from __future__ import annotations
 

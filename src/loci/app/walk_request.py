@@ -70,8 +70,8 @@ class WalkOptions:
     resume: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A saved walk to continue, in place of a picture."""
     size: Annotated[str | None, tyro.conf.arg(metavar="HxW")] = None
-    """Height and width of the frames, multiples of 16, for models that take any: 256x256 costs a
-    sixth of 448x896 and less. By default the published size nearest to the picture's shape."""
+    """Height and width of the frames, multiples of 16, for models that take any: 256x256 costs at
+    most a sixth of 448x896. By default the published size nearest to the picture's shape."""
     steps: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Sampling steps of a chunk, in place of the model's own."""
     speed: Literal["exact", "fast", "faster"] = "exact"
@@ -190,7 +190,7 @@ def choose_outputs(options: WalkOptions, saved: SavedWalk | None) -> WalkOutputs
         video = video if saved.video and not video.exists() else _free_name(video)
     elif video.exists():
         wrong = f"continues after frame {saved.frames}" if video in own else "is another file"
-        raise LociError(f"--out: {video} {wrong}, expected a new name, or none to choose one")
+        raise LociError(f"--out: {video} {wrong}; omit --out or choose a new name")
     return WalkOutputs(video, beginning, new_id, options.save)
 
 
@@ -250,7 +250,7 @@ def _check_options(options: WalkOptions) -> None:
 def _check_outputs(options: WalkOptions, outputs: WalkOutputs) -> None:
     files = [outputs.video, outputs.sheet, *filter(None, [outputs.save])]
     if len({path.absolute() for path in files}) < len(files):
-        raise LociError(f"--save: {options.save} is also the video or its contact sheet")
+        raise LociError(f"--save {options.save} must differ from the video and its contact sheet")
     _check_kept((options.picture, options.actions), files)
     _check_kept((options.resume,), files[:2])  # a saved walk may be replaced by its continuation
     for path in (*files, outputs.stopped):

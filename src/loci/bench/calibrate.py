@@ -42,7 +42,7 @@ def calibrate(
             runs/objects or runs/data by default.
         train: how many training objects or walks to fit on.
         held_out: how many others to test on.
-        seed: of the views, the backgrounds and the noise.
+        seed: seed of the views, the backgrounds and the noise.
         device: where to compute: cpu, cuda or mps.
         json: where to write the table as well.
     """

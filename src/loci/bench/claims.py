@@ -60,12 +60,12 @@ def claims(
     Args:
         json: where to write the results.
         data: what loci label made of the films.
-        models: to compare: shipped ones by name, or model folders. A model made for another field
-            of view is measured with the film's as well, which changes no weight.
+        models: models to compare: shipped ones by name, or model folders. A model made for another
+            field of view is measured with the film's as well, which changes no weight.
         films: the folder of the films, with the true poses beside them (loci data film).
-        examples: of each history.
-        starts: from how many held-out frames each command is given.
-        seed: of the examples and the noise.
+        examples: number of examples of each history.
+        starts: number of held-out frames from which each command is given.
+        seed: seed of the examples and the noise.
     """
     if min(examples, starts) < 1:
         raise LociError(f"--examples, --starts: {examples}, {starts}, expected at least 1 each")

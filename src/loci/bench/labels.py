@@ -64,7 +64,7 @@ def labels(json: Path, data: Path, walks: int = 4, seed: int = 100) -> None:
         json: where to write the results.
         data: a folder with `trajectories` (freiburg1_xyz, KITTI 00) and `kitchen_7scenes`.
         walks: how many rendered walks; 0 for none.
-        seed: of the first walk.
+        seed: seed of the first walk.
     """
     if not (data / "trajectories").is_dir():
         raise LociError(f"--data: {data} has no trajectories, expected a folder with trajectories")

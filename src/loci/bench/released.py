@@ -53,7 +53,7 @@ def released(
 
     Args:
         json: where to write the results.
-        dtype: of weights and products.
+        dtype: type of weights and products.
         layers: blocks of each transformer, at full width.
     """
     if not 1 <= layers <= 24:
@@ -126,10 +126,10 @@ def time_world(
     """A velocity of the world's transformer with so many blocks, for one prompt.
 
     Args:
-        dtype: of the weights.
+        dtype: type of the weights.
         layers: blocks.
         frames: noisy latents, beside two of memory.
-        side: of a latent; its quarter is the number of tokens.
+        side: side of a latent; its quarter is the number of tokens.
         calls: that are timed.
     """
     model = WorldTransformer(replace(TransformerConfig(), layers=layers)).to(dtype).eval()

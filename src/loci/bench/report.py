@@ -109,8 +109,8 @@ class DriftPlan:
     """How drift is measured.
 
     Args:
-        frames: of a free walk. It goes out and back, so its late frames should show the places of
-            its early ones.
+        frames: length of a free walk. It goes out and back, so its late frames should show the
+            places of its early ones.
         early: the first and last early frame, for the drift ratio.
         late: the same for late frames; as many.
         first: frames at the start that are compared with the engine's of the same walk.
@@ -131,7 +131,7 @@ class MemoryPlan:
     """How much `loci bench memory` measures.
 
     Args:
-        lengths: of the trials, in actions.
+        lengths: lengths of the trials, in actions.
         maps: how many held-out maps.
         drift: the free walks.
         alive: lengths in frames at which long walks are compared with their beginning; one walk
@@ -194,7 +194,7 @@ class SpeedPlan:
     Args:
         objects: how many held-out objects every method lifts; all if None.
         views: how many unseen views of each are compared.
-        tolerance_objects: on how many objects the error tolerances are tested.
+        tolerance_objects: number of objects on which the error tolerances are tested.
     """
 
     objects: int | None = 32

@@ -22,9 +22,6 @@ from loci.flow import EvaluateAll, StepPolicy
 
 UNCALIBRATED = "the tolerance is not calibrated on this model: true errors may exceed it"
 
-GUIDED_ONCE = 1_000
-"""As `Preset.guide_every`: only the first guided step evaluates the unconditional velocity."""
-
 LAYOUT = ("6drotation_normalized", "scale", "translation", "translation_scale")
 """The tensors of SAM 3D Objects' first stage that say where an object stands."""
 
@@ -70,7 +67,7 @@ class Preset:
         structure_step_share: the same for the structure flow of a lift.
         latent_step_share: the same for the latent flow of a lift.
         guide_every: in a lift, the unconditional velocity is evaluated at one guided step in this
-            many (`loci.flow.interval_guidance`).
+            many (`loci.flow.interval_guidance`); None: at the first guided step only.
     """
 
     name: str
@@ -83,7 +80,7 @@ class Preset:
     walk_step_share: float = 1.0
     structure_step_share: float = 1.0
     latent_step_share: float = 1.0
-    guide_every: int = 1
+    guide_every: int | None = 1
 
     def structure_policy(self, interval: Interval | None) -> StepPolicy:
         """For one run of the structure flow, guided within the interval."""
@@ -179,7 +176,7 @@ def faster() -> Preset:
         decoding=DecodingConfig(),
         structure_step_share=1 / 3,
         latent_step_share=0.125,
-        guide_every=GUIDED_ONCE,
+        guide_every=None,
         walk_step_share=0.25,
     )
 

@@ -81,7 +81,7 @@ class Stats:
         name: str,
         policy: StepPolicy | None = None,
         interval: Interval | None = None,
-        every: int = 1,
+        every: int | None = 1,
     ) -> TokenPolicy:
         """The same policy, with its evaluations counted.
 
@@ -135,7 +135,11 @@ class CountingPolicy:
     """
 
     def __init__(
-        self, stage: StageStats, policy: StepPolicy, interval: Interval | None, every: int = 1
+        self,
+        stage: StageStats,
+        policy: StepPolicy,
+        interval: Interval | None,
+        every: int | None = 1,
     ) -> None:
         self.stage, self.policy, self.interval, self.every = stage, policy, interval, every
         self.cached_context = policy.cached_context if isinstance(policy, TokenPolicy) else False

@@ -1,4 +1,4 @@
-"""What the rollout asks of an autoencoder between frames and latents."""
+"""The codec protocol: what a rollout needs of an autoencoder."""
 
 from __future__ import annotations
 

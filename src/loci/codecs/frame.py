@@ -1,4 +1,4 @@
-"""A per-frame autoencoder, frame by frame and cheap enough for a CPU.
+"""Per-frame convolutional autoencoder with a linear (PCA) skip path, cheap enough for a CPU.
 
 A convolutional autoencoder works on pixel-unshuffled frames, so that no convolution runs
 at full resolution. Beside it a linear path maps each patch to its latent and back; it is set to the

@@ -59,7 +59,7 @@ def assemble(folder: Path, length: int | None = None) -> dict[str, int]:
     its neighbour, unless that neighbour is held out.
 
     Args:
-        folder: of the labelled films.
+        folder: folder of the labelled films.
         length: frames of a walk; by default the longest that leaves at least four of them.
 
     Returns:

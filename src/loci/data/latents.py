@@ -81,7 +81,7 @@ def latent_walks(
     if walks > available:
         raise LociError(f"{walks} walks asked for, but the shards hold {available}")
     if scale is None:
-        raise LociError("recordings without the units of their actions: expected an ActionScale")
+        raise LociError("recordings lack action_scale, the units of their actions")
     if codec.temporal_factor != 1:
         raise LociError("latents of walks need a codec with a latent for every frame")
     latents = _encoded(recordings, codec, cache, walks)

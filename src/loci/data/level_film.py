@@ -35,9 +35,9 @@ def film(
 
     Args:
         out: the film to write, 640x480 pixels.
-        level: of freedoom2.wad, 1 to 32. Doors stay closed: some levels are a single room.
+        level: a level of freedoom2.wad, 1 to 32. Doors stay closed: some levels are a single room.
         minutes: how long.
-        seed: of the walk and the hand.
+        seed: seed of the walk and the hand.
         fov: field of view across the film in degrees.
         fps: frames per second.
     """

@@ -38,7 +38,7 @@ def panoramas(
         walks: how many.
         frames: frames a walk.
         size: pixels a side of the frames.
-        seed: of the turns, the cameras and the colours.
+        seed: seed of the turns, the cameras and the colours.
 
     Raises:
         LociError: when there are no such photographs, or `out` holds data already.

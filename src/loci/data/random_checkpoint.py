@@ -77,7 +77,7 @@ def random_checkpoint(
         model: whose layout.
         out: the folder to write.
         size: full as published, or tiny.
-        seed: of the numbers.
+        seed: seed of the numbers.
     """
     from tqdm import tqdm
 

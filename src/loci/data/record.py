@@ -71,7 +71,7 @@ def record(
         out: folder for the shards.
         episodes: how many walks, each in a map of its own.
         frames: frames a walk.
-        seed: of the maps and the walks.
+        seed: seed of the maps and the walks.
         split: maps of "train" and of "test" are never the same, whatever the seeds.
         workers: how many processes.
         size: pixels a side of the frames, 64 or 128.

@@ -74,7 +74,9 @@ class Recordings:
     def addressed_by(self) -> Literal["actions", "poses"]:
         by = self.meta.get("addressed_by", "actions")
         if by not in ("actions", "poses") or (by == "poses" and self.poses is None):
-            raise LociError(f"{META}: addressed_by {by!r}, expected actions, or poses and poses")
+            raise LociError(
+                f"{META}: addressed_by {by!r}, expected 'actions', or 'poses' with poses.npy"
+            )
         return by
 
 

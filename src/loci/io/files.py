@@ -27,7 +27,7 @@ LONGEST_NAME = 200
 
 
 def shown(path: object) -> str:
-    """The name of a file for a message: one line, and cut where it is no name but a content."""
+    """A path for a message: on one line, truncated to 200 characters."""
     text = " ".join(str(path).split())
     return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}..."
 

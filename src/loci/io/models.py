@@ -8,7 +8,8 @@ SHIPPED = Path(__file__).parents[1] / "shipped"
 
 
 def shipped_folder(name: Path | str, config_name: str) -> Path | None:
-    """The folder of a shipped model that has a file `config_name`; None if `name` is none."""
+    """The folder of a shipped model that has a file `config_name`; None if no shipped
+    model has this name."""
     folder = SHIPPED / name
     return folder if Path(name).name == str(name) and (folder / config_name).is_file() else None
 

@@ -1,4 +1,4 @@
-"""Frames out: a video file as they come, and a contact sheet to see a whole walk at a glance."""
+"""Videos, written frame by frame and read; and contact sheets, a whole walk in one picture."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Beginning(NamedTuple):
 
 
 class VideoInfo(NamedTuple):
-    """What an MP4 says of itself."""
+    """The header of an MP4."""
 
     frames: int
     comment: str

@@ -66,8 +66,7 @@ def film_info(path: Path) -> FilmInfo:
             upright = _upright(frame.to_ndarray(format="rgb24"), frame.rotation)
             transfer = int(frame.color_trc)
     except OSError as error:  # FFmpegError of a missing file is one as well
-        reason = error.strerror if not isinstance(error, FFmpegError) else str(error.strerror)
-        raise LociError(f"{path}: cannot be read as a film ({reason})") from error
+        raise LociError(f"{path}: cannot be read as a film ({error.strerror})") from error
     except FFmpegError as error:
         raise LociError(f"{path}: cannot be read as a film ({error.strerror})") from error
     if transfer == _PQ:

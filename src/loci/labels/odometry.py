@@ -3,7 +3,7 @@
 A single camera cannot tell how far it moves. The lengths of moves are chained by points whose depth
 is known. Where a turn has replaced all of them, the walker's speed goes on: every stretch between
 such breaks has the same median length of a moving step. Lenses that bend lines make the scale
-creep: by a factor of four in ten seconds of an action camera's film (docs/labels.md). So the
+drift: by a factor of four in ten seconds of an action camera's film (docs/labels.md). So the
 running median of a moving step is held constant as well: over some seconds, people walk at a steady
 pace. A cut ends a run.
 """

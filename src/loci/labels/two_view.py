@@ -67,7 +67,7 @@ def two_view(
     Args:
         before, after: the same points in both, in pixels.
         camera: the matrix of intrinsics.
-        seed: of the random samples.
+        seed: seed of the random samples.
     """
     if len(before) < LEAST_MATCHES:
         return TwoView("lost")

@@ -1,6 +1,6 @@
 """`Lifter`: pixels and masks in, objects with Gaussians, meshes and poses out.
 
-The way of a picture: `inputs/observation.py` reads it and makes a request for each object,
+Data flow: `inputs/observation.py` reads the picture and makes a request for each object,
 `pipeline.py` runs the requests through the networks in `models/` (sampled by `sampling.py`, under a
 preset in `runner.py`) and decides on voxels and poses in `placement/`, and `asset.py` and
 `scene.py` hold and export the result.

@@ -74,7 +74,7 @@ def sample_structure(
     settings: StructureSampling | None = None,
     policy: StepPolicy | None = None,
     on_step: OnStep | None = None,
-    guide_every: int = 1,
+    guide_every: int | None = 1,
 ) -> State:
     """Stage 1: the structure and layout latents of an object, by released name.
 
@@ -151,7 +151,7 @@ def sample_slat(
     settings: SlatSampling | None = None,
     policy: StepPolicy | None = None,
     on_step: OnStep | None = None,
-    guide_every: int = 1,
+    guide_every: int | None = 1,
     aligned: Float[Tensor, "n a"] | None = None,
 ) -> Float[Tensor, "n c"]:
     """Stage 2: the latents of an object's voxels, denormalised for the decoders.

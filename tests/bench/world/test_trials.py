@@ -24,13 +24,13 @@ def test_the_way_back_shows_the_views_of_the_way_out(kind: str, split: int) -> N
     needs_the_engine()
     trial = make_trial(kind, 64, *held_out_maps(2, 0), small_world())  # pyright: ignore
     assert trial.split == split
-    assert trial.frames.shape == trial.wrong.shape == (65, *SIZE, 3)
+    assert trial.frames.shape == trial.other_map.shape == (65, *SIZE, 3)
     frames, actions = trial.given
     assert len(frames) == len(actions) + 1 == split + 1
-    before = trial.frames[trial.same].astype(int)
+    before = trial.frames[trial.earlier_match].astype(int)
     assert len(trial.way_back) == len(trial.truth) == len(before) == 64 - split
     assert np.abs(before - trial.truth).mean() < 1
-    assert np.abs(before - trial.wrong[split + 1 :]).mean() > 10
+    assert np.abs(before - trial.other_map[split + 1 :]).mean() > 10
     if kind == "spin":
         # 40 degrees are five turns of 7.5 and a part of one.
         assert trial.hidden.tolist() == [False] * 5 + [True] * 11

@@ -54,7 +54,7 @@ def test_the_object_in_a_box_is_found_and_clipped_to_it(monkeypatch: pytest.Monk
     expected[10:30, 25:80] = True
     assert np.array_equal(found, expected)
     assert seen == [(31, 81, 3)], "12 % more on each side, inside the picture"
-    with pytest.raises(LociError, match="box 0 0 9 9: nothing stands out"):
+    with pytest.raises(LociError, match="box 0 0 9 9: no object found"):
         salient.mask_from_box(pixels, (0, 0, 9, 9), Path("none"))
 
 

@@ -85,5 +85,5 @@ def test_a_box_around_everything_leaves_no_background() -> None:
 
 def test_where_nothing_stands_out_nothing_is_cut() -> None:
     flat = np.full((40, 50, 3), 90, np.uint8)
-    with pytest.raises(LociError, match="point 20 20: nothing stands out there, expected an obj"):
+    with pytest.raises(LociError, match="point 20 20: no object found there"):
         mask_from_point(flat, (20, 20))

@@ -74,5 +74,5 @@ def test_home_begins_with_the_published_weights() -> None:
 
 def test_another_file_is_named(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
-    with pytest.raises(LociError, match="EfficientNet-lite0 expected"):
+    with pytest.raises(LociError, match="not the weights of EfficientNet-lite0"):
         load_lite_weights(LiteFeatures(), tmp_path / "a.safetensors")

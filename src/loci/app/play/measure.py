@@ -154,8 +154,8 @@ def bench(
         speed: speed preset: exact, fast or faster.
         sessions: numbers of players at a time.
         presses: keys that each player presses.
-        hours: of one player's walk, instead: generated as fast as the machine can and saved as
-            `loci play` does, to see that memory does not grow.
+        hours: length of one player's walk, instead: generated as fast as the machine can and
+            saved as `loci play` does, to see that memory does not grow.
         json: file to write the figures to.
     """
     if json is not None:

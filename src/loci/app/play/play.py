@@ -45,13 +45,13 @@ def play(
     """Walk into a picture with your own hands: opens a page in the browser.
 
     Args:
-        picture: to walk into; the shipped one if left out.
+        picture: the picture to walk into; the shipped one if left out.
         resume: a saved walk (walk.loci) to go on with.
         model: doom, a model folder, or a hub id.
         speed: speed preset: exact, fast or faster.
-        seed: of new walks; by default one of the picture's own.
+        seed: seed of new walks; by default one of the picture's own.
         host: address to listen on; any but this machine's own needs the token that is printed.
-        port: to listen on.
+        port: port to listen on.
         sessions: how many people play at a time; others wait for their turn.
         autosave: folder for the walks, to go on with after a restart; without it, a temporary one.
     """

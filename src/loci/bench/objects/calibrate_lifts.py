@@ -115,7 +115,7 @@ def run_tolerances(
         lifter: whose flows are run; nothing is decoded.
         cases: the objects.
         calibration: of the tolerances, in place of the lifter's own.
-        seed: of the noise.
+        seed: seed of the noise.
         progress: called before each object.
     """
     runner = ToleranceRunner(calibration)

@@ -111,7 +111,7 @@ class HeldOutObjects:
     Args:
         objects: as rendered.
         dataset: the same, for stage 2.
-        seed: of views and backgrounds.
+        seed: seed of views and backgrounds.
         unseen: how many other views a case has.
     """
 

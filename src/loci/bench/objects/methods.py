@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from loci.caching.forecast import Taylor
-from loci.caching.presets import GUIDED_ONCE, LAYOUT, Preset, exact, fast, faster
+from loci.caching.presets import LAYOUT, Preset, exact, fast, faster
 from loci.caching.published.decoding import ReleasedDecoding
 from loci.caching.published.forecasts import DynamicModes, Hermite
 from loci.caching.published.published_presets import paper, released
@@ -66,7 +66,7 @@ def methods(seed: int) -> list[Method]:
     """All rows, exact first; names are distinct.
 
     Args:
-        seed: of what is random in the baselines.
+        seed: seed of what is random in the baselines.
     """
     fewer = [Method(f"steps x {part:.2g}", "fewer steps", exact(), part) for part in FEWER]
     return [
@@ -149,15 +149,15 @@ def _ours() -> dict[str, Preset]:
     for kind, forecast in forecasts.items():
         cached = replace(steps, forecast=forecast)
         found[f"loci {kind}"] = Preset(f"loci {kind}", cached, replace(cached, layout=()))
-    for every in (2, GUIDED_ONCE):
-        often = "once" if every == GUIDED_ONCE else f"1 in {every}"
+    for every in (2, None):
+        often = "once" if every is None else f"1 in {every}"
         for part in (1, *FEWER):
             name = f"guided {often}" + (f", steps x {part:.2g}" if part < 1 else "")
             found[name] = Preset(
                 name, structure_step_share=part, latent_step_share=part, guide_every=every
             )
     for parts in (*((part, part) for part in FEWER), *UNEQUAL):
-        for often, every in (("", 1), ("guided 1 in 2, ", 2), ("guided once, ", GUIDED_ONCE)):
+        for often, every in (("", 1), ("guided 1 in 2, ", 2), ("guided once, ", None)):
             name = f"loci decoding, {often}{steps_name(*parts)}"
             base = steps_preset(*parts)
             found[name] = replace(base, name=name, decoding=decoding, guide_every=every)

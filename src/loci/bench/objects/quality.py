@@ -60,7 +60,7 @@ def objects(
     Args:
         json: where to write the results.
         quick: fewer objects, and fewer pictures to retrieve from.
-        seed: of the views, the backgrounds and the noise.
+        seed: seed of the views, the backgrounds and the noise.
         model: a shipped model, a folder or a hub id.
         data: folder with the objects train and test, as made by loci data objects.
         structure_vae: the run that trained the model's structure VAE, for the upper bound.

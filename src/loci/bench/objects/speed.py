@@ -1,4 +1,4 @@
-"""`loci bench speed`: what do presets and caches save in a lift, and what do they cost?"""
+"""`loci bench speed`: time that presets and caches save in a lift, and quality that they lose."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def speed(
     Args:
         json: where to write the results.
         quick: fewer objects.
-        seed: of the views, the backgrounds and the noise.
+        seed: seed of the views, the backgrounds and the noise.
         model: a shipped model, a folder or a hub id.
         data: folder with the objects test, as made by loci data objects.
         device: where to lift: cpu, cuda or mps.

@@ -128,7 +128,7 @@ def run_all(
         lifter: with its parts kept in memory.
         case: the object.
         methods: exact among them.
-        seed: of the noise.
+        seed: seed of the noise.
         progress: called with a method's name before its run.
     """
     (exact,) = (method for method in methods if method.name == EXACT)

@@ -55,7 +55,7 @@ def walk_errors(
         world: with the preset exact.
         walks: a few chunks of each are generated.
         calibration: of the tolerances.
-        seed: of the noise.
+        seed: seed of the noise.
         progress: called after every walk.
     """
     scale = calibration.walk or ErrorScale()

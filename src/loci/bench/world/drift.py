@@ -1,4 +1,4 @@
-"""Does a walk decay? Late frames against early ones, against the engine, and very long walks."""
+"""Drift of long walks: late frames against early ones and against the engine."""
 
 import time
 from collections.abc import Collection, Sequence

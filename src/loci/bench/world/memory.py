@@ -69,7 +69,7 @@ def memory(
     Args:
         json: where to write the results.
         quick: shorter walks, fewer maps, no long walks: minutes on two cores instead of an hour.
-        seed: of the maps, the walks and the noise.
+        seed: seed of the maps, the walks and the noise.
         seeds: how many seeds to measure, from this one on; 95 % intervals from two on.
         model: a shipped model, a folder or a hub id.
         time_model: a model with time addressing to compare with, named alike.

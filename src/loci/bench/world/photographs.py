@@ -55,7 +55,7 @@ def photographs(
         source: a folder of photographs that the model was not trained on.
         json: where to write the results.
         model: a shipped model, a folder or a hub id.
-        seed: of the noise, the same for every photograph; by default each has its own, as in
+        seed: seed of the noise, the same for every photograph; by default each has its own, as in
             loci walk.
         sheet: a picture of every photograph and of views of its walk, a PNG.
     """

@@ -1,4 +1,4 @@
-"""How well are hidden views recalled? Every memory, scored frame by frame."""
+"""Recall of views out of sight: every kind of memory, scored frame by frame."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def score_self_consistency(
     for name, world in worlds.items():
         generated, _ = rollout(world, world.start(trial.frames[0], seed), trial.actions)
         frames = np.concatenate([trial.frames[:1], generated])
-        before, now = frames[trial.same], frames[trial.split + 1 :]
+        before, now = frames[trial.earlier_match], frames[trial.split + 1 :]
         scores.add("self_psnr", trial, name, psnr(now[trial.hidden], before[trial.hidden]))
 
 
@@ -130,7 +130,7 @@ def reconstructed(
 def _wrong_tokens(world: World, trial: Trial) -> MemoryTokens:
     """The memory of the other map."""
     _, actions = trial.given
-    state = encode_history(world, trial.wrong[: trial.split + 1], actions, seed=0)
+    state = encode_history(world, trial.other_map[: trial.split + 1], actions, seed=0)
     return world.memory.tokens(state.memory)
 
 

@@ -33,7 +33,7 @@ def returns(out: Path, model: str = "doom", length: int = 96, seed: int = 0) -> 
         out: the picture, a PNG.
         model: a shipped model, a folder or a hub id.
         length: frames of the spin; a turn is 48.
-        seed: of the room and the noise.
+        seed: seed of the room and the noise.
     """
     check_writable(out)
 

@@ -44,7 +44,7 @@ def walk_speed(json: Path, quick: bool = False, seed: int = 0, model: str = "doo
     Args:
         json: where to write the results.
         quick: shorter walks through one map; minutes on one core.
-        seed: of the maps, the walks and the noise.
+        seed: seed of the maps, the walks and the noise.
         model: a shipped model, a folder or a hub id.
     """
     check_writable(json)
@@ -119,7 +119,7 @@ def measure(world: World, methods: list[WalkMethod], plan: MemoryPlan, seed: int
         world: with the preset exact.
         methods: exact first.
         plan: the trials, maps and free walks.
-        seed: of the maps, the walks and the noise.
+        seed: seed of the maps, the walks and the noise.
     """
     from tqdm import tqdm
 

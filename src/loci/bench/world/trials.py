@@ -34,10 +34,10 @@ class Trial:
         kind: spin or walk.
         length: actions in all.
         split: the last given frame.
-        frames: of the engine.
-        wrong: of another map, under the same actions.
+        frames: frames of the engine.
+        other_map: frames of another map, under the same actions.
         actions: ids (move, view).
-        same: for every frame after `split`, the earlier frame that was taken at its pose.
+        earlier_match: for every frame after `split`, the earlier frame that was taken at its pose.
         hidden: whether its view is out of sight at frame `split`.
     """
 
@@ -45,9 +45,9 @@ class Trial:
     length: int
     split: int
     frames: UInt8[np.ndarray, "n h w 3"]
-    wrong: UInt8[np.ndarray, "n h w 3"]
+    other_map: UInt8[np.ndarray, "n h w 3"]
     actions: Int[np.ndarray, "n-1 2"]
-    same: Int[np.ndarray, "k"]
+    earlier_match: Int[np.ndarray, "k"]
     hidden: Bool[np.ndarray, "k"]
 
     @property
@@ -107,12 +107,13 @@ def make_trial(kind: Kind, length: int, map_seed: int, other_map: int, world: Wo
     after = np.arange(1, length + 1)
     if kind == "spin":
         actions, split = spin(length), max(FULL_TURN, length - FULL_TURN)
-        same = after[split:] - FULL_TURN
+        earlier_match = after[split:] - FULL_TURN
     else:
         actions, split = _turning_walk(map_seed, length), length // 2
-        same = length - after[split:]
-    frames, wrong = (film_for(world, m, actions)[0] for m in (map_seed, other_map))
-    return Trial(kind, length, split, frames, wrong, actions, same, _hidden(actions, split))
+        earlier_match = length - after[split:]
+    frames, other = (film_for(world, m, actions)[0] for m in (map_seed, other_map))
+    hidden = _hidden(actions, split)
+    return Trial(kind, length, split, frames, other, actions, earlier_match, hidden)
 
 
 def _turning_walk(map_seed: int, length: int) -> Int[np.ndarray, "n 2"]:

@@ -53,8 +53,8 @@ class ObjectsConfig:
 
     Attributes:
         views: pictures of every object.
-        size: of the pictures, in pixels.
-        seed: of cameras and lights.
+        size: side of the pictures, in pixels.
+        seed: seed of cameras and lights.
         cameras: the range of random views.
         stretched: copies of each training object in other proportions.
         composed: objects of random solids.
@@ -126,8 +126,8 @@ def objects(
         source: a file or a folder of files; none for composed, turned and simple objects only.
         out: folder for the objects.
         views: pictures of every object.
-        size: of the pictures, in pixels.
-        seed: of cameras and lights.
+        size: side of the pictures, in pixels.
+        seed: seed of cameras and lights.
         limit: use only this many objects, spread evenly over the source.
         stretched: copies of each training object in other proportions.
         composed: objects of random solids.

@@ -137,7 +137,7 @@ def read_mesh(
     import trimesh
 
     if kind != "obj" and DRACO in content and find_spec("DracoPy") is None:
-        raise LociError(f"{name}: compressed by Draco, expected: pip install DracoPy")
+        raise LociError(f"{name}: Draco-compressed; run: pip install DracoPy")
     stream = io.StringIO(content.decode("latin-1")) if kind == "obj" else io.BytesIO(content)
     resolver: Any = _Resolver(read_file)
     try:

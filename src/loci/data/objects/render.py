@@ -224,9 +224,7 @@ def _context() -> Any:
     try:
         import moderngl
     except ImportError as error:
-        raise LociError(
-            "moderngl is missing, expected: pip install 'genius-loci[objects]'"
-        ) from error
+        raise LociError("rendering needs moderngl: pip install 'genius-loci[objects]'") from error
     reasons = []
     for settings in ({"backend": "egl"}, {}):  # without a screen, else the platform's default
         try:

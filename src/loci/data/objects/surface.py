@@ -224,7 +224,7 @@ def need_scipy() -> tuple[Any, Any]:
         from scipy import ndimage
         from scipy.spatial import KDTree
     except ImportError as error:
-        raise LociError("scipy is missing, expected: pip install 'genius-loci[objects]'") from error
+        raise LociError("surfaces need scipy: pip install 'genius-loci[objects]'") from error
     return ndimage, KDTree
 
 

@@ -1,4 +1,4 @@
-"""Somebody who walks through a level with a camera in the hand: inertia, sway and shake.
+"""Simulates a hand-held camera that is walked through a level: inertia, sway and shake.
 
 Velocities and turns follow what is wanted with a delay; every step sways the camera; the hand
 trembles. The walker goes about, comes back to earlier places, looks around, and now and then walks

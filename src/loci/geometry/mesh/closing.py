@@ -1,4 +1,4 @@
-"""Closed meshes: every edge between two faces that run through it in opposite directions.
+"""Makes a mesh watertight: every edge is shared by two consistently oriented faces.
 
 Three steps, each of which leaves a mesh that needs none as it is: faces without three different
 vertices and repeated faces go; vertices where several sheets touch are doubled, one for each sheet;

@@ -1,8 +1,8 @@
 """Signed distances continued from the active voxels over the grid, so that the surface closes.
 
-The mesh decoder speaks about the corners of active voxels only, a band along the surface. Beyond
-the band every corner is inside or outside as well; where the surface would have to run along the
-band's border it would be cut open.
+The mesh decoder predicts signed distances at the corners of active voxels only, a band along the
+surface. Beyond the band every corner is inside or outside as well; where the surface would have to
+run along the band's border it would be cut open.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What is wrong with a mask: specks that are dropped, pinholes that are filled, and refusals."""
+"""Validates and cleans masks: drops specks, fills pinholes, refuses what is no object."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class LiftRequest(NamedTuple):
         name: what errors call it.
         tensors: the inputs of both stages, from `structure_inputs`.
         normaliser: maps the pose from normalised units to those of the pointmap.
-        seed: of the object's noise, which does not depend on the other objects.
+        seed: seed of the object's noise, which does not depend on the other objects.
         rgba: the picture around the object, uint8, with the mask as its alpha channel.
         observation: for pose refinement and pixel-aligned features; without it there are neither.
     """

@@ -72,7 +72,7 @@ def mask_from_box(
     clipped = np.zeros_like(inside)
     clipped[y0:y1, x0:x1] = inside[y0:y1, x0:x1]
     if clipped.sum() < MIN_SHARE * (x1 - x0) * (y1 - y0):
-        raise LociError(f"{name}: nothing stands out there, expected an object; give a --mask")
+        raise LociError(f"{name}: no object found there; give a --mask")
     return clipped
 
 

@@ -170,7 +170,7 @@ def _upscaled(inside: Inside, pixels: Pixels, name: str) -> Inside:
         (int(np.ptp(indices)) + 1 for indices in np.nonzero(inside) if len(indices)), default=0
     )
     if size < MIN_SIZE or inside.mean() > MAX_SHARE:
-        raise LociError(f"{name}: nothing stands out there, expected an object; give a --mask")
+        raise LociError(f"{name}: no object found there; give a --mask")
     filled = _without_holes(inside).astype(np.float32)
     return cv2.resize(filled, (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
 

@@ -244,7 +244,7 @@ class SlatFlow(nn.Module):
         Args:
             latents: the state, a row for every voxel.
             time: 0 (noise) .. 1000 (data), one for all or one for every item.
-            voxels: where the latents stand.
+            voxels: their coordinates, one for every row of the latents.
             context: from `context`; None for the unconditional branch.
 
         Raises:

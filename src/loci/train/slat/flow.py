@@ -55,11 +55,11 @@ class SlatFlowTraining(TrainerConfig):
         corruption: largest share of voxels that are lost or wrong.
         condition_dropout: share of pictures withheld, for classifier-free guidance.
         pixel_dropout: share of pictures whose pixels are not assigned to voxels.
-        pose_noise: of the poses that assign pixels to voxels.
-        logit_means: of the logit-normal times, of which every object draws one. With
+        pose_noise: noise of the poses that assign pixels to voxels.
+        logit_means: means of the logit-normal times, one of which every object draws one. With
             little noise a voxel's colour can be read off its neighbours, so the picture is only
             needed near pure noise.
-        coordinate_weight: of the loss of the object coordinates.
+        coordinate_weight: weight of the loss of the object coordinates.
         evaluation_objects: held-out objects to evaluate on.
     """
 

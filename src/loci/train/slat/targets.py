@@ -58,9 +58,9 @@ class PoseNoise:
     """Deviations of a pose found by stage 1 from the true one.
 
     Attributes:
-        degrees: of each of three angles.
-        translation: in object sizes.
-        scale: of the logarithm of the size.
+        degrees: noise of each of three angles.
+        translation: noise of the translation, in object sizes.
+        scale: noise of the logarithm of the size.
     """
 
     degrees: float = 3.0

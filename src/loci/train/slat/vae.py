@@ -58,12 +58,12 @@ class SlatVAETraining(TrainerConfig):
 
     Attributes:
         parts: sizes of the encoder and the two decoders.
-        weights: of the parts of the loss.
-        samples: of the surface, of every object in a batch.
+        weights: weights of the parts of the loss.
+        samples: points on the surface of every object in a batch.
         corruption: largest share of voxels that are lost or wrong.
         recolored_voxels: share of the objects with a random colour at every voxel.
         render_from: share of the budget after which every step renders a view.
-        render_size: of that view, in pixels.
+        render_size: side of that view, in pixels.
         evaluation_objects: held-out objects to evaluate on.
     """
 

@@ -47,8 +47,8 @@ class StructureTraining(TrainerConfig):
         flow: sizes of the flow.
         loss: weights and noise levels of the loss.
         augmentation: what may happen to a picture.
-        sampling: with which evaluations sample.
-        pointmap_share: of the samples that come with a pointmap.
+        sampling: settings with which evaluations sample.
+        pointmap_share: share of the samples that come with a pointmap.
         coordinate_warmup: share of the budget in which only the picture's embedder learns, to tell
             which place on the object each patch shows.
         evaluation_objects: held-out objects to evaluate on.

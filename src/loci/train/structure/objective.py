@@ -51,11 +51,11 @@ class StructureLoss:
 
     Attributes:
         condition_dropout: share of samples without a condition, for classifier-free guidance.
-        logit_means: of the logit-normal noise levels, one level per sample for each, since the
-            condition is expensive and is computed once. Above 0 prefers noise: a shape has
+        logit_means: means of the logit-normal noise levels, one level per sample for each, since
+            the condition is expensive and is computed once. Above 0 prefers noise: a shape has
             thousands of numbers, which identify the object up to a noise level of 0.9 and make the
             picture useless; it is only needed near 1, where sampling begins.
-        weights: of the parts, by name.
+        weights: weights of the parts, by name.
     """
 
     condition_dropout: float = 0.1

@@ -46,7 +46,7 @@ class StructureVAETraining(TrainerConfig):
         encoder: sizes of the encoder.
         decoder: sizes of the decoder.
         augmentation: how shapes are varied.
-        kl_weight: of the Kullback-Leibler term, light enough to cost next to no detail.
+        kl_weight: weight of the Kullback-Leibler term, light enough to cost next to no detail.
         init_from: a model folder whose decoder to begin with, such as src/loci/shipped/home, and
             whose encoder, if it has one. Latents keep their scale, so that its flow can go on.
         freeze_decoder: train the encoder alone.

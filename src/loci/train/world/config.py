@@ -18,8 +18,8 @@ class TrainingStage:
     """What batches hold up to a share of the budget.
 
     Attributes:
-        until: that share.
-        histories: to choose from with equal chance.
+        until: share of the budget at which the stage ends.
+        histories: kinds of history, drawn with equal chance.
         noise: largest deviation of the noise augmentation of the history.
         revisits: share of examples whose targets were seen and are out of sight.
         moves: share of examples chosen for a move.
@@ -102,12 +102,11 @@ class WorldTraining(TrainerConfig):
         stages: what batches hold, one after the other.
         train_walks: most walks to train on.
         evaluation_walks: most held-out walks to evaluate on.
-        logit_mean: of the logit-normal noise levels; above 0 prefers noise.
-        high_noise: share of the examples with levels near or at 1, where sampling begins: the
-            leading latents are strong and alike over a frame, so that even there a model reads
-            them, and takes the noise for a picture unless it has learned not to.
+        logit_mean: mean of the logit-normal noise levels; above 0 prefers noise.
+        high_noise: share of the examples drawn near s = 1 (pure noise), where sampling starts.
         faded: share of the examples whose history is faded or without detail, with true targets.
-        self_forcing_seconds: of training, after which the model continues other walks.
+        self_forcing_seconds: seconds of training between two sets of walks that the model
+            continues itself.
         label_dropout: share of the examples whose actions are all "uncertain", so that a model
             learns to generate without them as well.
     """

@@ -1,7 +1,8 @@
-"""History as a failing model leaves it: faded or without detail, while its targets stay true.
+"""Augments histories with faded latents, so that errors do not propagate.
 
-A model that has only seen true history keeps a grey view grey for ever: it is remembered, merged
-and looked at again. Trained on faded history with true targets, it leaves such a view.
+A generated view may fade to grey or lose its detail. It is then part of the history, and a model
+trained on true histories only copies the fault into every later view. Here some histories are faded
+or blurred while their targets stay true, so that the model learns to recover.
 """
 
 import torch

@@ -56,7 +56,7 @@ def generate_latents(
         walks: to continue, at least `CHUNKS + 2` chunks long.
         world: how the model is walked.
         rollouts: of `WALKS` walks each, or of as many as there are.
-        seed: of walks, starts and noise.
+        seed: seed of walks, starts and noise.
     """
     rng = np.random.default_rng(seed)
     count, chunk = min(WALKS, walks.count), world.chunk

@@ -1,4 +1,4 @@
-"""Self-forcing: walks that the model itself continues, so that it learns to live with its drift."""
+"""Self-forcing: training on the model's own rollouts, so that it corrects its own errors."""
 
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -108,7 +108,7 @@ def self_forcing_rollout(
         rows: which walks.
         start: the local frame to go on from.
         chunks: to generate.
-        seed: of the noise.
+        seed: seed of the noise.
         sampling: of each chunk; by default with few steps.
     """
     sampling = sampling or SamplingConfig(STEPS, shift=2.0, uniform=True, guidance=1.0)

@@ -1,4 +1,4 @@
-"""Training of the world model: short histories, then long ones, always revisiting."""
+"""Trains the world model, on short histories first, then on long ones that return to places."""
 
 from __future__ import annotations
 
