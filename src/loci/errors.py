@@ -20,3 +20,8 @@ def check_tolerance(tolerance: float | None) -> None:
     """Raises LociError unless it is a relative error from 0 to 1, or None."""
     if tolerance is not None and not 0 <= tolerance <= 1:
         raise LociError(f"tolerance: {tolerance:g}, expected a number from 0 on, at most 1")
+
+
+def install_hint(extra: str) -> str:
+    """How to install the packages of an extra, for the end of a message."""
+    return f"pip install 'genius-loci[{extra}]'"

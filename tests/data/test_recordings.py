@@ -6,12 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch.utils.data import DataLoader
 
 from loci.data.recordings import (
     Clip,
-    ClipDataset,
     Recordings,
     load_recordings,
     read_meta,
@@ -196,20 +193,6 @@ def test_clips_of_any_video_are_recordings(tmp_path: Path) -> None:
     odd = clips(2)[1]._replace(actions=np.zeros((4, 2)))
     with pytest.raises(LociError, match="clip 1"):
         write_recordings(tmp_path / "odd", [clips(2)[0], odd], INFO)
-
-
-def test_windows_of_all_walks_for_a_loader(tmp_path: Path) -> None:
-    write_recordings(tmp_path, clips(5), INFO, shard=2)
-    dataset = ClipDataset(load_recordings(tmp_path), length=3, stride=2)
-    assert len(dataset) == 10
-    batches = list(DataLoader(dataset, batch_size=4))
-    assert [len(batch["frames"]) for batch in batches] == [4, 4, 2]
-    expected = torch.from_numpy(clips(5)[1].frames[2:5])
-    assert torch.equal(batches[0]["frames"][3], expected)
-    assert batches[0]["actions"][3].tolist() == [[1, 1]] * 3
-    assert "poses" not in batches[0]
-    with pytest.raises(LociError, match="clips of 6 frames, expected 1 to 5"):
-        ClipDataset(load_recordings(tmp_path), length=6)
 
 
 def test_recordings_of_the_first_version_say_what_they_had(folder: Path) -> None:

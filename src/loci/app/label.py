@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import tyro
 
-from loci.errors import LociError
+from loci.errors import LociError, install_hint
 
 if TYPE_CHECKING:
     from loci.labels.clip import LabelledClip, LabelOptions
@@ -158,7 +158,7 @@ def _check_installed() -> None:
 
     missing = [name for name in PARTS if find_spec(name) is None]
     if missing:
-        raise LociError(f"loci label needs {', '.join(missing)}: pip install 'genius-loci[label]'")
+        raise LociError(f"loci label needs {', '.join(missing)}: {install_hint('label')}")
 
 
 def _label_all(jobs: Sequence[Job], options: LabelOptions, workers: int) -> list[tuple[Path, str]]:

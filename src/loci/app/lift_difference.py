@@ -1,12 +1,10 @@
 """How much an approximated lift differs from an exact one, in what a user sees of an object."""
 
-import math
-
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from loci.geometry.rotations import quaternion_to_matrix
+from loci.geometry.rotations import degrees_apart, quaternion_to_matrix
 from loci.objects.asset import Asset
 
 
@@ -15,7 +13,8 @@ def difference(found: Asset, exact: Asset) -> str:
     shift = (found.pose.translation - exact.pose.translation).norm()
     size = float(exact.pose.scale[0, 0])
     ratio = float(found.pose.scale[0, 0]) / size
-    turn = _degrees(found, exact)
+    rotations = [quaternion_to_matrix(asset.pose.rotation) for asset in (found, exact)]
+    turn = float(degrees_apart(*rotations))
     return (
         f"against an exact run: {voxel_iou(found.voxels, exact.voxels):.0%} of the voxels the same "
         f"(IoU), moved by {float(shift) / size:.1%} of the object's size, turned by {turn:.1f} "
@@ -28,10 +27,3 @@ def voxel_iou(first: Int[Tensor, "n 3"], second: Int[Tensor, "m 3"]) -> float:
     both = torch.cat([first.unique(dim=0), second.unique(dim=0)])
     counts = both.unique(dim=0, return_counts=True)[1]
     return float((counts > 1).sum() / len(counts))
-
-
-def _degrees(found: Asset, exact: Asset) -> float:
-    """Between the two rotations."""
-    first, second = (quaternion_to_matrix(asset.pose.rotation)[0] for asset in (found, exact))
-    cosine = (float(torch.trace(first.T @ second)) - 1) / 2
-    return math.degrees(math.acos(min(max(cosine, -1.0), 1.0)))

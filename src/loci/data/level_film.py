@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from loci.errors import LociError, check_seed
+from loci.errors import LociError, check_seed, install_hint
 from loci.io.files import check_writable, replacing
 from loci.io.video import VideoWriter
 
@@ -50,7 +50,7 @@ def film(
     check_seed(seed)
     missing = [name for name in ("cv2", "scipy", "tqdm") if find_spec(name) is None]
     if missing:
-        needed = "pip install 'genius-loci[doom,label]'"
+        needed = install_hint("doom,label")
         raise LociError(f"loci data film needs {', '.join(missing)}: {needed}")
     truth = out.with_suffix(".txt")
     check_writable(out)

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from loci.errors import LociError
+from loci.errors import LociError, install_hint
 from loci.io.files import check_space, replacing_folder
 
 Model = Literal["infinite-world", "sam-3d-objects"]
@@ -297,7 +297,7 @@ def _write_tokenizer(folder: Path) -> None:
         from transformers import PreTrainedTokenizerFast
     except ImportError as error:
         raise LociError(
-            "a random text encoder needs transformers: pip install 'genius-loci[text]'"
+            f"a random text encoder needs transformers: {install_hint('text')}"
         ) from error
 
     letters = Tokenizer(models.Unigram([(word, -1.0) for word in _words()], unk_id=2))

@@ -18,10 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float32, Int, UInt8
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from loci.data.mapped import MappedArray
 from loci.envs.base import EnvironmentInfo
@@ -78,38 +75,6 @@ class Recordings:
                 f"{META}: addressed_by {by!r}, expected 'actions', or 'poses' with poses.npy"
             )
         return by
-
-
-class ClipDataset(Dataset):
-    """Windows of `length` frames of all walks, for a `torch.utils.data.DataLoader`.
-
-    Items are `frames` uint8 `[length, h, w, 3]`, `actions` `[length, 2]`, and `poses`
-    `[length, 3]` where they are known.
-    """
-
-    def __init__(self, recordings: Recordings, length: int, stride: int = 1) -> None:
-        walks, frames = recordings.frames.shape[:2]
-        if not 1 <= length <= frames:
-            raise LociError(f"clips of {length} frames, expected 1 to {frames}")
-        self.recordings, self.length, self.stride = recordings, length, stride
-        self.per_walk = (frames - length) // stride + 1
-        self.count = walks * self.per_walk
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if not 0 <= index < self.count:
-            raise IndexError(index)
-        walk, window = divmod(index, self.per_walk)
-        part = slice(window * self.stride, window * self.stride + self.length)
-        item = {
-            "frames": torch.from_numpy(self.recordings.frames[walk, part].copy()),
-            "actions": torch.from_numpy(self.recordings.actions[walk, part].astype(np.int64)),
-        }
-        if self.recordings.poses is not None:
-            item["poses"] = torch.from_numpy(self.recordings.poses[walk, part].copy())
-        return item
 
 
 def write_recordings(

@@ -55,3 +55,12 @@ def quaternion_multiply(
         a * z + b * y - c * x + d * w,
     ]
     return torch.stack(product, dim=-1)
+
+
+def degrees_apart(
+    first: Float[Tensor, "b 3 3"], second: Float[Tensor, "b 3 3"]
+) -> Float[Tensor, "b"]:
+    """The angle of the rotation between two rotations, 0 to 180 degrees."""
+    both = first.mT @ second
+    cosine = (both.diagonal(dim1=1, dim2=2).sum(dim=1) - 1) / 2
+    return torch.rad2deg(torch.acos(cosine.clamp(-1, 1)))

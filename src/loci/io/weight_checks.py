@@ -58,7 +58,7 @@ def check_fit(
     ]
     _check_types(expected, found, what)
     problems = [
-        f"{len(names)} {kind}: {shown(names)}"
+        f"{len(names)} {kind}: {first_few(names)}"
         for kind, names in (
             ("missing", missing),
             ("unexpected", unexpected),
@@ -84,7 +84,7 @@ def _check_types(
     if wrong:
         kind = str(found[wrong[0]].dtype).removeprefix("torch.")
         raise LociError(
-            f"{what}: quantised weights ({kind}: {shown(wrong)}), expected float32, bfloat16 "
+            f"{what}: quantised weights ({kind}: {first_few(wrong)}), expected float32, bfloat16 "
             "or float16; use a version of the model that is not quantised"
         )
 
@@ -98,7 +98,7 @@ def other_model(names: Iterable[str]) -> str | None:
     return None
 
 
-def shown(names: list[str]) -> str:
+def first_few(names: list[str]) -> str:
     """The first few of the names, and how many there are more."""
     few = ", ".join(names[:NAMES_SHOWN])
     return few if len(names) <= NAMES_SHOWN else f"{few} and {len(names) - NAMES_SHOWN} more"

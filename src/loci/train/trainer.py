@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from loci.errors import LociError, check_seed
+from loci.errors import LociError, check_seed, install_hint
 from loci.io.files import replacing_folder
 from loci.train.precision import Precision, matmul_type
 from loci.train.run_directory import RunDirectory
@@ -314,7 +314,7 @@ def _accelerator() -> Accelerator:
     try:
         from accelerate import Accelerator, DistributedDataParallelKwargs
     except ImportError as error:
-        raise LociError("training needs accelerate: pip install 'genius-loci[train]'") from error
+        raise LociError(f"training needs accelerate: {install_hint('train')}") from error
     # Not every batch uses every part: one without history leaves the memory encoder idle.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(kwargs_handlers=[unused])

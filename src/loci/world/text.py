@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from loci.errors import LociError
+from loci.errors import LociError, install_hint
 from loci.io.weights import WEIGHTS_NAME, read_tensors, save_tensors
 from loci.world.conditioning import Prompt
 
@@ -156,7 +156,7 @@ def cleaned(prompt: str) -> str:
     try:
         import ftfy
     except ImportError as error:
-        raise LociError("prompts need ftfy: pip install 'genius-loci[text]'") from error
+        raise LociError(f"prompts need ftfy: {install_hint('text')}") from error
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
 
 
@@ -206,7 +206,7 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise LociError("prompts need transformers: pip install 'genius-loci[text]'") from error
+        raise LociError(f"prompts need transformers: {install_hint('text')}") from error
     return transformers
 
 

@@ -23,7 +23,8 @@ from starlette.websockets import WebSocketDisconnect
 
 from loci.app.play.player import Player
 from loci.app.play.server import application
-from loci.app.play.sessions import Sessions, saved_walks
+from loci.app.play.sessions import Sessions
+from loci.app.play.timeline import WALK
 from loci.cli import main
 from loci.errors import LociError
 from loci.world.walk_file import load_walk
@@ -373,7 +374,7 @@ def test_what_was_walked_comes_back_after_the_server_is_gone(tmp_path: Path) -> 
         session = entered(socket)["session"]
         chunk(socket, "w", 1, 0)
         chunk(socket, "w", 2, 4)
-    assert saved_walks(tmp_path) == [session]
+    assert [path.parts[-3] for path in tmp_path.glob(f"*/a/{WALK}")] == [session]
     with served(tmp_path, world=world) as client, client.websocket_connect(SOCKET) as socket:
         socket.send_json({"type": "hello", "session": session})
         assert until(socket, "ready")["session"] == session

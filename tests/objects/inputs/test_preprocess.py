@@ -4,7 +4,7 @@ from torch import Tensor
 
 from loci.errors import LociError
 from loci.objects.inputs.pointmap import from_opencv, normaliser, user_pointmap
-from loci.objects.inputs.preprocess import Box, as_mask, crop_box, slat_inputs, structure_inputs
+from loci.objects.inputs.preprocess import Box, crop_box, slat_inputs, structure_inputs
 
 SIZE = 28
 
@@ -90,32 +90,6 @@ def test_without_a_finite_point_on_the_object_nothing_is_changed(value: float) -
     _, mask, points = scene(slice(4, 15), slice(8, 14))
     points[:, mask[0] > 0] = value
     assert [part.tolist() for part in normaliser(points, mask)] == [[1] * 3, [0] * 3]
-
-
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32])
-def test_fix_a_mask_of_zeros_and_ones_is_a_mask(dtype: torch.dtype) -> None:
-    """Taken for bytes it would be 1/255 inside, and the pointmap would never be normalised."""
-    _, mask, points = scene(slice(4, 15), slice(8, 14))
-    ours = as_mask(mask[0].to(dtype), 20, 30)
-    assert torch.equal(ours, mask)
-    assert (normaliser(points, ours).shift > 5).all()
-    assert not normaliser(points, ours / 255).shift.any()
-    assert torch.equal(as_mask((mask[0] * 255).byte(), 20, 30), mask)
-
-
-@pytest.mark.parametrize(
-    ("mask", "message"),
-    [
-        (torch.ones(4, 5), "mask: expected 20 x 30 as the picture, got 4 x 5"),
-        (torch.zeros(20, 30), "no pixel is inside"),
-        (torch.zeros(20, 30).bool(), "no pixel is inside"),
-        (torch.full((20, 30), 255.0), "values between 0 and 1"),
-        (torch.full((20, 30), torch.nan), "values between 0 and 1"),
-    ],
-)
-def test_wrong_masks_are_named(mask: Tensor, message: str) -> None:
-    with pytest.raises(LociError, match=message):
-        as_mask(mask, 20, 30)
 
 
 def test_a_mask_of_a_pixel_or_two_is_too_small() -> None:

@@ -12,7 +12,6 @@ from loci.objects.models.condition import (
     FuserConfig,
     PointmapEmbedder,
     PointmapEmbedderConfig,
-    slat_fuser,
     structure_fuser,
 )
 from loci.objects.models.dinov2 import (
@@ -49,7 +48,8 @@ def fuser() -> EmbedderFuser:
 
 def test_token_counts_of_the_released_model() -> None:
     with torch.device("meta"):
-        first, second = structure_fuser(), slat_fuser()
+        first = structure_fuser()
+        second = EmbedderFuser.of(FuserConfig(DinoEmbedderConfig(tokens="prenorm")))
     names = [source.name for row in first.sources for source in row]
     assert names == ["image", "rgb_image", "mask", "rgb_image_mask", *POINTMAPS]
     for fuser, tokens in ((first, 7528), (second, 5496)):

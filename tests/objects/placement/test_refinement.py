@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from loci.geometry.camera import Camera
-from loci.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
+from loci.geometry.rotations import degrees_apart, matrix_to_quaternion, quaternion_to_matrix
 from loci.objects.inputs.observation import Observation
 from loci.objects.placement.pose import Pose
 from loci.objects.placement.refinement import (
@@ -16,7 +16,6 @@ from loci.objects.placement.refinement import (
     comparison_grid,
     refine_pose,
 )
-from loci.train.structure.evaluate import degrees_apart
 
 SIDE, FOV, FINE = 96, 50.0, 4
 DISTANCE, SIZE = 2.0, 0.9

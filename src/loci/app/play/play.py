@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from loci.app.saved_walk import SavedWalk
-from loci.errors import LociError, check_seed
+from loci.errors import LociError, check_seed, install_hint
 from loci.io.config_files import CONFIG_NAME
 from loci.io.images import WALK_ASPECT_RATIO, check_aspect, read_pixels
 from loci.io.models import SHIPPED, find_model
@@ -23,7 +23,6 @@ from loci.io.models import SHIPPED, find_model
 if TYPE_CHECKING:
     from loci.world.world import World
 
-EXTRA = "pip install 'genius-loci[play]'"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -72,7 +71,7 @@ def play(
         import uvicorn
         import websockets  # noqa: F401
     except ImportError as error:
-        raise LociError(f"loci play needs a web server: {EXTRA}") from error
+        raise LociError(f"loci play needs a web server: {install_hint('play')}") from error
     from loci.app.play.server import LOOPBACK, application
     from loci.app.play.sessions import Sessions
 

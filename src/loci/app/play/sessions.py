@@ -229,11 +229,5 @@ class Sessions:
         return session.folder / name
 
 
-def saved_walks(folder: Path) -> list[str]:
-    """Ids of the walks in an autosave folder, the newest first."""
-    found = [path.parent.parent for path in folder.glob(f"*/a/{WALK}") if _is_id(path.parts[-3])]
-    return [path.name for path in sorted(found, key=lambda p: -p.stat().st_mtime)]
-
-
 def _is_id(text: str) -> bool:
     return len(text) == 16 and all(letter in "0123456789abcdef" for letter in text)

@@ -15,10 +15,10 @@ from torch import Tensor
 from loci.data.objects.dataset import ObjectSet
 from loci.data.objects.surface import GRID
 from loci.geometry.mesh.distance import nearest_distances
+from loci.geometry.rotations import degrees_apart
 from loci.objects.placement.pose import MatrixPose, canonical_pose
 from loci.train.slat.vae_data import SlatDataset, SlatObject, TargetView
 from loci.train.slat.vae_evaluate import PIXELS, evenly_spaced
-from loci.train.structure.evaluate import degrees_apart
 from loci.train.structure.scenes import CLEAN, compose
 from loci.train.trainer import step_generator
 

@@ -15,11 +15,10 @@ from loci.geometry.gaussians.render import render_gaussians
 from loci.geometry.mesh.distance import mesh_points, surface_distance
 from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.mesh.render import render_mesh
-from loci.geometry.rotations import quaternion_to_matrix
+from loci.geometry.rotations import degrees_apart, quaternion_to_matrix
 from loci.objects.asset import Asset
 from loci.objects.placement.pose import MatrixPose
 from loci.train.slat.vae_evaluate import PIXELS, POINTS, WHITE, render_psnr
-from loci.train.structure.evaluate import degrees_apart
 from loci.train.structure.vae import voxel_iou
 from loci.train.structure.vae_data import max_pool_voxels
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from loci.errors import LociError
+from loci.errors import LociError, install_hint
 from loci.io.files import replacing
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def check_drawable() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise LociError("plots need matplotlib: pip install 'genius-loci[bench]'") from error
+        raise LociError(f"plots need matplotlib: {install_hint('bench')}") from error
 
 
 def draw(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:

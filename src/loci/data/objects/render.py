@@ -13,7 +13,7 @@ from jaxtyping import Float32, UInt8
 
 from loci.data.objects.cameras import Lights, RenderCamera
 from loci.data.objects.mesh_files import Submesh
-from loci.errors import LociError
+from loci.errors import LociError, install_hint
 
 VERTEX = """
 #version 330
@@ -224,7 +224,7 @@ def _context() -> Any:
     try:
         import moderngl
     except ImportError as error:
-        raise LociError("rendering needs moderngl: pip install 'genius-loci[objects]'") from error
+        raise LociError(f"rendering needs moderngl: {install_hint('objects')}") from error
     reasons = []
     for settings in ({"backend": "egl"}, {}):  # without a screen, else the platform's default
         try:

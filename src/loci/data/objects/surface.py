@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Float32, Int, Int8, UInt8
 from loci.data.objects.cameras import RenderCamera, look_along, sphere_directions
 from loci.data.objects.cleaning import UnusableObject
 from loci.data.objects.render import ObjectRenderer
-from loci.errors import LociError
+from loci.errors import LociError, install_hint
 
 VIEWS = 32
 PIXELS = 240
@@ -224,7 +224,7 @@ def need_scipy() -> tuple[Any, Any]:
         from scipy import ndimage
         from scipy.spatial import KDTree
     except ImportError as error:
-        raise LociError("surfaces need scipy: pip install 'genius-loci[objects]'") from error
+        raise LociError(f"surfaces need scipy: {install_hint('objects')}") from error
     return ndimage, KDTree
 
 

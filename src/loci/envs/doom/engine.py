@@ -19,7 +19,7 @@ from jaxtyping import Float32, Int, UInt8
 from loci.envs.base import EnvironmentInfo, MapPose
 from loci.envs.doom.maps import CELL, DoomMap, make_map
 from loci.envs.doom.wad import write_wad
-from loci.errors import LociError
+from loci.errors import LociError, install_hint
 
 STEP = 12.0  # map units that a move covers in one frame, along diagonals too
 TURN = 7.5  # degrees that a turn covers in one frame
@@ -246,7 +246,7 @@ def start_engine(folder: Path, resolution: str, levels: bool = False) -> Any:
     try:
         import vizdoom
     except ImportError as error:
-        raise LociError("Doom worlds need ViZDoom: pip install 'genius-loci[doom]'") from error
+        raise LociError(f"Doom worlds need ViZDoom: {install_hint('doom')}") from error
     game = vizdoom.DoomGame()
     game.set_doom_game_path(str(Path(vizdoom.__file__).parent / "freedoom2.wad"))
     game.set_doom_scenario_path(str(folder / "maps.wad"))

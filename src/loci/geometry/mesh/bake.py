@@ -11,12 +11,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from loci.errors import LociError
+from loci.errors import LociError, install_hint
 from loci.geometry.camera import Camera
 from loci.geometry.gaussians.render import Rendering
 from loci.geometry.mesh.mesh import Mesh, Texture
 from loci.geometry.mesh.render import face_weights, nearest_faces
-from loci.geometry.mesh.simplify import EXTRA
 
 GREY = 0.5
 """Colour of texels that nothing is known about."""
@@ -53,7 +52,7 @@ def need_texturing() -> None:
     """Raises LociError when a package that `bake_texture` needs is missing."""
     missing = [name for name in ("xatlas", "scipy") if find_spec(name) is None]
     if missing:
-        raise LociError(f"a texture needs {' and '.join(missing)}: {EXTRA}")
+        raise LociError(f"a texture needs {' and '.join(missing)}: {install_hint('objects')}")
 
 
 class Texels(NamedTuple):

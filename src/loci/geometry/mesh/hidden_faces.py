@@ -14,11 +14,11 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loci.errors import LociError
+from loci.errors import LociError, install_hint
 from loci.geometry.camera import Camera
 from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.mesh.render import face_weights, nearest_faces
-from loci.geometry.mesh.simplify import EXTRA, fill_holes
+from loci.geometry.mesh.simplify import fill_holes
 
 LENGTH_UNITS = 1e5
 """Edge lengths are multiplied by it: capacities of the cut are integers."""
@@ -65,7 +65,7 @@ def remove_hidden_faces(mesh: Mesh, config: HiddenFacesConfig | None = None) -> 
         LociError: when scipy is missing.
     """
     if find_spec("scipy") is None:
-        raise LociError(f"removing hidden faces needs scipy: {EXTRA}")
+        raise LociError(f"removing hidden faces needs scipy: {install_hint('objects')}")
     config = config or HiddenFacesConfig()
     if not len(mesh.faces):
         return mesh

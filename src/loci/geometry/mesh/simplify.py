@@ -8,10 +8,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from loci.errors import LociError
+from loci.errors import LociError, install_hint
 from loci.geometry.mesh.mesh import Mesh
 
-EXTRA = "pip install 'genius-loci[objects]'"
 MAX_HOLE_EDGES = 55
 """Edges around the largest hole that is filled, as in SAM 3D Objects."""
 
@@ -21,7 +20,7 @@ def need_decimation() -> None:
     names = {"fast_simplification": "fast-simplification", "scipy": "scipy"}
     missing = [name for module, name in names.items() if find_spec(module) is None]
     if missing:
-        raise LociError(f"fewer faces need {' and '.join(missing)}: {EXTRA}")
+        raise LociError(f"fewer faces need {' and '.join(missing)}: {install_hint('objects')}")
 
 
 def decimate(mesh: Mesh, faces: int) -> Mesh:

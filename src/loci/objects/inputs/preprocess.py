@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -60,24 +60,6 @@ class Box(NamedTuple):
     y2: int
 
 
-def as_mask(mask: Shaped[Tensor, "h w"], height: int, width: int) -> Float[Tensor, "1 h w"]:
-    """A mask in [0, 1] from booleans, bytes (0..255, or 0 and 1) or floats in [0, 1].
-
-    Raises:
-        LociError: for another size than the picture's, values out of range, or an empty mask.
-    """
-    if mask.shape != (height, width):
-        raise LociError(f"mask: expected {height} x {width} as the picture, got {_size(mask)}")
-    # Bytes of 0 and 1 are a boolean mask; divided by 255 they would be outside everywhere.
-    scale = 255 if mask.dtype == torch.uint8 and mask.max() > 1 else 1
-    values = mask.float() / scale
-    if not (values >= 0).all() or not (values <= 1).all():
-        raise LociError("mask: expected values between 0 and 1, or bytes")
-    if not (values > 0.5).any():
-        raise LociError("mask: expected an object, but no pixel is inside")
-    return values[None]
-
-
 def structure_inputs(
     rgb: Float[Tensor, "3 h w"],
     mask: Float[Tensor, "1 h w"],
@@ -88,7 +70,7 @@ def structure_inputs(
 
     Args:
         rgb: picture in [0, 1], with its background.
-        mask: in [0, 1], see `as_mask`.
+        mask: in [0, 1].
         pointmap: in the frame of `loci.objects.inputs.pointmap`. Without one there are no pointmap
             tensors and the normaliser is the identity.
         size: side of every output in pixels.
@@ -183,7 +165,3 @@ def _smooth(x: Tensor, size: int) -> Tensor:
 
 def _nearest(x: Tensor, size: int) -> Tensor:
     return F.interpolate(x[None], (size, size), mode="nearest")
-
-
-def _size(mask: Tensor) -> str:
-    return " x ".join(str(n) for n in mask.shape)

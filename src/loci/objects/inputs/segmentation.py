@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from loci.errors import LociError
+from loci.errors import LociError, install_hint
 
 WORKING_SIZE = 320
 """Longer side in pixels at which pictures are segmented; GrabCut takes minutes on large ones."""
@@ -185,6 +185,4 @@ def import_cv2() -> Any:
 
 
 def _missing(package: str) -> LociError:
-    return LociError(
-        f"segmentation needs {package}: pip install 'genius-loci[objects]', or give a --mask"
-    )
+    return LociError(f"segmentation needs {package}: {install_hint('objects')}, or give a --mask")

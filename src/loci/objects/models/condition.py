@@ -280,11 +280,6 @@ def structure_fuser(
     return EmbedderFuser.of(FuserConfig(picture, None, pointmap or PointmapEmbedderConfig(), dim))
 
 
-def slat_fuser(picture: DinoEmbedderConfig | None = None, dim: int = 1024) -> EmbedderFuser:
-    """Stage 2: picture and mask, with registers; 4 x 1374 = 5496 tokens as released."""
-    return EmbedderFuser.of(FuserConfig(picture or DinoEmbedderConfig(tokens="prenorm"), dim=dim))
-
-
 def gated_width(dim: int, multiple: int = 256) -> int:
     """Hidden width of the gated MLP: 8/3 of `dim`, rounded up to a multiple."""
     return -(-int(2 * (4 * dim) / 3) // multiple) * multiple

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.from_features import CHANNELS, features_to_mesh
 from loci.geometry.mesh.mesh import Mesh
+from loci.geometry.voxels import voxel_centres
 from loci.io.weights import load_pretrained, save_pretrained
 from loci.nn.attention import FeedForward
 from loci.nn.embeddings import sincos_embedding
@@ -161,7 +162,7 @@ class GaussianDecoder(DecoderTorso):
         """The Gaussians of each item that has voxels, voxel by voxel."""
         c, split = self.config, self.split(raw)
         offset = torch.tanh(split.offset + self.offset_perturbation.float())
-        centre = (voxels.coords[:, None, 1:].float() + 0.5) / c.torso.resolution - 0.5
+        centre = voxel_centres(voxels.coords[:, None, 1:], c.torso.resolution)
         start = math.log(math.expm1(c.scale_start))  # softplus^-1
         scales = torch.sqrt(F.softplus(split.scale + start) ** 2 + c.scale_floor**2)
         identity = split.rotation.new_tensor([1.0, 0.0, 0.0, 0.0])

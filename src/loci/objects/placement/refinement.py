@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from loci.geometry.camera import Camera
 from loci.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
+from loci.geometry.voxels import voxel_centres
 from loci.objects.inputs.observation import Observation
 from loci.objects.placement.pose import Pose
 
@@ -128,7 +129,7 @@ def refine_pose(
         return RefinedPose(pose, -math.inf)
     on_cpu = Pose(*(part.float().cpu() for part in pose))
     sampled = torch.linspace(0, len(voxels) - 1, min(MAX_POINTS, len(voxels))).long()
-    points = (voxels.cpu()[sampled].float() + 0.5) / resolution - 0.5
+    points = voxel_centres(voxels.cpu()[sampled], resolution)
     grid = comparison_grid(observation, resolution)
     predicted = _Candidates(
         quaternion_to_matrix(on_cpu.rotation), on_cpu.translation, on_cpu.scale[:, 0]

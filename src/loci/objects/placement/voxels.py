@@ -17,6 +17,7 @@ from loci.caching.presets import Preset
 from loci.caching.spectral import DecodingConfig, token_scores
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.mesh import Mesh
+from loci.geometry.voxels import voxel_centres
 from loci.nn.sparse.tensor import Voxels
 
 VOXEL_LIMIT = 42000
@@ -167,7 +168,7 @@ def _unmerged(
 ) -> VoxelChoice:
     """Coarsened only if there are more than `limit`."""
     fewer, factor = downsample_voxels(coords, limit, generator)
-    centres = _centres(coords, resolution)
+    centres = voxel_centres(coords[:, 1:], resolution)
     if factor > 1:
         # The logits belong to the finer grid; in the coarser one all voxels count as 1.
         scores = token_scores(fewer, torch.ones_like(fewer[:, 0]), resolution)
@@ -197,11 +198,6 @@ def _merged(
     aggregation = config.aggregate(coords, factor, resolution)
     rows = aggregation.subset(limit, generator)
     voxels, scores = Voxels(aggregation.coords[rows]), aggregation.pooled(scores)[rows]
-    centres = aggregation.pooled(_centres(coords, resolution), "mean")[rows]
+    centres = aggregation.pooled(voxel_centres(coords[:, 1:], resolution), "mean")[rows]
     size, factor = aggregation.factor / resolution, aggregation.pose_factor
     return VoxelChoice(coords, voxels, voxels, scores, centres, size, factor, aggregation)
-
-
-def _centres(coords: Int[Tensor, "n 4"], resolution: int) -> Float[Tensor, "n 3"]:
-    """In the object frame, which the grid fills."""
-    return (coords[:, 1:].float() + 0.5) / resolution - 0.5

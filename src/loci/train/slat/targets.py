@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from loci.geometry.camera import Camera
+from loci.geometry.voxels import voxel_centres
 from loci.nn.sparse.tensor import Voxels
 from loci.objects.inputs.pixel_aligned import pixel_aligned
 from loci.objects.inputs.preprocess import slat_inputs
@@ -153,7 +154,7 @@ def aligned_pixels(
     item: SlatObject, view: ObjectView, scene: SyntheticScene
 ) -> Float[Tensor, "n a"]:
     """The scene's pixels at an object's voxels, at the view's pose."""
-    centres = (item.coords.float() + 0.5) / item.resolution - 0.5
+    centres = voxel_centres(item.coords, item.resolution)
     camera = Camera.from_pose(*view.placement, view.fov)
     return pixel_aligned(centres, 1 / item.resolution, camera, scene.rgb, scene.mask)
 

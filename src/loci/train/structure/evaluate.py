@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from loci.geometry.mesh.distance import surface_distance
-from loci.geometry.rotations import quaternion_to_matrix
+from loci.geometry.rotations import degrees_apart, quaternion_to_matrix
 from loci.objects.models.structure_flow import Latents
 from loci.objects.models.structure_vae import StructureDecoder, StructureEncoder
 from loci.objects.placement.pose import decode_pose
@@ -167,12 +167,3 @@ def pose_scores(latents: Latents, batch: StructureBatch) -> dict[str, float]:
         "size_factor": factor.median().item(),
         "place": distance.median().item(),
     }
-
-
-def degrees_apart(
-    first: Float[Tensor, "b 3 3"], second: Float[Tensor, "b 3 3"]
-) -> Float[Tensor, "b"]:
-    """The angle of the turn that leads from one rotation to the other."""
-    both = first.mT @ second
-    cosine = (both.diagonal(dim1=1, dim2=2).sum(dim=1) - 1) / 2
-    return torch.rad2deg(torch.acos(cosine.clamp(-1, 1)))
