@@ -58,7 +58,7 @@ KEYS_HELP = (
     "w forward, s back, a left, d right, i look up, k look down, j turn left, l turn right, "
     ". stand still; several make a chord, *N holds it for N frames: w*40 wj*8 .*4"
 )
-MOST_FRAMES = 1_000_000
+MAX_FRAMES = 1_000_000
 
 DEFAULT_WALK = (
     "j*48 w*24 l*24 w*24 l*24 a*16 d*16 s*16 w*16 l*48 "  # look round, out and back, aside and back
@@ -157,8 +157,8 @@ def parse_keys(keys: str) -> NDArray[np.int64]:
             raise LociError(f"--keys: {word!r} lasts 0 frames, expected at least 1")
     if not actions:
         raise LociError(f"--keys: empty, expected chords such as w*40; {KEYS_HELP}")
-    if sum(counts) > MOST_FRAMES:
-        raise LociError(f"--keys: {sum(counts)} frames, expected at most {MOST_FRAMES}")
+    if sum(counts) > MAX_FRAMES:
+        raise LociError(f"--keys: {sum(counts)} frames, expected at most {MAX_FRAMES}")
     return np.repeat(np.array(actions, np.int64), counts, axis=0)
 
 

@@ -22,11 +22,11 @@ CALIBRATION = ModelCalibration(STRICT, ErrorScale(2.0, 1.5), ErrorScale(4.0), Th
 
 
 def test_a_calibration_is_kept_in_the_model_folder(tmp_path: Path) -> None:
-    assert ModelCalibration.beside(tmp_path) == ModelCalibration()
+    assert ModelCalibration.load_from(tmp_path) == ModelCalibration()
     CALIBRATION.write(tmp_path)
-    assert ModelCalibration.beside(tmp_path) == CALIBRATION
+    assert ModelCalibration.load_from(tmp_path) == CALIBRATION
     ModelCalibration(walk=STRICT).write(tmp_path)
-    assert ModelCalibration.beside(tmp_path) == ModelCalibration(walk=STRICT)
+    assert ModelCalibration.load_from(tmp_path) == ModelCalibration(walk=STRICT)
     ModelCalibration().write(tmp_path)
     assert not (tmp_path / CALIBRATION_NAME).exists()
 
@@ -45,7 +45,7 @@ def test_a_calibration_is_kept_in_the_model_folder(tmp_path: Path) -> None:
 def test_a_damaged_calibration_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / CALIBRATION_NAME).write_text(content)
     with pytest.raises(LociError, match=CALIBRATION_NAME):
-        ModelCalibration.beside(tmp_path)
+        ModelCalibration.load_from(tmp_path)
 
 
 def test_a_calibration_changes_what_a_preset_skips() -> None:

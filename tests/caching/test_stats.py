@@ -3,7 +3,7 @@ import time
 import pytest
 import torch
 
-from loci.caching.presets import LAYOUT, PRESETS, Preset, as_preset, get_preset
+from loci.caching.presets import LAYOUT_LATENTS, PRESETS, Preset, as_preset, get_preset
 from loci.caching.published.step_caches import PublishedStepCacheConfig
 from loci.caching.published.token_carving import CarvingConfig, ReleasedCarving
 from loci.caching.stats import Stats
@@ -113,7 +113,7 @@ def test_a_tolerance_takes_the_place_of_fewer_steps() -> None:
     assert same(run(zero.structure_policy(INTERVAL))[0], exact)
     loose = get_preset("exact").within(0.1)
     assert isinstance(loose.structure, StepCacheConfig)
-    assert loose.structure.layout == LAYOUT
+    assert loose.structure.layout == LAYOUT_LATENTS
     assert len(run(loose.structure_policy(INTERVAL))[1].evaluated) < 25
 
 

@@ -267,8 +267,8 @@ TORSO = TorsoConfig(channels=4, dim=24, blocks=2, heads=2, window=4, resolution=
 
 def parts() -> list[nn.Module]:
     return [
-        EmbedderFuser.of(FuserConfig(PICTURE, MASK, POINTS, dim=16)),
-        EmbedderFuser.of(FuserConfig(PICTURE, dim=16)),
+        EmbedderFuser.from_config(FuserConfig(PICTURE, MASK, POINTS, dim=16)),
+        EmbedderFuser.from_config(FuserConfig(PICTURE, dim=16)),
         StructureFlow(StructureFlowConfig(16, 16, blocks=1, heads=2, resolution=2)),
         StructureDecoder(StructureDecoderConfig(8, (16, 8))),
         SlatFlow(SlatFlowConfig(4, 16, 16, blocks=1, heads=2, io_channels=(8,))),
@@ -306,7 +306,9 @@ def test_another_part_in_the_folder_is_named(tmp_path: Path) -> None:
 
 def test_a_fuser_without_a_configuration_cannot_be_saved(tmp_path: Path) -> None:
     fuser = EmbedderFuser(
-        [DinoEmbedder(PICTURE)], [EmbedderFuser.of(FuserConfig(PICTURE, dim=16)).sources[0]], 16
+        [DinoEmbedder(PICTURE)],
+        [EmbedderFuser.from_config(FuserConfig(PICTURE, dim=16)).sources[0]],
+        16,
     )
     with pytest.raises(ValueError, match="without a configuration"):
         fuser.save_pretrained(tmp_path)

@@ -291,7 +291,7 @@ def test_laws_go_where_the_model_goes(tmp_path: Path) -> None:
         tmp_path / "a"
     )
     Lifter.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
-    assert ModelCalibration.beside(tmp_path / "b") == laws
+    assert ModelCalibration.load_from(tmp_path / "b") == laws
 
 
 def test_thresholds_in_the_folder_decide_how_finely_faster_decodes() -> None:

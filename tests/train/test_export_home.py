@@ -164,7 +164,7 @@ def test_runs_that_do_not_fit_are_named(data: Path, tmp_path: Path) -> None:
     same.save_pretrained(runs.structure_vae / "final" / "structure_decoder")
     fuser = cast(Any, small_modules()["latent_fuser"])
     picture = replace(fuser.config.picture, input_size=56)
-    EmbedderFuser.of(replace(fuser.config, picture=picture)).save_pretrained(
+    EmbedderFuser.from_config(replace(fuser.config, picture=picture)).save_pretrained(
         runs.slat / "final" / "latent_fuser"
     )
     with pytest.raises(LociError, match=r"slat: trained on pictures of 56 pixels, expected 28"):

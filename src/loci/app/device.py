@@ -19,7 +19,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")
 LARGE = 1_000_000_000
 """Bytes of weights from which on a model computes in bfloat16 and on all threads."""
 ROUNDS = 3
-LEAST_GAIN = 1.1
+MIN_GAIN = 1.1
 """So much faster must all threads be than one."""
 
 
@@ -98,5 +98,5 @@ def choose_threads(step: Callable[[], object], device: torch.device, model: Path
             began = time.perf_counter()
             step()
             seconds[threads] += time.perf_counter() - began
-    torch.set_num_threads(most if seconds[most] * LEAST_GAIN < seconds[1] else 1)
+    torch.set_num_threads(most if seconds[most] * MIN_GAIN < seconds[1] else 1)
     return torch.get_num_threads()

@@ -37,7 +37,7 @@ PREVIEW, TURNTABLE, MASK = "preview.png", "turntable.mp4", "mask.png"
 SIDE, FPS = 256, 24
 FACES_SLACK = 1.1
 """By so much a simplified mesh may exceed its faces without a word."""
-TURNTABLE_SECONDS, FEWEST_FRAMES = 60.0, 8
+TURNTABLE_SECONDS, MIN_FRAMES = 60.0, 8
 
 
 def lift(options: Annotated[LiftOptions, tyro.conf.arg(name="")]) -> None:
@@ -70,9 +70,9 @@ def lift_one(request: CheckedLift, lifter: Lifter | None = None) -> None:
 
     lifter = lifter or load_lifter(request)
     stats, preset = Stats(), get_preset(options.speed, options.tolerance)
-    scene = _lifted(request, lifter, preset, stats)
-    compared = _compared(request, lifter, scene) if options.verify else []
-    scene = _finished(scene, options, request.names)
+    scene = _run_lift(request, lifter, preset, stats)
+    compared = _compare_to_exact(request, lifter, scene) if options.verify else []
+    scene = _postprocess_meshes(scene, options, request.names)
     with replacing_folder(options.out, is_written) as draft:
         _write_assets(draft, scene, request)
     for note in (note for asset in scene.objects for note in asset.notes):
@@ -105,7 +105,7 @@ def load_lifter(request: CheckedLift, keep: bool = False) -> Lifter:
     return Lifter.from_pretrained(request.model, device, dtype, keep)
 
 
-def _lifted(request: CheckedLift, lifter: Lifter, preset: Preset, stats: Stats) -> Scene:
+def _run_lift(request: CheckedLift, lifter: Lifter, preset: Preset, stats: Stats) -> Scene:
     from loci.objects.inputs.observation import ObservedPicture
 
     options = request.options
@@ -129,18 +129,18 @@ def _lifted(request: CheckedLift, lifter: Lifter, preset: Preset, stats: Stats) 
         )
 
 
-def _compared(request: CheckedLift, lifter: Lifter, scene: Scene) -> list[str]:
+def _compare_to_exact(request: CheckedLift, lifter: Lifter, scene: Scene) -> list[str]:
     """For every object a line on how it differs from that of an exact run."""
     from loci.app.lift_difference import difference
     from loci.caching.presets import get_preset
     from loci.caching.stats import Stats
 
-    exact = _lifted(request, lifter, get_preset("exact"), Stats())
+    exact = _run_lift(request, lifter, get_preset("exact"), Stats())
     pairs = zip(request.names, scene.objects, exact.objects, strict=True)
     return [f"{name} {difference(found, reference)}" for name, found, reference in pairs]
 
 
-def _finished(scene: Scene, options: LiftOptions, names: list[str]) -> Scene:
+def _postprocess_meshes(scene: Scene, options: LiftOptions, names: list[str]) -> Scene:
     """With meshes as they are asked for; says where one has more faces than that."""
     objects = scene.objects
     if options.faces is not None:
@@ -226,7 +226,7 @@ def _write_pictures(folder: Path, scene: Scene, request: CheckedLift) -> None:
                 object_preview(asset, pixels, mask).save(draft, format="png")
             bar.update()
             one = (time.perf_counter() - began) / PREVIEW_VIEWS
-            frames = min(FRAMES, max(FEWEST_FRAMES, int(TURNTABLE_SECONDS / one)))
+            frames = min(FRAMES, max(MIN_FRAMES, int(TURNTABLE_SECONDS / one)))
             with VideoWriter(home / TURNTABLE, max(1, round(FPS * frames / FRAMES))) as video:
                 video.write(object_turntable(asset, SIDE, frames))
             bar.update()

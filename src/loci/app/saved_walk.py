@@ -10,7 +10,7 @@ from typing import Any
 from loci.errors import LociError
 from loci.io.video import VideoInfo, video_info
 
-LONGEST_HEADER = 100_000_000
+MAX_HEADER = 100_000_000
 FORMAT = "loci-walk-"
 """What the format of every version begins with."""
 
@@ -68,7 +68,7 @@ def _metadata(path: Path) -> dict[str, Any]:
     """The header of a safetensors file: eight bytes with its length, then JSON."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if length > LONGEST_HEADER:
+        if length > MAX_HEADER:
             raise ValueError("no safetensors file")
         header = json.loads(file.read(length))
     metadata = header.pop("__metadata__")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from loci.actions import DEFAULT_WALK, KEYS_HELP, MOST_FRAMES, check_known, parse_keys, read_actions
+from loci.actions import DEFAULT_WALK, KEYS_HELP, MAX_FRAMES, check_known, parse_keys, read_actions
 from loci.app.device import Dtype, check_device
 from loci.app.saved_walk import SavedWalk
 from loci.errors import LociError, check_seed, check_tolerance
@@ -230,8 +230,8 @@ def _check_options(options: WalkOptions) -> None:
             raise LociError(
                 "--prompt and --resume: both given, but a saved walk has its own prompt"
             )
-    if options.frames is not None and not 1 <= options.frames <= MOST_FRAMES:
-        raise LociError(f"--frames: {options.frames}, expected 1 to {MOST_FRAMES}")
+    if options.frames is not None and not 1 <= options.frames <= MAX_FRAMES:
+        raise LociError(f"--frames: {options.frames}, expected 1 to {MAX_FRAMES}")
     if options.size is not None:
         parse_size(options.size)
         if options.resume is not None:

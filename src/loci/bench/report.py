@@ -155,12 +155,12 @@ class MemoryPlan:
         for name, count in (("--maps", self.maps), ("--pictures", self.pictures)):
             if count < 1:
                 raise LociError(f"{name}: {count}, expected at least 1")
-        if self.alive and min(self.alive) < SHORTEST_LONG_WALK:
+        if self.alive and min(self.alive) < MIN_LONG_WALK:
             text = " ".join(map(str, self.alive))
-            raise LociError(f"--alive: {text}, expected {SHORTEST_LONG_WALK} frames or more each")
+            raise LociError(f"--alive: {text}, expected {MIN_LONG_WALK} frames or more each")
 
 
-SHORTEST_LONG_WALK = 16
+MIN_LONG_WALK = 16
 QUICK = MemoryPlan(
     lengths=(64, 128),
     maps=2,

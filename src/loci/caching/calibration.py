@@ -34,7 +34,7 @@ class ModelCalibration:
     decoding: Thresholds | None = None
 
     @classmethod
-    def beside(cls, folder: Path) -> "ModelCalibration":
+    def load_from(cls, folder: Path) -> "ModelCalibration":
         """Reads the calibration in a model's folder; empty if there is none.
 
         Raises:

@@ -22,7 +22,7 @@ from loci.flow import EvaluateAll, StepPolicy
 
 UNCALIBRATED = "the tolerance is not calibrated on this model: true errors may exceed it"
 
-LAYOUT = ("6drotation_normalized", "scale", "translation", "translation_scale")
+LAYOUT_LATENTS = ("6drotation_normalized", "scale", "translation", "translation_scale")
 """The tensors of SAM 3D Objects' first stage that say where an object stands."""
 
 PRESETS = {
@@ -115,7 +115,9 @@ class Preset:
         return replace(
             self,
             name=f"{self.name}, tolerance {tolerance:g}",
-            structure=replace(structure or StepCacheConfig(layout=LAYOUT), tolerance=tolerance),
+            structure=replace(
+                structure or StepCacheConfig(layout=LAYOUT_LATENTS), tolerance=tolerance
+            ),
             latents=replace(latents or TokenCacheConfig(), tolerance=tolerance),
             walk=replace(walk or StepCacheConfig(), tolerance=tolerance),
             walk_step_share=1.0,

@@ -23,7 +23,7 @@ STRIDES_PER_CELL = 128 / 12
 LENGTHS = (1024, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32, 16)
 TEST_SHARE = 10
 """Every tenth walk is held out, from the fifth on; at least one."""
-LARGEST_FOV_RATIO, LARGEST_RATE_RATIO = 1.05, 1.15
+MAX_FOV_RATIO, MAX_RATE_RATIO = 1.05, 1.15
 """By which films that are trained on together may differ."""
 FILM = "clip.json"
 
@@ -101,8 +101,8 @@ def _check_alike(folder: Path, films: dict[str, dict[str, Any]]) -> None:
         text = ", ".join(f"{h}x{w}" for h, w in sorted(sizes))
         raise LociError(f"{folder}: films with frames of {text}, expected one --size for all")
     for key, what, unit, most in (
-        ("fov_degrees", "a field of view", "degrees", LARGEST_FOV_RATIO),
-        ("fps", "a rate", "frames a second", LARGEST_RATE_RATIO),
+        ("fov_degrees", "a field of view", "degrees", MAX_FOV_RATIO),
+        ("fps", "a rate", "frames a second", MAX_RATE_RATIO),
     ):
         found = sorted((film[key], name) for name, film in films.items())
         (low, first), (high, last) = found[0], found[-1]

@@ -25,7 +25,7 @@ from loci.envs.doom.maps import make_map
 from loci.envs.doom.walks import KINDS, Wanderer
 from loci.errors import LociError
 
-MOST_EPISODES = 1_000_000  # of one seed
+MAX_EPISODES = 1_000_000  # of one seed
 Split = Literal["train", "test"]
 
 
@@ -101,7 +101,7 @@ def generate(
             written or holds other data.
     """
     for name, value, most in (
-        ("episodes", episodes, MOST_EPISODES),
+        ("episodes", episodes, MAX_EPISODES),
         ("frames", frames, 1_000_000),
         ("workers", workers, 1024),
     ):
@@ -130,7 +130,7 @@ def generate(
 
 def map_seed(seed: int, episode: int, split: Split) -> int:
     """The map of an episode: even seeds are for training, odd ones are held out."""
-    return 2 * (seed * MOST_EPISODES + episode) + (split == "test")
+    return 2 * (seed * MAX_EPISODES + episode) + (split == "test")
 
 
 def _describe(

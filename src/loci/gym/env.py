@@ -21,7 +21,7 @@ from loci.errors import LociError
 from loci.io.models import SHIPPED
 from loci.world.world import WalkState, World
 
-LEAST_FRAMES = 2
+MIN_FRAMES = 2
 """Frames a step at least: walks whose steps are single frames lose their contrast."""
 
 Observation = UInt8[np.ndarray, "h w 3"]
@@ -65,8 +65,8 @@ class WalkEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.world = world.at_speed(speed)
         self.picture = _example(model) if picture is None else picture
         self.frames = world.chunk if frames is None else frames
-        if not LEAST_FRAMES <= self.frames <= world.chunk:
-            raise LociError(f"frames {frames}, expected {LEAST_FRAMES} to {world.chunk} a step")
+        if not MIN_FRAMES <= self.frames <= world.chunk:
+            raise LociError(f"frames {frames}, expected {MIN_FRAMES} to {world.chunk} a step")
         if render_mode not in (None, "rgb_array"):
             raise LociError(f"render_mode {render_mode!r}, expected 'rgb_array' or None")
         self.reward, self.render_mode = reward, render_mode

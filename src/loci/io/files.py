@@ -22,14 +22,14 @@ from loci.errors import LociError
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
-LONGEST_NAME = 200
+MAX_NAME = 200
 """Characters of a file's name that messages show."""
 
 
 def shown(path: object) -> str:
     """A path for a message: on one line, truncated to 200 characters."""
     text = " ".join(str(path).split())
-    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}..."
+    return text if len(text) <= MAX_NAME else f"{text[:MAX_NAME]}..."
 
 
 @contextmanager

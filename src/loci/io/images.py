@@ -18,7 +18,7 @@ from loci.io.files import shown
 T = TypeVar("T")
 WALK_ASPECT_RATIO, LIFT_ASPECT_RATIO = 32, 16
 """The longer side of a picture over the shorter at most: to walk into, and to lift from."""
-MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Pillow refuses pictures that have more."""
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _UNREADABLE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
@@ -46,7 +46,7 @@ def read_pixels(source: Any) -> NDArray[np.uint8]:
             shape = f"{source.dtype} {list(source.shape)}"
             raise LociError(f"picture: array {shape}, expected uint8 [height, width, 3]")
         return source
-    return opened(source, "picture", _convert)
+    return open_image(source, "picture", _convert)
 
 
 def _from_tensor(tensor: Any) -> NDArray[np.uint8]:
@@ -74,8 +74,8 @@ def check_aspect(pixels: NDArray[np.uint8], most: int, name: str = "picture") ->
         raise LociError(f"{name}: {width} x {height} pixels, expected at most {most} to 1")
 
 
-def opened(source: Any, name: str, convert: Callable[[Image.Image, str], T]) -> T:
-    """What `convert` makes of an image, which is opened if need be.
+def open_image(source: Any, name: str, convert: Callable[[Image.Image, str], T]) -> T:
+    """Opens an image, if it is not open already, and returns what `convert` makes of it.
 
     Args:
         source: a file or a Pillow image.
@@ -104,7 +104,7 @@ def opened(source: Any, name: str, convert: Callable[[Image.Image, str], T]) -> 
         raise LociError(f"{name}: no picture, expected a PNG, JPEG, WebP or the like") from error
     except Image.DecompressionBombError as error:
         raise LociError(
-            f"{name}: too many pixels, expected at most {MOST_PIXELS // 1_000_000} million"
+            f"{name}: too many pixels, expected at most {MAX_PIXELS // 1_000_000} million"
         ) from error
     except _UNREADABLE as error:
         raise LociError(f"{name}: cannot be read ({error.strerror})") from error

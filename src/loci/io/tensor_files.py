@@ -31,7 +31,7 @@ SAFETENSORS_TYPES = {
     "BOOL": torch.bool,
 }
 _TYPE_NAMES = {dtype: name for name, dtype in SAFETENSORS_TYPES.items()}
-LARGEST_HEADER = 100_000_000
+MAX_HEADER = 100_000_000
 PIECE = 1 << 24
 """Numbers that are converted and written at a time."""
 
@@ -61,7 +61,7 @@ def safetensors_infos(path: Path) -> dict[str, TensorInfo]:
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(LARGEST_HEADER, size - 8):
+        if not 2 <= length <= min(MAX_HEADER, size - 8):
             raise LociError(f"{path}: no safetensors file, or cut short ({size} bytes)")
         text = file.read(length)
     try:

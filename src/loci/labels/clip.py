@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from loci.actions import UNCERTAIN
 from loci.errors import LociError
 from loci.labels.film import (
-    LEAST_FRAMES,
+    MIN_FRAMES,
     FrameTimes,
     analysed,
     film_info,
@@ -154,8 +154,8 @@ def label_clip(
 
 
 def _check_count(path: Path, times: np.ndarray) -> None:
-    if len(times) < LEAST_FRAMES:
-        raise LociError(f"{path}: {len(times)} frames, expected at least {LEAST_FRAMES}")
+    if len(times) < MIN_FRAMES:
+        raise LociError(f"{path}: {len(times)} frames, expected at least {MIN_FRAMES}")
 
 
 def _across(fov: float, width: int, height: int) -> float:

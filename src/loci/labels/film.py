@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ANALYSED_WIDTH = 640
 """Pixels of the longer side of the frames that are analysed."""
-LEAST_FRAMES = 16
+MIN_FRAMES = 16
 _PQ, _HLG = 16, 18  # transfer characteristics of HDR, as in H.273
 
 

@@ -19,18 +19,18 @@ from loci.labels.motion import Motion, between, span_steps, spans
 from loci.labels.tracks import Tracker
 from loci.labels.two_view import ROTATION_FLOOR, TwoView, depths, two_view
 
-LEAST_SHARED = 8
-LEAST_PARALLAX = 0.8
+MIN_SHARED = 8
+MIN_PARALLAX = 0.8
 """Pixels that a point is displaced by the move, for its depth to count."""
 NEW_PARALLAX = 1.5
 """The same for a depth to become known at all: where noise alone would lift points above a limit,
 those are left that look too near, and the scale would shrink."""
-LEAST_STEADY = 5
+MIN_STEADY = 5
 FASTEST = 4.0
 """Steps of more strides than this are mistakes of the scale, and not known."""
 STEADY = 91
 """Moving steps over which the walker's speed is steady: six seconds."""
-MOST_CARRIED = 4
+MAX_CARRIED = 4
 """Steps in a row that are not found and taken to be as the one before, since a hand and a walker
 have inertia. They are not known: this only keeps poses from straying."""
 SCALE_SIGMA = 0.03
@@ -82,7 +82,7 @@ class _Scale:
         if not good.any():
             return 1.0, False
         shared = [i for i in np.flatnonzero(good) if int(ids[i]) in self.depth]
-        if len(shared) >= LEAST_SHARED:
+        if len(shared) >= MIN_SHARED:
             ratios = np.array([self.depth[int(ids[i])] / first[i] for i in shared])
             weights = np.array([self.weights[int(ids[i])] for i in shared])
             order = np.argsort(ratios)
@@ -170,9 +170,7 @@ def odometry(frames: Iterable[UInt8[np.ndarray, "h w"]], fov: float) -> CameraPa
         length = 0.0
         if view.kind == "motion":
             first, second, angle = depths(view, matches.before, matches.after, camera)
-            good = (
-                view.inliers & (first > 0) & (second > 0) & (angle > LEAST_PARALLAX / camera[0, 0])
-            )
+            good = view.inliers & (first > 0) & (second > 0) & (angle > MIN_PARALLAX / camera[0, 0])
             length, chained = scale.length(matches.ids, first, good)
             if not chained:
                 breaks.append(number - 1)
@@ -200,7 +198,7 @@ def _even(lengths: Float[np.ndarray, "n"], breaks: list[int]) -> Float[np.ndarra
         if len(moving):
             lengths[first:last] = stretch / np.median(moving)
     moving = lengths > 0
-    if moving.sum() > LEAST_STEADY:
+    if moving.sum() > MIN_STEADY:
         size = min(STEADY, int(moving.sum()))
         lengths[moving] /= median_filter(lengths[moving], size, mode="reflect")
     return lengths
@@ -216,12 +214,12 @@ def _path(
     for number, (view, length) in enumerate(zip(views, lengths, strict=True), 1):
         if number in runs:
             poses.append(np.eye(4))
-            step, carried = np.eye(4), MOST_CARRIED
+            step, carried = np.eye(4), MAX_CARRIED
             continue
         if view.kind != "lost" or not np.array_equal(view.rotation, np.eye(3)):
             step, carried = np.eye(4), 0
             step[:3, :3], step[:3, 3] = view.rotation, length * view.direction
-        elif carried < MOST_CARRIED:
+        elif carried < MAX_CARRIED:
             carried += 1
         else:
             step = np.eye(4)

@@ -16,7 +16,7 @@ from loci.labels.motion import Motion
 
 SHARE_OF_STRIDE = 0.5
 """The middle threshold, as a share of the clip's stride: nearer to a stride than to none."""
-LEAST_TURN = 4.0
+MIN_TURN = 4.0
 """Degrees per second below which a turn never counts."""
 DEVIATIONS = 2.0
 """Thresholds lie this many standard deviations either side of the middle one."""
@@ -64,7 +64,7 @@ def label_motion(
 ) -> Labels:
     """Labels of every step; where the motion is not known, both channels are uncertain."""
     stride = typical(motion.move, motion.move_sigma, motion.known)
-    floor = LEAST_TURN * motion.span / motion.fps
+    floor = MIN_TURN * motion.span / motion.fps
     turn = typical(motion.view, np.maximum(motion.view_sigma, floor / 3), motion.known)
     threshold = share * stride, max(share * turn, floor)
     move, move_range = label_channel(motion.move, threshold[0], motion.move_sigma, deviations)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from scipy.spatial.transform import Rotation
 
 Kind = Literal["still", "rotation", "motion", "lost"]
-LEAST_MATCHES = 12
+MIN_MATCHES = 12
 STILL_PIXELS = 0.12
 """Median displacement below which a frame stands still."""
 PARALLAX_PIXELS = 0.25
@@ -69,7 +69,7 @@ def two_view(
         camera: the matrix of intrinsics.
         seed: seed of the random samples.
     """
-    if len(before) < LEAST_MATCHES:
+    if len(before) < MIN_MATCHES:
         return TwoView("lost")
     shift = np.linalg.norm(after - before, axis=1)
     if np.median(shift) < STILL_PIXELS and np.quantile(shift, 0.7) < 2 * STILL_PIXELS:
@@ -149,7 +149,7 @@ def _essential(
     if matrix is None or matrix.shape != (3, 3):
         return TwoView("lost")
     inliers = mask[:, 0] > 0
-    if inliers.sum() < LEAST_MATCHES:
+    if inliers.sum() < MIN_MATCHES:
         return TwoView("lost")
     _, rotation, shift, _ = cv2.recoverPose(matrix, before[inliers], after[inliers], camera)
     focal = float(camera[0, 0])

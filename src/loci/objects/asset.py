@@ -101,7 +101,7 @@ class Asset:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, picture: ObservedPicture, result: LiftResult) -> Asset:
+    def from_result(cls, picture: ObservedPicture, result: LiftResult) -> Asset:
         """A result of the pipeline, its pose for the picture's camera."""
         distance_assumed, pose = picture.pointmap is None, result.pose
         if distance_assumed:

@@ -104,7 +104,7 @@ class Lifter:
         device = _checked_device(device)
         if dtype == "auto":
             dtype = automatic_dtype(folder, device)
-        calibration = ModelCalibration.beside(folder)
+        calibration = ModelCalibration.load_from(folder)
         released = None
         if not (folder / LIFTER_NAME).is_file():
             released = ReleasedParts.find(folder)
@@ -264,7 +264,7 @@ class Lifter:
             raise LociError("the model made no object, expected one for each mask")
         assets = []
         for result, mask, name in zip(results, masks, names, strict=True):
-            asset = replace(Asset.of(picture, result), costs=tuple(pipeline.costs))
+            asset = replace(Asset.from_result(picture, result), costs=tuple(pipeline.costs))
             if not open_mesh:
                 asset = asset.closed()
             if photo:

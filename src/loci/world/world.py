@@ -92,7 +92,7 @@ class World(LatentWorld):
         if config.text:
             # 11 GB and needed once per walk: it stays on the CPU.
             text_encoder = TextEncoder.from_pretrained(folder / "text_encoder")
-        calibration = ModelCalibration.beside(folder)
+        calibration = ModelCalibration.load_from(folder)
         codec = codec.to(device, torch.float32)
         return cls(config, transformer, codec, text_encoder, calibration)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loci.app.play.player import MARGIN, MOST_REPLACED, TAP, Player, Shown, playable
+from loci.app.play.player import MARGIN, MAX_REPLACED, TAP, Player, Shown, playable
 from loci.world.world import World
 
 from ...world.models import small_world
@@ -112,7 +112,7 @@ def test_a_chunk_is_replaced_only_so_often(tmp_path: Path) -> None:
     one = player(tmp_path)
     one.press("w", 1, 0)
     act(one)
-    for number in range(MOST_REPLACED):
+    for number in range(MAX_REPLACED):
         one.press("jl"[number % 2], 2 + number, 0)
         assert act(one) is not None
     one.press("d", 9, 0)

@@ -57,7 +57,7 @@ def test_going_back_forgets_and_the_same_actions_give_the_same_frames(tmp_path: 
 
 def test_thinned_states_are_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DENSE", 2)
-    monkeypatch.setattr(module, "MOST_STATES", 4)
+    monkeypatch.setattr(module, "MAX_STATES", 4)
     timeline = begun(tmp_path / "walk", small_world())
     made = walked(timeline, 9)
     assert len(timeline.states) <= 5

@@ -209,7 +209,7 @@ def test_the_asset_of_a_user_is_scored(held_out: HeldOutObjects, with_pointmap: 
     assert lifted.failure is None
     assert len(lifted.costs) == len(lifter.config.parts)
     pointmap = case.pointmap if with_pointmap else None
-    same = Prediction.of(lifter(case.pixels, case.mask, pointmap, seed=2))
+    same = Prediction.from_asset(lifter(case.pixels, case.mask, pointmap, seed=2))
     assert torch.equal(lifted.prediction.points, same.points)
     assert torch.equal(lifted.prediction.pose.translation, same.pose.translation)
 

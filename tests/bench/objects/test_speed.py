@@ -170,7 +170,7 @@ def test_a_failure_is_a_row_and_no_end(lifter: Lifter, monkeypatch: pytest.Monke
 
 
 def test_distance_to_exact_sees_a_shift(lifter: Lifter) -> None:
-    guess = Prediction.of(lifter(PIXELS, INSIDE, seed=0))
+    guess = Prediction.from_asset(lifter(PIXELS, INSIDE, seed=0))
     moved = guess._replace(points=guess.points + 0.2, voxels=(guess.voxels + 1) % 4)
     assert difference_to_exact(guess, guess).f_score == 1
     assert difference_to_exact(moved, guess).chamfer > difference_to_exact(guess, guess).chamfer

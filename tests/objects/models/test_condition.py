@@ -49,7 +49,7 @@ def fuser() -> EmbedderFuser:
 def test_token_counts_of_the_released_model() -> None:
     with torch.device("meta"):
         first = structure_fuser()
-        second = EmbedderFuser.of(FuserConfig(DinoEmbedderConfig(tokens="prenorm")))
+        second = EmbedderFuser.from_config(FuserConfig(DinoEmbedderConfig(tokens="prenorm")))
     names = [source.name for row in first.sources for source in row]
     assert names == ["image", "rgb_image", "mask", "rgb_image_mask", *POINTMAPS]
     for fuser, tokens in ((first, 7528), (second, 5496)):
@@ -128,7 +128,7 @@ def test_a_masked_background_is_not_seen() -> None:
     changed = dict(given)
     changed["image"] = torch.where(given["mask"] > 0.5, given["image"], torch.rand(1, 3, 24, 24))
     for masked in (False, True):
-        model = EmbedderFuser.of(
+        model = EmbedderFuser.from_config(
             FuserConfig(PICTURE, dim=24, full_frame=(), mask_background=masked)
         ).eval()
         assert torch.equal(model(given), model(changed)) == masked
@@ -138,7 +138,7 @@ def test_a_masked_background_is_not_seen() -> None:
 
 def test_normalised_tokens_have_unit_size_whatever_their_projection() -> None:
     for normalised in (False, True):
-        model = EmbedderFuser.of(
+        model = EmbedderFuser.from_config(
             FuserConfig(PICTURE, dim=24, full_frame=(), normalise_tokens=normalised)
         ).eval()
         torch.nn.init.normal_(model.idx_emb)

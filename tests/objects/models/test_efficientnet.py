@@ -59,7 +59,7 @@ def test_patches_and_pictures_of_another_size_are_refused() -> None:
 
 def test_home_begins_with_the_published_weights() -> None:
     parts = home().parts
-    fuser = EmbedderFuser.of(parts.structure_fuser)
+    fuser = EmbedderFuser.from_config(parts.structure_fuser)
     load_pretrained_backbone(fuser)
     embedder = fuser.module_list[0]
     assert isinstance(embedder, DinoEmbedder)

@@ -4,10 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from loci.caching.presets import LAYOUT_LATENTS
 from loci.flow import State
 from loci.nn.attention import CrossAttention
 from loci.nn.embeddings import cube_embedding, sincos_embedding
-from loci.objects.models.structure_flow import LAYOUT, SHAPE, StructureFlow, StructureFlowConfig
+from loci.objects.models.structure_flow import (
+    LAYOUT_STREAM,
+    SHAPE,
+    StructureFlow,
+    StructureFlowConfig,
+)
 from loci.objects.sampling import StructureSampling, sample_structure
 
 CONFIG = StructureFlowConfig(
@@ -99,7 +105,8 @@ def test_rows_of_a_batch_are_independent(flow: StructureFlow) -> None:
 
 def test_noise_is_drawn_in_alphabetical_order(flow: StructureFlow) -> None:
     drawn = latents(flow)
-    assert list(drawn) == [LAYOUT, "scale", "shape", "translation", "translation_scale"]
+    assert set(drawn) == {*LAYOUT_LATENTS, SHAPE}
+    assert list(drawn) == [LAYOUT_STREAM, "scale", "shape", "translation", "translation_scale"]
     generator = torch.Generator().manual_seed(1)
     for name, (tokens, channels) in flow.latent_shapes().items():
         expected = torch.randn(1, tokens, channels, generator=generator)

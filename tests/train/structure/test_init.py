@@ -10,7 +10,7 @@ from loci.train.structure.init import initialise_fuser, load_pretrained_backbone
 def test_tokens_of_every_input_come_out_at_the_size_attention_is_made_for() -> None:
     torch.manual_seed(0)
     config = home().parts.structure_fuser
-    fuser = EmbedderFuser.of(config)
+    fuser = EmbedderFuser.from_config(config)
     initialise_fuser(fuser)
     load_pretrained_backbone(fuser)
     side = config.picture.input_size

@@ -29,7 +29,7 @@ from loci.errors import LociError
 if TYPE_CHECKING:
     from loci.app.play.player import Shown
 
-MOST_MESSAGE = 65536
+MAX_MESSAGE = 65536
 BUSY_SECONDS = 1.0
 
 
@@ -118,11 +118,11 @@ class Connection:
         """The next message. Raises WebSocketDisconnect for what is no JSON object."""
         text = await self.socket.receive_text()
         try:
-            message = json.loads(text) if len(text) <= MOST_MESSAGE else None
+            message = json.loads(text) if len(text) <= MAX_MESSAGE else None
         except ValueError:
             message = None
         if not isinstance(message, dict):
-            await self.socket.close(1009 if len(text) > MOST_MESSAGE else 1003)
+            await self.socket.close(1009 if len(text) > MAX_MESSAGE else 1003)
             raise WebSocketDisconnect
         return message
 

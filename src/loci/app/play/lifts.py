@@ -17,8 +17,8 @@ from PIL import Image
 from loci.errors import LociError
 
 FILES = ("mesh.glb", "splat.ply", "turntable.mp4", "preview.png", "pose.json")
-MOST_JOBS = 32
-SMALLEST_BOX = 8  # pixels
+MAX_JOBS = 32
+MIN_BOX = 8  # pixels
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Lifts:
         lift = Lift(folder, process)
         lift.reader = asyncio.create_task(_read(lift))
         self.jobs[job] = lift
-        for old in list(self.jobs)[:-MOST_JOBS]:
+        for old in list(self.jobs)[:-MAX_JOBS]:
             self._remove(old)
         return job
 
@@ -128,6 +128,6 @@ def _selection(image: Image.Image, asked: dict[str, Any]) -> list[str]:
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise LociError("box: expected left < right and top < bottom, inside the picture")
     box = [round(left * width), round(top * height), round(right * width), round(bottom * height)]
-    if box[2] - box[0] < SMALLEST_BOX or box[3] - box[1] < SMALLEST_BOX:
-        raise LociError(f"box: smaller than {SMALLEST_BOX} pixels, drag a larger one")
+    if box[2] - box[0] < MIN_BOX or box[3] - box[1] < MIN_BOX:
+        raise LociError(f"box: smaller than {MIN_BOX} pixels, drag a larger one")
     return ["--box", *map(str, box)]

@@ -25,7 +25,7 @@ from loci.world.world import SampledChunk, WalkState, World
 
 TAP = 2  # frames that a key acts at least, however short it was pressed
 MARGIN = 1  # frames after the one on the screen that are not exchanged, at least
-MOST_REPLACED = 2  # times that a chunk is made again
+MAX_REPLACED = 2  # times that a chunk is made again
 OPPOSED = ("ws", "ad", "ik", "jl")
 
 
@@ -149,7 +149,7 @@ class Player:
         """What to do now: "replace" the chunk under way, "decode" more of its frames, "go on" with
         the next one, or None."""
         pending, left = self.pending, self.last - self.painted
-        if pending is not None and pending.replaced < MOST_REPLACED and left > self.margin:
+        if pending is not None and pending.replaced < MAX_REPLACED and left > self.margin:
             rest = pending.actions[self._keep(pending) :]
             if (rest != _ids(self.keys)).any():
                 return "replace"

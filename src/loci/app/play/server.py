@@ -38,7 +38,7 @@ from loci.errors import LociError
 from loci.io.images import read_pixels
 
 PAGE = Path(__file__).parent / "page"
-MOST_UPLOAD = 20 * 2**20
+MAX_UPLOAD = 20 * 2**20
 UPLOAD_SECONDS = 60.0
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 COOKIE = "loci_token"
@@ -190,8 +190,8 @@ def application(
                 async with asyncio.timeout(UPLOAD_SECONDS):
                     async for part in request.stream():
                         size += len(part)
-                        if size > MOST_UPLOAD:
-                            return refused(f"more than {MOST_UPLOAD >> 20} MB", 413)
+                        if size > MAX_UPLOAD:
+                            return refused(f"more than {MAX_UPLOAD >> 20} MB", 413)
                         file.write(part)
             except TimeoutError:
                 return refused(f"not there after {UPLOAD_SECONDS:.0f} seconds", 408)

@@ -26,7 +26,7 @@ from loci.io.video import VideoWriter
 from loci.world.walk_file import load_walk, save_walk
 from loci.world.world import WalkState, World
 
-DENSE, MOST_STATES = 64, 200
+DENSE, MAX_STATES = 64, 200
 FRAMES = "frames.bin"
 RECORD = struct.Struct("<IBBB")
 """In front of every PNG: its length, the move and the view that led to it, whether a chunk ends."""
@@ -188,7 +188,7 @@ class Timeline:
 
     def _thin(self) -> None:
         """Keep the last `DENSE` states; of older ones as many as fit, evenly spread."""
-        if len(self.states) > MOST_STATES:
+        if len(self.states) > MAX_STATES:
             old = sorted(k for k in self.states if k <= self.moment - DENSE)
             for k in old[1::2]:
                 del self.states[k]

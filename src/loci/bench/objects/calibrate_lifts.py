@@ -15,7 +15,7 @@ from loci.bench.objects.speed_runs import lift_case
 from loci.bench.tolerances import ToleranceError, fit_scale
 from loci.caching.calibration import ModelCalibration
 from loci.caching.error_budget import ErrorScale, relative_error
-from loci.caching.presets import LAYOUT, Preset
+from loci.caching.presets import LAYOUT_LATENTS, Preset
 from loci.caching.spectral import DecodingConfig, fit_thresholds
 from loci.caching.step_cache import StepCacheConfig
 from loci.caching.token_cache import TokenCacheConfig
@@ -134,7 +134,7 @@ def tolerance_preset(tolerance: float, calibration: ModelCalibration) -> Preset:
     return Preset(
         f"tolerance {tolerance:g}",
         structure=StepCacheConfig(
-            layout=LAYOUT,
+            layout=LAYOUT_LATENTS,
             tolerance=tolerance,
             calibration=calibration.structure or ErrorScale(),
         ),

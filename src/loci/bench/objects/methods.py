@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from loci.caching.forecast import Taylor
-from loci.caching.presets import LAYOUT, Preset, exact, fast, faster
+from loci.caching.presets import LAYOUT_LATENTS, Preset, exact, fast, faster
 from loci.caching.published.decoding import ReleasedDecoding
 from loci.caching.published.forecasts import DynamicModes, Hermite
 from loci.caching.published.published_presets import paper, released
@@ -135,7 +135,7 @@ def _ours() -> dict[str, Preset]:
     """Our mechanisms alone and together, with one tolerance; other forecasts in the step caches of
     both flows; and guidance evaluated less often, alone and with fewer steps."""
     steps, tokens = (
-        StepCacheConfig(layout=LAYOUT, tolerance=TOLERANCE),
+        StepCacheConfig(layout=LAYOUT_LATENTS, tolerance=TOLERANCE),
         TokenCacheConfig(tolerance=TOLERANCE),
     )
     both, decoding = Preset("both", steps, tokens), DecodingConfig()

@@ -44,7 +44,7 @@ class Prediction(NamedTuple):
     pose: MatrixPose
 
     @classmethod
-    def of(cls, asset: Asset) -> Prediction:
+    def from_asset(cls, asset: Asset) -> Prediction:
         """Points of its mesh, renders of its Gaussians; both of one, where there is only one."""
         shape, model = asset.mesh or asset.gaussians, asset.gaussians or asset.mesh
         assert shape is not None, "an asset has Gaussians or a mesh"

@@ -117,7 +117,7 @@ def lift(
         asset = lifter(case.pixels, case.mask, pointmap, seed, guesses=guesses, photo=False)
     except LociError as error:  # mostly: no voxel above threshold
         return LiftedCase(None, (), str(error))
-    return LiftedCase(Prediction.of(asset), asset.costs)
+    return LiftedCase(Prediction.from_asset(asset), asset.costs)
 
 
 def stage_costs(lifts: Iterable[LiftedCase]) -> dict[str, dict[str, float | int | None]]:

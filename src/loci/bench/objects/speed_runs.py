@@ -196,4 +196,4 @@ def _lift(lifter: Lifter, case: Case, method: Method, seed: int, structures: Str
         picture, result = lift_case(lifter, case, method.config(lifter.config), runner, seed)
     except LociError as error:  # mostly: no voxel above threshold
         return _Lift(None, runner.stats, str(error))
-    return _Lift(Prediction.of(Asset.of(picture, result)), runner.stats)
+    return _Lift(Prediction.from_asset(Asset.from_result(picture, result)), runner.stats)

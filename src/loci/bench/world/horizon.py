@@ -16,7 +16,7 @@ from torch import Tensor
 
 from loci.bench.report import ratio, table, write_json
 from loci.bench.world.published_loop import (
-    MOST_COMPRESSED,
+    MAX_COMPRESSED,
     History,
     PublishedChunk,
     RecordedWalk,
@@ -128,7 +128,7 @@ def _cost(
     )
     start = _timed(lambda: world.start(picture(world))) if n == 1 else 0.0
     published = [published_chunk(world, state, before, actions) for _ in range(_REPEATS)]
-    most = world.config.memory.released_limit if world.memory.published else MOST_COMPRESSED
+    most = world.config.memory.released_limit if world.memory.published else MAX_COMPRESSED
     comparable = before.latents.shape[2] <= most
     return ChunkCost(
         chunk=n,
@@ -236,7 +236,7 @@ def notes(world: World) -> list[str]:
     if world.memory.published is None:
         lines.append(
             "the published loop has this world's memory, built from at most the newest "
-            f"{MOST_COMPRESSED} latents, as many as the released windows read; differences are "
+            f"{MAX_COMPRESSED} latents, as many as the released windows read; differences are "
             "taken while that is the whole history"
         )
     return lines

@@ -25,7 +25,7 @@ from loci.world.sampling import chunk_noise
 from loci.world.world import World
 
 _PLAN = WindowPlan()
-MOST_COMPRESSED = _PLAN.windows * _PLAN.window + _PLAN.windows * _PLAN.window // COMPRESSION
+MAX_COMPRESSED = _PLAN.windows * _PLAN.window + _PLAN.windows * _PLAN.window // COMPRESSION
 """The latents that the released windows and their second pass read, however long the history. A
 world with a memory of its own compresses as many in every evaluation here."""
 
@@ -137,9 +137,9 @@ def _compress(
     memory = world.memory
     if memory.published is not None:
         return MemoryTokens(memory.published(latents), None, ())
-    latents = latents[:, :, -MOST_COMPRESSED:]
+    latents = latents[:, :, -MAX_COMPRESSED:]
     if poses is not None:
-        poses = poses[:, -MOST_COMPRESSED:].expand(rows, -1, -1)
+        poses = poses[:, -MAX_COMPRESSED:].expand(rows, -1, -1)
     return memory.tokens(memory.append(memory.empty(), latents, poses), target)
 
 

@@ -1,6 +1,6 @@
 """Fast-SAM3D as presets: `released` and `paper`."""
 
-from loci.caching.presets import LAYOUT, Preset
+from loci.caching.presets import LAYOUT_LATENTS, Preset
 from loci.caching.published.decoding import PaperDecoding, ReleasedDecoding
 from loci.caching.published.step_caches import PublishedStepCacheConfig
 from loci.caching.published.token_carving import CarvingConfig
@@ -10,7 +10,7 @@ def released() -> Preset:
     """The released code of Fast-SAM3D with the settings of its script."""
     return Preset(
         "released",
-        PublishedStepCacheConfig("released", layout=LAYOUT),
+        PublishedStepCacheConfig("released", layout=LAYOUT_LATENTS),
         CarvingConfig("released"),
         ReleasedDecoding(),
         prune=False,
@@ -21,7 +21,7 @@ def paper() -> Preset:
     """Fast-SAM3D as its paper describes it (arXiv 2602.05293)."""
     return Preset(
         "paper",
-        PublishedStepCacheConfig("paper", layout=LAYOUT),
+        PublishedStepCacheConfig("paper", layout=LAYOUT_LATENTS),
         CarvingConfig("paper"),
         PaperDecoding(),
         prune=False,

@@ -28,10 +28,10 @@ from loci.io.files import replacing
 Split = Literal["train", "test", "aside", "packs"]
 LIST = "held_out_objects.txt"
 SHARE = 0.1
-LARGEST_FAMILY = 4
+MAX_FAMILY = 4
 MIN_DUPLICATE_IOU = 0.8
 RESOLUTION = 32
-SHORTEST_NAME = 4
+MIN_NAME = 4
 
 
 def held_out() -> dict[str, Split]:
@@ -107,7 +107,7 @@ def draw(sources: Sequence[MeshSource], share: float = SHARE) -> list[str]:
         members = families[name]
         category = members[0].category
         room = round(share * wanted[category]) - taken[category]
-        if len(members) <= min(LARGEST_FAMILY, room):
+        if len(members) <= min(MAX_FAMILY, room):
             taken[category] += len(members)
             drawn += [member.name for member in members]
     if not drawn:
@@ -122,7 +122,7 @@ def namesakes(drawn: Iterable[MeshSource], others: Sequence[MeshSource]) -> dict
     for source in drawn:
         for other in others:
             stem = PurePosixPath(other.origin).stem
-            known = len(family(stem)) >= SHORTEST_NAME
+            known = len(family(stem)) >= MIN_NAME
             shorter = known and family(source.name).startswith(family(other.name))
             long = len(_words(stem)) > 2
             if shorter or (long and _words(source.name)[:-1] == _words(other.name)[:-1]):

@@ -110,7 +110,7 @@ class Rendering:
         )
 
 
-MOST_MAPS = 99  # in one file
+MAX_MAPS = 99  # in one file
 _WARM_UP = 10  # tics at the start of a map in which the engine ignores actions
 # Buttons (forward, left) of every move; see the player class in `wad.py`.
 _BUTTONS = (
@@ -133,8 +133,8 @@ class DoomWalker:
     """
 
     def __init__(self, maps: Sequence[DoomMap], rendering: Rendering | None = None) -> None:
-        if not 1 <= len(maps) <= MOST_MAPS:
-            raise LociError(f"{len(maps)} Doom maps, expected 1 to {MOST_MAPS}")
+        if not 1 <= len(maps) <= MAX_MAPS:
+            raise LociError(f"{len(maps)} Doom maps, expected 1 to {MAX_MAPS}")
         self._heading = 0.0
         self.rendering = rendering or Rendering()
         self._folder = tempfile.TemporaryDirectory(prefix="loci-doom-")

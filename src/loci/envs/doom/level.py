@@ -29,7 +29,7 @@ STAIR = 24.0
 HEADROOM = 56.0
 UNITS_PER_BUTTON = 12 / 41
 """How far the walker moves in a tic, by the value of a button (`loci.envs.doom.wad`)."""
-MOST_BUTTON = 50
+MAX_BUTTON = 50
 _NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
 
 
@@ -266,7 +266,7 @@ class LevelCamera:
         """
         self._heading += turn
         wanted = np.array([forward, left]) / UNITS_PER_BUTTON + self._left_over
-        buttons = np.rint(wanted).clip(-MOST_BUTTON, MOST_BUTTON)
+        buttons = np.rint(wanted).clip(-MAX_BUTTON, MAX_BUTTON)
         self._left_over = (wanted - buttons).clip(-1, 1)
         delta = (self._heading - self.pose()[2] + 180) % 360 - 180
         self._game.make_action([float(buttons[0]), float(-buttons[1]), float(-delta)])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from loci.errors import LociError
 from loci.io.files import shown
-from loci.io.images import opened
+from loci.io.images import open_image
 
 DEPTH_SCALE = 1000.0
 """What depth PNGs store for a depth of 1: millimetres for metres."""
@@ -74,4 +74,4 @@ def _from_depths(source: str | Path, scale: float) -> NDArray[Any]:
         stored = np.asarray(image).astype(np.float32)
         return np.where(stored > 0, stored / scale, np.nan).astype(np.float32)
 
-    return opened(source, "pointmap", depths)
+    return open_image(source, "pointmap", depths)

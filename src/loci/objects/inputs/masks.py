@@ -13,7 +13,7 @@ from PIL import Image
 
 from loci.errors import LociError
 from loci.io.files import shown
-from loci.io.images import opened, upright
+from loci.io.images import open_image, upright
 from loci.objects.inputs.coco import listed, mask_from_coco
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def read_mask(
     if isinstance(source, str | Path) and str(source).lower().endswith(".json"):
         return _not_empty(mask_from_coco(_json(source), size, named, label), named)
     if label is not None:
-        return opened(source, name, lambda image, name: _labelled(image, name, label))
-    return _not_empty(opened(source, name, _from_image), named)
+        return open_image(source, name, lambda image, name: _labelled(image, name, label))
+    return _not_empty(open_image(source, name, _from_image), named)
 
 
 def read_alpha(source: Any, name: str = "picture") -> Bool[np.ndarray, "h w"] | None:
@@ -75,7 +75,7 @@ def read_alpha(source: Any, name: str = "picture") -> Bool[np.ndarray, "h w"] | 
             return None
         return np.asarray(image.convert("RGBA"))[:, :, 3]
 
-    alpha = opened(source, name, opacity)
+    alpha = open_image(source, name, opacity)
     return None if alpha is None or alpha.min() == 255 else _not_empty(alpha > 127, name)
 
 

@@ -160,7 +160,7 @@ class EmbedderFuser(nn.Module):
         embedders: modules with `dim` and `token_count`.
         sources: for each embedder its inputs, in the order of their tokens.
         dim: width of the resulting tokens.
-        config: from which `EmbedderFuser.of` built it; needed to save it.
+        config: from which `EmbedderFuser.from_config` built it; needed to save it.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class EmbedderFuser(nn.Module):
         )
 
     @classmethod
-    def of(cls, config: FuserConfig) -> "EmbedderFuser":
+    def from_config(cls, config: FuserConfig) -> "EmbedderFuser":
         """A fuser of picture, mask and, if configured, pointmap."""
         embedders: list[Embedder] = [
             DinoEmbedder(config.picture),
@@ -256,7 +256,7 @@ class EmbedderFuser(nn.Module):
     @classmethod
     def from_pretrained(cls, source: str | Path) -> "EmbedderFuser":
         """Load a folder or hub id written by `save_pretrained`; strict, in the saved type."""
-        return load_pretrained(cls.of, FuserConfig, source)
+        return load_pretrained(cls.from_config, FuserConfig, source)
 
     def _zeros(self, name: str, like: Tensor) -> Tensor:
         embedder = cast(Embedder, self.module_list[self._find(name)[0]])
@@ -277,7 +277,9 @@ def structure_fuser(
 ) -> EmbedderFuser:
     """Stage 1: picture, mask and pointmap; 4 x 1370 + 2 x 1024 = 7528 tokens as released."""
     picture = picture or DinoEmbedderConfig()
-    return EmbedderFuser.of(FuserConfig(picture, None, pointmap or PointmapEmbedderConfig(), dim))
+    return EmbedderFuser.from_config(
+        FuserConfig(picture, None, pointmap or PointmapEmbedderConfig(), dim)
+    )
 
 
 def gated_width(dim: int, multiple: int = 256) -> int:

@@ -28,10 +28,10 @@ from loci.nn.norms import (
 )
 
 SHAPE = "shape"
-LAYOUT = "6drotation_normalized"
+LAYOUT_STREAM = "6drotation_normalized"
 """The released name of the layout stream: rotation, translation, scale, translation scale."""
 
-STREAMS = (SHAPE, LAYOUT)
+STREAMS = (SHAPE, LAYOUT_STREAM)
 EPS = 1e-6
 
 Streams = Mapping[str, Tensor]
@@ -60,7 +60,7 @@ class StreamAttention(nn.Module):
     def forward(self, x: Streams) -> dict[str, Tensor]:
         queries, keys_values = zip(*(self._project(x[s], s) for s in STREAMS), strict=True)
         shape, layout = keys_values
-        context = {SHAPE: shape, LAYOUT: _joined(layout, shape)}
+        context = {SHAPE: shape, LAYOUT_STREAM: _joined(layout, shape)}
         return {
             stream: self.to_out[stream](_attended(query, context[stream]))
             for stream, query in zip(STREAMS, queries, strict=True)
@@ -127,7 +127,7 @@ def _attended(queries: Tensor, context: KeysValues) -> Tensor:
     return dot_product_attention(queries, *context).transpose(1, 2).flatten(-2)
 
 
-LAYOUT_LATENTS = {"6drotation_normalized": 6, "translation": 3, "scale": 3, "translation_scale": 1}
+LAYOUT_CHANNELS = {LAYOUT_STREAM: 6, "translation": 3, "scale": 3, "translation_scale": 1}
 """Channels of the layout latents, one token each, in the order of the layout stream."""
 
 Latents = Mapping[str, Tensor]
@@ -192,14 +192,14 @@ class StructureFlow(nn.Module):
         self.blocks = nn.ModuleList(
             TwoStreamBlock(c.dim, c.condition_dim, c.heads, c.mlp_ratio) for _ in range(c.blocks)
         )
-        mapping = {name: LatentMapping(n, c.dim) for name, n in LAYOUT_LATENTS.items()}
+        mapping = {name: LatentMapping(n, c.dim) for name, n in LAYOUT_CHANNELS.items()}
         mapping[SHAPE] = LatentMapping(c.shape_channels, c.dim, c.resolution)
         self.latent_mapping = nn.ModuleDict(mapping)
 
     def latent_shapes(self) -> dict[str, tuple[int, int]]:
         """Tokens and channels of every latent, by name in alphabetical order, in which noise is
         drawn."""
-        shapes = {name: (1, channels) for name, channels in LAYOUT_LATENTS.items()}
+        shapes = {name: (1, channels) for name, channels in LAYOUT_CHANNELS.items()}
         shapes[SHAPE] = (self.config.resolution**3, self.config.shape_channels)
         return dict(sorted(shapes.items()))
 
@@ -234,8 +234,8 @@ class StructureFlow(nn.Module):
     def project(self, latents: Latents) -> dict[str, Float[Tensor, "b n d"]]:
         """The two token streams."""
         tokens = {name: self._mapping(name).into(latents[name]) for name in self.latent_mapping}
-        layout = torch.cat([tokens[name] for name in LAYOUT_LATENTS], dim=1)
-        return {SHAPE: tokens[SHAPE], LAYOUT: layout}
+        layout = torch.cat([tokens[name] for name in LAYOUT_CHANNELS], dim=1)
+        return {SHAPE: tokens[SHAPE], LAYOUT_STREAM: layout}
 
     def velocity(
         self,
@@ -281,7 +281,7 @@ class StructureFlow(nn.Module):
         for i, block in enumerate(self._blocks):
             streams = block(streams, moment, None if context is None else context[i])
         tokens = {SHAPE: streams[SHAPE]}
-        tokens |= zip(LAYOUT_LATENTS, streams[LAYOUT].split(1, dim=1), strict=True)
+        tokens |= zip(LAYOUT_CHANNELS, streams[LAYOUT_STREAM].split(1, dim=1), strict=True)
         return {name: self._mapping(name).out_of(tokens[name]) for name in latents}
 
     @property

@@ -218,7 +218,7 @@ class ConditionedFlow(nn.Module):
 
     def __init__(self, fuser: FuserConfig, flow: SlatFlowConfig) -> None:
         super().__init__()
-        self.fuser, self.flow = EmbedderFuser.of(fuser), SlatFlow(flow)
+        self.fuser, self.flow = EmbedderFuser.from_config(fuser), SlatFlow(flow)
         self.coordinate_head = CoordinateHead(fuser)
         initialise_fuser(self.fuser)
         initialise_flow(self.flow)

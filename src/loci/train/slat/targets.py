@@ -38,7 +38,7 @@ from loci.train.structure.scenes import (
     random_scene,
 )
 
-SMALLEST_STD = 0.05
+MIN_STD = 0.05
 
 
 class EncodedObjects(NamedTuple):
@@ -100,7 +100,7 @@ def latent_statistics(
     """Mean and deviation of each channel over the voxels of `count` objects."""
     chosen = torch.linspace(0, len(objects) - 1, min(count, len(objects))).long().tolist()
     latents = torch.cat([encode_objects([objects.items[i]], encoder).latents for i in chosen])
-    std = latents.std(dim=0).clamp(min=SMALLEST_STD)
+    std = latents.std(dim=0).clamp(min=MIN_STD)
     return SlatStatistics(tuple(latents.mean(dim=0).tolist()), tuple(std.tolist()))
 
 

@@ -68,7 +68,8 @@ class StructureObjective(nn.Module):
 
     def __init__(self, fuser: FuserConfig, flow: StructureFlowConfig, loss: StructureLoss) -> None:
         super().__init__()
-        self.fuser, self.flow, self.loss = EmbedderFuser.of(fuser), StructureFlow(flow), loss
+        self.fuser, self.flow = EmbedderFuser.from_config(fuser), StructureFlow(flow)
+        self.loss = loss
         self.coordinate_head = CoordinateHead(fuser)
         initialise_fuser(self.fuser)
         initialise_flow(self.flow)

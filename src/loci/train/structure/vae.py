@@ -34,7 +34,7 @@ EMPTY_LOGIT = -3.0
 """Bias of the decoder at initialisation: about one voxel in twenty is occupied."""
 LOG_VARIANCE = -6.0
 """Bias of the encoder at initialisation: with more noise nothing gets through at first."""
-SMALLEST_SHARE = 0.01
+MIN_SHARE = 0.01
 """Objects with a smaller share of voxels count no more than those with this share."""
 
 
@@ -223,7 +223,7 @@ def reconstruction_loss(
     probability = logits.sigmoid()
     overlap = (probability * truth).sum(dim=1)
     dice = (2 * overlap + 1) / (probability.sum(dim=1) + count + 1)
-    return entropy.sum(dim=1) / (count + SMALLEST_SHARE * truth.shape[1]) + 1 - dice
+    return entropy.sum(dim=1) / (count + MIN_SHARE * truth.shape[1]) + 1 - dice
 
 
 def voxel_iou(

@@ -16,7 +16,7 @@ from loci.world.block import PATCH
 from loci.world.config import WorldConfig
 from loci.world.transformer import TransformerConfig
 
-LEAST_SHARE = 0.002
+MIN_SHARE = 0.002
 """The least share of frames with an action; one seen less often cannot be learned, and is not
 offered."""
 
@@ -94,5 +94,5 @@ def with_actions_of(start: WorldConfig, world: WorldConfig) -> WorldConfig:
 def frequent_ids(ids: Int[np.ndarray, "e t"]) -> tuple[int, ...]:
     """The ids that are seen often enough to be learned, without "uncertain"; at least no-op."""
     counts = np.bincount(ids.ravel(), minlength=UNCERTAIN + 1)[:UNCERTAIN]
-    often = np.flatnonzero(counts >= max(1, LEAST_SHARE * ids.size)).tolist()
+    often = np.flatnonzero(counts >= max(1, MIN_SHARE * ids.size)).tolist()
     return tuple(often) or (0,)
