@@ -26,7 +26,8 @@ GROUPS = [
 MODEL_ROOMS = ("nn", "flow", "caching", "memory", "geometry", "codecs", "world", "objects")
 ON_CPU = {
     "memory/hierarchical.py": "poses",
-    "memory/addressing.py": "poses, brought there by its caller",
+    "memory/panorama_merge.py": "poses, brought there by its caller",
+    "memory/pose_rotary.py": "poses, brought there by its caller",
     "memory/poses.py": "poses",
     "objects/inputs/pointmap.py": "a file's points",
 }

@@ -4,9 +4,9 @@ from dataclasses import asdict
 
 import pytest
 
-from loci.memory.addressing import PoseRotaryConfig
 from loci.memory.hierarchical import MemoryConfig
 from loci.memory.hpmc import HPMCConfig, WindowPlan
+from loci.memory.pose_rotary import PoseRotaryConfig
 from loci.memory.poses import ActionScale
 from loci.memory.schedule import MergeConfig
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from loci.errors import LociError
-from loci.memory.addressing import PosedHPMCEncoder, PoseRotaryConfig
 from loci.memory.hierarchical import (
     HierarchicalMemory,
     MemoryConfig,
@@ -18,6 +17,8 @@ from loci.memory.hierarchical import (
 )
 from loci.memory.hpmc import HPMCConfig, HPMCEncoder, WindowPlan, published_memory
 from loci.memory.memory_token_cache import MemoryTokens
+from loci.memory.panorama_merge import PosedHPMCEncoder
+from loci.memory.pose_rotary import PoseRotaryConfig
 from loci.memory.poses import panorama_pose, view_pose
 from loci.memory.schedule import MergeConfig, Merges, MergeSchedule, Span
 

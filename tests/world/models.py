@@ -5,9 +5,10 @@ from dataclasses import replace
 import torch
 
 from loci.codecs.frame import FrameCodec, FrameCodecConfig
-from loci.memory.addressing import POSE_FEATURES, PoseRotaryConfig
 from loci.memory.hierarchical import MemoryConfig
 from loci.memory.hpmc import HPMCConfig
+from loci.memory.panorama_merge import POSE_FEATURES
+from loci.memory.pose_rotary import PoseRotaryConfig
 from loci.memory.poses import ActionScale
 from loci.memory.schedule import MergeConfig
 from loci.world.conditioning import ActionEncoderConfig

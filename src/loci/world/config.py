@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from loci.memory.addressing import POSE_FEATURES, PoseRotaryConfig
 from loci.memory.hierarchical import MemoryConfig
 from loci.memory.hpmc import HPMCConfig, WindowPlan
+from loci.memory.panorama_merge import POSE_FEATURES
+from loci.memory.pose_rotary import PoseRotaryConfig
 from loci.memory.poses import ActionScale
 from loci.memory.schedule import MergeConfig
 from loci.world.conditioning import ActionEncoderConfig

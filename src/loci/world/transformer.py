@@ -13,14 +13,9 @@ from loci.flow import TIMESTEPS
 from loci.io.config_files import CONFIG_NAME, load_config
 from loci.io.models import pretrained_folder
 from loci.io.weights import WEIGHTS_NAME, load_strict, read_tensors, save_pretrained
-from loci.memory.addressing import (
-    PosedHPMCEncoder,
-    PoseEmbedding,
-    PoseRotaryConfig,
-    memory_times,
-    pose_rotation,
-)
 from loci.memory.hpmc import HPMCConfig, HPMCEncoder
+from loci.memory.panorama_merge import PosedHPMCEncoder
+from loci.memory.pose_rotary import PoseEmbedding, PoseRotaryConfig, memory_times, pose_rotation
 from loci.memory.poses import relative_poses, with_spread
 from loci.nn.embeddings import timestep_embedding
 from loci.nn.norms import layer_norm, learned_table, modulate
