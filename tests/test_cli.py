@@ -70,6 +70,8 @@ def test_the_help_of_a_training_shows_its_own_flags_first(
 def test_former_flags_of_trainings_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "world", "--hold=2"]) == 2
     assert "--hold-fraction: 2.0, expected" in capsys.readouterr().err
+    command = cli.COMMANDS["train slat"]
+    assert str(command.configure("loci train slat", ["--codec", "runs/mine"]).vae) == "runs/mine"
 
 
 @pytest.mark.parametrize("argv", REFUSALS)

@@ -4,9 +4,9 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -22,12 +22,13 @@ class Command:
     """A function that tyro can call, as `module:name`, and its line in the overview.
 
     With `configs`, a dictionary of named configurations as `module:name`, the function takes one of
-    them, of which every field is a flag.
+    them, of which every field is a flag. `former_flags` are taken as their new names.
     """
 
     target: str
     summary: str
     configs: str | None = None
+    former_flags: Mapping[str, str] = field(default_factory=dict)
 
     def load(self) -> Callable[..., object]:
         return _imported(self.target)
@@ -39,7 +40,8 @@ class Command:
         """
         assert self.configs is not None
         configs = _imported(self.configs)
-        args = [_current_flag(argument) for argument in argv]
+        former = {**FORMER_FLAGS, **self.former_flags}
+        args = [_current_flag(argument, former) for argument in argv]
         if not (args and args[0] in configs):
             args = [next(iter(configs)), *args]
         about = f"{self.summary} Configurations: {', '.join(configs)}."
@@ -78,9 +80,9 @@ PARTS = re.compile(r"^.*?([\w.-]+) options .*$", re.MULTILINE)
 """The head of the flags of one part in a help text."""
 
 
-def _current_flag(argument: str) -> str:
+def _current_flag(argument: str, former: Mapping[str, str]) -> str:
     flag, equals, value = argument.partition("=")
-    return FORMER_FLAGS.get(flag, flag) + equals + value
+    return former.get(flag, flag) + equals + value
 
 
 def _first_flags(text: str, prog: str) -> str:
@@ -146,6 +148,7 @@ COMMANDS = {
         "loci.train.structure.flow:train_structure",
         "Train the flow that finds shape and pose in a picture.",
         configs="loci.train.structure.flow:CONFIGS",
+        former_flags={"--codec": "--vae"},
     ),
     "train slat-vae": Command(
         "loci.train.slat.vae:train_slat_vae",
@@ -156,6 +159,7 @@ COMMANDS = {
         "loci.train.slat.flow:train_slat_flow",
         "Train the flow of an object's voxel latents from a picture.",
         configs="loci.train.slat.flow:CONFIGS",
+        former_flags={"--codec": "--vae"},
     ),
     "train export-world": Command(
         "loci.app.export:export_world", "Export a trained world model for loci walk."

@@ -41,7 +41,7 @@ from loci.objects.inputs.observation import rgba_crop
 from loci.objects.lifter import Lifter
 from loci.objects.parts import LoadedParts
 from loci.objects.placement.voxels import choose_voxels
-from loci.objects.runner import SamplerRunner, ancestors, guided_interval
+from loci.objects.preset_sampler import PresetSampler, ancestors, guided_interval
 from loci.objects.sampling import (
     SlatBranch,
     SlatSampling,
@@ -333,7 +333,7 @@ def test_guidance_that_is_off_has_no_interval() -> None:
     assert guided_interval(StructureSampling()) == (0.0, 500.0)
     assert guided_interval(StructureSampling(guidance=0)) is None
     assert guided_interval(StructureSampling(shortcut=True)) is None
-    assert SamplerRunner("faster").preset.name == "faster"
+    assert PresetSampler("faster").preset.name == "faster"
 
 
 def test_tokens_are_ancestors() -> None:

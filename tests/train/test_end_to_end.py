@@ -153,7 +153,7 @@ def test_objects_become_the_parts_of_a_lifter(
     options = {
         "structure-vae": [*sizes, "--batch-size", "2"],
         "structure": ["--codec", str(runs["structure-vae"])],
-        "slat": ["--codec", str(runs["slat-vae"])],
+        "slat": ["--vae", str(runs["slat-vae"])],
     }
     for name, out in runs.items():
         given = ["--data", str(tmp_path), "--out", str(out), "--steps", "2"]

@@ -163,9 +163,9 @@ def _bar(
     """A bar over all steps of all stages."""
     from tqdm import tqdm
 
-    from loci.objects.runner import SamplerRunner
+    from loci.objects.preset_sampler import PresetSampler
 
-    config, runner = lifter.config, SamplerRunner(preset)
+    config, runner = lifter.config, PresetSampler(preset)
     flows = runner.shortened(config.structure), runner.shortened(config.latents)
     parts = len(config.parts) - len(config.decoders) + decoders
     steps = sum(flow.steps for flow in flows) + parts - len(flows)

@@ -2,7 +2,7 @@
 
 Data flow: `inputs/observation.py` reads the picture and makes a request for each object,
 `pipeline.py` runs the requests through the networks in `models/` (sampled by `sampling.py`, under a
-preset in `runner.py`) and decides on voxels and poses in `placement/`, and `asset.py` and
+preset in `preset_sampler.py`) and decides on voxels and poses in `placement/`, and `asset.py` and
 `scene.py` hold and export the result.
 """
 
@@ -34,8 +34,8 @@ from loci.objects.inputs.observation import Mask, ObservedPicture, Picture, Poin
 from loci.objects.inputs.pointmap import PointmapFrame
 from loci.objects.parts import ALL_DECODERS, PARTS, PartLoader, Parts, SavedParts, save_parts
 from loci.objects.pipeline import LiftPipeline, Progress
+from loci.objects.preset_sampler import PresetSampler
 from loci.objects.released import ReleasedParts
-from loci.objects.runner import SamplerRunner
 from loci.objects.scene import Scene
 
 SAVED = {*PARTS, *ALL_DECODERS, LIFTER_NAME, CALIBRATION_NAME}
@@ -253,7 +253,7 @@ class Lifter:
             raise LociError("masks: none, expected one for each object")
         check_seed(seed)
         config = self._configured(decoders, guesses)
-        runner = SamplerRunner(speed, stats, verify, self.calibration)
+        runner = PresetSampler(speed, stats, verify, self.calibration)
         requests = [
             picture.request(mask, name, seed, config.input_size)
             for mask, name in zip(masks, names, strict=True)

@@ -193,5 +193,5 @@ _CLASSES: Mapping[str, Any] = {
     GAUSSIAN_DECODER_4: GaussianDecoder,
 }
 _BUILDERS: Mapping[str, Callable[[Any], nn.Module]] = {
-    name: kind.of if kind is EmbedderFuser else kind for name, kind in _CLASSES.items()
+    name: kind.from_config if kind is EmbedderFuser else kind for name, kind in _CLASSES.items()
 }

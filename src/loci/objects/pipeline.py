@@ -42,7 +42,7 @@ from loci.objects.parts import (
 from loci.objects.placement.pose import Pose, decode_pose
 from loci.objects.placement.refinement import is_cut_off, refine_pose
 from loci.objects.placement.voxels import VoxelChoice, choose_voxels, prune
-from loci.objects.runner import SamplerRunner
+from loci.objects.preset_sampler import PresetSampler
 from loci.objects.sampling import OnStep, slat_noise
 
 GUESS_SEED = 0x9E3779B97F4A7C15
@@ -106,11 +106,11 @@ class LiftPipeline:
         config: LifterConfig,
         loader: PartLoader,
         requests: Sequence[LiftRequest],
-        runner: SamplerRunner | None = None,
+        runner: PresetSampler | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self.config, self.loader, self.requests = config, loader, requests
-        self.runner, self.progress = runner or SamplerRunner(), progress
+        self.runner, self.progress = runner or PresetSampler(), progress
         self.costs: list[StageCost] = []
         # As released, the noise of stage 2 is drawn after that of stage 1.
         self._generators = [

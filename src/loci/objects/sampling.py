@@ -1,7 +1,7 @@
 """Sampling both stages: noise to structure and layout latents, and to structured latents (SLAT).
 
 The settings hold a run's steps and guidance; one Euler loop (`loci.flow.sample`) serves both.
-`loci.objects.runner` applies a preset to them.
+`loci.objects.preset_sampler` applies a preset to them.
 """
 
 from collections.abc import Callable

@@ -25,7 +25,7 @@ from loci.objects.lifter import Lifter
 from loci.objects.models.slat_flow import SlatFlow
 from loci.objects.models.structure_flow import StructureFlow
 from loci.objects.placement.voxels import VoxelChoice
-from loci.objects.runner import SamplerRunner, ancestors, guided_interval
+from loci.objects.preset_sampler import PresetSampler, ancestors, guided_interval
 from loci.objects.sampling import (
     LATENTS,
     OnStep,
@@ -39,7 +39,7 @@ TOLERANCES = (0.01, 0.02, 0.04, 0.08, 0.16)
 STAGES = ("structure", "latents")
 
 
-class ToleranceRunner(SamplerRunner):
+class ToleranceRunner(PresetSampler):
     """Runs every flow exactly and, from the same noise, at every tolerance; returns the exact run.
 
     Args:

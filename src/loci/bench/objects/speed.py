@@ -113,7 +113,7 @@ def measure(
     from tqdm import tqdm
 
     from loci.bench.objects.speed_runs import lift_case, run_all
-    from loci.objects.runner import SamplerRunner
+    from loci.objects.preset_sampler import PresetSampler
 
     began, indices = time.perf_counter(), held_out.indices(objects)
     runs: dict[str, list[Run]] = {method.name: [] for method in methods}
@@ -127,7 +127,7 @@ def measure(
             case = held_out.case(index)
             if number == 0:  # loads the parts; the first run is slower than the others
                 with suppress(LociError):
-                    lift_case(lifter, case, lifter.config, SamplerRunner(), seed)
+                    lift_case(lifter, case, lifter.config, PresetSampler(), seed)
             for name, run in run_all(lifter, case, methods, seed, progress).items():
                 runs[name].append(run)
     if all(run.failure for run in runs[methods[0].name]):

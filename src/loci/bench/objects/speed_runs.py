@@ -24,7 +24,7 @@ from loci.objects.inputs.observation import ObservedPicture
 from loci.objects.lifter import Lifter
 from loci.objects.models.structure_flow import StructureFlow
 from loci.objects.pipeline import LiftPipeline, LiftResult
-from loci.objects.runner import SamplerRunner
+from loci.objects.preset_sampler import PresetSampler
 from loci.objects.sampling import OnStep, StructureSampling
 
 
@@ -77,7 +77,7 @@ Structures = dict[tuple[Any, StructureSampling, int], tuple[State, StageStats]]
 """Structures of one object with their statistics, by policy, settings and guidance interval."""
 
 
-class SharedStructureRunner(SamplerRunner):
+class SharedStructureRunner(PresetSampler):
     """Reuses the structure of an earlier run of the same object where it would be the same."""
 
     def __init__(self, method: Method, lifter: Lifter, structures: Structures) -> None:
@@ -176,7 +176,7 @@ def _voxel_share(prediction: Prediction | None, exact: Prediction | None) -> flo
 
 
 def lift_case(
-    lifter: Lifter, case: Case, config: LifterConfig, runner: SamplerRunner, seed: int
+    lifter: Lifter, case: Case, config: LifterConfig, runner: PresetSampler, seed: int
 ) -> tuple[ObservedPicture, LiftResult]:
     """The case's object as `lifter(...)` lifts it, with these settings and this runner.
 

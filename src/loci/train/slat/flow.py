@@ -44,7 +44,7 @@ class SlatFlowTraining(TrainerConfig):
     """How to train stage 2; the default sizes are those of `home`.
 
     Attributes:
-        codec: the run of stage 2's autoencoder.
+        vae: the run of stage 2's autoencoder.
         flow: sizes of the flow.
         fuser: sizes of the fuser of the picture's tokens.
         augmentation: what may happen to a picture.
@@ -65,7 +65,7 @@ class SlatFlowTraining(TrainerConfig):
 
     data: Path = Path("runs/objects")
     out: Path = Path("runs/slat")
-    codec: Path = Path("runs/slat_vae")
+    vae: Path = Path("runs/slat_vae")
     flow: SlatFlowConfig = HOME.latent_flow
     fuser: FuserConfig = HOME.latent_fuser
     augmentation: SceneAugmentation = SceneAugmentation()
@@ -98,7 +98,7 @@ def train_slat_flow(config: SlatFlowTraining) -> ConditionedFlow:
     Raises:
         LociError: on unusable data, or when a part of the autoencoder is missing.
     """
-    codec = SlatVAE.from_pretrained(config.codec / "final")
+    codec = SlatVAE.from_pretrained(config.vae / "final")
     train = SlatDataset.load(*training_folders(config.data))
     test = SlatDataset.load(config.data / "test")
     return fit_slat_flow(train, test, codec, config)

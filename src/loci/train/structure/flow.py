@@ -42,7 +42,7 @@ class StructureTraining(TrainerConfig):
     """How to train stage 1; the default sizes are those of `home`.
 
     Attributes:
-        codec: the run of the structure autoencoder, whose decoder is copied beside the flow.
+        vae: the run of the structure autoencoder, whose decoder is copied beside the flow.
         fuser: sizes of the fuser of the picture's tokens.
         flow: sizes of the flow.
         loss: weights and noise levels of the loss.
@@ -60,7 +60,7 @@ class StructureTraining(TrainerConfig):
 
     data: Path = Path("runs/objects")
     out: Path = Path("runs/structure")
-    codec: Path = Path("runs/structure_vae")
+    vae: Path = Path("runs/structure_vae")
     fuser: FuserConfig = HOME.parts.structure_fuser
     flow: StructureFlowConfig = HOME.parts.structure_flow
     loss: StructureLoss = StructureLoss()
@@ -90,7 +90,7 @@ def train_structure(config: StructureTraining) -> StructureObjective:
             another configuration.
     """
     start = None if config.init_from is None else load_start(config.init_from, config)
-    final = config.codec / "final"
+    final = config.vae / "final"
     codec = StructureLatents(
         StructureEncoder.from_pretrained(final / "structure_encoder"),
         StructureDecoder.from_pretrained(final / "structure_decoder"),

@@ -82,14 +82,12 @@ def train_world(config: WorldTraining) -> WorldTransformer:
         )
     train, test = (load_recordings(config.data / split) for split in ("train", "test"))
     check_size(train, codec, config.model, config.data)
-    world = recorded_world(config.world, train)
+    world_config = recorded_world(config.world, train)
     if folder is not None:
-        world = with_actions_of(load_config(folder / CONFIG_NAME, WorldConfig), world)
-    config = replace(
-        config,
-        world=world,
-        model=with_fov(config.model, train.info.fov_degrees),
-    )
+        former = load_config(folder / CONFIG_NAME, WorldConfig)
+        world_config = with_actions_of(former, world_config)
+    model = with_fov(config.model, train.info.fov_degrees)
+    config = replace(config, world=world_config, model=model)
     config.check_walks(train.frames.shape[1])
     trainer = Trainer(config)
     codec.to(trainer.device)
@@ -137,30 +135,32 @@ class WorldTask(Task["WorldObjective"]):
         start: WorldTransformer | None = None,
     ) -> None:
         self.config, self.evaluation = config, evaluation
-        world = WorldTransformer(config.model)
-        world.initialise(gate=1.0)
+        transformer = WorldTransformer(config.model)
+        transformer.initialise(gate=1.0)
         if start is not None:
             rotary = config.model.pose_rotary
             if with_fov(start.config, rotary and rotary.fov) != config.model:
                 raise LociError(f"{config.init_from}: {start.config}, expected {config.model}")
-            world.load_state_dict(start.state_dict())
-        self.model = WorldObjective(world, config).to(trainer.device)
-        self.optimizer = MuonWithAdam(world, HIDDEN, config.learning_rate, dtype=trainer.dtype)
+            transformer.load_state_dict(start.state_dict())
+        self.model = WorldObjective(transformer, config).to(trainer.device)
+        self.optimizer = MuonWithAdam(
+            transformer, HIDDEN, config.learning_rate, dtype=trainer.dtype
+        )
         self.source = BatchSource(walks, config.world, config.seed, config.faded)
         self.last_rollout = 0.0
 
     def batch(self, step: Step) -> WorldInputs:
         config, source = self.config, self.source
-        stage, world = config.stage(step.progress), self.model.world
+        stage, transformer = config.stage(step.progress), self.model.world
         # The same on all processes: they hold batches of one size, and the same rollouts.
         shared = np.random.default_rng([config.seed, step.number])
         spec = stage.histories[shared.integers(len(stage.histories))]
         if stage.freeze_windows and source.tokens is None:
             self._freeze_windows(step.average)
-            source.cache_tokens(world.memory_encoder, stage.noise)
+            source.cache_tokens(transformer.memory_encoder, stage.noise)
         waited = step.seconds - self.last_rollout
         if stage.self_forcing and (source.rollout is None or waited >= config.self_forcing_seconds):
-            source.roll_out(world, stage.noise, shared)
+            source.roll_out(transformer, stage.noise, shared)
             self.last_rollout = step.seconds
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=step.rng)))
         chosen = source.choose(spec, stage.self_forcing, shared)
@@ -216,9 +216,10 @@ class WorldTask(Task["WorldObjective"]):
 class WorldObjective(nn.Module):
     """A world model and its loss, as one module that can be run on several processes."""
 
-    def __init__(self, world: WorldTransformer, config: WorldTraining) -> None:
+    def __init__(self, transformer: WorldTransformer, config: WorldTraining) -> None:
         super().__init__()
-        self.world, self.config = world, config
+        self.world = transformer  # the name that its weights have in checkpoints
+        self.config = config
 
     def forward(
         self,
@@ -235,20 +236,20 @@ class WorldObjective(nn.Module):
             tokens: cached level-one tokens of the batch's walks, instead of encoding them.
             rng: on the CPU.
         """
-        world = self.world
-        device = world.patch_embedding.weight.device
+        transformer = self.world
+        device = transformer.patch_embedding.weight.device
         size = batch.local.shape[0]
         deviation = history_noise * torch.rand(size, generator=rng)
         # In bfloat16 oneDNN's gradient of small 3-D convolutions is now and then no number (torch
         # 2.13).
         with torch.autocast(device.type, enabled=False):
             memory = compress_history(
-                world.memory_encoder, batch, deviation, tokens, rng, self.config.faded
+                transformer.memory_encoder, batch, deviation, tokens, rng, self.config.faded
             )
         local_noise = torch.randn(batch.local.shape, generator=rng)
         local = fade(batch.local, self.config.faded / 2, rng)
         local = local + deviation.view(-1, 1, 1, 1) * local_noise
-        context = world.context(
+        context = transformer.context(
             memory.tokens,
             local[:, :, None].to(device),
             self._dropped(batch_actions(batch, device), rng),
@@ -257,7 +258,7 @@ class WorldObjective(nn.Module):
         data = batch.target.transpose(1, 2).to(device)
         level = self._levels(size, rng).to(device)
         noise = torch.randn(data.shape, generator=rng).to(device)
-        velocity = world.velocity(add_noise(data, noise, level), level * TIMESTEPS, context)
+        velocity = transformer.velocity(add_noise(data, noise, level), level * TIMESTEPS, context)
         error = flow_loss(velocity, data, noise)
         # The network predicts the data, so near s = 0 its velocity is an error divided by s.
         weight = level.square() / (level.square() + 0.05)

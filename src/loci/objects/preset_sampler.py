@@ -27,7 +27,7 @@ from loci.objects.sampling import (
 Settings = TypeVar("Settings", StructureSampling, SlatSampling)
 
 
-class SamplerRunner:
+class PresetSampler:
     """A preset with the statistics of one lift or of several.
 
     Args:
