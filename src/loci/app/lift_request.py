@@ -16,7 +16,7 @@ import tyro
 
 from loci.app.device import Dtype, check_device
 from loci.errors import LociError, check_seed, check_tolerance
-from loci.io.config_files import read_json
+from loci.io.config_files import LIFTER_NAME, read_json
 from loci.io.files import check_folder_writable
 from loci.io.images import LIFT_ASPECT_RATIO, check_aspect, read_pixels
 from loci.io.intrinsics import Intrinsics, read_intrinsics
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, UInt8
 
 Decoder = Literal["gaussian_decoder", "gaussian_decoder_4", "mesh_decoder"]
-MODEL_CONFIG = "lifter.json"
 ONE_FILE = (".ply", ".splat", ".glb", ".obj")
 BOUNDS = {"guesses": (1, 64), "faces": (12, 1_000_000), "texture": (16, 8192)}
 """Least and most of what is counted."""
@@ -167,7 +166,7 @@ def check_request(options: LiftOptions) -> CheckedLift:
     intrinsics = _intrinsics(options, size)
     if options.pointmap is not None:
         read_geometry(options.pointmap, options.depth_scale)
-    model = find_model(options.model, MODEL_CONFIG)
+    model = find_model(options.model, LIFTER_NAME)
     _check_model(options, model)
     masks, names = _given(options, picture, mask_files, size)
     masks += _segmented(options, pixels)
@@ -282,7 +281,7 @@ def _reason(path: Path) -> str:
 
 def _check_model(options: LiftOptions, model: Path) -> None:
     """Whether the model's configuration, if it has one, goes with what is asked for."""
-    path = model / MODEL_CONFIG
+    path = model / LIFTER_NAME
     config: Any = read_json(path) if path.is_file() else {}
     decoders = options.decoders or (config.get("decoders") if isinstance(config, dict) else None)
     if (options.faces or options.texture) and decoders and "mesh_decoder" not in decoders:

@@ -18,6 +18,7 @@ import tyro
 from loci.actions import DEFAULT_WALK, KEYS_HELP, MAX_FRAMES, check_known, parse_keys, read_actions
 from loci.app.device import Dtype, check_device
 from loci.app.saved_walk import SavedWalk
+from loci.codecs import FRAMES_PER_LATENT
 from loci.errors import LociError, check_seed, check_tolerance
 from loci.io.config_files import CONFIG_NAME, read_json
 from loci.io.files import check_writable
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from jaxtyping import Int, UInt8
 
 VIDEO = Path("walk.mp4")
-FRAMES_PER_LATENT = {"frame": 1, "wan": 4}
-"""Frames per latent, by codec."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from loci.bench.data import check_objects, check_walks
 from loci.bench.report import write_json
 from loci.bench.tolerances import fit_scale, tolerance_report, tolerance_table
 from loci.errors import LociError
+from loci.io.config_files import LIFTER_NAME
 from loci.io.files import check_writable
 from loci.io.models import SHIPPED
 
@@ -54,7 +55,7 @@ def calibrate(
     folder = SHIPPED / model if (SHIPPED / model).is_dir() else Path(model)
     if not folder.is_dir():
         raise LociError(f"{model}: no such model folder, expected one or a shipped model")
-    is_lifter = (folder / "lifter.json").is_file()
+    is_lifter = (folder / LIFTER_NAME).is_file()
     data = data or Path("runs/objects" if is_lifter else "runs/data")
     (check_objects if is_lifter else check_walks)(data, "train", "test")
 

@@ -11,6 +11,9 @@ CODECS: dict[str, str | type] = {
 }
 """Codec classes by the name in a world's configuration: `WorldConfig.codec`. A class given as
 "module:name" is imported when it is needed; add your own codec here."""
+FRAMES_PER_LATENT = {"frame": 1, "wan": 4}
+"""The temporal factors of these codecs, known without importing them. A codec that is not listed is
+asked when it is loaded."""
 
 
 def codec_class(name: str) -> Any:

@@ -12,6 +12,8 @@ from loci.errors import LociError
 from loci.io.files import write_whole
 
 CONFIG_NAME = "config.json"
+LIFTER_NAME = "lifter.json"
+"""The file in the folder of an image-to-3D model that holds its LifterConfig."""
 
 ConfigT = TypeVar("ConfigT")
 

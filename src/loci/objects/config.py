@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from loci.io.config_files import LIFTER_NAME as LIFTER_NAME
 from loci.objects.inputs.pixel_aligned import ALIGNED_CHANNELS
 from loci.objects.inputs.preprocess import INPUT_SIZE
 from loci.objects.models.condition import FuserConfig, PointmapEmbedderConfig
@@ -17,9 +18,6 @@ from loci.objects.placement.pose import Convention
 from loci.objects.placement.refinement import RefinementConfig
 from loci.objects.placement.voxels import VOXEL_LIMIT
 from loci.objects.sampling import SlatSampling, StructureSampling
-
-LIFTER_NAME = "lifter.json"
-"""The file in a model's folder that holds its LifterConfig."""
 
 
 @dataclass(frozen=True)

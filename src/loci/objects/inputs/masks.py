@@ -150,7 +150,7 @@ def _levels(values: NDArray[Any], name: str) -> Float[np.ndarray, "h w"]:
     if values.dtype.kind not in "buif":
         raise LociError(f"{name}: {values.dtype}, expected booleans, bytes or floats")
     if not np.isfinite(values).all() or values.min() < 0:
-        raise LociError(f"{name}: mask values must be finite and at least 0")
+        raise LociError(f"{name}: values must be finite and at least 0")
     most = values.max()
     whole_range = 255 if most <= 255 else 65535
     scale = 1 if values.dtype.kind in "bf" or most <= 1 else whole_range
