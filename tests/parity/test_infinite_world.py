@@ -150,7 +150,11 @@ def test_forward(fixture: Fixture) -> None:
         given_conditions = conditions(given, given["history"], model)
         conditioning = torch.cat([given_conditions["memory"], given_conditions["local"]], dim=2)
         sequence = torch.cat(
-            [model.sequence(conditioning, 1.0), model.sequence(given["noisy"], 0.0)], dim=2
+            [
+                model.add_mask_channels(conditioning, 1.0),
+                model.add_mask_channels(given["noisy"], 0.0),
+            ],
+            dim=2,
         )
         assert relative_error(sequence, expected["sequence"]) < LIMIT
         ours = model(given["noisy"], given["timestep"], **given_conditions)

@@ -60,7 +60,7 @@ def randomised(config: TransformerConfig, seed: int = 0) -> WorldTransformer:
     """Random weights everywhere, the head included, so that nothing is trivially zero."""
     torch.manual_seed(seed)
     model = WorldTransformer(config)
-    model.initialise(gate=1.0)
+    model.init_weights(gate_bias=1.0)
     for parameter in model.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     return model.eval().requires_grad_(False)

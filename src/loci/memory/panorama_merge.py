@@ -74,10 +74,10 @@ class PanoramaMerge(nn.Module):
         heads = dim // (2 * rotary.pairs)
         self.pose_embedding = PoseEmbedding(dim)
         self.layers = nn.ModuleList(PanoramaLayer(dim, heads) for _ in range(LAYERS))
-        self.initialise()
+        self.init_weights()
 
     @torch.no_grad()
-    def initialise(self) -> None:
+    def init_weights(self) -> None:
         """Zero-initialise the layers' outputs, so that training starts from the weighted mean."""
         for layer in self.layers:
             for linear in cast(PanoramaLayer, layer).output_layers:

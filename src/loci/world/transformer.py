@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loci.flow import TIMESTEPS
-from loci.io.config_files import CONFIG_NAME, load_config
-from loci.io.models import pretrained_folder
-from loci.io.weights import WEIGHTS_NAME, load_strict, read_tensors, save_pretrained
+from loci.io.weights import load_pretrained, save_pretrained
 from loci.memory.hpmc import HPMCConfig, HPMCEncoder
 from loci.memory.panorama_merge import PosedHPMCEncoder
 from loci.memory.pose_rotary import PoseEmbedding, PoseRotaryConfig, memory_times, pose_rotation
@@ -175,7 +173,7 @@ class WorldTransformer(nn.Module):
         rotation = self._rotation(frames, offset.shape[1], rows, columns, local.device, poses)
         memory_rotation = rotation.slice(None, tokens.shape[1])
         target_rotation = rotation.slice(tokens.shape[1], None)
-        layers = self._memory_stream(tokens, memory_rotation, self._text(prompt))
+        layers = self._encode_memory(tokens, memory_rotation, self._text(prompt))
         return ChunkContext(layers, memory_rotation, target_rotation, offset)
 
     def velocity(
@@ -241,19 +239,20 @@ class WorldTransformer(nn.Module):
         """`velocity` with a fresh `context`."""
         return self.velocity(noisy, timestep, self.context(memory, local, actions, prompt, poses))
 
-    def sequence(
+    def add_mask_channels(
         self, latents: Float[Tensor, "b c t h w"], mask: float
     ) -> Float[Tensor, "b c+m t h w"]:
         """Latents with their mask channels: 1 for conditioning, 0 for noise."""
         shape = (latents.shape[0], self.config.mask_channels, *latents.shape[2:])
         return torch.cat([latents, latents.new_full(shape, mask)], dim=1)
 
-    def initialise(self, gate: float = 0.0) -> None:
+    def init_weights(self, gate_bias: float = 0.0) -> None:
         """Initial weights for training.
 
         Args:
-            gate: added to the gates of every block. With 1 every block has an effect from the first
-                step on, which a small model needs that is trained from scratch for a short time.
+            gate_bias: added to the gates of every block. With 1 every block has an effect from the
+                first step on, which a small model needs that is trained from scratch for a short
+                time.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -268,10 +267,10 @@ class WorldTransformer(nn.Module):
                 nn.init.normal_(cast(nn.Linear, layer).weight, std=0.02)
         nn.init.zeros_(self.head.head.weight)
         if isinstance(self.memory_encoder, PosedHPMCEncoder):
-            self.memory_encoder.panorama.initialise()
+            self.memory_encoder.panorama.init_weights()
         with torch.no_grad():
             for block in self._layers:
-                block.modulation[:, [2, 5]] += gate
+                block.modulation[:, [2, 5]] += gate_bias
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write `config.json` and `model.safetensors`, as `dtype` if given."""
@@ -280,12 +279,7 @@ class WorldTransformer(nn.Module):
     @classmethod
     def from_pretrained(cls, source: str | Path) -> "WorldTransformer":
         """Load a folder or hub id written by `save_pretrained`; strict, in the saved type."""
-        folder = pretrained_folder(source)
-        config = load_config(folder / CONFIG_NAME, TransformerConfig)
-        with torch.device("meta"):
-            model = cls(config)
-        load_strict(model, read_tensors(folder / WEIGHTS_NAME), str(source))
-        return model.eval()
+        return load_pretrained(cls, TransformerConfig, source)
 
     @property
     def _layers(self) -> list[Block]:
@@ -303,7 +297,7 @@ class WorldTransformer(nn.Module):
             raise ValueError(f"this model {takes}")
 
     def _patches(self, latents: Tensor, mask: float) -> Tensor:
-        sequence = self.sequence(latents.to(self.patch_embedding.weight.dtype), mask)
+        sequence = self.add_mask_channels(latents.to(self.patch_embedding.weight.dtype), mask)
         return self.patch_embedding(sequence).flatten(2).transpose(1, 2)
 
     def _conditioning_tokens(
@@ -352,7 +346,7 @@ class WorldTransformer(nn.Module):
         states = prompt.states * prompt.mask[..., None].to(prompt.states.dtype)
         return self.text_embedding(states.to(self.patch_embedding.weight.dtype))
 
-    def _memory_stream(
+    def _encode_memory(
         self, tokens: Tensor, rotation: RotaryEmbedding, text: Tensor | None
     ) -> tuple[BlockContext, ...]:
         """The memory tokens in front of every block, at timestep 0."""

@@ -69,7 +69,7 @@ def test_training_lowers_the_error_and_saves(tmp_path: Path) -> None:
     assert torch.equal(weights(loaded), weights(model))
     torch.manual_seed(config.seed)
     fresh = WorldTransformer(config.model)
-    fresh.initialise(gate=1.0)
+    fresh.init_weights(gate_bias=1.0)
     assert velocity_error(model) < 0.95 * velocity_error(fresh)
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in log if "loss" in line]
@@ -120,7 +120,7 @@ def test_a_killed_run_ends_where_the_whole_one_does(tmp_path: Path, after: int) 
 def test_it_begins_with_what_another_model_has_learned(tmp_path: Path) -> None:
     torch.manual_seed(3)
     start = WorldTransformer(CONFIG.model)
-    start.initialise(gate=1.0)
+    start.init_weights(gate_bias=1.0)
     still = replace(CONFIG, steps=1, learning_rate=1e-7, out=tmp_path / "run")
     model = fit_world(wandering(), None, still, start)
     assert torch.allclose(weights(model), weights(start), atol=1e-5)
@@ -151,7 +151,7 @@ def test_some_examples_are_told_no_actions_at_all() -> None:
 
 def test_the_first_weights_may_come_from_another_camera(tmp_path: Path) -> None:
     start = WorldTransformer(with_fov(CONFIG.model, 50.0))
-    start.initialise(gate=1.0)
+    start.init_weights(gate_bias=1.0)
     still = replace(CONFIG, steps=1, learning_rate=1e-7, out=tmp_path / "run")
     model = fit_world(wandering(), None, still, start)
     assert torch.allclose(weights(model), weights(start), atol=1e-5)
@@ -195,7 +195,7 @@ def test_named_configurations_differ_in_how_memory_is_addressed() -> None:
 
 def test_every_weight_gets_a_gradient() -> None:
     model = WorldTransformer(pose_rotary_config())
-    model.initialise(gate=1.0)
+    model.init_weights(gate_bias=1.0)
     # What begins as zeros hides the gradients of what stands before it.
     torch.nn.init.normal_(model.head.head.weight, std=0.02)
     for weight in model.memory_encoder.parameters():

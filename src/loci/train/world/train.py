@@ -136,7 +136,7 @@ class WorldTask(Task["WorldObjective"]):
     ) -> None:
         self.config, self.evaluation = config, evaluation
         transformer = WorldTransformer(config.model)
-        transformer.initialise(gate=1.0)
+        transformer.init_weights(gate_bias=1.0)
         if start is not None:
             rotary = config.model.pose_rotary
             if with_fov(start.config, rotary and rotary.fov) != config.model:
