@@ -21,10 +21,10 @@ from PIL import Image
 from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
+from loci.app.play import WALK
 from loci.app.play.player import Player
 from loci.app.play.server import application
 from loci.app.play.sessions import Sessions
-from loci.app.play.timeline import WALK
 from loci.cli import main
 from loci.errors import LociError
 from loci.world.walk_file import load_walk
