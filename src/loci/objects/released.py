@@ -121,6 +121,21 @@ class ReleasedParts:
         return part.eval()
 
 
+def released_configs(folder: Path) -> PartConfigs | None:
+    """Sizes of the published parts, or of what `convert` made of them; None for another model.
+    Reads no weights. Raises LociError as `ReleasedParts.find`."""
+    if not (folder / LIFTER_NAME).is_file():
+        published = ReleasedParts.find(folder)
+        return None if published is None else published.configs
+    path = folder / STRUCTURE_FLOW / CONFIG_NAME
+    flows = {
+        name: load_config(folder / name / CONFIG_NAME, type(getattr(PartConfigs(), name)))
+        for name in (STRUCTURE_FLOW, LATENT_FLOW)
+        if path.is_file()
+    }
+    return PartConfigs(**flows) if flows else None
+
+
 def convert(
     parts: ReleasedParts,
     out: Path,

@@ -1,5 +1,6 @@
 """The Infinite-World transformer (arXiv 2602.02393): velocity from history, actions and noise."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, cast
@@ -293,8 +294,9 @@ class WorldTransformer(nn.Module):
         return model.eval()
 
     @property
-    def _layers(self) -> list[Block]:
-        return cast("list[Block]", list(self.blocks))
+    def _layers(self) -> Iterator[Block]:
+        """One at a time: they may be streamed from disk."""
+        return cast("Iterator[Block]", iter(self.blocks))
 
     def _check(self, local: Tensor, prompt: Prompt | None, poses: ChunkPoses | None) -> None:
         height, width = local.shape[-2:]
