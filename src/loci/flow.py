@@ -119,7 +119,7 @@ def interval_guidance(
     def evaluate(state: State, timestep: Tensor) -> State:
         nonlocal guided_steps
         v = conditional(state, timestep)
-        if strength <= 0 or not interval[0] <= timestep[0].item() <= interval[1]:
+        if strength <= 0 or not interval[0] <= on_host(timestep) <= interval[1]:
             return v
         guided_steps += 1
         if not renews_guidance(guided_steps - 1, every):
@@ -130,6 +130,15 @@ def interval_guidance(
         return {name: (1 + strength) * x - strength * negative[name] for name, x in v.items()}
 
     return evaluate
+
+
+def on_host(timestep: Float[Tensor, "batch"]) -> float:
+    """The number that a timestep of `sample` is, without waiting for its device."""
+    known = getattr(timestep, _ON_HOST, None)
+    return timestep[0].item() if known is None else known
+
+
+_ON_HOST = "_number_on_host"
 
 
 def renews_guidance(guided_step: int, every: int) -> bool:
@@ -254,7 +263,10 @@ def _evaluate(
 ) -> State:
     """The velocity of all tokens, evaluated in full or for the tokens that the policy selects."""
     first = next(iter(state.values()))
-    timestep = timesteps[step].float().to(first.device).expand(len(first))
+    number = timesteps[step].float()
+    timestep = number.to(first.device).expand(len(first))
+    if not timesteps.is_cuda:
+        setattr(timestep, _ON_HOST, number.item())
     if partial is not None and isinstance(policy, TokenPolicy):
         rows = policy.select(step, timesteps, state)
         if rows is not None:

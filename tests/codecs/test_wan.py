@@ -176,16 +176,14 @@ def test_the_history_is_long_enough_and_no_longer(codec: WanCodec) -> None:
 
     expected, enough = features(77), encoder_history(TINY.temporal_downsample, 1)
     assert (features(enough) - expected).abs().max() < 1e-5
-    assert (features(enough - 8) - expected).abs().max() > 1e-5
+    assert (features(enough - 4) - expected).abs().max() > 1e-5
 
 
-def test_a_state_at_the_published_size_is_small() -> None:
-    """Its bytes, counted on tensors without content."""
-    with torch.device("meta"):
-        codec = WanCodec().eval()
-        frames = torch.empty(1, 3, 1, 448, 896)
-        codec._tiles = lambda shape, encoder: tiles(56, 112, 5, 10**6)  # pyright: ignore
-        _, state = codec.encode_stream(frames)
-        for _ in range(12):
-            _, state = codec.encode_stream(torch.empty(1, 3, 4, 448, 896), state)
-    assert sum(tensor.nbytes for tensor in state.values()) < 230e6
+def test_a_state_at_the_published_size_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bytes, counted on a narrow codec at a small size, to which they are in proportion."""
+    monkeypatch.setattr(wan, "SMALL_STATE", 0)
+    codec = WanCodec(WanCodecConfig(base_dim=4)).eval().requires_grad_(False)
+    _, state = codec.encode_stream(picture_clip(41, 16, 16))
+    narrow = sum(tensor.nbytes for name, tensor in state.items() if name != "frames")
+    width, size = WanCodecConfig().base_dim / 4, 448 * 896 / 16**2
+    assert size * (width * narrow + state["frames"].nbytes) < 230e6

@@ -41,14 +41,13 @@ def decoder_halo(levels: int, blocks: int) -> int:
 def encoder_history(temporal_downsample: tuple[bool, ...], blocks: int) -> int:
     """Frames, 1 + a whole number of latents, that determine the state before the last level."""
     factor = 2 ** sum(temporal_downsample)
-    reach, stride = CACHED, 1
+    reach, stride = CACHED, 1  # of the first convolution
     for shrinks in temporal_downsample:
         reach += CACHED * 2 * blocks * stride
         if shrinks:
-            reach += CACHED * stride
+            reach += stride  # one frame besides the pair that becomes one
             stride *= 2
-    reach += CACHED * stride  # what is remembered of the last of them
-    return 1 + factor * -(-reach // factor)
+    return 1 + factor * -(-(reach - 1) // factor)
 
 
 def encode_early(encoder: Any, frames: Tensor, slots: Slots) -> tuple[Tensor, int]:

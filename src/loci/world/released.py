@@ -19,14 +19,14 @@ from torch import Tensor
 from loci.codecs.wan import WanCodec, WanCodecConfig
 from loci.errors import LociError
 from loci.io.config_files import CONFIG_NAME, load_config, save_config
-from loci.io.files import check_space, replacing_folder
+from loci.io.files import check_space
+from loci.io.resumable import unfinished_folder
 from loci.io.weights import (
     WEIGHTS_NAME,
     has_tensors,
     infos_of,
     load_strict,
     read_tensors,
-    save_finite,
 )
 from loci.nn.placement import Weights, placed
 from loci.world.config import WorldConfig
@@ -234,7 +234,8 @@ def convert(
     """Checks every published tensor, and writes a model folder, all or nothing.
 
     Names, shapes and types are checked before anything is written; the numbers tensor by tensor
-    while they are written, so that memory holds one tensor at a time.
+    while they are written, so that memory holds one tensor at a time. Run again after it was
+    stopped or killed, it goes on with the files that were finished.
 
     Args:
         source: the folder of published checkpoints, or the transformer's file in it.
@@ -246,21 +247,22 @@ def convert(
     """
     files = ReleasedFiles.find(source)
     sizes = files.sizes
-    with replacing_folder(out) as draft:
+    with unfinished_folder(out) as unfinished:
+        draft = unfinished.folder
         transformer = load_transformer(files.transformer, sizes.transformer)
         codec = load_codec(files.codec, sizes.codec)
         text_encoder = load_text_encoder(files.text_encoder, files.tokenizer, sizes.text_encoder)
         words = text_encoder.tensors()
         parts = (
-            (files.transformer, draft / TRANSFORMER, transformer.state_dict()),
-            (files.codec, draft / CODEC, codec.state_dict()),
-            (files.text_encoder, draft / TEXT_ENCODER, words),
+            (files.transformer, TRANSFORMER, transformer.state_dict()),
+            (files.codec, CODEC, codec.state_dict()),
+            (files.text_encoder, TEXT_ENCODER, words),
         )
         total = sum(info.bytes for *_, tensors in parts for info in infos_of(tensors).values())
         check_space(out, total)
         for path, folder, tensors in parts:
-            save_finite(
-                *(folder / WEIGHTS_NAME, tensors, str(path)), lambda count: progress(count, total)
+            unfinished.write(
+                *(Path(folder, WEIGHTS_NAME), tensors, path), lambda count: progress(count, total)
             )
         save_config(draft / TRANSFORMER / CONFIG_NAME, sizes.transformer)
         save_config(draft / CODEC / CONFIG_NAME, sizes.codec)
