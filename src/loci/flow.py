@@ -119,7 +119,7 @@ def interval_guidance(
     def evaluate(state: State, timestep: Tensor) -> State:
         nonlocal guided_steps
         v = conditional(state, timestep)
-        if strength <= 0 or not interval[0] <= on_host(timestep) <= interval[1]:
+        if strength <= 0 or not interval[0] <= timestep[0].item() <= interval[1]:
             return v
         guided_steps += 1
         if not renews_guidance(guided_steps - 1, every):
@@ -130,15 +130,6 @@ def interval_guidance(
         return {name: (1 + strength) * x - strength * negative[name] for name, x in v.items()}
 
     return evaluate
-
-
-def on_host(timestep: Float[Tensor, "batch"]) -> float:
-    """The number that a timestep of `sample` is, without waiting for its device."""
-    known = getattr(timestep, _ON_HOST, None)
-    return timestep[0].item() if known is None else known
-
-
-_ON_HOST = "_number_on_host"
 
 
 def renews_guidance(guided_step: int, every: int) -> bool:
@@ -210,7 +201,8 @@ def sample(
         velocity: predicts noise - data.
         noise: the state at the first timestep; float32.
         timesteps: descending, as from `euler_timesteps`. In float64 step lengths are exact;
-            `velocity` gets float32 in any case.
+            `velocity` gets float32 in any case, on the device of `timesteps`: the CPU, so that it
+            can be read without waiting.
         policy: may propose a velocity instead of an evaluation; evaluates every step by default.
         on_step: called before each step with its index and the state.
         end: the level (timestep / 1000) of data. With 1 and ascending timesteps `velocity`
@@ -263,10 +255,8 @@ def _evaluate(
 ) -> State:
     """The velocity of all tokens, evaluated in full or for the tokens that the policy selects."""
     first = next(iter(state.values()))
-    number = timesteps[step].float()
-    timestep = number.to(first.device).expand(len(first))
-    if not timesteps.is_cuda:
-        setattr(timestep, _ON_HOST, number.item())
+    # It stays on the CPU with the schedule, so that nobody waits for a device to know it.
+    timestep = timesteps[step].float().expand(len(first))
     if partial is not None and isinstance(policy, TokenPolicy):
         rows = policy.select(step, timesteps, state)
         if rows is not None:

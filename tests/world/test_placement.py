@@ -73,4 +73,5 @@ def test_a_prompt_is_encoded_without_its_padding(published: Path) -> None:
     words = int(mask.sum())
     assert words < sizes.length
     expected = encoder(ids, mask)[:, :words]
-    torch.testing.assert_close(prompt.states[:1, :words], expected, rtol=0.02, atol=0.02)
+    found = prompt.states[:1, :words]
+    assert (found - expected).norm() < 0.01 * expected.norm()

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map
 
 from loci.flow import interval_guidance, rescaled_times, sample
 from loci.nn import attention
@@ -93,8 +94,7 @@ def test_a_step_never_waits_for_the_device(
     """From the beginning of the first step to that of the last, and within it."""
     model = randomised(released_like())
     noise, context = chunk(model)
-    move = torch.utils._pytree.tree_map
-    there = move(lambda x: x.to(pretend) if isinstance(x, torch.Tensor) else x, context)
+    there = tree_map(lambda x: x.to(pretend) if isinstance(x, torch.Tensor) else x, context)
     model, waits = model.to(pretend), Waits(monkeypatch)
     sampling, steps = SamplingConfig(steps=3), []
 

@@ -85,7 +85,7 @@ def choose_weights(need: Need, memory: float | None, int8: bool, advice: str) ->
         order: tuple[Weights, ...] = ("int8",)
     else:
         order = ("resident", "streamed")
-    fitting = [weights for weights in order if need.total(weights) <= most]
+    fitting: list[Weights] = [weights for weights in order if need.total(weights) <= most]
     if not fitting and memory is not None:
         raise LociError(
             f"--memory: {memory / GB:.1f} GB, but this {need.described(order[-1])}; {advice}"
@@ -109,8 +109,9 @@ TOKEN = 60_000
 measured: rotary positions and norms in float32, queries, keys and values of memory and noise."""
 FEED_FORWARD = 0.3e9
 """Bytes of its hidden layer, which sees a piece of the tokens at a time."""
-CODEC_PIXEL = 6_000
-"""Bytes of decoding at its peak for each pixel of a frame: four frames, float32, as measured."""
+CODEC_PIXEL = 18_000
+"""Bytes of decoding at its peak for each pixel of a tile: four frames, float32. An estimate, from
+the 12 000 that encoding four frames took."""
 STATE_PIXEL = 500
 """Bytes of a walk's state for each pixel of a frame, as measured at 448x896."""
 ROWS = 2
@@ -125,7 +126,7 @@ def walk_need(model: Path, dtype: torch.dtype, height: int, width: int) -> Need 
     """
     import torch
 
-    from loci.codecs.wan import WanCodec
+    from loci.codecs.wan import LARGEST_TILE, WanCodec
     from loci.world.released import released_sizes
     from loci.world.transformer import WorldTransformer
 
@@ -142,7 +143,8 @@ def walk_need(model: Path, dtype: torch.dtype, height: int, width: int) -> Need 
     scale = config.dim / 1536 * dtype.itemsize / 2
     kept = config.layers * (2 * tokens + 2 * 512) * config.dim * dtype.itemsize
     chunk = (23 * tokens * TOKEN + FEED_FORWARD) * scale + ROWS * kept
-    work = max(chunk, CODEC_PIXEL * height * width) + 2 * STATE_PIXEL * height * width
+    tile = min(height * width, LARGEST_TILE * 64)
+    work = max(chunk, CODEC_PIXEL * tile) + 2 * STATE_PIXEL * height * width
     return Need(blocks, blocks / config.layers, rest + codec, work)
 
 

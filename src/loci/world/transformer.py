@@ -231,7 +231,7 @@ class WorldTransformer(nn.Module):
             out = out + self.detail(torch.cat([self.head.normed(x, time).to(x), tokens], dim=-1))
         if self.config.prediction == "velocity":
             return out
-        level = (timestep / TIMESTEPS).view(-1, 1, 1).clamp(min=1e-3)
+        level = (timestep / TIMESTEPS).view(-1, 1, 1).clamp(min=1e-3).to(out.device)
         return (view.select(to_tokens(noisy)).float() - out) / level
 
     def forward(
@@ -380,6 +380,7 @@ class WorldTransformer(nn.Module):
         if self.config.round_timestep:
             timestep = timestep.to(self.patch_embedding.weight.dtype).float()
         waves = timestep_embedding(timestep, self.config.frequencies)
+        waves = waves.to(self.patch_embedding.weight.device)
         hidden = F.silu(_float_linear(self.time_embedding[0], waves))
         time = _float_linear(self.time_embedding[2], hidden)
         return time, _float_linear(self.time_projection[1], F.silu(time)).unflatten(-1, (6, -1))
