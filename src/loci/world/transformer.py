@@ -379,8 +379,7 @@ class WorldTransformer(nn.Module):
     def _time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         if self.config.round_timestep:
             timestep = timestep.to(self.patch_embedding.weight.dtype).float()
-        waves = timestep_embedding(timestep, self.config.frequencies)
-        waves = waves.to(self.patch_embedding.weight.device)
+        waves = timestep_embedding(timestep, self.config.frequencies).to(self.head.modulation.device)
         hidden = F.silu(_float_linear(self.time_embedding[0], waves))
         time = _float_linear(self.time_embedding[2], hidden)
         return time, _float_linear(self.time_projection[1], F.silu(time)).unflatten(-1, (6, -1))
