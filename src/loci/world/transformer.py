@@ -294,8 +294,7 @@ class WorldTransformer(nn.Module):
         return model.eval()
 
     @property
-    def _layers(self) -> Iterator[Block]:
-        """One at a time: they may be streamed from disk."""
+    def _layers(self) -> Iterator[Block]:  # one at a time: they may be streamed
         return cast("Iterator[Block]", iter(self.blocks))
 
     def _check(self, local: Tensor, prompt: Prompt | None, poses: ChunkPoses | None) -> None:
@@ -379,7 +378,8 @@ class WorldTransformer(nn.Module):
     def _time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         if self.config.round_timestep:
             timestep = timestep.to(self.patch_embedding.weight.dtype).float()
-        waves = timestep_embedding(timestep, self.config.frequencies).to(self.head.modulation.device)
+        device = self.head.modulation.device
+        waves = timestep_embedding(timestep, self.config.frequencies).to(device)
         hidden = F.silu(_float_linear(self.time_embedding[0], waves))
         time = _float_linear(self.time_embedding[2], hidden)
         return time, _float_linear(self.time_projection[1], F.silu(time)).unflatten(-1, (6, -1))
