@@ -201,7 +201,8 @@ def sample(
         velocity: predicts noise - data.
         noise: the state at the first timestep; float32.
         timesteps: descending, as from `euler_timesteps`. In float64 step lengths are exact;
-            `velocity` gets float32 in any case.
+            `velocity` gets float32 in any case, on the device of `timesteps`: the CPU, so that it
+            can be read without waiting.
         policy: may propose a velocity instead of an evaluation; evaluates every step by default.
         on_step: called before each step with its index and the state.
         end: the level (timestep / 1000) of data. With 1 and ascending timesteps `velocity`
@@ -254,7 +255,8 @@ def _evaluate(
 ) -> State:
     """The velocity of all tokens, evaluated in full or for the tokens that the policy selects."""
     first = next(iter(state.values()))
-    timestep = timesteps[step].float().to(first.device).expand(len(first))
+    # It stays on the CPU with the schedule, so that nobody waits for a device to know it.
+    timestep = timesteps[step].float().expand(len(first))
     if partial is not None and isinstance(policy, TokenPolicy):
         rows = policy.select(step, timesteps, state)
         if rows is not None:

@@ -35,7 +35,7 @@ from loci.flow import EvaluateAll
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.mesh import Mesh
 from loci.nn.sparse.tensor import Voxels
-from loci.objects import runner
+from loci.objects import preset_sampler
 from loci.objects.asset import Asset
 from loci.objects.inputs.observation import rgba_crop
 from loci.objects.lifter import Lifter
@@ -227,8 +227,11 @@ def test_exact_is_no_policy_at_all_to_the_last_bit(
     def alone(function: Callable[..., Any], inputs: int) -> Callable[..., Any]:
         return lambda *given: function(*given[:inputs])
 
-    monkeypatch.setattr(runner, "sample_structure", alone(runner.sample_structure, 4))
-    monkeypatch.setattr(runner, "sample_slat", alone(runner.sample_slat, 5))
+    structure = alone(preset_sampler.sample_structure, 4)
+    monkeypatch.setattr(preset_sampler, "sample_structure", structure)
+        preset_sampler, "sample_structure", alone(preset_sampler.sample_structure, 4)
+    )
+    monkeypatch.setattr(preset_sampler, "sample_slat", alone(preset_sampler.sample_slat, 5))
     assert same(asset, lifter(PIXELS, INSIDE, seed=3))
 
 

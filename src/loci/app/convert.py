@@ -18,7 +18,8 @@ def convert(
     """Turn published weights into safetensors.
 
     Checks the name, shape, type and numbers of every tensor, and writes a folder that --model
-    takes, whole or not at all. Needs the memory of one tensor. Nothing is downloaded.
+    takes, whole or not at all. Needs the memory of one tensor. Stopped or killed, it goes on with
+    the files that were finished when it is run again. Nothing is downloaded.
 
     Args:
         source: the published folder of Infinite-World, or its transformer's file, or the published

@@ -14,7 +14,8 @@ from loci.errors import LociError
 if TYPE_CHECKING:
     import torch
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+"""int8: weights of blocks in int8, everything else in bfloat16."""
 WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")
 LARGE = 1_000_000_000
 """Bytes of weights from which on a model computes in bfloat16 and on all threads."""
@@ -54,6 +55,8 @@ def choose_dtype(name: Dtype, device: torch.device, model: Path) -> torch.dtype:
     it, as the released ones are run by their authors, and float32 otherwise."""
     import torch
 
+    if name == "int8":
+        return torch.bfloat16
     if name != "auto":
         return getattr(torch, name)
     fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -93,7 +93,7 @@ def doctor(
         f"{rate[0] / 1e12:.2f}, float32 {rate[1] / 1e12:.2f} TFLOP/s"
     )
     dtype = torch.bfloat16 if rate[0] > rate[1] else torch.float32
-    needs = list(_needs(kind, parts, dtype, height, width))
+    needs = list(_needs(kind, folder, parts, dtype, height, width))
     for need in needs:
         print(
             f"  {need.what:<34}{need.operations / 1e12:9.1f} TFLOP at {need.rate / 1e12:5.2f}: "
@@ -222,6 +222,7 @@ def product_rate(dtype: torch.dtype) -> float:
 
 def _needs(
     kind: str,
+    folder: Path,
     parts: list[CheckedPart],
     dtype: torch.dtype,
     height: int,
@@ -233,9 +234,9 @@ def _needs(
     if sum(numbers.values()) < SMALL:
         return
     if kind == "world" and "text_encoder" in numbers:
-        yield from (Need(*need) for need in walk_needs(numbers, dtype, height, width))
+        yield from (Need(*need) for need in walk_needs(folder, dtype, height, width))
     elif kind == "lifter" and "structure_fuser" in numbers:
-        yield from (Need(*need) for need in lift_needs(numbers, dtype))
+        yield from (Need(*need) for need in lift_needs(folder, dtype))
 
 
 def _duration(seconds: float) -> str:
@@ -251,6 +252,7 @@ def _advice(needed: float, dtype: str, kind: str) -> None:
         print(f"\nIt fits: loci {command} --dtype {dtype} --model ...")
         return
     print(f"\nIt does not fit: needs {needed / GB:.1f} GB, {free / GB:.1f} GB are free. Try:")
+    print(f"  loci {command} --memory {free / GB:.0f}GB, which streams weights from disk")
     print("  closing other programs, or a machine with more memory")
     print("  --dtype bfloat16, which halves the weights of float32")
     if kind == "world":

@@ -7,9 +7,11 @@ activations.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
+from loci.app.memory import lift_need, walk_need
 from loci.bench.released import (
     structure_operations,
     time_structure_flow,
@@ -20,11 +22,6 @@ from loci.objects.models.structure_flow import StructureFlowConfig
 from loci.world.config import SamplingConfig
 from loci.world.transformer import TransformerConfig
 
-PIXELS = 448 * 896
-CODEC_BYTES = 3.3e9
-"""Peak beside its weights of encoding one frame of 448x896, as measured."""
-STATE_BYTES = 2.2e9
-"""Kept by the encoder between chunks at 448x896, as measured."""
 FIXED_LIFT = 4.8 + 4.2 + 0.8 + 1.8 + 3.6
 """TFLOP of image encoders and decoders at 10 000 voxels."""
 LATENT_EVALUATION = 3.8
@@ -35,30 +32,26 @@ WALK, LIFT = 2, 1
 Row = tuple[str, float, float, float]
 
 
-def walk_needs(
-    numbers: dict[str, int], dtype: torch.dtype, height: int, width: int
-) -> Iterator[Row]:
-    """A chunk, and the codec's part: what, operations, operations a second, bytes at the peak."""
+def walk_needs(model: Path, dtype: torch.dtype, height: int, width: int) -> Iterator[Row]:
+    """A chunk: what, operations, operations a second, bytes at the peak."""
     config, sampling = TransformerConfig(), SamplingConfig()
     share = time_world(dtype, frames=4, side=32, calls=1)
     tokens = (height // 16) * (width // 16)
-    noisy, memory = 21 * tokens, 2 * tokens
-    evaluation = world_operations(config, noisy, memory)
-    scale = height * width / PIXELS
-    activations = WALK * (noisy + memory) * (config.ffn_dim + 12 * config.dim) * dtype.itemsize
-    weights = numbers["transformer"] * dtype.itemsize + 4 * numbers["codec"]
-    peak = weights + activations + scale * (CODEC_BYTES + STATE_BYTES)
+    evaluation = world_operations(config, 21 * tokens, 2 * tokens)
+    need = walk_need(model, dtype, height, width)
+    peak = 0.0 if need is None else need.total("resident")
     name = f"81 frames at {height}x{width}"
     yield f"{name}, one step", WALK * evaluation, share.rate, peak
     yield f"{name}, {sampling.steps} steps", sampling.steps * WALK * evaluation, share.rate, peak
 
 
-def lift_needs(numbers: dict[str, int], dtype: torch.dtype) -> Iterator[Row]:
+def lift_needs(model: Path, dtype: torch.dtype) -> Iterator[Row]:
     """A lift with the exact schedule and with `faster`, at 10 000 voxels."""
     share = time_structure_flow(dtype, calls=1)
     evaluation = structure_operations(StructureFlowConfig())
     # Without a condition there is no attention to it: 19 of the 25 steps evaluate that as well.
     exact = 25 * evaluation + 19 * 0.6 * evaluation + (38 * LATENT_EVALUATION + FIXED_LIFT) * 1e12
-    peak = max(numbers.values()) * dtype.itemsize + 1.5e9
+    need = lift_need(model, dtype)
+    peak = 0.0 if need is None else need.total("resident")
     yield "a lift, exact, 10 000 voxels", exact, share.rate, peak
     yield "a structure evaluation", evaluation, share.rate, peak

@@ -27,8 +27,11 @@ from loci.errors import LociError
 from loci.io.files import replacing_folder
 
 if TYPE_CHECKING:
+    import torch
+
     from loci.caching.presets import Preset
     from loci.caching.stats import Stats
+    from loci.nn.placement import Weights
     from loci.objects.lifter import Lifter
     from loci.objects.pipeline import Progress
     from loci.objects.scene import Scene
@@ -102,7 +105,22 @@ def load_lifter(request: CheckedLift, keep: bool = False) -> Lifter:
         need_texturing()
     dtype = choose_dtype(options.dtype, device, request.model)
     keep = keep and weight_bytes(request.model) < LARGE
-    return Lifter.from_pretrained(request.model, device, dtype, keep)
+    weights = _weights(options, request.model, dtype)
+    return Lifter.from_pretrained(request.model, device, dtype, keep, weights)
+
+
+def _weights(options: LiftOptions, model: Path, dtype: torch.dtype) -> Weights:
+    """Where the weights go; of a large model it is said what it will need, before it is read."""
+    from loci.app.memory import choose_weights, lift_need, parse_memory
+
+    need, int8 = lift_need(model, dtype), options.dtype == "int8"
+    if need is None:
+        return "int8" if int8 else "resident"
+    memory = None if options.memory is None else parse_memory(options.memory)
+    weights = choose_weights(need, memory, int8, "expected more, or --dtype bfloat16")
+    if need.is_large:
+        print(f"{options.model} {need.described(weights)}")
+    return weights
 
 
 def _run_lift(request: CheckedLift, lifter: Lifter, preset: Preset, stats: Stats) -> Scene:

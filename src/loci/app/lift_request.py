@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 
 from loci.app.device import Dtype, check_device
+from loci.app.memory import parse_memory
 from loci.errors import LociError, check_seed, check_tolerance
 from loci.io.config_files import LIFTER_NAME, read_json
 from loci.io.files import check_folder_writable
@@ -85,7 +86,11 @@ class LiftOptions:
     device: str = "auto"
     """Where to compute: cpu, cuda, mps; auto takes the first there is of cuda, mps, cpu."""
     dtype: Dtype = "auto"
-    """Element type of the weights: auto is bfloat16 for large models on CUDA, float32 otherwise."""
+    """Element type of the weights: auto is bfloat16 for large models on CUDA, float32 otherwise;
+    int8 are weights of a byte with bfloat16 for the rest."""
+    memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE")] = None
+    """The most memory to take, such as 8GB, by large models: their weights are streamed from disk
+    if they do not fit. What is free on this machine if not given."""
     seed: int = 0
     """Seed of the noise: another seed, another guess at the hidden parts."""
     guesses: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
@@ -218,6 +223,8 @@ def _intrinsics(options: LiftOptions, size: tuple[int, int]) -> Intrinsics | Non
 
 
 def _check_options(options: LiftOptions) -> None:
+    if options.memory is not None:
+        parse_memory(options.memory)
     selected = options.mask or options.box or options.point
     if options.picture is None and (selected or options.pointmap):
         raise LociError("PICTURE is required with --mask, --box, --point and --pointmap")

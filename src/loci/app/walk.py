@@ -22,10 +22,15 @@ from loci.app.interruption import Interruption
 from loci.app.walk_request import WalkOptions, WalkRequest, check_groups, check_request, parse_size
 from loci.errors import LociError
 
+PUBLISHED_SIZE = 448, 896
+"""The most common of the published sizes."""
+
 if TYPE_CHECKING:
+    import torch
     from jaxtyping import Int, UInt8
 
     from loci.app.walk_record import WalkRecord
+    from loci.nn.placement import Weights
     from loci.world.world import WalkState, World
 
 
@@ -49,13 +54,15 @@ def walk(options: Annotated[WalkOptions, tyro.conf.arg(name="")]) -> None:
 
 def load_world(request: WalkRequest) -> tuple[World, WalkState]:
     """The model, and the walk where it begins or is continued."""
+    from loci.app.walk_progress import starting
     from loci.caching.presets import get_preset
     from loci.world.walk_file import load_walk
     from loci.world.world import World
 
     options, device = request.options, choose_device(request.options.device)
     dtype = choose_dtype(options.dtype, device, request.model)
-    world = World.from_pretrained(request.model, device, dtype)
+    weights = _weights(request, dtype)
+    world = World.from_pretrained(request.model, device, dtype, weights)
     sampling = world.config.sampling
     world.config = replace(
         world.config,
@@ -68,9 +75,36 @@ def load_world(request: WalkRequest) -> tuple[World, WalkState]:
         return world, load_walk(request.saved.path, world)
     assert request.pixels is not None
     world.prompt_cache = options.prompt_cache
-    state = world.start(request.pixels, options.seed, options.prompt)
-    world.text_encoder = None  # 11 GB that are not needed any more
+    with starting(world):
+        state = world.start(request.pixels, options.seed, options.prompt)
+    world.text_encoder = None  # not needed any more
     return world, state
+
+
+def _weights(request: WalkRequest, dtype: torch.dtype) -> Weights:
+    """Where the weights go; of a large model it is said what it will need, before it is read."""
+    from loci.app.memory import choose_weights, parse_memory, walk_need
+
+    options = request.options
+    need = walk_need(request.model, dtype, *_frame_size(request))
+    if need is None:
+        return "int8" if options.dtype == "int8" else "resident"
+    memory = None if options.memory is None else parse_memory(options.memory)
+    int8 = options.dtype == "int8"
+    advice = "expected more, or a smaller --size such as 256x256, or --dtype bfloat16"
+    weights = choose_weights(need, memory, int8, advice)
+    if need.is_large:
+        print(f"{options.model} {need.described(weights)}")
+    return weights
+
+
+def _frame_size(request: WalkRequest) -> tuple[int, int]:
+    """Height and width of the frames; a common size where only the saved walk knows."""
+    from loci.io.frames import choose_bucket
+
+    if request.options.size is not None:
+        return parse_size(request.options.size)
+    return PUBLISHED_SIZE if request.pixels is None else choose_bucket(*request.pixels.shape[:2])
 
 
 def _describe_computing(request: WalkRequest, world: World, state: WalkState) -> str:
@@ -92,10 +126,10 @@ def generate(
     world: World, state: WalkState, actions: Int[np.ndarray, "n 2"]
 ) -> Iterator[tuple[UInt8[np.ndarray, "k h w 3"], WalkState]]:
     """New frames and the walk after them, chunk by chunk, until the actions or Ctrl-C end it."""
-    from tqdm import tqdm
+    from loci.app.walk_progress import WalkBar
 
     chunks = world.walk(state, actions)
-    with Interruption() as ctrl_c, tqdm(total=len(actions), unit=" frames", delay=1e-3) as progress:
+    with Interruption() as ctrl_c, WalkBar(world, len(actions)) as bar:
         while not ctrl_c.requested:
             chunk = None
             with ctrl_c.interruptible():
@@ -103,7 +137,7 @@ def generate(
             if chunk is None:
                 return
             yield chunk
-            progress.update(len(chunk[0]))
+            bar.generated(len(chunk[0]))
 
 
 def _generate_and_save(
@@ -167,6 +201,8 @@ def _continuation(request: WalkRequest, save: Path, done: int) -> str:
     options = request.options
     words = ["loci", "walk", "--resume", str(save), "--model", options.model]
     words += ["--device", options.device, "--dtype", options.dtype, "--speed", options.speed]
+    if options.memory is not None:
+        words += ["--memory", options.memory]
     if options.tolerance is not None:
         words += ["--tolerance", str(options.tolerance)]
     if options.save is not None:

@@ -16,6 +16,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from loci.codecs.base import CodecState
+from loci.codecs.tiles import Tile, tiles
+from loci.codecs.wan_parts import (
+    Slots,
+    decode_tiled,
+    decoder_halo,
+    early_features,
+    encode_early,
+    encode_late,
+    encoder_halo,
+    encoder_history,
+)
 from loci.errors import LociError
 from loci.io.config_files import CONFIG_NAME, load_config
 from loci.io.models import pretrained_folder
@@ -24,7 +35,13 @@ from loci.io.weights import WEIGHTS_NAME, load_strict, read_tensors, save_pretra
 # What diffusers writes into the slot of a temporal upsampling after the first latent. In a state,
 # which consists of tensors, an empty tensor stands for it.
 AFTER_FIRST_LATENT = "Rep"
-Slots = list[Tensor | str | None]
+FRAMES = "frames"
+"""In a state: the last frames, in place of what the convolutions at high resolution remember."""
+SMALL_STATE = 192 * 192
+"""Pixels of frames up to which a state holds everything that the encoder remembers, as it is:
+some 190 MB there, and 2.2 GB at 448x896."""
+LARGEST_TILE = 3200
+"""Latents of a tile, with its surroundings: a square of 450 pixels."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +83,63 @@ class WanCodec(nn.Module):
         self, frames: Float[Tensor, "b 3 t h w"], state: CodecState | None = None
     ) -> tuple[Float[Tensor, "b c tl hl wl"], CodecState]:
         """Normalised posterior mode of the next frames; see the protocol."""
-        pieces = frames.split(self._piece_lengths(frames, first=state is None), dim=2)
-        encoder = self.network.encoder
-        slots = _opened(encoder, state)
+        pieces = list(frames.split(self._piece_lengths(frames, first=state is None), dim=2))
+        encoder, state = self.network.encoder, state or {}
+        slots = _opened(encoder, {name: t for name, t in state.items() if name != FRAMES})
+        part = self._tiles(frames.shape, encoder=True)
+        kept = state.get(FRAMES)
+        if kept is not None or (len(part) > 1 and not state):
+            history = [] if kept is None else self._history(kept.to(frames.dtype))
+            features, first = early_features(encoder, pieces, history, len(slots), part)
+        else:
+            features, first = [], 0
+            for piece in pieces:
+                x, first = encode_early(encoder, piece, slots)
+                features.append(x)
         latents = []
-        for piece in pieces:
-            moments = self.network.quant_conv(encoder(piece, feat_cache=slots, feat_idx=[0]))
-            latents.append(moments[:, : self.latent_channels])
+        while features:
+            x = encode_late(encoder, features.pop(0), slots, first)
+            latents.append(self.network.quant_conv(x)[:, : self.latent_channels])
         mean, std = self._statistics(latents[0])
-        return (torch.cat(latents, dim=2) - mean) / std, _closed(slots)
+        return (
+            (torch.cat(latents, dim=2) - mean) / std,
+            self._small_state(frames, kept, slots, first, whole=not state),
+        )
+
+    def _small_state(
+        self, frames: Tensor, kept: Tensor | None, slots: Slots, first: int, whole: bool
+    ) -> CodecState:
+        """The slots, or where they are large the last frames, from which those at high resolution
+        can be recomputed, and the others in bfloat16."""
+        closed = _closed(slots)
+        pixels = frames.shape[-2] * frames.shape[-1]
+        if kept is None and (pixels <= SMALL_STATE or not whole):
+            return closed
+        past = frames if kept is None else torch.cat([kept.to(frames), frames], dim=2)
+        count = min(past.shape[2], encoder_history(self.config.temporal_downsample, self._blocks))
+        small = {
+            name: slot.to(torch.bfloat16) if slot.is_floating_point() else slot
+            for name, slot in closed.items()
+            if int(name) >= first
+        }
+        # Halves have 11 bits, enough for what becomes 8 bits a colour; the clone lets the rest go.
+        return {**small, FRAMES: past[:, :, -count:].to(torch.float16, copy=True)}
+
+    @property
+    def _blocks(self) -> int:
+        return self.config.blocks_per_level
+
+    def _history(self, kept: Tensor) -> list[Tensor]:
+        """Kept frames in the pieces that the encoder takes of a clip that begins with them."""
+        return list(kept.split(self._piece_lengths(kept, first=True), dim=2))
+
+    def _tiles(self, shape: torch.Size, encoder: bool) -> list[Tile]:
+        """Of pictures of this shape (of latents, for the decoder), on the grid of latents."""
+        levels, side = len(self.config.dim_mult), self.spatial_factor
+        if encoder:
+            halo = encoder_halo(levels, self._blocks, side)
+            return tiles(shape[-2] // side, shape[-1] // side, halo, LARGEST_TILE)
+        return tiles(shape[-2], shape[-1], decoder_halo(levels, self._blocks), LARGEST_TILE)
 
     @torch.no_grad()
     def decode_stream(
@@ -105,9 +170,16 @@ class WanCodec(nn.Module):
         """Normalised posterior mode of a whole clip of 1 + 4k frames."""
         return self.encode_stream(frames)[0]
 
+    @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c tl hl wl"]) -> Float[Tensor, "b 3 t h w"]:
         """Frames of a whole clip of 1 + k latents, clamped to [-1, 1]."""
-        return self.decode_stream(latents)[0]
+        part = self._tiles(latents.shape, encoder=False)
+        if len(part) == 1:
+            return self.decode_stream(latents)[0]
+        mean, std = self._statistics(latents)
+        inner = [self.network.post_quant_conv(x) for x in (latents * std + mean).split(1, dim=2)]
+        decoder = self.network.decoder
+        return decode_tiled(decoder, inner, len(_opened(decoder, None)), part).clamp(-1, 1)
 
     def save_pretrained(self, folder: Path | str, dtype: torch.dtype | None = None) -> None:
         """Writes `config.json` and `model.safetensors`, floating weights as `dtype` if given."""
@@ -164,7 +236,8 @@ def _opened(half: nn.Module, state: CodecState | None) -> Slots:
 
     slots: Slots = [None] * sum(isinstance(module, WanCausalConv3d) for module in half.modules())
     for name, tensor in (state or {}).items():
-        slots[int(name)] = tensor if tensor.numel() else AFTER_FIRST_LATENT
+        wide = tensor.float() if tensor.dtype is torch.bfloat16 else tensor
+        slots[int(name)] = wide if tensor.numel() else AFTER_FIRST_LATENT
     return slots
 
 

@@ -244,6 +244,11 @@ def _is_old(path: Path) -> bool:
         return False
 
 
+def is_running(process: str) -> bool:
+    """Whether another process of this machine has that id."""
+    return process.strip().isdigit() and int(process) != os.getpid() and _runs(int(process))
+
+
 def _runs(process: int) -> bool:
     if os.name == "nt":  # where signal 0 is Ctrl-C
         return True

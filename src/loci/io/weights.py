@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from loci.errors import LociError
 from loci.io.config_files import CONFIG_NAME, ConfigT, load_config, read_json, save_config
+from loci.io.mapped_pages import MappedRanges, give_back
 from loci.io.models import pretrained_folder
 from loci.io.tensor_files import (
     PIECE,
@@ -286,12 +287,18 @@ def save_finite(
         LociError: naming the first tensor that holds any; `what` names the weights.
     """
 
+    ranges, written = MappedRanges(), list[Tensor]()
+
     def checked(name: str) -> Tensor:
-        if not is_finite(tensors[name]):
+        give_back(written)  # so that memory holds one tensor of a mapped file, not all
+        tensor = tensors[name]
+        written[:] = [tensor.detach()] if ranges.holds(tensor) else []
+        if not is_finite(tensor):
             raise LociError(f"{what}: weights are damaged, not finite: {name}")
-        return tensors[name]
+        return tensor
 
     write_safetensors(path, infos_of(tensors), checked, progress)
+    give_back(written)
 
 
 def load_pretrained(

@@ -27,9 +27,10 @@ class TimestepEmbedder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, timestep: Float[Tensor, "b"]) -> Float[Tensor, "b d"]:
-        """`timestep` is on the 0..1000 scale; the result has the dtype of the weights."""
+        """`timestep` is on the 0..1000 scale, on the device of the weights or the CPU; the result
+        has the type and device of the weights."""
         sinusoids = timestep_embedding(timestep.float(), self.frequencies)
-        return self.mlp(sinusoids.to(next(self.mlp.parameters()).dtype))
+        return self.mlp(sinusoids.to(next(self.mlp.parameters())))
 
 
 def sincos_embedding(coords: Int[Tensor, "n axes"], width: int) -> Float[Tensor, "n width"]:

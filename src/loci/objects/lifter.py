@@ -26,6 +26,7 @@ from loci.errors import LociError, check_seed
 from loci.io.config_files import load_config, save_config
 from loci.io.files import replacing_folder
 from loci.io.models import pretrained_folder, shipped_folder
+from loci.nn.placement import Weights
 from loci.objects.asset import Asset
 from loci.objects.config import LIFTER_NAME, LifterConfig
 from loci.objects.inputs.cleaning import overlaps
@@ -57,6 +58,7 @@ class Lifter:
         dtype: to compute in; float32 or bfloat16.
         keep: keep parts in memory between runs.
         calibration: of the model, for presets with a tolerance.
+        weights: where the blocks of the flows are: resident, streamed from disk, or int8.
 
     Raises:
         LociError: for a device that this machine does not have, or another dtype.
@@ -70,11 +72,12 @@ class Lifter:
         dtype: torch.dtype = torch.float32,
         keep: bool = False,
         calibration: ModelCalibration | None = None,
+        weights: Weights = "resident",
     ) -> None:
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise LociError(f"dtype: {dtype!r}, expected torch.float32 or torch.bfloat16")
         self.config, self.calibration = config, calibration or ModelCalibration()
-        self.loader = PartLoader(parts, _checked_device(device), dtype, keep)
+        self.loader = PartLoader(parts, _checked_device(device), dtype, keep, weights)
 
     @classmethod
     def from_pretrained(
@@ -83,6 +86,7 @@ class Lifter:
         device: str | torch.device = "cpu",
         dtype: torch.dtype | Literal["auto"] = torch.float32,
         keep: bool = False,
+        weights: Weights = "resident",
     ) -> Lifter:
         """Load a model.
 
@@ -93,6 +97,8 @@ class Lifter:
             dtype: to compute in. "auto" is bfloat16 for large models on CUDA devices that compute
                 in it natively, and float32 otherwise.
             keep: keep parts in memory between runs.
+            weights: where the blocks of the flows are: "resident" in memory, "streamed" from disk
+                with the same results, or "int8", with slightly other ones.
 
         Raises:
             LociError: when there is no such model or a part is missing. The tensors of a part are
@@ -109,14 +115,14 @@ class Lifter:
         if not (folder / LIFTER_NAME).is_file():
             released = ReleasedParts.find(folder)
         if released is not None:
-            return cls(LifterConfig(), released, device, dtype, keep, calibration)
+            return cls(LifterConfig(), released, device, dtype, keep, calibration, weights)
         config = load_config(folder / LIFTER_NAME, LifterConfig)
         if not config.decoders or not set(config.decoders) <= set(ALL_DECODERS):
             known = " or ".join(ALL_DECODERS)
             raise LociError(f"{folder / LIFTER_NAME}: decoders, expected {known}")
         parts = SavedParts(folder)
         parts.check(config.parts)
-        return cls(config, parts, device, dtype, keep, calibration)
+        return cls(config, parts, device, dtype, keep, calibration, weights)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a folder that `from_pretrained` reads, whole or not at all.

@@ -12,6 +12,7 @@ from torch import nn
 from loci.errors import LociError
 from loci.io.config_files import CONFIG_NAME
 from loci.io.weights import WEIGHTS_NAME, has_tensors
+from loci.nn.placement import Weights, placed
 from loci.objects.costs import StageCost, measured
 from loci.objects.models.condition import EmbedderFuser, FuserConfig, PointmapEmbedderConfig
 from loci.objects.models.dinov2 import DinoEmbedderConfig
@@ -39,6 +40,7 @@ PARTS = (
     GAUSSIAN_DECODER,
     MESH_DECODER,
 )
+FLOWS = (STRUCTURE_FLOW, LATENT_FLOW)
 DECODERS = (GAUSSIAN_DECODER, MESH_DECODER)
 """A model has at least one of them."""
 GAUSSIAN_DECODER_4 = "gaussian_decoder_4"
@@ -135,12 +137,14 @@ class PartLoader:
         device: where they compute.
         dtype: element type of the weights; float32 or bfloat16.
         keep: keep parts in memory for the next run.
+        weights: where the blocks of the two flows are, by far the largest parts.
     """
 
     parts: Parts
     device: torch.device
     dtype: torch.dtype = torch.float32
     keep: bool = False
+    weights: Weights = "resident"
     _loaded: dict[str, nn.Module] = field(default_factory=dict)
 
     @property
@@ -157,7 +161,8 @@ class PartLoader:
         with measured(name, self.device, costs):
             part = self._loaded.get(name)
             if part is None:
-                part = self.parts.load(name).to(self.device, self.dtype)
+                weights: Weights = self.weights if name in FLOWS else "resident"
+                part = placed(self.parts.load(name), self.device, self.dtype, weights)
             if self.keep:
                 self._loaded[name] = part
             yield cast(ModuleT, part)

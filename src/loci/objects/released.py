@@ -15,14 +15,14 @@ from torch import nn
 
 from loci.errors import LociError
 from loci.io.config_files import CONFIG_NAME, load_config, save_config
-from loci.io.files import check_space, replacing_folder
+from loci.io.files import check_space
+from loci.io.resumable import unfinished_folder
 from loci.io.weights import (
     WEIGHTS_NAME,
     has_tensors,
     infos_of,
     load_strict,
     read_tensors,
-    save_finite,
 )
 from loci.objects.config import LIFTER_NAME, LifterConfig
 from loci.objects.parts import (
@@ -102,16 +102,21 @@ class ReleasedParts:
     def has(self, name: str) -> bool:
         return _file(self.folder, PUBLISHED_FILES[name].stem) is not None
 
+    def path(self, name: str) -> Path:
+        """The file of a part. Raises LociError where there is none."""
+        stem = PUBLISHED_FILES[name].stem
+        path = _file(self.folder, stem)
+        if path is None:
+            raise LociError(f"{self.folder}: missing {stem}.ckpt, expected the {name}")
+        return path
+
     def load(self, name: str) -> nn.Module:
         """A part, in the element type of its file; tensors with other prefixes are ignored.
 
         Raises:
             LociError: naming every missing, unexpected or misshapen tensor.
         """
-        origin = PUBLISHED_FILES[name]
-        path = _file(self.folder, origin.stem)
-        if path is None:
-            raise LociError(f"{self.folder}: missing {origin.stem}.ckpt, expected the {name}")
+        origin, path = PUBLISHED_FILES[name], self.path(name)
         tensors = read_tensors(path, origin.prefix)
         if not tensors:
             tensors = read_tensors(path)  # another model's, or another file: the check names it
@@ -119,6 +124,21 @@ class ReleasedParts:
             part = self.configs.build(name)
         load_strict(part, tensors, f"{path} ({name})")
         return part.eval()
+
+
+def released_configs(folder: Path) -> PartConfigs | None:
+    """Sizes of the published parts, or of what `convert` made of them; None for another model.
+    Reads no weights. Raises LociError as `ReleasedParts.find`."""
+    if not (folder / LIFTER_NAME).is_file():
+        published = ReleasedParts.find(folder)
+        return None if published is None else published.configs
+    path = folder / STRUCTURE_FLOW / CONFIG_NAME
+    flows = {
+        name: load_config(folder / name / CONFIG_NAME, type(getattr(PartConfigs(), name)))
+        for name in (STRUCTURE_FLOW, LATENT_FLOW)
+        if path.is_file()
+    }
+    return PartConfigs(**flows) if flows else None
 
 
 def convert(
@@ -129,7 +149,8 @@ def convert(
     """Checks every published tensor, and writes a model folder, whole or not at all.
 
     Names, shapes and types are checked before anything is written; the numbers tensor by tensor
-    while they are written, so that memory holds one tensor at a time.
+    while they are written, so that memory holds one tensor at a time. Run again after it was
+    stopped or killed, it goes on with the files that were finished.
 
     Args:
         parts: the published checkpoints.
@@ -140,15 +161,16 @@ def convert(
         LociError: naming every tensor that does not fit, or when `out` exists.
     """
     optional = (GAUSSIAN_DECODER_4,) if parts.has(GAUSSIAN_DECODER_4) else ()
-    with replacing_folder(out) as draft:
+    with unfinished_folder(out) as unfinished:
+        draft = unfinished.folder
         loaded = {name: parts.load(name) for name in (*PARTS, *optional)}
         tensors = {name: part.state_dict() for name, part in loaded.items()}
         total = sum(info.bytes for some in tensors.values() for info in infos_of(some).values())
         check_space(out, total)
         for name, some in tensors.items():
             save_config(draft / name / CONFIG_NAME, getattr(parts.configs, name))
-            save_finite(
-                *(draft / name / WEIGHTS_NAME, some, f"{parts.folder} ({name})"),
+            unfinished.write(
+                *(Path(name, WEIGHTS_NAME), some, parts.path(name)),
                 lambda count: progress(count, total),
             )
         save_config(draft / LIFTER_NAME, LifterConfig())

@@ -17,6 +17,8 @@ from loci.nn.rotary import RotaryEmbedding
 from loci.world.partial_tokens import ExtendKeys
 
 PATCH = 2
+PIECE = 4096
+"""Tokens of each row that pass through a feed-forward layer at a time."""
 
 
 def to_tokens(latents: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b n p"]:
@@ -136,5 +138,12 @@ class Block(nn.Module):
     def _finish(self, x: Tensor, modulation: Modulation, text: KeysValues | None) -> Tensor:
         if text is not None:
             x = x + self.cross_attn.attend(self.cross_attn.queries(self.norm3(x)), text)
-        update = self.ffn(modulate(self.norm(x), modulation.shift2, modulation.scale2))
-        return gated_residual(x, update, modulation.gate2)
+        tokens = modulate(self.norm(x), modulation.shift2, modulation.scale2)
+        return gated_residual(x, self._feed_forward(tokens), modulation.gate2)
+
+    def _feed_forward(self, tokens: Tensor) -> Tensor:
+        """In pieces, where nothing is learned: the hidden layer of all tokens of a large chunk
+        would be the largest tensor of an evaluation."""
+        if torch.is_grad_enabled() or tokens.shape[1] <= PIECE:
+            return self.ffn(tokens)
+        return torch.cat([self.ffn(piece) for piece in tokens.split(PIECE, dim=1)], dim=1)

@@ -62,6 +62,23 @@ class ChunkContext(NamedTuple):
     target_offset: Float[Tensor, "b t d"]
     """Added to every token of a target frame: the embedding of its action, and of its pose."""
 
+    def row(self, index: int) -> "ChunkContext":
+        """The context of one row alone, without copies."""
+        rows = slice(index, index + 1)
+
+        def rotation(whole: RotaryEmbedding) -> RotaryEmbedding:
+            return RotaryEmbedding(*(x[rows] if x.ndim == 3 else x for x in whole))
+
+        def pair(whole: KeysValues | None) -> KeysValues | None:
+            return None if whole is None else KeysValues(*(x[rows] for x in whole))
+
+        layers = tuple(
+            BlockContext(layer.normed_memory[rows], pair(layer.memory), pair(layer.text))
+            for layer in self.layers
+        )
+        rotations = rotation(self.memory_rotation), rotation(self.target_rotation)
+        return ChunkContext(layers, *rotations, self.target_offset[rows])
+
 
 def stack_contexts(contexts: Sequence[ChunkContext]) -> ChunkContext:
     """The contexts of several walks' chunks as one, a row for each.

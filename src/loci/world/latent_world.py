@@ -1,10 +1,10 @@
 """Walks in latent space: memory, conditioning and sampling, chunk by chunk, without a codec."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -77,6 +77,12 @@ class LatentWorld:
         self.temporal_factor = temporal_factor
         self.calibration = calibration or ModelCalibration()
         self.preset, self.stats, self.verify = as_preset(None), Stats(), False
+        self.progress: Callable[[str, int, int], None] | None = None
+        """Called with (stage, step, steps) before every step: "prompt" and "picture" of a start,
+        "context", "steps", "frames" and "history" of each chunk."""
+        self.group: Any = None
+        """A `torch.distributed` group of two processes that walk together: each evaluates one of
+        the two prompts of guidance. None to evaluate both here."""
         _check_config(config, transformer, temporal_factor)
         encoder = transformer.memory_encoder
         published = partial(published_memory, encoder) if config.memory.released_windows else None
@@ -116,6 +122,11 @@ class LatentWorld:
     def device(self) -> torch.device:
         """Where the model computes."""
         return self.transformer.patch_embedding.weight.device
+
+    def report(self, stage: str, step: int, steps: int) -> None:
+        """Tells `progress`, if there is one, that a step of a stage begins."""
+        if self.progress is not None:
+            self.progress(stage, step, steps)
 
     @torch.no_grad()
     def start_from_latents(
@@ -198,16 +209,22 @@ class LatentWorld:
         known: Float[Tensor, "b n 3"] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The latents of the whole chunk, and the dead-reckoned poses of its frames."""
+        self.report("context", 0, 1)
         with self.stats.timed("context"):
             context, poses = self._context(state, ids, following, known)
+        on_step = partial(self.report, "steps")
         frames = self.config.chunk // self.temporal_factor + int(self.config.overlap)
         shape = (*state.local.shape[:2], frames, *state.local.shape[3:])
         noise = chunk_noise(state.seed, state.chunks, shape, self.device)
         if len(noise) > 1:
-            latents = sample_chunk(self.transformer, noise, context, self.config.sampling)
+            latents = sample_chunk(
+                self.transformer, noise, context, self.config.sampling, on_step=on_step
+            )
         else:
             run = self.config.sampling, self.preset, self.stats, self.verify
-            latents = sample_with_preset(self.transformer, noise, context, *run)
+            latents = sample_with_preset(
+                self.transformer, noise, context, *run, on_step, self.group
+            )
         return latents, poses
 
     def _context(

@@ -19,15 +19,16 @@ from torch import Tensor
 from loci.codecs.wan import WanCodec, WanCodecConfig
 from loci.errors import LociError
 from loci.io.config_files import CONFIG_NAME, load_config, save_config
-from loci.io.files import check_space, replacing_folder
+from loci.io.files import check_space
+from loci.io.resumable import unfinished_folder
 from loci.io.weights import (
     WEIGHTS_NAME,
     has_tensors,
     infos_of,
     load_strict,
     read_tensors,
-    save_finite,
 )
+from loci.nn.placement import Weights, placed
 from loci.world.config import WorldConfig
 from loci.world.text import TextEncoder, TextEncoderConfig, load_tokenizer
 from loci.world.transformer import TransformerConfig, WorldTransformer
@@ -135,6 +136,19 @@ class ReleasedFiles:
         return load_config(path, ReleasedSizes) if path.is_file() else ReleasedSizes()
 
 
+def released_sizes(source: Path) -> ReleasedSizes | None:
+    """Sizes of the networks of the published files, or of what `convert` made of them; None for
+    another model. Reads no weights. Raises LociError as `ReleasedFiles.find`."""
+    if source.is_dir() and (source / CONFIG_NAME).is_file():
+        if not load_config(source / CONFIG_NAME, WorldConfig).text:
+            return None
+        return ReleasedSizes(
+            load_config(source / TRANSFORMER / CONFIG_NAME, TransformerConfig),
+            load_config(source / CODEC / CONFIG_NAME, WanCodecConfig),
+        )
+    return ReleasedFiles.find(source).sizes
+
+
 def load_transformer(path: Path | str, config: TransformerConfig | None = None) -> WorldTransformer:
     """The published transformer, pickle or safetensors, in the element type it was saved in.
 
@@ -168,7 +182,7 @@ def load_text_encoder(
     with torch.device("meta"):
         encoder = TextEncoder(config, words)
     load_strict(encoder.network, renamed_text_encoder(read_tensors(path)), str(path))
-    return encoder.eval().requires_grad_(False)
+    return encoder.streamed()
 
 
 def renamed_codec(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -194,16 +208,22 @@ class ReleasedParts(NamedTuple):
 
 
 def load_released(
-    source: Path | str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    source: Path | str,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    weights: Weights = "resident",
 ) -> ReleasedParts:
     """The released world from its published files; the transformer computes in `dtype`, float32
-    unless given. Errors as in `load_transformer`."""
+    unless given, with blocks placed as `weights` says. Errors as in `load_transformer`."""
     files = ReleasedFiles.find(source)
     sizes = files.sizes
     return ReleasedParts(
-        load_transformer(files.transformer, sizes.transformer).to(device, dtype or torch.float32),
+        placed(
+            load_transformer(files.transformer, sizes.transformer),
+            *(device, dtype or torch.float32, weights),
+        ),
         load_codec(files.codec, sizes.codec).to(device, torch.float32),
-        # 11 GB, used once a walk: mapped, read when a prompt is encoded, and not on the device.
+        # 11 GB, used once a walk: mapped, read block by block when a prompt is encoded.
         load_text_encoder(files.text_encoder, files.tokenizer, sizes.text_encoder),
     )
 
@@ -214,7 +234,8 @@ def convert(
     """Checks every published tensor, and writes a model folder, all or nothing.
 
     Names, shapes and types are checked before anything is written; the numbers tensor by tensor
-    while they are written, so that memory holds one tensor at a time.
+    while they are written, so that memory holds one tensor at a time. Run again after it was
+    stopped or killed, it goes on with the files that were finished.
 
     Args:
         source: the folder of published checkpoints, or the transformer's file in it.
@@ -226,21 +247,22 @@ def convert(
     """
     files = ReleasedFiles.find(source)
     sizes = files.sizes
-    with replacing_folder(out) as draft:
+    with unfinished_folder(out) as unfinished:
+        draft = unfinished.folder
         transformer = load_transformer(files.transformer, sizes.transformer)
         codec = load_codec(files.codec, sizes.codec)
         text_encoder = load_text_encoder(files.text_encoder, files.tokenizer, sizes.text_encoder)
         words = text_encoder.tensors()
         parts = (
-            (files.transformer, draft / TRANSFORMER, transformer.state_dict()),
-            (files.codec, draft / CODEC, codec.state_dict()),
-            (files.text_encoder, draft / TEXT_ENCODER, words),
+            (files.transformer, TRANSFORMER, transformer.state_dict()),
+            (files.codec, CODEC, codec.state_dict()),
+            (files.text_encoder, TEXT_ENCODER, words),
         )
         total = sum(info.bytes for *_, tensors in parts for info in infos_of(tensors).values())
         check_space(out, total)
         for path, folder, tensors in parts:
-            save_finite(
-                *(folder / WEIGHTS_NAME, tensors, str(path)), lambda count: progress(count, total)
+            unfinished.write(
+                *(Path(folder, WEIGHTS_NAME), tensors, path), lambda count: progress(count, total)
             )
         save_config(draft / TRANSFORMER / CONFIG_NAME, sizes.transformer)
         save_config(draft / CODEC / CONFIG_NAME, sizes.codec)

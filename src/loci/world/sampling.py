@@ -1,6 +1,10 @@
 """Sampling the latents of one chunk, all tokens at a time or, with a token policy, some of them."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import torch
+import torch.distributed
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,6 +26,13 @@ from loci.world.config import SamplingConfig
 from loci.world.partial_tokens import CachedTokens, TokenView
 from loci.world.transformer import WorldTransformer
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+OnStep = Callable[[int, int], None]
+"""(step, steps), before each step."""
+LARGE_ROW = 8192
+"""Tokens from which on the rows of guidance are evaluated one after the other."""
 VIDEO = "video"
 """The only tensor of a chunk's sampling state: its tokens `[n, p]` (`to_tokens`)."""
 
@@ -32,21 +43,32 @@ def sample_chunk(
     context: ChunkContext,
     sampling: SamplingConfig,
     policy: StepPolicy | None = None,
+    on_step: OnStep | None = None,
+    group: "ProcessGroup | None" = None,
 ) -> Float[Tensor, "b c t h w"]:
     """Latents of a chunk from noise, with guidance if the context has a negative prompt.
 
-    A policy serves one chunk, of one walk: its state is `{"video": tokens [n, p]}`.
+    A policy serves one chunk, of one walk: its state is `{"video": tokens [n, p]}`. `on_step` is
+    called before each step with its number and that of all steps. With guidance and a `group` of
+    two processes, which all call this with the same arguments, each evaluates one of the prompts.
     """
+    timesteps = euler_timesteps(sampling.steps, sampling.shift, sampling.uniform)
+
+    def report(step: int, state: State) -> None:
+        if on_step is not None:
+            on_step(step, len(timesteps))
+
     if len(noise) > 1:  # several walks: neither guidance nor a policy
         state = sample(
             lambda now, timestep: {VIDEO: model.velocity(now[VIDEO], timestep, context)},
             {VIDEO: noise},
-            euler_timesteps(sampling.steps, sampling.shift, sampling.uniform),
+            timesteps,
+            on_step=report,
             order=sampling.order,
         )
         return state[VIDEO]
     cached = isinstance(policy, TokenPolicy) and policy.cached_context
-    flow = ChunkFlow(model, context, noise.shape, cached)
+    flow = ChunkFlow(model, context, noise.shape, cached, group)
 
     def with_guidance(velocity: Velocity) -> Velocity:
         negative = context.target_offset.shape[0] > 1
@@ -55,8 +77,9 @@ def sample_chunk(
     state = sample(
         with_guidance(flow.whole),
         {VIDEO: to_tokens(noise)[0]},
-        euler_timesteps(sampling.steps, sampling.shift, sampling.uniform),
+        timesteps,
         policy,
+        report,
         partial=lambda state, timestep, rows: with_guidance(flow.part(rows))(state, timestep),
         order=sampling.order,
     )
@@ -71,6 +94,8 @@ def sample_with_preset(
     preset: Preset,
     stats: Stats,
     verify: bool = False,
+    on_step: OnStep | None = None,
+    group: "ProcessGroup | None" = None,
 ) -> Float[Tensor, "1 c t h w"]:
     """`sample_chunk` with the approximations of a preset, counted under "chunks".
 
@@ -79,7 +104,7 @@ def sample_with_preset(
     shortened = sampling.shortened(preset.walk_step_share)
     with stats.timed("chunks") as stage:
         policy = stats.counted("chunks", preset.walk_policy())
-        latents = sample_chunk(model, noise, context, shortened, policy)
+        latents = sample_chunk(model, noise, context, shortened, policy, on_step, group)
         stage.exact_evaluations += sampling.steps - shortened.steps
     if verify:
         exact = sample_chunk(model, noise, context, sampling)
@@ -97,12 +122,27 @@ class ChunkFlow:
         shape: of the chunk's latents.
         cached: when some tokens are evaluated, the others stay in self-attention with their last
             keys and values. Otherwise they are absent.
+        group: as many processes as the context has rows, each of which evaluates one.
+
+    Raises:
+        ValueError: when there are more or fewer processes, or tokens are cached with a group.
     """
 
     def __init__(
-        self, model: WorldTransformer, context: ChunkContext, shape: torch.Size, cached: bool
+        self,
+        model: WorldTransformer,
+        context: ChunkContext,
+        shape: torch.Size,
+        cached: bool,
+        group: "ProcessGroup | None" = None,
     ) -> None:
-        self.model, self.context = model, context
+        copies = context.target_offset.shape[0]
+        if group is not None and (group.size() != copies or cached):
+            raise ValueError(
+                f"{group.size()} processes for {copies} rows: expected one for each, and a preset "
+                "that evaluates every token"
+            )
+        self.model, self.context, self.group = model, context, group
         self.shape = torch.Size((context.target_offset.shape[0], *shape[1:]))
         self.cache = CachedTokens() if cached else None
 
@@ -125,8 +165,29 @@ class ChunkFlow:
 
     def _tokens(self, state: State, timestep: Tensor, view: TokenView) -> Tensor:
         copies = self.shape[0]  # all tokens have the same timestep, so one for each copy will do
-        noisy = to_latents(state[VIDEO].unflatten(0, (copies, -1)), self.shape)
-        return self.model.token_velocity(noisy, timestep[:copies], self.context, view)
+        tokens = state[VIDEO].unflatten(0, (copies, -1))
+        noisy, timestep = to_latents(tokens, self.shape), timestep[:copies]
+        plain = copies > 1 and self.cache is None and view.rows is None
+        if plain and (self.group is not None or tokens.shape[1] > LARGE_ROW):
+            return self._row_by_row(noisy, timestep)
+        return self.model.token_velocity(noisy, timestep, self.context, view)
+
+    def _row_by_row(self, noisy: Tensor, timestep: Tensor) -> Tensor:
+        """Prompt and negative prompt one after the other, which takes half the memory and, with
+        that many tokens, no more time; or each in its process."""
+
+        def velocity(row: int) -> Tensor:
+            one = slice(row, row + 1)
+            context = self.context.row(row)
+            return self.model.token_velocity(noisy[one], timestep[one], context)
+
+        copies = len(noisy)
+        if self.group is None:
+            return torch.cat([velocity(row) for row in range(copies)])
+        own = velocity(self.group.rank()).contiguous()
+        rows = [torch.empty_like(own) for _ in range(copies)]
+        torch.distributed.all_gather(rows, own, group=self.group)
+        return torch.cat(rows)
 
 
 def chunk_noise(

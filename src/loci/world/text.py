@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from loci.errors import LociError, install_hint
-from loci.io.weights import WEIGHTS_NAME, read_tensors, save_tensors
+from loci.io.config_files import CONFIG_NAME
+from loci.io.weights import WEIGHTS_NAME, load_strict, read_tensors, save_tensors
+from loci.nn.streamed import stream_blocks
 from loci.world.conditioning import Prompt
 
 # What the released model is guided away from; data that results depend on, kept word for word.
@@ -75,7 +78,15 @@ class TextEncoder(nn.Module):
         )
         device = self.network.get_input_embeddings().weight.device
         ids, mask = tokens.input_ids.to(device), tokens.attention_mask.to(device)
-        return Prompt(self(ids, mask), mask)
+        words = max(1, int(mask.sum(dim=1).max()))  # padding changes nothing, and costs the same
+        states = self(ids[:, :words], mask[:, :words])
+        return Prompt(F.pad(states, (0, 0, 0, ids.shape[1] - words)), mask)
+
+    def streamed(self) -> TextEncoder:
+        """For inference, with blocks that are read from disk when they are needed."""
+        stack = self.network.encoder
+        stream_blocks(stack, "block", stack.final_layer_norm.weight.device)
+        return self.eval().requires_grad_(False)
 
     def encode_cached(self, prompts: list[str], folder: Path | str | None) -> Prompt:
         """`encode`, or what it gave before for these prompts and these weights, from a file.
@@ -130,25 +141,22 @@ class TextEncoder(nn.Module):
         """From a folder in the layout of transformers. The tokenizer may lie in the same folder
         or in another. Raises LociError on missing, unexpected or misshapen tensors."""
         transformers = _transformers()
-        network, report = _told(
-            lambda: transformers.UMT5EncoderModel.from_pretrained(
-                folder, local_files_only=True, output_loading_info=True
-            ),
+        if not (Path(folder) / CONFIG_NAME).is_file():
+            raise LociError(
+                f"{folder}: expected a UMT5 encoder in the layout of transformers, no {CONFIG_NAME}"
+            )
+        published = _told(
+            lambda: transformers.UMT5Config.from_pretrained(folder, local_files_only=True),
             f"{folder}: expected a UMT5 encoder in the layout of transformers",
         )
-        problems = {
-            kind: report.get(f"{kind}_keys")
-            for kind in ("missing", "unexpected", "mismatched")
-            if report.get(f"{kind}_keys")
-        }
-        if problems:
-            raise LociError(f"{folder}: weights do not fit the text encoder; {problems}")
-        encoder = cls.__new__(cls)
-        nn.Module.__init__(encoder)
-        encoder.network = network
-        encoder.config = _config_of(network.config)
-        encoder.tokenizer = load_tokenizer(tokenizer_folder or folder)
-        return encoder.eval().requires_grad_(False)
+        path = Path(folder) / WEIGHTS_NAME
+        tensors = read_tensors(path)
+        if "shared.weight" in tensors:
+            tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"]
+        with torch.device("meta"):
+            encoder = cls(_config_of(published), load_tokenizer(tokenizer_folder or folder))
+        load_strict(encoder.network, tensors, str(path))
+        return encoder.streamed()
 
 
 def cleaned(prompt: str) -> str:

@@ -1,5 +1,6 @@
 """The Infinite-World transformer (arXiv 2602.02393): velocity from history, actions and noise."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, cast
@@ -223,7 +224,7 @@ class WorldTransformer(nn.Module):
             out = out + self.detail(torch.cat([self.head.normed(x, time).to(x), tokens], dim=-1))
         if self.config.prediction == "velocity":
             return out
-        level = (timestep / TIMESTEPS).view(-1, 1, 1).clamp(min=1e-3)
+        level = (timestep / TIMESTEPS).view(-1, 1, 1).clamp(min=1e-3).to(out.device)
         return (view.select(to_tokens(noisy)).float() - out) / level
 
     def forward(
@@ -282,8 +283,8 @@ class WorldTransformer(nn.Module):
         return load_pretrained(cls, TransformerConfig, source)
 
     @property
-    def _layers(self) -> list[Block]:
-        return cast("list[Block]", list(self.blocks))
+    def _layers(self) -> Iterator[Block]:  # one at a time: they may be streamed
+        return cast("Iterator[Block]", iter(self.blocks))
 
     def _check(self, local: Tensor, prompt: Prompt | None, poses: ChunkPoses | None) -> None:
         height, width = local.shape[-2:]
@@ -366,7 +367,8 @@ class WorldTransformer(nn.Module):
     def _time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         if self.config.round_timestep:
             timestep = timestep.to(self.patch_embedding.weight.dtype).float()
-        waves = timestep_embedding(timestep, self.config.frequencies)
+        device = self.head.modulation.device
+        waves = timestep_embedding(timestep, self.config.frequencies).to(device)
         hidden = F.silu(_float_linear(self.time_embedding[0], waves))
         time = _float_linear(self.time_embedding[2], hidden)
         return time, _float_linear(self.time_projection[1], F.silu(time)).unflatten(-1, (6, -1))

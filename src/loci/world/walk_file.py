@@ -16,6 +16,7 @@ from torch import Tensor
 from loci.errors import LociError
 from loci.io.config_files import config_from_dict
 from loci.io.files import replacing
+from loci.nn.placement import fingerprint
 from loci.world.conditioning import Prompt
 from loci.world.world import WalkState, World
 
@@ -99,7 +100,7 @@ def _identity(world: World) -> dict[str, Any]:
         "world": asdict(world.config),
         "transformer": asdict(world.transformer.config),
         "codec": asdict(world.codec.config),
-        "weights": _fingerprint(world),
+        "weights": fingerprint(world.transformer),
     }
     return json.loads(json.dumps(parts))
 
@@ -122,7 +123,7 @@ def _differences(saved: Any, world: World) -> list[str]:
             found = replace(found, fov=config.fov)  # says what it was trained on, no more
         if found != config:
             differing.append(part)
-    if saved.get("weights") != _fingerprint(world):
+    if saved.get("weights") != fingerprint(world.transformer):
         differing.append("weights")
     return differing
 
@@ -134,14 +135,6 @@ def _digest(content: str, tensors: dict[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _fingerprint(world: World) -> str:
-    """Tells one training of the same configuration from another: a hash of a few weights, which
-    does not see the type they are kept in."""
-    few = [tensor.flatten()[:4] for tensor in world.transformer.state_dict().values()]
-    content = torch.cat([part.to("cpu", torch.bfloat16) for part in few]).float().numpy()
-    return hashlib.sha256(content.tobytes()).hexdigest()[:16]
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -22,6 +22,7 @@ from loci.io.files import replacing_folder
 from loci.io.frames import choose_bucket, load_picture, tensor_to_frames
 from loci.io.images import read_pixels
 from loci.io.models import pretrained_folder, shipped_folder
+from loci.nn.placement import Weights, placed
 from loci.world.conditioning import Prompt, stack_contexts
 from loci.world.config import WorldConfig
 from loci.world.latent_world import LatentWorld, WalkState, next_actions
@@ -68,6 +69,7 @@ class World(LatentWorld):
         source: str | Path,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
+        weights: Weights = "resident",
     ) -> "World":
         """A shipped model by name ("doom"), a model folder, the released files, or a hub id.
 
@@ -75,6 +77,8 @@ class World(LatentWorld):
             source: the model.
             device: where to compute.
             dtype: of the transformer's weights; float32 by default.
+            weights: where those of the transformer's blocks are: "resident" in memory, "streamed"
+                from disk with the same results, or "int8", with slightly other ones.
 
         Raises:
             LociError: when there is no such model or device, or a tensor is missing or misshapen.
@@ -82,15 +86,16 @@ class World(LatentWorld):
         device = _available(device)
         folder = shipped_folder(source, CONFIG_NAME) or Path(source)
         if folder.is_file() or (folder.is_dir() and not (folder / CONFIG_NAME).is_file()):
-            return cls(WorldConfig(), *load_released(folder, device, dtype))
+            return cls(WorldConfig(), *load_released(folder, device, dtype, weights))
         folder = pretrained_folder(folder)
         config = load_config(folder / CONFIG_NAME, WorldConfig)
         codec = codec_class(config.codec).from_pretrained(folder / "codec")
         transformer = WorldTransformer.from_pretrained(folder / "transformer")
-        transformer = transformer.to(device, dtype or torch.float32).requires_grad_(False)
+        transformer = placed(transformer, device, dtype or torch.float32, weights)
+        transformer.requires_grad_(False)
         text_encoder = None
         if config.text:
-            # 11 GB and needed once per walk: it stays on the CPU.
+            # 11 GB and needed once per walk: mapped, read block by block when a prompt is encoded.
             text_encoder = TextEncoder.from_pretrained(folder / "text_encoder")
         calibration = ModelCalibration.load_from(folder)
         codec = codec.to(device, torch.float32)
@@ -159,6 +164,7 @@ class World(LatentWorld):
         self, frame: Float[Tensor, "1 3 1 h w"], seed: int = 0, prompt: Prompt | None = None
     ) -> WalkState:
         """`start` with a frame in [-1, 1] and an encoded prompt."""
+        self.report("picture", 0, 1)
         latents, codec = self.codec.encode_stream(frame.to(self.device))
         return self.start_from_latents(latents, None, seed, prompt, codec)
 
@@ -312,6 +318,7 @@ class World(LatentWorld):
             if prompt is not None:
                 raise LociError("a prompt was given, but this model was trained without text")
             return None
+        self.report("prompt", 0, 1)
         prompts = [prompt or "", NEGATIVE_PROMPT]
         states, mask = self.text_encoder.encode_cached(prompts, self.prompt_cache)
         return Prompt(states.to(self.device), mask.to(self.device))
@@ -351,6 +358,7 @@ class SampledChunk:
         if self._whole is None:
             first = int(world.config.overlap)
             count = first + self.count // world.temporal_factor
+            world.report("frames", 0, 1)
             with world.stats.timed("frames"):
                 self._whole = world.codec.decode(self.latents[:, :, :count])[:, :, first:]
         return self._whole[:, :, start:stop]
@@ -365,6 +373,7 @@ class SampledChunk:
         """The walk after this chunk."""
         world = self.world
         video = self.video() if world.config.reencode else None
+        world.report("history", 0, 1)
         with world.stats.timed("history"):
             new, codec = world._drop_overlap(self.latents, self.count), None
             if video is not None:

@@ -73,7 +73,7 @@ class Run:
         return sum(stage.evaluations for stage in self.stats.stages.values())
 
 
-Structures = dict[tuple[Any, StructureSampling, int], tuple[State, StageStats]]
+Structures = dict[tuple[Any, StructureSampling, int | None], tuple[State, StageStats]]
 """Structures of one object with their statistics, by policy, settings and guidance interval."""
 
 

@@ -4,7 +4,7 @@ A Mixture-of-Transformers with two token streams, each with its own weights. Lay
 structure tokens, but not the other way round.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -290,8 +290,9 @@ class StructureFlow(nn.Module):
         return next(self.t_embedder.parameters())
 
     @property
-    def _blocks(self) -> list[TwoStreamBlock]:
-        return cast(list[TwoStreamBlock], list(self.blocks))
+    def _blocks(self) -> Iterator[TwoStreamBlock]:
+        """One at a time: they may be streamed from disk."""
+        return cast(Iterator[TwoStreamBlock], iter(self.blocks))
 
     def _mapping(self, name: str) -> LatentMapping:
         return cast(LatentMapping, self.latent_mapping[name])
