@@ -60,7 +60,7 @@ def test_a_command_shown_is_a_command_taken(line: str, called: list[str]) -> Non
 
 def test_a_wrong_command_would_be_seen(called: list[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["data", "objects", "--out", "there"])
+        cli.main(["data", "objects", "there"])
     assert called == []
 
 
