@@ -229,8 +229,6 @@ def test_exact_is_no_policy_at_all_to_the_last_bit(
 
     structure = alone(preset_sampler.sample_structure, 4)
     monkeypatch.setattr(preset_sampler, "sample_structure", structure)
-        preset_sampler, "sample_structure", alone(preset_sampler.sample_structure, 4)
-    )
     monkeypatch.setattr(preset_sampler, "sample_slat", alone(preset_sampler.sample_slat, 5))
     assert same(asset, lifter(PIXELS, INSIDE, seed=3))
 
