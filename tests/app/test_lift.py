@@ -323,7 +323,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
             "pointmap: depths [height, width], expected the field of view",
         ),
         "frame alone": (["p.png", *m, "--pointmap-frame", "opencv"], "given without --pointmap"),
-        "wide": (["p.png", *m, "--fov", "180"], "field of view: 180.0 degrees, expected"),
+        "wide": (["p.png", *m, "--fov", "180"], "--fov must be between 0 and 180 degrees, got 180"),
         "box outside": (["p.png", "--box", "0", "0", "99", "9"], "box 0 0 99 9: expected x0 < x1"),
         "point outside": (["p.png", "--point", "60", "0"], "point 60 0: expected inside"),
         "someone's folder": (["p.png", *m, "--out", "stranger"], "stranger: holds"),

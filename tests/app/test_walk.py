@@ -180,7 +180,7 @@ def test_a_walk_that_went_on_is_not_overwritten(command, folder: Path, capsys) -
         assert command("--resume", "a.loci", "--keys", "d*8", "--out", name) == 2
         said = capsys.readouterr().err
         assert f"--out: {name} " in said
-        assert "expected a new name" in said
+        assert "omit --out or choose a new name" in said
     # The other way has a video of its own now, which goes on in its turn.
     assert command("--resume", "b.loci", "--keys", "s*4") == 0
     assert shows(frames_of("walk-2.mp4"), straight(folder, "w*8 d*8 s*4"))

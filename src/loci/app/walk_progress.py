@@ -46,6 +46,8 @@ class WalkBar:
 
     def __exit__(self, *exception: object) -> None:
         self.world.progress = None
+        if self._shown:
+            self._bar.delay = 0.0  # else tqdm takes it for never shown, and ends no line
         self._bar.close()
 
     def show(self, stage: str, step: int, steps: int) -> None:

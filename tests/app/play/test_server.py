@@ -314,7 +314,7 @@ def test_downloaded_actions_walk_the_same_walk(tmp_path: Path) -> None:
         (tmp_path / "played.loci").write_bytes(client.get(f"{base}/walk.loci").content)
         (tmp_path / "actions.json").write_bytes(client.get(f"{base}/actions.json").content)
     words = ["walk", "picture.png", "--model", "model", "--actions", "actions.json"]
-    words += ["--out", "walk.mp4", "--save", "walked.loci", "--speed", "exact"]
+    words += ["--out", "walk.mp4", "--save", "walked.loci", "--speed", "exact", "--seed", "0"]
     paths = ("picture.png", "model", "actions.json", "walk.mp4", "walked.loci")
     assert main([str(tmp_path / word) if word in paths else word for word in words]) == 0
     played = load_walk(tmp_path / "played.loci", world)
