@@ -124,7 +124,7 @@ def test_flags_without_a_default_keep_their_help(capsys: pytest.CaptureFixture[s
         with pytest.raises(SystemExit):
             cli.main([*argv, "--help"])
     printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "--seed INT Seed of the noise, 0 if not given" in printed
+    assert "--seed INT Seed of the noise; if not given, one of the picture's own" in printed
     assert "--init-from PATH" in printed
     assert "A picture with transparency needs none. (repeatable)" in printed
     assert "optimiser steps to train for, instead of minutes. --" in printed

@@ -203,11 +203,11 @@ def test_the_second_gaussian_decoder_comes_along_if_it_is_there(
     assert all(torch.equal(found[name], tensor) for name, tensor in light.state_dict().items())
 
 
-def test_a_conversion_that_fails_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+def test_a_conversion_that_fails_leaves_no_model(folder: Path, tmp_path: Path) -> None:
     (folder / "slat_decoder_mesh.ckpt").write_bytes(b"")
     with pytest.raises(LociError, match="slat_decoder_mesh"):
         convert(small(folder), tmp_path / "new" / "model")
-    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "new" / "model").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "kept").touch()
     with pytest.raises(LociError, match="full: holds kept already, expected the name of a new"):
