@@ -20,10 +20,10 @@ from loci.objects.models.efficientnet import LiteFeatures
 from loci.train.backbone import load_lite_weights
 from loci.train.codec_losses import (
     PatchDiscriminator,
-    discriminator_loss,
     energy_loss,
     matching_loss,
     perceptual_loss,
+    train_discriminator,
 )
 from loci.train.run_directory import RunDirectory
 from loci.train.trainer import Step, Task, Trainer, TrainerConfig
@@ -183,7 +183,9 @@ class CodecTask(Task[FrameCodec]):
         if config.energy:
             loss = loss + config.energy * energy_loss(output, frames)
         if self.discriminator is not None:
-            losses["discriminator"] = self._train_discriminator(frames, output.detach())
+            losses["discriminator"] = train_discriminator(
+                self.discriminator, self.discriminator_optimizer, frames, output.detach()
+            )
             scores, maps = self.discriminator(output)
             with torch.no_grad():
                 true_maps = self.discriminator(frames)[1]
@@ -192,20 +194,6 @@ class CodecTask(Task[FrameCodec]):
             grown = min(1.0, max(0.0, step.number / config.warmup_steps - 1))
             loss = loss + grown * config.adversarial * adversarial
         return {"loss": loss, **losses}
-
-    def _train_discriminator(self, frames: Tensor, output: Tensor) -> Tensor:
-        """One step, on all processes the same; its loss."""
-        assert self.discriminator is not None
-        loss = discriminator_loss(self.discriminator(frames)[0], self.discriminator(output)[0])
-        self.discriminator_optimizer.zero_grad()
-        loss.backward()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            for parameter in self.discriminator.parameters():
-                assert parameter.grad is not None
-                torch.distributed.all_reduce(parameter.grad)
-                parameter.grad /= torch.distributed.get_world_size()
-        self.discriminator_optimizer.step()
-        return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
         if self.discriminator is None:

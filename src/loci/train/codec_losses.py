@@ -91,6 +91,25 @@ def discriminator_loss(true_scores: Tensor, false_scores: Tensor) -> Tensor:
     return F.relu(1 - true_scores).mean() + F.relu(1 + false_scores).mean()
 
 
+def train_discriminator(
+    discriminator: PatchDiscriminator,
+    optimizer: torch.optim.Optimizer,
+    truth: Float[Tensor, "b c h w"],
+    output: Float[Tensor, "b c h w"],
+) -> Tensor:
+    """One step, on all processes the same; its loss. `output` is detached by the caller."""
+    loss = discriminator_loss(discriminator(truth)[0], discriminator(output)[0])
+    optimizer.zero_grad()
+    loss.backward()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for parameter in discriminator.parameters():
+            assert parameter.grad is not None
+            torch.distributed.all_reduce(parameter.grad)
+            parameter.grad /= torch.distributed.get_world_size()
+    optimizer.step()
+    return loss.detach()
+
+
 def matching_loss(output_maps: list[Tensor], true_maps: list[Tensor]) -> Tensor:
     """Mean L1 distance of a discriminator's feature maps."""
     pairs = zip(output_maps, true_maps, strict=True)

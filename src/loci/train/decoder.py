@@ -28,11 +28,11 @@ from loci.train.backbone import load_lite_weights
 from loci.train.codec import psnr, to_float
 from loci.train.codec_losses import (
     PatchDiscriminator,
-    discriminator_loss,
     energy_loss,
     high_pass,
     matching_loss,
     perceptual_loss,
+    train_discriminator,
 )
 from loci.train.run_directory import RunDirectory
 from loci.train.trainer import Step, Task, Trainer, TrainerConfig
@@ -224,7 +224,12 @@ class DecoderTask(Task[LatentsToFrames]):
         loss = loss + config.perceptual * perceptual_loss(self.features, output, frames)
         loss = loss + config.energy * energy_loss(output, frames)
         losses = {"reconstruction": reconstruction.detach(), "temporal": temporal.detach()}
-        losses["discriminator"] = self._train_discriminator(frames, output.detach())
+        losses["discriminator"] = train_discriminator(
+            self.discriminator,
+            self.discriminator_optimizer,
+            paired(frames),
+            paired(output.detach()),
+        )
         scores, maps = self.discriminator(paired(output))
         with torch.no_grad():
             true_maps = self.discriminator(paired(frames))[1]
@@ -232,14 +237,6 @@ class DecoderTask(Task[LatentsToFrames]):
         # From the first step on it would learn from scores that mean nothing yet.
         grown = min(1.0, max(0.0, step.number / config.warmup_steps - 1))
         return {"loss": loss + grown * config.adversarial * adversarial, **losses}
-
-    def _train_discriminator(self, frames: Tensor, output: Tensor) -> Tensor:
-        scores = (self.discriminator(paired(images))[0] for images in (frames, output))
-        loss = discriminator_loss(*scores)
-        self.discriminator_optimizer.zero_grad()
-        loss.backward()
-        self.discriminator_optimizer.step()
-        return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
         optimizer = self.discriminator_optimizer.state_dict()
