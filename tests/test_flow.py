@@ -16,15 +16,15 @@ from loci.flow import (
     shifted,
 )
 
-RELEASED = (
+PUBLISHED = (
     "1000 994.93 989.54 983.80 977.68 971.13 964.12 956.58 948.46 939.68 930.17 919.83 908.54 "
     "896.17 882.55 867.50 850.75 832.02 810.93 787.00 759.63 727.99 691.03 647.26 594.62 530.10 "
     "449.19 344.71 204.62 6.958"
 )
 
 
-def test_the_released_grid() -> None:
-    expected = torch.tensor([float(t) for t in RELEASED.split()])
+def test_the_published_grid() -> None:
+    expected = torch.tensor([float(t) for t in PUBLISHED.split()])
     assert torch.allclose(euler_timesteps(30, 7.0), expected, atol=6e-3)
 
 
@@ -163,7 +163,7 @@ def test_timesteps_may_ascend_and_end_at_one(dtype: torch.dtype) -> None:
 def test_guidance_within_an_interval_saves_evaluations(
     steps: int, rescale: float, guided_steps: int
 ) -> None:
-    """The released runs take 44 and 38 evaluations for 25 steps."""
+    """The published runs take 44 and 38 evaluations for 25 steps."""
     calls = {"conditional": 0, "unconditional": 0}
 
     def evaluation(kind: str, value: float):

@@ -202,7 +202,8 @@ COMMANDS = {
         "loci.bench.calibrate:calibrate", "Calibrate error tolerances on a model."
     ),
     "bench speed-parts": Command(
-        "loci.bench.objects.profile:speed_parts", "Profile the parts of the released lifting model."
+        "loci.bench.objects.profile:speed_parts",
+        "Profile the parts of SAM 3D Objects.",
     ),
     "bench released": Command(
         "loci.bench.released:released",

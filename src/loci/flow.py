@@ -30,7 +30,7 @@ PartialVelocity = Callable[[State, Tensor, Rows], State]
 def euler_timesteps(steps: int, shift: float, uniform: bool = False) -> Float[Tensor, "steps"]:
     """Descending timesteps (1000..0) of a run with `steps` evaluations, shifted by `shift`.
 
-    As released with Infinite-World (arXiv 2602.02393) they are evenly spaced from 1000 to 1
+    As published with Infinite-World (arXiv 2602.02393) they are evenly spaced from 1000 to 1
     before the shift, so the last step covers a thousandth of the range. With `uniform` they end at
     1000 / steps and all steps are equally long before the shift, which is better for few steps.
     The run ends at 0, which is not listed.

@@ -8,7 +8,7 @@ import torch
 from loci.app.doctor import check_model, doctor
 from loci.data.random_checkpoint import write_random_checkpoint
 from loci.errors import LociError
-from loci.objects.released import ReleasedParts, convert
+from loci.objects.sam3d import Sam3dCheckpoint, convert
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_a_whole_model_is_listed_part_by_part(
 
 
 def test_a_converted_model_has_the_same_parts(lifter: Path, tmp_path: Path) -> None:
-    parts = ReleasedParts.find(lifter)
+    parts = Sam3dCheckpoint.find(lifter)
     assert parts is not None
     convert(parts, tmp_path / "out")
     published, converted = check_model(lifter), check_model(tmp_path / "out")

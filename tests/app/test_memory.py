@@ -37,7 +37,7 @@ def test_weights_are_streamed_where_they_do_not_fit() -> None:
     assert "streamed" in NEED.described("streamed")
 
 
-def test_the_released_models_fit_into_8_gb(tmp_path: Path) -> None:
+def test_the_published_models_fit_into_8_gb(tmp_path: Path) -> None:
     """Computed from their sizes; the layout of tiny files is all that is read."""
     write_random_checkpoint("infinite-world", tmp_path / "world")
     (tmp_path / "world" / "checkpoints" / "loci-sizes.json").unlink()

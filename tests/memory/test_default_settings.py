@@ -27,7 +27,7 @@ DEFAULTS = [
         MemoryConfig,
         {
             "merging": {"window": 8, "budget": 20, "recent": 0, "merge_by": "age", "keyframes": 0},
-            "released_windows": None,
+            "published_windows": None,
             "batch": 16,
             "attended_keyframes": 0,
         },

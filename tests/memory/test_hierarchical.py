@@ -215,7 +215,7 @@ def test_places_far_away_keep_their_precision() -> None:
 @pytest.mark.parametrize("length", [0, 5, 8, 16, 17, 90])
 def test_a_saved_state_goes_on_as_before(exact: WindowPlan | None, length: int) -> None:
     published = (lambda x: x[:, :WIDTH, ::4]) if exact else None
-    config = MemoryConfig(released_windows=exact)
+    config = MemoryConfig(published_windows=exact)
     memory = HierarchicalMemory(config, SmallCompressor(), published)
     latents, poses = history(length + 9)
     state = remember(memory, latents[:, :, :length], poses[:, :length], 6)
@@ -277,22 +277,22 @@ def test_what_does_not_continue_a_walk_is_refused() -> None:
         with pytest.raises(ValueError, match=match):
             memory.append(state, *bad)
     with pytest.raises(ValueError, match="published"):
-        HierarchicalMemory(MemoryConfig(released_windows=WindowPlan()), SmallCompressor())
+        HierarchicalMemory(MemoryConfig(published_windows=WindowPlan()), SmallCompressor())
 
 
 SMALL = HPMCConfig(in_channels=4, out_channels=4, hidden=24, heads=2, groups=4)
 
 
-def released() -> tuple[HPMCEncoder, HierarchicalMemory]:
+def published() -> tuple[HPMCEncoder, HierarchicalMemory]:
     torch.manual_seed(0)
     encoder = HPMCEncoder(SMALL).eval()
-    config = MemoryConfig(MergeConfig(window=64), released_windows=WindowPlan())
+    config = MemoryConfig(MergeConfig(window=64), published_windows=WindowPlan())
     return encoder, HierarchicalMemory(config, encoder, partial(published_memory, encoder))
 
 
 @torch.no_grad()
 def test_the_published_memory_holds_as_long_as_its_windows_touch() -> None:
-    encoder, memory = released()
+    encoder, memory = published()
     latents = torch.randn(1, 4, 341, 1, 1)
     state, done = memory.empty(), 0
     for length in (1, 21, 80, 81, 101, 301, 323, 324, 341):

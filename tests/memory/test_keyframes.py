@@ -182,7 +182,7 @@ def test_states_saved_under_former_names_are_read() -> None:
     tensors, metadata = memory.state_dict(state)
     former = {name.replace("keyframe_", "kept_"): tensor for name, tensor in tensors.items()}
     metadata["kept"] = metadata.pop("keyframes")
-    metadata["config"]["exact"] = metadata["config"].pop("released_windows")
+    metadata["config"]["exact"] = metadata["config"].pop("published_windows")
     merging = metadata["config"]["hierarchy"] = metadata["config"].pop("merging")
     merging["keepsakes"], merging["follow"] = merging.pop("keyframes"), merging.pop("merge_by")
     same(memory.tokens(memory.from_state_dict(former, metadata)), memory.tokens(state))

@@ -20,7 +20,7 @@ from loci.nn.rotary import apply_rotary, grid_rotary_embedding, split_pairs
 @pytest.mark.parametrize(
     ("pairs", "expected"), [(64, (22, 21, 21)), (16, (6, 5, 5)), (4, (2, 1, 1))]
 )
-def test_channel_pairs_are_split_as_released(pairs: int, expected: tuple[int, int, int]) -> None:
+def test_channel_pairs_are_split_as_published(pairs: int, expected: tuple[int, int, int]) -> None:
     assert split_pairs(pairs) == expected
 
 

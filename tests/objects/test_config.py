@@ -1,4 +1,4 @@
-"""The named object models: the released values, and a small model that fits together."""
+"""The named object models: the published values, and a small model that fits together."""
 
 import torch
 
@@ -11,7 +11,7 @@ def parameters(parts: PartConfigs) -> dict[str, int]:
         return {name: sum(p.numel() for p in parts.build(name).parameters()) for name in PARTS}
 
 
-def test_the_released_model_is_run_with_the_released_values() -> None:
+def test_the_published_model_is_run_with_the_published_values() -> None:
     run = sam3d_objects().lifter
     structure, latents = run.structure, run.latents
     assert (structure.steps, structure.rescale, structure.guidance) == (25, 3, 7)

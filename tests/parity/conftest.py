@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Fixture:
-    """A sidecar and its tensors: weights by released name, inputs and outputs by theirs."""
+    """A sidecar and its tensors: weights by published name, inputs and outputs by theirs."""
 
     name: str
     sidecar: dict

@@ -11,7 +11,7 @@ from loci.memory.hpmc import WindowPlan
 from loci.memory.schedule import MergeConfig
 from loci.world.conditioning import Prompt
 from loci.world.config import SamplingConfig, WorldConfig
-from loci.world.released import renamed_codec
+from loci.world.infinite_world import renamed_codec
 from loci.world.world import World
 from tests.parity.conftest import Fixture, relative_error
 from tests.parity.test_infinite_world import transformer
@@ -32,7 +32,7 @@ def rollout_world(fixture: Fixture) -> World:
         size=(height, width),
         chunk=s["chunk_frames"] - 1,
         sampling=SamplingConfig(s["steps"], s["shift"], guidance=s["guidance_scale"]),
-        memory=MemoryConfig(MergeConfig(window=64), released_windows=WindowPlan()),
+        memory=MemoryConfig(MergeConfig(window=64), published_windows=WindowPlan()),
     )
     return World(config, transformer(fixture, "dit/"), codec.eval())
 

@@ -120,7 +120,7 @@ def test_fuser(fixture: Fixture) -> None:
     embedders, sources = [], []
     for e in fixture.sidecar["config"]["embedders"]:
         if e["type"] == "pointmap":
-            # The sidecar does not give the heads: they are the released 16 there too.
+            # The sidecar does not give the heads: they are the published 16 there too.
             config = PointmapEmbedderConfig(e["input_size"], e["patch_size"], e["dim"])
             embedders.append(PointmapEmbedder(config))
         else:

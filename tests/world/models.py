@@ -17,7 +17,7 @@ from loci.world.transformer import TransformerConfig, WorldTransformer
 from loci.world.world import World
 
 
-def released_like(text_width: int | None = 24) -> TransformerConfig:
+def published_like(text_width: int | None = 24) -> TransformerConfig:
     """The published architecture, small."""
     return TransformerConfig(
         dim=60,

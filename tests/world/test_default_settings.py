@@ -39,7 +39,7 @@ DEFAULTS = [
                     "merge_by": "age",
                     "keyframes": 0,
                 },
-                "released_windows": {"direct_limit": 80, "window": 64, "windows": 5},
+                "published_windows": {"direct_limit": 80, "window": 64, "windows": 5},
                 "batch": 16,
                 "attended_keyframes": 0,
             },

@@ -11,15 +11,15 @@ from loci.world.block import to_latents, to_tokens
 from loci.world.config import SamplingConfig
 from loci.world.partial_tokens import CachedTokens
 from loci.world.sampling import VIDEO, ChunkFlow, sample_chunk
-from tests.world.models import pose_rotary_config, randomised, released_like
-from tests.world.test_transformer import noise_for, reckoned_inputs, released_inputs
+from tests.world.models import pose_rotary_config, published_like, randomised
+from tests.world.test_transformer import noise_for, published_inputs, reckoned_inputs
 
 SOME = torch.tensor([0, 3, 4, 9, 13])
 KINDS = pytest.mark.parametrize(
     ("config", "inputs", "frames"),
     [
-        (released_like(), released_inputs(), 5),
-        (replace(released_like(), memory_stream="fixed"), released_inputs(), 5),
+        (published_like(), published_inputs(), 5),
+        (replace(published_like(), memory_stream="fixed"), published_inputs(), 5),
         (pose_rotary_config(), reckoned_inputs(), 4),
     ],
     ids=["released", "released-fixed", "reckoned"],
@@ -112,7 +112,7 @@ class EveryToken(EvaluateAll):
 
 @pytest.mark.parametrize("guidance", [1, 2])
 def test_a_chunk_sampled_by_all_of_its_rows_is_the_chunk(guidance: int) -> None:
-    config, inputs = released_like(), released_inputs(batch=guidance)
+    config, inputs = published_like(), published_inputs(batch=guidance)
     model, noise = randomised(config), noise_for(inputs, 5)[:1]
     context, sampling = model.context(**inputs), SamplingConfig(steps=3)
     plain = sample_chunk(model, noise, context, sampling)

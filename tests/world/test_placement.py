@@ -1,4 +1,4 @@
-"""The released world with its weights in memory, streamed from disk, and in int8."""
+"""The published world with its weights in memory, streamed from disk, and in int8."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from loci.data.random_checkpoint import write_random_checkpoint
 from loci.nn.int8 import Int8Linear
 from loci.nn.placement import Weights, fingerprint
 from loci.nn.streamed import StreamedBlocks
-from loci.world.released import ReleasedFiles, load_text_encoder
+from loci.world.infinite_world import InfiniteWorldFiles, load_text_encoder
 from loci.world.walk_file import load_walk, save_walk
 from loci.world.world import World
 
@@ -61,7 +61,7 @@ def test_weights_may_be_anywhere(published: Path, tmp_path: Path) -> None:
 
 def test_a_prompt_is_encoded_without_its_padding(published: Path) -> None:
     """Words are the same as with it, and come block by block."""
-    files = ReleasedFiles.find(published)
+    files = InfiniteWorldFiles.find(published)
     sizes = files.sizes.text_encoder
     encoder = load_text_encoder(files.text_encoder, files.tokenizer, sizes)
     assert isinstance(encoder.network.encoder.block, StreamedBlocks)

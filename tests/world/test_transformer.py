@@ -13,12 +13,12 @@ from loci.memory.hpmc import published_memory
 from loci.world.conditioning import Actions, ChunkPoses, Prompt
 from loci.world.config import doom_transformer, infinite_world_transformer
 from loci.world.transformer import WorldTransformer
-from tests.world.models import pose_rotary_config, randomised, released_like
+from tests.world.models import pose_rotary_config, published_like, randomised
 
 MANIFEST = Path(__file__).parent / "infinite-world.manifest.json.gz"
 
 
-def released_inputs(batch: int = 2, frames: int = 5) -> dict:
+def published_inputs(batch: int = 2, frames: int = 5) -> dict:
     g = torch.Generator().manual_seed(1)
     return {
         "memory": torch.randn(batch, 16, 3, 4, 6, generator=g),
@@ -52,7 +52,7 @@ def noise_for(inputs: dict, frames: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(2))
 
 
-def test_names_and_shapes_equal_the_released_manifest() -> None:
+def test_names_and_shapes_equal_the_published_manifest() -> None:
     manifest = json.loads(gzip.decompress(MANIFEST.read_bytes()))["dit"]
     with torch.device("meta"):
         model = WorldTransformer(infinite_world_transformer())
@@ -66,8 +66,8 @@ def test_names_and_shapes_equal_the_released_manifest() -> None:
 @pytest.mark.parametrize(
     ("config", "inputs", "frames"),
     [
-        (released_like(), released_inputs(), 5),
-        (replace(released_like(), memory_stream="fixed"), released_inputs(), 5),
+        (published_like(), published_inputs(), 5),
+        (replace(published_like(), memory_stream="fixed"), published_inputs(), 5),
         (pose_rotary_config("fixed"), reckoned_inputs(), 4),
         (pose_rotary_config("evolving"), reckoned_inputs(), 4),
     ],
@@ -85,7 +85,7 @@ def test_a_context_made_once_serves_every_step_exactly(config, inputs, frames) -
 
 def test_each_sample_of_a_batch_has_its_own_actions_and_addresses() -> None:
     for config, inputs, frames in (
-        (released_like(), released_inputs(), 5),
+        (published_like(), published_inputs(), 5),
         (pose_rotary_config(), reckoned_inputs(), 4),
     ):
         model = randomised(config)
@@ -167,7 +167,7 @@ def test_an_empty_memory_is_legal() -> None:
 
 
 def test_wrong_conditions_are_named() -> None:
-    model, inputs = randomised(released_like()), released_inputs()
+    model, inputs = randomised(published_like()), published_inputs()
     odd = {**inputs, "local": torch.randn(2, 16, 1, 5, 6)}
     with pytest.raises(ValueError, match="even, got 5x6"):
         model.context(**odd)
@@ -177,28 +177,28 @@ def test_wrong_conditions_are_named() -> None:
         model.context(**inputs, poses=reckoned_inputs()["poses"])
     with pytest.raises(ValueError, match="4 noisy latents need as many action latents, got 5"):
         model.velocity(noise_for(inputs, 4), torch.zeros(2), model.context(**inputs))
-    textless = randomised(released_like(text_width=None))
+    textless = randomised(published_like(text_width=None))
     with pytest.raises(ValueError, match="trained without text"):
         textless.context(**inputs)
 
 
 def test_nothing_is_written_onto_the_module() -> None:
-    model, inputs = randomised(released_like()), released_inputs()
+    model, inputs = randomised(published_like()), published_inputs()
     before = {name: set(vars(module)) for name, module in model.named_modules()}
     model(noise_for(inputs, 5), torch.tensor([900.0, 200.0]), **inputs)
     assert before == {name: set(vars(module)) for name, module in model.named_modules()}
 
 
 def test_bfloat16_keeps_to_its_type_and_rounds_the_timestep_only_when_asked() -> None:
-    inputs = released_inputs()
+    inputs = published_inputs()
     noisy = noise_for(inputs, 5)
-    exact = randomised(replace(released_like(), round_timestep=False)).bfloat16()
-    rounded = randomised(released_like()).bfloat16()
+    exact = randomised(replace(published_like(), round_timestep=False)).bfloat16()
+    rounded = randomised(published_like()).bfloat16()
     rounded.load_state_dict(exact.state_dict())
     on_grid, off_grid = torch.full((2,), 984.0), torch.full((2,), 983.0)
     assert torch.equal(exact(noisy, on_grid, **inputs), rounded(noisy, off_grid, **inputs))
     assert not torch.equal(exact(noisy, off_grid, **inputs), rounded(noisy, off_grid, **inputs))
-    full = randomised(released_like())(noisy, on_grid, **inputs)
+    full = randomised(published_like())(noisy, on_grid, **inputs)
     low = exact(noisy, on_grid, **inputs)
     assert low.dtype == torch.float32
     assert (low - full).abs().max() < 0.1 * full.abs().max()
@@ -269,6 +269,6 @@ def test_the_shipped_configuration_is_small_and_takes_no_text() -> None:
 
 
 def test_history_of_one_latent_through_the_published_path() -> None:
-    model = randomised(released_like())
+    model = randomised(published_like())
     memory = published_memory(model.memory_encoder, torch.randn(1, 16, 1, 4, 6))
     assert memory.shape == (1, 16, 1, 4, 6)

@@ -16,11 +16,11 @@ sys.path.insert(0, sys.argv[2])
 torch.set_num_threads(1)
 from loci.world.config import SamplingConfig
 from loci.world.sampling import sample_chunk
-from tests.world.models import randomised, released_like
+from tests.world.models import randomised, published_like
 from tests.world.test_two_processes import chunk
 
 dist.init_process_group("gloo")
-model = randomised(released_like())
+model = randomised(published_like())
 noise, context = chunk(model)
 sampling, rows = SamplingConfig(steps=3, guidance=4.0), []
 velocity = model.token_velocity

@@ -21,7 +21,7 @@ from loci.world.config import WorldConfig
 from loci.world.sampling import chunk_noise
 from loci.world.walk_file import load_walk, save_walk
 from loci.world.world import World
-from tests.world.models import randomised, released_like, small_world, with_keyframes
+from tests.world.models import published_like, randomised, small_world, with_keyframes
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
 FORWARD_AND_LEFT = [(1, 0), (1, 0), (0, 3), (1, 3)]
@@ -212,14 +212,14 @@ def test_a_world_walks_in_bfloat16(tmp_path: Path) -> None:
     assert np.abs(ours.astype(int) - expected).mean() < 8
 
 
-def test_the_released_world_has_the_published_memory() -> None:
+def test_the_published_world_has_the_published_memory() -> None:
     """Exact while the published windows touch, without being asked for."""
-    world = World(WorldConfig(), randomised(released_like()), small_world().codec)
+    world = World(WorldConfig(), randomised(published_like()), small_world().codec)
     history = torch.randn(1, 16, 90, 2, 2)
     codes = world.memory.tokens(world.memory.append(world.memory.empty(), history))
     expected = published_memory(world.transformer.memory_encoder, history)
     assert torch.equal(codes.tokens, expected)
-    assert world.config.memory.released_limit == 323
+    assert world.config.memory.published_limit == 323
 
 
 def test_a_shipped_name_is_no_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +244,7 @@ def test_parts_that_do_not_fit_together_are_refused(changed: dict, said: str) ->
     with pytest.raises(LociError, match=said):
         World(replace(world.config, **changed), world.transformer, world.codec)
     with pytest.raises(LociError, match="set both or neither"):
-        World(WorldConfig(action_scale=ActionScale()), randomised(released_like()), world.codec)
+        World(WorldConfig(action_scale=ActionScale()), randomised(published_like()), world.codec)
 
 
 def test_a_walk_with_any_byte_changed_is_damaged(tmp_path: Path) -> None:

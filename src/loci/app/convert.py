@@ -32,8 +32,8 @@ def convert(
 
     from tqdm import tqdm
 
-    from loci.objects import released as objects
-    from loci.world import released as world
+    from loci.objects import sam3d as objects
+    from loci.world import infinite_world as world
 
     with tqdm(unit="B", unit_scale=True, unit_divisor=1000, delay=1e-3) as bar:
 
@@ -41,7 +41,7 @@ def convert(
             bar.total = total
             bar.update(count)
 
-        if (parts := objects.ReleasedParts.find(source)) is not None:
+        if (parts := objects.Sam3dCheckpoint.find(source)) is not None:
             objects.convert(parts, out, show)
         else:
             world.convert(source, out, show)

@@ -52,7 +52,7 @@ def choose_device(name: str) -> torch.device:
 
 def choose_dtype(name: Dtype, device: torch.device, model: Path) -> torch.dtype:
     """The element type of that name; `auto` is bfloat16 for large models on CUDA devices made for
-    it, as the released ones are run by their authors, and float32 otherwise."""
+    it, as the published ones are run by their authors, and float32 otherwise."""
     import torch
 
     if name == "int8":

@@ -112,17 +112,17 @@ def check_model(folder: Path) -> tuple[str, list[CheckedPart]]:
         LociError: when it holds none, or files are missing.
     """
     from loci.objects.config import LIFTER_NAME
-    from loci.objects.released import PUBLISHED_FILES, ReleasedParts
+    from loci.objects.sam3d import PUBLISHED_FILES, Sam3dCheckpoint
 
     if (folder / LIFTER_NAME).is_file():
         return "lifter", list(_saved_parts(folder))
     if (folder / CONFIG_NAME).is_file():
         return "world", list(_saved_parts(folder))
-    published = None if folder.is_file() else ReleasedParts.find(folder)
+    published = None if folder.is_file() else Sam3dCheckpoint.find(folder)
     if published is not None:
         names = [name for name in PUBLISHED_FILES if published.has(name)]
         return "lifter", [_checked(name, partial(published.load, name)) for name in names]
-    return "world", list(_released_world(folder))
+    return "world", list(_published_world(folder))
 
 
 def _saved_parts(folder: Path) -> Iterator[CheckedPart]:
@@ -144,10 +144,15 @@ def _saved_parts(folder: Path) -> Iterator[CheckedPart]:
             yield _checked(name, lambda inner=inner: read_infos(inner / WEIGHTS_NAME))
 
 
-def _released_world(folder: Path) -> Iterator[CheckedPart]:
-    from loci.world.released import ReleasedFiles, load_codec, load_text_encoder, load_transformer
+def _published_world(folder: Path) -> Iterator[CheckedPart]:
+    from loci.world.infinite_world import (
+        InfiniteWorldFiles,
+        load_codec,
+        load_text_encoder,
+        load_transformer,
+    )
 
-    files = ReleasedFiles.find(folder)
+    files = InfiniteWorldFiles.find(folder)
     sizes = files.sizes
     yield _checked("transformer", lambda: load_transformer(files.transformer, sizes.transformer))
     yield _checked("codec", lambda: load_codec(files.codec, sizes.codec))

@@ -119,7 +119,7 @@ ROWS = 2
 
 
 def walk_need(model: Path, dtype: torch.dtype, height: int, width: int) -> Need | None:
-    """What a walk with the released model needs; None for other models, which are small.
+    """What a walk with the published model needs; None for other models, which are small.
 
     Raises:
         LociError: when files of the model are missing or damaged.
@@ -127,10 +127,10 @@ def walk_need(model: Path, dtype: torch.dtype, height: int, width: int) -> Need 
     import torch
 
     from loci.codecs.wan import LARGEST_TILE, WanCodec
-    from loci.world.released import released_sizes
+    from loci.world.infinite_world import infinite_world_sizes
     from loci.world.transformer import WorldTransformer
 
-    sizes = released_sizes(model)
+    sizes = infinite_world_sizes(model)
     if sizes is None:
         return None
     config = sizes.transformer
@@ -153,7 +153,7 @@ LIFT_WORK = 1.9e9
 
 
 def lift_need(model: Path, dtype: torch.dtype) -> Need | None:
-    """What a lift with the released model needs, whose parts are loaded one at a time; None for
+    """What a lift with the published model needs, whose parts are loaded one at a time; None for
     other models, which are small.
 
     Raises:
@@ -162,9 +162,9 @@ def lift_need(model: Path, dtype: torch.dtype) -> Need | None:
     import torch
 
     from loci.objects.parts import FLOWS
-    from loci.objects.released import released_configs
+    from loci.objects.sam3d import sam3d_configs
 
-    configs = released_configs(model)
+    configs = sam3d_configs(model)
     if configs is None:
         return None
     with torch.device("meta"):

@@ -19,7 +19,7 @@ IMAGE_RADIUS = 38
 GRID_PART = 8
 """Grid frequencies from the resolution divided by this are high."""
 RESOLUTION = 64
-"""Resolution of the released voxel grid, to which counts of voxels refer."""
+"""Resolution of the published voxel grid, to which counts of voxels refer."""
 MARGIN = 2
 """Pixels of an image that are kept around the object."""
 
@@ -44,7 +44,7 @@ class Thresholds:
 class DecodingConfig:
     """How the decoding factor of an object is chosen, and how its voxels are merged.
 
-    `loci.caching.published.decoding` has the released and the paper's variants.
+    `loci.caching.published.decoding` has those of the released code and of the paper.
 
     Args:
         high: see `Thresholds`. None with `low` takes the model's own (`ModelCalibration`);

@@ -1,4 +1,4 @@
-"""The video autoencoder of the released model (Wan 2.1), as a stream.
+"""The video autoencoder of the published model (Wan 2.1), as a stream.
 
 The layers are those of diffusers, which keeps the state of causal convolutions on the module. Here
 it is passed in and returned, so that one instance serves many walks, a walk can be forked, and
@@ -46,7 +46,7 @@ LARGEST_TILE = 3200
 
 @dataclass(frozen=True)
 class WanCodecConfig:
-    """Sizes of the released autoencoder by default."""
+    """Sizes of the published autoencoder by default."""
 
     base_dim: int = 96
     latent_channels: int = 16

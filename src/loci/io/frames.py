@@ -33,7 +33,7 @@ ASPECT_RATIO_627_F64 = {
 
 
 def choose_bucket(height: int, width: int) -> tuple[int, int]:
-    """The released size (h, w) whose aspect ratio is closest to that of a picture."""
+    """The published size (h, w) whose aspect ratio is closest to that of a picture."""
     ratio = height / width
     return ASPECT_RATIO_627_F64[min(ASPECT_RATIO_627_F64, key=lambda key: abs(key - ratio))]
 

@@ -1,7 +1,7 @@
 """A memory of bounded size for a history of any length, around a compressor of windows.
 
 Complete windows are compressed once; when there are more spans than the budget, neighbours merge
-(`memory/schedule.py`). A short history can have the memory of the released model instead.
+(`memory/schedule.py`). A short history can have the memory of the published model instead.
 """
 
 from collections.abc import Callable
@@ -33,8 +33,8 @@ class MemoryConfig:
 
     Args:
         merging: how the history is divided into spans, and which of them merge.
-        released_windows: windows of the released model, whose memory is used as long as they cover
-            the history without gaps (323 latents with the released constants).
+        published_windows: those of the published model, whose memory is used while they cover
+            the history without gaps (323 latents with the published constants).
         batch: the most windows or groups in one call of the compressor, which bounds the peak
             memory when a long history is appended at once.
         attended_keyframes: the most keyframes that a chunk attends to, those with the views nearest
@@ -43,11 +43,12 @@ class MemoryConfig:
 
     FORMER_FIELDS: ClassVar[dict[str, str]] = {
         "hierarchy": "merging",
-        "exact": "released_windows",
+        "exact": "published_windows",
+        "released_windows": "published_windows",
     }
 
     merging: MergeConfig = field(default_factory=MergeConfig)
-    released_windows: WindowPlan | None = None
+    published_windows: WindowPlan | None = None
     batch: int = 16
     attended_keyframes: int = 0
 
@@ -65,9 +66,9 @@ class MemoryConfig:
         return self.merging.max_merged_spans + kept
 
     @property
-    def released_limit(self) -> int:
-        """The longest history that has the memory of the released model."""
-        return self.released_windows.contiguous_limit if self.released_windows else 0
+    def published_limit(self) -> int:
+        """The longest history that has the memory of the published model."""
+        return self.published_windows.contiguous_limit if self.published_windows else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,7 @@ class MemoryState:
 
     `tokens` and `poses` are those of `schedule.settled_spans`, the spans of complete windows;
     `tail` and `tail_poses` are the raw latents after them (the whole history while it is short
-    enough for the memory of the released model). Keyframes are optional.
+    enough for the memory of the published model). Keyframes are optional.
     """
 
     length: int
@@ -129,7 +130,7 @@ class HierarchicalMemory:
         config: how the memory is organised.
         compressor: compresses windows and merges spans.
         published: the memory `[b, d, k, h2, w2]` of a raw history `[b, c, t, h, w]` as in the
-            released model; needed exactly if `config.released_windows` is set.
+            published model; needed exactly if `config.published_windows` is set.
     """
 
     def __init__(
@@ -138,8 +139,8 @@ class HierarchicalMemory:
         compressor: Compressor,
         published: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        if (config.released_windows is None) != (published is None):
-            raise ValueError("released_windows and published go together, got only one of them")
+        if (config.published_windows is None) != (published is None):
+            raise ValueError("published_windows and published go together, got only one of them")
         self.config = config
         self.compressor = compressor
         self.published = published
@@ -164,7 +165,7 @@ class HierarchicalMemory:
             raise ValueError("a memory that merges by views or has keyframes needs all poses")
         tail, tail_poses = extend_history(state.tail, state.tail_poses, latents, poses)
         length = state.length + latents.shape[2]
-        if length <= self.config.released_limit:
+        if length <= self.config.published_limit:
             return MemoryState(length, state.schedule, tail=tail, tail_poses=tail_poses)
         views = _views(state, tail_poses) if self.config.merging.merge_by == "views" else None
         schedule, merges = state.schedule.extend(length - state.schedule.length, views)
@@ -209,11 +210,11 @@ class HierarchicalMemory:
         if state.tail is None:
             raise ValueError("an empty memory has no tokens: append at least one latent")
         if (
-            self.config.released_windows
+            self.config.published_windows
             and self.published
-            and state.length <= self.config.released_limit
+            and state.length <= self.config.published_limit
         ):
-            spans = published_spans(self.config.released_windows, state.length)
+            spans = published_spans(self.config.published_windows, state.length)
             poses = None if state.tail_poses is None else mean_poses(state.tail_poses, spans)
             return MemoryTokens(self.published(state.tail), poses, spans)
         cache = MemoryTokenCache(self.compressor, self.config.batch, state.settled)
@@ -272,7 +273,7 @@ class HierarchicalMemory:
     def _check(self, state: MemoryState) -> None:
         """Raise LociError unless the parts of a restored state fit together."""
         schedule, tensors = state.schedule, state.tensors
-        expected = 0 if state.length <= self.config.released_limit else state.length
+        expected = 0 if state.length <= self.config.published_limit else state.length
         if schedule.length != expected or not is_cover(schedule.spans, schedule.length):
             raise LociError(f"memory state: spans do not cover {state.length} latents")
         settled, rest = len(schedule.settled_spans), state.length - schedule.settled
@@ -316,7 +317,7 @@ def _views(state: MemoryState, tail_poses: Tensor | None) -> ViewIndex:
 
 
 def published_spans(plan: WindowPlan, length: int) -> tuple[Span, ...]:
-    """The span of each latent of the released model's memory; windows may overlap."""
+    """The span of each latent of the published model's memory; windows may overlap."""
     if length <= plan.direct_limit:
         return slot_spans(0, length)
     size = COMPRESSION * COMPRESSION

@@ -20,7 +20,7 @@ COMPRESSION = 4
 
 @dataclass(frozen=True)
 class HPMCConfig:
-    """Sizes of the temporal encoder. `HPMCConfig()` is the released model's."""
+    """Sizes of the temporal encoder. `HPMCConfig()` is the published model's."""
 
     in_channels: int = 16
     out_channels: int = 16
@@ -112,7 +112,7 @@ class HPMCEncoder(nn.Module):
     def encode(
         self, latents: Float[Tensor, "b c t h w"], poses: Float[Tensor, "b t 3"] | None = None
     ) -> Float[Tensor, "b d t4 h2 w2"]:
-        """Latents to memory tokens of level one; the released encoder does not use `poses`."""
+        """Latents to memory tokens of level one; the published encoder does not use `poses`."""
         return self(latents)
 
     def merge(
@@ -124,7 +124,7 @@ class HPMCEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """How the released model divides a history into windows.
+    """How the published model divides a history into windows.
 
     Up to `direct_limit` latents are compressed in one pass. Beyond, `windows` windows of `window`
     latents, spread evenly, are compressed, and the result is compressed once more.
@@ -141,16 +141,16 @@ class WindowPlan:
 
     @property
     def contiguous_limit(self) -> int:
-        """The longest history that the windows cover without gaps (323 as released)."""
+        """The longest history that the windows cover without gaps (323 as published)."""
         return self.windows * self.window + self.windows - 2
 
 
 def published_memory(
     encoder: HPMCEncoder, history: Float[Tensor, "b c t h w"], plan: WindowPlan | None = None
 ) -> Float[Tensor, "b c k h w"]:
-    """The memory of the released model: one pass, or windows and a second pass (`WindowPlan`).
+    """The memory of the published model: one pass, or windows and a second pass (`WindowPlan`).
 
-    At most 20 memory latents with the released constants. Beyond `WindowPlan.contiguous_limit`
+    At most 20 memory latents with the published constants. Beyond `WindowPlan.contiguous_limit`
     latents the windows leave gaps; `HierarchicalMemory` takes over there.
     """
     plan = plan or WindowPlan()

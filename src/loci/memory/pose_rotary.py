@@ -3,7 +3,7 @@
 Every token stands for a viewing direction from a position, as in a panorama. Its rotary angles
 come from the dead-reckoned heading minus the viewing angle of the token's column, and from the
 dead-reckoned displacement; the same pose is also added as an embedding. Poses are computed from
-the actions alone. The released Infinite-World model (arXiv 2602.02393) has rotary positions in
+the actions alone. The published Infinite-World model (arXiv 2602.02393) has rotary positions in
 time only; this is an extension.
 """
 
@@ -34,7 +34,7 @@ class PoseRotaryConfig:
             displacement.
         fov: horizontal field of view in degrees.
         time_only: sets every pose to zero, which leaves rotary positions in time, as in the
-            released model. For ablations.
+            published model. For ablations.
     """
 
     FORMER_FIELDS: ClassVar[dict[str, str]] = {"blind": "time_only"}

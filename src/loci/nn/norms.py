@@ -1,6 +1,6 @@
 """Normalisation, adaLN modulation, and parameter tables.
 
-Tables on the meta device, where released models are built before their weights are loaded, are
+Tables on the meta device, where published models are built before their weights are loaded, are
 left uninitialised: drawing or copying there imports torch's compiler, which takes seconds.
 """
 
@@ -41,7 +41,7 @@ class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last axis.
 
     The normalised value is cast back before it is multiplied by the weight, the order that the
-    released weights were trained with; in bfloat16 it affects the last bit.
+    published weights were trained with; in bfloat16 it affects the last bit.
     """
 
     def __init__(self, dim: int, eps: float = 1e-6) -> None:

@@ -22,7 +22,7 @@ from loci.objects.sampling import SlatSampling, StructureSampling
 
 @dataclass(frozen=True)
 class LifterConfig:
-    """How the parts are run. The defaults are those of SAM 3D Objects as released.
+    """How the parts are run. The defaults are those of SAM 3D Objects as published.
 
     Attributes:
         input_size: side in pixels to which pictures, masks and pointmaps are resized.
@@ -76,7 +76,7 @@ class LiftModelConfig(NamedTuple):
 
 
 def sam3d_objects() -> LiftModelConfig:
-    """SAM 3D Objects as released: 3.2 billion parameters, 25 steps in each stage."""
+    """SAM 3D Objects as published: 3.2 billion parameters, 25 steps in each stage."""
     return LiftModelConfig(PartConfigs(), LifterConfig())
 
 

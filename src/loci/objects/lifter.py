@@ -36,7 +36,7 @@ from loci.objects.inputs.pointmap import PointmapFrame
 from loci.objects.parts import ALL_DECODERS, PARTS, PartLoader, Parts, SavedParts, save_parts
 from loci.objects.pipeline import LiftPipeline, Progress
 from loci.objects.preset_sampler import PresetSampler
-from loci.objects.released import ReleasedParts
+from loci.objects.sam3d import Sam3dCheckpoint
 from loci.objects.scene import Scene
 
 SAVED = {*PARTS, *ALL_DECODERS, LIFTER_NAME, CALIBRATION_NAME}
@@ -111,11 +111,11 @@ class Lifter:
         if dtype == "auto":
             dtype = automatic_dtype(folder, device)
         calibration = ModelCalibration.load_from(folder)
-        released = None
+        published = None
         if not (folder / LIFTER_NAME).is_file():
-            released = ReleasedParts.find(folder)
-        if released is not None:
-            return cls(LifterConfig(), released, device, dtype, keep, calibration, weights)
+            published = Sam3dCheckpoint.find(folder)
+        if published is not None:
+            return cls(LifterConfig(), published, device, dtype, keep, calibration, weights)
         config = load_config(folder / LIFTER_NAME, LifterConfig)
         if not config.decoders or not set(config.decoders) <= set(ALL_DECODERS):
             known = " or ".join(ALL_DECODERS)

@@ -49,16 +49,16 @@ GAUSSIAN_DECODERS = (GAUSSIAN_DECODER, GAUSSIAN_DECODER_4)
 ALL_DECODERS = (*GAUSSIAN_DECODERS, MESH_DECODER)
 
 
-def _released_structure_fuser() -> FuserConfig:
+def _published_structure_fuser() -> FuserConfig:
     return FuserConfig(DinoEmbedderConfig(), pointmap=PointmapEmbedderConfig())
 
 
 @dataclass(frozen=True)
 class PartConfigs:
-    """Sizes of every part. The defaults are those of SAM 3D Objects as released; other models may
+    """Sizes of every part. The defaults are those of SAM 3D Objects as published; other models may
     lack `gaussian_decoder_4`."""
 
-    structure_fuser: FuserConfig = field(default_factory=_released_structure_fuser)
+    structure_fuser: FuserConfig = field(default_factory=_published_structure_fuser)
     structure_flow: StructureFlowConfig = field(default_factory=StructureFlowConfig)
     structure_decoder: StructureDecoderConfig = field(default_factory=StructureDecoderConfig)
     latent_fuser: FuserConfig = field(default_factory=FuserConfig)

@@ -112,7 +112,7 @@ class LiftPipeline:
         self.config, self.loader, self.requests = config, loader, requests
         self.runner, self.progress = runner or PresetSampler(), progress
         self.costs: list[StageCost] = []
-        # As released, the noise of stage 2 is drawn after that of stage 1.
+        # As published, the noise of stage 2 is drawn after that of stage 1.
         self._generators = [
             torch.Generator(loader.device).manual_seed(request.seed) for request in requests
         ]

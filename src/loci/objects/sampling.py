@@ -37,14 +37,14 @@ OnStep = Callable[[int, State], None]
 
 @dataclass(frozen=True)
 class StructureSampling:
-    """Stage 1. The defaults are the released run: 19 guided and 6 plain steps, 44 evaluations.
+    """Stage 1. The defaults are the published run: 19 guided and 6 plain steps, 44 evaluations.
 
     Attributes:
         steps: Euler steps.
         rescale: r of `loci.flow.rescaled_times`.
         guidance: w of `loci.flow.interval_guidance`.
         interval: timesteps (0..1000) that are guided, ends included.
-        shortcut: the network is told the step length, for few steps without guidance. As released
+        shortcut: the network is told the step length, for few steps without guidance. As published
             that is 1 / steps at every step, even where the steps are not equally long.
         temperature: factor of the initial noise; below 1 gives likelier shapes.
 
@@ -76,19 +76,19 @@ def sample_structure(
     on_step: OnStep | None = None,
     guide_every: int | None = 1,
 ) -> State:
-    """Stage 1: the structure and layout latents of an object, by released name.
+    """Stage 1: the structure and layout latents of an object, by published name.
 
     Args:
         flow: the structure flow.
         condition: tokens of the picture from the fuser; one row may serve all rows of the noise.
         noise: from `flow.noise`.
-        settings: the released run by default.
+        settings: the published run by default.
         policy: may propose a velocity instead of an evaluation; evaluates every step by default.
         on_step: called before each step with its index and the state.
         guide_every: as `every` of `interval_guidance`.
     """
     settings = settings or StructureSampling()
-    # In float64, so that step lengths equal the released ones exactly.
+    # In float64, so that step lengths equal the published ones exactly.
     times = rescaled_times(settings.steps, settings.rescale, torch.float64)
     step_length = TIMESTEPS / settings.steps if settings.shortcut else 0.0
     context = expand_context(flow.context(condition), len(next(iter(noise.values()))))
@@ -105,12 +105,12 @@ def sample_structure(
 
 @dataclass(frozen=True)
 class SlatSampling:
-    """Stage 2. The defaults are the released run: 13 guided and 12 plain steps, 38 evaluations.
+    """Stage 2. The defaults are the published run: 13 guided and 12 plain steps, 38 evaluations.
 
     Attributes:
         steps: Euler steps.
         rescale: r of `loci.flow.rescaled_times`.
-        guidance: w of `loci.flow.interval_guidance`; 0 is all that the released distilled mode
+        guidance: w of `loci.flow.interval_guidance`; 0 is all that the published distilled mode
             of stage 2 changes.
         interval: timesteps (0..1000) that are guided, ends included.
         statistics: of the latents, by which they are denormalised for the decoders.
@@ -161,7 +161,7 @@ def sample_slat(
         condition: tokens of the picture from the fuser, a row for every item.
         voxels: the structure from stage 1.
         noise: from `slat_noise`.
-        settings: the released run by default.
+        settings: the published run by default.
         policy: may propose a velocity instead of an evaluation, or select the voxels to evaluate;
             evaluates everything by default.
         on_step: called before each step with its index and the state `{"latents": ...}`.

@@ -19,7 +19,7 @@ from loci.objects.placement.pose import Pose
 
 SCENE_SPLATS, SCENE_MESH = "scene.ply", "scene.glb"
 MIN_GAUSSIAN_SIZE = 0.0009
-"""Smallest standard deviation of the released Gaussian decoder."""
+"""Smallest standard deviation of the published Gaussian decoder."""
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def stack_contexts(contexts: Sequence[ChunkContext]) -> ChunkContext:
 
 @dataclass(frozen=True)
 class ActionEncoderConfig:
-    """Sizes of the action encoder. `ActionEncoderConfig()` is the released model's."""
+    """Sizes of the action encoder. `ActionEncoderConfig()` is the published model's."""
 
     vocabulary: int = 10
     embedding: int = 256
@@ -139,7 +139,7 @@ class ActionEncoder(nn.Module):
         self.proj = nn.Linear(c.hidden, dim)
 
     def forward(self, move: Int[Tensor, "b n"], view: Int[Tensor, "b n"]) -> Float[Tensor, "b t d"]:
-        """Ids 0 to 9 per frame to one vector per latent; as released n -> ceil(ceil(n / 2) / 2).
+        """Ids 0 to 9 per frame to one vector per latent; as published n -> ceil(ceil(n / 2) / 2).
 
         Group norm spans the whole sequence, so that the actions of the whole chunk are needed.
 

@@ -1,4 +1,4 @@
-"""How a world is walked, and the named configurations: the released model and the small ones."""
+"""How a world is walked, and the named configurations: the published model and the small ones."""
 
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -15,12 +15,12 @@ from loci.world.transformer import TransformerConfig
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Sampling steps of a chunk. `SamplingConfig()` is the released model's.
+    """Sampling steps of a chunk. `SamplingConfig()` is the published model's.
 
     Args:
         steps: number of steps.
         shift: timestep shift; above 1, more steps are spent at high noise.
-        uniform: timesteps are evenly spaced before the shift, instead of as in the released code.
+        uniform: timesteps are evenly spaced before the shift, instead of as in the published code.
         guidance: classifier-free guidance scale; 1 for none.
         order: 1 for Euler steps, 2 for DPM-Solver++(2M) steps.
     """
@@ -38,8 +38,8 @@ class SamplingConfig:
         return replace(self, steps=max(1, round(share * self.steps)))
 
 
-def _released_memory() -> MemoryConfig:
-    """The memory of the released model as long as its windows cover the history without gaps,
+def _published_memory() -> MemoryConfig:
+    """The memory of the published model as long as its windows cover the history without gaps,
     then windows of the same size."""
     windows = WindowPlan()
     return MemoryConfig(MergeConfig(window=windows.window), windows)
@@ -47,10 +47,10 @@ def _released_memory() -> MemoryConfig:
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """How a world is walked. `WorldConfig()` is the released model's.
+    """How a world is walked. `WorldConfig()` is the published model's.
 
     Args:
-        size: height and width of the frames; None to choose the released size whose aspect ratio
+        size: height and width of the frames; None to choose the published size whose aspect ratio
             is nearest to the picture's.
         fps: frames per second of a walk.
         chunk: new frames per chunk.
@@ -86,11 +86,11 @@ class WorldConfig:
     action_scale: ActionScale | None = None
     fov: float | None = None
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    memory: MemoryConfig = field(default_factory=_released_memory)
+    memory: MemoryConfig = field(default_factory=_published_memory)
 
 
 def infinite_world_transformer() -> TransformerConfig:
-    """The released Infinite-World transformer: 1.45 billion parameters in 905 tensors."""
+    """The published Infinite-World transformer: 1.45 billion parameters in 905 tensors."""
     return TransformerConfig()
 
 

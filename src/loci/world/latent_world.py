@@ -85,7 +85,7 @@ class LatentWorld:
         the two prompts of guidance. None to evaluate both here."""
         _check_config(config, transformer, temporal_factor)
         encoder = transformer.memory_encoder
-        published = partial(published_memory, encoder) if config.memory.released_windows else None
+        published = partial(published_memory, encoder) if config.memory.published_windows else None
         self.memory = HierarchicalMemory(config.memory, encoder, published)
 
     def at_speed(

@@ -1,4 +1,4 @@
-"""Prompts to text states, with the UMT5 encoder of the released model."""
+"""Prompts to text states, with the UMT5 encoder of the published model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from loci.io.weights import WEIGHTS_NAME, load_strict, read_tensors, save_tensor
 from loci.nn.streamed import stream_blocks
 from loci.world.conditioning import Prompt
 
-# What the released model is guided away from; data that results depend on, kept word for word.
+# What the published model is guided away from; data that results depend on, kept word for word.
 NEGATIVE_PROMPT = (
     "many cars, crowds, Vivid hues, overexposed, static, blurry details, subtitles, style, work, "
     "artwork, image, still, overall grayish, worst quality, low quality, JPEG compression "

@@ -34,7 +34,7 @@ from loci.world.partial_tokens import TokenView
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes and options. `TransformerConfig()` is the released model's.
+    """Sizes and options. `TransformerConfig()` is the published model's.
 
     Args:
         text_width: width of the text states; None for a model without text.
@@ -43,7 +43,7 @@ class TransformerConfig:
             gets them as the compressor made them, so that keys and values are computed once per
             chunk.
         prediction: "data": the network predicts clean latents, from which the velocity follows.
-        round_timestep: round the timestep to the dtype of the weights, as the released code does;
+        round_timestep: round the timestep to the dtype of the weights, as the published code does;
             without effect in float32.
         detail: hidden width of a network beside the head that sees each token's own noisy latents,
             so that the blocks need not carry them; 0 for none.

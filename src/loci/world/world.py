@@ -25,8 +25,8 @@ from loci.io.models import pretrained_folder, shipped_folder
 from loci.nn.placement import Weights, placed
 from loci.world.conditioning import Prompt, stack_contexts
 from loci.world.config import WorldConfig
+from loci.world.infinite_world import load_infinite_world
 from loci.world.latent_world import LatentWorld, WalkState, next_actions
-from loci.world.released import load_released
 from loci.world.sampling import chunk_noise, sample_chunk
 from loci.world.text import NEGATIVE_PROMPT, TextEncoder
 from loci.world.transformer import WorldTransformer
@@ -71,7 +71,7 @@ class World(LatentWorld):
         dtype: torch.dtype | None = None,
         weights: Weights = "resident",
     ) -> "World":
-        """A shipped model by name ("doom"), a model folder, the released files, or a hub id.
+        """A shipped model by name ("doom"), a model folder, the published files, or a hub id.
 
         Args:
             source: the model.
@@ -86,7 +86,7 @@ class World(LatentWorld):
         device = _available(device)
         folder = shipped_folder(source, CONFIG_NAME) or Path(source)
         if folder.is_file() or (folder.is_dir() and not (folder / CONFIG_NAME).is_file()):
-            return cls(WorldConfig(), *load_released(folder, device, dtype, weights))
+            return cls(WorldConfig(), *load_infinite_world(folder, device, dtype, weights))
         folder = pretrained_folder(folder)
         config = load_config(folder / CONFIG_NAME, WorldConfig)
         codec = codec_class(config.codec).from_pretrained(folder / "codec")

@@ -48,7 +48,7 @@ def test_whole_runs_follow_from_shares(tmp_path: Path, seconds: dict[str, float]
     assert "speed-up" in printed
 
 
-def test_the_released_run_has_these_evaluations() -> None:
+def test_the_published_run_has_these_evaluations() -> None:
     from loci.flow import rescaled_times
 
     for name, settings in (("structure", StructureSampling()), ("latents", SlatSampling())):

@@ -58,7 +58,7 @@ def test_boxes_that_touch_come_apart(step: tuple[int, int, int]) -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.1, 0.5, 1.0]))
 def test_what_networks_make_is_closed(seed: int, share: float) -> None:
-    """Also where the surface runs into the grid's border, as the released decoder's does."""
+    """Also where the surface runs into the grid's border, as the published decoder's does."""
     mesh = closed_mesh(features_to_mesh(*active(seed, share), SIDE))
     assert is_closed(mesh)
     solid = as_trimesh(mesh)

@@ -121,7 +121,7 @@ def test_a_closed_ball_has_no_inside() -> None:
     torch.testing.assert_close(radii * RESOLUTION, torch.full_like(radii, RADIUS), atol=0.2, rtol=0)
 
 
-def test_as_released_it_has_one() -> None:
+def test_as_published_it_has_one() -> None:
     feats, coords = solid_ball()
     radii = features_to_mesh(feats, coords, RESOLUTION).vertices.norm(dim=1) * RESOLUTION
     assert radii.min() < RADIUS - 1

@@ -46,7 +46,7 @@ def fuser() -> EmbedderFuser:
     return fuser.eval()
 
 
-def test_token_counts_of_the_released_model() -> None:
+def test_token_counts_of_the_published_model() -> None:
     with torch.device("meta"):
         first = structure_fuser()
         second = EmbedderFuser.from_config(FuserConfig(DinoEmbedderConfig(tokens="prenorm")))

@@ -83,15 +83,15 @@ def test_preserved_latents_are_denormalised_with_the_pipelines_numbers() -> None
     assert torch.allclose(statistics.normalise(statistics.denormalise(latents)), latents, atol=1e-5)
 
 
-def test_the_released_run_takes_thirty_eight_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_published_run_takes_thirty_eight_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
     flow, voxels = small_flow(), Voxels(torch.tensor([[0, 1, 2, 3], [0, 1, 2, 4]]))
     asked = {"conditional": 0, "unconditional": 0}
-    released = flow.velocity
+    published = flow.velocity
 
     def counted(latents, time, voxels, context):
         asked["unconditional" if context is None else "conditional"] += 1
         assert time.shape == (1,)
-        return released(latents, time, voxels, context)
+        return published(latents, time, voxels, context)
 
     monkeypatch.setattr(flow, "velocity", counted)
     sample_slat(flow, torch.randn(1, 5, 12), voxels, slat_noise(flow, voxels))

@@ -56,7 +56,7 @@ def test_half_turns_have_a_quaternion() -> None:
 
 
 def test_trap_the_pose_turns_row_vectors() -> None:
-    """A quarter turn about z takes x to y for columns; released poses multiply rows: x to -y."""
+    """A quarter turn about z takes x to y for columns; published poses multiply rows: x to -y."""
     half = 0.5**0.5
     pose = Pose(
         torch.tensor([[half, 0, 0, half]]), torch.tensor([[1.0, 2, 3]]), torch.full((1, 3), 2.0)

@@ -64,7 +64,7 @@ def test_a_coarse_object_has_half_the_size_around_the_same_middle() -> None:
 
 @pytest.mark.parametrize("height", [0, 5, 63])
 def test_fix_a_flat_object_is_coarsened_in_its_plane(height: int) -> None:
-    """The released code divides by the extent, which is zero on the flat axis."""
+    """The published code divides by the extent, which is zero on the flat axis."""
     plate = box(torch.arange(8), torch.tensor([height]), torch.arange(8))
     coarse, _ = downsample_voxels(plate, 20)
     assert len(coarse) == 16
@@ -81,5 +81,5 @@ def test_what_is_still_too_much_is_a_reproducible_subset() -> None:
     assert {tuple(r) for r in first.tolist()} <= {tuple(r) for r in whole.tolist()}
 
 
-def test_the_limit_is_the_released_one() -> None:
+def test_the_limit_is_the_published_one() -> None:
     assert VOXEL_LIMIT == 42000

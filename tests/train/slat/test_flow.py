@@ -62,7 +62,7 @@ TINY = SlatFlowTraining(
     checkpoint_seconds=0,
 )
 UNUSED = ("mask_token", "backbone.norm")
-"""Weights of the released embedder that stage 2 does not read."""
+"""Weights of the published embedder that stage 2 does not read."""
 
 
 @pytest.fixture(scope="module")

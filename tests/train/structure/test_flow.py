@@ -60,7 +60,7 @@ TINY = StructureTraining(
     evaluate_seconds=1e9,
     checkpoint_seconds=0,
 )
-# Parts of the released networks that take no part in what is trained here: DINO's own mask token,
+# Parts of the published networks that take no part in what is trained here: DINO's own mask token,
 # and the third group, which no input belongs to.
 UNUSED = ("mask_token", "idx_emb")
 

@@ -19,7 +19,7 @@ from loci.train.world.recorded import (
     with_fov,
 )
 from loci.world.config import WorldConfig, doom_world
-from tests.world.models import pose_rotary_config, released_like
+from tests.world.models import pose_rotary_config, published_like
 
 
 def film(actions: list[tuple[int, int]], size: tuple[int, int] = (32, 64)) -> Recordings:
@@ -59,7 +59,7 @@ def test_the_camera_changes_the_addresses_and_nothing_else() -> None:
     back = replace(other.pose_rotary, fov=model.pose_rotary.fov)
     assert replace(other, pose_rotary=back) == model
     assert with_fov(model, None) == model
-    assert with_fov(released_like(), 39.4) == released_like()
+    assert with_fov(published_like(), 39.4) == published_like()
 
 
 def test_frames_that_do_not_divide_into_tokens_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""`loci bench speed-parts`: seconds of the released model's parts, and of whole runs."""
+"""`loci bench speed-parts`: seconds of the published model's parts, and of whole runs."""
 
 from __future__ import annotations
 
@@ -103,9 +103,9 @@ def _disc(run: LifterConfig) -> LiftRequest:
 
 
 GUIDED = {"structure": (25, 19), "latents": (25, 13)}
-"""Evaluations in a run with the released settings, conditional and unconditional."""
+"""Evaluations in a run with the published settings, conditional and unconditional."""
 NOTES = (
-    "measured: median seconds of each part at the released size with random weights, after one "
+    "measured: median seconds of each part at the published size with random weights, after one "
     "untimed call; the mesh without extracting its surface",
     "estimated: whole runs, from these seconds and the shares of evaluations, tokens and voxels "
     "that each method took with another model; an evaluation of some tokens is taken to cost "
@@ -122,7 +122,7 @@ def speed_parts(
     repeats: int = 3,
     device: str = "cpu",
 ) -> None:
-    """Time the parts of the released model, and estimate whole runs from that.
+    """Time the parts of the published model, and estimate whole runs from that.
 
     Args:
         json: where to write the results.

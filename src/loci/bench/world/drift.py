@@ -29,7 +29,7 @@ Frames = UInt8[np.ndarray, "n h w 3"]
 FeatureRows = Float[np.ndarray, "n d"]
 START_PICTURE = SHIPPED / "doom" / "example.png"
 """Where `loci walk` starts by default."""
-RELEASED_SIZE = (448, 896)
+PUBLISHED_SIZE = (448, 896)
 """Height and width of the frames of a world that follows its picture."""
 WINDOW = 512
 """Frames at the start and at the end of a long walk that are compared; fewer in a short one."""
@@ -180,7 +180,7 @@ def long_walk(
 
 def start_pictures(world: World, count: int, seed: int) -> list[UInt8[np.ndarray, "h w 3"]]:
     """The default start picture, then first frames of held-out maps."""
-    first = fit(read_pixels(START_PICTURE), world.size or RELEASED_SIZE)
+    first = fit(read_pixels(START_PICTURE), world.size or PUBLISHED_SIZE)
     still = np.zeros((0, 2), np.int64)
     maps = held_out_maps(count - 1, seed)
     return [first, *(film_for(world, map_seed, still)[0][0] for map_seed in maps)]

@@ -1,4 +1,4 @@
-"""`loci bench horizon`: seconds and bytes per chunk as a walk grows, beside the released loop."""
+"""`loci bench horizon`: seconds and bytes per chunk as a walk grows, beside the published loop."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _SCRIPT = runs([(0, 3, 48), (1, 0, 24), (0, 4, 24), (3, 0, 16), (4, 0, 16), (2, 
 
 
 def horizon(json: Path, chunks: int = 200, model: str = "doom") -> None:
-    """Measure the cost per chunk as a walk grows, beside the released loop with the same weights.
+    """Measure the cost per chunk as a walk grows, beside the published loop with the same weights.
 
     Args:
         json: where to write the results.
@@ -67,11 +67,11 @@ class ChunkCost:
         seconds: to make it.
         first_frame_seconds: the wait for its first frame; for the first chunk from the picture on.
         state_bytes: of the walk's state after it.
-        published_seconds: the same with the released loop.
+        published_seconds: the same with the published loop.
         published_encoding_seconds: of which encoding the history.
         published_state_bytes: of all frames.
         difference: the largest absolute difference between both results: of latents, or of frames
-            in [-1, 1] for a world whose history is encoded from frames. None where the released
+            in [-1, 1] for a world whose history is encoded from frames. None where the published
             loop compresses another history.
     """
 
@@ -128,7 +128,7 @@ def _cost(
     )
     start = _timed(lambda: world.start(picture(world))) if n == 1 else 0.0
     published = [published_chunk(world, state, before, actions) for _ in range(_REPEATS)]
-    most = world.config.memory.released_limit if world.memory.published else MAX_COMPRESSED
+    most = world.config.memory.published_limit if world.memory.published else MAX_COMPRESSED
     comparable = before.latents.shape[2] <= most
     return ChunkCost(
         chunk=n,
@@ -205,7 +205,7 @@ _RATIOS = (
 
 
 def ratios(costs: list[ChunkCost]) -> dict[str, float | None]:
-    """The last chunk over the 8th, and the released loop over ours at the 8th."""
+    """The last chunk over the 8th, and the published loop over ours at the 8th."""
     at = {cost.chunk: cost for cost in costs}
     if BASE not in at:
         return dict.fromkeys(_RATIOS)
@@ -236,7 +236,7 @@ def notes(world: World) -> list[str]:
     if world.memory.published is None:
         lines.append(
             "the published loop has this world's memory, built from at most the newest "
-            f"{MAX_COMPRESSED} latents, as many as the released windows read; differences are "
+            f"{MAX_COMPRESSED} latents, as many as the published windows read; differences are "
             "taken while that is the whole history"
         )
     return lines

@@ -1,6 +1,6 @@
-"""A chunk as the released loop makes it, with nothing cached between evaluations.
+"""A chunk as the published loop makes it, with nothing cached between evaluations.
 
-The released Infinite-World encodes all frames again before each chunk, and compresses the memory
+The published Infinite-World encodes all frames again before each chunk, and compresses the memory
 again in every evaluation of the transformer, for both branches of the guidance.
 """
 
@@ -26,7 +26,7 @@ from loci.world.world import World
 
 _PLAN = WindowPlan()
 MAX_COMPRESSED = _PLAN.windows * _PLAN.window + _PLAN.windows * _PLAN.window // COMPRESSION
-"""The latents that the released windows and their second pass read, however long the history. A
+"""The latents that the published windows and their second pass read, however long the history. A
 world with a memory of its own compresses as many in every evaluation here."""
 
 

@@ -35,7 +35,7 @@ def with_memory(world: World, memory: Memory) -> World:
 
 
 def takes_raw_latents(world: World) -> bool:
-    """Whether the transformer reads latents and memory tokens alike, as the released one does."""
+    """Whether the transformer reads latents and memory tokens alike, as the published one does."""
     config = world.transformer.config
     return (
         config.pose_rotary is None and config.memory_encoder.out_channels == config.latent_channels
@@ -46,7 +46,7 @@ def fewer_keyframes(config: MemoryConfig) -> MemoryConfig | None:
     """A memory of as many tokens as `config` attends to, with all but 8 of them keyframes and all
     attended to; None where `config` is that itself, or cannot have any."""
     budget, merging = config.attended, config.merging
-    fits = merging.window == 8 and budget > MERGED and config.released_windows is None
+    fits = merging.window == 8 and budget > MERGED and config.published_windows is None
     sharp = replace(merging, budget=budget, keyframes=budget - MERGED)
     if not fits or sharp == merging:
         return None

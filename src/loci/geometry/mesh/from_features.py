@@ -41,7 +41,7 @@ def features_to_mesh(
         coords: active voxels, distinct, in [0, resolution).
         resolution: voxels along the grid's side, R.
         closed: whether corners that no active voxel touches take the sign of their neighbours, and
-            the surface may leave the grid by one voxel: it has no border then. In the released
+            the surface may leave the grid by one voxel: it has no border then. In the published
             model they are outside, so a solid object has a second, inner surface.
     """
     sdf, deform, weights, colors = feats.float().split(list(CHANNELS.values()), dim=1)

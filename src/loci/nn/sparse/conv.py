@@ -15,7 +15,7 @@ count, which takes ten times as long as the product."""
 
 
 class KernelWeight(nn.Module):
-    """Weight `[out, k, k, k, in]` and bias `[out]`, the layout of the released weights."""
+    """Weight `[out, k, k, k, in]` and bias `[out]`, the layout of the published weights."""
 
     def __init__(self, in_channels: int, out_channels: int, size: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ def _padded(rows: Float[Tensor, "n c"]) -> Float[Tensor, "m c"]:
 
 
 class SparseConv1(nn.Module):
-    """The 1x1x1 sparse convolution of the released mesh decoder.
+    """The 1x1x1 sparse convolution of the published mesh decoder.
 
     Its weight is stored as `[out, 1, 1, 1, in]`, but the library that it was trained with reads
     the same memory as a row-major `[in, out]` matrix. This layer does the same.

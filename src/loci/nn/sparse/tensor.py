@@ -226,7 +226,7 @@ def _keys(coords: Int[Tensor, "m 4"], within: Tensor) -> Int[Tensor, "m"]:
 def downsample(feats: Float[Tensor, "n c"], voxels: Voxels) -> Float[Tensor, "m c"]:
     """Features of the parents: the sum of the children over their number plus one.
 
-    The released weights were trained with this mean, which counts its zero start as a child.
+    The published weights were trained with this mean, which counts its zero start as a child.
     """
     coarse = voxels.coarser
     total = feats.new_zeros(len(coarse.voxels), feats.shape[1], dtype=torch.float32)

@@ -74,7 +74,7 @@ def normaliser(pointmap: Float[Tensor, "3 h w"], mask: Float[Tensor, "1 h' w'"])
     if not masked.isfinite().all(dim=0).any():
         return Normaliser(pointmap.new_ones(3), pointmap.new_zeros(3))
     shift = masked.nanmedian(dim=1).values
-    # As in the released code, the maximum is NaN where any axis is.
+    # As in the published code, the maximum is NaN where any axis is.
     scale = (points - shift[:, None]).abs().amax(dim=0).nanmedian()
     return Normaliser(scale.expand(3).clone(), shift)
 

@@ -20,7 +20,7 @@ class StructureInputs(NamedTuple):
     """The inputs of both stages (pointmaps: of stage 1), and the normaliser of the pose.
 
     `tensors` holds image, rgb_image `[1, 3, s, s]`, mask, rgb_image_mask `[1, 1, s, s]` in [0, 1]
-    and, if there is a pointmap, pointmap, rgb_pointmap `[1, 3, s, s]`. Under their released names,
+    and, if there is a pointmap, pointmap, rgb_pointmap `[1, 3, s, s]`. Under their published names,
     those with rgb_ are the full frame and the others the crop.
     """
 
@@ -84,7 +84,7 @@ def structure_inputs(
     units = normaliser(pointmap, mask)
     points = _at_size(units.apply(pointmap), rgb.shape[-2], rgb.shape[-1])
     crop = _cropped(points, crop_box(mask))
-    # As released, the crop is filled with 0 outside the picture, a valid point at the object's
+    # As published, the crop is filled with 0 outside the picture, a valid point at the object's
     # centre; only the padding that makes a crop square is NaN.
     crop, full = _square(crop, torch.nan), _square(points, 0.0)
     tensors["pointmap"], tensors["rgb_pointmap"] = _nearest(crop, size), _nearest(full, size)

@@ -22,7 +22,7 @@ from loci.objects.models.dinov2 import DinoEmbedder, DinoEmbedderConfig, VitBloc
 
 @dataclass(frozen=True)
 class PointmapEmbedderConfig:
-    """Sizes. The defaults are those of SAM 3D Objects as released."""
+    """Sizes. The defaults are those of SAM 3D Objects as published."""
 
     input_size: int = 256
     patch: int = 8
@@ -91,7 +91,7 @@ class PointmapEmbedder(nn.Module):
 
 CROPPED, FULL = 0, 1
 GROUPS = 3
-"""Rows of the released table of group embeddings; the third is unused."""
+"""Rows of the published table of group embeddings; the third is unused."""
 
 POINTMAPS = ("pointmap", "rgb_pointmap")
 GREY = 0.5
@@ -123,7 +123,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class FuserConfig:
-    """Embedders and inputs. The defaults are those of stage 2 of SAM 3D Objects as released.
+    """Embedders and inputs. The defaults are those of stage 2 of SAM 3D Objects as published.
 
     Attributes:
         picture: embedder of pictures.
@@ -275,7 +275,7 @@ def structure_fuser(
     pointmap: PointmapEmbedderConfig | None = None,
     dim: int = 1024,
 ) -> EmbedderFuser:
-    """Stage 1: picture, mask and pointmap; 4 x 1370 + 2 x 1024 = 7528 tokens as released."""
+    """Stage 1: picture, mask and pointmap; 4 x 1370 + 2 x 1024 = 7528 tokens as published."""
     picture = picture or DinoEmbedderConfig()
     return EmbedderFuser.from_config(
         FuserConfig(picture, None, pointmap or PointmapEmbedderConfig(), dim)

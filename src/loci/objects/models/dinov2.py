@@ -1,4 +1,4 @@
-"""DINOv2: the vision transformer that embeds pictures and masks, under its released names."""
+"""DINOv2: the vision transformer that embeds pictures and masks, under its published names."""
 
 from dataclasses import dataclass, field
 from typing import Literal

@@ -30,7 +30,7 @@ EPS = 1e-6
 
 @dataclass(frozen=True)
 class TorsoConfig:
-    """Sizes. The defaults are those of SAM 3D Objects as released."""
+    """Sizes. The defaults are those of SAM 3D Objects as published."""
 
     channels: int = 8
     dim: int = 768
@@ -57,7 +57,7 @@ class WindowBlock(nn.Module):
 class DecoderTorso(nn.Module):
     """Latents to tokens: a linear layer, positions, and blocks whose windows shift by half a side.
 
-    Decoders inherit from it because the released files have its weights without a prefix.
+    Decoders inherit from it because the published files have its weights without a prefix.
     """
 
     def __init__(self, config: TorsoConfig) -> None:
@@ -86,7 +86,7 @@ class DecoderTorso(nn.Module):
 
 @dataclass(frozen=True)
 class GaussianDecoderConfig:
-    """Sizes and activations. The defaults are those of SAM 3D Objects as released.
+    """Sizes and activations. The defaults are those of SAM 3D Objects as published.
 
     `reach` is the largest offset of a Gaussian from its voxel's centre, in half voxels;
     `scale_start` and `opacity_start` are the values for a raw 0; `scale_floor` is the smallest
@@ -103,7 +103,7 @@ class GaussianDecoderConfig:
 
 
 class RawGaussians(NamedTuple):
-    """The channels of the head, `[voxels, gaussians, k]` each, in their released order."""
+    """The channels of the head, `[voxels, gaussians, k]` each, in their published order."""
 
     offset: Tensor
     harmonics: Tensor
@@ -192,7 +192,7 @@ class GaussianDecoder(DecoderTorso):
 
 @dataclass(frozen=True)
 class MeshDecoderConfig:
-    """Sizes. The defaults are those of SAM 3D Objects as released.
+    """Sizes. The defaults are those of SAM 3D Objects as published.
 
     Each entry of `narrowing` is a subdivision, after which the torso's width is divided by it.
     `closed` removes the inner surface of solid objects (`features_to_mesh`).

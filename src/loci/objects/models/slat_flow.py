@@ -116,7 +116,7 @@ class SlatContext(NamedTuple):
 class SlatStatistics:
     """Mean and standard deviation of the latents, by which samples are denormalised.
 
-    The defaults are those of the released pipeline file; others in the released code are unused.
+    The defaults are those of the published pipeline file; others in the published code are unused.
     """
 
     FORMER_NAMES: ClassVar[tuple[str, ...]] = ("LatentStatistics",)
@@ -153,11 +153,11 @@ class SlatStatistics:
 
 @dataclass(frozen=True)
 class SlatFlowConfig:
-    """Sizes. The defaults are those of SAM 3D Objects as released.
+    """Sizes. The defaults are those of SAM 3D Objects as published.
 
     `io_channels` has an entry for each level finer than the transformer's, finest first, and
     `io_blocks` is the number of residual blocks per level. `aligned` is the number of pixel-aligned
-    features per voxel (`loci.objects.inputs.pixel_aligned`); 0 as released.
+    features per voxel (`loci.objects.inputs.pixel_aligned`); 0 as published.
     """
 
     FORMER_NAMES: ClassVar[tuple[str, ...]] = ("LatentFlowConfig",)

@@ -29,7 +29,7 @@ from loci.nn.norms import (
 
 SHAPE = "shape"
 LAYOUT_STREAM = "6drotation_normalized"
-"""The released name of the layout stream: rotation, translation, scale, translation scale."""
+"""The published name of the layout stream: rotation, translation, scale, translation scale."""
 
 STREAMS = (SHAPE, LAYOUT_STREAM)
 EPS = 1e-6
@@ -138,7 +138,7 @@ StructureContext = tuple[StreamKeys, ...]
 
 @dataclass(frozen=True)
 class StructureFlowConfig:
-    """Sizes. The defaults are those of SAM 3D Objects as released."""
+    """Sizes. The defaults are those of SAM 3D Objects as published."""
 
     dim: int = 1024
     condition_dim: int = 1024
@@ -206,7 +206,7 @@ class StructureFlow(nn.Module):
     def noise(
         self, batch: int = 1, generator: torch.Generator | None = None
     ) -> dict[str, Float[Tensor, "b n c"]]:
-        """Standard normal latents in the released drawing order, on the model's device; float32."""
+        """Standard normal latents, drawn in the published order, on the model's device; float32."""
         device = self._some_weight.device
         return {
             name: torch.randn(batch, *shape, generator=generator, device=device)
@@ -225,7 +225,7 @@ class StructureFlow(nn.Module):
     ) -> Float[Tensor, "b d"]:
         """Embedded time plus embedded shortcut step, both on the 0..1000 scale.
 
-        As released, runs without shortcuts add the embedding of step 0, which is not 0. None adds
+        As published, runs without shortcuts add the embedding of step 0, which is not 0. None adds
         nothing.
         """
         moment = self.t_embedder(time)

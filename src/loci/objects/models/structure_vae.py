@@ -121,7 +121,7 @@ def space_to_depth(x: Float[Tensor, "b c x y z"], side: int) -> Float[Tensor, "b
 
 @dataclass(frozen=True)
 class StructureDecoderConfig:
-    """Sizes. The defaults are those of SAM 3D Objects as released."""
+    """Sizes. The defaults are those of SAM 3D Objects as published."""
 
     latent_channels: int = 8
     channels: tuple[int, ...] = (512, 128, 32)

@@ -36,7 +36,7 @@ ROTATION_STD = (
 )
 
 Convention = Literal["ScaleShiftInvariant", "ApparentSize", "DisparitySpace"]
-"""How translation and scale are encoded; the released pipeline uses the first."""
+"""How translation and scale are encoded; the published pipeline uses the first."""
 
 
 class Pose(NamedTuple):
@@ -54,7 +54,7 @@ class Pose(NamedTuple):
     def place(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"]:
         """Points of the object in the camera frame.
 
-        As released, R multiplies row vectors from the right, which is the inverse of the rotation
+        As published, R multiplies row vectors from the right, which is the inverse of the rotation
         that the quaternion stands for with column vectors.
         """
         matrix = quaternion_to_matrix(self.rotation)
@@ -71,7 +71,7 @@ def decode_pose(
     """The pose of sampled layout latents `[b, 1, channels]`.
 
     Args:
-        latents: by released name; `shape` is ignored.
+        latents: by published name; `shape` is ignored.
         scene_scale: of the pointmap's normaliser. Not used in DisparitySpace, where it is 1.
         scene_shift: of the pointmap's normaliser. Not used in ApparentSize.
         downsample_factor: by which the object shrank in its grid (`downsample_voxels`).
@@ -112,7 +112,7 @@ def encode_pose(
         scene_shift: of the pointmap's normaliser.
 
     Returns:
-        Latents by released name. `translation_scale`, which this convention does not use, is 0.
+        Latents by published name. `translation_scale`, which this convention does not use, is 0.
     """
     six_d = torch.cat([rotation[:, :, 0], rotation[:, :, 1]], dim=1)
     mean, std = six_d.new_tensor(ROTATION_MEAN), six_d.new_tensor(ROTATION_STD)

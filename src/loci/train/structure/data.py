@@ -42,7 +42,7 @@ class StructureBatch(NamedTuple):
         pictures: inputs of all samples by name; see `preprocess.StructureInputs`.
         pointmaps: the same of the first samples only: the others have none.
         coordinates: object coordinates of the crops; see `crop_coordinates`.
-        layout: targets by released name, `[b, 1, c]`.
+        layout: targets by published name, `[b, 1, c]`.
         objects: which object each sample shows.
         mirrored: whether it is the mirror image of that object.
         normaliser: scale and shift, `[b, 3]` each, that the layout is measured by.

@@ -137,7 +137,7 @@ def fit_structure(
 
 
 class LatentBatch(NamedTuple):
-    """Pictures, and the latents to generate from them by released name, `[b, n, c]`."""
+    """Pictures, and the latents to generate from them by published name, `[b, n, c]`."""
 
     inputs: StructureBatch
     latents: dict[str, Tensor]

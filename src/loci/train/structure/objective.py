@@ -103,7 +103,7 @@ class StructureObjective(nn.Module):
 
         Args:
             batch: pictures and pointmaps.
-            data: the latents to generate by released name, `[b, n, c]`.
+            data: the latents to generate by published name, `[b, n, c]`.
             rng: of levels, noise and dropout; on the CPU.
             coordinates_only: only their loss, from the crop alone.
         """

@@ -71,14 +71,14 @@ SUFFIXES = (".safetensors", ".ckpt", ".pt")
 
 
 @dataclass(frozen=True)
-class ReleasedParts:
+class Sam3dCheckpoint:
     """A folder of published checkpoints. `configs` are the sizes; tests use smaller ones."""
 
     folder: Path
     configs: PartConfigs = field(default_factory=PartConfigs)
 
     @classmethod
-    def find(cls, source: Path | str) -> ReleasedParts | None:
+    def find(cls, source: Path | str) -> Sam3dCheckpoint | None:
         """The checkpoints in a folder or in the folder `checkpoints` in it; None if there are none.
 
         Raises:
@@ -126,11 +126,11 @@ class ReleasedParts:
         return part.eval()
 
 
-def released_configs(folder: Path) -> PartConfigs | None:
+def sam3d_configs(folder: Path) -> PartConfigs | None:
     """Sizes of the published parts, or of what `convert` made of them; None for another model.
-    Reads no weights. Raises LociError as `ReleasedParts.find`."""
+    Reads no weights. Raises LociError as `Sam3dCheckpoint.find`."""
     if not (folder / LIFTER_NAME).is_file():
-        published = ReleasedParts.find(folder)
+        published = Sam3dCheckpoint.find(folder)
         return None if published is None else published.configs
     path = folder / STRUCTURE_FLOW / CONFIG_NAME
     flows = {
@@ -142,7 +142,7 @@ def released_configs(folder: Path) -> PartConfigs | None:
 
 
 def convert(
-    parts: ReleasedParts,
+    parts: Sam3dCheckpoint,
     out: Path,
     progress: Callable[[int, int], None] = lambda count, total: None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""The released files of Infinite-World: found, renamed, loaded strictly, converted.
+"""The published files of Infinite-World: found, renamed, loaded strictly, converted.
 
 The transformer keeps its published names, but for one
 (`WorldTransformer.FORMER_TENSORS`). The autoencoder and the text encoder are built from
@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,9 +75,11 @@ _TEXT_RENAMES: Renames = (
 
 
 @dataclass(frozen=True)
-class ReleasedSizes:
+class InfiniteWorldSizes:
     """Sizes of the published networks by default. Published folders do not state them; a smaller
     copy of the published layout does, in the file `loci-sizes.json`."""
+
+    FORMER_NAMES: ClassVar[tuple[str, ...]] = ("ReleasedSizes",)
 
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     codec: WanCodecConfig = field(default_factory=WanCodecConfig)
@@ -85,7 +87,7 @@ class ReleasedSizes:
 
 
 @dataclass(frozen=True)
-class ReleasedFiles:
+class InfiniteWorldFiles:
     """Where the published files lie."""
 
     transformer: Path
@@ -94,7 +96,7 @@ class ReleasedFiles:
     tokenizer: Path
 
     @classmethod
-    def find(cls, source: Path | str) -> ReleasedFiles:
+    def find(cls, source: Path | str) -> InfiniteWorldFiles:
         """`source` is the checkpoint folder, the folder above it, or the transformer's file.
         Raises LociError naming what is not there, and where it is published."""
         source = Path(source)
@@ -130,23 +132,23 @@ class ReleasedFiles:
         return absent if self.tokenizer.exists() else [*absent, self.tokenizer]
 
     @property
-    def sizes(self) -> ReleasedSizes:
+    def sizes(self) -> InfiniteWorldSizes:
         """As published, unless a file beside the transformer states others."""
         path = self.transformer.parent / SIZES_NAME
-        return load_config(path, ReleasedSizes) if path.is_file() else ReleasedSizes()
+        return load_config(path, InfiniteWorldSizes) if path.is_file() else InfiniteWorldSizes()
 
 
-def released_sizes(source: Path) -> ReleasedSizes | None:
+def infinite_world_sizes(source: Path) -> InfiniteWorldSizes | None:
     """Sizes of the networks of the published files, or of what `convert` made of them; None for
-    another model. Reads no weights. Raises LociError as `ReleasedFiles.find`."""
+    another model. Reads no weights. Raises LociError as `InfiniteWorldFiles.find`."""
     if source.is_dir() and (source / CONFIG_NAME).is_file():
         if not load_config(source / CONFIG_NAME, WorldConfig).text:
             return None
-        return ReleasedSizes(
+        return InfiniteWorldSizes(
             load_config(source / TRANSFORMER / CONFIG_NAME, TransformerConfig),
             load_config(source / CODEC / CONFIG_NAME, WanCodecConfig),
         )
-    return ReleasedFiles.find(source).sizes
+    return InfiniteWorldFiles.find(source).sizes
 
 
 def load_transformer(path: Path | str, config: TransformerConfig | None = None) -> WorldTransformer:
@@ -199,7 +201,7 @@ def renamed_text_encoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-class ReleasedParts(NamedTuple):
+class InfiniteWorldParts(NamedTuple):
     """What a world is made of."""
 
     transformer: WorldTransformer
@@ -207,17 +209,17 @@ class ReleasedParts(NamedTuple):
     text_encoder: TextEncoder
 
 
-def load_released(
+def load_infinite_world(
     source: Path | str,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     weights: Weights = "resident",
-) -> ReleasedParts:
-    """The released world from its published files; the transformer computes in `dtype`, float32
+) -> InfiniteWorldParts:
+    """Infinite-World from its published files; the transformer computes in `dtype`, float32
     unless given, with blocks placed as `weights` says. Errors as in `load_transformer`."""
-    files = ReleasedFiles.find(source)
+    files = InfiniteWorldFiles.find(source)
     sizes = files.sizes
-    return ReleasedParts(
+    return InfiniteWorldParts(
         placed(
             load_transformer(files.transformer, sizes.transformer),
             *(device, dtype or torch.float32, weights),
@@ -245,7 +247,7 @@ def convert(
     Raises:
         LociError: naming every tensor that does not fit, or when `out` is there already.
     """
-    files = ReleasedFiles.find(source)
+    files = InfiniteWorldFiles.find(source)
     sizes = files.sizes
     with unfinished_folder(out) as unfinished:
         draft = unfinished.folder

@@ -17,7 +17,7 @@ from loci.world.transformer import TransformerConfig
 from tests import pretend_device
 from tests.pretend_device import PretendTensor
 from tests.pretend_device import pretend as pretend
-from tests.world.models import randomised, released_like
+from tests.world.models import published_like, randomised
 from tests.world.test_two_processes import chunk
 
 SMALL_FLOW = StructureFlowConfig(16, 16, 2, 2, resolution=2, frequencies=16)
@@ -38,7 +38,7 @@ def compiled() -> Iterator[None]:
 
 @torch.no_grad()
 def test_the_transformers_compile_without_graph_breaks(compiled: None) -> None:
-    model = randomised(released_like())
+    model = randomised(published_like())
     noise, context = chunk(model)
     noisy, timestep = noise.expand(2, -1, -1, -1, -1), torch.full((2,), 700.0)
     whole = torch.compile(model.velocity, fullgraph=True, backend="eager")
@@ -92,7 +92,7 @@ def test_a_step_never_waits_for_the_device(
     pretend: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the beginning of the first step to that of the last, and within it."""
-    model = randomised(released_like())
+    model = randomised(published_like())
     noise, context = chunk(model)
     there = tree_map(lambda x: x.to(pretend) if isinstance(x, torch.Tensor) else x, context)
     model, waits = model.to(pretend), Waits(monkeypatch)
@@ -138,7 +138,7 @@ def test_attention_takes_the_fused_kernels(monkeypatch: pytest.MonkeyPatch) -> N
         return fused(q, k, v, attn_mask=attn_mask)
 
     monkeypatch.setattr(attention.F, "scaled_dot_product_attention", noted)
-    model = randomised(released_like()).bfloat16()
+    model = randomised(published_like()).bfloat16()
     noise, context = chunk(model)
     model.velocity(noise.expand(2, -1, -1, -1, -1), torch.full((2,), 700.0), context)
     flow, latents, condition = structure()

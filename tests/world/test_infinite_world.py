@@ -11,9 +11,9 @@ from torch import Tensor
 from loci.codecs.wan import WanCodec, WanCodecConfig
 from loci.data.random_checkpoint import write_random_checkpoint
 from loci.errors import LociError
-from loci.world import released
-from loci.world.released import (
-    ReleasedFiles,
+from loci.world import infinite_world
+from loci.world.infinite_world import (
+    InfiniteWorldFiles,
     load_codec,
     load_transformer,
     renamed_codec,
@@ -22,7 +22,7 @@ from loci.world.released import (
 from loci.world.text import TextEncoder
 from loci.world.transformer import WorldTransformer
 from loci.world.world import World
-from tests.world.models import released_like
+from tests.world.models import published_like
 from tests.world.test_text import TINY as TINY_TEXT
 
 MANIFEST = Path(__file__).parent / "infinite-world.manifest.json.gz"
@@ -68,23 +68,23 @@ def published_text_encoder() -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_published_transformer_is_loaded_in_its_type(tmp_path: Path, nested: bool) -> None:
-    model = WorldTransformer(released_like()).bfloat16()
+    model = WorldTransformer(published_like()).bfloat16()
     tensors = model.state_dict() | {
         "pos_embed": torch.zeros(1, 2),
         "pos_embed_temporal": torch.zeros(1),
     }
     torch.save({"state_dict": tensors} if nested else tensors, tmp_path / "model.ckpt")
-    loaded = load_transformer(tmp_path / "model.ckpt", released_like())
+    loaded = load_transformer(tmp_path / "model.ckpt", published_like())
     assert not any(p.is_meta or p.requires_grad for p in loaded.parameters())
     assert all(torch.equal(loaded.state_dict()[k], t) for k, t in model.state_dict().items())
 
 
 def test_a_misfit_is_named(tmp_path: Path) -> None:
-    tensors = WorldTransformer(released_like()).state_dict()
+    tensors = WorldTransformer(published_like()).state_dict()
     del tensors["head.head.bias"]
     torch.save(tensors, tmp_path / "model.ckpt")
     with pytest.raises(LociError, match=r"model.ckpt: .* 1 missing: head.head.bias"):
-        load_transformer(tmp_path / "model.ckpt", released_like())
+        load_transformer(tmp_path / "model.ckpt", published_like())
 
 
 def test_a_published_autoencoder_is_loaded(tmp_path: Path) -> None:
@@ -97,15 +97,17 @@ def test_the_published_folder(tmp_path: Path) -> None:
     models = tmp_path / "checkpoints" / "models"
     (models / "google" / "umt5-xxl").mkdir(parents=True)
     with pytest.raises(LociError, match="infinite_world_model.ckpt: missing"):
-        ReleasedFiles.find(tmp_path)
+        InfiniteWorldFiles.find(tmp_path)
     transformer = tmp_path / "checkpoints" / "infinite_world_model.ckpt"
     for path in (transformer, models / "Wan2.1_VAE.pth"):
         path.write_bytes(b"")
     with pytest.raises(LociError, match="models_t5_umt5-xxl-enc-bf16.pth: missing"):
-        ReleasedFiles.find(tmp_path)
+        InfiniteWorldFiles.find(tmp_path)
     (models / "models_t5_umt5-xxl-enc-bf16.safetensors").write_bytes(b"")
-    files = ReleasedFiles.find(tmp_path)
-    assert files == ReleasedFiles.find(transformer) == ReleasedFiles.find(transformer.parent)
+    files = InfiniteWorldFiles.find(tmp_path)
+    assert (
+        files == InfiniteWorldFiles.find(transformer) == InfiniteWorldFiles.find(transformer.parent)
+    )
     assert files.text_encoder.suffix == ".safetensors"
 
 
@@ -120,7 +122,7 @@ def test_converted_files_make_a_world(tmp_path: Path) -> None:
     source = tmp_path / "published"
     write_random_checkpoint("infinite-world", source)
     written: list[int] = []
-    released.convert(source, tmp_path / "out", lambda count, total: written.append(count))
+    infinite_world.convert(source, tmp_path / "out", lambda count, total: written.append(count))
     assert sum(written) > 1_000_000
     world, plain = (World.from_pretrained(folder) for folder in (tmp_path / "out", source))
     assert world.config == plain.config
@@ -139,16 +141,18 @@ def test_converted_files_make_a_world(tmp_path: Path) -> None:
 def test_a_conversion_that_fails_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ReleasedFiles, "find", lambda source: ReleasedFiles(*[tmp_path] * 4))
-    model = WorldTransformer(released_like())
-    monkeypatch.setattr(released, "load_transformer", lambda path, config: model)
+    monkeypatch.setattr(
+        InfiniteWorldFiles, "find", lambda source: InfiniteWorldFiles(*[tmp_path] * 4)
+    )
+    model = WorldTransformer(published_like())
+    monkeypatch.setattr(infinite_world, "load_transformer", lambda path, config: model)
     with pytest.raises(LociError, match="no such weights file"):
-        released.convert(tmp_path, tmp_path / "out")
+        infinite_world.convert(tmp_path, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     with pytest.raises(LociError, match="out: holds mine already"):
-        released.convert(tmp_path, tmp_path / "out")
+        infinite_world.convert(tmp_path, tmp_path / "out")
 
 
 def test_numbers_that_are_not_finite_are_found_while_they_are_written(tmp_path: Path) -> None:
@@ -158,26 +162,26 @@ def test_numbers_that_are_not_finite_are_found_while_they_are_written(tmp_path: 
     tensors["blocks.1.ffn.2.weight"][-1, -1] = float("nan")
     torch.save(tensors, path)
     with pytest.raises(LociError, match=r"not finite: blocks\.1\.ffn\.2\.weight"):
-        released.convert(tmp_path / "in", tmp_path / "out")
+        infinite_world.convert(tmp_path / "in", tmp_path / "out")
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
 
 
 def test_what_is_missing_comes_with_where_it_is_published(tmp_path: Path) -> None:
     with pytest.raises(LociError, match=r"MeiGen-AI/Infinite-World, .*Wan-AI/Wan2.1-T2V-1.3B"):
-        ReleasedFiles.find(tmp_path)
+        InfiniteWorldFiles.find(tmp_path)
     (tmp_path / "ckpts").mkdir()
     (tmp_path / "pipeline.json").touch()
     with pytest.raises(LociError, match="found TRELLIS"):
-        ReleasedFiles.find(tmp_path)
+        InfiniteWorldFiles.find(tmp_path)
 
 
 def test_wan_itself_and_lora_files_are_named(tmp_path: Path) -> None:
-    model = WorldTransformer(released_like()).state_dict()
+    model = WorldTransformer(published_like()).state_dict()
     wan = {name: t for name, t in model.items() if "_encoder." not in name}
     torch.save(wan, tmp_path / "model.ckpt")
     with pytest.raises(LociError, match="this is Wan 2.1 itself, which has neither actions"):
-        load_transformer(tmp_path / "model.ckpt", released_like())
+        load_transformer(tmp_path / "model.ckpt", published_like())
     lora = {f"blocks.{i}.self_attn.q.lora_A.weight": torch.zeros(2, 2) for i in range(3)}
     torch.save(lora, tmp_path / "model.ckpt")
     with pytest.raises(LociError, match=r"a LoRA file \(3 tensors .* merge them"):
-        load_transformer(tmp_path / "model.ckpt", released_like())
+        load_transformer(tmp_path / "model.ckpt", published_like())

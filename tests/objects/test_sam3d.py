@@ -28,12 +28,12 @@ from loci.objects.models.slat_flow import SlatFlow, SlatFlowConfig
 from loci.objects.models.structure_flow import StructureFlow, StructureFlowConfig
 from loci.objects.models.structure_vae import StructureDecoder, StructureDecoderConfig
 from loci.objects.parts import PARTS, LoadedParts, PartConfigs
-from loci.objects.released import (
+from loci.objects.sam3d import (
     CONDITION,
     GENERATOR,
     PUBLISHED_FILES,
     PublishedFile,
-    ReleasedParts,
+    Sam3dCheckpoint,
     convert,
 )
 from tests.objects.lifters import example, small_config, small_modules, small_parts
@@ -71,8 +71,8 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def small(folder: Path) -> ReleasedParts:
-    return ReleasedParts(folder, small_parts())
+def small(folder: Path) -> Sam3dCheckpoint:
+    return Sam3dCheckpoint(folder, small_parts())
 
 
 def test_every_part_is_found_under_its_prefix(folder: Path) -> None:
@@ -87,9 +87,13 @@ def test_every_part_is_found_under_its_prefix(folder: Path) -> None:
 
 
 def test_the_folder_above_will_do_and_others_are_no_checkpoints(folder: Path) -> None:
-    assert ReleasedParts.find(folder.parent) == ReleasedParts.find(folder) == ReleasedParts(folder)
-    assert ReleasedParts.find(folder.parent.parent) is None
-    assert ReleasedParts(folder).configs == PartConfigs()
+    assert (
+        Sam3dCheckpoint.find(folder.parent)
+        == Sam3dCheckpoint.find(folder)
+        == Sam3dCheckpoint(folder)
+    )
+    assert Sam3dCheckpoint.find(folder.parent.parent) is None
+    assert Sam3dCheckpoint(folder).configs == PartConfigs()
 
 
 def test_the_lifter_takes_the_published_folder(folder: Path) -> None:
@@ -194,7 +198,7 @@ def test_the_second_gaussian_decoder_comes_along_if_it_is_there(
 ) -> None:
     light = GaussianDecoder(replace(small_parts().gaussian_decoder, gaussians=1))
     torch.save(light.state_dict(), folder / "slat_decoder_gs_4.ckpt")
-    parts = ReleasedParts(folder, replace(small_parts(), gaussian_decoder_4=light.config))
+    parts = Sam3dCheckpoint(folder, replace(small_parts(), gaussian_decoder_4=light.config))
     assert parts.has("gaussian_decoder_4")
     convert(parts, tmp_path / "model")
     lifter = Lifter.from_pretrained(tmp_path / "model")
@@ -242,18 +246,18 @@ PARAMETERS = {
 
 def check(module: nn.Module, origin: PublishedFile, parameters: int) -> None:
     manifest = json.loads(gzip.decompress(MANIFEST.read_bytes()))[origin.stem]
-    released = {
+    published = {
         name.removeprefix(origin.prefix): shape
         for name, (shape,) in manifest.items()
         if name.startswith(origin.prefix)
     }
     ours = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
-    assert ours == released
+    assert ours == published
     assert sum(p.numel() for p in module.parameters()) == parameters
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_names_and_shapes_equal_the_released_manifest(name: str) -> None:
+def test_names_and_shapes_equal_the_published_manifest(name: str) -> None:
     with torch.device("meta"):
         module = PartConfigs().build(name)
     check(module, PUBLISHED_FILES[name], PARAMETERS[name])
