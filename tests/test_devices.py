@@ -9,7 +9,7 @@ import pytest
 import torch
 import trimesh
 
-from loci.app.lift_views import object_preview, scene_preview
+from loci.app.lift.lift_views import object_preview, scene_preview
 from loci.caching.presets import Preset
 from loci.caching.published.token_baselines import random_drop
 from loci.caching.token_cache import TokenCacheConfig

@@ -1,12 +1,13 @@
 """The house keeps its direction: what stands to the left never imports what stands to the right."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import loci
 
 SOURCE = Path(loci.__file__).parent
-MAX_FILE = 400
+MAX_FILE, MAX_FOLDER = 400, 12
 # Left to right; the modules of one group do not import each other.
 GROUPS = [
     ["errors"],
@@ -129,3 +130,10 @@ def test_files_stay_small() -> None:
         for path in FILES
     }
     assert {name: n for name, n in lengths.items() if n > MAX_FILE} == {}
+
+
+def test_folders_stay_small() -> None:
+    counts = Counter(
+        str(path.parent.relative_to(SOURCE)) for path in FILES if path.name != "__init__.py"
+    )
+    assert {name: n for name, n in counts.items() if n > MAX_FOLDER} == {}

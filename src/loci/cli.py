@@ -101,9 +101,11 @@ def _imported(target: str) -> Any:
 
 
 COMMANDS = {
-    "walk": Command("loci.app.walk:walk", "Walk into a picture: generate frames from keys."),
+    "walk": Command("loci.app.walk.walk:walk", "Walk into a picture: generate frames from keys."),
     "play": Command("loci.app.play.play:play", "Walk with the keyboard, in a browser."),
-    "lift": Command("loci.app.lift:lift", "Lift objects out of a picture: splats, meshes, poses."),
+    "lift": Command(
+        "loci.app.lift.lift:lift", "Lift objects out of a picture: splats, meshes, poses."
+    ),
     "label": Command("loci.app.label:label", "Label films with actions, to train on."),
     "data doom": Command("loci.data.record:record", "Record walks through generated Doom maps."),
     "data panoramas": Command(

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loci.bench import calibrate_walks as world_calibrate
 from loci.bench.calibrate import calibrate
-from loci.bench.objects.calibrate_lifts import TOLERANCES, ToleranceRunner, fit_calibration
+from loci.bench.calibrate_lifts import TOLERANCES, ToleranceRunner, fit_calibration
+from loci.bench.calibrate_walks import read_walks, walk_errors
 from loci.bench.tolerances import ToleranceError
-from loci.bench.world import calibrate_walks as world_calibrate
-from loci.bench.world.calibrate_walks import read_walks, walk_errors
 from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
 from loci.caching.error_budget import ErrorScale
 from loci.caching.presets import exact

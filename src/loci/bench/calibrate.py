@@ -90,7 +90,7 @@ def calibrate_lifter(
     progress: Callable[[], None],
 ) -> Calibrated:
     """Calibrate both flows and decoding; arguments as for `calibrate`."""
-    from loci.bench.objects.calibrate_lifts import (
+    from loci.bench.calibrate_lifts import (
         STAGES,
         ToleranceRunner,
         fit_calibration,
@@ -124,7 +124,7 @@ def calibrate_world(
     progress: Callable[[], None],
 ) -> Calibrated:
     """Calibrate the chunks of a walk; arguments as for `calibrate`."""
-    from loci.bench.world.calibrate_walks import read_walks, walk_errors
+    from loci.bench.calibrate_walks import read_walks, walk_errors
     from loci.caching.calibration import ModelCalibration
     from loci.world.world import World
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from loci.bench.calibrate_lifts import STAGES as CALIBRATED
+from loci.bench.calibrate_lifts import TOLERANCES, ToleranceRunner, run_tolerances
 from loci.bench.objects import metrics
-from loci.bench.objects.calibrate_lifts import STAGES as CALIBRATED
-from loci.bench.objects.calibrate_lifts import TOLERANCES, ToleranceRunner, run_tolerances
 from loci.bench.objects.cases import Case
 from loci.bench.objects.methods import methods, select_methods
 from loci.bench.objects.metrics import Prediction

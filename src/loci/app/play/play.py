@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from loci.app.saved_walk import SavedWalk
+from loci.app.walk.saved_walk import SavedWalk
 from loci.errors import LociError, check_seed, install_hint
 from loci.io.config_files import CONFIG_NAME
 from loci.io.images import WALK_ASPECT_RATIO, check_aspect, read_pixels

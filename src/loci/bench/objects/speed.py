@@ -73,8 +73,8 @@ def speed(
         check_writable(path)
     check_objects(data, "test")
 
-    from loci.bench.objects.calibrate_lifts import STAGES as CALIBRATED
-    from loci.bench.objects.calibrate_lifts import run_tolerances
+    from loci.bench.calibrate_lifts import STAGES as CALIBRATED
+    from loci.bench.calibrate_lifts import run_tolerances
     from loci.bench.objects.cases import HeldOutObjects
     from loci.bench.objects.methods import select_methods
     from loci.bench.objects.speed_plot import check_drawable, draw

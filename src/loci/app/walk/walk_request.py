@@ -18,7 +18,7 @@ import tyro
 from loci.actions import DEFAULT_WALK, KEYS_HELP, MAX_FRAMES, check_known, parse_keys, read_actions
 from loci.app.device import Dtype, check_device
 from loci.app.memory import parse_memory
-from loci.app.saved_walk import SavedWalk
+from loci.app.walk.saved_walk import SavedWalk
 from loci.codecs import FRAMES_PER_LATENT
 from loci.errors import LociError, check_seed, check_tolerance
 from loci.io.config_files import CONFIG_NAME, read_json

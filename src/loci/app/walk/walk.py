@@ -19,7 +19,13 @@ import tyro
 from loci.actions import describe
 from loci.app.device import choose_device, choose_dtype, choose_threads, wait_passively
 from loci.app.interruption import Interruption
-from loci.app.walk_request import WalkOptions, WalkRequest, check_groups, check_request, parse_size
+from loci.app.walk.walk_request import (
+    WalkOptions,
+    WalkRequest,
+    check_groups,
+    check_request,
+    parse_size,
+)
 from loci.errors import LociError
 
 PUBLISHED_SIZE = 448, 896
@@ -29,7 +35,7 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Int, UInt8
 
-    from loci.app.walk_record import WalkRecord
+    from loci.app.walk.walk_record import WalkRecord
     from loci.nn.placement import Weights
     from loci.world.world import WalkState, World
 
@@ -42,7 +48,7 @@ def walk(options: Annotated[WalkOptions, tyro.conf.arg(name="")]) -> None:
     request = check_request(options)
     wait_passively()
 
-    from loci.app.walk_record import WalkRecord
+    from loci.app.walk.walk_record import WalkRecord
 
     world, state = load_world(request)
     computing = _describe_computing(request, world, state)
@@ -54,7 +60,7 @@ def walk(options: Annotated[WalkOptions, tyro.conf.arg(name="")]) -> None:
 
 def load_world(request: WalkRequest) -> tuple[World, WalkState]:
     """The model, and the walk where it begins or is continued."""
-    from loci.app.walk_progress import starting
+    from loci.app.walk.walk_progress import starting
     from loci.caching.presets import get_preset
     from loci.world.walk_file import load_walk
     from loci.world.world import World
@@ -126,7 +132,7 @@ def generate(
     world: World, state: WalkState, actions: Int[np.ndarray, "n 2"]
 ) -> Iterator[tuple[UInt8[np.ndarray, "k h w 3"], WalkState]]:
     """New frames and the walk after them, chunk by chunk, until the actions or Ctrl-C end it."""
-    from loci.app.walk_progress import WalkBar
+    from loci.app.walk.walk_progress import WalkBar
 
     chunks = world.walk(state, actions)
     with Interruption() as ctrl_c, WalkBar(world, len(actions)) as bar:

@@ -13,11 +13,11 @@ from multiprocessing import get_context
 from multiprocessing.sharedctypes import Synchronized
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from loci.app.lift_jobs import LiftJob, find_jobs
+from loci.app.lift.lift_jobs import LiftJob, find_jobs
 from loci.errors import LociError
 
 if TYPE_CHECKING:
-    from loci.app.lift_request import LiftOptions
+    from loci.app.lift.lift_request import LiftOptions
     from loci.objects.lifter import Lifter
 
 ATTEMPTS = 2
@@ -68,7 +68,7 @@ def lift_batch(options: LiftOptions) -> None:
 
 def _is_whole(options: LiftOptions, job: LiftJob) -> bool:
     """Whether its last file is there: an interruption may have come before."""
-    from loci.app.lift import TURNTABLE
+    from loci.app.lift.lift import TURNTABLE
 
     out = options.out / job.name
     return (out / TURNTABLE).is_file() or (
@@ -91,8 +91,8 @@ class _Worker:
         self.lifter: Lifter | None = None
 
     def lift(self, job: LiftJob) -> _Done:
-        from loci.app import lift
-        from loci.app.lift_request import check_request
+        from loci.app.lift import lift
+        from loci.app.lift.lift_request import check_request
 
         out = self.options.out / job.name
         try:

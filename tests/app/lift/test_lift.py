@@ -14,8 +14,8 @@ import trimesh
 from PIL import Image
 
 from loci import cli
-from loci.app import lift as lift_module
-from loci.app.lift_request import CheckedLift
+from loci.app.lift import lift as lift_module
+from loci.app.lift.lift_request import CheckedLift
 from loci.objects.lifter import Lifter
 from loci.objects.pipeline import LiftPipeline
 from tests.objects.inputs.test_masks import run_lengths
@@ -444,7 +444,7 @@ def test_objects_are_there_before_their_pictures(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("loci.app.lift_views.object_preview", stop)
+    monkeypatch.setattr("loci.app.lift.lift_views.object_preview", stop)
     assert run("p.png", "--mask", "m.png", "--out", "out") == 130
     written = names("out")
     assert {"splat.ply", "mesh.glb", "pose.json"} <= set(written)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from loci.actions import DEFAULT_WALK, describe
-from loci.app.walk_request import WalkOptions, check_request, choose_actions
+from loci.app.walk.walk_request import WalkOptions, check_request, choose_actions
 from loci.errors import LociError
 
 KEYS = "w*3 wj*4 a*3 s l*3"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from loci.app.lift_jobs import find_jobs
+from loci.app.lift.lift_jobs import find_jobs
 from loci.errors import LociError
 
 

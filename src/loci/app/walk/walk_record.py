@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from loci.app.saved_walk import walk_comment
-from loci.app.walk_request import WalkOutputs
+from loci.app.walk.saved_walk import walk_comment
+from loci.app.walk.walk_request import WalkOutputs
 from loci.errors import LociError
 from loci.io.files import replacing
 from loci.io.frames import choose_bucket, fit

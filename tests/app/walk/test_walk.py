@@ -16,8 +16,8 @@ from safetensors.numpy import load_file
 
 from loci import cli
 from loci.actions import parse_keys
-from loci.app.walk import generate
-from loci.app.walk_record import TILES
+from loci.app.walk.walk import generate
+from loci.app.walk.walk_record import TILES
 from loci.errors import LociError
 from loci.io.frames import fit
 from loci.io.images import read_pixels
@@ -232,7 +232,7 @@ def test_ctrl_c_keeps_the_walk_and_says_how_to_go_on(
 def test_a_second_ctrl_c_costs_nothing(
     command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from loci.app import walk_record
+    from loci.app.walk import walk_record
 
     save = walk_file.save_walk
 
@@ -315,7 +315,7 @@ def test_a_full_disk_for_the_saved_walk_does_not_lose_the_video(
     def fails(self: object, path: Path, state: object) -> None:
         raise LociError(f"{path}: cannot be written (No space left on device)")
 
-    monkeypatch.setattr("loci.app.walk_record.WalkRecord.save_walk", fails)
+    monkeypatch.setattr("loci.app.walk.walk_record.WalkRecord.save_walk", fails)
     argv = [str(folder / "room.png"), "--keys", KEYS, "--save", "a.loci", "--autosave", autosave]
     assert command(*argv) == 2
     said = capsys.readouterr().err.splitlines()[-1]
@@ -436,8 +436,8 @@ def test_frames_come_in_the_codecs_groups(folder: Path, tmp_path: Path, capsys) 
 def test_the_sheet_shows_numbered_frames_and_stays_small(
     folder: Path, count: int, tmp_path: Path
 ) -> None:
-    from loci.app.walk_record import WalkRecord
-    from loci.app.walk_request import WalkOutputs
+    from loci.app.walk.walk_record import WalkRecord
+    from loci.app.walk.walk_request import WalkOutputs
 
     world = small_world()
     _, state = world.step(world.start(folder / "room.png"), parse_keys("w*4"))

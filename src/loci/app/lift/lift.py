@@ -22,7 +22,7 @@ from loci.app.device import (
     wait_passively,
     weight_bytes,
 )
-from loci.app.lift_request import CheckedLift, LiftOptions, check_request, is_written
+from loci.app.lift.lift_request import CheckedLift, LiftOptions, check_request, is_written
 from loci.errors import LociError
 from loci.io.files import replacing_folder
 
@@ -51,7 +51,7 @@ def lift(options: Annotated[LiftOptions, tyro.conf.arg(name="")]) -> None:
     get a folder each, numbered masks first, then boxes, then points, and share one scene.
     """
     if options.batch is not None:
-        from loci.app.lift_batch import lift_batch
+        from loci.app.lift.lift_batch import lift_batch
 
         lift_batch(options)
     else:
@@ -149,7 +149,7 @@ def _run_lift(request: CheckedLift, lifter: Lifter, preset: Preset, stats: Stats
 
 def _compare_to_exact(request: CheckedLift, lifter: Lifter, scene: Scene) -> list[str]:
     """For every object a line on how it differs from that of an exact run."""
-    from loci.app.lift_difference import difference
+    from loci.app.lift.lift_difference import difference
     from loci.caching.presets import get_preset
     from loci.caching.stats import Stats
 
@@ -221,7 +221,7 @@ def _write_pictures(folder: Path, scene: Scene, request: CheckedLift) -> None:
     """
     from tqdm import tqdm
 
-    from loci.app.lift_views import (
+    from loci.app.lift.lift_views import (
         FRAMES,
         PREVIEW_VIEWS,
         object_preview,

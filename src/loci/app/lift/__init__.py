@@ -1,0 +1,1 @@
+"""`loci lift`: options, one picture or many, and files of the objects."""

@@ -1,0 +1,1 @@
+"""`loci walk`: options, generation and files of a walk."""
