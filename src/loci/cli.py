@@ -188,6 +188,10 @@ COMMANDS = {
     "bench claims": Command(
         "loci.bench.claims:claims", "What models learn from a film, and how right its labels are."
     ),
+    "bench study-revisits": Command(
+        "loci.bench.studies.revisits:study_revisits",
+        "What revisit-dense sequences teach a world that only wandered.",
+    ),
     "bench labels": Command("loci.bench.labels:labels", "How right the labels of films are."),
     "bench walk-parts": Command(
         "loci.bench.world.profile:walk_parts",

@@ -1,0 +1,81 @@
+"""Draws the study of revisits: recall against the number of sequences, and against time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from loci.io.files import replacing
+
+COLOURS = {"none": "0.5", "wander": "tab:orange", "revisit": "tab:blue"}
+NAMES = {
+    "none": "base: wandering only",
+    "wander": "finetuned on wandering",
+    "revisit": "finetuned on revisit-dense",
+}
+
+
+def draw_revisits(results: dict[str, Any], path: Path) -> None:
+    """Three panels, with 95 % intervals over the seeds.
+
+    Args:
+        results: of `loci bench study-revisits`.
+        path: of the PNG.
+    """
+    from matplotlib.figure import Figure
+
+    rows, span = results["means"], results["span"]
+    age = min(_ages(rows[0]), key=lambda frames: abs(frames - span))
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    counts, ages, addressing = figure.subplots(1, 3)
+    time = [row for row in rows if row["addressing"] == "time"]
+    for source in ("wander", "revisit"):
+        some = sorted((r for r in time if r["source"] == source), key=lambda r: r["sequences"])
+        _line(counts, some, [r["sequences"] for r in some], f"seen_{age}", source)
+    for row in (r for r in time if r["source"] == "none"):
+        counts.axhline(row[f"seen_{age}"], color=COLOURS["none"], label=NAMES["none"])
+    counts.set(xscale="log", xlabel="sequences", title=f"addressed by time, {age} frames")
+    counts.set_ylabel("PSNR of views seen before, dB")
+    counts.legend(fontsize="x-small")
+    most = max(row["sequences"] for row in time)
+    for row in time:
+        if row["sequences"] in (0, most):
+            _over_time(ages, row, row["source"], "-")
+    ages.axvline(span, color="0.8", zorder=0)
+    ages.set(title=f"addressed by time, {most} sequences")
+    shared = [row for row in rows if row["addressing"] == "poses"]
+    most = max((row["sequences"] for row in shared), default=0)
+    for row in rows:
+        if row["sequences"] in (0, most):
+            _over_time(addressing, row, row["source"], "-" if row in shared else ":")
+    addressing.axvline(span, color="0.8", zorder=0)
+    addressing.set(title=f"by poses (solid) and time (dotted), {most}")
+    for panel in (ages, addressing):
+        panel.set(xscale="log", xlabel="frames since it was seen, at most")
+    with replacing(path) as part:
+        figure.savefig(part, format="png", dpi=110)
+
+
+def _line(
+    panel: Any, rows: Sequence[dict[str, Any]], at: Sequence[float], key: str, source: str
+) -> None:
+    values = [row[key] for row in rows]
+    ends = [row["intervals"].get(key, (row[key], row[key])) for row in rows]
+    below = [value - end[0] for value, end in zip(values, ends, strict=True)]
+    panel.errorbar(at, values, below, color=COLOURS[source], label=NAMES[source], capsize=2)
+
+
+def _over_time(panel: Any, row: dict[str, Any], source: str, style: str) -> None:
+    ages = _ages(row)
+    keys = [f"seen_{age}" for age in ages]
+    values = [row[key] for key in keys]
+    panel.plot(ages, values, style, color=COLOURS[source], marker=".")
+    ends = [row["intervals"].get(key) for key in keys]
+    if all(ends):
+        panel.fill_between(ages, *zip(*ends, strict=True), color=COLOURS[source], alpha=0.15)
+
+
+def _ages(row: dict[str, Any]) -> list[int]:
+    """The lengths of history that a row has figures for, in frames."""
+    return [int(key.removeprefix("seen_")) for key in row if key.startswith("seen_")]
