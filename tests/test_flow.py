@@ -264,7 +264,7 @@ def test_a_temperature_is_a_finite_number_from_zero_on(wrong: float) -> None:
 class FirstRow:
     """Evaluates the first token at every step but the first, all tokens there."""
 
-    cached_context = False
+    attends_to_cached = False
 
     def propose(self, step, timesteps, state):
         return None

@@ -157,11 +157,11 @@ class TokenPolicy(StepPolicy, Protocol):
     """A step policy that can also ask for some of the tokens to be evaluated.
 
     `select` and `fill` are called only where the model can evaluate a part of its tokens;
-    `observe` then receives the filled velocity. `cached_context` says what the selected tokens
+    `observe` then receives the filled velocity. `attends_to_cached` says what the selected tokens
     attend to: the other tokens too, as of their last evaluation, or only each other.
     """
 
-    cached_context: bool
+    attends_to_cached: bool
 
     def select(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
         """The tokens to evaluate, or None for all of them."""

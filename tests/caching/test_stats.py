@@ -135,7 +135,7 @@ def test_a_reused_guidance_difference_is_an_evaluation_saved() -> None:
 class Half:
     """Evaluates half of the tokens at some steps."""
 
-    cached_context = False
+    attends_to_cached = False
 
     def __init__(self, partial_steps: set[int]) -> None:
         self.partial_steps, self.latest = partial_steps, {}
@@ -239,6 +239,6 @@ def test_the_table_of_two_stages() -> None:
 
 
 def test_a_counted_policy_caches_tokens_if_the_policy_does() -> None:
-    assert not Stats().counted("x").cached_context
-    assert Stats().counted("x", TokenCacheConfig().policy()).cached_context
-    assert not Stats().counted("x", Half(set())).cached_context
+    assert not Stats().counted("x").attends_to_cached
+    assert Stats().counted("x", TokenCacheConfig().policy()).attends_to_cached
+    assert not Stats().counted("x", Half(set())).attends_to_cached

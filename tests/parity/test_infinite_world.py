@@ -21,7 +21,7 @@ def transformer_config(config: dict) -> TransformerConfig:
     return TransformerConfig(
         dim=config["dim"],
         ffn_dim=config["ffn_dim"],
-        layers=config["num_layers"],
+        blocks=config["num_layers"],
         heads=config["num_heads"],
         frequencies=config["freq_dim"],
         text_width=config["caption_channels"],

@@ -22,7 +22,7 @@ def published_like(text_width: int | None = 24) -> TransformerConfig:
     return TransformerConfig(
         dim=60,
         ffn_dim=96,
-        layers=2,
+        blocks=2,
         heads=3,
         frequencies=32,
         text_width=text_width,
@@ -36,7 +36,7 @@ def pose_rotary_config(stream: str = "fixed") -> TransformerConfig:
     return TransformerConfig(
         dim=32,
         ffn_dim=48,
-        layers=2,
+        blocks=2,
         heads=2,
         frequencies=32,
         text_width=None,

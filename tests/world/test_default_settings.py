@@ -64,7 +64,7 @@ DEFAULTS = [
         {
             "dim": 1536,
             "ffn_dim": 8960,
-            "layers": 30,
+            "blocks": 30,
             "heads": 12,
             "frequencies": 256,
             "latent_channels": 16,

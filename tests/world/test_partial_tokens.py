@@ -79,7 +79,7 @@ def test_a_carved_token_stays_in_sight_as_it_was() -> None:
     model.token_velocity(elsewhere, timestep, context, cache.part(carved.nonzero()[:, 0]))
     again = CachedTokens()
     model.token_velocity(elsewhere, timestep, context, again.whole())
-    assert torch.allclose(cache.layers[0].keys, again.layers[0].keys, atol=1e-5)
+    assert torch.allclose(cache.blocks[0].keys, again.blocks[0].keys, atol=1e-5)
 
 
 def test_every_chunk_begins_with_an_empty_cache() -> None:
@@ -87,7 +87,7 @@ def test_every_chunk_begins_with_an_empty_cache() -> None:
         CachedTokens().part(SOME)
     cache = CachedTokens()
     nothing = torch.zeros(1, 1, 16, 2)
-    cache.layers[0] = KeysValues(nothing, nothing)
+    cache.blocks[0] = KeysValues(nothing, nothing)
     with pytest.raises(ValueError, match="ascending"):
         cache.part(SOME.flip(0))
     model, inputs = randomised(pose_rotary_config()), reckoned_inputs(batch=1)
@@ -101,7 +101,7 @@ def test_every_chunk_begins_with_an_empty_cache() -> None:
 class EveryToken(EvaluateAll):
     """Asks for all tokens by their rows from the second step on."""
 
-    cached_context = True
+    attends_to_cached = True
 
     def select(self, step, timesteps, state):
         return torch.arange(len(state[VIDEO])) if step else None

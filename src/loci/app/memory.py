@@ -141,11 +141,11 @@ def walk_need(model: Path, dtype: torch.dtype, height: int, width: int) -> Need 
     rest = numbers(transformer) * dtype.itemsize - blocks
     tokens = (height // 16) * (width // 16)
     scale = config.dim / 1536 * dtype.itemsize / 2
-    kept = config.layers * (2 * tokens + 2 * 512) * config.dim * dtype.itemsize
+    kept = config.blocks * (2 * tokens + 2 * 512) * config.dim * dtype.itemsize
     chunk = (23 * tokens * TOKEN + FEED_FORWARD) * scale + ROWS * kept
     tile = min(height * width, LARGEST_TILE * 64)
     work = max(chunk, CODEC_PIXEL * tile) + 2 * STATE_PIXEL * height * width
-    return Need(blocks, blocks / config.layers, rest + codec, work)
+    return Need(blocks, blocks / config.blocks, rest + codec, work)
 
 
 LIFT_WORK = 1.9e9

@@ -132,7 +132,7 @@ def time_world(
         side: side of a latent; its quarter is the number of tokens.
         calls: that are timed.
     """
-    model = WorldTransformer(replace(TransformerConfig(), layers=layers)).to(dtype).eval()
+    model = WorldTransformer(replace(TransformerConfig(), blocks=layers)).to(dtype).eval()
     local = torch.randn(1, 16, 1, side, side)
     ids = torch.zeros(1, 4 * (frames - 1) + 1, dtype=torch.long)
     prompt = Prompt(torch.randn(1, TEXT_LENGTH, 4096), torch.ones(1, TEXT_LENGTH))
@@ -149,7 +149,7 @@ def world_operations(config: TransformerConfig, noisy: int, memory: int) -> floa
     dim = config.dim
     linear = 2 * noisy * (6 * dim**2 + 2 * dim * config.ffn_dim) + 2 * memory * 2 * dim**2
     attention = 4 * dim * noisy * (noisy + memory + TEXT_LENGTH)
-    return float(config.layers * (linear + attention))
+    return float(config.blocks * (linear + attention))
 
 
 def structure_operations(config: Any, tokens: int | None = None) -> float:

@@ -142,7 +142,9 @@ class CountingPolicy:
         every: int | None = 1,
     ) -> None:
         self.stage, self.policy, self.interval, self.every = stage, policy, interval, every
-        self.cached_context = policy.cached_context if isinstance(policy, TokenPolicy) else False
+        self.attends_to_cached = (
+            policy.attends_to_cached if isinstance(policy, TokenPolicy) else False
+        )
         self._full_guided_steps = 0
         self._share: float | None = None  # of the tokens in this step's evaluation, if partial
 

@@ -67,7 +67,7 @@ class TokenCache:
         ValueError: for a warm-up below 2.
     """
 
-    cached_context = True
+    attends_to_cached = True
 
     def __init__(
         self,

@@ -168,7 +168,7 @@ def _world_sizes(size: str) -> Any:
         TransformerConfig(
             dim=48,
             ffn_dim=64,
-            layers=2,
+            blocks=2,
             heads=2,
             frequencies=32,
             text_width=32,

@@ -52,8 +52,8 @@ class PanoramaLayer(nn.Module):
         x_rotation: RotaryEmbedding,
         views_rotation: RotaryEmbedding,
     ) -> Float[Tensor, "b n d"]:
-        context = self.attn.keys_values(views, views_rotation)
-        x = x + self.attn.attend(self.attn.queries(layer_norm(x), x_rotation), context)
+        keys_values = self.attn.keys_values(views, views_rotation)
+        x = x + self.attn.attend(self.attn.queries(layer_norm(x), x_rotation), keys_values)
         return x + self.ffn(layer_norm(x))
 
 

@@ -83,10 +83,10 @@ class Attention(nn.Module):
         return KeysValues(k if rotary is None else apply_rotary(k, rotary), self._split(self.v(x)))
 
     def attend(
-        self, queries: Float[Tensor, "b h n e"], context: KeysValues
+        self, queries: Float[Tensor, "b h n e"], keys_values: KeysValues
     ) -> Float[Tensor, "b n d"]:
         """Attention output after the output projection."""
-        attended = dot_product_attention(queries, *context)
+        attended = dot_product_attention(queries, *keys_values)
         return self.o(attended.transpose(1, 2).flatten(-2))
 
     def forward(
@@ -126,10 +126,10 @@ class CrossAttention(nn.Module):
         """
         return self.to_out(self.to_kv.bias.chunk(2)[1])[None, None]
 
-    def forward(self, x: Float[Tensor, "b n d"], context: KeysValues) -> Float[Tensor, "b n d"]:
+    def forward(self, x: Float[Tensor, "b n d"], keys_values: KeysValues) -> Float[Tensor, "b n d"]:
         """Attention output of the tokens."""
         queries = self.to_q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        attended = dot_product_attention(queries, *context)
+        attended = dot_product_attention(queries, *keys_values)
         return self.to_out(attended.transpose(1, 2).flatten(-2))
 
 

@@ -170,7 +170,7 @@ def sample_slat(
     """
     settings = settings or SlatSampling()
     times = rescaled_times(settings.steps, settings.rescale)
-    cached = isinstance(policy, TokenPolicy) and policy.cached_context
+    cached = isinstance(policy, TokenPolicy) and policy.attends_to_cached
     conditional = SlatBranch(flow, voxels, flow.context(condition, aligned), cached)
     unconditional = SlatBranch(flow, voxels, None, cached)
 

@@ -56,10 +56,10 @@ class BlockContext(NamedTuple):
 class ChunkContext(NamedTuple):
     """All that `WorldTransformer.velocity` needs besides the noisy latents and the timestep."""
 
-    layers: tuple[BlockContext, ...]
+    blocks: tuple[BlockContext, ...]
     memory_rotation: RotaryEmbedding
     target_rotation: RotaryEmbedding
-    target_offset: Float[Tensor, "b t d"]
+    frame_embedding: Float[Tensor, "b t d"]
     """Added to every token of a target frame: the embedding of its action, and of its pose."""
 
     def row(self, index: int) -> "ChunkContext":
@@ -72,12 +72,12 @@ class ChunkContext(NamedTuple):
         def pair(whole: KeysValues | None) -> KeysValues | None:
             return None if whole is None else KeysValues(*(x[rows] for x in whole))
 
-        layers = tuple(
-            BlockContext(layer.normed_memory[rows], pair(layer.memory), pair(layer.text))
-            for layer in self.layers
+        blocks = tuple(
+            BlockContext(block.normed_memory[rows], pair(block.memory), pair(block.text))
+            for block in self.blocks
         )
         rotations = rotation(self.memory_rotation), rotation(self.target_rotation)
-        return ChunkContext(layers, *rotations, self.target_offset[rows])
+        return ChunkContext(blocks, *rotations, self.frame_embedding[rows])
 
 
 def stack_contexts(contexts: Sequence[ChunkContext]) -> ChunkContext:
@@ -97,10 +97,10 @@ def stack_contexts(contexts: Sequence[ChunkContext]) -> ChunkContext:
         return BlockContext(torch.cat([part.normed_memory for part in parts]), memory, None)
 
     return ChunkContext(
-        tuple(block(parts) for parts in zip(*(c.layers for c in contexts), strict=True)),
+        tuple(block(parts) for parts in zip(*(c.blocks for c in contexts), strict=True)),
         rows([c.memory_rotation for c in contexts]),
         rows([c.target_rotation for c in contexts]),
-        torch.cat([c.target_offset for c in contexts]),
+        torch.cat([c.frame_embedding for c in contexts]),
     )
 
 

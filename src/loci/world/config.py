@@ -106,7 +106,7 @@ def doom_transformer(pose_rotary: bool = True) -> TransformerConfig:
     return TransformerConfig(
         dim=_DOOM_WIDTH,
         ffn_dim=4 * _DOOM_WIDTH,
-        layers=8,
+        blocks=8,
         heads=4,
         frequencies=128,
         latent_channels=_DOOM_LATENTS,

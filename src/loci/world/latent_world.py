@@ -188,18 +188,10 @@ class LatentWorld:
             following = actions[:, at + self.chunk : at + self.chunk + 1]
             known = None if poses is None else poses[:, at : at + self.chunk]
             latents, here = self._sample(state, ids, following, known)
-            state = self._advance(
-                state, ids.shape[1], self._drop_overlap(latents, ids.shape[1]), here
+            state = self.advance(
+                state, ids.shape[1], self.drop_overlap(latents, ids.shape[1]), here
             )
             yield latents, state
-
-    @torch.no_grad()
-    def context(
-        self, state: WalkState, actions: ArrayLike, next_action: ArrayLike | None = None
-    ) -> ChunkContext:
-        """The conditioning of the next chunk; arguments as for `World.step`."""
-        ids = torch.from_numpy(to_ids(actions))[None]
-        return self._context(state, ids, next_actions(next_action))[0]
 
     def _sample(
         self,
@@ -211,7 +203,7 @@ class LatentWorld:
         """The latents of the whole chunk, and the dead-reckoned poses of its frames."""
         self.report("context", 0, 1)
         with self.stats.timed("context"):
-            context, poses = self._context(state, ids, following, known)
+            context, poses = self.chunk_context(state, ids, following, known)
         on_step = partial(self.report, "steps")
         frames = self.config.chunk // self.temporal_factor + int(self.config.overlap)
         shape = (*state.local.shape[:2], frames, *state.local.shape[3:])
@@ -227,13 +219,17 @@ class LatentWorld:
             )
         return latents, poses
 
-    def _context(
+    def chunk_context(
         self,
         state: WalkState,
         ids: Int[Tensor, "b n 2"],
         following: Int[Tensor, "b m 2"],
         known: Float[Tensor, "b n 3"] | None = None,
     ) -> tuple[ChunkContext, Tensor | None]:
+        """The conditioning of the next chunk, and the dead-reckoned poses of its frames.
+
+        Arguments as for `walk_latents`; `following` are the actions after `ids`, if known.
+        """
         config = self.config
         # The rest of the chunk stands still.
         padded = torch.zeros(len(ids), config.chunk + int(config.overlap), 2, dtype=torch.long)
@@ -261,12 +257,12 @@ class LatentWorld:
         )
         return context, poses
 
-    def _drop_overlap(self, latents: Float[Tensor, "b c t h w"], frames: int) -> Tensor:
+    def drop_overlap(self, latents: Float[Tensor, "b c t h w"], frames: int) -> Tensor:
         """The latents of a chunk's first new frames."""
         first = int(self.config.overlap)
         return latents[:, :, first : first + frames // self.temporal_factor]
 
-    def _advance(
+    def advance(
         self,
         state: WalkState,
         frames: int,

@@ -45,7 +45,7 @@ class TokenView:
             return rotation
         return RotaryEmbedding(*(part[..., self.rows, :] for part in rotation))
 
-    def key_extender(self, layer: int) -> ExtendKeys | None:
+    def key_extender(self, block: int) -> ExtendKeys | None:
         """How a block extends its keys and values; None to attend to the rows only."""
         return None
 
@@ -57,12 +57,12 @@ class CachedTokens:
     """
 
     def __init__(self) -> None:
-        self.layers: dict[int, KeysValues] = {}
+        self.blocks: dict[int, KeysValues] = {}
 
     @property
     def empty(self) -> bool:
         """Whether nothing was evaluated yet."""
-        return not self.layers
+        return not self.blocks
 
     def whole(self) -> TokenView:
         """A view of all tokens; the result is the same as without a cache."""
@@ -87,12 +87,12 @@ class _CachedView(TokenView):
         super().__init__(rows)
         self.cache = cache
 
-    def key_extender(self, layer: int) -> ExtendKeys:
-        return lambda computed: self._update(layer, computed)
+    def key_extender(self, block: int) -> ExtendKeys:
+        return lambda computed: self._update(block, computed)
 
-    def _update(self, layer: int, computed: KeysValues) -> KeysValues:
+    def _update(self, block: int, computed: KeysValues) -> KeysValues:
         if self.rows is not None:
-            pairs = zip(self.cache.layers[layer], computed, strict=True)
+            pairs = zip(self.cache.blocks[block], computed, strict=True)
             computed = KeysValues(*(torch.index_copy(old, 2, self.rows, new) for old, new in pairs))
-        self.cache.layers[layer] = computed
+        self.cache.blocks[block] = computed
         return computed

@@ -67,11 +67,11 @@ def sample_chunk(
             order=sampling.order,
         )
         return state[VIDEO]
-    cached = isinstance(policy, TokenPolicy) and policy.cached_context
+    cached = isinstance(policy, TokenPolicy) and policy.attends_to_cached
     flow = ChunkFlow(model, context, noise.shape, cached, group)
 
     def with_guidance(velocity: Velocity) -> Velocity:
-        negative = context.target_offset.shape[0] > 1
+        negative = context.frame_embedding.shape[0] > 1
         return batched_guidance(velocity, sampling.guidance) if negative else velocity
 
     state = sample(
@@ -136,14 +136,14 @@ class ChunkFlow:
         cached: bool,
         group: "ProcessGroup | None" = None,
     ) -> None:
-        copies = context.target_offset.shape[0]
+        copies = context.frame_embedding.shape[0]
         if group is not None and (group.size() != copies or cached):
             raise ValueError(
                 f"{group.size()} processes for {copies} rows: expected one for each, and a preset "
                 "that evaluates every token"
             )
         self.model, self.context, self.group = model, context, group
-        self.shape = torch.Size((context.target_offset.shape[0], *shape[1:]))
+        self.shape = torch.Size((context.frame_embedding.shape[0], *shape[1:]))
         self.cache = CachedTokens() if cached else None
 
     def whole(self, state: State, timestep: Float[Tensor, "m"]) -> State:

@@ -52,11 +52,12 @@ class TransformerConfig:
     FORMER_FIELDS: ClassVar[dict[str, str]] = {
         "reckoned": "pose_rotary",
         "memory": "memory_encoder",
+        "layers": "blocks",
     }
 
     dim: int = 1536
     ffn_dim: int = 8960
-    layers: int = 30
+    blocks: int = 30
     heads: int = 12
     frequencies: int = 256
     latent_channels: int = 16
@@ -129,7 +130,7 @@ class WorldTransformer(nn.Module):
             self.pose_embedding = PoseEmbedding(c.dim)
         has_text = c.text_width is not None
         self.blocks = nn.ModuleList(
-            Block(c.dim, c.ffn_dim, c.heads, has_text, c.eps) for _ in range(c.layers)
+            Block(c.dim, c.ffn_dim, c.heads, has_text, c.eps) for _ in range(c.blocks)
         )
         out = PATCH * PATCH * c.latent_channels
         self.head = Head(c.dim, out, c.eps)
@@ -174,8 +175,8 @@ class WorldTransformer(nn.Module):
         rotation = self._rotation(frames, offset.shape[1], rows, columns, local.device, poses)
         memory_rotation = rotation.slice(None, tokens.shape[1])
         target_rotation = rotation.slice(tokens.shape[1], None)
-        layers = self._encode_memory(tokens, memory_rotation, self._text(prompt))
-        return ChunkContext(layers, memory_rotation, target_rotation, offset)
+        blocks = self._encode_memory(tokens, memory_rotation, self._text(prompt))
+        return ChunkContext(blocks, memory_rotation, target_rotation, offset)
 
     def velocity(
         self,
@@ -202,22 +203,22 @@ class WorldTransformer(nn.Module):
         Raises:
             ValueError: as `velocity`.
         """
-        if context.target_offset.shape[1] != noisy.shape[2]:
-            frames, actions = noisy.shape[2], context.target_offset.shape[1]
+        if context.frame_embedding.shape[1] != noisy.shape[2]:
+            frames, actions = noisy.shape[2], context.frame_embedding.shape[1]
             raise ValueError(f"{frames} noisy latents need as many action latents, got {actions}")
         view = view or TokenView()
         time, projected = self._time(timestep)
         x = self._patches(noisy, mask=0.0)
         tokens_per_frame = x.shape[1] // noisy.shape[2]
-        x = view.select(x + context.target_offset.repeat_interleave(tokens_per_frame, dim=1))
+        x = view.select(x + context.frame_embedding.repeat_interleave(tokens_per_frame, dim=1))
         rotation = view.rotation(context.target_rotation)
-        for i, (block, layer) in enumerate(zip(self._layers, context.layers, strict=True)):
+        for i, (block, given) in enumerate(zip(self._blocks, context.blocks, strict=True)):
             modulation = block.modulate(projected)
-            memory = layer.memory
+            memory = given.memory
             if memory is None:
-                rotated = layer.normed_memory, context.memory_rotation
+                rotated = given.normed_memory, context.memory_rotation
                 memory = block.memory_keys(*rotated, modulation)
-            x = block(x, modulation, rotation, memory, layer.text, view.key_extender(i))
+            x = block(x, modulation, rotation, memory, given.text, view.key_extender(i))
         out = self.head(x, time)
         if self.config.detail:
             tokens = view.select(to_tokens(noisy)).to(x)
@@ -270,7 +271,7 @@ class WorldTransformer(nn.Module):
         if isinstance(self.memory_encoder, PosedHPMCEncoder):
             self.memory_encoder.panorama.init_weights()
         with torch.no_grad():
-            for block in self._layers:
+            for block in self._blocks:
                 block.modulation[:, [2, 5]] += gate_bias
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -283,7 +284,7 @@ class WorldTransformer(nn.Module):
         return load_pretrained(cls, TransformerConfig, source)
 
     @property
-    def _layers(self) -> Iterator[Block]:  # one at a time: they may be streamed
+    def _blocks(self) -> Iterator[Block]:  # one at a time: they may be streamed
         return cast("Iterator[Block]", iter(self.blocks))
 
     def _check(self, local: Tensor, prompt: Prompt | None, poses: ChunkPoses | None) -> None:
@@ -352,17 +353,17 @@ class WorldTransformer(nn.Module):
     ) -> tuple[BlockContext, ...]:
         """The memory tokens in front of every block, at timestep 0."""
         _, projected = self._time(torch.zeros(tokens.shape[0], device=tokens.device))
-        layers = []
-        for i, block in enumerate(self._layers):
+        contexts = []
+        for i, block in enumerate(self._blocks):
             modulation = block.modulate(projected)
             keys = None if text is None else block.text_keys(text)
             normed = block.norm(tokens)
             fixed = self.config.memory_stream == "fixed"
             memory = block.memory_keys(normed, rotation, modulation) if fixed else None
-            layers.append(BlockContext(normed, memory, keys))
+            contexts.append(BlockContext(normed, memory, keys))
             if not fixed and i + 1 < len(self.blocks):
                 tokens = block.advance_memory(tokens, modulation, rotation, keys)
-        return tuple(layers)
+        return tuple(contexts)
 
     def _time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         if self.config.round_timestep:

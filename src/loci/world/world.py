@@ -267,10 +267,10 @@ class World(LatentWorld):
         groups: dict[int, list[int]] = {}
         with self.stats.timed("context"):
             for index, (state, each) in enumerate(zip(states, ids, strict=True)):
-                got = self._context(state, torch.from_numpy(each)[None], next_actions(None))
+                got = self.chunk_context(state, torch.from_numpy(each)[None], next_actions(None))
                 contexts.append(got[0])
                 poses.append(got[1])
-                groups.setdefault(got[0].layers[0].normed_memory.shape[1], []).append(index)
+                groups.setdefault(got[0].blocks[0].normed_memory.shape[1], []).append(index)
         latents: dict[int, Tensor] = {}
         frames = self.chunk // self.temporal_factor
         sampling = config.sampling.shortened(self.preset.walk_step_share)
@@ -375,10 +375,10 @@ class SampledChunk:
         video = self.video() if world.config.reencode else None
         world.report("history", 0, 1)
         with world.stats.timed("history"):
-            new, codec = world._drop_overlap(self.latents, self.count), None
+            new, codec = world.drop_overlap(self.latents, self.count), None
             if video is not None:
                 new, codec = world.codec.encode_stream(video, self.before.codec)
-            return world._advance(self.before, self.count, new, self.poses, codec)
+            return world.advance(self.before, self.count, new, self.poses, codec)
 
 
 def picture_seed(pixels: UInt8[np.ndarray, "h w 3"]) -> int:

@@ -96,7 +96,8 @@ def test_a_walk_is_conditioned_as_in_training() -> None:
     )
     noisy, timestep = torch.randn(8, 16, 4, 4, 4), torch.full((8,), 600.0)
     expected = model.velocity(noisy, timestep, trained)[row]
-    walked = world.context(state, walks.actions[walk, now : now + 4].numpy())
+    ids = torch.as_tensor(walks.actions[walk, now : now + 4])[None]
+    walked, _ = world.chunk_context(state, ids, torch.zeros(1, 0, 2, dtype=torch.long))
     ours = model.velocity(noisy[row : row + 1], timestep[:1], walked)[0]
     assert torch.allclose(ours, expected, atol=1e-4)
 

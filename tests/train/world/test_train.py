@@ -124,8 +124,8 @@ def test_it_begins_with_what_another_model_has_learned(tmp_path: Path) -> None:
     still = replace(CONFIG, steps=1, learning_rate=1e-7, out=tmp_path / "run")
     model = fit_world(wandering(), None, still, start)
     assert torch.allclose(weights(model), weights(start), atol=1e-5)
-    other = WorldTransformer(replace(CONFIG.model, layers=CONFIG.model.layers + 1))
-    with pytest.raises(LociError, match="layers=.*, expected TransformerConfig"):
+    other = WorldTransformer(replace(CONFIG.model, blocks=CONFIG.model.blocks + 1))
+    with pytest.raises(LociError, match="blocks=.*, expected TransformerConfig"):
         fit_world(wandering(), None, replace(still, out=tmp_path / "other"), other)
 
 

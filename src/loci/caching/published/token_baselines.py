@@ -36,7 +36,7 @@ class RandomTokens:
         ValueError: for a share of dropped tokens outside [0, 1).
     """
 
-    cached_context = False
+    attends_to_cached = False
 
     def __init__(self, share: float, generator: torch.Generator | None = None) -> None:
         if not 0 <= share < 1:
@@ -72,7 +72,7 @@ class MergedTokens:
         group_labels: of every token.
     """
 
-    cached_context = False
+    attends_to_cached = False
 
     def __init__(self, group_labels: Int[Tensor, "n"]) -> None:
         labels, self.index = torch.unique(group_labels, return_inverse=True)
@@ -122,7 +122,7 @@ class Fast3DCache:
     velocities, so it fits any model. The state has one tensor `[tokens, channels]`.
     """
 
-    cached_context = False
+    attends_to_cached = False
 
     def __init__(self, config: Fast3DCacheConfig | None = None) -> None:
         self.config = config or Fast3DCacheConfig()

@@ -132,7 +132,7 @@ class ReleasedCarving:
     that are left out are absent from the network. The last step may be skipped.
     """
 
-    cached_context = False
+    attends_to_cached = False
 
     def __init__(self, config: CarvingConfig, scores: Float[Tensor, "n"]) -> None:
         self.config, self.selection = config, ReleasedSelection(scores)
@@ -186,7 +186,7 @@ class PaperCarving:
     groups are evaluated whole, ranked by their most salient token.
     """
 
-    cached_context = True
+    attends_to_cached = True
 
     def __init__(
         self,

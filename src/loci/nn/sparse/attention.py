@@ -31,10 +31,10 @@ class VoxelCrossAttention(CrossAttention):
     """Every voxel attends to the condition of its item."""
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, feats: Float[Tensor, "n d"], context: KeysValues | None, voxels: Voxels
+        self, feats: Float[Tensor, "n d"], keys_values: KeysValues | None, voxels: Voxels
     ) -> Float[Tensor, "n d"]:
-        """`context` has a row per item; None is the condition of all zeros (broadcast)."""
-        if context is None:
+        """`keys_values` has a row per item; None is the condition of all zeros (broadcast)."""
+        if keys_values is None:
             return self.unconditional()[0]
         queries = self.to_q(feats).unflatten(-1, (self.heads, -1))
-        return self.to_out(voxels.by_item.attend_to(queries, *context).flatten(1))
+        return self.to_out(voxels.by_item.attend_to(queries, *keys_values).flatten(1))

@@ -39,10 +39,10 @@ class SparseConv3(nn.Module):
     def forward(self, feats: Float[Tensor, "n c"], voxels: Voxels) -> Float[Tensor, "n d"]:
         taps = self.conv.weight.flatten(1, 3).unbind(1)
         total = F.linear(feats, taps[MIDDLE], self.conv.bias).float()
-        context = voxels.context(feats)
+        read = voxels.with_cached(feats)
         for tap, (target, source) in enumerate(voxels.neighbours):
             if tap != MIDDLE and target.numel():
-                product = F.linear(_padded(context[source]), taps[tap])
+                product = F.linear(_padded(read[source]), taps[tap])
                 total.index_add_(0, target, product[: len(target)].float())
         return total.to(feats.dtype)
 

@@ -71,7 +71,7 @@ class _View(Voxels):
         super().__init__(base.coords if rows is None else base.coords[rows])
         self.cache, self.base, self.rows = cache, base, rows
 
-    def context(self, feats: Float[Tensor, "n c"]) -> Float[Tensor, "m c"]:
+    def with_cached(self, feats: Float[Tensor, "n c"]) -> Float[Tensor, "m c"]:
         return self.cache.updated(feats, self.rows)
 
     @cached_property
@@ -115,7 +115,7 @@ class _CachedGroups(Groups):
     def attend(
         self, q: Float[Tensor, "n h e"], k: Float[Tensor, "n h e"], v: Float[Tensor, "n h e"]
     ) -> Float[Tensor, "n h e"]:
-        k, v = self.view.context(k), self.view.context(v)
+        k, v = self.view.with_cached(k), self.view.with_cached(v)
         if self.view.rows is None:
             return super().attend(q, k, v)
         out, items = torch.empty_like(q), self.view.coords[:, 0]

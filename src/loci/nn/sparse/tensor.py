@@ -138,7 +138,7 @@ class Voxels:
     def __len__(self) -> int:
         return self.coords.shape[0]
 
-    def context(self, feats: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+    def with_cached(self, feats: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         """The features that convolution and attention read: those given.
 
         The views of `loci.nn.sparse.partial_voxels` add cached features of other voxels.

@@ -84,14 +84,14 @@ class VoxelFlowBlock(nn.Module):
         feats: Float[Tensor, "n d"],
         moment: Float[Tensor, "b d"],
         voxels: Voxels,
-        context: KeysValues | None,
+        keys_values: KeysValues | None,
     ) -> Float[Tensor, "n d"]:
-        """The block's output; `context` None is the unconditional branch."""
+        """The block's output; `keys_values` None is the unconditional branch."""
         rows = per_voxel(self.adaLN_modulation(moment), voxels)
         m = Modulation(*rows.chunk(6, dim=-1))
         h = modulate(layer_norm(feats, EPS), m.shift1, m.scale1)
         feats = gated_residual(feats, self.self_attn(h, voxels.by_item), m.gate1)
-        feats = feats + self.cross_attn(self.norm2(feats), context, voxels)
+        feats = feats + self.cross_attn(self.norm2(feats), keys_values, voxels)
         h = modulate(layer_norm(feats, EPS), m.shift2, m.scale2)
         return gated_residual(feats, self.mlp(h), m.gate2)
 

@@ -58,11 +58,11 @@ class StreamAttention(nn.Module):
         self.to_out = nn.ModuleDict({s: nn.Linear(dim, dim) for s in STREAMS})
 
     def forward(self, x: Streams) -> dict[str, Tensor]:
-        queries, keys_values = zip(*(self._project(x[s], s) for s in STREAMS), strict=True)
-        shape, layout = keys_values
-        context = {SHAPE: shape, LAYOUT_STREAM: _joined(layout, shape)}
+        queries, pairs = zip(*(self._project(x[s], s) for s in STREAMS), strict=True)
+        shape, layout = pairs
+        keys_values = {SHAPE: shape, LAYOUT_STREAM: _joined(layout, shape)}
         return {
-            stream: self.to_out[stream](_attended(query, context[stream]))
+            stream: self.to_out[stream](_attended(query, keys_values[stream]))
             for stream, query in zip(STREAMS, queries, strict=True)
         }
 
@@ -96,24 +96,24 @@ class TwoStreamBlock(nn.Module):
         return Modulation(*self.adaLN_modulation(moment)[:, None].chunk(6, dim=-1))
 
     def forward(
-        self, x: Streams, moment: Float[Tensor, "b d"], context: StreamKeys | None
+        self, x: Streams, moment: Float[Tensor, "b d"], keys_values: StreamKeys | None
     ) -> dict[str, Tensor]:
-        """The block's output; `context` None is the unconditional branch."""
+        """The block's output; `keys_values` None is the unconditional branch."""
         m = self.modulate(moment)
         modulated = {s: modulate(layer_norm(x[s], EPS), m.shift1, m.scale1) for s in STREAMS}
         attended = self.self_attn(modulated)
         out = {}
         for s in STREAMS:
             y = gated_residual(x[s], attended[s], m.gate1)
-            y = y + self._cross_attended(y, s, context)
+            y = y + self._cross_attended(y, s, keys_values)
             update = self.mlp[s](modulate(layer_norm(y, EPS), m.shift2, m.scale2))
             out[s] = gated_residual(y, update, m.gate2)
         return out
 
-    def _cross_attended(self, x: Tensor, stream: str, context: StreamKeys | None) -> Tensor:
-        if context is None:
+    def _cross_attended(self, x: Tensor, stream: str, keys_values: StreamKeys | None) -> Tensor:
+        if keys_values is None:
             return self._cross(stream).unconditional()
-        return self._cross(stream)(self.norm2[stream](x), context[stream])
+        return self._cross(stream)(self.norm2[stream](x), keys_values[stream])
 
     def _cross(self, stream: str) -> CrossAttention:
         return cast(CrossAttention, self.cross_attn[stream])
@@ -123,8 +123,8 @@ def _joined(first: KeysValues, second: KeysValues) -> KeysValues:
     return KeysValues(*(torch.cat(pair, dim=2) for pair in zip(first, second, strict=True)))
 
 
-def _attended(queries: Tensor, context: KeysValues) -> Tensor:
-    return dot_product_attention(queries, *context).transpose(1, 2).flatten(-2)
+def _attended(queries: Tensor, keys_values: KeysValues) -> Tensor:
+    return dot_product_attention(queries, *keys_values).transpose(1, 2).flatten(-2)
 
 
 LAYOUT_CHANNELS = {LAYOUT_STREAM: 6, "translation": 3, "scale": 3, "translation_scale": 1}
