@@ -30,6 +30,7 @@ DEFAULTS = [
             "views": (),
             "action_scale": None,
             "fov": None,
+            "static": False,
             "sampling": {"steps": 30, "shift": 7.0, "uniform": False, "guidance": 5.0, "order": 1},
             "memory": {
                 "merging": {

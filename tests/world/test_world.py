@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from loci.actions import to_ids
 from loci.codecs import CODECS
 from loci.codecs.frame import FrameCodec
 from loci.errors import LociError
@@ -481,3 +482,47 @@ def test_a_chunk_attends_to_the_keyframes_near_its_own_poses(
     assert left.shape == ahead.shape
     assert left.shape[1] <= world.config.memory.attended
     assert not torch.equal(left, ahead)
+
+
+def test_a_static_world_repeats_its_newest_frame_while_it_stands_still() -> None:
+    plain = small_world()
+    world = World(replace(plain.config, static=True), plain.transformer, plain.codec)
+    _, state = world.step(world.start(PICTURE, seed=3), "wj*4")
+    newest = world.newest_frame(state)
+    still, after = world.step(state, ".*3")
+    assert (still == newest).all()
+    assert world.stats.stage("chunks").steps == plain.config.sampling.steps, "of the first chunk"
+    assert (after.frames, after.chunks) == (state.frames + 3, state.chunks + 1)
+    assert torch.equal(after.pose, state.pose)
+    assert after.memory.length == state.memory.length + 3
+    generated, _ = plain.step(state, ".*3")
+    assert not (generated == newest).all()
+    moved, _ = world.step(after, "w*4")
+    assert not (moved == newest).all()
+
+
+def test_walks_that_stand_still_among_others_are_as_by_themselves() -> None:
+    plain = small_world()
+    world = World(replace(plain.config, static=True), plain.transformer, plain.codec)
+    states = [world.step(world.start(PICTURE, seed=n), "j*4")[1] for n in range(3)]
+    keys = ["w*4", ".*4", "l*4"]
+    for found, state, key in zip(world.step_together(states, keys), states, keys, strict=True):
+        frames, after = world.step(state, key)
+        assert np.abs(found[0].astype(int) - frames).max() <= 1
+        torch.testing.assert_close(found[1].local, after.local, atol=1e-5, rtol=0)
+    together = world.start_from_latents(
+        torch.cat([state.local for state in states]),
+        torch.cat([state.pose for state in states])[:, None],
+    )
+    ids = torch.from_numpy(np.stack([to_ids(key) for key in keys]))
+    (latents, _), *_ = world.walk_latents(together, ids)
+    assert torch.equal(latents[1], states[1].local[0].expand(-1, 4, -1, -1))
+    assert not torch.equal(latents[0], states[0].local[0].expand(-1, 4, -1, -1))
+
+
+def test_a_static_world_needs_to_know_what_moves() -> None:
+    world = small_world()
+    config = replace(world.config, static=True, action_scale=None)
+    transformer = randomised(replace(world.transformer.config, pose_rotary=None))
+    with pytest.raises(LociError, match="action_scale"):
+        World(config, transformer, world.codec)

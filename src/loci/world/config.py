@@ -63,6 +63,8 @@ class WorldConfig:
         moves, views: the action ids the model was trained on; all if empty.
         action_scale: what an action does in one frame, for models that use dead-reckoned poses.
         fov: horizontal field of view in degrees of the frames it was trained on; None if unknown.
+        static: nothing moves by itself: a chunk without motion repeats the newest latent, instead
+            of generating it again.
         sampling: Euler steps of a chunk.
         memory: how the memory is organised.
     """
@@ -85,6 +87,7 @@ class WorldConfig:
     views: tuple[int, ...] = ()
     action_scale: ActionScale | None = None
     fov: float | None = None
+    static: bool = False
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     memory: MemoryConfig = field(default_factory=_published_memory)
 
@@ -147,6 +150,7 @@ def doom_world() -> WorldConfig:
         views=(0, 3, 4),
         action_scale=ActionScale(),
         fov=88.7,
+        static=True,
         sampling=SamplingConfig(steps=8, shift=2.0, uniform=True, guidance=1.0, order=2),
         # As many tokens at a time as it was trained with: 8 merged spans and 12 of 64 keyframes.
         memory=MemoryConfig(

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -201,6 +201,27 @@ class LatentWorld:
         known: Float[Tensor, "b n 3"] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The latents of the whole chunk, and the dead-reckoned poses of its frames."""
+        if not (still := self._stand_still(ids)).any():
+            return self._generate(state, ids, following, known)
+        repeated = state.local.repeat(1, 1, self.config.chunk, 1, 1)
+        if still.all():
+            return repeated, state.pose[:, None].repeat(1, self.config.chunk, 1)
+        latents, poses = self._generate(state, ids, following, known)
+        return torch.where(
+            still.to(self.device)[:, None, None, None, None], repeated, latents
+        ), poses
+
+    def _stand_still(self, ids: Int[Tensor, "b n 2"]) -> Bool[Tensor, "b"]:
+        """Which walks repeat their newest latent in place of a chunk without motion."""
+        return ~ids.flatten(1).any(dim=1) & self.config.static
+
+    def _generate(
+        self,
+        state: WalkState,
+        ids: Int[Tensor, "b n 2"],
+        following: Int[Tensor, "b m 2"],
+        known: Float[Tensor, "b n 3"] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         self.report("context", 0, 1)
         with self.stats.timed("context"):
             context, poses = self.chunk_context(state, ids, following, known)
@@ -310,6 +331,8 @@ def _check_config(config: WorldConfig, transformer: WorldTransformer, factor: in
         raise LociError("world: set both or neither of action_scale and pose_rotary")
     if config.action_scale is not None and (config.overlap or factor > 1):
         raise LociError("world: dead-reckoned poses need a latent for each new frame, no overlap")
+    if config.static and config.action_scale is None:
+        raise LociError("world: a static world needs an action_scale")
     if config.action_scale is None and config.memory.merging.posed:
         raise LociError(
             "world: a memory that merges by views or has keyframes needs poses: an action_scale"

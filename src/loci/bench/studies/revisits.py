@@ -102,7 +102,7 @@ def study_revisits(
     pools.check(max(*time_counts, *pose_counts))
     test = load_recordings(data / "test")
     held_out = latent_walks(test, codec, cache, len(test.frames))
-    counts: dict[Addressing, tuple[int, ...]] = {"time": time_counts, "poses": pose_counts}
+    counts: dict[Addressing, tuple[int, ...]] = {"poses": pose_counts, "time": time_counts}
     runs: list[dict[str, Any]] = []
     for addressing in counts:
         base = train_base(pools, addressing, out / f"base-{addressing}", base_steps)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -125,7 +125,9 @@ def distances(
 
 
 def standing_still(world: World, plan: DriftPlan, maps: Sequence[int], seed: int) -> float:
-    """PSNR between the first and the last generated frame of standing still, mean over maps."""
+    """PSNR between the first and the last generated frame of standing still, mean over maps. In a
+    static world, too, every frame is generated for this."""
+    world = World(replace(world.config, static=False), world.transformer, world.codec)
     scores = []
     nothing = np.zeros((plan.still, 2), np.int64)
     for map_seed in maps:

@@ -66,7 +66,8 @@ def same_form(recordings: Recordings, first: Recordings, folder: Path) -> Record
 
 def recorded_world(world: WorldConfig, recordings: Recordings) -> WorldConfig:
     """How the model will be walked, with what the recordings say: the size of frames, their rate
-    and field of view, the actions that occur, and what an action does."""
+    and field of view, the actions that occur, and what an action does. A filmed world is never
+    static."""
     info = recordings.info
     moves, views = (frequent_ids(recordings.actions[..., i]) for i in range(2))
     return replace(
@@ -74,6 +75,7 @@ def recorded_world(world: WorldConfig, recordings: Recordings) -> WorldConfig:
         size=tuple(info.frame_size),
         fps=round(info.fps),
         fov=info.fov_degrees,
+        static=world.static and info.environment != "film",
         moves=moves,
         views=views,
         action_scale=info.action_scale or world.action_scale,
