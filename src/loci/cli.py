@@ -193,6 +193,10 @@ COMMANDS = {
         "What revisit-dense sequences teach a world that only wandered.",
     ),
     "bench labels": Command("loci.bench.labels:labels", "How right the labels of films are."),
+    "bench labels-study": Command(
+        "loci.bench.studies.labels:labels_study",
+        "What labels in three states are worth to a model that learns from them.",
+    ),
     "bench walk-parts": Command(
         "loci.bench.world.profile:walk_parts",
         "Profile the parts of a walk; compiled, in bfloat16.",

@@ -16,6 +16,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
 
 from loci.envs.base import MapPose
+from loci.envs.doom.carrier import Carrier
 from loci.envs.doom.engine import start_engine
 from loci.envs.doom.wad import write_wad
 from loci.errors import LociError
@@ -27,9 +28,6 @@ CLEARANCE = 26.0
 """Map units from the walker's middle to any wall; its radius is 16."""
 STAIR = 24.0
 HEADROOM = 56.0
-UNITS_PER_BUTTON = 12 / 41
-"""How far the walker moves in a tic, by the value of a button (`loci.envs.doom.wad`)."""
-MAX_BUTTON = 50
 _NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
 
 
@@ -225,8 +223,7 @@ class LevelCamera:
         self._game.send_game_command("god")
         for _ in range(10):
             self._game.make_action([0, 0, 0])
-        self._left_over = np.zeros(2)
-        self._heading = self.pose()[2]
+        self._carrier = Carrier(self._game, self.pose()[2])
 
     def sectors(self) -> list[Sector]:
         """All parts of the level."""
@@ -259,17 +256,10 @@ class LevelCamera:
     def carry(self, forward: float, left: float, turn: float) -> None:
         """One tic: a turn to the left in degrees, then a move in map units along the new heading.
 
-        The engine takes whole steps of 0.29 units; what is left over goes into the next tic.
-
         Raises:
             LociError: when the level has ended.
         """
-        self._heading += turn
-        wanted = np.array([forward, left]) / UNITS_PER_BUTTON + self._left_over
-        buttons = np.rint(wanted).clip(-MAX_BUTTON, MAX_BUTTON)
-        self._left_over = (wanted - buttons).clip(-1, 1)
-        delta = (self._heading - self.pose()[2] + 180) % 360 - 180
-        self._game.make_action([float(buttons[0]), float(-buttons[1]), float(-delta)])
+        self._carrier.carry(forward, left, turn, self.pose()[2])
         if self._game.is_episode_finished():
             raise LociError("the level has ended, expected a level without an exit in the way")
 
