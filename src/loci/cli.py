@@ -193,8 +193,8 @@ COMMANDS = {
         "What revisit-dense sequences teach a world that only wandered.",
     ),
     "bench labels": Command("loci.bench.labels:labels", "How right the labels of films are."),
-    "bench labels-study": Command(
-        "loci.bench.studies.labels:labels_study",
+    "bench study-labels": Command(
+        "loci.bench.studies.labels:study_labels",
         "What labels in three states are worth to a model that learns from them.",
     ),
     "bench walk-parts": Command(

@@ -116,10 +116,14 @@ class Examination:
             commands[action] = before, after
         return {
             "psnr": float(decibels.mean()),
-            "psnr_moving": float(decibels[self.moving].mean()),
-            "psnr_still": float(decibels[~self.moving].mean()),
+            "psnr_moving": _mean(decibels[self.moving]),
+            "psnr_still": _mean(decibels[~self.moving]),
             **obedience(commands),
         }
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
 
 
 def roomy(poses: Float[np.ndarray, "m t 3"], frames: range) -> Int[np.ndarray, "k 2"]:
@@ -127,7 +131,7 @@ def roomy(poses: Float[np.ndarray, "m t 3"], frames: range) -> Int[np.ndarray, "
     found = []
     for film, path in enumerate(poses):
         doom_map = make_map(FIRST_HELD_OUT + film)
-        free = [t for t in frames if doom_map.is_clear(*path[t, :2], ROOM)]
+        free = [t for t in frames if doom_map.is_clear(path[t, 0], path[t, 1], ROOM)]
         found += [(film, t) for t in free]
     return np.array(found).reshape(-1, 2)
 

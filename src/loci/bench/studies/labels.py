@@ -1,4 +1,4 @@
-"""`loci bench labels-study`: what labels in three states are worth to a model that learns.
+"""`loci bench study-labels`: what labels in three states are worth to a model that learns.
 
 Films of generated maps, carried by hand; the noise of an odometry; labels of the noisy poses by
 several rules; a small model for each, from the same start with the same samples.
@@ -62,8 +62,8 @@ class StudyPlan:
     films: int = 60
     held_out: int = 10
     frames: int = 300
-    base_steps: int = 1200
-    steps: int = 400
+    base_steps: int = 1000
+    steps: int = 380
     batch_size: int = 16
     width: int = 128
     layers: int = 4
@@ -71,9 +71,9 @@ class StudyPlan:
     examples: int = 128
 
 
-def labels_study(
+def study_labels(
     json: Path,
-    work: Path = Path("runs/labels-study"),
+    work: Path = Path("runs/study-labels"),
     plot: Path | None = None,
     seeds: int = 3,
     codec: Path = Path("doom"),
@@ -88,7 +88,7 @@ def labels_study(
         json: where to write the results.
         work: a folder for films, weights and what is done.
         plot: where to write a plot, a PNG.
-        seeds: repetitions: of weights, noise and samples.
+        seeds: repetitions: of the noise of poses, and of samples. All begin with the same weights.
         codec: a model whose codec to use: frames of 128x128, a latent for each.
         plan: how much is recorded, trained and judged.
 
@@ -156,21 +156,21 @@ class Study:
         if any(run["arm"] == arm and run["seed"] == seed for run in self.done()):
             return
         labels = label_films(self.films.poses, self.thresholds, FPS, seed)[arm]
-        world = self._train(f"{arm}-{seed}", labels, self.plan.steps, seed, self.base(seed))
+        world = self._train(f"{arm}-{seed}", labels, self.plan.steps, seed, self.base())
         run = {"arm": arm, "seed": seed, "plan": asdict(self.plan), **quality(labels, self.true)}
         run |= self.examination.of_model(world)
         with (self.work / RESULTS).open("a", encoding="utf-8") as file:
             file.write(jsons.dumps(run) + "\n")
         shutil.rmtree(self.work / f"{arm}-{seed}", ignore_errors=True)
 
-    def base(self, seed: int) -> WorldTransformer:
-        """Weights from which all arms of a seed begin: trained on the films without any action."""
-        final = self.work / f"base-{seed}" / "final"
+    def base(self) -> WorldTransformer:
+        """Weights from which all arms begin: trained on the films without any action."""
+        final = self.work / "base" / "final"
         if final.is_dir():
             return WorldTransformer.from_pretrained(final)
         unknown = np.full_like(self.true, UNCERTAIN)
         labels = ArmLabels(unknown, np.ones(unknown.shape[:2], bool))
-        return self._train(f"base-{seed}", labels, self.plan.base_steps, 1000 + seed)
+        return self._train("base", labels, self.plan.base_steps, 1000)
 
     def _train(
         self,
