@@ -62,13 +62,13 @@ class StudyPlan:
     films: int = 60
     held_out: int = 10
     frames: int = 300
-    base_steps: int = 1000
-    steps: int = 380
+    base_steps: int = 800
+    steps: int = 300
     batch_size: int = 16
     width: int = 128
     layers: int = 4
-    starts: int = 48
-    examples: int = 128
+    starts: int = 32
+    examples: int = 64
 
 
 def study_labels(
