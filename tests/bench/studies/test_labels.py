@@ -12,7 +12,7 @@ from loci.bench.studies.label_arms import ARMS
 from loci.bench.studies.labels import NAIVE, RESULTS, SCORES, summarise
 
 TINY = {"films": 3, "held-out": 1, "frames": 30, "base-steps": 1, "steps": 1, "batch-size": 2}
-TINY |= {"width": 64, "layers": 1, "starts": 1, "examples": 2}
+TINY |= {"width": 64, "blocks": 1, "starts": 1, "examples": 2}
 
 
 def run(arm: str, seed: int, value: float) -> dict:

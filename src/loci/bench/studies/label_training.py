@@ -33,12 +33,12 @@ LOGIT_MEAN, HIGH_NOISE, HIGH_NOISE_LOGIT_MEAN = 0.8, 0.35, 4.0
 LEARNING_RATE = 1e-3
 
 
-def small_transformer(width: int, layers: int, latent_channels: int) -> TransformerConfig:
+def small_transformer(width: int, blocks: int, latent_channels: int) -> TransformerConfig:
     """`doom_transformer(False)`, smaller."""
     return TransformerConfig(
         dim=width,
         ffn_dim=4 * width,
-        layers=layers,
+        blocks=blocks,
         heads=max(1, width // 64),
         frequencies=128,
         latent_channels=latent_channels,

@@ -54,7 +54,7 @@ class StudyPlan:
         base_steps: training steps without actions, before the arms part.
         steps: training steps of every arm.
         batch_size: examples a step.
-        width, layers: of the model.
+        width, blocks: of the model.
         starts: held-out frames from which every command is given.
         examples: held-out examples of the next frames.
     """
@@ -66,7 +66,7 @@ class StudyPlan:
     steps: int = 300
     batch_size: int = 16
     width: int = 128
-    layers: int = 4
+    blocks: int = 4
     starts: int = 32
     examples: int = 64
 
@@ -183,7 +183,7 @@ class Study:
         plan, latents = self.plan, torch.from_numpy(self.films.latents)
         actions, used = torch.from_numpy(labels.ids), torch.from_numpy(labels.used)
         films = LabelledFilms(latents, actions, used, self.true)
-        model = small_transformer(plan.width, plan.layers, latents.shape[2])
+        model = small_transformer(plan.width, plan.blocks, latents.shape[2])
         out = self.work / name
         return train_chunks(films, model, out, steps, plan.batch_size, seed, start)
 
