@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loci.bench.world.returns import GAP, ROWS, SCALE, TILES, draw, returns
+from loci.bench.world.drift import RETURN, long_walk, start_pictures
+from loci.bench.world.returns import GAP, RETURNS_A_ROW, ROWS, SCALE, TILES, draw, returns
 from loci.bench.world.trials import held_out_maps, make_trial
 from loci.errors import LociError
+from loci.world.world import World
 from tests.bench.world.test_trials import needs_the_engine
 from tests.world.models import small_world
 
@@ -43,3 +45,23 @@ def test_too_short_a_spin_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LociError, match="--length"):
         returns(tmp_path / "returns.png", length=50)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_default_walk_is_drawn_at_every_return_to_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = small_world()
+    monkeypatch.setattr(World, "from_pretrained", lambda name: world)
+    out = tmp_path / "walk.png"
+    returns(out, walk=RETURN * 2 + 8)
+    sheet = np.asarray(Image.open(out))
+    height, width = 32, 32
+    assert sheet.shape == (height, RETURNS_A_ROW * width, 3)
+    (picture,) = start_pictures(world, 1, 0)
+    walk = long_walk(world, picture, RETURN * 2, 0, {RETURN, RETURN * 2})
+    for column, frame in enumerate([picture, walk.kept[RETURN], walk.kept[2 * RETURN]]):
+        assert (sheet[:, column * width : (column + 1) * width] == frame).all()
+    assert (sheet[:, 3 * width :] == 255).all()
+    assert "2 returns" in capsys.readouterr().out
+    with pytest.raises(LociError, match="--walk"):
+        returns(out, walk=300)
