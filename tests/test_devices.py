@@ -183,7 +183,7 @@ def test_a_mesh_on_the_device_is_finished_and_written(
 
 @pytest.mark.parametrize("name", ["fast", "faster", "released", "paper", "tokens", "dropped"])
 def test_presets_lift_on_the_device(pretend: torch.device, tmp_path: Path, name: str) -> None:
-    tokens = Preset("tokens", latents=TokenCacheConfig(tolerance=0.4))
+    tokens = Preset("tokens", slat=TokenCacheConfig(tolerance=0.4))
     dropped = Preset("dropped", drop_voxels=lambda voxels, rng: random_drop(voxels, 0.3, rng))
     speed = {"tokens": tokens, "dropped": dropped}.get(name, name)
     lifter = Lifter.from_pretrained(save_small_lifter(tmp_path / "model"), pretend)

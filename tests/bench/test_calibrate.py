@@ -45,7 +45,7 @@ def test_a_model_reads_what_was_measured_of_it(
     stats = Stats()
     speed = exact().within(TOLERANCES[-1])
     Lifter.from_pretrained(model)(*example(), seed=0, speed=speed, stats=stats)
-    assert (stats.notes == []) == (calibration.latents is not None)
+    assert (stats.notes == []) == (calibration.slat is not None)
 
 
 def test_a_world_reads_what_was_measured_of_it(
@@ -89,12 +89,12 @@ def test_a_calibration_is_fitted_to_errors() -> None:
         fit_calibration(runner, ModelCalibration())
     runner.spectral_ratios = [0.1, 0.2, 0.3, 0.4]
     runner.errors["structure"] = [ToleranceError(t, 3 * t) for t in TOLERANCES]
-    runner.errors["latents"] = [ToleranceError(t, 0.0) for t in TOLERANCES]
-    old = ModelCalibration(latents=ErrorScale(2.0), walk=ErrorScale(7.0))
+    runner.errors["slat"] = [ToleranceError(t, 0.0) for t in TOLERANCES]
+    old = ModelCalibration(slat=ErrorScale(2.0), walk=ErrorScale(7.0))
     fitted = fit_calibration(runner, old)
     assert fitted.structure is not None
     assert fitted.structure.true(0.1) == pytest.approx(0.3)
-    assert fitted.latents is None, "nothing was skipped"
+    assert fitted.slat is None, "nothing was skipped"
     assert fitted.walk == ErrorScale(7.0)
     assert fitted.decoding is not None
     assert (fitted.decoding.high, fitted.decoding.low) == pytest.approx((0.3, 0.2))

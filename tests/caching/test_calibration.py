@@ -37,7 +37,7 @@ def test_a_calibration_is_kept_in_the_model_folder(tmp_path: Path) -> None:
         "[]",
         "{",
         '{"structure": {"factor": 0}}',
-        '{"latents": {"power": "much"}}',
+        '{"slat": {"power": "much"}}',
         '{"decoding": {"high": 0.1, "low": 0.2}}',
         '{"other": null}',
     ],
@@ -54,7 +54,7 @@ def test_a_calibration_changes_what_a_preset_skips() -> None:
     counts = [len(run(s.structure_policy(INTERVAL))[1].evaluated) for s in (open_, strict)]
     assert counts[0] < counts[1] <= 25
     runs = [
-        run(s.latent_policy(INTERVAL, SCORES, BLOCKS), start=tokens())[1] for s in (open_, strict)
+        run(s.slat_policy(INTERVAL, SCORES, BLOCKS), start=tokens())[1] for s in (open_, strict)
     ]
     assert sum(map(len, (runs[0].evaluated,))) <= len(runs[1].evaluated)
     assert strict.calibrated(ModelCalibration(structure=ErrorScale())) == strict, (
@@ -74,13 +74,13 @@ def test_a_tolerance_is_a_true_error() -> None:
 
 def test_uncalibrated_tolerances_are_reported() -> None:
     assert exact().uncalibrated == released().uncalibrated == paper().uncalibrated == ()
-    assert MILD.uncalibrated == ("structure", "latents")
+    assert MILD.uncalibrated == ("structure", "slat")
     assert fast().uncalibrated == faster().uncalibrated == (), "fewer steps need no calibration"
-    assert fast().within(0.1).uncalibrated == ("structure", "latents", "walk")
+    assert fast().within(0.1).uncalibrated == ("structure", "slat", "walk")
     assert MILD.calibrated(CALIBRATION).uncalibrated == ()
     assert fast().within(0.1).calibrated(ModelCalibration(walk=STRICT)).uncalibrated == (
         "structure",
-        "latents",
+        "slat",
     )
     assert fast().within(0.0).uncalibrated == ()
     own = Preset("own", StepCacheConfig(tolerance=0.1, calibration=ErrorScale()))

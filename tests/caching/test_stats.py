@@ -31,8 +31,8 @@ def test_released_evaluations_of_the_first_stage() -> None:
 def test_parts_count_as_parts() -> None:
     stats = Stats()
     policy = ReleasedCarving(CarvingConfig(threshold=0.0, ratio=0.5), SCORES)
-    _, toy = run(stats.counted("latents", policy, INTERVAL), start=tokens())
-    entry = stats.stage("latents")
+    _, toy = run(stats.counted("slat", policy, INTERVAL), start=tokens())
+    entry = stats.stage("slat")
     assert entry.evaluations == entry.exact_evaluations == 44
     assert toy.parts[0] == 20
     assert entry.active_share is not None
@@ -55,17 +55,17 @@ def test_seconds_errors_and_the_table() -> None:
     exact = {"shape": torch.ones(10)}
     stats.record_errors("structure", {"shape": torch.full((10,), 1.1)}, exact)
     assert entry.errors["shape"] == pytest.approx(0.1, rel=1e-5)
-    run(stats.counted("latents", None, INTERVAL), start=tokens())
+    run(stats.counted("slat", None, INTERVAL), start=tokens())
     stats.stage("decoding").decoding_factor = 1.25
     lines = stats.table().splitlines()
     assert [line.split()[0] for line in lines] == [
-        "stage", "structure", "latents", "decoding", "all",
+        "stage", "structure", "slat", "decoding", "all",
     ]  # fmt: skip
     assert "1.25" in lines[3]
     assert "44" in lines[2]
     assert "100%" in lines[2]
     written = stats.to_dict()
-    assert written["latents"]["saved"] == 0
+    assert written["slat"]["saved"] == 0
     assert written["structure"]["errors"]["shape"] == pytest.approx(0.1, rel=1e-5)
 
 
@@ -79,11 +79,11 @@ def test_every_preset(name: str) -> None:
     skips = name in ("released", "paper")
     assert (len(ends[0][1].evaluated) < 25) == skips
     assert error(ends[0][0], exact) < 0.3
-    latents, toy = run(chosen.latent_policy(INTERVAL, SCORES, BLOCKS), start=tokens())
+    latents, toy = run(chosen.slat_policy(INTERVAL, SCORES, BLOCKS), start=tokens())
     assert latents["latents"].isfinite().all()
     assert (len(toy.evaluated) < 25 or bool(toy.parts)) == skips
     assert (chosen.structure_step_share < 1) == (name in ("fast", "faster"))
-    assert (chosen.latent_step_share < 1) == (name in ("fast", "faster"))
+    assert (chosen.slat_step_share < 1) == (name in ("fast", "faster"))
     walked, _ = run(chosen.walk_policy(), start=tokens())
     assert walked["latents"].isfinite().all()
 
@@ -95,8 +95,8 @@ def test_fewer_steps_are_the_published_trade() -> None:
         "fast": 0.5,
         "faster": 0.25,
     }
-    assert (named["fast"].structure_step_share, named["fast"].latent_step_share) == (0.5, 0.5)
-    assert (named["faster"].structure_step_share, named["faster"].latent_step_share) == (
+    assert (named["fast"].structure_step_share, named["fast"].slat_step_share) == (0.5, 0.5)
+    assert (named["faster"].structure_step_share, named["faster"].slat_step_share) == (
         1 / 3,
         1 / 8,
     )
@@ -107,7 +107,7 @@ def test_fewer_steps_are_the_published_trade() -> None:
 
 def test_a_tolerance_takes_the_place_of_fewer_steps() -> None:
     zero = get_preset("fast").within(0.0)
-    assert (zero.walk_step_share, zero.structure_step_share, zero.latent_step_share) == (1, 1, 1)
+    assert (zero.walk_step_share, zero.structure_step_share, zero.slat_step_share) == (1, 1, 1)
     assert zero.guide_every == 1
     exact, _ = run(None)
     assert same(run(zero.structure_policy(INTERVAL))[0], exact)
@@ -172,11 +172,11 @@ def test_partial_evaluations_are_counted_with_rarer_guidance(every: int, partial
         interval_guidance(network, network, 2.0, INTERVAL, every),
         tokens(),
         times(8, 1.0),
-        stats.counted("latents", Half(partial_steps), INTERVAL, every),
+        stats.counted("slat", Half(partial_steps), INTERVAL, every),
         end=1.0,
         partial=part,
     )
-    stage = stats.stage("latents")
+    stage = stats.stage("slat")
     assert stage.evaluations == calls[0]
     assert stage.exact_evaluations == 8 + 5
     halves = sum(1 if step > 4 else 2 for step in partial_steps)
@@ -203,7 +203,7 @@ def test_a_tolerance_keeps_the_other_settings_of_a_stage() -> None:
     spent = given.within(0.3)
     assert spent.name == "own, tolerance 0.3"
     assert spent.structure == StepCacheConfig(0.3, layout=("a",), beta=0.2)
-    assert spent.latents == TokenCacheConfig(0.3, max_skips=7)
+    assert spent.slat == TokenCacheConfig(0.3, max_skips=7)
     assert spent.walk == TokenCacheConfig(0.3, warmup=4)
     for wrong in (-0.1, float("inf"), float("nan")):
         with pytest.raises(LociError, match="tolerance"):

@@ -65,7 +65,7 @@ def test_a_tiny_lifter_is_found_and_its_parts_load(tmp_path: Path) -> None:
     assert all(tensor.dtype == torch.bfloat16 for tensor in weights)
     assert sum(counts) >= sum(tensor.nbytes for tensor in weights)
     assert not any(torch.isnan(tensor).any() for tensor in weights)
-    spread = parts.load("latent_flow").state_dict()["blocks.0.mlp.mlp.0.weight"].float().std()
+    spread = parts.load("slat_flow").state_dict()["blocks.0.mlp.mlp.0.weight"].float().std()
     assert 0.8 < spread * 16**0.5 < 1.2
 
 

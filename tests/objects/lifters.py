@@ -34,8 +34,8 @@ def small_parts() -> PartConfigs:
         ),
         structure_flow=StructureFlowConfig(16, 16, 1, 2, resolution=2, frequencies=16),
         structure_decoder=StructureDecoderConfig(8, (16, 8), 1, 1),
-        latent_fuser=FuserConfig(DinoEmbedderConfig(BACKBONE, 28, "prenorm"), dim=16),
-        latent_flow=SlatFlowConfig(4, 16, 16, 1, 2, io_channels=(8,), frequencies=16),
+        slat_fuser=FuserConfig(DinoEmbedderConfig(BACKBONE, 28, "prenorm"), dim=16),
+        slat_flow=SlatFlowConfig(4, 16, 16, 1, 2, io_channels=(8,), frequencies=16),
         gaussian_decoder=GaussianDecoderConfig(TORSO, gaussians=2),
         mesh_decoder=MeshDecoderConfig(TORSO, narrowing=(2,), norm_groups=4),
     )
@@ -45,7 +45,7 @@ def small_config(**changes: Any) -> LifterConfig:
     fields = {
         "input_size": 28,
         "structure": StructureSampling(steps=3),
-        "latents": SlatSampling(steps=2, statistics=SlatStatistics((0.0,) * 4, (1.0,) * 4)),
+        "slat": SlatSampling(steps=2, statistics=SlatStatistics((0.0,) * 4, (1.0,) * 4)),
     }
     return LifterConfig(**cast(Any, fields | changes))
 
@@ -59,7 +59,7 @@ def small_modules() -> dict[str, nn.Module]:
 def _small_modules() -> dict[str, nn.Module]:
     torch.manual_seed(0)
     modules = {name: small_parts().build(name).eval() for name in PARTS}
-    for name in ("structure_fuser", "latent_fuser"):
+    for name in ("structure_fuser", "slat_fuser"):
         nn.init.normal_(cast(Any, modules[name]).idx_emb)
     # Spread over zero, so that there is always an inside and an outside.
     for name in ("structure_decoder", "mesh_decoder"):

@@ -13,7 +13,7 @@ def parameters(parts: PartConfigs) -> dict[str, int]:
 
 def test_the_published_model_is_run_with_the_published_values() -> None:
     run = sam3d_objects().lifter
-    structure, latents = run.structure, run.latents
+    structure, latents = run.structure, run.slat
     assert (structure.steps, structure.rescale, structure.guidance) == (25, 3, 7)
     assert (latents.steps, latents.rescale, latents.guidance) == (25, 1, 1)
     assert structure.interval == latents.interval == (0, 500)
@@ -21,7 +21,7 @@ def test_the_published_model_is_run_with_the_published_values() -> None:
     assert run.convention == "ScaleShiftInvariant"
     counts = parameters(sam3d_objects().parts)
     assert counts["structure_fuser"] == 634_485_760
-    assert counts["latent_flow"] == 600_432_520
+    assert counts["slat_flow"] == 600_432_520
     assert counts["gaussian_decoder"] == 85_369_024
 
 
@@ -31,7 +31,7 @@ def test_the_small_model_is_small_and_of_one_piece() -> None:
     assert 2 * sum(parameters(parts).values()) < 40e6
     for fuser, flow, size in (
         (parts.structure_fuser, parts.structure_flow, run.input_size),
-        (parts.latent_fuser, parts.latent_flow, run.input_size),
+        (parts.slat_fuser, parts.slat_flow, run.input_size),
     ):
         assert fuser.dim == flow.condition_dim
         assert fuser.picture.input_size == size
@@ -39,9 +39,9 @@ def test_the_small_model_is_small_and_of_one_piece() -> None:
     decoders = (parts.gaussian_decoder.torso, parts.mesh_decoder.torso)
     assert {torso.resolution for torso in decoders} == {grid}
     assert parts.structure_decoder.latent_channels == parts.structure_flow.shape_channels
-    channels = parts.latent_flow.channels
+    channels = parts.slat_flow.channels
     assert {torso.channels for torso in decoders} == {channels}
-    assert len(run.latents.statistics.mean) == len(run.latents.statistics.std) == channels
+    assert len(run.slat.statistics.mean) == len(run.slat.statistics.std) == channels
 
 
 def test_what_is_trained_is_the_preset() -> None:
@@ -55,8 +55,8 @@ def test_what_is_trained_is_the_preset() -> None:
         "structure_fuser": structure.fuser,
         "structure_flow": structure.flow,
         "structure_decoder": StructureVAETraining().decoder,
-        "latent_fuser": latents.fuser,
-        "latent_flow": latents.flow,
+        "slat_fuser": latents.fuser,
+        "slat_flow": latents.flow,
         "gaussian_decoder": codec.gaussians,
         "mesh_decoder": codec.mesh,
     }
@@ -67,4 +67,4 @@ def test_what_is_trained_is_the_preset() -> None:
     encoder = StructureVAETraining().encoder
     assert encoder.latent_channels == parts.structure_flow.shape_channels
     assert encoder.factor * parts.structure_flow.resolution == codec.encoder.torso.resolution
-    assert codec.encoder.latent_channels == parts.latent_flow.channels
+    assert codec.encoder.latent_channels == parts.slat_flow.channels

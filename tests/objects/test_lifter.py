@@ -24,7 +24,7 @@ from loci.objects.lifter import Lifter
 from loci.objects.models.slat_decoders import GaussianDecoder
 from loci.objects.models.slat_flow import SlatFlow
 from loci.objects.models.structure_flow import StructureFlow
-from loci.objects.parts import PARTS, LoadedParts, PartLoader
+from loci.objects.parts import FORMER_PARTS, PARTS, LoadedParts, PartLoader
 from loci.objects.pipeline import LiftPipeline, Progress
 from loci.objects.placement.pose import Pose
 from loci.objects.placement.refinement import RefinedPose, RefinementConfig
@@ -242,7 +242,7 @@ def test_preserved_the_noise_of_stage_two_follows_that_of_stage_one(
 ) -> None:
     drawn: list[torch.Tensor] = []
     modules = small_modules()
-    flow = cast(Any, modules["latent_flow"])
+    flow = cast(Any, modules["slat_flow"])
     velocity = flow.velocity
     monkeypatch.setattr(flow, "velocity", lambda x, *rest: (drawn.append(x), velocity(x, *rest))[1])
     Lifter(small_config(), LoadedParts(modules))(PIXELS, INSIDE, seed=11)
@@ -288,10 +288,10 @@ def aligned_lifter(**changes: Any) -> Lifter:
     """One whose second stage sees the pixels of each voxel."""
     modules, parts = small_modules(), small_parts()
     torch.manual_seed(2)
-    flow = SlatFlow(replace(parts.latent_flow, aligned=ALIGNED_CHANNELS))
-    flow.load_state_dict(modules["latent_flow"].state_dict(), strict=False)
+    flow = SlatFlow(replace(parts.slat_flow, aligned=ALIGNED_CHANNELS))
+    flow.load_state_dict(modules["slat_flow"].state_dict(), strict=False)
     config = small_config(refinement=RefinementConfig(turns=4, halvings=0), **changes)
-    return Lifter(config, LoadedParts({**modules, "latent_flow": flow.eval()}))
+    return Lifter(config, LoadedParts({**modules, "slat_flow": flow.eval()}))
 
 
 def test_colours_follow_the_pixels_of_their_voxels() -> None:
@@ -299,7 +299,7 @@ def test_colours_follow_the_pixels_of_their_voxels() -> None:
     voxel, also where fewer voxels stand for them, and none where there is no such pose."""
     given: list[torch.Tensor | None] = []
     lifter = aligned_lifter()
-    flow = cast(Any, lifter.loader.parts.load("latent_flow"))
+    flow = cast(Any, lifter.loader.parts.load("slat_flow"))
     context = flow.context
     flow.context = lambda condition, aligned=None: (
         given.append(aligned),
@@ -412,11 +412,11 @@ def test_missing_parts_are_named_before_any_work(folder: Path, tmp_path: Path) -
     with pytest.raises(LociError, match=r"lifter\.json: expected a JSON configuration"):
         Lifter.from_pretrained(tmp_path)
     for path in folder.rglob("*"):
-        if path.is_file() and path.parent.name not in ("latent_flow", "mesh_decoder"):
+        if path.is_file() and path.parent.name not in ("slat_flow", "mesh_decoder"):
             copy = tmp_path / path.relative_to(folder)
             copy.parent.mkdir(exist_ok=True)
             copy.write_bytes(path.read_bytes())
-    with pytest.raises(LociError, match="missing latent_flow, mesh_decoder, expected for each"):
+    with pytest.raises(LociError, match="missing slat_flow, mesh_decoder, expected for each"):
         Lifter.from_pretrained(tmp_path)
     settings = json.loads((tmp_path / LIFTER_NAME).read_text())
     (tmp_path / LIFTER_NAME).write_text(json.dumps(settings | {"decoders": ["texture"]}))
@@ -448,7 +448,7 @@ def test_a_run_leaves_no_graph_and_no_gradients(asset: Asset, lifter: Lifter) ->
 
 def test_stages_say_where_they_compute() -> None:
     stages = PartLoader(LoadedParts(small_modules()), torch.device("cpu"), torch.bfloat16)
-    with stages.use("latent_flow", nn.Module, []) as part:
+    with stages.use("slat_flow", nn.Module, []) as part:
         assert {p.dtype for p in part.parameters()} == {torch.bfloat16}
 
 
@@ -538,3 +538,16 @@ def test_former_names_of_settings_are_read(folder: Path, tmp_path: Path) -> None
     assert again.config == config
     read = cast(Any, again.loader.parts.load("structure_fuser")).config
     assert (read.mask_background, read.normalise_tokens) == (True, True)
+
+
+def test_models_saved_under_former_names_load(tmp_path: Path, lifter: Lifter) -> None:
+    lifter.save_pretrained(tmp_path / "model")
+    for now, former in FORMER_PARTS.items():
+        (tmp_path / "model" / now).rename(tmp_path / "model" / former)
+    settings = tmp_path / "model" / LIFTER_NAME
+    settings.write_text(settings.read_text().replace('"slat": {', '"latents": {'))
+    old = Lifter.from_pretrained(tmp_path / "model")
+    assert old.config == lifter.config
+    assert all(old.loader.parts.has(name) for name in lifter.config.parts)
+    lifter.save_pretrained(tmp_path / "model")
+    assert not any((tmp_path / "model" / former).exists() for former in FORMER_PARTS.values())

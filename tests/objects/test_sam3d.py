@@ -40,7 +40,7 @@ from tests.objects.lifters import example, small_config, small_modules, small_pa
 
 FILES = {
     "ss_generator": {"structure_fuser": CONDITION, "structure_flow": GENERATOR},
-    "slat_generator": {"latent_fuser": CONDITION, "latent_flow": GENERATOR},
+    "slat_generator": {"slat_fuser": CONDITION, "slat_flow": GENERATOR},
     "ss_decoder": {"structure_decoder": ""},
     "slat_decoder_gs": {"gaussian_decoder": ""},
     "slat_decoder_mesh": {"mesh_decoder": ""},
@@ -236,8 +236,8 @@ PARAMETERS = {
     "structure_fuser": 634_485_760,
     "structure_flow": 959_962_133,
     "structure_decoder": 73_671_201,
-    "latent_fuser": 626_054_144,
-    "latent_flow": 600_432_520,
+    "slat_fuser": 626_054_144,
+    "slat_flow": 600_432_520,
     "gaussian_decoder": 85_369_024,
     "mesh_decoder": 90_926_693,
     "gaussian_decoder_4": 85_067_576,

@@ -141,18 +141,18 @@ def test_a_branch_that_looks_back_at_nothing_is_evaluated_whole(flow: SlatFlow) 
 def test_nothing_spared_is_bit_equal(flow: SlatFlow, policy) -> None:
     plain = lifted(flow, None)
     assert torch.equal(lifted(flow, policy), plain)
-    assert torch.equal(lifted(flow, Stats().counted("latents", policy)), plain)
+    assert torch.equal(lifted(flow, Stats().counted("slat", policy)), plain)
 
 
 @pytest.mark.parametrize("speed", [get_preset(name) for name in PRESETS], ids=list(PRESETS))
-def test_every_speed_runs_on_the_latent_flow(flow: SlatFlow, speed: Preset) -> None:
+def test_every_speed_runs_on_the_slat_flow(flow: SlatFlow, speed: Preset) -> None:
     ledger, interval = Stats(), SETTINGS.interval
-    policy = speed.latent_policy(interval, SCORES, BLOCKS)
-    ours, exact = lifted(flow, ledger.counted("latents", policy, interval)), lifted(flow, None)
-    entry = ledger.stage("latents")
+    policy = speed.slat_policy(interval, SCORES, BLOCKS)
+    ours, exact = lifted(flow, ledger.counted("slat", policy, interval)), lifted(flow, None)
+    entry = ledger.stage("slat")
     assert entry.exact_evaluations == 19
     assert ours.isfinite().all()
-    if speed.latents is None:
+    if speed.slat is None:
         assert entry.evaluations == 19
         assert torch.equal(ours, exact)
     else:
@@ -168,11 +168,11 @@ def test_every_speed_runs_on_the_latent_flow(flow: SlatFlow, speed: Preset) -> N
         lambda: Fast3DCache(),
     ],
 )
-def test_every_baseline_runs_on_the_latent_flow(flow: SlatFlow, policy) -> None:
+def test_every_baseline_runs_on_the_slat_flow(flow: SlatFlow, policy) -> None:
     ledger = Stats()
-    ours = lifted(flow, ledger.counted("latents", policy(), SETTINGS.interval))
+    ours = lifted(flow, ledger.counted("slat", policy(), SETTINGS.interval))
     assert ours.isfinite().all()
-    share = ledger.stage("latents").active_share
+    share = ledger.stage("slat").active_share
     assert share is not None
     assert 0.1 < share < 1
 
@@ -182,8 +182,8 @@ def test_more_tolerance_more_is_spared_and_lost(flow: SlatFlow) -> None:
     for tolerance in (0.001, 0.02, 0.2):
         ledger = Stats()
         policy = TokenCache(TokenCacheConfig(tolerance), SETTINGS.interval, BLOCKS)
-        ours = lifted(flow, ledger.counted("latents", policy, SETTINGS.interval))
-        tokens.append(ledger.stage("latents").token_shares)
+        ours = lifted(flow, ledger.counted("slat", policy, SETTINGS.interval))
+        tokens.append(ledger.stage("slat").token_shares)
         errors.append(float((ours - exact).norm() / exact.norm()))
     assert tokens[0] > tokens[1] > tokens[2]
     assert errors[0] < errors[2]
@@ -203,7 +203,7 @@ class Held:
         self.last = velocity
 
 
-HELD = Preset("held", structure=lambda interval: Held(), latents=lambda *known: Held())
+HELD = Preset("held", structure=lambda interval: Held(), slat=lambda *known: Held())
 
 
 @pytest.fixture(scope="module")
@@ -238,25 +238,25 @@ def test_the_ledger_counts_what_is_made_and_spared(lifter: Lifter) -> None:
     lifter(PIXELS, INSIDE, seed=3, stats=whole)
     lifter(PIXELS, INSIDE, seed=3, speed=HELD, stats=held)
     # Guided up to the middle of the time: of 3 steps (0, 1/7, 2/5) all, of 2 both.
-    assert [whole.stage(name).evaluations for name in ("structure", "latents")] == [6, 4]
-    assert [whole.stage(name).saved for name in ("structure", "latents")] == [0, 0]
-    assert [held.stage(name).evaluations for name in ("structure", "latents")] == [2, 2]
-    assert [held.stage(name).saved for name in ("structure", "latents")] == [4, 2]
-    assert list(whole.stages) == ["pictures", "structure", "voxels", "latents", "decoding"]
+    assert [whole.stage(name).evaluations for name in ("structure", "slat")] == [6, 4]
+    assert [whole.stage(name).saved for name in ("structure", "slat")] == [0, 0]
+    assert [held.stage(name).evaluations for name in ("structure", "slat")] == [2, 2]
+    assert [held.stage(name).saved for name in ("structure", "slat")] == [4, 2]
+    assert list(whole.stages) == ["pictures", "structure", "voxels", "slat", "decoding"]
     assert all(entry.seconds > 0 for entry in whole.stages.values())
 
 
 def test_verifying_tells_the_error_and_changes_nothing(lifter: Lifter, asset: Asset) -> None:
     ledger = Stats()
     assert same(asset, lifter(PIXELS, INSIDE, seed=3, verify=True, stats=ledger))
-    for stage in ("structure", "latents"):
+    for stage in ("structure", "slat"):
         assert set(ledger.stage(stage).errors.values()) == {0.0}
     plain, verified = Stats(), Stats()
     first = lifter(PIXELS, INSIDE, seed=3, speed=HELD, stats=plain)
     assert same(first, lifter(PIXELS, INSIDE, seed=3, speed=HELD, stats=verified, verify=True))
     assert verified.stage("structure").evaluations == plain.stage("structure").evaluations
     assert verified.stage("structure").errors.keys() >= {"shape", "scale"}
-    assert min(verified.stage("latents").errors.values()) > 0
+    assert min(verified.stage("slat").errors.values()) > 0
 
 
 def test_a_calibration_in_the_folder_changes_what_is_skipped(tmp_path: Path) -> None:
@@ -446,9 +446,9 @@ def test_a_crop_has_the_spectral_ratio_of_the_whole_picture(shift: tuple[int, in
 def test_fewer_steps_and_a_held_difference_are_written_down(lifter: Lifter) -> None:
     full, spared = Stats(), Stats()
     lifter(PIXELS, INSIDE, seed=3, stats=full)
-    speed = Preset("spared", structure_step_share=0.5, latent_step_share=0.5, guide_every=None)
+    speed = Preset("spared", structure_step_share=0.5, slat_step_share=0.5, guide_every=None)
     lifter(PIXELS, INSIDE, seed=3, stats=spared, speed=speed)
-    for stage in ("structure", "latents"):
+    for stage in ("structure", "slat"):
         exact, entry = full.stage(stage), spared.stage(stage)
         assert entry.exact_evaluations == exact.evaluations, "what exact would have made"
         assert entry.steps == round(exact.steps / 2)

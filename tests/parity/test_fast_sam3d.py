@@ -23,7 +23,7 @@ from loci.nn.sparse.tensor import Voxels
 from loci.objects.models.slat_flow import SlatStatistics
 from loci.objects.sampling import SlatSampling, sample_slat
 from tests.parity.conftest import Fixture
-from tests.parity.test_sam3d_stage2 import error, latent_flow
+from tests.parity.test_sam3d_stage2 import error, slat_flow
 
 SAMPLER, FORMULA = 2e-4, 1e-5
 
@@ -107,7 +107,7 @@ def test_token_selection(fixture: Fixture) -> None:
 @pytest.mark.kind("slat_fast_sampler")
 def test_fast_latent_sampler(fixture: Fixture) -> None:
     c, given = fixture.sidecar["config"], fixture.inputs
-    flow, voxels = latent_flow(fixture, c["model"]), Voxels(given["coords"])
+    flow, voxels = slat_flow(fixture, c["model"]), Voxels(given["coords"])
     plain = SlatStatistics((0.0,) * 8, (1.0,) * 8)
     for run, r in c["runs"].items():
         expected = under(fixture.outputs, f"{run}/")

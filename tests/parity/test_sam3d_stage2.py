@@ -1,4 +1,4 @@
-"""Our sparse layers, latent flow, decoders and FlexiCubes against the published implementation.
+"""Our sparse layers, SLAT flow, decoders and FlexiCubes against the published implementation.
 
 Limits are those stated with the fixtures: 1e-4 for networks, 2e-4 for samplers, 1e-5 for closed
 formulas, each times max(1, max|reference|); integers are equal.
@@ -126,7 +126,7 @@ def test_window_block(fixture: Fixture) -> None:
         assert error(ours, fixture.outputs[name]) < NETWORK
 
 
-def latent_flow(fixture: Fixture, c: dict) -> SlatFlow:
+def slat_flow(fixture: Fixture, c: dict) -> SlatFlow:
     config = SlatFlowConfig(
         channels=c["in_channels"],
         dim=c["model_channels"],
@@ -141,9 +141,9 @@ def latent_flow(fixture: Fixture, c: dict) -> SlatFlow:
 
 
 @pytest.mark.kind("slat_flow")
-def test_latent_flow(fixture: Fixture) -> None:
+def test_slat_flow_fixture(fixture: Fixture) -> None:
     given, expected = fixture.inputs, fixture.outputs
-    flow = latent_flow(fixture, fixture.sidecar["config"])
+    flow = slat_flow(fixture, fixture.sidecar["config"])
     latents, time, voxels = given["x"][0], given["t"].view(1), Voxels(given["coords"])
     seen: dict[str, Tensor] = {}
 
@@ -295,7 +295,7 @@ def test_flexicubes_random(fixture: Fixture) -> None:
 @pytest.mark.kind("slat_sampler")
 def test_sampler(fixture: Fixture) -> None:
     c, given, expected = fixture.sidecar["config"], fixture.inputs, fixture.outputs
-    flow, voxels = latent_flow(fixture, c["model"]), Voxels(given["coords"])
+    flow, voxels = slat_flow(fixture, c["model"]), Voxels(given["coords"])
     statistics = SlatStatistics(tuple(c["slat_mean"]), tuple(c["slat_std"]))
     for name, run in c["runs"].items():
         times = rescaled_times(run["steps"], run["rescale_t"])

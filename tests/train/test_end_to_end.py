@@ -161,7 +161,7 @@ def test_objects_become_the_parts_of_a_lifter(
     saved = {path.name for out in runs.values() for path in (out / "final").iterdir()}
     assert saved == {
         *("structure_encoder", "structure_decoder", "structure_fuser", "structure_flow"),
-        *("latent_encoder", "gaussian_decoder", "mesh_decoder", "latent_fuser", "latent_flow"),
+        *("latent_encoder", "gaussian_decoder", "mesh_decoder", "slat_fuser", "slat_flow"),
         "latent_statistics.json",
     }
     for out in runs.values():

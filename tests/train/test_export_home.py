@@ -73,7 +73,7 @@ def test_what_is_shipped_lifts_its_example(shipped: Path) -> None:
     lifter = Lifter.from_pretrained(shipped)
     assert lifter.config.input_size == 28
     assert lifter.config.structure == home().lifter.structure
-    assert lifter.config.latents.statistics == STATISTICS
+    assert lifter.config.slat.statistics == STATISTICS
     for name, module in small_modules().items():
         loaded = lifter.loader.parts.load(name).state_dict()
         for key, tensor in module.state_dict().items():
@@ -162,10 +162,10 @@ def test_runs_that_do_not_fit_are_named(data: Path, tmp_path: Path) -> None:
         export_home(runs, data, out)
     same = cast(Any, small_modules()["structure_decoder"])
     same.save_pretrained(runs.structure_vae / "final" / "structure_decoder")
-    fuser = cast(Any, small_modules()["latent_fuser"])
+    fuser = cast(Any, small_modules()["slat_fuser"])
     picture = replace(fuser.config.picture, input_size=56)
     EmbedderFuser.from_config(replace(fuser.config, picture=picture)).save_pretrained(
-        runs.slat / "final" / "latent_fuser"
+        runs.slat / "final" / "slat_fuser"
     )
     with pytest.raises(LociError, match=r"slat: trained on pictures of 56 pixels, expected 28"):
         export_home(runs, data, out)

@@ -36,7 +36,7 @@ from loci.objects.sampling import (
 )
 
 TOLERANCES = (0.01, 0.02, 0.04, 0.08, 0.16)
-STAGES = ("structure", "latents")
+STAGES = ("structure", "slat")
 
 
 class ToleranceRunner(PresetSampler):
@@ -94,9 +94,9 @@ class ToleranceRunner(PresetSampler):
         interval, voxels = guided_interval(settings), choice.voxels
         blocks, exact = ancestors(voxels, len(flow.config.io_channels)), run()
         for tolerance, preset in self.presets.items():
-            latents = run(preset.latent_policy(interval, choice.scores, blocks))
+            latents = run(preset.slat_policy(interval, choice.scores, blocks))
             error = ToleranceError(tolerance, relative_error(latents, exact))
-            self.errors["latents"].append(error)
+            self.errors["slat"].append(error)
         if choice.spectral_ratio is not None:
             self.spectral_ratios.append(choice.spectral_ratio)
         return exact[LATENTS]
@@ -138,9 +138,7 @@ def tolerance_preset(tolerance: float, calibration: ModelCalibration) -> Preset:
             tolerance=tolerance,
             calibration=calibration.structure or ErrorScale(),
         ),
-        latents=TokenCacheConfig(
-            tolerance=tolerance, calibration=calibration.latents or ErrorScale()
-        ),
+        slat=TokenCacheConfig(tolerance=tolerance, calibration=calibration.slat or ErrorScale()),
     )
 
 

@@ -21,15 +21,16 @@ class ModelCalibration:
 
     Args:
         structure: errors of the structure flow.
-        latents: errors of the latent flow.
+        slat: errors of the SLAT flow.
         walk: errors of a chunk of a walk.
         decoding: thresholds that choose the decoding factor.
     """
 
     FORMER_NAMES: ClassVar[tuple[str, ...]] = ("Laws",)
+    FORMER_FIELDS: ClassVar[dict[str, str]] = {"latents": "slat"}
 
     structure: ErrorScale | None = None
-    latents: ErrorScale | None = None
+    slat: ErrorScale | None = None
     walk: ErrorScale | None = None
     decoding: Thresholds | None = None
 

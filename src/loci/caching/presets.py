@@ -37,7 +37,7 @@ PRESETS = {
 
 @runtime_checkable
 class PolicyConfig(Protocol):
-    """Settings that make a policy for one run; arguments as for `Preset.latent_policy`.
+    """Settings that make a policy for one run; arguments as for `Preset.slat_policy`.
 
     Stages without scores and groups leave them out.
     """
@@ -58,45 +58,45 @@ class Preset:
     Args:
         name: what reports call it.
         structure: policy of the structure flow; a function gets the interval of guidance.
-        latents: policy of the latent flow; a function gets the arguments of `latent_policy`.
+        slat: policy of the SLAT flow; a function gets the arguments of `slat_policy`.
         decoding: on which grid voxels are decoded.
         prune: drop interior voxels, as SAM 3D Objects does and Fast-SAM3D does not.
         drop_voxels: (voxels, generator) -> the voxels that remain; a baseline.
         walk: policy of each chunk of a walk; a function gets no arguments.
         walk_step_share: the share of a chunk's Euler steps that is taken, each of them longer.
         structure_step_share: the same for the structure flow of a lift.
-        latent_step_share: the same for the latent flow of a lift.
+        slat_step_share: the same for the SLAT flow of a lift.
         guide_every: in a lift, the unconditional velocity is evaluated at one guided step in this
             many (`loci.flow.interval_guidance`); None: at the first guided step only.
     """
 
     name: str
     structure: PolicyMaker | None = None
-    latents: PolicyMaker | None = None
+    slat: PolicyMaker | None = None
     decoding: DecodingConfig | None = None
     prune: bool = True
     drop_voxels: Callable[[Tensor, torch.Generator], Tensor] | None = None
     walk: PolicyMaker | None = None
     walk_step_share: float = 1.0
     structure_step_share: float = 1.0
-    latent_step_share: float = 1.0
+    slat_step_share: float = 1.0
     guide_every: int | None = 1
 
     def structure_policy(self, interval: Interval | None) -> StepPolicy:
         """For one run of the structure flow, guided within the interval."""
         return _policy(self.structure, interval)
 
-    def latent_policy(
+    def slat_policy(
         self, interval: Interval | None, scores: Float[Tensor, "n"], group_labels: Int[Tensor, "n"]
     ) -> StepPolicy:
-        """For one run of the latent flow.
+        """For one run of the SLAT flow.
 
         Args:
             interval: the timesteps between which it is guided.
             scores: of every voxel, from `loci.caching.spectral.token_scores`.
             group_labels: of every voxel; the network merges voxels with equal labels.
         """
-        return _policy(self.latents, interval, scores, group_labels)
+        return _policy(self.slat, interval, scores, group_labels)
 
     def walk_policy(self) -> StepPolicy:
         """For one chunk of a walk."""
@@ -110,7 +110,7 @@ class Preset:
         """
         check_tolerance(tolerance)
         structure = self.structure if isinstance(self.structure, StepCacheConfig) else None
-        latents = self.latents if isinstance(self.latents, TokenCacheConfig) else None
+        slat = self.slat if isinstance(self.slat, TokenCacheConfig) else None
         walk = self.walk if isinstance(self.walk, StepCacheConfig | TokenCacheConfig) else None
         return replace(
             self,
@@ -118,11 +118,11 @@ class Preset:
             structure=replace(
                 structure or StepCacheConfig(layout=LAYOUT_LATENTS), tolerance=tolerance
             ),
-            latents=replace(latents or TokenCacheConfig(), tolerance=tolerance),
+            slat=replace(slat or TokenCacheConfig(), tolerance=tolerance),
             walk=replace(walk or StepCacheConfig(), tolerance=tolerance),
             walk_step_share=1.0,
             structure_step_share=1.0,
-            latent_step_share=1.0,
+            slat_step_share=1.0,
             guide_every=1,
         )
 
@@ -141,7 +141,7 @@ class Preset:
         """The flows with a tolerance whose errors are predicted without a calibration."""
         return tuple(
             name
-            for name in ("structure", "latents", "walk")
+            for name in ("structure", "slat", "walk")
             if isinstance(stage := getattr(self, name), StepCacheConfig | TokenCacheConfig)
             and stage.tolerance > 0
             and stage.calibration is None
@@ -165,7 +165,7 @@ def fast() -> Preset:
         "fast",
         decoding=DecodingConfig(),
         structure_step_share=0.5,
-        latent_step_share=0.5,
+        slat_step_share=0.5,
         guide_every=2,
         walk_step_share=0.5,
     )
@@ -177,7 +177,7 @@ def faster() -> Preset:
         "faster",
         decoding=DecodingConfig(),
         structure_step_share=1 / 3,
-        latent_step_share=0.125,
+        slat_step_share=0.125,
         guide_every=None,
         walk_step_share=0.25,
     )

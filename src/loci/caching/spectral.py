@@ -65,7 +65,7 @@ class DecodingConfig:
     always_merges: ClassVar[bool] = False
     """Whether voxels are also merged by a factor of 1, which sorts them and applies the limit."""
     merges_for_mesh: ClassVar[bool] = False
-    """Whether voxels are merged for the mesh decoder only, after the latent flow."""
+    """Whether voxels are merged for the mesh decoder only, after the SLAT flow."""
 
     @property
     def thresholds(self) -> Thresholds | None:

@@ -1,7 +1,7 @@
 """How a lifter is run (`LifterConfig`), and the named models: `sam3d_objects` and `home`."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from loci.io.config_files import LIFTER_NAME as LIFTER_NAME
 from loci.objects.inputs.pixel_aligned import ALIGNED_CHANNELS
@@ -27,7 +27,7 @@ class LifterConfig:
     Attributes:
         input_size: side in pixels to which pictures, masks and pointmaps are resized.
         structure: sampling of stage 1.
-        latents: sampling of stage 2.
+        slat: sampling of stage 2.
         prune: depth in voxels from which the interior of an object is dropped; 0 keeps it.
         voxel_limit: most voxels in stage 2.
         convention: of the decoded pose.
@@ -40,9 +40,11 @@ class LifterConfig:
         ValueError: for fewer than one guess, or for both Gaussian decoders.
     """
 
+    FORMER_FIELDS: ClassVar[dict[str, str]] = {"latents": "slat"}
+
     input_size: int = INPUT_SIZE
     structure: StructureSampling = field(default_factory=StructureSampling)
-    latents: SlatSampling = field(default_factory=SlatSampling)
+    slat: SlatSampling = field(default_factory=SlatSampling)
     prune: int = 1
     voxel_limit: int = VOXEL_LIMIT
     convention: Convention = "ScaleShiftInvariant"
@@ -100,7 +102,7 @@ def home() -> LiftModelConfig:
             192, 192, blocks=5, heads=3, mlp_ratio=3, resolution=4, shape_channels=32
         ),
         structure_decoder=StructureDecoderConfig(32, (128, 64, 16, 8), 1, 1),
-        latent_fuser=FuserConfig(
+        slat_fuser=FuserConfig(
             picture=_picture_embedder("prenorm"),
             mask=_mask_embedder(dim=96, depth=1, heads=3, tokens="prenorm"),
             dim=128,
@@ -108,7 +110,7 @@ def home() -> LiftModelConfig:
             mask_background=True,
             normalise_tokens=True,
         ),
-        latent_flow=SlatFlowConfig(
+        slat_flow=SlatFlowConfig(
             dim=128,
             condition_dim=128,
             blocks=4,
@@ -126,7 +128,7 @@ def home() -> LiftModelConfig:
     lifter = LifterConfig(
         input_size=STRIDE * PATCHES,
         structure=StructureSampling(steps=12, guidance=1.0, temperature=0.6),
-        latents=SlatSampling(
+        slat=SlatSampling(
             steps=8,
             guidance=0.0,
             temperature=0.7,

@@ -33,13 +33,21 @@ from loci.objects.inputs.cleaning import overlaps
 from loci.objects.inputs.masks import check_not_picture
 from loci.objects.inputs.observation import Mask, ObservedPicture, Picture, Pointmap, mask_names
 from loci.objects.inputs.pointmap import PointmapFrame
-from loci.objects.parts import ALL_DECODERS, PARTS, PartLoader, Parts, SavedParts, save_parts
+from loci.objects.parts import (
+    ALL_DECODERS,
+    FORMER_PARTS,
+    PARTS,
+    PartLoader,
+    Parts,
+    SavedParts,
+    save_parts,
+)
 from loci.objects.pipeline import LiftPipeline, Progress
 from loci.objects.preset_sampler import PresetSampler
 from loci.objects.sam3d import Sam3dCheckpoint
 from loci.objects.scene import Scene
 
-SAVED = {*PARTS, *ALL_DECODERS, LIFTER_NAME, CALIBRATION_NAME}
+SAVED = {*PARTS, *ALL_DECODERS, *FORMER_PARTS.values(), LIFTER_NAME, CALIBRATION_NAME}
 """What `save_pretrained` writes, and may replace."""
 LARGE = 1_000_000_000
 """Bytes of weights from which on dtype "auto" may be bfloat16."""

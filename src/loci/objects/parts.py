@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import torch
 from torch import nn
@@ -28,23 +28,25 @@ from loci.objects.models.structure_vae import StructureDecoder, StructureDecoder
 
 STRUCTURE_FUSER, STRUCTURE_FLOW = "structure_fuser", "structure_flow"
 STRUCTURE_DECODER = "structure_decoder"
-LATENT_FUSER, LATENT_FLOW = "latent_fuser", "latent_flow"
+SLAT_FUSER, SLAT_FLOW = "slat_fuser", "slat_flow"
 GAUSSIAN_DECODER, MESH_DECODER = "gaussian_decoder", "mesh_decoder"
 # In the order of a run.
 PARTS = (
     STRUCTURE_FUSER,
     STRUCTURE_FLOW,
     STRUCTURE_DECODER,
-    LATENT_FUSER,
-    LATENT_FLOW,
+    SLAT_FUSER,
+    SLAT_FLOW,
     GAUSSIAN_DECODER,
     MESH_DECODER,
 )
-FLOWS = (STRUCTURE_FLOW, LATENT_FLOW)
+FLOWS = (STRUCTURE_FLOW, SLAT_FLOW)
 DECODERS = (GAUSSIAN_DECODER, MESH_DECODER)
 """A model has at least one of them."""
 GAUSSIAN_DECODER_4 = "gaussian_decoder_4"
 """Replaces `gaussian_decoder` on request, if the model has it: fewer Gaussians per voxel."""
+FORMER_PARTS = {SLAT_FUSER: "latent_fuser", SLAT_FLOW: "latent_flow"}
+"""Folders of parts in models that were saved before they were renamed."""
 GAUSSIAN_DECODERS = (GAUSSIAN_DECODER, GAUSSIAN_DECODER_4)
 ALL_DECODERS = (*GAUSSIAN_DECODERS, MESH_DECODER)
 
@@ -58,11 +60,13 @@ class PartConfigs:
     """Sizes of every part. The defaults are those of SAM 3D Objects as published; other models may
     lack `gaussian_decoder_4`."""
 
+    FORMER_FIELDS: ClassVar[dict[str, str]] = {old: new for new, old in FORMER_PARTS.items()}
+
     structure_fuser: FuserConfig = field(default_factory=_published_structure_fuser)
     structure_flow: StructureFlowConfig = field(default_factory=StructureFlowConfig)
     structure_decoder: StructureDecoderConfig = field(default_factory=StructureDecoderConfig)
-    latent_fuser: FuserConfig = field(default_factory=FuserConfig)
-    latent_flow: SlatFlowConfig = field(default_factory=SlatFlowConfig)
+    slat_fuser: FuserConfig = field(default_factory=FuserConfig)
+    slat_flow: SlatFlowConfig = field(default_factory=SlatFlowConfig)
     gaussian_decoder: GaussianDecoderConfig = field(default_factory=GaussianDecoderConfig)
     mesh_decoder: MeshDecoderConfig = field(default_factory=MeshDecoderConfig)
     gaussian_decoder_4: GaussianDecoderConfig | None = GaussianDecoderConfig(gaussians=4)
@@ -95,8 +99,13 @@ class SavedParts:
     folder: Path
 
     def has(self, name: str) -> bool:
-        folder = self.folder / name
+        folder = self.path(name)
         return (folder / CONFIG_NAME).is_file() and has_tensors(folder / WEIGHTS_NAME)
+
+    def path(self, name: str) -> Path:
+        """The folder of a part, also by its former name."""
+        former = self.folder / FORMER_PARTS.get(name, name)
+        return former if former.is_dir() else self.folder / name
 
     def check(self, names: tuple[str, ...]) -> None:
         """Raises LociError naming the parts that are missing."""
@@ -108,7 +117,7 @@ class SavedParts:
             )
 
     def load(self, name: str) -> nn.Module:
-        return _CLASSES[name].from_pretrained(self.folder / name)
+        return _CLASSES[name].from_pretrained(self.path(name))
 
 
 @dataclass(frozen=True)
@@ -191,8 +200,8 @@ _CLASSES: Mapping[str, Any] = {
     STRUCTURE_FUSER: EmbedderFuser,
     STRUCTURE_FLOW: StructureFlow,
     STRUCTURE_DECODER: StructureDecoder,
-    LATENT_FUSER: EmbedderFuser,
-    LATENT_FLOW: SlatFlow,
+    SLAT_FUSER: EmbedderFuser,
+    SLAT_FLOW: SlatFlow,
     GAUSSIAN_DECODER: GaussianDecoder,
     MESH_DECODER: MeshDecoder,
     GAUSSIAN_DECODER_4: GaussianDecoder,

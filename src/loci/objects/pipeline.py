@@ -31,9 +31,9 @@ from loci.objects.models.structure_flow import StructureFlow
 from loci.objects.models.structure_vae import StructureDecoder, occupied
 from loci.objects.parts import (
     GAUSSIAN_DECODERS,
-    LATENT_FLOW,
-    LATENT_FUSER,
     MESH_DECODER,
+    SLAT_FLOW,
+    SLAT_FUSER,
     STRUCTURE_DECODER,
     STRUCTURE_FLOW,
     STRUCTURE_FUSER,
@@ -127,7 +127,7 @@ class LiftPipeline:
         structures = self._sample_structures(self._conditions(STRUCTURE_FUSER))
         results = self._decode_structures(structures)
         del structures
-        latents = self._sample_slat(self._conditions(LATENT_FUSER), results)
+        latents = self._sample_slat(self._conditions(SLAT_FUSER), results)
         for name in GAUSSIAN_DECODERS:
             if name in self.config.decoders:
                 results = self._decode_gaussians(name, results, latents)
@@ -242,14 +242,14 @@ class LiftPipeline:
 
     def _sample_slat(self, conditions: list[Tensor], results: list[LiftResult]) -> list[Tensor]:
         """The latents of every object's voxels, for the decoders."""
-        settings, latents = self.config.latents, []
+        settings, latents = self.config.slat, []
         steps = self.runner.shortened(settings).steps
-        with self.loader.use(LATENT_FLOW, SlatFlow, self.costs) as flow:
+        with self.loader.use(SLAT_FLOW, SlatFlow, self.costs) as flow:
             for number, (request, condition, result) in enumerate(
                 zip(self.requests, conditions, results, strict=True)
             ):
                 noise = slat_noise(flow, result.choice.voxels, self._generators[number])
-                on_step = self._on_step(LATENT_FLOW, number, steps)
+                on_step = self._on_step(SLAT_FLOW, number, steps)
                 aligned = self._pixel_aligned(request, result) if flow.config.aligned else None
                 latents.append(
                     self.runner.run_slat(

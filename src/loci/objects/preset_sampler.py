@@ -51,7 +51,7 @@ class PresetSampler:
         self.preset = as_preset(speed).calibrated(calibration or ModelCalibration())
         self.stats = stats if stats is not None else Stats()
         self.verify = verify
-        if {"structure", "latents"} & set(self.preset.uncalibrated):
+        if {"structure", "slat"} & set(self.preset.uncalibrated):
             self.stats.note(UNCALIBRATED)
 
     def timed(self, stage: str) -> AbstractContextManager[StageStats]:
@@ -63,7 +63,7 @@ class PresetSampler:
         is_structure = isinstance(settings, StructureSampling)
         preset = self.preset
         return settings.shortened(
-            preset.structure_step_share if is_structure else preset.latent_step_share
+            preset.structure_step_share if is_structure else preset.slat_step_share
         )
 
     def run_structure(
@@ -101,16 +101,16 @@ class PresetSampler:
         interval, every = guided_interval(settings), self.preset.guide_every
         shortened, voxels = self.shortened(settings), choice.voxels
         group_labels = ancestors(voxels, len(flow.config.io_channels))
-        policy = self.preset.latent_policy(interval, choice.scores, group_labels)
-        with self.timed("latents") as stage:
-            counted = self.stats.counted("latents", policy, interval, every)
+        policy = self.preset.slat_policy(interval, choice.scores, group_labels)
+        with self.timed("slat") as stage:
+            counted = self.stats.counted("slat", policy, interval, every)
             latents = sample_slat(
                 *(flow, condition, voxels, noise, shortened, counted, on_step, every, aligned)
             )
             stage.exact_evaluations += count_evaluations(settings) - count_evaluations(shortened)
         if self.verify:
             exact = sample_slat(flow, condition, voxels, noise, settings, aligned=aligned)
-            self.stats.record_errors("latents", {LATENTS: latents}, {LATENTS: exact})
+            self.stats.record_errors("slat", {LATENTS: latents}, {LATENTS: exact})
         return latents
 
 

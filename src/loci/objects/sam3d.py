@@ -28,14 +28,15 @@ from loci.objects.config import LIFTER_NAME, LifterConfig
 from loci.objects.parts import (
     GAUSSIAN_DECODER,
     GAUSSIAN_DECODER_4,
-    LATENT_FLOW,
-    LATENT_FUSER,
     MESH_DECODER,
     PARTS,
+    SLAT_FLOW,
+    SLAT_FUSER,
     STRUCTURE_DECODER,
     STRUCTURE_FLOW,
     STRUCTURE_FUSER,
     PartConfigs,
+    SavedParts,
 )
 
 
@@ -54,8 +55,8 @@ PUBLISHED_FILES: Mapping[str, PublishedFile] = {
     STRUCTURE_FUSER: PublishedFile("ss_generator", CONDITION),
     STRUCTURE_FLOW: PublishedFile("ss_generator", GENERATOR),
     STRUCTURE_DECODER: PublishedFile("ss_decoder"),
-    LATENT_FUSER: PublishedFile("slat_generator", CONDITION),
-    LATENT_FLOW: PublishedFile("slat_generator", GENERATOR),
+    SLAT_FUSER: PublishedFile("slat_generator", CONDITION),
+    SLAT_FLOW: PublishedFile("slat_generator", GENERATOR),
     GAUSSIAN_DECODER: PublishedFile("slat_decoder_gs"),
     MESH_DECODER: PublishedFile("slat_decoder_mesh"),
     GAUSSIAN_DECODER_4: PublishedFile("slat_decoder_gs_4"),
@@ -132,10 +133,10 @@ def sam3d_configs(folder: Path) -> PartConfigs | None:
     if not (folder / LIFTER_NAME).is_file():
         published = Sam3dCheckpoint.find(folder)
         return None if published is None else published.configs
-    path = folder / STRUCTURE_FLOW / CONFIG_NAME
+    path, saved = folder / STRUCTURE_FLOW / CONFIG_NAME, SavedParts(folder)
     flows = {
-        name: load_config(folder / name / CONFIG_NAME, type(getattr(PartConfigs(), name)))
-        for name in (STRUCTURE_FLOW, LATENT_FLOW)
+        name: load_config(saved.path(name) / CONFIG_NAME, type(getattr(PartConfigs(), name)))
+        for name in (STRUCTURE_FLOW, SLAT_FLOW)
         if path.is_file()
     }
     return PartConfigs(**flows) if flows else None

@@ -25,11 +25,12 @@ from loci.objects.lifter import Lifter
 from loci.objects.models.condition import EmbedderFuser
 from loci.objects.models.slat_flow import SlatStatistics
 from loci.objects.parts import (
+    FORMER_PARTS,
     GAUSSIAN_DECODER,
-    LATENT_FLOW,
-    LATENT_FUSER,
     MESH_DECODER,
     PARTS,
+    SLAT_FLOW,
+    SLAT_FUSER,
     STRUCTURE_DECODER,
     STRUCTURE_FLOW,
     STRUCTURE_FUSER,
@@ -94,8 +95,8 @@ class Runs(NamedTuple):
             STRUCTURE_FUSER: self.structure,
             STRUCTURE_FLOW: self.structure,
             STRUCTURE_DECODER: self.structure_vae,
-            LATENT_FUSER: self.slat,
-            LATENT_FLOW: self.slat,
+            SLAT_FUSER: self.slat,
+            SLAT_FLOW: self.slat,
             GAUSSIAN_DECODER: self.slat_vae,
             MESH_DECODER: self.slat_vae,
         }
@@ -122,7 +123,7 @@ def export_home(runs: Runs, data: Path, out: Path) -> Lifter:
     _check_same_codec(runs, modules[STRUCTURE_DECODER])
     lifter = Lifter(lifter_config(runs, modules), LoadedParts(modules))
     train, test = (ObjectSet.load(data / part) for part in ("train", "test"))
-    with replacing_folder(out, REPLACEABLE.__contains__) as draft:
+    with replacing_folder(out, {*REPLACEABLE, *FORMER_PARTS.values()}.__contains__) as draft:
         lifter.save_pretrained(draft, torch.bfloat16)
         for name, run in zip(Runs._fields, runs, strict=True):
             logs = draft / TRAINING / name.replace("_", "-")
@@ -163,19 +164,19 @@ def lifter_config(runs: Runs, modules: Mapping[str, nn.Module]) -> LifterConfig:
         LociError: when the fusers take pictures of different sizes.
     """
     settings, size = home().lifter, _input_size(modules[STRUCTURE_FUSER])
-    if _input_size(modules[LATENT_FUSER]) != size:
+    if _input_size(modules[SLAT_FUSER]) != size:
         raise LociError(
-            f"{runs.slat}: trained on pictures of {_input_size(modules[LATENT_FUSER])} pixels, "
+            f"{runs.slat}: trained on pictures of {_input_size(modules[SLAT_FUSER])} pixels, "
             f"expected {size} as {runs.structure}"
         )
     if is_model(runs.slat):
-        statistics = load_config(runs.slat / LIFTER_NAME, LifterConfig).latents.statistics
+        statistics = load_config(runs.slat / LIFTER_NAME, LifterConfig).slat.statistics
     else:
         statistics = load_config(runs.slat / "final" / STATISTICS_NAME, SlatStatistics)
     return replace(
         settings,
         input_size=size,
-        latents=replace(settings.latents, statistics=statistics),
+        slat=replace(settings.slat, statistics=statistics),
     )
 
 

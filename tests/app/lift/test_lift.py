@@ -134,7 +134,7 @@ def test_a_speed_ends_with_its_ledger(run: Run, capsys: pytest.CaptureFixture) -
     head = next(n for n, line in enumerate(lines) if line.startswith("stage "))
     assert "evaluations  saved" in lines[head]
     stages = {line.split()[0]: line.split() for line in lines[head + 1 :]}
-    assert {row[-1] for name, row in stages.items() if name in ("structure", "latents")} == {"-"}
+    assert {row[-1] for name, row in stages.items() if name in ("structure", "slat")} == {"-"}
     line = next(line for line in lines if line.startswith("m.png against an exact run: "))
     numbers = [float(number) for number in re.findall(r"[-+]?\d+\.?\d*(?=%| degrees)", line)]
     share, moved, turned, _ = numbers
@@ -410,13 +410,13 @@ def test_a_model_that_is_incomplete_is_named(
     arguments = ["lift", "p.png", "--mask", "m.png", "--model"]
     assert cli.main([*arguments, str(tmp_path / "none")]) == 2
     assert "none: no such model folder" in capsys.readouterr().err
-    weights = model / "latent_flow" / "model.safetensors"
+    weights = model / "slat_flow" / "model.safetensors"
     weights.rename(model / "away")
     try:
         assert cli.main([*arguments, str(model)]) == 2
     finally:
         (model / "away").rename(weights)
-    assert "missing latent_flow, expected for each a folder" in capsys.readouterr().err
+    assert "missing slat_flow, expected for each a folder" in capsys.readouterr().err
     assert not Path("lifted").exists()
 
 

@@ -12,7 +12,7 @@ from loci.objects.config import LifterConfig
 from loci.objects.sampling import SlatSampling, StructureSampling
 from tests.objects.lifters import small_config, small_parts
 
-EXACT = {"structure": 1.0, "latents": 1.0, "tokens": 1.0, "voxels": 1.0}
+EXACT = {"structure": 1.0, "slat": 1.0, "tokens": 1.0, "voxels": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def seconds() -> dict[str, float]:
 def test_every_part_is_measured(seconds: dict[str, float]) -> None:
     assert list(seconds) == [
         *("pictures of structure", "structure", "structure uncond", "voxels"),
-        *("pictures of latents", "latents", "latents uncond", "gaussians", "mesh"),
+        *("pictures of slat", "slat", "slat uncond", "gaussians", "mesh"),
     ]
     assert all(s > 0 for s in seconds.values())
 
@@ -33,9 +33,9 @@ def test_whole_runs_follow_from_shares(tmp_path: Path, seconds: dict[str, float]
     one = dict.fromkeys(seconds, 1.0)
     exact = whole_run(one, EXACT)
     assert exact["structure"] == sum(GUIDED["structure"]) == 44
-    assert exact["latents"] == sum(GUIDED["latents"]) == 38
+    assert exact["slat"] == sum(GUIDED["slat"]) == 38
     assert exact["all"] == 44 + 38 + 2 + 1 + 2
-    some = {"structure": 0.25, "latents": 0.5, "tokens": 0.5, "voxels": 0.5}
+    some = {"structure": 0.25, "slat": 0.5, "tokens": 0.5, "voxels": 0.5}
     assert whole_run(one, some)["all"] == 44 / 4 + 38 / 8 + 2 + 1 + 1
     rows = {"exact": {"shares": EXACT}, "fast": {"shares": some}}
     write_json(tmp_path / "speed.json", {"rows": rows})
@@ -51,7 +51,7 @@ def test_whole_runs_follow_from_shares(tmp_path: Path, seconds: dict[str, float]
 def test_the_published_run_has_these_evaluations() -> None:
     from loci.flow import rescaled_times
 
-    for name, settings in (("structure", StructureSampling()), ("latents", SlatSampling())):
+    for name, settings in (("structure", StructureSampling()), ("slat", SlatSampling())):
         times = 1000 * rescaled_times(settings.steps, settings.rescale)[:-1]
         low, high = settings.interval
         guided = int(((times >= low) & (times <= high)).sum())

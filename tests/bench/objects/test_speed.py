@@ -182,11 +182,11 @@ def test_tolerances_are_run_with_a_calibration() -> None:
     config = small_config(structure=StructureSampling(steps=8))
     lifter = Lifter(config, LoadedParts(small_modules()), keep=True)
     none = ModelCalibration()
-    strict = ModelCalibration(structure=ErrorScale(1e3), latents=ErrorScale(1e3))
+    strict = ModelCalibration(structure=ErrorScale(1e3), slat=ErrorScale(1e3))
     free, held = (run_tolerances(lifter, [case()], given, seed=0) for given in (none, strict))
     for tested in (free, held):
         reports = {stage: tolerance_report(None, tested.errors[stage]) for stage in CALIBRATED}
-        assert list(reports) == ["structure", "latents"]
+        assert list(reports) == ["structure", "slat"]
         for report in reports.values():
             assert [line["tolerance"] for line in report["held_out"]] == list(TOLERANCES)
             assert all(line["error_90th_percentile"] >= 0 for line in report["held_out"])
@@ -196,7 +196,7 @@ def test_tolerances_are_run_with_a_calibration() -> None:
     assert sum(error.error for error in held.errors["structure"]) == 0, "nothing is skipped"
     assert len(free.spectral_ratios) == 1
     assert 0 < free.spectral_ratios[0] < 1
-    assert not ToleranceRunner(none).errors["latents"]
+    assert not ToleranceRunner(none).errors["slat"]
 
 
 def test_nine_in_ten_errors_are_below_the_fitted_scale() -> None:

@@ -31,7 +31,7 @@ EXACT = "exact"
 FEWER = (1 / 2, 1 / 3, 1 / 4)
 """Shares of the steps of both flows, for the baseline of fewer steps."""
 UNEQUAL = ((1 / 2, 1 / 4), (1 / 2, 1 / 8), (1 / 3, 1 / 8))
-"""Shares of the structure flow's steps and of the latent flow's, which needs fewer."""
+"""Shares of the structure flow's steps and of the SLAT flow's, which needs fewer."""
 TOLERANCE = 0.03
 """Tolerance of the rows with an error budget."""
 UNIFORM = ReleasedDecoding(high=math.inf, low=-math.inf, minimum=0)
@@ -58,7 +58,7 @@ class Method(NamedTuple):
         return replace(
             config,
             structure=config.structure.shortened(self.steps),
-            latents=config.latents.shortened(self.steps),
+            slat=config.slat.shortened(self.steps),
         )
 
 
@@ -108,25 +108,25 @@ def _baselines(seed: int) -> dict[str, Preset]:
         ),
         "random tokens": Preset(
             "random tokens",
-            latents=lambda interval, scores, group_labels: RandomTokens(0.5, generator()),
+            slat=lambda interval, scores, group_labels: RandomTokens(0.5, generator()),
         ),
         "uniform merge": Preset("uniform merge", decoding=UNIFORM),
         "merged tokens": Preset(
             "merged tokens",
-            latents=lambda interval, scores, group_labels: MergedTokens(group_labels),
+            slat=lambda interval, scores, group_labels: MergedTokens(group_labels),
         ),
         "Fast3DCache": Preset(
-            "Fast3DCache", latents=lambda interval, scores, group_labels: Fast3DCache()
+            "Fast3DCache", slat=lambda interval, scores, group_labels: Fast3DCache()
         ),
         "TaylorSeer": Preset(
             "TaylorSeer",
             structure=lambda interval: TaylorSeer(),
-            latents=lambda interval, scores, group_labels: TaylorSeer(),
+            slat=lambda interval, scores, group_labels: TaylorSeer(),
         ),
         "EasyCache": Preset(
             "EasyCache",
             structure=lambda interval: EasyCache(),
-            latents=lambda interval, scores, group_labels: EasyCache(),
+            slat=lambda interval, scores, group_labels: EasyCache(),
         ),
     }
 
@@ -141,7 +141,7 @@ def _ours() -> dict[str, Preset]:
     both, decoding = Preset("both", steps, tokens), DecodingConfig()
     found = {
         "loci structure": Preset("loci structure", structure=both.structure),
-        "loci latents": Preset("loci latents", latents=both.latents),
+        "loci slat": Preset("loci slat", slat=both.slat),
         "loci decoding": Preset("loci decoding", decoding=decoding),
         "loci": replace(both, name="loci", decoding=decoding),
     }
@@ -154,7 +154,7 @@ def _ours() -> dict[str, Preset]:
         for part in (1, *FEWER):
             name = f"guided {often}" + (f", steps x {part:.2g}" if part < 1 else "")
             found[name] = Preset(
-                name, structure_step_share=part, latent_step_share=part, guide_every=every
+                name, structure_step_share=part, slat_step_share=part, guide_every=every
             )
     for parts in (*((part, part) for part in FEWER), *UNEQUAL):
         for often, every in (("", 1), ("guided 1 in 2, ", 2), ("guided once, ", None)):
@@ -164,22 +164,22 @@ def _ours() -> dict[str, Preset]:
     return found
 
 
-def steps_name(structure: float, latents: float) -> str:
+def steps_name(structure: float, slat: float) -> str:
     """The name of a row with these shares of the steps of both flows."""
-    if structure == latents:
+    if structure == slat:
         return f"steps x {structure:.2g}"
-    return f"structure x {structure:.2g}, latents x {latents:.2g}"
+    return f"structure x {structure:.2g}, slat x {slat:.2g}"
 
 
-def steps_preset(structure: float, latents: float) -> Preset:
+def steps_preset(structure: float, slat: float) -> Preset:
     """A preset that takes these shares of the steps, and is exact otherwise."""
-    name = steps_name(structure, latents)
-    return Preset(name, structure_step_share=structure, latent_step_share=latents)
+    name = steps_name(structure, slat)
+    return Preset(name, structure_step_share=structure, slat_step_share=slat)
 
 
 def _ablation(whole: Preset) -> list[Method]:
     """A published system by its three mechanisms: each alone, each pair, and all of them."""
-    pieces = ("structure", "latents", "decoding")
+    pieces = ("structure", "slat", "decoding")
     chosen = [pieces[:1], pieces[1:2], pieces[2:], pieces[:2], pieces[::2], pieces[1:], pieces]
     found = []
     for some in chosen:

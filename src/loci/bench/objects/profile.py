@@ -23,10 +23,10 @@ from loci.objects.inputs.observation import LiftRequest, ObservedPicture
 from loci.objects.models.condition import POINTMAPS
 from loci.objects.parts import (
     GAUSSIAN_DECODER,
-    LATENT_FLOW,
-    LATENT_FUSER,
     MESH_DECODER,
     PARTS,
+    SLAT_FLOW,
+    SLAT_FUSER,
     STRUCTURE_DECODER,
     STRUCTURE_FLOW,
     STRUCTURE_FUSER,
@@ -58,11 +58,11 @@ class PartInputs:
     def calls(self, name: str, part: Any) -> dict[str, Callable[[], Any]]:
         """The calls of a part that are measured, by name."""
         voxels, time = self.voxels, torch.full((1,), 250.0, device=self.device)
-        if name in (STRUCTURE_FUSER, LATENT_FUSER):
+        if name in (STRUCTURE_FUSER, SLAT_FUSER):
             tensors = {n: x.to(self.device, self.dtype) for n, x in self.tensors.items()}
             dropped = [n for n in POINTMAPS if n not in tensors]
             self.condition = part(tensors, dropped)
-            stage = "structure" if name == STRUCTURE_FUSER else "latents"
+            stage = "structure" if name == STRUCTURE_FUSER else "slat"
             return {f"pictures of {stage}": lambda: part(tensors, dropped)}
         if name == STRUCTURE_FLOW:
             generator = torch.Generator(self.device).manual_seed(0)
@@ -73,12 +73,12 @@ class PartInputs:
             }
         if name == STRUCTURE_DECODER:
             return {"voxels": lambda: part(self.shape)}
-        if name == LATENT_FLOW:
+        if name == SLAT_FLOW:
             latents = torch.randn(len(voxels), part.config.channels, device=self.device)
             context = part.context(self.condition)
             return {
-                "latents": lambda: part.velocity(latents, time, voxels, context),
-                "latents uncond": lambda: part.velocity(latents, time, voxels, None),
+                "slat": lambda: part.velocity(latents, time, voxels, context),
+                "slat uncond": lambda: part.velocity(latents, time, voxels, None),
             }
         latents = torch.randn(len(voxels), part.config.torso.channels, device=self.device)
         outputs = {GAUSSIAN_DECODER: "gaussians", MESH_DECODER: "mesh"}
@@ -102,7 +102,7 @@ def _disc(run: LifterConfig) -> LiftRequest:
     return picture.request(rows**2 + columns**2 < 0.1, "disc", 0, run.input_size)
 
 
-GUIDED = {"structure": (25, 19), "latents": (25, 13)}
+GUIDED = {"structure": (25, 19), "slat": (25, 13)}
 """Evaluations in a run with the published settings, conditional and unconditional."""
 NOTES = (
     "measured: median seconds of each part at the published size with random weights, after one "
@@ -188,10 +188,10 @@ def whole_run(seconds: Mapping[str, float], shares: Mapping[str, float]) -> dict
     flows = {}
     for stage, (conditional, unconditional) in GUIDED.items():
         whole = conditional * seconds[stage] + unconditional * seconds[f"{stage} uncond"]
-        flows[stage] = whole * shares[stage] * (shares["tokens"] if stage == "latents" else 1)
-    flows["latents"] *= shares["voxels"]
+        flows[stage] = whole * shares[stage] * (shares["tokens"] if stage == "slat" else 1)
+    flows["slat"] *= shares["voxels"]
     stages = {
-        "pictures": seconds["pictures of structure"] + seconds["pictures of latents"],
+        "pictures": seconds["pictures of structure"] + seconds["pictures of slat"],
         **flows,
         "voxels": seconds["voxels"],
         "decoding": (seconds["gaussians"] + seconds["mesh"]) * shares["voxels"],

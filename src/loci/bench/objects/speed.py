@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from loci.objects.lifter import Lifter
 
 
-FLOWS = ("structure", "latents")
-STAGES = ("pictures", "structure", "voxels", "latents", "decoding")
+FLOWS = ("structure", "slat")
+STAGES = ("pictures", "structure", "voxels", "slat", "decoding")
 COLUMNS = (
     *("speedup", "chamfer", "fscore", "voxel_iou", "box_iou", "rotation_error", "psnr"),
     *("fscore_to_exact", "evaluations"),
@@ -189,7 +189,7 @@ def _shares(runs: list[Run]) -> dict[str, Any]:
     }
     return {
         **evaluations,
-        "tokens": _mean([s["latents"].active_share or 0.0 for s in stages]),
+        "tokens": _mean([s["slat"].active_share or 0.0 for s in stages]),
         "voxels": _mean([run.voxels for run in runs]),
     }
 

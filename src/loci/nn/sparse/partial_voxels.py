@@ -18,7 +18,7 @@ class VoxelCache:
     """The latest inputs of every convolution and keys and values of every attention, per voxel.
 
     Layers are identified by the order in which they run, so a cache serves one network under one
-    condition for one run. The published latent flow takes about 60 kB of float32 per voxel.
+    condition for one run. The published SLAT flow takes about 60 kB of float32 per voxel.
     """
 
     def __init__(self, voxels: Voxels) -> None:

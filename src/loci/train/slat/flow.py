@@ -66,8 +66,8 @@ class SlatFlowTraining(TrainerConfig):
     data: Path = Path("runs/objects")
     out: Path = Path("runs/slat")
     vae: Path = Path("runs/slat_vae")
-    flow: SlatFlowConfig = HOME.latent_flow
-    fuser: FuserConfig = HOME.latent_fuser
+    flow: SlatFlowConfig = HOME.slat_flow
+    fuser: FuserConfig = HOME.slat_fuser
     augmentation: SceneAugmentation = SceneAugmentation()
     minutes: float = 20.0
     warmup_steps: int = 60
@@ -168,8 +168,8 @@ class SlatFlowTask(Task["ConditionedFlow"]):
         return self.evaluation.score(model.fuser, model.flow, run)
 
     def save(self, model: ConditionedFlow, folder: Path) -> None:
-        model.fuser.save_pretrained(folder / "latent_fuser")
-        model.flow.save_pretrained(folder / "latent_flow")
+        model.fuser.save_pretrained(folder / "slat_fuser")
+        model.flow.save_pretrained(folder / "slat_flow")
         save_config(folder / STATISTICS_NAME, self.statistics)
 
 

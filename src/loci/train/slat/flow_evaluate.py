@@ -70,7 +70,7 @@ class SlatFlowEvaluation:
         mean latents (constant). Runs on the models' device.
         """
         size = fuser_size(fuser)
-        settings = replace(home().lifter.latents, statistics=self.statistics)
+        settings = replace(home().lifter.slat, statistics=self.statistics)
         rows: dict[str, list[Tensor]] = {name: [] for name in ("truth", *SCORES)}
         scores: dict[str, list[float]] = {}
         for number, case in enumerate(self.cases):
