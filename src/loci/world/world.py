@@ -256,15 +256,22 @@ class World(LatentWorld):
             actions: of each walk, as for `step`.
         """
         config = self.config
-        posed = config.action_scale is not None
-        alone = not posed or config.sampling.guidance != 1 or config.text or self.verify
+        alone = (
+            config.action_scale is None
+            or config.sampling.guidance != 1
+            or config.text
+            or self.verify
+        )
         if alone or self.preset.walk is not None:
             return [self.sample(*each) for each in zip(states, actions, strict=True)]
         ids = [self._check_actions(*each) for each in zip(states, actions, strict=True)]
         if any(len(each) > self.chunk for each in ids):
             raise LociError(f"actions: expected 1 to {self.chunk} for one step of each walk")
         if config.static and not all(each.any() for each in ids):
-            return self._sample_moving(states, ids)
+            moving = [row for row, each in enumerate(ids) if each.any()]
+            made = iter(self.sample_together([states[r] for r in moving], [ids[r] for r in moving]))
+            rows = enumerate(zip(states, ids, strict=True))
+            return [next(made) if r in moving else self.sample(*each) for r, each in rows]
         contexts, poses = [], []
         groups: dict[int, list[int]] = {}
         with self.stats.timed("context"):
@@ -293,18 +300,6 @@ class World(LatentWorld):
         return [
             SampledChunk(self, state, len(ids[k]), latents[k], poses[k])
             for k, state in enumerate(states)
-        ]
-
-    def _sample_moving(
-        self, states: Sequence[WalkState], ids: Sequence[Int[np.ndarray, "n 2"]]
-    ) -> list["SampledChunk"]:
-        """`sample_together` where some walks stand still, which generates nothing."""
-        moving = [row for row, each in enumerate(ids) if each.any()]
-        sampled = self.sample_together([states[r] for r in moving], [ids[r] for r in moving])
-        chunks = dict(zip(moving, sampled, strict=True))
-        return [
-            chunks[row] if row in chunks else self.sample(state, each)
-            for row, (state, each) in enumerate(zip(states, ids, strict=True))
         ]
 
     @torch.no_grad()

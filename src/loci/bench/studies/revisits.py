@@ -66,12 +66,12 @@ def study_revisits(
     data: Path,
     out: Path = Path("runs/revisits"),
     model: str = "doom",
-    time_counts: tuple[int, ...] = (10, 30, 100, 300),
-    pose_counts: tuple[int, ...] = (100,),
+    pose_counts: tuple[int, ...] = (10, 100, 300),
+    time_counts: tuple[int, ...] = (300,),
     seeds: int = 3,
-    base_steps: int = 900,
-    steps: int = 80,
-    trials: int = 20,
+    base_steps: int = 700,
+    steps: int = 100,
+    trials: int = 14,
     plot: Path | None = None,
 ) -> None:
     """Train the bases, finetune every arm, measure recall; goes on where it was stopped.
@@ -81,8 +81,8 @@ def study_revisits(
         data: recordings of loci data doom, in train and test.
         out: folder of the runs; encoded walks are kept beside it.
         model: whose codec encodes the frames.
-        time_counts: numbers of sequences for the base addressed by time.
-        pose_counts: the same for the base addressed by poses.
+        pose_counts: numbers of sequences for the base addressed by poses.
+        time_counts: the same for the base addressed by time.
         seeds: finetunings of each arm, with other sequences, batches and weights' noise.
         base_steps: optimiser steps of a base.
         steps: optimiser steps of a finetuning.
@@ -208,10 +208,16 @@ def study_world() -> WorldConfig:
 
 
 def _training(out: Path, addressing: Addressing, steps: int, seed: int) -> WorldTraining:
-    # Whole histories up to the span, and targets drawn without looking for revisits: what is
-    # revisited is up to the sequences.
-    histories = (HistorySpec(budget=BUDGET, lengths=(8, SPAN - 8)), HistorySpec((0, 0, 0)))
-    stage = TrainingStage(1.0, (*histories[:1] * 3, histories[1]), 0.15, revisits=0.0, moves=0.2)
+    # Some windows that saw the targets, with large turns between targets; and whole histories up to
+    # the span. Where sequences hold revisits, they are preferred.
+    histories = (
+        HistorySpec((4, 0, 0), 1),
+        HistorySpec((4, 0, 0), 2),
+        HistorySpec((6, 0, 0), 3),
+        HistorySpec(budget=BUDGET, lengths=(8, SPAN - 8)),
+        HistorySpec(stride=3, budget=BUDGET, lengths=(8, SPAN - 24)),
+    )
+    stage = TrainingStage(1.0, histories, noise=0.15, revisits=0.6, moves=0.2)
     return WorldTraining(
         out=out,
         model=small_transformer(addressing),
