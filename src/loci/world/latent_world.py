@@ -226,9 +226,7 @@ class LatentWorld:
         with self.stats.timed("context"):
             context, poses = self.chunk_context(state, ids, following, known)
         on_step = partial(self.report, "steps")
-        frames = self.config.chunk // self.temporal_factor + int(self.config.overlap)
-        shape = (*state.local.shape[:2], frames, *state.local.shape[3:])
-        noise = chunk_noise(state.seed, state.chunks, shape, self.device)
+        noise = self.noise(state)
         if len(noise) > 1:
             latents = sample_chunk(
                 self.transformer, noise, context, self.config.sampling, on_step=on_step
@@ -239,6 +237,12 @@ class LatentWorld:
                 self.transformer, noise, context, *run, on_step, self.group
             )
         return latents, poses
+
+    def noise(self, state: WalkState) -> Float[Tensor, "b c t h w"]:
+        """The initial noise of the next chunk."""
+        frames = self.config.chunk // self.temporal_factor + int(self.config.overlap)
+        shape = (*state.local.shape[:2], frames, *state.local.shape[3:])
+        return chunk_noise(state.seed, state.chunks, shape, self.device)
 
     def chunk_context(
         self,

@@ -27,7 +27,7 @@ from loci.world.conditioning import Prompt, stack_contexts
 from loci.world.config import WorldConfig
 from loci.world.infinite_world import load_infinite_world
 from loci.world.latent_world import LatentWorld, WalkState, next_actions
-from loci.world.sampling import chunk_noise, sample_chunk
+from loci.world.sampling import sample_chunk
 from loci.world.text import NEGATIVE_PROMPT, TextEncoder
 from loci.world.transformer import WorldTransformer
 
@@ -281,18 +281,9 @@ class World(LatentWorld):
                 poses.append(got[1])
                 groups.setdefault(got[0].blocks[0].normed_memory.shape[1], []).append(index)
         latents: dict[int, Tensor] = {}
-        frames = self.chunk // self.temporal_factor
         sampling = config.sampling.shortened(self.preset.walk_step_share)
         for rows in groups.values():
-            noise = [
-                chunk_noise(
-                    states[row].seed,
-                    states[row].chunks,
-                    (*states[row].local.shape[:2], frames, *states[row].local.shape[3:]),
-                    self.device,
-                )
-                for row in rows
-            ]
+            noise = [self.noise(states[row]) for row in rows]
             context = stack_contexts([contexts[row] for row in rows])
             with self.stats.timed("chunks"):
                 sampled = sample_chunk(self.transformer, torch.cat(noise), context, sampling)
