@@ -27,7 +27,7 @@ from loci.envs.doom.engine import BACK, FORWARD, LEFT, RIGHT, STRAFE_LEFT, STRAF
 from loci.envs.doom.maps import make_map
 from loci.errors import LociError
 from loci.train.world.batches import WorldBatch
-from loci.train.world.evaluate import predict_frames
+from loci.train.world.evaluate import predict_frames, predict_latents
 from loci.world.transformer import WorldTransformer
 
 ROOM = 48.0
@@ -112,8 +112,8 @@ class Examination:
         for action in ENGINE:
             ids = torch.tensor(action).expand(len(before), TARGETS, 2)
             asked = replace(self.starts, actions=ids)
-            after = as_pixels(predict_frames(world, asked, "true", self.codec))[:, -1]
-            commands[action] = before, after
+            last = predict_latents(world, asked, "true")[:, :, -1:]
+            commands[action] = before, as_pixels(self.codec.decode(last).transpose(1, 2))[:, 0]
         return {
             "psnr": float(decibels.mean()),
             "psnr_moving": _mean(decibels[self.moving]),

@@ -19,7 +19,7 @@ from loci.memory.panorama_merge import POSE_FEATURES
 from loci.memory.pose_rotary import PoseRotaryConfig
 from loci.train.optim import MuonWithAdam
 from loci.train.trainer import Step, Task, Trainer, TrainerConfig
-from loci.train.world.batches import WINDOW, WorldBatch
+from loci.train.world.batches import WorldBatch
 from loci.train.world.memory_tokens import batch_actions, batch_poses, compress_history
 from loci.train.world.train import HIDDEN
 from loci.world.conditioning import ActionEncoderConfig
@@ -27,10 +27,10 @@ from loci.world.transformer import TransformerConfig, WorldTransformer
 
 TARGETS = 4
 """Frames of a chunk, and of a command."""
-BALANCED = 0.5
+BALANCED = 0.8
 """Share of the examples drawn for a true action, every one as often as any other."""
-LOGIT_MEAN, HIGH_NOISE, HIGH_NOISE_LOGIT_MEAN = 0.8, 0.35, 4.0
-LEARNING_RATE = 1e-3
+LOGIT_MEAN, HIGH_NOISE, HIGH_NOISE_LOGIT_MEAN = 0.8, 0.45, 4.0
+LEARNING_RATE = 2e-3
 
 
 def small_transformer(width: int, blocks: int, latent_channels: int) -> TransformerConfig:
@@ -72,8 +72,8 @@ class LabelledFilms:
 
     @property
     def starts(self) -> range:
-        """Where local frames may be: eight frames of history before, a chunk after them."""
-        return range(WINDOW, self.latents.shape[1] - TARGETS)
+        """Where local frames may be: a chunk follows them."""
+        return range(self.latents.shape[1] - TARGETS)
 
     def by_action(self) -> list[Int[np.ndarray, "k 2"]]:
         """Film and frame of the starts of every true action that occurs; the last is none."""
@@ -84,21 +84,20 @@ class LabelledFilms:
         return [np.argwhere(kind) + [0, self.starts.start] for kind in kinds if kind.any()]
 
     def batch(self, films: Int[np.ndarray, "b"], nows: Int[np.ndarray, "b"]) -> WorldBatch:
-        """Examples with the eight frames before the local one as history. Poses are zero."""
+        """Examples without a history: it would show how the camera moves. Poses are zero."""
         walk, now = torch.from_numpy(films), torch.from_numpy(nows)
-        past = now[:, None] - WINDOW + torch.arange(WINDOW)
         after = now[:, None] + 1 + torch.arange(TARGETS)
-        none = torch.zeros(len(films), WINDOW + 1 + TARGETS, 3, dtype=torch.float64)
+        none = torch.zeros(len(films), 1 + TARGETS, 3, dtype=torch.float64)
         return WorldBatch(
             walks=walk,
             now=now,
-            spans=(self.latents[walk[:, None], past][:, None].float(),),
-            span_poses=(none[:, None, :WINDOW],),
-            ends=(now[:, None],),
+            spans=(),
+            span_poses=(),
+            ends=(),
             local=self.latents[walk, now].float(),
-            local_pose=none[:, WINDOW],
+            local_pose=none[:, 0],
             target=self.latents[walk[:, None], after].float(),
-            target_pose=none[:, WINDOW + 1 :],
+            target_pose=none[:, 1:],
             target_frames=after,
             actions=self.actions[walk[:, None], after - 1],
             hidden=torch.zeros(after.shape, dtype=torch.bool),

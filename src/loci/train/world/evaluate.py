@@ -108,6 +108,14 @@ def predict_frames(
     model: WorldTransformer, batch: WorldBatch, memory: Memory, codec: Codec, steps: int = 8
 ) -> Float[Tensor, "b k 3 h w"]:
     """Sampled target frames, on the CPU. `wrong` gives every example its neighbour's memory."""
+    return codec.decode(predict_latents(model, batch, memory, steps)).transpose(1, 2).cpu()
+
+
+@torch.no_grad()
+def predict_latents(
+    model: WorldTransformer, batch: WorldBatch, memory: Memory, steps: int = 8
+) -> Float[Tensor, "b c k h w"]:
+    """`predict_frames` before they are decoded, on the model's device."""
     device = model.patch_embedding.weight.device
     history = compress_history(model.memory_encoder, batch)
     if memory == "wrong":
@@ -123,12 +131,11 @@ def predict_frames(
     )
     shape = batch.target.transpose(1, 2).shape
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device)
-    latents = sample(
+    return sample(
         lambda state, t: {"video": model.velocity(state["video"], t, context)},
         {"video": noise},
         euler_timesteps(steps, 2.0, uniform=True),
     )["video"]
-    return codec.decode(latents).transpose(1, 2).cpu()
 
 
 def _psnr(a: Tensor, b: Tensor) -> Float[Tensor, "b k"]:
