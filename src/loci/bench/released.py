@@ -1,36 +1,46 @@
 """`loci bench released`: how near the published networks come to the machine's matrix product.
 
-One block of each transformer is timed at its real width on random weights, beside a matrix product
-in the same run and with the same threads. Seconds of whole runs are computed from that and from
-counted operations (a multiply-add counts as two).
+Each network is evaluated at its real width on random weights, between matrix products in the same
+run and with the same threads. Rates are operations a second of processor time: on a machine with
+other work, a short product finds a free moment where a long evaluation finds none, and by the clock
+the product would seem several times faster than it is.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from loci.bench.operations import Profile, profiled
+from loci.bench.released_parts import (
+    CONDITION_TOKENS,
+    TEXT_LENGTH,
+    Part,
+    makers,
+    structure_flow,
+    world_transformer,
+)
 from loci.bench.report import table, write_json
 from loci.errors import LociError
 from loci.io.files import check_writable
-from loci.objects.models.structure_flow import StructureFlow, StructureFlowConfig
-from loci.world.conditioning import Actions, Prompt
-from loci.world.transformer import TransformerConfig, WorldTransformer
+from loci.objects.costs import StageCost, measured
+from loci.world.transformer import TransformerConfig
 
 PRODUCT = (4096, 1024, 4096)
-CONDITION_TOKENS = 7528
-"""Tokens of the picture, its mask and its pointmap, in stage 1 of a lift."""
-TEXT_LENGTH = 512
+PRODUCT_SECONDS = 0.2
+"""Processor time of the products between two evaluations, at least."""
+KINDS = ("products", "attention", "convolutions", "other")
 
 
 @dataclass(frozen=True)
 class Share:
-    """A network that was timed: its operations, and how fast they ran.
+    """A network that was timed: its operations, and how fast they ran by the clock.
 
     Attributes:
         seconds: the best of several calls.
@@ -46,8 +56,38 @@ class Share:
         return self.operations / self.seconds
 
 
+@dataclass(frozen=True)
+class Result:
+    """An evaluation of a part, beside matrix products.
+
+    Attributes:
+        operations: of one evaluation.
+        seconds: of it by the clock, the best.
+        processor_seconds: of it a thread, the median.
+        rate: operations a second of processor time, of a thread each.
+        product: the rate of matrix products before and after.
+        share: the median of rate / product.
+        kinds: how the processor time divides; the sum is 1.
+        peak_bytes: of the process, its weights included; None where the system does not say.
+    """
+
+    what: str
+    operations: float
+    seconds: float
+    processor_seconds: float
+    rate: float
+    product: float
+    share: float
+    kinds: dict[str, float]
+    peak_bytes: int | None
+
+
 def released(
-    json: Path, dtype: Literal["bfloat16", "float32"] = "bfloat16", layers: int = 1
+    json: Path,
+    dtype: Literal["bfloat16", "float32"] = "bfloat16",
+    layers: int = 2,
+    rounds: int = 3,
+    only: tuple[str, ...] = (),
 ) -> None:
     """Share of this machine's matrix-product rate that the published networks reach.
 
@@ -55,39 +95,111 @@ def released(
         json: where to write the results.
         dtype: type of weights and products.
         layers: blocks of each transformer, at full width.
+        rounds: evaluations that are timed of each network.
+        only: names of the networks (as in the results), all if none is given.
     """
     if not 1 <= layers <= 24:
         raise LociError(f"--layers: {layers}, expected 1 to 24")
-    check_writable(json)
+    if rounds < 1:
+        raise LociError(f"--rounds: {rounds}, expected at least 1")
     kind = getattr(torch, dtype)
-    shares, products = [], []
-    for time_part in (time_structure_flow, time_world):  # other work on the machine changes rates
-        before = time_product(kind)
-        shares.append(time_part(kind, layers))
-        after = time_product(kind)
-        products.append((before.rate + after.rate) / 2)
-    results = {
-        "dtype": dtype,
-        "layers": layers,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "product": {"shape": PRODUCT, "rates": products},
-        "parts": {
-            share.what: {
-                "operations": share.operations,
-                "seconds": share.seconds,
-                "rate": share.rate,
-                "share": share.rate / product,
-            }
-            for share, product in zip(shares, products, strict=True)
-        },
-    }
-    write_json(json, results)
+    made = makers(kind, layers)
+    unknown = [name for name in only if name not in made]
+    if unknown:
+        raise LociError(f"--only: {unknown[0]}, expected some of {', '.join(made)}")
+    check_writable(json)
+    results = {}
+    for name in only or made:
+        part = made[name]()
+        results[name] = measure(part, kind, rounds)
+        print(f"{part.what}: {results[name].share:.2f} of the product's rate", flush=True)
+        del part
+        written = {
+            "dtype": dtype,
+            "layers": layers,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "product": PRODUCT,
+            "parts": {name: asdict(result) for name, result in results.items()},
+        }
+        write_json(json, written)  # after each, so that what was measured is kept
+    print(shares_table(list(results.values())))
+
+
+def shares_table(results: list[Result]) -> str:
+    """A row for each result; of processor time, what share went where."""
+    headers = ["", "TFLOP", "s", "TFLOP/s", "product", "share", *KINDS, "GB"]
     rows = [
-        [s.what, f"{s.rate / 1e12:.3f}", f"{product / 1e12:.3f}", f"{s.rate / product:.2f}"]
-        for s, product in zip(shares, products, strict=True)
+        [
+            result.what,
+            f"{result.operations / 1e12:.2f}",
+            f"{result.processor_seconds:.2f}",
+            f"{result.rate / 1e12:.3f}",
+            f"{result.product / 1e12:.3f}",
+            f"{result.share:.2f}",
+            *(f"{result.kinds.get(kind, 0):.0%}" for kind in KINDS),
+            None if result.peak_bytes is None else f"{result.peak_bytes / 1e9:.1f}",
+        ]
+        for result in results
     ]
-    print(table(["", "TFLOP/s", "product beside it", "share"], rows))
+    return table(headers, rows)
+
+
+@torch.no_grad()
+def measure(part: Part, dtype: torch.dtype, rounds: int = 3) -> Result:
+    """Times a part between matrix products, and profiles one more evaluation of it."""
+    costs: list[StageCost] = []
+    with measured(part.what, torch.device("cpu"), costs):
+        part.call()
+    product = _Product(dtype)
+    clock, busy, products, shares = [], [], [], []
+    profile = profiled(part.call)
+    before = product.rate()
+    for _ in range(rounds):
+        began = time.perf_counter(), time.process_time()
+        part.call()
+        clock.append(time.perf_counter() - began[0])
+        busy.append((time.process_time() - began[1]) / torch.get_num_threads())
+        after = product.rate()
+        products.append((before + after) / 2)
+        shares.append(profile.operations / busy[-1] / products[-1])
+        before = after
+    seconds = statistics.median(busy)
+    return Result(
+        what=part.what,
+        operations=profile.operations,
+        seconds=min(clock),
+        processor_seconds=seconds,
+        rate=profile.operations / seconds,
+        product=statistics.median(products),
+        share=statistics.median(shares),
+        kinds=_divided(profile),
+        peak_bytes=costs[0].peak_bytes,
+    )
+
+
+def _divided(profile: Profile) -> dict[str, float]:
+    total = sum(profile.seconds.values())
+    return {kind: seconds / total for kind, seconds in profile.seconds.items()}
+
+
+class _Product:
+    """A matrix product of the width of the networks' layers."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        rows, inner, columns = PRODUCT
+        self.a = torch.randn(rows, inner).to(dtype)
+        self.b = torch.randn(inner, columns).to(dtype)
+        torch.matmul(self.a, self.b)  # not counted: the kernel is made
+
+    def rate(self) -> float:
+        """Operations a second of processor time, of a thread each."""
+        count, began, busy = 0, time.process_time(), 0.0
+        while busy < PRODUCT_SECONDS * torch.get_num_threads():
+            torch.matmul(self.a, self.b)
+            count, busy = count + 1, time.process_time() - began
+        rows, inner, columns = PRODUCT
+        return 2 * rows * inner * columns * count * torch.get_num_threads() / busy
 
 
 def best_seconds(call: Callable[[], object], calls: int = 2) -> float:
@@ -100,48 +212,23 @@ def best_seconds(call: Callable[[], object], calls: int = 2) -> float:
     return min(times[1:])
 
 
-def time_product(dtype: torch.dtype, calls: int = 3) -> Share:
-    """A matrix product of the width of the networks' layers."""
-    rows, inner, columns = PRODUCT
-    a, b = torch.randn(rows, inner).to(dtype), torch.randn(inner, columns).to(dtype)
-    return Share("matrix product", 2 * rows * inner * columns, best_seconds(lambda: a @ b, calls))
-
-
 @torch.no_grad()
 def time_structure_flow(dtype: torch.dtype, layers: int = 1, calls: int = 2) -> Share:
-    """A conditional evaluation of stage 1's flow with so many blocks, keys of the condition
-    cached as in a run."""
-    flow = StructureFlow(replace(StructureFlowConfig(), blocks=layers)).to(dtype).eval()
-    noise = flow.noise(1, torch.Generator().manual_seed(0))
-    context = flow.context(torch.randn(1, CONDITION_TOKENS, flow.config.condition_dim))
-    timestep = torch.full((1,), 250.0)
-    seconds = best_seconds(lambda: flow.velocity(noise, timestep, context, timestep * 0), calls)
-    return Share("structure flow", structure_operations(flow.config), seconds)
+    """`structure_flow` by the clock, for estimates of whole runs."""
+    return _timed(structure_flow(dtype, layers), calls)
 
 
 @torch.no_grad()
 def time_world(
     dtype: torch.dtype, layers: int = 1, frames: int = 6, side: int = 40, calls: int = 2
 ) -> Share:
-    """A velocity of the world's transformer with so many blocks, for one prompt.
+    """`world_transformer` by the clock, for estimates of whole runs."""
+    return _timed(world_transformer(dtype, layers, frames, side), calls)
 
-    Args:
-        dtype: type of the weights.
-        layers: blocks.
-        frames: noisy latents, beside two of memory.
-        side: side of a latent; its quarter is the number of tokens.
-        calls: that are timed.
-    """
-    model = WorldTransformer(replace(TransformerConfig(), blocks=layers)).to(dtype).eval()
-    local = torch.randn(1, 16, 1, side, side)
-    ids = torch.zeros(1, 4 * (frames - 1) + 1, dtype=torch.long)
-    prompt = Prompt(torch.randn(1, TEXT_LENGTH, 4096), torch.ones(1, TEXT_LENGTH))
-    context = model.context(local, local, Actions(ids, ids), prompt)
-    noisy, timestep = torch.randn(1, 16, frames, side, side), torch.full((1,), 900.0)
-    seconds = best_seconds(lambda: model.velocity(noisy, timestep, context), calls)
-    tokens = (side // 2) ** 2
-    operations = world_operations(model.config, frames * tokens, 2 * tokens)
-    return Share("world transformer", operations, seconds)
+
+def _timed(part: Part, calls: int) -> Share:
+    operations = profiled(part.call).operations
+    return Share(part.what, operations, best_seconds(part.call, calls))
 
 
 def world_operations(config: TransformerConfig, noisy: int, memory: int) -> float:

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from loci.nn.cpu_inference import linear_gelu
 from loci.nn.norms import RMSNorm
 from loci.nn.rotary import RotaryEmbedding, apply_rotary
 
@@ -143,7 +144,8 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        return self.mlp(x)
+        widen, _, narrow = self.mlp
+        return narrow(linear_gelu(widen, x))
 
 
 class GatedFeedForward(nn.Module):

@@ -11,6 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from loci.nn.cpu_inference import (
+    infers_bfloat16_on_cpu,
+    modulated_layer_norm,
+    shares_modulation,
+)
+
 
 def learned_table(*shape: int, std: float = 0.02) -> nn.Parameter:
     """A parameter initialised from a normal distribution."""
@@ -25,7 +31,9 @@ def fixed_table(values: Tensor) -> Tensor:
 
 
 def layer_norm(x: Float[Tensor, "... d"], eps: float = 1e-6) -> Float[Tensor, "... d"]:
-    """LayerNorm over the last axis without learned parameters."""
+    """LayerNorm over the last axis without learned parameters, computed in float32."""
+    if infers_bfloat16_on_cpu(x):  # the kernel widens by itself
+        return F.layer_norm(x, x.shape[-1:], eps=eps)
     return F.layer_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype)
 
 
@@ -34,6 +42,8 @@ class AffineLayerNorm(nn.LayerNorm):
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         weight, bias = self.weight.float(), self.bias.float()
+        if infers_bfloat16_on_cpu(x):
+            return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
         return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
 
 
@@ -83,6 +93,18 @@ def modulate(
 ) -> Float[Tensor, "... d"]:
     """normed * (1 + scale) + shift in the widest dtype, returned in that of `normed`."""
     return (normed * (1 + scale) + shift).to(normed.dtype)
+
+
+def modulated_norm(
+    x: Float[Tensor, "... d"],
+    shift: Float[Tensor, "... d"],
+    scale: Float[Tensor, "... d"],
+    eps: float = 1e-6,
+) -> Float[Tensor, "... d"]:
+    """`modulate` of `layer_norm`; in one pass where that is possible."""
+    if infers_bfloat16_on_cpu(x) and shares_modulation(x, scale):
+        return modulated_layer_norm(x, shift, scale, eps)
+    return modulate(layer_norm(x, eps), shift, scale)
 
 
 def gated_residual(

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from loci.nn.cpu_inference import infers_bfloat16_on_cpu, rotated_pairs
+
 
 class RotaryEmbedding(NamedTuple):
     """Cosine and sine of every token's angles, one per pair of channels; float32.
@@ -68,6 +70,8 @@ def apply_rotary(
 ) -> Float[Tensor, "b heads tokens d"]:
     """Rotate the channel pairs (2j, 2j+1) of x; computed in float32, returned in the dtype of x."""
     cos, sin = (part if part.ndim == 2 else part.unsqueeze(1) for part in rotary)
+    if infers_bfloat16_on_cpu(x):
+        return rotated_pairs(x, cos, sin)
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
     return turned.flatten(-2).to(x.dtype)

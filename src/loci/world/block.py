@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from loci.nn.attention import Attention, KeysValues
+from loci.nn.cpu_inference import linear_gelu
 from loci.nn.norms import (
     AffineLayerNorm,
     Modulation,
@@ -12,6 +13,7 @@ from loci.nn.norms import (
     layer_norm,
     learned_table,
     modulate,
+    modulated_norm,
 )
 from loci.nn.rotary import RotaryEmbedding
 from loci.world.partial_tokens import ExtendKeys
@@ -78,7 +80,7 @@ class Block(nn.Module):
         rotation: RotaryEmbedding,
     ) -> Float[Tensor, "b m d"]:
         """Memory tokens attend to each other; `modulation` is that of timestep 0."""
-        tokens = modulate(self.norm(memory), modulation.shift1, modulation.scale1)
+        tokens = modulated_norm(memory, modulation.shift1, modulation.scale1, self.eps)
         return self.self_attn(tokens, rotation)
 
     def advance_memory(
@@ -116,7 +118,7 @@ class Block(nn.Module):
 
         Where only some tokens are computed, `extend` adds the cached keys and values of the others.
         """
-        tokens = modulate(self.norm(x), modulation.shift1, modulation.scale1)
+        tokens = modulated_norm(x, modulation.shift1, modulation.scale1, self.eps)
         noisy = self.self_attn.keys_values(tokens, rotation)
         noisy = noisy if extend is None else extend(noisy)
         both = (torch.cat(pair, dim=2) for pair in zip(memory, noisy, strict=True))
@@ -138,12 +140,17 @@ class Block(nn.Module):
     def _finish(self, x: Tensor, modulation: Modulation, text: KeysValues | None) -> Tensor:
         if text is not None:
             x = x + self.cross_attn.attend(self.cross_attn.queries(self.norm3(x)), text)
-        tokens = modulate(self.norm(x), modulation.shift2, modulation.scale2)
+        tokens = modulated_norm(x, modulation.shift2, modulation.scale2, self.eps)
         return gated_residual(x, self._feed_forward(tokens), modulation.gate2)
 
     def _feed_forward(self, tokens: Tensor) -> Tensor:
         """In pieces, where nothing is learned: the hidden layer of all tokens of a large chunk
         would be the largest tensor of an evaluation."""
         if torch.is_grad_enabled() or tokens.shape[1] <= PIECE:
-            return self.ffn(tokens)
-        return torch.cat([self.ffn(piece) for piece in tokens.split(PIECE, dim=1)], dim=1)
+            return self._hidden_and_back(tokens)
+        pieces = tokens.split(PIECE, dim=1)
+        return torch.cat([self._hidden_and_back(piece) for piece in pieces], dim=1)
+
+    def _hidden_and_back(self, tokens: Tensor) -> Tensor:
+        widen, _, narrow = self.ffn
+        return narrow(linear_gelu(widen, tokens))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loci.nn.attention import dot_product_attention
+from loci.nn.cpu_inference import linear_gelu
 from loci.nn.norms import layer_norm, learned_table
 from loci.objects.models.efficientnet import STRIDE, WIDTH, LiteFeatures
 
@@ -38,7 +39,7 @@ class Mlp(nn.Module):
         self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(linear_gelu(self.fc1, x, "none"))
 
 
 class LayerScale(nn.Module):

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from loci.io.weights import load_pretrained, save_pretrained
 from loci.nn.attention import FeedForward, KeysValues
 from loci.nn.embeddings import TimestepEmbedder, sincos_embedding
-from loci.nn.norms import AffineLayerNorm, Modulation, gated_residual, layer_norm, modulate
+from loci.nn.norms import AffineLayerNorm, Modulation, gated_residual, layer_norm, modulated_norm
 from loci.nn.sparse.attention import VoxelAttention, VoxelCrossAttention
 from loci.nn.sparse.conv import SparseConv3
 from loci.nn.sparse.tensor import Voxels, downsample, upsample
@@ -64,7 +64,7 @@ class SparseResidualBlock(nn.Module):
             feats = upsample(feats, fine)
         scale, shift = per_voxel(self.emb_layers(moment), voxels).chunk(2, dim=-1)
         h = self.conv1(F.silu(self.norm1(feats)), voxels)
-        h = modulate(layer_norm(h, EPS), shift, scale)
+        h = modulated_norm(h, shift, scale, EPS)
         return self.conv2(F.silu(h), voxels) + self.skip_connection(feats)
 
 
@@ -89,10 +89,10 @@ class VoxelFlowBlock(nn.Module):
         """The block's output; `keys_values` None is the unconditional branch."""
         rows = per_voxel(self.adaLN_modulation(moment), voxels)
         m = Modulation(*rows.chunk(6, dim=-1))
-        h = modulate(layer_norm(feats, EPS), m.shift1, m.scale1)
+        h = modulated_norm(feats, m.shift1, m.scale1, EPS)
         feats = gated_residual(feats, self.self_attn(h, voxels.by_item), m.gate1)
         feats = feats + self.cross_attn(self.norm2(feats), keys_values, voxels)
-        h = modulate(layer_norm(feats, EPS), m.shift2, m.scale2)
+        h = modulated_norm(feats, m.shift2, m.scale2, EPS)
         return gated_residual(feats, self.mlp(h), m.gate2)
 
 

@@ -24,7 +24,7 @@ from loci.nn.norms import (
     gated_residual,
     layer_norm,
     learned_table,
-    modulate,
+    modulated_norm,
 )
 
 SHAPE = "shape"
@@ -100,13 +100,13 @@ class TwoStreamBlock(nn.Module):
     ) -> dict[str, Tensor]:
         """The block's output; `keys_values` None is the unconditional branch."""
         m = self.modulate(moment)
-        modulated = {s: modulate(layer_norm(x[s], EPS), m.shift1, m.scale1) for s in STREAMS}
+        modulated = {s: modulated_norm(x[s], m.shift1, m.scale1, EPS) for s in STREAMS}
         attended = self.self_attn(modulated)
         out = {}
         for s in STREAMS:
             y = gated_residual(x[s], attended[s], m.gate1)
             y = y + self._cross_attended(y, s, keys_values)
-            update = self.mlp[s](modulate(layer_norm(y, EPS), m.shift2, m.scale2))
+            update = self.mlp[s](modulated_norm(y, m.shift2, m.scale2, EPS))
             out[s] = gated_residual(y, update, m.gate2)
         return out
 
