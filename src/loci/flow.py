@@ -6,7 +6,8 @@ other way: its time t = 1 - s runs from 0 (noise) to 1 (data), and its networks 
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Protocol, runtime_checkable
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -65,6 +66,21 @@ def rescaled_times(
 def shifted(level: Float[Tensor, "*n"], shift: float) -> Float[Tensor, "*n"]:
     """s -> f s / (1 + (f - 1) s) with f = `shift`: above 1, more of the levels lie near noise."""
     return shift * level / (1 + (shift - 1) * level)
+
+
+class Stepped(Protocol):
+    """Settings of a sampler, a frozen dataclass."""
+
+    @property
+    def steps(self) -> int: ...
+
+
+SteppedT = TypeVar("SteppedT", bound=Stepped)
+
+
+def shortened(settings: SteppedT, share: float) -> SteppedT:
+    """The settings with a share of their steps, at least one."""
+    return replace(cast(Any, settings), steps=max(1, round(share * settings.steps)))
 
 
 # Guidance

@@ -426,8 +426,8 @@ def test_wrong_types_are_named() -> None:
         (lambda: world.step(state, [[1, 0], [1]]), "expected"),
         (lambda: world.step(None, [(1, 0)]), "expected the WalkState"),  # pyright: ignore
         (lambda: world.at_speed(0.1), "speed 0.1: expected exact, fast, faster"),  # pyright: ignore
-        (lambda: World.from_pretrained("doom", "cuda:99"), "device cuda:99"),
-        (lambda: World.from_pretrained("doom", "gpu"), "device gpu"),
+        (lambda: World.from_pretrained("doom", "cuda:99"), "device: there is no cuda:99"),
+        (lambda: World.from_pretrained("doom", "gpu"), "device: 'gpu', expected cpu"),
     ):
         with pytest.raises(LociError, match=words):
             call()

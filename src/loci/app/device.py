@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from loci.errors import LociError
+from loci.io.models import LARGE, weight_bytes
 
 if TYPE_CHECKING:
     import torch
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 """int8: weights of blocks in int8, everything else in bfloat16."""
-WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")
-LARGE = 1_000_000_000
-"""Bytes of weights from which on a model computes in bfloat16 and on all threads."""
 ROUNDS = 3
 MIN_GAIN = 1.1
 """So much faster must all threads be than one."""
@@ -36,38 +34,28 @@ def choose_device(name: str) -> torch.device:
     Raises:
         LociError: when there is no such device on this machine.
     """
+    check_device(name)
     import torch
+
+    from loci.nn.device import available_device
 
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = next((device for device in there if there[device]), "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise LociError(f"--device: {name}, expected auto, cpu, cuda or mps") from error
-    if not there.get(device.type, device.type == "cpu"):
-        raise LociError(f"--device: there is no {name} on this machine")
-    return device
+    return available_device(name, "--device")
 
 
 def choose_dtype(name: Dtype, device: torch.device, model: Path) -> torch.dtype:
-    """The element type of that name; `auto` is bfloat16 for large models on CUDA devices made for
-    it, as the published ones are run by their authors, and float32 otherwise."""
+    """The element type of that name; `auto` as of `loci.nn.device.automatic_dtype`."""
     import torch
 
     if name == "int8":
         return torch.bfloat16
     if name != "auto":
         return getattr(torch, name)
-    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if fast and weight_bytes(model) > LARGE else torch.float32
+    from loci.nn.device import automatic_dtype
 
-
-def weight_bytes(model: Path) -> int:
-    """The size of a model's weights on disk."""
-    folder = model.parent if model.is_file() else model
-    files = (path for path in folder.rglob("*") if path.suffix in WEIGHT_SUFFIXES)
-    return sum(path.stat().st_size for path in files)
+    return automatic_dtype(model, device)
 
 
 def wait_passively() -> None:

@@ -5,6 +5,9 @@ from pathlib import Path
 from loci.errors import LociError
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
+WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")
+LARGE = 1_000_000_000
+"""Bytes of weights from which on a model computes in bfloat16 and on all threads."""
 
 
 def shipped_folder(name: Path | str, config_name: str) -> Path | None:
@@ -50,3 +53,10 @@ def find_model(source: Path | str, config_name: str) -> Path:
     if shipped is not None:
         return shipped
     return Path(source) if Path(source).is_file() else pretrained_folder(source)
+
+
+def weight_bytes(model: Path) -> int:
+    """The size of a model's weights on disk; of the whole folder where `model` is a file."""
+    folder = model.parent if model.is_file() else model
+    files = (path for path in folder.rglob("*") if path.suffix in WEIGHT_SUFFIXES)
+    return sum(path.stat().st_size for path in files)

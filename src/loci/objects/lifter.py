@@ -26,6 +26,7 @@ from loci.errors import LociError, check_seed
 from loci.io.config_files import load_config, save_config
 from loci.io.files import replacing_folder
 from loci.io.models import pretrained_folder, shipped_folder
+from loci.nn.device import automatic_dtype, available_device
 from loci.nn.placement import Weights
 from loci.objects.asset import Asset
 from loci.objects.config import LIFTER_NAME, LifterConfig
@@ -49,8 +50,6 @@ from loci.objects.scene import Scene
 
 SAVED = {*PARTS, *ALL_DECODERS, *FORMER_PARTS.values(), LIFTER_NAME, CALIBRATION_NAME}
 """What `save_pretrained` writes, and may replace."""
-LARGE = 1_000_000_000
-"""Bytes of weights from which on dtype "auto" may be bfloat16."""
 
 
 class Lifter:
@@ -85,7 +84,7 @@ class Lifter:
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise LociError(f"dtype: {dtype!r}, expected torch.float32 or torch.bfloat16")
         self.config, self.calibration = config, calibration or ModelCalibration()
-        self.loader = PartLoader(parts, _checked_device(device), dtype, keep, weights)
+        self.loader = PartLoader(parts, available_device(device), dtype, keep, weights)
 
     @classmethod
     def from_pretrained(
@@ -115,14 +114,12 @@ class Lifter:
         if not isinstance(source, str | Path):
             raise LociError(f"model: {source!r}, expected a name, a folder or a hub id")
         folder = shipped_folder(source, LIFTER_NAME) or pretrained_folder(source)
-        device = _checked_device(device)
+        device = available_device(device)
         if dtype == "auto":
             dtype = automatic_dtype(folder, device)
         calibration = ModelCalibration.load_from(folder)
-        published = None
-        if not (folder / LIFTER_NAME).is_file():
-            published = Sam3dCheckpoint.find(folder)
-        if published is not None:
+        is_saved = (folder / LIFTER_NAME).is_file()
+        if not is_saved and (published := Sam3dCheckpoint.find(folder)) is not None:
             return cls(LifterConfig(), published, device, dtype, keep, calibration, weights)
         config = load_config(folder / LIFTER_NAME, LifterConfig)
         if not config.decoders or not set(config.decoders) <= set(ALL_DECODERS):
@@ -149,7 +146,7 @@ class Lifter:
 
     def __call__(
         self,
-        image: Picture,
+        picture: Picture,
         mask: Mask | None = None,
         pointmap: Pointmap | None = None,
         seed: int = 0,
@@ -158,7 +155,7 @@ class Lifter:
         """Lift one object.
 
         Args:
-            image: a file, a Pillow image, RGB pixels uint8 `[h, w, 3]`, or a tensor of bytes or
+            picture: a file, a Pillow image, RGB pixels uint8 `[h, w, 3]`, or a tensor of bytes or
                 of floats in [0, 1], `[h, w, 3]` or `[3, h, w]`.
             mask: True on the object: a file, a Pillow image, an array or tensor `[h, w]` or
                 `[1, h, w]` of booleans, bytes (0..255, or 0 and 1), floats in [0, 1] or logits
@@ -173,11 +170,11 @@ class Lifter:
         Raises:
             LociError: naming the argument at fault, or when the object has no voxels.
         """
-        return self.scene(image, [mask], pointmap, seed, **options).objects[0]
+        return self.scene(picture, [mask], pointmap, seed, **options).objects[0]
 
     def scene(
         self,
-        image: Picture,
+        picture: Picture,
         masks: Sequence[Mask | None],
         pointmap: Pointmap | None = None,
         seed: int = 0,
@@ -190,7 +187,7 @@ class Lifter:
         """Lift several objects of one picture, each as it would be lifted alone.
 
         Args:
-            image: as of `__call__`, like `pointmap` and `seed`.
+            picture: as of `__call__`, like `pointmap` and `seed`.
             masks: a list with one for each object.
             pointmap_frame: axes of the pointmap's points.
             fov: horizontal field of view in degrees, for depths and without a pointmap; 50 by
@@ -211,17 +208,17 @@ class Lifter:
             raise LociError(f"{min(unknown)}: no such option, expected one of {expected}")
         if isinstance(masks, str | Path | Mapping) or not isinstance(masks, Iterable):
             raise LociError(f"masks: {type(masks).__name__}, expected a list, one for each object")
-        picture = ObservedPicture.read(image, pointmap, pointmap_frame, fov, intrinsics)
+        observed = ObservedPicture.read(picture, pointmap, pointmap_frame, fov, intrinsics)
         masks = list(masks)
         names = mask_names(masks)
         # All masks are checked before the work on any object begins.
         checked = []
         for mask, name in zip(masks, names, strict=True):
-            check_not_picture(mask, image, name)
-            checked.append(picture.mask(mask, name))
+            check_not_picture(mask, picture, name)
+            checked.append(observed.mask(mask, name))
         for note in overlaps(checked, names):
             warnings.warn(note, stacklevel=2)
-        return self.lift(picture, checked, names, seed, **options)
+        return self.lift(observed, checked, names, seed, **options)
 
     def lift(
         self,
@@ -306,24 +303,3 @@ class Lifter:
             return replace(config, decoders=tuple(dict.fromkeys(decoders)))
         except ValueError as error:
             raise LociError(str(error)) from error
-
-
-def automatic_dtype(folder: Path, device: torch.device) -> torch.dtype:
-    """bfloat16 for large models on CUDA devices that compute in it natively; otherwise float32."""
-    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    if not native:
-        return torch.float32
-    suffixes = (".safetensors", ".ckpt", ".pt")
-    files = (path for path in folder.rglob("*") if path.suffix in suffixes)
-    return torch.bfloat16 if sum(path.stat().st_size for path in files) > LARGE else torch.float32
-
-
-def _checked_device(device: str | torch.device) -> torch.device:
-    try:
-        checked = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise LociError(f"device: {device!r}, expected cpu, cuda or mps") from error
-    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if checked.type in available and not available[checked.type]():
-        raise LociError(f"device: there is no {checked.type} on this machine")
-    return checked

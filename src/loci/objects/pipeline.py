@@ -155,7 +155,7 @@ class LiftPipeline:
     def _sample_structures(self, conditions: list[Tensor]) -> list[State]:
         """Structure and layout latents of every object, one row per guess."""
         settings = self.config.structure
-        steps = self.runner.shortened(settings).steps
+        steps = self.runner.fewer_steps(settings).steps
         with self.loader.use(STRUCTURE_FLOW, StructureFlow, self.costs) as flow:
             return [
                 self.runner.run_structure(
@@ -243,7 +243,7 @@ class LiftPipeline:
     def _sample_slat(self, conditions: list[Tensor], results: list[LiftResult]) -> list[Tensor]:
         """The latents of every object's voxels, for the decoders."""
         settings, latents = self.config.slat, []
-        steps = self.runner.shortened(settings).steps
+        steps = self.runner.fewer_steps(settings).steps
         with self.loader.use(SLAT_FLOW, SlatFlow, self.costs) as flow:
             for number, (request, condition, result) in enumerate(
                 zip(self.requests, conditions, results, strict=True)

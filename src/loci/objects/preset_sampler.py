@@ -10,7 +10,7 @@ from loci.caching.calibration import ModelCalibration
 from loci.caching.error_budget import Interval, is_guided
 from loci.caching.presets import UNCALIBRATED, Preset, as_preset
 from loci.caching.stats import StageStats, Stats
-from loci.flow import TIMESTEPS, State, rescaled_times
+from loci.flow import TIMESTEPS, State, rescaled_times, shortened
 from loci.nn.sparse.tensor import Voxels
 from loci.objects.models.slat_flow import SlatFlow
 from loci.objects.models.structure_flow import StructureFlow
@@ -58,12 +58,12 @@ class PresetSampler:
         """Adds the seconds of the block to a stage of the statistics."""
         return self.stats.timed(stage)
 
-    def shortened(self, settings: Settings) -> Settings:
+    def fewer_steps(self, settings: Settings) -> Settings:
         """With the number of steps that the preset takes."""
         is_structure = isinstance(settings, StructureSampling)
         preset = self.preset
-        return settings.shortened(
-            preset.structure_step_share if is_structure else preset.slat_step_share
+        return shortened(
+            settings, preset.structure_step_share if is_structure else preset.slat_step_share
         )
 
     def run_structure(
@@ -76,12 +76,12 @@ class PresetSampler:
     ) -> State:
         """Stage 1 of an object; arguments as for `sample_structure`."""
         interval, every = guided_interval(settings), self.preset.guide_every
-        shortened = self.shortened(settings)
+        fewer = self.fewer_steps(settings)
         policy = self.preset.structure_policy(interval)
         with self.timed("structure") as stage:
             counted = self.stats.counted("structure", policy, interval, every)
-            latents = sample_structure(flow, condition, noise, shortened, counted, on_step, every)
-            stage.exact_evaluations += count_evaluations(settings) - count_evaluations(shortened)
+            latents = sample_structure(flow, condition, noise, fewer, counted, on_step, every)
+            stage.exact_evaluations += count_evaluations(settings) - count_evaluations(fewer)
         if self.verify:
             exact = sample_structure(flow, condition, noise, settings)
             self.stats.record_errors("structure", latents, exact)
@@ -99,15 +99,15 @@ class PresetSampler:
     ) -> Float[Tensor, "n c"]:
         """Stage 2 of an object; arguments as for `sample_slat`."""
         interval, every = guided_interval(settings), self.preset.guide_every
-        shortened, voxels = self.shortened(settings), choice.voxels
+        fewer, voxels = self.fewer_steps(settings), choice.voxels
         group_labels = ancestors(voxels, len(flow.config.io_channels))
         policy = self.preset.slat_policy(interval, choice.scores, group_labels)
         with self.timed("slat") as stage:
             counted = self.stats.counted("slat", policy, interval, every)
             latents = sample_slat(
-                *(flow, condition, voxels, noise, shortened, counted, on_step, every, aligned)
+                *(flow, condition, voxels, noise, fewer, counted, on_step, every, aligned)
             )
-            stage.exact_evaluations += count_evaluations(settings) - count_evaluations(shortened)
+            stage.exact_evaluations += count_evaluations(settings) - count_evaluations(fewer)
         if self.verify:
             exact = sample_slat(flow, condition, voxels, noise, settings, aligned=aligned)
             self.stats.record_errors("slat", {LATENTS: latents}, {LATENTS: exact})

@@ -5,7 +5,7 @@ The settings hold a run's steps and guidance; one Euler loop (`loci.flow.sample`
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -61,10 +61,6 @@ class StructureSampling:
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
-
-    def shortened(self, fraction: float) -> "StructureSampling":
-        """With this fraction of the steps, at least one."""
-        return replace(self, steps=max(1, round(fraction * self.steps)))
 
 
 def sample_structure(
@@ -129,10 +125,6 @@ class SlatSampling:
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
-
-    def shortened(self, fraction: float) -> "SlatSampling":
-        """With this fraction of the steps, at least one."""
-        return replace(self, steps=max(1, round(fraction * self.steps)))
 
 
 def slat_noise(

@@ -1,6 +1,6 @@
 """How a world is walked, and the named configurations: the published model and the small ones."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from loci.memory.hierarchical import MemoryConfig
@@ -32,10 +32,6 @@ class SamplingConfig:
     uniform: bool = False
     guidance: float = 5.0
     order: int = 1
-
-    def shortened(self, share: float) -> "SamplingConfig":
-        """With a share of the steps, at least one."""
-        return replace(self, steps=max(1, round(share * self.steps)))
 
 
 def _published_memory() -> MemoryConfig:

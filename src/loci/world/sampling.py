@@ -19,6 +19,7 @@ from loci.flow import (
     batched_guidance,
     euler_timesteps,
     sample,
+    shortened,
 )
 from loci.world.block import to_latents, to_tokens
 from loci.world.conditioning import ChunkContext
@@ -101,11 +102,11 @@ def sample_with_preset(
 
     With `verify` it is sampled once more, exactly, and the relative error recorded.
     """
-    shortened = sampling.shortened(preset.walk_step_share)
+    fewer = shortened(sampling, preset.walk_step_share)
     with stats.timed("chunks") as stage:
         policy = stats.counted("chunks", preset.walk_policy())
-        latents = sample_chunk(model, noise, context, shortened, policy, on_step, group)
-        stage.exact_evaluations += sampling.steps - shortened.steps
+        latents = sample_chunk(model, noise, context, fewer, policy, on_step, group)
+        stage.exact_evaluations += sampling.steps - fewer.steps
     if verify:
         exact = sample_chunk(model, noise, context, sampling)
         stats.record_errors("chunks", {VIDEO: latents}, {VIDEO: exact})

@@ -17,11 +17,13 @@ from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
 from loci.codecs import codec_class
 from loci.codecs.base import Codec
 from loci.errors import LociError, check_seed
+from loci.flow import shortened
 from loci.io.config_files import CONFIG_NAME, load_config, save_config
 from loci.io.files import replacing_folder
 from loci.io.frames import choose_bucket, load_picture, tensor_to_frames
 from loci.io.images import read_pixels
 from loci.io.models import pretrained_folder, shipped_folder
+from loci.nn.device import available_device
 from loci.nn.placement import Weights, placed
 from loci.world.conditioning import Prompt, stack_contexts
 from loci.world.config import WorldConfig
@@ -83,7 +85,7 @@ class World(LatentWorld):
         Raises:
             LociError: when there is no such model or device, or a tensor is missing or misshapen.
         """
-        device = _available(device)
+        device = available_device(device)
         folder = shipped_folder(source, CONFIG_NAME) or Path(source)
         if folder.is_file() or (folder.is_dir() and not (folder / CONFIG_NAME).is_file()):
             return cls(WorldConfig(), *load_infinite_world(folder, device, dtype, weights))
@@ -132,14 +134,14 @@ class World(LatentWorld):
     @torch.no_grad()
     def start(
         self,
-        image: str | Path | Image.Image | UInt8[np.ndarray, "h w 3"],
+        picture: str | Path | Image.Image | UInt8[np.ndarray, "h w 3"],
         seed: int | None = None,
         prompt: str | None = None,
     ) -> WalkState:
         """A walk of one frame: the picture.
 
         Args:
-            image: a file, a Pillow image or pixels; resized and cropped to the model's size.
+            picture: a file, a Pillow image or pixels; resized and cropped to the model's size.
             seed: of the noise, 0 to 2**63 - 1; by default one of the picture's own, so that
                 different pictures lead into different places (`picture_seed`).
             prompt: for models with text; empty by default.
@@ -148,13 +150,13 @@ class World(LatentWorld):
             LociError: when the picture cannot be read, the seed is out of range, or a prompt is
                 given to a model without text.
         """
-        if not isinstance(image, str | Path | Image.Image | np.ndarray):
+        if not isinstance(picture, str | Path | Image.Image | np.ndarray):
             raise LociError(
-                f"a picture of type {type(image).__name__}: expected a file, a Pillow image, or "
+                f"a picture of type {type(picture).__name__}: expected a file, a Pillow image, or "
                 "pixels uint8 [height, width, 3]"
             )
         seed = None if seed is None else check_seed(seed)
-        pixels = read_pixels(image)
+        pixels = read_pixels(picture)
         size = self.config.size or choose_bucket(*pixels.shape[:2])
         seed = picture_seed(pixels) if seed is None else seed
         return self.start_from_frame(load_picture(pixels, size), seed, self._prompt(prompt))
@@ -281,7 +283,7 @@ class World(LatentWorld):
                 poses.append(got[1])
                 groups.setdefault(got[0].blocks[0].normed_memory.shape[1], []).append(index)
         latents: dict[int, Tensor] = {}
-        sampling = config.sampling.shortened(self.preset.walk_step_share)
+        sampling = shortened(config.sampling, self.preset.walk_step_share)
         for rows in groups.values():
             noise = [self.noise(states[row]) for row in rows]
             context = stack_contexts([contexts[row] for row in rows])
@@ -385,12 +387,3 @@ def picture_seed(pixels: UInt8[np.ndarray, "h w 3"]) -> int:
     """The seed of a walk into a picture for which none is given: of six digits, from its pixels."""
     digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).digest()
     return int.from_bytes(digest[:8], "big") % 1_000_000
-
-
-def _available(device: str | torch.device) -> torch.device:
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        raise LociError(f"device {device}: there is none on this machine") from error
-    return chosen

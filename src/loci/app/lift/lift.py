@@ -184,7 +184,7 @@ def _bar(
     from loci.objects.preset_sampler import PresetSampler
 
     config, runner = lifter.config, PresetSampler(preset)
-    flows = runner.shortened(config.structure), runner.shortened(config.slat)
+    flows = runner.fewer_steps(config.structure), runner.fewer_steps(config.slat)
     parts = len(config.parts) - len(config.decoders) + decoders
     steps = sum(flow.steps for flow in flows) + parts - len(flows)
     with tqdm(total=objects * steps, unit=" steps", delay=1e-3) as bar:

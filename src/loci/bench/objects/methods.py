@@ -25,6 +25,7 @@ from loci.caching.spectral import DecodingConfig
 from loci.caching.step_cache import StepCacheConfig
 from loci.caching.token_cache import TokenCacheConfig
 from loci.errors import LociError
+from loci.flow import shortened
 from loci.objects.config import LifterConfig
 
 EXACT = "exact"
@@ -57,8 +58,8 @@ class Method(NamedTuple):
         """The settings with so many steps; at least one for each flow."""
         return replace(
             config,
-            structure=config.structure.shortened(self.steps),
-            slat=config.slat.shortened(self.steps),
+            structure=shortened(config.structure, self.steps),
+            slat=shortened(config.slat, self.steps),
         )
 
 

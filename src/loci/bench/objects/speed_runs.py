@@ -93,7 +93,7 @@ class SharedStructureRunner(PresetSampler):
         on_step: OnStep,
     ) -> State:
         preset = self.preset
-        key = preset.structure, self.shortened(settings), preset.guide_every
+        key = preset.structure, self.fewer_steps(settings), preset.guide_every
         if key not in self.structures:
             latents = super().run_structure(flow, condition, noise, settings, on_step)
             self.structures[key] = latents, self.stats.stage("structure")

@@ -112,7 +112,7 @@ class ObservedPicture:
     @classmethod
     def read(
         cls,
-        image: Picture,
+        picture: Picture,
         pointmap: Pointmap | None = None,
         pointmap_frame: PointmapFrame = "pytorch3d",
         fov: float | None = None,
@@ -124,7 +124,7 @@ class ObservedPicture:
         Raises:
             LociError: naming the argument at fault and what was expected.
         """
-        pixels = read_pixels(image)
+        pixels = read_pixels(picture)
         check_aspect(pixels, LIFT_ASPECT_RATIO)
         if fov is not None and not (isinstance(fov, Real) and 0 < fov < 180):
             raise LociError(f"field of view: {fov} degrees, expected more than 0 and less than 180")
@@ -139,13 +139,13 @@ class ObservedPicture:
             fov = known.fov
         principal = known.principal if known else CENTRE
         if pointmap is None:
-            return cls(pixels, None, fov or ASSUMED_FOV, principal, read_alpha(image))
+            return cls(pixels, None, fov or ASSUMED_FOV, principal, read_alpha(picture))
         points = read_pointmap(pointmap, pointmap_frame, fov, principal, depth_scale)
         points = fitted_pointmap(points, *pixels.shape[:2])
         if known is None:
             principal = fitted_principal(points)
         fov = fov or fitted_fov(points) or ASSUMED_FOV
-        return cls(pixels, points, fov, principal, read_alpha(image))
+        return cls(pixels, points, fov, principal, read_alpha(picture))
 
     def mask(self, mask: Mask | None, name: str = "mask") -> Bool[np.ndarray, "h w"]:
         """An object's mask, cleaned (`clean_mask`) and checked against picture and pointmap.
