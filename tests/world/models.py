@@ -91,3 +91,14 @@ def small_world(seed: int = 0, reencode: bool = False, memory_excludes_local: bo
         memory=MemoryConfig(MergeConfig(window=8, budget=20, merge_by="views")),
     )
     return World(config, randomised(pose_rotary_config(), seed), codec.eval().requires_grad_(False))
+
+
+def like_the_shipped(side: int = 16, chunk: int = 8) -> World:
+    """The settings of the shipped world and its memory of keyframes, with the smallest networks."""
+    torch.manual_seed(0)
+    config = World.from_pretrained("doom").config
+    codec = FrameCodec(FrameCodecConfig(patch_size=8, widths=(16,), norm_groups=4))
+    sampling = replace(config.sampling, steps=1, order=1)
+    small = replace(config, size=(side, side), chunk=chunk, sampling=sampling)
+    transformer = randomised(replace(pose_rotary_config(), layers=1))
+    return World(small, transformer, codec.eval().requires_grad_(False))

@@ -27,7 +27,11 @@ _NUMBERS = ("seed", "frames", "chunks")
 
 
 def save_walk(
-    path: str | Path, state: WalkState, world: World, video: dict[str, str] | None = None
+    path: str | Path,
+    state: WalkState,
+    world: World,
+    video: dict[str, str] | None = None,
+    skipped: int = 0,
 ) -> None:
     """Write a walk, whole or not at all.
 
@@ -36,6 +40,7 @@ def save_walk(
         state: the walk.
         world: what it was walked in.
         video: what is kept of the video of its frames, for `loci walk --resume`.
+        skipped: frames before those that `loci play` keeps of it.
 
     Raises:
         LociError: when the file cannot be written.
@@ -49,7 +54,8 @@ def save_walk(
     if state.prompt is not None:
         tensors |= {"prompt.states": state.prompt.states, "prompt.mask": state.prompt.mask}
     numbers = {name: getattr(state, name) for name in _NUMBERS}
-    content = json.dumps({"memory": schedule, "world": _identity(world), "video": video, **numbers})
+    described = {"memory": schedule, "world": _identity(world), "video": video, **numbers}
+    content = json.dumps(described | {"skipped": skipped})
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"format": FORMAT, "walk": content, "sha256": _digest(content, plain)}
     data = save(plain, metadata=metadata)

@@ -2,159 +2,29 @@
 
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-import numpy as np
 import pytest
 from PIL import Image
 
 pytest.importorskip("playwright", reason="needs playwright")
 pytest.importorskip("uvicorn", reason="needs the extra play")
 
-import uvicorn
-from playwright.sync_api import sync_playwright
 from safetensors import safe_open
 
-from loci.app.play.server import application
-from loci.app.play.sessions import Sessions
 from loci.world.world import World
 
 from ...world.models import small_world
-from .test_server import lifter_of_nothing
+from .pages import Page, free_port, serving, stand, walk_for
 from .test_timeline import PICTURE
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or ""
-pytestmark = pytest.mark.skipif(not BROWSER, reason="no chromium on this machine")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--use-gl=angle",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-]
-
-
-class Page:
-    """A page of the server: playwright's, what it evaluates, and what it complained of."""
-
-    def __init__(self, browser: Any, address: str, **options: Any) -> None:
-        self.context = browser.new_context(**options)
-        self.context.set_default_timeout(90_000)  # milliseconds; other work may slow it down
-        self.page = self.context.new_page()
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("console", self._heard)
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(address)
-        # The page's policy forbids eval, by which playwright would evaluate.
-        self.inspector = self.context.new_cdp_session(self.page)
-
-    def _heard(self, message: Any) -> None:
-        if message.type == "error":
-            self.complaints.append(message.text)
-
-    def value(self, expression: str) -> Any:
-        asked = {"expression": expression, "returnByValue": True, "awaitPromise": True}
-        return self.inspector.send("Runtime.evaluate", asked)["result"].get("value")
-
-    def until(self, expression: str, seconds: float = 90) -> None:
-        ends = time.monotonic() + seconds
-        while not self.value(expression):
-            assert time.monotonic() < ends, f"never: {expression}"
-            time.sleep(0.02)
-
-    def ready(self) -> "Page":
-        self.page.wait_for_selector("body[data-state^=Ready]")
-        return self
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextmanager
-def serving(folder: Path, most: int = 2, load: Callable[[], World] = small_world) -> Iterator[str]:
-    """The address of a server in this process."""
-    port = free_port()
-    sessions = Sessions(load, PICTURE, folder / "walks", 0, "exact", most, threads=2)
-    config = uvicorn.Config(
-        application(sessions, port=port), port=port, log_level="error", ws="websockets-sansio"
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        server.should_exit = True
-        thread.join(20)
-
-
-@pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    with serving(tmp_path) as served:
-        yield served
-
-
-@pytest.fixture
-def opened(browser: Any, address: str) -> Iterator[Callable[..., Page]]:
-    pages: list[Page] = []
-
-    def open_page(**options: Any) -> Page:
-        pages.append(Page(browser, address, **options))
-        return pages[-1]
-
-    yield open_page
-    for page in pages:
-        page.context.close()
-
-
-def walk_for(page: Page, key: str, frames: int) -> None:
-    """Hold a key until so many more frames are there, and wait until the walk stands."""
-    at = page.value("loci.painted")
-    page.page.keyboard.down(key)
-    page.until(f"loci.painted >= {at + frames}")
-    page.page.keyboard.up(key)
-    stand(page)
-
-
-def stand(page: Page) -> None:
-    """Wait until everything is painted, and no more comes."""
-    painted = None
-    while painted != page.value("loci.painted"):
-        page.until("loci.end === loci.painted")
-        painted = page.value("loci.painted")
-        time.sleep(0.5)
 
 
 def test_the_page_is_ready_without_a_word_of_complaint(opened: Callable[..., Page]) -> None:
@@ -375,147 +245,6 @@ def test_a_gamepad_walks_and_its_loss_lets_go(opened: Callable[..., Page]) -> No
     page.until("[...loci.held].join() === 'w'")
     page.value("window.pad = null")
     page.until("loci.held.size === 0")
-
-
-FILE = """
-const give = async (event) => {
-  const canvas = Object.assign(document.createElement('canvas'), {width: 48, height: 40});
-  canvas.getContext('2d').fillRect(0, 0, 24, 40);
-  const data = new DataTransfer();
-  data.items.add(new File([await new Promise((done) => canvas.toBlob(done))], 'picture.png'));
-  document.body.dispatchEvent(event(data));
-};
-"""
-START_SIZE = """
-fetch(`/api/sessions/${loci.session}/picture`).then((answer) => answer.blob())
-  .then(createImageBitmap).then((image) => `${image.width}x${image.height}`)
-"""
-
-
-@pytest.mark.parametrize(
-    "event",
-    [
-        "new ClipboardEvent('paste', {clipboardData: data, bubbles: true})",
-        "new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true})",
-    ],
-    ids=["paste", "drop"],
-)
-def test_a_pasted_or_dropped_picture_is_walked_into(
-    opened: Callable[..., Page], event: str
-) -> None:
-    page = opened().ready()
-    walk_for(page, "w", 3)
-    page.value(FILE + f"give((data) => {event})")
-    page.until(f"({START_SIZE.strip()}).then((size) => size === '48x40')")
-    page.until("loci.painted === 0")
-    walk_for(page, "w", 3)
-
-
-def test_a_picture_is_taken_with_the_camera(opened: Callable[..., Page]) -> None:
-    page = opened().ready()
-    page.page.locator("summary", has_text="New walk").click()
-    page.page.locator("#camera").click()
-    page.until("document.querySelector('#viewfinder video').videoWidth > 0")
-    video = "document.querySelector('#viewfinder video')"
-    size = page.value(f"`${{{video}.videoWidth}}x${{{video}.videoHeight}}`")
-    page.page.locator("#take").click()
-    page.until(f"({START_SIZE.strip()}).then((size) => size === '{size}')")
-    assert page.value(f"{video}.srcObject") is None, "the camera is off"
-    assert page.complaints == []
-
-
-def test_an_object_is_selected_in_the_start_picture(
-    opened: Callable[..., Page], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "executable", str(lifter_of_nothing(tmp_path)))
-    page = opened().ready()
-    asked: list[Any] = []
-    page.page.on("request", lambda request: asked.append(request.post_data))
-    page.value(
-        FILE + "give((data) => new ClipboardEvent('paste', {clipboardData: data, bubbles: true}))"
-    )
-    page.until(f"({START_SIZE.strip()}).then((size) => size === '48x40')")
-    page.page.locator("summary", has_text="Lift an object").click()
-    page.page.locator("input[name=source][value=picture]").check()
-    page.page.locator("#select").click()
-    picture = page.page.locator("#start-picture")
-    picture.wait_for(state="visible")
-    assert not page.page.locator("#view").is_visible()
-    box = picture.bounding_box()
-    assert box is not None
-    assert box["width"] / box["height"] == pytest.approx(48 / 40, rel=0.02)
-    mouse = page.page.mouse
-    mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 4)
-    mouse.down()
-    mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] * 3 / 4)
-    mouse.up()
-    page.page.wait_for_selector("#lift-files a")
-    sent = json.loads(next(data for data in asked if data and data.startswith("{")))
-    assert sent["source"] == "picture"
-    assert sent["box"] == pytest.approx([0.25, 0.25, 0.5, 0.75], abs=0.02)
-    assert page.page.locator("#view").is_visible()
-    assert not picture.is_visible()
-
-
-def test_a_phone_reaches_every_control(opened: Callable[..., Page]) -> None:
-    page = opened(viewport={"width": 390, "height": 844}, has_touch=True).ready()
-    for summary in page.page.locator("summary").all():
-        if not summary.evaluate_handle("(element) => element.parentElement").get_property("open"):
-            summary.click()
-    for control in page.page.locator("button:visible, select:visible, a.button:visible").all():
-        box = control.bounding_box()
-        assert box is not None
-        assert box["height"] >= 44
-        assert box["width"] >= 40
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= 390
-    assert page.value("document.documentElement.scrollWidth") <= 390
-
-
-def test_the_keyboard_alone_reaches_every_control(opened: Callable[..., Page]) -> None:
-    page = opened().ready()
-    page.value("document.querySelectorAll('details').forEach((d) => (d.open = true))")
-    wanted = set(
-        page.value(
-            "[...document.querySelectorAll('button, select, a.button, summary, "
-            "input:not([type=radio]):not([hidden])')].filter((e) => e.offsetParent && e.id)"
-            ".map((e) => e.id)"
-        )
-    )
-    reached = set()
-    for _ in range(60):
-        page.page.keyboard.press("Tab")
-        reached.add(page.value("document.activeElement.id"))
-    assert wanted <= reached
-
-
-def test_text_has_contrast(opened: Callable[..., Page]) -> None:
-    page = opened().ready()
-    pairs = page.value(
-        """(() => {
-          const number = (text) => text.match(/[\\d.]+/g).map(Number);
-          const ground = (e) => {
-            for (; e; e = e.parentElement) {
-              const found = number(getComputedStyle(e).backgroundColor);
-              if (found.length < 4 || found[3] === 1) return found.slice(0, 3);
-            }
-            return [0, 0, 0];
-          };
-          return [...document.querySelectorAll('p, summary, label, button, a, kbd, h1')]
-            .filter((e) => e.offsetParent)
-            .map((e) => [number(getComputedStyle(e).color).slice(0, 3), ground(e)]);
-        })()"""
-    )
-    assert len(pairs) > 20
-    for text, ground in pairs:
-        low, high = sorted((luminance(text), luminance(ground)))
-        assert (high + 0.05) / (low + 0.05) >= 4.5
-
-
-def luminance(color: list[float]) -> float:
-    """Relative luminance of an sRGB colour of 0 to 255 (WCAG 2)."""
-    linear = [(c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4) for c in color]
-    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
 
 def frames_in(walk: Path) -> int:

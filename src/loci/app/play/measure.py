@@ -20,23 +20,38 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from loci.app.play.play import load_world, start_picture
-from loci.app.play.player import Player
 from loci.app.play.server import application
-from loci.app.play.sessions import SAVE_SECONDS, Sessions
-from loci.app.play.timeline import Timeline
+from loci.app.play.sessions import Sessions
+from loci.app.play.soak import Row, play_for, resident
 from loci.bench.report import table, write_json
 from loci.io.files import check_writable
 
-if TYPE_CHECKING:
-    from loci.world.world import World
-
 HEADER = struct.Struct("<IHId")
 LONG_HOLD = 3.0  # seconds that a key is held to measure the rate of painting
+
+
+@dataclass
+class Delays:
+    """How long keys waited, in seconds: from the key event until the first frame that answers its
+    message was painted. A key that no frame answers, since others came after it, is not counted."""
+
+    pressed: dict[int, float] = field(default_factory=dict)
+    waited: list[float] = field(default_factory=list)
+
+    def press(self, message: int, now: float) -> None:
+        """A key went down; `message` is the number of the message that says so."""
+        self.pressed[message] = now
+
+    def paint(self, answers: int | None, now: float) -> None:
+        """A frame was painted: the first that answers this message, or no message's first."""
+        if answers in self.pressed:
+            self.waited.append(now - self.pressed[answers])
+            self.pressed = {k: t for k, t in self.pressed.items() if k > answers}
 
 
 @dataclass
@@ -50,10 +65,9 @@ class Client:
     painted: int = 0
     last: int = 0
     frames: dict[int, int | None] = field(default_factory=dict)
-    pressed: dict[int, float] = field(default_factory=dict)
     keys_id: int = 0
     answered: int = 0
-    delays: list[float] = field(default_factory=list)
+    delays: Delays = field(default_factory=Delays)
     paints: list[float] = field(default_factory=list)
     first_frames: list[float] = field(default_factory=list)
     chunks: list[float] = field(default_factory=list)
@@ -73,7 +87,7 @@ class Client:
             await self.ready.wait()
             await self._press(socket, "w")
             await asyncio.sleep(2.0)  # the first chunk of a process is slow
-            self.delays.clear()
+            self.delays.waited.clear()
             self.first_frames.clear()
             self.chunks.clear()
             for _ in range(presses):
@@ -96,7 +110,7 @@ class Client:
     async def _press(self, socket: Any, keys: str) -> None:
         self.keys_id += 1
         if keys:
-            self.pressed[self.keys_id] = time.perf_counter()
+            self.delays.press(self.keys_id, time.perf_counter())
         message = {"type": "keys", "keys": keys, "id": self.keys_id, "painted": self.painted}
         await socket.send(json.dumps(message))
 
@@ -131,11 +145,8 @@ class Client:
             now = time.perf_counter()
             due = max(due, now - 1 / self.fps) + 1 / self.fps
             self.painted += 1
-            answers = self.frames.pop(self.painted)
             self.paints.append(now)
-            if answers in self.pressed:
-                self.delays.append(now - self.pressed[answers])
-                self.pressed = {k: t for k, t in self.pressed.items() if k > answers}
+            self.delays.paint(self.frames.pop(self.painted), now)
             await socket.send(json.dumps({"type": "painted", "frame": self.painted}))
 
 
@@ -161,10 +172,7 @@ def bench(
     if json is not None:
         check_writable(json)
     if hours is not None:
-        played = played_for(load_world(model).at_speed(speed), start_picture(model, None), hours)
-        print(table(("hours", "frames", "MB", "MB on disk"), [tuple(row) for row in played]))
-        if json is not None:
-            write_json(json, {"model": model, "speed": speed, "hours": played})
+        _bench_memory(model, speed, hours, json)
         return
     results = [measured(model, speed, players, presses) for players in sessions]
     columns = ("players", "median ms", "95 % ms", "frames/s", "first ms", "chunk ms", "MB")
@@ -172,6 +180,20 @@ def bench(
     print(table(columns, rows))
     if json is not None:
         write_json(json, {"model": model, "speed": speed, "cores": os.cpu_count(), "runs": results})
+
+
+def _bench_memory(model: str, speed: str, hours: float, json: Path | None) -> None:
+    print(f"{'hours':>6} {'frames':>8} {'MB':>8} {'MB on disk':>10}")
+
+    def told(row: Row) -> None:
+        print(f"{row[0]:6.2f} {row[1]:8d} {row[2]:8.1f} {row[3]:10.1f}", flush=True)
+
+    picture = start_picture(model, None)
+    rows = play_for(lambda: load_world(model), picture, hours, speed, told)
+    if json is not None:
+        columns = ("hours", "frames", "rss_mb", "disk_mb")
+        runs = [dict(zip(columns, row, strict=True)) for row in rows]
+        write_json(json, {"model": model, "speed": speed, "runs": runs})
 
 
 RESULTS = (
@@ -210,7 +232,7 @@ def measured(model: str, speed: str, players: int, presses: int) -> dict[str, fl
         finally:
             server.should_exit = True
             thread.join()
-    delays = [delay for client in clients for delay in client.delays]
+    delays = [delay for client in clients for delay in client.delays.waited]
     first_frames = [seconds for client in clients for seconds in client.first_frames]
     chunks = [seconds for client in clients for seconds in client.chunks]
     return {
@@ -221,42 +243,8 @@ def measured(model: str, speed: str, players: int, presses: int) -> dict[str, fl
         "frames_per_second": float(np.mean([client.rate for client in clients])),
         "first_frame_ms": 1000 * float(np.median(first_frames)),
         "chunk_ms": 1000 * float(np.median(chunks)),
-        "rss_mb": _rss() / 2**20,
+        "rss_mb": resident() / 2**20,
     }
-
-
-def played_for(world: World, picture: Any, hours: float, rows: int = 9) -> list[list[float]]:
-    """Rows of (hours of play, frames, resident megabytes, megabytes on disk) of one walk.
-
-    Keys change every few chunks, and now and then some chunks are undone.
-    """
-    keys = random.Random(0)
-    state = world.start(picture)
-    found: list[list[float]] = []
-    with tempfile.TemporaryDirectory(prefix="loci-play-") as folder:
-        timeline = Timeline(Path(folder), world, state, world.newest_frame(state)[None])
-        player = Player(world, timeline)
-        chunks = int(hours * 3600 * world.fps / world.chunk)
-        saves = max(1, round(SAVE_SECONDS * world.fps / world.chunk))
-        frames = 0
-        for number in range(chunks):
-            if number % 3 == 0:
-                player.press(keys.choice(["w", "wj", "wl", "j", "l", "s"]), number, player.last)
-            player.act()
-            player.paint(player.last)
-            player.settle()
-            frames += world.chunk
-            if number % saves == 0:
-                timeline.save()
-            if number % 500 == 499:
-                player.go_to(timeline.moment - keys.randrange(3, 90))
-                player.press("w", number, player.last)
-            if number in (chunks - 1, *(int(chunks * (k + 0.5) / rows) for k in range(rows))):
-                size = sum(path.stat().st_size for path in Path(folder).iterdir())
-                row = [frames / world.fps / 3600, frames, _rss() / 2**20, size / 2**20]
-                found.append([round(value, 2) for value in row])
-        timeline.close()
-    return found
 
 
 async def _all_play(address: str, players: int, presses: int) -> list[Client]:
@@ -270,13 +258,3 @@ async def _all_play(address: str, players: int, presses: int) -> list[Client]:
     clients = [Client(address, random.Random(seed)) for seed in range(players)]
     await asyncio.gather(*(client.play(presses) for client in clients))
     return clients
-
-
-def _rss() -> float:
-    """Bytes of memory this process has resident (on Linux; the peak elsewhere)."""
-    status = Path("/proc/self/statm")
-    if status.is_file():
-        return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0

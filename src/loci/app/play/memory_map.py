@@ -10,13 +10,14 @@ if TYPE_CHECKING:
 
 def memory_map(player: Player) -> dict[str, Any]:
     """Poses are [heading in radians, x, y in the world's units], dead-reckoned from the actions:
-    they know no walls. Tokens are given by the frames they stand for, oldest first."""
+    they know no walls. Tokens are given by the frames they stand for, oldest first; those of
+    before a saved walk was resumed have numbers below 0."""
     from loci.memory.keyframes import add_keyframes
 
     timeline = player.timeline
     state = player.pending.chunk.after if player.pending else timeline.state
     path = [_pose(timeline.states[k].pose[0]) for k in sorted(timeline.states)]
-    memory = state.memory
+    memory, skipped = state.memory, timeline.skipped
     held, tokens = memory.settled, []
     if held is not None:
         if memory.keyframes is not None:
@@ -25,7 +26,12 @@ def memory_map(player: Player) -> dict[str, Any]:
         if held.poses is not None:
             poses = [[round(float(v), 3) for v in pose] for pose in held.poses[0]]
         tokens = [
-            {"level": span.level, "start": span.start, "end": span.end, "pose": pose}
+            {
+                "level": span.level,
+                "start": span.start - skipped,
+                "end": span.end - skipped,
+                "pose": pose,
+            }
             for span, pose in zip(held.spans, poses, strict=True)
         ]
     return {
@@ -33,6 +39,7 @@ def memory_map(player: Player) -> dict[str, Any]:
         "pose": _pose(state.pose[0]),
         "tokens": tokens,
         "moment": timeline.moment,
+        "earliest": timeline.earliest,
         "frames": player.last + 1,
         "committed": timeline.length - 1,
         "bytes": memory.nbytes,

@@ -34,7 +34,7 @@ async def _go_to(connection: Connection, session: Session, message: dict[str, An
         player = session.player
         if "undo" in message:
             now = player.timeline.moment + (player.pending is not None)
-            moment = max(0, now - int(message["undo"]))
+            moment = max(player.timeline.earliest, now - int(message["undo"]))
         else:
             moment = int(message["moment"])
         shown = await connection.sessions.run(player.go_to, moment)

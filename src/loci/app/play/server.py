@@ -15,9 +15,9 @@ import hmac
 import json
 import re
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image
 from starlette.applications import Starlette
@@ -181,29 +181,34 @@ def application(
                 return FileResponse(path, filename=what, background=BackgroundTask(folder.cleanup))
         return missing()
 
-    async def picture(request: Request) -> Response:
+    async def uploaded(request: Request, what: str, use: Callable[..., Any]) -> Response:
+        """Begin another walk from a file that is sent; `use` gets the session and the file."""
         if (session := session_of(request)) is None:
             return missing()
-        with tempfile.NamedTemporaryFile(prefix="loci-play-", suffix=".picture") as file:
-            size = 0
+        with tempfile.NamedTemporaryFile(prefix="loci-play-", suffix=".upload") as file:
+            if (refusal := await receive(request, file)) is not None:
+                return refusal
             try:
-                async with asyncio.timeout(UPLOAD_SECONDS):
-                    async for part in request.stream():
-                        size += len(part)
-                        if size > MAX_UPLOAD:
-                            return refused(f"more than {MAX_UPLOAD >> 20} MB", 413)
-                        file.write(part)
-            except TimeoutError:
-                return refused(f"not there after {UPLOAD_SECONDS:.0f} seconds", 408)
-            file.flush()
-            try:
-                pixels = await sessions.run(read_pixels, file.name)
-                async with session.lock:
-                    await sessions.restart(session, pixels)
+                await use(session, Path(file.name))
             except LociError as error:
-                return refused(str(error).replace(file.name, "the picture"), 422)
+                return refused(str(error).replace(file.name, what), 422)
         session.changed.set()
         return JSONResponse({"ok": True})
+
+    async def picture(request: Request) -> Response:
+        async def use(session: Session, path: Path) -> None:
+            pixels = await sessions.run(read_pixels, path)
+            async with session.lock:
+                await sessions.restart(session, pixels)
+
+        return await uploaded(request, "the picture", use)
+
+    async def walk(request: Request) -> Response:
+        async def use(session: Session, path: Path) -> None:
+            async with session.lock:
+                await sessions.go_on(session, path)
+
+        return await uploaded(request, "the saved walk", use)
 
     async def lift(request: Request) -> Response:
         if (session := session_of(request)) is None:
@@ -234,6 +239,7 @@ def application(
         Route("/api/sessions/{id}/{branch}/frames/{number:int}.jpg", frame),
         Route("/api/sessions/{id}/picture", start_picture),
         Route("/api/sessions/{id}/picture", picture, methods=["POST"]),
+        Route(f"/api/sessions/{{id}}/{WALK}", walk, methods=["POST"]),
         Route("/api/sessions/{id}/lift", lift, methods=["POST"]),
         Route("/api/sessions/{id}/{what}", download),
         Route("/api/lifts/{job}", lift_progress),
@@ -243,6 +249,22 @@ def application(
     app = Starlette(routes=routes, lifespan=lifespan)
     app.add_middleware(Guard, hosts=hosts, port=port, token=token)  # pyright: ignore[reportArgumentType]
     return app
+
+
+async def receive(request: Request, file: IO[bytes]) -> Response | None:
+    """Write the body of a request to a file; a refusal where it is too large or does not end."""
+    size = 0
+    try:
+        async with asyncio.timeout(UPLOAD_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > MAX_UPLOAD:
+                    return refused(f"more than {MAX_UPLOAD >> 20} MB", 413)
+                file.write(part)
+    except TimeoutError:
+        return refused(f"not there after {UPLOAD_SECONDS:.0f} seconds", 408)
+    file.flush()
+    return None
 
 
 def import_map_hash() -> str:

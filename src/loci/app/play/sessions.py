@@ -29,6 +29,9 @@ SAVE_SECONDS = 4.0
 """At most this much of a walk is lost when the process is killed, and the chunk under way."""
 IDLE_SECONDS = 900.0
 """A session that nobody is connected to is closed after this time; its walk stays on disk."""
+BRANCHES = "abcdefgh"
+MAX_BRANCHES = len(BRANCHES)
+"""Each keeps up to 200 states, of about 300 kB in the shipped world."""
 AWAY_SECONDS = 15.0
 """The same where others wait for a place: longer than a page takes to reconnect."""
 
@@ -160,9 +163,23 @@ class Sessions:
         picture = session.picture if picture is None else picture
         await self.run(self._begin, session, picture, seed, speed)
 
+    async def go_on(self, session: Session, walk: Path) -> None:
+        """Go on with a saved walk in a session.
+
+        Raises:
+            LociError: for what is no walk, or one of another world; the old walk goes on.
+        """
+        await self.run(self._begin, session, session.picture, None, None, walk)
+
     async def fork(self, session: Session) -> str:
-        """Add a branch to a session, from where it stands; returns its name."""
-        name = next(chr(k) for k in range(ord("a"), ord("z")) if chr(k) not in session.branches)
+        """Add a branch to a session, from where it stands; returns its name.
+
+        Raises:
+            LociError: when there are `MAX_BRANCHES`.
+        """
+        if len(session.branches) >= MAX_BRANCHES:
+            raise LociError(f"fork: there are {MAX_BRANCHES} branches, start a new walk for more")
+        name = BRANCHES[len(session.branches)]
         player = await self.run(session.player.fork, self._branch_folder(session, name))
         session.branches[name] = player
         return name
@@ -205,7 +222,14 @@ class Sessions:
         self._begin(session, self.picture, self.seed, self.speed)
         return session
 
-    def _begin(self, session: Session, picture: Any, seed: int | None, speed: str | None) -> None:
+    def _begin(
+        self,
+        session: Session,
+        picture: Any,
+        seed: int | None,
+        speed: str | None,
+        resume: Path | None = None,
+    ) -> None:
         from loci.app.play.player import Player
         from loci.app.play.timeline import Timeline
         from loci.world.walk_file import load_walk
@@ -213,10 +237,9 @@ class Sessions:
         assert self.world is not None
         world = session.world if speed is None else self.world.at_speed(speed)
         seed = self.seed if seed is None else seed
-        if self.resume is not None and not session.branches:
-            state = load_walk(self.resume, world)
-        else:
-            state = world.start(picture, seed=seed)
+        if not session.branches:
+            resume = self.resume
+        state = world.start(picture, seed=seed) if resume is None else load_walk(resume, world)
         first = world.newest_frame(state)[None]
         for player in session.branches.values():
             player.timeline.close()

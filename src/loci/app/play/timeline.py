@@ -21,6 +21,7 @@ from PIL import Image
 
 from loci.actions import MOVES, VIEWS
 from loci.app.play import WALK
+from loci.app.saved_walk import SavedWalk
 from loci.errors import LociError
 from loci.io.video import VideoWriter
 from loci.world.walk_file import load_walk, save_walk
@@ -38,15 +39,19 @@ class Timeline:
     """Committed chunks of one walk, in a folder of its own.
 
     `states[k]` is the walk after k chunks, `states[0]` the start picture; older ones are thinned
-    out. `frames.bin` and `walk.loci` are enough to go on after a crash.
+    out. `frames.bin` and `walk.loci` are enough to go on after a crash. A walk that was resumed
+    from a saved one begins with its newest frame; `skipped` frames came before that, and are not
+    here.
     """
 
     def __init__(self, folder: Path, world: World, state: WalkState, first: Frames) -> None:
-        self._open(folder, world, {0: state}, "w+b")
+        self._open(folder, world, {0: state}, state.frames - 1, "w+b")
         self._append(np.zeros((1, 2), np.int64), first)
 
-    def _open(self, folder: Path, world: World, states: dict[int, WalkState], mode: str) -> None:
-        self.folder, self.world, self.states = folder, world, states
+    def _open(
+        self, folder: Path, world: World, states: dict[int, WalkState], skipped: int, mode: str
+    ) -> None:
+        self.folder, self.world, self.states, self.skipped = folder, world, states, skipped
         folder.mkdir(parents=True, exist_ok=True)
         self._file = open(folder / FRAMES, mode)  # noqa: SIM115 - open as long as the walk
         self._ends = array("Q", [0])  # of every frame in the file
@@ -64,6 +69,11 @@ class Timeline:
         return len(self._chunks) - 1
 
     @property
+    def earliest(self) -> int:
+        """The first moment that can be returned to: 0, or where the walk was last restored."""
+        return min(self.states)
+
+    @property
     def state(self) -> WalkState:
         """The walk after the last committed chunk."""
         return self.states[self.moment]
@@ -78,10 +88,10 @@ class Timeline:
         """Forget all chunks after `moment`; replays from an older state where that was thinned out.
 
         Raises:
-            LociError: for a moment that is not in the walk.
+            LociError: for a moment that is not in the walk, or whose state is not kept.
         """
-        if not 0 <= moment <= self.moment:
-            raise LociError(f"moment {moment}: expected 0 to {self.moment}")
+        if not self.earliest <= moment <= self.moment:
+            raise LociError(f"moment {moment}: expected {self.earliest} to {self.moment}")
         state = self.state_at(moment)
         self.states = {k: s for k, s in self.states.items() if k <= moment}
         self.states[moment] = state
@@ -122,7 +132,7 @@ class Timeline:
         folder.mkdir(parents=True)
         shutil.copyfile(self.folder / FRAMES, folder / FRAMES)
         other = object.__new__(Timeline)
-        other._open(folder, self.world, dict(self.states), "r+b")
+        other._open(folder, self.world, dict(self.states), self.skipped, "r+b")
         other._ends, other._chunks = self._ends[:], self._chunks[:]
         other._actions = self._actions[:]
         return other
@@ -131,7 +141,7 @@ class Timeline:
         """Write all that `restore` needs. What is committed later is lost in a crash."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        save_walk(self.folder / WALK, self.state, self.world)
+        save_walk(self.folder / WALK, self.state, self.world, skipped=self.skipped)
 
     @classmethod
     def restore(cls, folder: Path, world: World) -> Timeline:
@@ -146,8 +156,9 @@ class Timeline:
             raise LociError(f"{folder}: no autosaved walk")
         state = load_walk(folder / WALK, world)
         self = object.__new__(cls)
-        self._open(folder, world, {}, "r+b")
-        while len(self._ends) <= state.frames:
+        skipped = SavedWalk.read(folder / WALK).skipped
+        self._open(folder, world, {}, skipped, "r+b")
+        while len(self._ends) <= state.frames - skipped:
             header = self._file.read(RECORD.size)
             if len(header) < RECORD.size:
                 raise LociError(f"{folder / FRAMES}: damaged, frames are missing")

@@ -24,12 +24,14 @@ class SavedWalk:
         frames: how many it has, the picture included.
         video: where they were written to, if it was saved by `loci walk`.
         walk_id: what that video's comment holds.
+        skipped: how many of its frames came before those that `loci play` keeps beside it.
     """
 
     path: Path
     frames: int
     video: Path | None
     walk_id: str
+    skipped: int = 0
 
     @classmethod
     def read(cls, path: Path) -> SavedWalk:
@@ -43,6 +45,7 @@ class SavedWalk:
                 int(content["frames"]),
                 None if name is None else path.parent / name,
                 str(video.get("walk_id", "")),
+                int(content.get("skipped", 0)),
             )
         except FileNotFoundError as error:
             raise LociError(f"{path}: no such walk") from error

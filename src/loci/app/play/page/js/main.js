@@ -16,6 +16,7 @@ const peek = new Peek(walk, {
   buttons: { left: $("peek-left"), behind: $("peek-back"), right: $("peek-right") }, figure: $("peeked"), say: (text) => say(text),
 });
 const then = (token) => {
+  if (middle(token) < 0) return say("That was before the saved walk was opened here: its frames are not kept.");
   const caption = `Shown then: frame ${middle(token)}. The token covers ${told(token)}.`;
   peek.show(`/api/sessions/${walk.session}/${walk.info.active}/frames/${middle(token)}.jpg`, caption);
 };
@@ -72,6 +73,7 @@ walk.addEventListener("ready", ({ detail }) => {
 walk.addEventListener("memory", ({ detail }) => {
   walk.memory = detail;
   map.draw(detail);
+  $("moment").min = detail.earliest;
   $("moment").max = detail.moment;
   if (document.activeElement !== $("moment")) $("moment").value = detail.moment;
   momentText();
@@ -97,14 +99,21 @@ $("map").addEventListener("click", (event) => {
   if (token) then(token);
 });
 
+// A picture to walk into, or a saved walk to go on with.
 async function walkInto(file) {
   if (!file) return;
-  say("Sending the picture …");
-  const answer = await fetch(`/api/sessions/${walk.session}/picture`, { method: "POST", body: file });
+  const what = file.name?.endsWith(".loci") ? "walk.loci" : "picture";
+  say(what === "picture" ? "Sending the picture …" : "Sending the saved walk …");
+  const answer = await fetch(`/api/sessions/${walk.session}/${what}`, { method: "POST", body: file });
   const { error } = await answer.json();
   error ? say(error) : walk.send({ type: "picture" });
 }
-$("file").addEventListener("change", ({ target }) => walkInto(target.files[0]));
+for (const chooser of [$("file"), $("walk-file")]) {
+  chooser.addEventListener("change", async () => {
+    await walkInto(chooser.files[0]);
+    chooser.value = ""; // the same file may be chosen again
+  });
+}
 addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => {
   event.preventDefault();

@@ -39,7 +39,7 @@ export class Tokens {
     this.legend.replaceChildren(...parts.flat());
     if (performance.now() - this.at < EVERY && this.walk.held.size) return;
     this.at = performance.now();
-    const committed = memory.tokens.filter((token) => middle(token) <= memory.committed);
+    const committed = memory.tokens.filter((token) => middle(token) >= 0 && middle(token) <= memory.committed);
     const shown = committed.map((token) => this.button(token));
     const same = shown.length === this.list.children.length && shown.every((item, k) => item === this.list.children[k]);
     if (same) return;

@@ -6,6 +6,8 @@ import { OrbitControls } from "three/addons/controls/OrbitControls.js";
 
 let running = null;
 
+export const turnsByItself = () => !matchMedia("(prefers-reduced-motion: reduce)").matches;
+
 export async function showMesh(container, meshUrl, splatUrl) {
   running?.stop();
   container.replaceChildren();
@@ -25,7 +27,7 @@ export async function showMesh(container, meshUrl, splatUrl) {
   camera.position.copy(bounds.center).add(new THREE.Vector3(0.6, 0.5, 1).setLength(bounds.radius * 3.2));
   const controls = new OrbitControls(camera, renderer.domElement);
   controls.target.copy(bounds.center);
-  controls.autoRotate = !matchMedia("(prefers-reduced-motion: reduce)").matches;
+  controls.autoRotate = turnsByItself();
   let frame = 0;
   const draw = () => {
     controls.update();

@@ -146,9 +146,12 @@ export class Walk extends EventTarget {
     return recent ? ((this.paints.length - 1) * 1000) / (last - first) : 0;
   }
 
+  // A quantile of the delays from key to picture in milliseconds, as `loci bench play` computes it.
   latency(share) {
     if (!this.latencies.length) return null;
     const sorted = [...this.latencies].sort((a, b) => a - b);
-    return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
+    const at = share * (sorted.length - 1);
+    const [low, high] = [sorted[Math.floor(at)], sorted[Math.ceil(at)]];
+    return low + (high - low) * (at - Math.floor(at));
   }
 }
