@@ -60,16 +60,18 @@ def test_text_has_contrast(opened: Callable[..., Page]) -> None:
             return [0, 0, 0];
           };
           return [...document.querySelectorAll('body *')]
-            .filter((e) => e.matches('input, select') || [...e.childNodes].some((child) =>
+            .filter((e) => e.matches('input[type=number], select') || [...e.childNodes].some((child) =>
               child.nodeType === Node.TEXT_NODE && child.data.trim()))
             .filter((e) => e.offsetParent)
-            .map((e) => [number(getComputedStyle(e).color).slice(0, 3), ground(e)]);
+            .map((e) => [
+              e.outerHTML.slice(0, 80), number(getComputedStyle(e).color).slice(0, 3), ground(e)
+            ]);
         })()"""
     )
     assert len(pairs) > 60
-    for text, ground in pairs:
+    for element, text, ground in pairs:
         low, high = sorted((luminance(text), luminance(ground)))
-        assert (high + 0.05) / (low + 0.05) >= 4.5
+        assert (high + 0.05) / (low + 0.05) >= 4.5, element
 
 
 def test_reduced_motion_is_respected(opened: Callable[..., Page]) -> None:

@@ -132,6 +132,24 @@ def test_a_slow_world_exchanges_no_frame_that_will_have_been_painted(
     assert one.due() == "go on", "its last frames would come too late"
 
 
+def test_a_slow_world_leaves_no_frame_out_when_it_exchanges_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page waits for every frame: those that were not sent yet come with the new ones."""
+    one = player(tmp_path)
+    monkeypatch.setattr(Player, "first_seconds", 2.5 / one.world.fps)
+    one.press("w", 1, 0)
+    first = one.act()
+    assert first is not None
+    one.press("j", 2, 0)
+    rest = act(one)
+    assert rest is not None
+    assert (first.first, len(first.frames)) == (1, 1)
+    assert (rest.first, len(rest.frames)) == (2, 3)
+    one.settle()
+    assert list(map(tuple, one.timeline.actions())) == [(1, 0)] + [(0, 3)] * 3
+
+
 def test_letting_go_stands_still_for_the_rest_of_the_chunk(tmp_path: Path) -> None:
     one = player(tmp_path)
     one.press("w", 1, 0)

@@ -77,6 +77,11 @@ class Pending:
         """Whether all its frames are."""
         return self.hidden is not None
 
+    @property
+    def sent(self) -> int:
+        """Frames at its beginning that were shown, from it or from the chunk that it replaces."""
+        return self.keep + sum(len(part) for part in self.shown)
+
     def decode(self) -> Shown:
         """Decode some more frames: the first, the second, the next two, four, ...; at last those
         that are not shown, which may be none."""
@@ -225,9 +230,9 @@ class Player:
         self._sample(self.timeline.state, self.timeline.length, actions)
 
     def _keep(self, pending: Pending) -> int:
-        """Frames of the chunk under way that are not exchanged any more."""
+        """Frames of the chunk under way that are not exchanged any more: all of them were sent."""
         keep = self.painted + self.margin + 1 - pending.first
-        return min(max(keep, 0), len(pending.actions) - 1)
+        return min(max(keep, 0), pending.sent, len(pending.actions) - 1)
 
     def _replace(self) -> None:
         pending = self.pending
