@@ -100,5 +100,5 @@ def like_the_shipped(side: int = 16, chunk: int = 8) -> World:
     codec = FrameCodec(FrameCodecConfig(patch_size=8, widths=(16,), norm_groups=4))
     sampling = replace(config.sampling, steps=1, order=1)
     small = replace(config, size=(side, side), chunk=chunk, sampling=sampling)
-    transformer = randomised(replace(pose_rotary_config(), layers=1))
+    transformer = randomised(replace(pose_rotary_config(), blocks=1))
     return World(small, transformer, codec.eval().requires_grad_(False))

@@ -60,8 +60,8 @@ def test_text_has_contrast(opened: Callable[..., Page]) -> None:
             return [0, 0, 0];
           };
           return [...document.querySelectorAll('body *')]
-            .filter((e) => e.matches('input[type=number], select') || [...e.childNodes].some((child) =>
-              child.nodeType === Node.TEXT_NODE && child.data.trim()))
+            .filter((e) => e.matches('input[type=number], select')
+              || [...e.childNodes].some((c) => c.nodeType === Node.TEXT_NODE && c.data.trim()))
             .filter((e) => e.offsetParent)
             .map((e) => [
               e.outerHTML.slice(0, 80), number(getComputedStyle(e).color).slice(0, 3), ground(e)

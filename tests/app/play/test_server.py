@@ -511,3 +511,16 @@ def test_the_command_refuses_before_it_serves(
     filled = [word.format(text=tmp_path / "text.jpg") for word in words]
     assert main(["play", *filled, "--no-open"]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_no_more_branches_than_there_is_memory_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loci.app.play.sessions.MAX_BRANCHES", 2)
+    with served(tmp_path) as client, client.websocket_connect(SOCKET) as socket:
+        entered(socket)
+        socket.send_json({"type": "fork"})
+        assert until(socket, "ready")["branches"] == ["a", "b"]
+        socket.send_json({"type": "fork"})
+        assert "there are 2 branches" in until(socket, "error")["why"]
+        chunk(socket, "w", 1, 0)

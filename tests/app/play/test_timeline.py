@@ -113,3 +113,23 @@ def test_a_file_that_lost_frames_is_refused(tmp_path: Path) -> None:
     (tmp_path / "walk" / "frames.bin").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(LociError, match=r"frames\.bin: damaged"):
         Timeline.restore(tmp_path / "walk", world)
+
+
+def test_a_walk_that_began_from_a_saved_one_comes_back(tmp_path: Path) -> None:
+    """Its first frame here is the newest of the saved walk; what came before is not kept."""
+    world = small_world()
+    before = begun(tmp_path / "before", world)
+    walked(before, 2)
+    timeline = Timeline(
+        tmp_path / "walk", world, before.state, np.asarray(before.frame(8).convert("RGB"))[None]
+    )
+    walked(timeline, 3)
+    timeline.save()
+    timeline.close()
+    again = Timeline.restore(tmp_path / "walk", world)
+    assert (again.skipped, again.length, again.moment, again.state.frames) == (8, 13, 3, 21)
+    with pytest.raises(LociError, match="moment 1: expected 3 to 3"):
+        again.go_to(1)
+    made = walked(again, 1)
+    again.go_to(3)
+    assert (np.stack(walked(again, 1)) == np.stack(made)).all()

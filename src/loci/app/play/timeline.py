@@ -21,7 +21,7 @@ from PIL import Image
 
 from loci.actions import MOVES, VIEWS
 from loci.app.play import WALK
-from loci.app.saved_walk import SavedWalk
+from loci.app.walk.saved_walk import SavedWalk
 from loci.errors import LociError
 from loci.io.video import VideoWriter
 from loci.world.walk_file import load_walk, save_walk
