@@ -25,9 +25,9 @@ def test_memory_is_flat_once_a_walk_has_all_its_states(monkeypatch: pytest.Monke
     rows = soak.play_for(load, PICTURE, hours=0.03, speed="exact", told=told.append)
     assert told == rows
     assert len(rows) == 8
-    assert rows[-1][:2] == (pytest.approx(0.03, rel=0.02), rows[-1][1])
+    assert rows[-1][0] == pytest.approx(0.03, rel=0.02)
     assert rows[-1][1] == pytest.approx(0.03 * 3600 * 15, rel=0.02)
-    assert rows[-1][3] > rows[1][3], "frames are on the disk"
+    assert max(row[3] for row in rows) > 2 * rows[0][3], "frames are on the disk"
     megabytes = [row[2] for row in rows[1:]]
     assert max(megabytes) <= 1.1 * min(megabytes)
 

@@ -19,6 +19,7 @@ from PIL import Image
 from loci.app.play.memory_map import memory_map
 from loci.app.play.messages import jpeg
 from loci.app.play.sessions import Session, Sessions
+from loci.errors import LociError
 
 if TYPE_CHECKING:
     from loci.app.play.player import Player
@@ -49,6 +50,9 @@ def play_for(
         hours: how long is played, at the world's frames a second.
         speed: speed preset.
         told: called with every row when it is there.
+
+    Raises:
+        LociError: when the world cannot be loaded.
     """
     with tempfile.TemporaryDirectory(prefix="loci-play-") as folder:
         return asyncio.run(_play(load, picture, hours, speed, told, Path(folder)))
@@ -64,6 +68,8 @@ async def _play(
 ) -> list[Row]:
     sessions = Sessions(load, picture, folder, 0, speed, 1, threads=1)
     await sessions.load()
+    if sessions.failure:
+        raise LociError(sessions.failure)
     session = await sessions.enter(None)
     assert isinstance(session, Session)
     world, keys, rows = session.world, random.Random(0), []
