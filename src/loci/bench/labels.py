@@ -271,7 +271,7 @@ def measure_walk(seed: int) -> dict[str, Any]:
     expected = label_motion(motion)
     result: dict[str, Any] = {"seed": seed, **_errors(path, true)}
     for column, channel in enumerate(CHANNELS):
-        threshold = getattr(expected, channel).threshold
+        threshold = getattr(expected, channel).middle
         ids = found.ids[:, column]
         agreement = Agreement.of(ids, true_ids(getattr(motion, channel), threshold))
         certain = ids != UNCERTAIN
@@ -297,7 +297,7 @@ def measure_kitchen(folder: Path) -> dict[str, Any]:
     expected = label_motion(motion)
     result: dict[str, Any] = _errors(path, true)
     for column, channel in enumerate(CHANNELS):
-        threshold = getattr(expected, channel).threshold
+        threshold = getattr(expected, channel).middle
         right = true_ids(getattr(motion, channel), threshold)
         agreement = Agreement.of(found.ids[:, column], right)
         result[f"{channel}_kept"], result[f"{channel}_wrong"] = agreement.kept, agreement.wrong

@@ -45,7 +45,8 @@ class Tracker:
         points, ids = self._points, self._ids
         after, found = follow(before, frame, points)
         cut = len(points) >= 30 and found.mean() < CUT_KEPT and _differ(before, frame)
-        self._points, self._ids = after[found], ids[found]
+        apart = uncrowded(after[found])
+        self._points, self._ids = after[found][apart], ids[found][apart]
         self._refill(frame)
         return Matches(points[found], after[found], ids[found], cut)
 
@@ -73,6 +74,16 @@ class Tracker:
         self._points = np.concatenate([self._points, corners])
         self._ids = np.concatenate([self._ids, self._next_id + np.arange(len(corners))])
         self._next_id += len(corners)
+
+
+def uncrowded(points: Float[np.ndarray, "n 2"]) -> Int[np.ndarray, "k"]:
+    """The first point of each square of half the spacing, in their order.
+
+    Walking backwards, points run together in the middle, and none leave the picture: they would
+    take the place of new ones at its edge, which alone show the move.
+    """
+    squares = np.floor(points / (SPACING / 2)).astype(np.int64)
+    return np.sort(np.unique(squares, axis=0, return_index=True)[1])
 
 
 def follow(
