@@ -10,19 +10,23 @@ from loci import cli
 from loci.bench.studies import labels
 from loci.bench.studies.label_arms import ARMS
 from loci.bench.studies.labels import NAIVE, RESULTS, SCORES, summarise
+from loci.bench.world.control import MOTIONS
 
 TINY = {"films": 3, "held-out": 1, "frames": 30, "base-steps": 1, "steps": 1, "batch-size": 2}
 TINY |= {"width": 64, "blocks": 1, "starts": 1, "examples": 2}
 
 
 def run(arm: str, seed: int, value: float) -> dict:
-    return {"arm": arm, "seed": seed, "both_wrong": 0.1, **dict.fromkeys(SCORES, value)}
+    scores = dict.fromkeys((*SCORES, *MOTIONS), value)
+    return {"arm": arm, "seed": seed, "both_wrong": 0.1, **scores}
 
 
 def test_gains_are_of_the_same_seed() -> None:
     runs = [run(NAIVE, seed, seed) for seed in range(3)]
     runs += [run("ours", seed, seed + 0.5) for seed in range(3)]
-    arms = summarise(runs, {}, {})["arms"]
+    runs[0]["left"], runs[0]["right"] = 0.5, 1.0
+    arms = summarise(runs, dict.fromkeys(MOTIONS, 1.0), {})["arms"]
+    assert arms[NAIVE]["mean"]["sideways"] == pytest.approx((0.75 + 1 + 2) / 3)
     assert list(arms) == [NAIVE, "ours"]
     assert arms["ours"]["mean"]["psnr"] == 1.5
     low, high = arms["ours"]["interval"]["psnr"]

@@ -10,9 +10,10 @@ from loci.io.files import replacing
 
 PANELS = {
     "both_wrong": "wrong among certain labels",
-    "obedience": "commands obeyed",
-    "still_pixels": "pixels moved when told to stand still",
-    "psnr": "PSNR of the next frames, dB",
+    "turns": "turns obeyed",
+    "sideways": "steps aside obeyed",
+    "still_pixels": "pixels moved standing still",
+    "psnr": "PSNR of next frames, dB",
 }
 
 
@@ -20,7 +21,7 @@ def draw(path: Path, results: dict[str, Any]) -> None:
     """Write a PNG with a panel for each of `PANELS`, and a row for each arm."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    figure = Figure(figsize=(13, 2.8), layout="constrained")
     arms = list(results["arms"])
     for axes, (key, title) in zip(
         figure.subplots(1, len(PANELS), sharey=True), PANELS.items(), strict=True
