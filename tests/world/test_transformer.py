@@ -272,3 +272,15 @@ def test_history_of_one_latent_through_the_published_path() -> None:
     model = randomised(published_like())
     memory = published_memory(model.memory_encoder, torch.randn(1, 16, 1, 4, 6))
     assert memory.shape == (1, 16, 1, 4, 6)
+
+
+def test_tokens_are_contiguous_in_every_block() -> None:
+    """Sums of tokens with strided channels took a tenth of an evaluation at full width."""
+    model, inputs, seen = randomised(published_like()), published_inputs(), []
+    for block in model.blocks:
+        block.register_forward_pre_hook(lambda _, args: seen.append(args[0].is_contiguous()))
+    with torch.no_grad():
+        context = model.context(**inputs)
+        model.velocity(noise_for(inputs, 5), torch.full((2,), 500.0), context)
+    assert seen == [True] * len(model.blocks)
+    assert all(layer.normed_memory.is_contiguous() for layer in context.layers)
