@@ -283,4 +283,4 @@ def test_tokens_are_contiguous_in_every_block() -> None:
         context = model.context(**inputs)
         model.velocity(noise_for(inputs, 5), torch.full((2,), 500.0), context)
     assert seen == [True] * len(model.blocks)
-    assert all(layer.normed_memory.is_contiguous() for layer in context.layers)
+    assert all(block.normed_memory.is_contiguous() for block in context.blocks)

@@ -300,8 +300,8 @@ class WorldTransformer(nn.Module):
 
     def _patches(self, latents: Tensor, mask: float) -> Tensor:
         sequence = self.add_mask_channels(latents.to(self.patch_embedding.weight.dtype), mask)
-        # Contiguous, else the channels of a token lie far apart in every block, whose sums and norms
-        # would take five times as long.
+        # Contiguous: else the channels of a token lie far apart in every block, and sums and
+        # norms take several times as long.
         return self.patch_embedding(sequence).flatten(2).transpose(1, 2).contiguous()
 
     def _conditioning_tokens(
