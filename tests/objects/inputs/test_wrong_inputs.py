@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from loci.errors import LociError
+from loci.objects.inputs.masks import read_mask
 from loci.objects.lifter import Lifter
 from tests.objects.inputs.test_masks import run_lengths
 from tests.objects.lifters import example, example_pointmap, small_lifter
 
-CASES = Path(__file__).parents[4] / "shared" / "cases" / "lift"
 PIXELS, INSIDE = example()
 MASK = {"size": [*INSIDE.shape], "counts": run_lengths(INSIDE)}
 
@@ -111,18 +111,46 @@ def test_masks_that_overlap_are_mentioned(lifter: Lifter) -> None:
         lifter.scene(PIXELS, [INSIDE], decoders="mesh_decoder")
 
 
-@pytest.mark.skipif(not CASES.is_dir(), reason="needs the shared cases of lifting")
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture, and beside it files that are given as its mask or pointmap by mistake."""
+    folder = tmp_path_factory.mktemp("files")
+    line = np.zeros_like(INSIDE)
+    line[20, 5:50] = True
+    stray = INSIDE.copy()
+    stray[0, 0] = True
+    Image.fromarray(PIXELS).save(folder / "picture.png")
+    for name, mask in (("clean", INSIDE), ("inverted", ~INSIDE), ("line", line), ("stray", stray)):
+        Image.fromarray(mask).save(folder / f"{name}.png")
+    Image.fromarray((7 * INSIDE).astype(np.uint8)).save(folder / "labels.png")
+    np.save(folder / "eye.npy", np.eye(3))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mask": "mask_inverted.png"}, "mask_inverted.png: covers the picture's edge"),
-        ({"mask": "mask_line.png"}, "mask_line.png: a line one pixel wide"),
-        ({"mask": "labels7.png"}, "labels7.png: values up to 7, .* needs a label"),
-        ({"mask": "scene.png"}, "scene.png: the picture itself"),
-        ({"mask": "mask_clean.png", "pointmap": "eye3.npy", "fov": 45}, "a 3x3 camera matrix"),
+        ({"mask": "inverted.png"}, "inverted.png: covers the picture's edge"),
+        ({"mask": "line.png"}, "line.png: a line one pixel wide"),
+        ({"mask": "labels.png"}, "labels.png: values up to 7, .* needs a label"),
+        ({"mask": "picture.png"}, "picture.png: the picture itself"),
+        ({"mask": "clean.png", "pointmap": "eye.npy", "fov": 45}, "a 3x3 camera matrix"),
     ],
 )
-def test_the_shared_cases_are_named(lifter: Lifter, options: dict[str, Any], message: str) -> None:
-    given: dict[str, Any] = {k: CASES / v if isinstance(v, str) else v for k, v in options.items()}
+def test_files_given_by_mistake_are_named(
+    lifter: Lifter, files: Path, options: dict[str, Any], message: str
+) -> None:
+    given: dict[str, Any] = {k: files / v if isinstance(v, str) else v for k, v in options.items()}
     with pytest.raises(LociError, match=message):
-        lifter(CASES / "scene.png", **given)
+        lifter(files / "picture.png", **given)
+
+
+def test_a_label_file_and_one_with_a_stray_pixel_are_the_mask(lifter: Lifter, files: Path) -> None:
+    expected = lifter(files / "picture.png", files / "clean.png", decoders="mesh_decoder")
+    seven = read_mask(files / "labels.png", label=7)
+    labelled = lifter(files / "picture.png", seven, decoders="mesh_decoder")
+    with pytest.warns(UserWarning, match=r"stray\.png: dropped 1 island"):
+        stray = lifter(files / "picture.png", files / "stray.png", decoders="mesh_decoder")
+    for found in (labelled, stray):
+        assert torch.equal(found.pose.translation, expected.pose.translation)
+        assert torch.equal(found.voxels, expected.voxels)
