@@ -11,8 +11,8 @@ from loci.errors import LociError
 from loci.io.weights import current_names
 from loci.memory.hpmc import published_memory
 from loci.world.conditioning import Actions, ChunkPoses, Prompt
-from loci.world.config import doom_transformer, infinite_world_transformer
-from loci.world.transformer import WorldTransformer
+from loci.world.config import doom_transformer
+from loci.world.transformer import TransformerConfig, WorldTransformer
 from tests.world.models import pose_rotary_config, published_like, randomised
 
 MANIFEST = Path(__file__).parent / "infinite-world.manifest.json.gz"
@@ -55,7 +55,7 @@ def noise_for(inputs: dict, frames: int) -> Tensor:
 def test_names_and_shapes_equal_the_published_manifest() -> None:
     manifest = json.loads(gzip.decompress(MANIFEST.read_bytes()))["dit"]
     with torch.device("meta"):
-        model = WorldTransformer(infinite_world_transformer())
+        model = WorldTransformer(TransformerConfig())
     published = {new: old for old, new in model.FORMER_TENSORS.items()}
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     ours = current_names(shapes, published)

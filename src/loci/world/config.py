@@ -88,11 +88,6 @@ class WorldConfig:
     memory: MemoryConfig = field(default_factory=_published_memory)
 
 
-def infinite_world_transformer() -> TransformerConfig:
-    """The published Infinite-World transformer: 1.45 billion parameters in 905 tensors."""
-    return TransformerConfig()
-
-
 _DOOM_WIDTH, _DOOM_LATENTS = 256, 48
 
 
