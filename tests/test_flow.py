@@ -1,3 +1,6 @@
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -14,7 +17,9 @@ from loci.flow import (
     sample,
     sample_levels,
     shifted,
+    shortened,
 )
+from loci.world.config import SamplingConfig
 
 PUBLISHED = (
     "1000 994.93 989.54 983.80 977.68 971.13 964.12 956.58 948.46 939.68 930.17 919.83 908.54 "
@@ -88,6 +93,38 @@ def test_second_order_steps_are_nearer_to_a_curved_path() -> None:
     errors = {order: abs(end(8, order) - exact) for order in (1, 2)}
     assert errors[2] < 0.5 * errors[1]
     assert abs(end(64, 2) - exact) < 0.02 * exact
+
+
+def test_second_order_steps_are_those_of_algorithm_2() -> None:
+    """DPM-Solver++(2M) in its own terms, alpha = 1 - s and sigma = s, with any predicted data."""
+    levels, data, start = [0.9, 0.7, 0.4, 0.1], [1.0, -2.0, 0.5, 3.0], 1.5
+    states: list[float] = []
+
+    def velocity(state: State, timestep: Tensor) -> State:
+        states.append(state["x"].item())
+        return {"x": (state["x"] - data[len(states) - 1]) / (timestep / 1000)}
+
+    times = 1000 * torch.tensor(levels, dtype=torch.float64)
+    end = sample(velocity, {"x": torch.tensor([start])}, times, order=2)["x"].item()
+    x, expected = start, [start]
+    log_snr = [math.log((1 - s) / s) for s in levels]
+    for i in range(3):
+        step = log_snr[i + 1] - log_snr[i]
+        guess = data[i]
+        if i > 0:
+            ratio = (log_snr[i] - log_snr[i - 1]) / step
+            guess += (data[i] - data[i - 1]) / (2 * ratio)
+        sigma, alpha = levels[i + 1] / levels[i], 1 - levels[i + 1]
+        x = sigma * x - alpha * (math.exp(-step) - 1) * guess
+        expected.append(x)
+    assert states == pytest.approx(expected, rel=1e-5)
+    assert end == pytest.approx(data[-1], rel=1e-5), "the last step ends at the predicted data"
+
+
+@pytest.mark.parametrize(("share", "steps"), [(1.0, 30), (0.5, 15), (0.55, 16), (1e-6, 1)])
+def test_a_share_of_the_steps_is_at_least_one(share: float, steps: int) -> None:
+    config = SamplingConfig(steps=30, shift=3.0)
+    assert shortened(config, share) == replace(config, steps=steps)
 
 
 @pytest.mark.parametrize(("order", "end"), [(0, 0.0), (3, 0.0), (2, 1.0)])
