@@ -7,7 +7,7 @@ import torch
 
 from loci.bench import released as bench
 from loci.bench.released import PRODUCT, Share, measure, released, structure_operations
-from loci.bench.released_parts import Part, latent_flow, shell
+from loci.bench.released_parts import Part, shell, slat_flow
 from loci.errors import LociError
 from loci.objects.models.structure_flow import StructureFlow, StructureFlowConfig
 
@@ -89,5 +89,5 @@ def test_counted_operations_agree_with_the_formula(monkeypatch):
     assert counted > structure_operations(config)  # the layout's tokens, and what is outside
 
 
-def test_a_latent_flow_is_evaluated():
-    assert latent_flow(torch.bfloat16, 1, 60).call().shape == (60, 8)
+def test_a_slat_flow_is_evaluated():
+    assert slat_flow(torch.bfloat16, 1, 60).call().shape == (60, 8)

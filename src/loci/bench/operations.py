@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 Kind = Literal["products", "attention", "convolutions"]
@@ -43,6 +44,8 @@ class Profile:
 
 def profiled(call: Callable[[], object]) -> Profile:
     """Runs a call once and counts what it computes."""
+    with _Counter():  # not counted: the first imports more of torch, for a second
+        torch.ones(1, 1) @ torch.ones(1, 1)  # pyright: ignore[reportUnusedExpression]
     began = time.process_time()
     with _Counter() as counter:
         call()

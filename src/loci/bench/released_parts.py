@@ -48,8 +48,8 @@ def makers(dtype: torch.dtype, layers: int) -> dict[str, Callable[[], Part]]:
     """How each part is made, by name: one at a time, since each holds its weights."""
     return {
         "structure-flow": lambda: structure_flow(dtype, layers),
-        "latent-flow-10k": lambda: latent_flow(dtype, layers, 10_000),
-        "latent-flow-20k": lambda: latent_flow(dtype, layers, 20_000),
+        "slat-flow-10k": lambda: slat_flow(dtype, layers, 10_000),
+        "slat-flow-20k": lambda: slat_flow(dtype, layers, 20_000),
         "image-encoder": lambda: image_encoder(dtype, layers),
         "structure-decoder": lambda: structure_decoder(dtype),
         "splat-decoder": lambda: splat_decoder(dtype, layers, 10_000),
@@ -72,13 +72,13 @@ def structure_flow(dtype: torch.dtype, layers: int = 1) -> Part:
     return Part(what, lambda: flow.velocity(noise, time, context, time * 0))
 
 
-def latent_flow(dtype: torch.dtype, layers: int, count: int) -> Part:
+def slat_flow(dtype: torch.dtype, layers: int, count: int) -> Part:
     """A conditional evaluation of stage 2."""
     flow = SlatFlow(replace(SlatFlowConfig(), blocks=layers)).to(dtype).eval()
     voxels = shell(count)
     latents, time = torch.randn(len(voxels), flow.config.channels), torch.full((1,), 250.0)
     context = flow.context(torch.randn(1, CONDITION_TOKENS, flow.config.condition_dim))
-    what = f"latent flow, {len(voxels)} voxels, {layers} of 24 blocks"
+    what = f"SLAT flow, {len(voxels)} voxels, {layers} of 24 blocks"
     return Part(what, lambda: flow.velocity(latents, time, voxels, context))
 
 
