@@ -76,13 +76,13 @@ def test_the_study_at_small_size_goes_on_where_it_was_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("vizdoom")
-    generate(tmp_path / "data/train", 5, 160, 1, "train")
+    generate(tmp_path / "data/train", 5, 400, 1, "train")
     generate(tmp_path / "data/test", 5, 320, 1, "test")
     full = revisits.small_transformer
-    monkeypatch.setattr(revisits, "SPAN", 32)
+    monkeypatch.setattr(revisits, "SPAN", 80)
     monkeypatch.setattr(recall_by_age, "HISTORIES", (64,))
     monkeypatch.setattr(recall_by_age, "MAX_VIEWS", 8)
-    monkeypatch.setattr(revisits, "small_transformer", lambda a: replace(full(a), layers=1))
+    monkeypatch.setattr(revisits, "small_transformer", lambda a: replace(full(a), blocks=1))
     argv = ["bench", "study-revisits", "--json", str(tmp_path / "r.json")]
     argv += ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "runs"), "--trials", "2"]
     argv += ["--time-counts", "3", "--pose-counts", "2", "--seeds", "2"]
@@ -112,11 +112,11 @@ def test_memory_of_the_study_holds_what_its_batches_hold() -> None:
 
 
 def test_a_plot_needs_no_interval(tmp_path: Path) -> None:
-    row = {"addressing": "time", "source": "none", "sequences": 0, "seen_128": 17.0}
+    row = {"addressing": "poses", "source": "none", "sequences": 0, "seen_128": 17.0}
     tuned = [
         row | {"source": source, "sequences": 10, "intervals": {}}
         for source in ("wander", "revisit")
     ]
-    means = [row | {"intervals": {}}, *tuned, row | {"addressing": "poses", "intervals": {}}]
+    means = [row | {"intervals": {}}, *tuned, row | {"addressing": "time", "intervals": {}}]
     draw_revisits({"means": means, "span": 128}, tmp_path / "p.png")
     assert (tmp_path / "p.png").stat().st_size > 10_000

@@ -17,7 +17,7 @@ NAMES = {
 
 
 def draw_revisits(results: dict[str, Any], path: Path) -> None:
-    """Three panels, with 95 % intervals over the seeds.
+    """Two panels, with 95 % intervals over the seeds.
 
     Args:
         results: of `loci bench study-revisits`.
@@ -27,32 +27,24 @@ def draw_revisits(results: dict[str, Any], path: Path) -> None:
 
     rows, span = results["means"], results["span"]
     age = min(_ages(rows[0]), key=lambda frames: abs(frames - span))
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    counts, ages, addressing = figure.subplots(1, 3)
-    time = [row for row in rows if row["addressing"] == "time"]
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    counts, addressing = figure.subplots(1, 2)
+    posed = [row for row in rows if row["addressing"] == "poses"]
     for source in ("wander", "revisit"):
-        some = sorted((r for r in time if r["source"] == source), key=lambda r: r["sequences"])
+        some = sorted((r for r in posed if r["source"] == source), key=lambda r: r["sequences"])
         _line(counts, some, [r["sequences"] for r in some], f"seen_{age}", source)
-    for row in (r for r in time if r["source"] == "none"):
+    for row in (r for r in posed if r["source"] == "none"):
         counts.axhline(row[f"seen_{age}"], color=COLOURS["none"], label=NAMES["none"])
-    counts.set(xscale="log", xlabel="sequences", title=f"addressed by time, {age} frames")
+    counts.set(xscale="log", xlabel="sequences", title=f"addressed by poses, {age} frames")
     counts.set_ylabel("PSNR of views seen before, dB")
     counts.legend(fontsize="x-small")
-    most = max(row["sequences"] for row in time)
-    for row in time:
-        if row["sequences"] in (0, most):
-            _over_time(ages, row, row["source"], "-")
-    ages.axvline(span, color="0.8", zorder=0)
-    ages.set(title=f"addressed by time, {most} sequences")
-    shared = [row for row in rows if row["addressing"] == "poses"]
-    most = max((row["sequences"] for row in shared), default=0)
+    most = max(row["sequences"] for row in posed)
     for row in rows:
         if row["sequences"] in (0, most):
-            _over_time(addressing, row, row["source"], "-" if row in shared else ":")
+            _over_time(addressing, row, row["source"], "-" if row in posed else ":")
     addressing.axvline(span, color="0.8", zorder=0)
-    addressing.set(title=f"by poses (solid) and time (dotted), {most}")
-    for panel in (ages, addressing):
-        panel.set(xscale="log", xlabel="frames since it was seen, at most")
+    addressing.set(title=f"by poses (solid), time (dotted), {most}", fontsize="medium")
+    addressing.set(xscale="log", xlabel="frames since it was seen, at most")
     with replacing(path) as part:
         figure.savefig(part, format="png", dpi=110)
 
