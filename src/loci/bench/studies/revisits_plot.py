@@ -43,7 +43,7 @@ def draw_revisits(results: dict[str, Any], path: Path) -> None:
         if row["sequences"] in (0, most):
             _over_time(addressing, row, row["source"], "-" if row in posed else ":")
     addressing.axvline(span, color="0.8", zorder=0)
-    addressing.set(title=f"by poses (solid), time (dotted), {most}", fontsize="medium")
+    addressing.set(title=f"poses (solid), time (dotted), {most}")
     addressing.set(xscale="log", xlabel="frames since it was seen, at most")
     with replacing(path) as part:
         figure.savefig(part, format="png", dpi=110)
