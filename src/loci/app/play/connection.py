@@ -170,6 +170,8 @@ class Connection:
         assert session is not None
         while True:
             message = await self.receive()
+            if self.gone:  # the walk goes on elsewhere: keys from here are not its own
+                return
             handler = HANDLERS.get(str(message.get("type")))
             if handler is None:
                 await self.tell("error", why=f"unknown message {message.get('type')!r}")
