@@ -77,6 +77,7 @@ def test_an_object_is_selected_in_the_start_picture(
     page.page.locator("#select").click()
     picture = page.page.locator("#start-picture")
     picture.wait_for(state="visible")
+    assert page.page.locator("#status").inner_text().startswith("Drag a box over the object")
     assert not page.page.locator("#view").is_visible()
     box = picture.bounding_box()
     assert box is not None

@@ -203,6 +203,24 @@ def test_one_too_many_waits_for_its_turn(tmp_path: Path, monkeypatch: pytest.Mon
             assert until(two, "ready")["session"]
 
 
+def test_who_leaves_the_queue_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loci.app.play.connection.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("loci.app.play.sessions.AWAY_SECONDS", 0.1)
+    with served(tmp_path, most=1) as client, client.websocket_connect(SOCKET) as one:
+        entered(one)
+        with client.websocket_connect(SOCKET) as two:
+            two.send_json({"type": "hello", "session": None})
+            assert until(two, "busy")["place"] == 1
+        with client.websocket_connect(SOCKET) as three:
+            three.send_json({"type": "hello", "session": None})
+            places = [until(three, "busy")["place"] for _ in range(4)]
+            assert places[-1] == 1, "the second one is gone"
+            one.close()
+            assert until(three, "ready")["session"]
+
+
 def test_a_walk_that_was_left_keeps_its_place_while_nobody_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ class Connection:
             if self.sessions.failure:
                 await self.tell("failed", why=self.sessions.failure)
                 return
+            known = known or base64.b16encode(np.random.bytes(8)).decode().lower()
             known = await self._enter(known)
             session = self.session
             assert session is not None
@@ -82,8 +83,7 @@ class Connection:
             elif known:
                 self.sessions.leave(known)
 
-    async def _enter(self, known: str | None) -> str:
-        ticket = known or base64.b16encode(np.random.bytes(8)).decode().lower()
+    async def _enter(self, ticket: str) -> str:
         while True:
             found = await self.sessions.enter(ticket)
             if isinstance(found, Session):
@@ -170,6 +170,8 @@ class Connection:
         assert session is not None
         while True:
             message = await self.receive()
+            if self.gone:  # the walk goes on elsewhere: keys from here are not its own
+                return
             handler = HANDLERS.get(str(message.get("type")))
             if handler is None:
                 await self.tell("error", why=f"unknown message {message.get('type')!r}")

@@ -15,6 +15,7 @@ export class Lift {
 
   say(text) {
     this.elements.status.textContent = text;
+    if (text && !this.walk.held.size) this.elements.told.textContent = text; // its panel may be out of sight
   }
 
   // What is selected in: the view, or the start picture shown in its place.
@@ -50,6 +51,7 @@ export class Lift {
     event.preventDefault();
     this.stop();
     this.say("");
+    this.walk.emit("held");
     if (event.key === "Enter") this.start({ point: [0.5, 0.5] });
   }
 

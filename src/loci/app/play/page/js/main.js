@@ -26,7 +26,7 @@ const undo = () => walk.send({ type: "go_to", undo: 1 });
 listen(walk, document.querySelector(".pad"), undo);
 new Lift(walk, {
   select: $("select"), screen: document.querySelector(".screen"), picture: $("start-picture"), box: $("box"), status: $("lift-status"),
-  viewer: $("viewer"), turntable: $("turntable"), files: $("lift-files"),
+  viewer: $("viewer"), turntable: $("turntable"), files: $("lift-files"), told: $("status"),
 });
 new Compare(walk, {
   other: $("compare-with"), panel: $("compare"), figures: document.querySelector(".pair"),

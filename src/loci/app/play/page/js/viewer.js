@@ -21,6 +21,8 @@ export async function showMesh(container, meshUrl, splatUrl) {
   sun.position.set(2, 3, 2);
   scene.add(sun);
   const { scene: object } = await new GLTFLoader().loadAsync(meshUrl);
+  // A mesh with vertex colours has no material, and glTF's default is metal: dark without surroundings.
+  object.traverse((part) => part.material && (part.material.metalness = 0));
   scene.add(object);
   const bounds = new THREE.Box3().setFromObject(object).getBoundingSphere(new THREE.Sphere());
   const camera = new THREE.PerspectiveCamera(40, container.clientWidth / container.clientHeight, bounds.radius / 50, bounds.radius * 50);
