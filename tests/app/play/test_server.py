@@ -411,6 +411,7 @@ def test_downloads(tmp_path: Path) -> None:
         frame = Image.open(io.BytesIO(client.get(f"{base}/a/frames/2.jpg").content))
         assert frame.size == (32, 32)
         assert client.get(f"{base}/a/frames/99.jpg").status_code == 404
+        assert client.get(f"{base}/a/frames/99.jpg?thumbnail").status_code == 204
         assert client.get(f"{base}/b/frames/2.jpg").status_code == 404
         assert client.get(f"{base}/walk.mp4").content[4:8] == b"ftyp"
         assert len(client.get(f"{base}/actions.json").json()) == 4

@@ -148,7 +148,8 @@ def application(
             async with session.lock:
                 image = player.timeline.frame(int(request.path_params["number"]))
         except LociError:
-            return missing()
+            # A thumbnail may be asked for while its moment is being undone: that is no error.
+            return Response(status_code=204) if "thumbnail" in request.query_params else missing()
         return Response(jpeg(image), media_type="image/jpeg")
 
     async def start_picture(request: Request) -> Response:

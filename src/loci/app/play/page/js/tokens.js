@@ -53,7 +53,7 @@ export class Tokens {
     if (this.buttons.has(key)) return this.buttons.get(key);
     const [item, button, image] = ["li", "button", "img"].map((name) => document.createElement(name));
     const { walk } = this;
-    image.src = `/api/sessions/${walk.session}/${walk.info.active}/frames/${middle(token)}.jpg`;
+    image.src = `/api/sessions/${walk.session}/${walk.info.active}/frames/${middle(token)}.jpg?thumbnail`;
     image.alt = "";
     image.onerror = () => this.buttons.delete(key);
     button.title = `Shown then: frame ${middle(token)}; the token covers ${told(token)}`;
