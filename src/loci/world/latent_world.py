@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -201,27 +201,10 @@ class LatentWorld:
         known: Float[Tensor, "b n 3"] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The latents of the whole chunk, and the dead-reckoned poses of its frames."""
-        if not (still := self._stand_still(ids)).any():
-            return self._generate(state, ids, following, known)
-        repeated = state.local.repeat(1, 1, self.config.chunk, 1, 1)
-        if still.all():
-            return repeated, state.pose[:, None].repeat(1, self.config.chunk, 1)
-        latents, poses = self._generate(state, ids, following, known)
-        return torch.where(
-            still.to(self.device)[:, None, None, None, None], repeated, latents
-        ), poses
-
-    def _stand_still(self, ids: Int[Tensor, "b n 2"]) -> Bool[Tensor, "b"]:
-        """Which walks repeat their newest latent in place of a chunk without motion."""
-        return ~ids.flatten(1).any(dim=1) & self.config.static
-
-    def _generate(
-        self,
-        state: WalkState,
-        ids: Int[Tensor, "b n 2"],
-        following: Int[Tensor, "b m 2"],
-        known: Float[Tensor, "b n 3"] | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
+        still = ~ids.flatten(1).any(dim=1) & self.config.static
+        repeated = state.local.expand(-1, -1, self.config.chunk, -1, -1)
+        if still.all():  # the newest latent again, in place of a chunk without motion
+            return repeated.clone(), state.pose[:, None].repeat(1, self.config.chunk, 1)
         self.report("context", 0, 1)
         with self.stats.timed("context"):
             context, poses = self.chunk_context(state, ids, following, known)
@@ -236,6 +219,9 @@ class LatentWorld:
             latents = sample_with_preset(
                 self.transformer, noise, context, *run, on_step, self.group
             )
+        if still.any():
+            rows = still.to(self.device)[:, None, None, None, None]
+            latents = torch.where(rows, repeated, latents)
         return latents, poses
 
     def noise(self, state: WalkState) -> Float[Tensor, "b c t h w"]:

@@ -101,8 +101,14 @@ def test_the_study_at_small_size_goes_on_where_it_was_stopped(
     (tmp_path / "r.json").unlink()
     assert cli.main(argv) == 0
     assert json.loads((tmp_path / "r.json").read_text()) == results
+    (gain,) = [d for d in results["differences"] if d["addressing"] == "time"]
+    pairs = {(r["source"], r["seed"]): r["seen_64"] for r in results["runs"] if r["sequences"] == 3}
+    each = [pairs["revisit", seed] - pairs["wander", seed] for seed in (0, 1)]
+    assert gain["seen_64"] == pytest.approx(sum(each) / 2)
     assert cli.main([*argv, "--seeds", "0"]) == 2
     assert "at least 1" in capsys.readouterr().err
+    assert cli.main([*argv, "--steps", "7"]) == 2
+    assert "holds a study of" in capsys.readouterr().err
 
 
 def test_memory_of_the_study_holds_what_its_batches_hold() -> None:

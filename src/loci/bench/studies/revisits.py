@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loci.bench.report import confidence_intervals, mean_over_seeds, table, write_json
+from loci.bench.report import write_json
 from loci.bench.studies.recall_by_age import Recall, measure_recall
+from loci.bench.studies.revisits_results import describe, differences, means
 from loci.codecs.base import Codec
 from loci.data.latents import LatentWalks, latent_walks
 from loci.data.recordings import Recordings, load_recordings
@@ -43,6 +44,7 @@ SPAN = 128
 """Frames of a training sequence."""
 BUDGET = 20
 """Memory tokens, in training as in the evaluation."""
+PLAN = "plan.json"
 BASE_SHARE = 0.375
 """Share of the wandering walks that the bases learn from; the others are for finetuning."""
 
@@ -96,6 +98,7 @@ def study_revisits(
     for path in (json, plot):
         if path is not None:
             check_writable(path)
+    _check_plan(out, {"span": SPAN, "base_steps": base_steps, "steps": steps})
     codec = World.from_pretrained(model).codec
     cache = out.parent / "latents"
     pools = Pools.of(load_recordings(data / "train"), codec, cache)
@@ -115,13 +118,31 @@ def study_revisits(
             runs.append(vars(arm) | found)
             print(f"{arm.name}: {_line(found)}", flush=True)
     results = {"span": SPAN, "base_steps": base_steps, "steps": steps, "runs": runs}
-    results["means"] = means(runs)
+    results |= {"means": means(runs), "differences": differences(runs)}
     write_json(json, results)
     if plot is not None:
         from loci.bench.studies.revisits_plot import draw_revisits
 
         draw_revisits(results, plot)
     print(describe(results))
+
+
+def _check_plan(out: Path, plan: dict[str, int]) -> None:
+    """That what stands in `out` was trained alike.
+
+    Raises:
+        LociError: when it was not, or the folder cannot be written.
+    """
+    path = out / PLAN
+    if path.is_file():
+        if (found := read_json(path)) != plan:
+            raise LociError(f"--out: {out} holds a study of {found}, expected {plan}")
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LociError(f"--out: {out} cannot be written ({error.strerror})") from error
+    write_json(path, plan)
 
 
 def arms(addressing: Addressing, counts: Sequence[int], seeds: int) -> Iterator[Arm]:
@@ -261,25 +282,5 @@ def _measured(
     return read_json(path)
 
 
-def means(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means and 95 % intervals of each arm over its seeds."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for run in runs:
-        groups.setdefault((run["addressing"], run["source"], run["sequences"]), []).append(run)
-    result = []
-    for group in groups.values():
-        figures = [key for key, value in group[0].items() if isinstance(value, float)]
-        mean = mean_over_seeds(group)
-        result.append(mean | {"intervals": confidence_intervals(group, figures)})
-    return result
-
-
 def _line(found: dict[str, Any]) -> str:
     return "  ".join(f"{k} {v:.1f}" for k, v in found.items() if k.startswith("seen_"))
-
-
-def describe(results: dict[str, Any]) -> str:
-    """The means as a table."""
-    keys = [key for key in results["means"][0] if key.startswith(("seen_", "empty_", "new_"))]
-    headers = ["addressing", "source", "sequences", *keys]
-    return table(headers, [[row[name] for name in headers] for row in results["means"]])
