@@ -1,6 +1,9 @@
 """Held keys to frames: chunks replaced midway, taps honoured, nothing generated for nobody."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -225,3 +228,28 @@ def test_a_peek_changes_nothing(tmp_path: Path) -> None:
 )
 def test_held_keys_are_what_the_world_can_do(held: str, expected: str) -> None:
     assert playable(held, small_world()) == expected
+
+
+def test_a_walk_is_not_settled_while_a_chunk_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the server stops: the thread that generates goes on when its task is cancelled."""
+    one = player(tmp_path)
+    begins, free, sample = threading.Event(), threading.Event(), one.world.sample
+
+    def slow(*given: Any) -> Any:
+        begins.set()
+        free.wait(10)
+        return sample(*given)
+
+    monkeypatch.setattr(one.world, "sample", slow)
+    one.press("w", 1, 0)
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(one.act)
+        assert begins.wait(10)
+        settling = pool.submit(one.settle)
+        wait([settling], timeout=0.1)
+        free.set()
+        settling.result(10)
+    assert one.pending is None
+    assert one.timeline.length == 1 + one.world.chunk

@@ -83,7 +83,7 @@ def test_every_row_has_every_figure(results: dict[str, Any], tmp_path: Path) -> 
     assert list(rows)[0] == "exact"
     assert {"fast", "faster", "TaylorSeer", "EasyCache", "Fast3DCache"} <= rows.keys()
     assert {"random drop", "uniform merge", "steps x 0.5", "released", "paper"} <= rows.keys()
-    assert {"loci", "loci structure", "loci latents", "loci decoding"} <= rows.keys()
+    assert {"loci", "loci structure", "loci slat", "loci decoding"} <= rows.keys()
     assert {"loci line", "loci Hermite", "loci modes"} <= rows.keys()
     for mode in ("released", "paper"):  # with exact, the eight rows of the paper's ablation
         assert sum(name.startswith(mode) for name in rows) == 7

@@ -11,6 +11,7 @@ are still being decoded.
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,9 @@ class Pending:
 
 
 class Player:
-    """One person's walk. Not thread-safe: one call at a time.
+    """One person's walk. One call at a time, except that `act`, `settle` and `go_to` wait for each
+    other: a thread cannot be stopped, and may still act when its task was cancelled and the walk is
+    saved.
 
     Args:
         world: at the speed it is played; its stats are this player's.
@@ -118,6 +121,7 @@ class Player:
         self.painted = timeline.length - 1
         self.pending: Pending | None = None
         self.first_seconds = 0.0
+        self._changing = threading.RLock()
 
     @property
     def last(self) -> int:
@@ -166,35 +170,38 @@ class Player:
 
     def act(self) -> Shown | None:
         """Do a piece of what is due; the frames to show, or None where nothing is due."""
-        due = self.due()
-        if due is None:
-            return None
-        if due == "replace":
-            self._replace()
-        elif due == "go on":
-            self._go_on()
-        pending = self.pending
-        assert pending is not None
-        shown = pending.decode()
-        if due != "decode":
-            before = self.first_seconds or shown.seconds
-            self.first_seconds = 0.7 * before + 0.3 * shown.seconds
-        return shown
+        with self._changing:
+            due = self.due()
+            if due is None:
+                return None
+            if due == "replace":
+                self._replace()
+            elif due == "go on":
+                self._go_on()
+            pending = self.pending
+            assert pending is not None
+            shown = pending.decode()
+            if due != "decode":
+                before = self.first_seconds or shown.seconds
+                self.first_seconds = 0.7 * before + 0.3 * shown.seconds
+            return shown
 
     def settle(self) -> None:
         """Commit the chunk under way."""
-        pending = self.pending
-        if pending is not None:
-            frames = pending.frames()
-            self.pending = None
-            self.timeline.commit(pending.chunk.after, pending.actions, frames)
+        with self._changing:
+            pending = self.pending
+            if pending is not None:
+                frames = pending.frames()
+                self.pending = None
+                self.timeline.commit(pending.chunk.after, pending.actions, frames)
 
     def go_to(self, moment: int) -> Shown:
         """Back to an earlier moment; the chunk under way counts as one. Shows the frame there."""
-        if self.pending is not None and moment > self.timeline.moment:
-            self.settle()
-        self.pending = None
-        self.timeline.go_to(moment)
+        with self._changing:
+            if self.pending is not None and moment > self.timeline.moment:
+                self.settle()
+            self.pending = None
+            self.timeline.go_to(moment)
         self.keys = self.tapped = ""
         self.painted = self.timeline.length - 1
         frame = np.asarray(self.timeline.frame(self.painted).convert("RGB"))[None]
