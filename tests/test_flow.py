@@ -153,7 +153,7 @@ def test_a_policy_can_skip_evaluations_and_observes_the_others() -> None:
         return {"x": torch.ones(1, 1)}
 
     policy = EverySecond()
-    sample(velocity, {"x": torch.zeros(1, 1)}, euler_timesteps(5, 1.0), policy)
+    sample(velocity, {"x": torch.zeros(1, 1)}, euler_timesteps(5, 1.0), policy=policy)
     assert len(calls) == 3
     assert policy.heard == [0, 2, 4]
 
@@ -333,7 +333,7 @@ def test_a_token_policy_selects_where_tokens_can_be_evaluated_in_part(has_partia
     start = {"x": torch.zeros(2, 1)}
     timesteps = euler_timesteps(2, 1.0, uniform=True)
     given = partial if has_partial else None
-    end = sample(velocity, start, timesteps, FirstRow(), partial=given)
+    end = sample(velocity, start, timesteps, policy=FirstRow(), partial=given)
     assert calls == ["all", "some" if has_partial else "all"]
     # Each step is half of the way; the second token keeps the first velocity if it is left out.
     assert end["x"][:, 0].tolist() == [-1.5, -1.0 if has_partial else -1.5]

@@ -205,6 +205,7 @@ def sample(
     velocity: Velocity,
     noise: State,
     timesteps: Float[Tensor, "steps"],
+    *,
     policy: StepPolicy | None = None,
     on_step: Callable[[int, State], None] | None = None,
     end: float = 0.0,

@@ -172,7 +172,7 @@ def test_partial_evaluations_are_counted_with_rarer_guidance(every: int, partial
         interval_guidance(network, network, 2.0, INTERVAL, every),
         tokens(),
         times(8, 1.0),
-        stats.counted("slat", Half(partial_steps), INTERVAL, every),
+        policy=stats.counted("slat", Half(partial_steps), INTERVAL, every),
         end=1.0,
         partial=part,
     )

@@ -58,7 +58,14 @@ def run(
 ) -> tuple[State, Toy]:
     """The end of a run, and the toy that tells what was evaluated."""
     toy = toy or Toy()
-    end = sample(toy, start or noise(), times(steps, rescale), policy, end=1.0, partial=toy.partial)
+    end = sample(
+        toy,
+        start or noise(),
+        times(steps, rescale),
+        policy=policy,
+        end=1.0,
+        partial=toy.partial,
+    )
     return end, toy
 
 

@@ -32,6 +32,7 @@ def test_shapes_and_range(codec: FrameCodec) -> None:
 
 
 def test_frames_are_independent(codec: FrameCodec) -> None:
+    assert codec.frames_are_independent
     frames = clip()
     whole = codec.encode(frames)
     first, state = codec.encode_stream(frames[:, :, :1])

@@ -12,7 +12,7 @@ import gymnasium
 
 from loci.errors import LociError
 from loci.gym import VectorWalkEnv, WalkEnv
-from loci.world.sampling import sample_chunk
+from loci.world.sampling import sample_chunks
 from loci.world.world import World
 
 from ..world.models import small_world
@@ -74,12 +74,13 @@ def test_memories_that_were_merged_differently_are_sampled_together(
 
     def counted(model: Any, noise: torch.Tensor, *rest: Any) -> torch.Tensor:
         batches.append(len(noise))
-        return sample_chunk(model, noise, *rest)
+        return sample_chunks(model, noise, *rest)
 
-    monkeypatch.setattr("loci.world.world.sample_chunk", counted)
-    together = world.step_together(states, ["w*4", "j*4", "d*2"])
+    monkeypatch.setattr("loci.world.world.sample_chunks", counted)
+    together = world.generate_batch(states, ["w*4", "j*4", "d*2"])
     assert batches == [3]
-    for (frames, after), state, keys in zip(together, states, ("w*4", "j*4", "d*2"), strict=True):
+    for chunk, state, keys in zip(together, states, ("w*4", "j*4", "d*2"), strict=True):
+        frames, after = chunk.frames(), chunk.after
         alone_frames, alone = world.step(state, keys)
         assert frames.shape == alone_frames.shape
         assert np.abs(frames.astype(int) - alone_frames).max() <= 1
@@ -92,12 +93,12 @@ def test_walks_of_other_lengths_and_guided_ones_are_those_of_each() -> None:
     world = small_world()
     short = world.start(PICTURE, seed=1)
     long = world.step(world.step(short, "w*4")[1], "j*4")[1]
-    for (frames, _), state in zip(
-        world.step_together([long, short], ["a*4", "a*4"]), (long, short), strict=True
+    for chunk, state in zip(
+        world.generate_batch([long, short], ["a*4", "a*4"]), (long, short), strict=True
     ):
-        assert np.abs(frames.astype(int) - world.step(state, "a*4")[0]).max() <= 1
+        assert np.abs(chunk.frames().astype(int) - world.step(state, "a*4")[0]).max() <= 1
     with pytest.raises(LociError, match="expected 1 to 4"):
-        world.step_together([long, short], ["a*4", "a*5"])
+        world.generate_batch([long, short], ["a*4", "a*5"])
 
 
 def test_a_truncated_walk_begins_anew_while_others_go_on() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from loci.nn.attention import Attention, CrossAttention, KeysValues, dot_product_attention
-from loci.nn.embeddings import timestep_embedding
+from loci.nn.embeddings import apply_rotary, grid_rotary_embedding, split_pairs, timestep_embedding
 from loci.nn.norms import (
     AffineLayerNorm,
     HeadRMSNorm,
@@ -14,7 +14,6 @@ from loci.nn.norms import (
     layer_norm,
     modulate,
 )
-from loci.nn.rotary import apply_rotary, grid_rotary_embedding, split_pairs
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from torch.nn import functional as F
 
 from loci.nn.attention import FeedForward
 from loci.nn.cpu_inference import infers_bfloat16_on_cpu, linear_gelu
+from loci.nn.embeddings import apply_rotary, grid_rotary_embedding
 from loci.nn.int8 import Int8Linear
 from loci.nn.norms import AffineLayerNorm, layer_norm, modulate, modulated_norm
-from loci.nn.rotary import apply_rotary, grid_rotary_embedding
 
 LAST_BIT = 2**-7
 """Relative spacing of bfloat16, half of which is lost in one rounding."""

@@ -82,7 +82,7 @@ def test_step_cache(fixture: Fixture, mode, reference: str) -> None:
             return {name: v[len(seen.full) - 1] for name, v in recorded.items()}
 
         noise = under(fixture.outputs, f"{run}/noise/")
-        final = sample(velocity, noise, times[:-1] * 1000, witness, end=1.0)
+        final = sample(velocity, noise, times[:-1] * 1000, policy=witness, end=1.0)
         assert witness.full == fixture.outputs[f"{run}/is_full"].bool().tolist(), run
         for name, expected in under(fixture.outputs, f"{run}/{reference}/v/").items():
             ours = torch.stack([v[name] for v in witness.velocities])

@@ -6,8 +6,8 @@ import torch
 from loci.flow import TIMESTEPS, add_noise, batched_guidance, euler_timesteps, flow_loss, sample
 from loci.io.weights import current_names, load_strict
 from loci.memory.hpmc import HPMCConfig, HPMCEncoder, WindowPlan, published_memory
+from loci.nn.embeddings import grid_rotary_embedding
 from loci.nn.norms import gated_residual
-from loci.nn.rotary import grid_rotary_embedding
 from loci.world.block import Block
 from loci.world.conditioning import ActionEncoder, ActionEncoderConfig, Actions, Prompt
 from loci.world.transformer import TransformerConfig, WorldTransformer

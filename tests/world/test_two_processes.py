@@ -24,7 +24,9 @@ model = randomised(published_like())
 noise, context = chunk(model)
 sampling, rows = SamplingConfig(steps=3, guidance=4.0), []
 velocity = model.token_velocity
-model.token_velocity = lambda noisy, *rest: rows.append(len(noisy)) or velocity(noisy, *rest)
+model.token_velocity = lambda noisy, *rest, **part: (
+    rows.append(len(noisy)) or velocity(noisy, *rest, **part)
+)
 shared = sample_chunk(model, noise, context, sampling, group=dist.group.WORLD)
 own = list(rows)
 alone = sample_chunk(model, noise, context, sampling)

@@ -289,7 +289,7 @@ def test_a_walk_saved_without_a_hash_is_read_unless_it_is_not_finite(tmp_path: P
 def test_every_chunk_of_every_walk_has_noise_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[torch.Tensor] = []
 
-    def sampled(model, noise, *given):
+    def sampled(model, noise, *given, **options):
         drawn.append(noise)
         return noise
 
@@ -506,10 +506,10 @@ def test_walks_that_stand_still_among_others_are_as_by_themselves() -> None:
     world = World(replace(plain.config, static=True), plain.transformer, plain.codec)
     states = [world.step(world.start(PICTURE, seed=n), "j*4")[1] for n in range(3)]
     keys = ["w*4", ".*4", "l*4"]
-    for found, state, key in zip(world.step_together(states, keys), states, keys, strict=True):
+    for found, state, key in zip(world.generate_batch(states, keys), states, keys, strict=True):
         frames, after = world.step(state, key)
-        assert np.abs(found[0].astype(int) - frames).max() <= 1
-        torch.testing.assert_close(found[1].local, after.local, atol=1e-5, rtol=0)
+        assert np.abs(found.frames().astype(int) - frames).max() <= 1
+        torch.testing.assert_close(found.after.local, after.local, atol=1e-5, rtol=0)
     together = world.start_from_latents(
         torch.cat([state.local for state in states]),
         torch.cat([state.pose for state in states])[:, None],
@@ -526,3 +526,22 @@ def test_a_static_world_needs_to_know_what_moves() -> None:
     transformer = randomised(replace(world.transformer.config, pose_rotary=None))
     with pytest.raises(LociError, match="action_scale"):
         World(config, transformer, world.codec)
+
+
+@pytest.mark.parametrize("independent", [True, False])
+def test_a_codec_says_whether_frames_can_be_decoded_by_themselves(
+    independent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = small_world()
+    decode, decoded = world.codec.decode, []
+
+    def counted(latents: torch.Tensor) -> torch.Tensor:
+        decoded.append(latents.shape[2])
+        return decode(latents)
+
+    monkeypatch.setattr(world.codec, "decode", counted)
+    monkeypatch.setattr(world.codec, "frames_are_independent", independent)
+    chunk = world.generate(world.start(PICTURE), "w*4")
+    some = chunk.video(1, 3)
+    assert decoded == ([2] if independent else [4])
+    torch.testing.assert_close(some, chunk.video()[:, :, 1:3], atol=1e-5, rtol=0)

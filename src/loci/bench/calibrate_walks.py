@@ -65,12 +65,12 @@ def walk_errors(
     for frame, actions in walks:
         state = world.start(frame, seed)
         for at in range(0, min(CHUNKS * world.chunk, len(actions) - world.chunk), world.chunk):
-            chunk = actions[at : at + world.chunk], actions[at + world.chunk]
-            exact, _, after = world.step_with_latents(state, *chunk)
+            ids, following = actions[at : at + world.chunk], actions[at + world.chunk]
+            exact = world.generate(state, ids, following)
             for tolerance, other in worlds.items():
-                latents = other.step_with_latents(state, *chunk)[0]
-                error = relative_error({"video": latents}, {"video": exact})
+                latents = other.generate(state, ids, following).latents
+                error = relative_error({"video": latents}, {"video": exact.latents})
                 errors.append(ToleranceError(tolerance, error))
-            state = after
+            state = exact.after
         progress()
     return errors

@@ -26,6 +26,8 @@ class Codec(Protocol):
     temporal_factor: int
     spatial_factor: int
     latent_channels: int
+    frames_are_independent: bool
+    """Whether each frame is encoded and decoded by itself, so that some can be and others not."""
 
     def encode(self, frames: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b c tl hl wl"]:
         """A whole clip, t = 1 + temporal_factor * k frames. Raises LociError on other lengths

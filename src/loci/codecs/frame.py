@@ -59,6 +59,7 @@ class FrameCodecConfig:
 class FrameCodec(nn.Module):
     """Implements the Codec protocol with temporal factor 1; its stream state is empty."""
 
+    frames_are_independent = True
     latents_mean: Tensor
     latents_std: Tensor
     network: ConvAutoencoder

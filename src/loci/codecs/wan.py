@@ -68,6 +68,7 @@ class WanCodecConfig:
 class WanCodec(nn.Module):
     """Implements the Codec protocol: 1 + 4k frames to 1 + k latents of an eighth the size."""
 
+    frames_are_independent = False
     network: Any
 
     def __init__(self, config: WanCodecConfig | None = None):

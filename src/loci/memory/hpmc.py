@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loci.nn.attention import Attention
+from loci.nn.embeddings import grid_rotary_embedding
 from loci.nn.norms import layer_norm
-from loci.nn.rotary import grid_rotary_embedding
 
 COMPRESSION = 4
 """Latents per memory token in time, and memory tokens per merged one."""

@@ -20,8 +20,8 @@ from loci.memory.pose_rotary import (
 )
 from loci.memory.poses import mean_pose, panorama_pose, relative_poses
 from loci.nn.attention import Attention
+from loci.nn.embeddings import RotaryEmbedding
 from loci.nn.norms import layer_norm
-from loci.nn.rotary import RotaryEmbedding
 
 LAYERS = 2
 SHARPNESS = 2.0

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from loci.memory.poses import with_spread
-from loci.nn.rotary import RotaryEmbedding, rotary_embedding, rotary_frequencies
+from loci.nn.embeddings import RotaryEmbedding, rotary_embedding, rotary_frequencies
 
 _EMBEDDED_WAVES = (0.7, 1.4, 2.8)
 EMBEDDING_FEATURES = 8 + 2 + 4 * len(_EMBEDDED_WAVES)

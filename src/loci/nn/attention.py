@@ -1,15 +1,15 @@
-"""Attention and feed-forward layers."""
+"""Attention, its cache of keys and values, and feed-forward layers."""
 
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loci.nn.cpu_inference import linear_gelu
+from loci.nn.embeddings import RotaryEmbedding, apply_rotary
 from loci.nn.norms import RMSNorm
-from loci.nn.rotary import RotaryEmbedding, apply_rotary
 
 
 def dot_product_attention(
@@ -46,6 +46,36 @@ class KeysValues(NamedTuple):
 
     keys: Tensor
     values: Tensor
+
+
+class KeyValueCache:
+    """Keys and values of every token in every block, as of each token's last evaluation.
+
+    With it a transformer can evaluate some tokens (`rows`) while they attend to all. One cache
+    serves one sequence under one condition.
+    """
+
+    def __init__(self) -> None:
+        self.blocks: dict[int, KeysValues] = {}
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was evaluated yet; then all tokens must be."""
+        return not self.blocks
+
+    def update(self, block: int, new: KeysValues, rows: Int[Tensor, "k"] | None) -> KeysValues:
+        """Stores what a block computed of the tokens `rows` (None: of all); returns all tokens'.
+
+        Raises:
+            ValueError: for rows of a block of which nothing is stored.
+        """
+        if rows is not None:
+            if block not in self.blocks:
+                raise ValueError("some tokens can be evaluated only after all of them were")
+            pairs = zip(self.blocks[block], new, strict=True)
+            new = KeysValues(*(torch.index_copy(old, 2, rows, part) for old, part in pairs))
+        self.blocks[block] = new
+        return new
 
 
 class Attention(nn.Module):

@@ -96,7 +96,7 @@ def sample_structure(
         guide_every,
     )
     noise = {name: settings.temperature * x for name, x in noise.items()}
-    return sample(velocity, noise, times[:-1] * TIMESTEPS, policy, on_step, end=1.0)
+    return sample(velocity, noise, times[:-1] * TIMESTEPS, policy=policy, on_step=on_step, end=1.0)
 
 
 @dataclass(frozen=True)
@@ -173,18 +173,19 @@ def sample_slat(
     def part(branch: SlatBranch, rows: Rows) -> Velocity:
         return lambda x, t: {LATENTS: branch.part(x[LATENTS], t[:1], rows)}
 
-    guidance = settings.guidance, settings.interval
+    def guided(conditional: Velocity, unconditional: Velocity, every: int | None = 1) -> Velocity:
+        strength, interval = settings.guidance, settings.interval
+        return interval_guidance(conditional, unconditional, strength, interval, every)
 
     def partial(state: State, time: Tensor, rows: Rows) -> State:
-        branches = part(conditional, rows), part(unconditional, rows)
-        return interval_guidance(*branches, *guidance)(state, time)
+        return guided(part(conditional, rows), part(unconditional, rows))(state, time)
 
     state = sample(
-        interval_guidance(whole(conditional), whole(unconditional), *guidance, guide_every),
+        guided(whole(conditional), whole(unconditional), guide_every),
         {LATENTS: settings.temperature * noise},
         times[:-1] * TIMESTEPS,
-        policy,
-        on_step,
+        policy=policy,
+        on_step=on_step,
         end=1.0,
         partial=partial,
     )

@@ -1,11 +1,18 @@
-"""Transformer blocks on patches: a token is 2x2 latent pixels, ordered by frame, then by row."""
+"""Transformer blocks and output head on patches.
+
+A token is 2x2 latent pixels; tokens are ordered by frame, then by row.
+"""
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from loci.nn.attention import Attention, KeysValues
 from loci.nn.cpu_inference import linear_gelu
+from loci.nn.embeddings import RotaryEmbedding
 from loci.nn.norms import (
     AffineLayerNorm,
     Modulation,
@@ -15,9 +22,9 @@ from loci.nn.norms import (
     modulate,
     modulated_norm,
 )
-from loci.nn.rotary import RotaryEmbedding
-from loci.world.partial_tokens import ExtendKeys
 
+UpdateCache = Callable[[KeysValues], KeysValues]
+"""Stores the keys and values of the tokens that are evaluated; returns those of all tokens."""
 PATCH = 2
 PIECE = 4096
 """Tokens of each row that pass through a feed-forward layer at a time."""
@@ -112,15 +119,14 @@ class Block(nn.Module):
         modulation: Modulation,
         rotation: RotaryEmbedding,
         memory: KeysValues,
-        extend: ExtendKeys | None = None,
+        update_cache: UpdateCache | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """Noisy tokens attend to memory and to each other.
-
-        Where only some tokens are computed, `extend` adds the cached keys and values of the others.
+        """Noisy tokens attend to memory and to each other; with `update_cache`, also to the noisy
+        tokens that are not evaluated now.
         """
         tokens = modulated_norm(x, modulation.shift1, modulation.scale1, self.eps)
         noisy = self.self_attn.keys_values(tokens, rotation)
-        noisy = noisy if extend is None else extend(noisy)
+        noisy = noisy if update_cache is None else update_cache(noisy)
         both = (torch.cat(pair, dim=2) for pair in zip(memory, noisy, strict=True))
         return self.self_attn.attend(self.self_attn.queries(tokens, rotation), KeysValues(*both))
 
@@ -131,10 +137,10 @@ class Block(nn.Module):
         rotation: RotaryEmbedding,
         memory: KeysValues,
         text: KeysValues | None,
-        extend: ExtendKeys | None = None,
+        update_cache: UpdateCache | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """The output of this block for the noisy tokens; `extend` as for `attend`."""
-        update = self.attend(x, modulation, rotation, memory, extend)
+        """The output of this block for the noisy tokens; `update_cache` as for `attend`."""
+        update = self.attend(x, modulation, rotation, memory, update_cache)
         return self._finish(gated_residual(x, update, modulation.gate1), modulation, text)
 
     def _finish(self, x: Tensor, modulation: Modulation, text: KeysValues | None) -> Tensor:
@@ -147,10 +153,38 @@ class Block(nn.Module):
         """In pieces, where nothing is learned: the hidden layer of all tokens of a large chunk
         would be the largest tensor of an evaluation."""
         if torch.is_grad_enabled() or tokens.shape[1] <= PIECE:
-            return self._hidden_and_back(tokens)
+            return self._mlp(tokens)
         pieces = tokens.split(PIECE, dim=1)
-        return torch.cat([self._hidden_and_back(piece) for piece in pieces], dim=1)
+        return torch.cat([self._mlp(piece) for piece in pieces], dim=1)
 
-    def _hidden_and_back(self, tokens: Tensor) -> Tensor:
+    def _mlp(self, tokens: Tensor) -> Tensor:
         widen, _, narrow = self.ffn
         return narrow(linear_gelu(widen, tokens))
+
+
+class Head(nn.Module):
+    """Modulated norm and projection to patches, computed in float32."""
+
+    def __init__(self, dim: int, out: int, eps: float) -> None:
+        super().__init__()
+        self.modulation = learned_table(1, 2, dim, std=dim**-0.5)
+        self.head = nn.Linear(dim, out)
+        self.eps = eps
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], time: Float[Tensor, "b d"]
+    ) -> Float[Tensor, "b n p"]:
+        return float_linear(self.head, self.normed(x, time))
+
+    def normed(
+        self, x: Float[Tensor, "b n d"], time: Float[Tensor, "b d"]
+    ) -> Float[Tensor, "b n d"]:
+        """The modulated norm alone; float32."""
+        shift, scale = (self.modulation.float() + time[:, None]).chunk(2, dim=1)
+        return modulate(layer_norm(x, self.eps).float(), shift, scale)
+
+
+def float_linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """A linear layer computed in float32 whatever the dtype of its weights."""
+    assert isinstance(layer, nn.Linear)
+    return F.linear(x, layer.weight.float(), layer.bias.float())

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loci.nn.attention import KeysValues
+from loci.nn.embeddings import RotaryEmbedding
 from loci.nn.norms import learned_table
-from loci.nn.rotary import RotaryEmbedding
 
 
 class Prompt(NamedTuple):

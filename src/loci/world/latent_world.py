@@ -24,7 +24,7 @@ from loci.memory.memory_token_cache import MemoryTokens
 from loci.memory.poses import dead_reckon
 from loci.world.conditioning import Actions, ChunkContext, ChunkPoses, Prompt
 from loci.world.config import WorldConfig
-from loci.world.sampling import chunk_noise, sample_chunk, sample_with_preset
+from loci.world.sampling import chunk_noise, sample_chunks, sample_with_preset
 from loci.world.transformer import WorldTransformer
 
 
@@ -187,13 +187,13 @@ class LatentWorld:
             ids = actions[:, at : at + self.chunk]
             following = actions[:, at + self.chunk : at + self.chunk + 1]
             known = None if poses is None else poses[:, at : at + self.chunk]
-            latents, here = self._sample(state, ids, following, known)
+            latents, here = self._sample_chunk(state, ids, following, known)
             state = self.advance(
                 state, ids.shape[1], self.drop_overlap(latents, ids.shape[1]), here
             )
             yield latents, state
 
-    def _sample(
+    def _sample_chunk(
         self,
         state: WalkState,
         ids: Int[Tensor, "b n 2"],
@@ -211,13 +211,20 @@ class LatentWorld:
         on_step = partial(self.report, "steps")
         noise = self.noise(state)
         if len(noise) > 1:
-            latents = sample_chunk(
+            latents = sample_chunks(
                 self.transformer, noise, context, self.config.sampling, on_step=on_step
             )
         else:
-            run = self.config.sampling, self.preset, self.stats, self.verify
             latents = sample_with_preset(
-                self.transformer, noise, context, *run, on_step, self.group
+                self.transformer,
+                noise,
+                context,
+                self.config.sampling,
+                self.preset,
+                self.stats,
+                verify=self.verify,
+                on_step=on_step,
+                group=self.group,
             )
         if still.any():
             rows = still.to(self.device)[:, None, None, None, None]

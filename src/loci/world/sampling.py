@@ -21,10 +21,10 @@ from loci.flow import (
     sample,
     shortened,
 )
+from loci.nn.attention import KeyValueCache
 from loci.world.block import to_latents, to_tokens
 from loci.world.conditioning import ChunkContext
 from loci.world.config import SamplingConfig
-from loci.world.partial_tokens import CachedTokens, TokenView
 from loci.world.transformer import WorldTransformer
 
 if TYPE_CHECKING:
@@ -34,8 +34,10 @@ OnStep = Callable[[int, int], None]
 """(step, steps), before each step."""
 LARGE_ROW = 8192
 """Tokens from which on the rows of guidance are evaluated one after the other."""
+LATENTS = "latents"
+"""The only tensor of several walks' sampling state: the latents of their chunks."""
 VIDEO = "video"
-"""The only tensor of a chunk's sampling state: its tokens `[n, p]` (`to_tokens`)."""
+"""The only tensor of a walk's sampling state: the chunk's tokens `[n, p]` (`to_tokens`)."""
 
 
 def sample_chunk(
@@ -43,31 +45,25 @@ def sample_chunk(
     noise: Float[Tensor, "b c t h w"],
     context: ChunkContext,
     sampling: SamplingConfig,
+    *,
     policy: StepPolicy | None = None,
     on_step: OnStep | None = None,
     group: "ProcessGroup | None" = None,
-) -> Float[Tensor, "b c t h w"]:
-    """Latents of a chunk from noise, with guidance if the context has a negative prompt.
+) -> Float[Tensor, "1 c t h w"]:
+    """Latents of one walk's chunk from noise, with guidance if the context has a negative prompt.
 
-    A policy serves one chunk, of one walk: its state is `{"video": tokens [n, p]}`. `on_step` is
-    called before each step with its number and that of all steps. With guidance and a `group` of
-    two processes, which all call this with the same arguments, each evaluates one of the prompts.
+    Args:
+        model: the transformer.
+        noise: standard normal.
+        context: of the chunk.
+        sampling: steps, timesteps and guidance.
+        policy: which steps and tokens are evaluated, for this chunk; its state is
+            `{"video": tokens [n, p]}`. Everything by default.
+        on_step: called before each step with its number and that of all steps.
+        group: two processes that all call this with the same arguments: with guidance, each
+            evaluates one of the prompts.
     """
     timesteps = euler_timesteps(sampling.steps, sampling.shift, sampling.uniform)
-
-    def report(step: int, state: State) -> None:
-        if on_step is not None:
-            on_step(step, len(timesteps))
-
-    if len(noise) > 1:  # several walks: neither guidance nor a policy
-        state = sample(
-            lambda now, timestep: {VIDEO: model.velocity(now[VIDEO], timestep, context)},
-            {VIDEO: noise},
-            timesteps,
-            on_step=report,
-            order=sampling.order,
-        )
-        return state[VIDEO]
     cached = isinstance(policy, TokenPolicy) and policy.attends_to_cached
     flow = ChunkFlow(model, context, noise.shape, cached, group)
 
@@ -79,12 +75,39 @@ def sample_chunk(
         with_guidance(flow.whole),
         {VIDEO: to_tokens(noise)[0]},
         timesteps,
-        policy,
-        report,
+        policy=policy,
+        on_step=_reporting(on_step, len(timesteps)),
         partial=lambda state, timestep, rows: with_guidance(flow.part(rows))(state, timestep),
         order=sampling.order,
     )
     return to_latents(state[VIDEO][None], noise.shape)
+
+
+def sample_chunks(
+    model: WorldTransformer,
+    noise: Float[Tensor, "b c t h w"],
+    context: ChunkContext,
+    sampling: SamplingConfig,
+    *,
+    on_step: OnStep | None = None,
+) -> Float[Tensor, "b c t h w"]:
+    """Latents of several walks' chunks from noise, without guidance; arguments as `sample_chunk`.
+
+    The walks pass through the transformer together; `context` has a row for each.
+    """
+    timesteps = euler_timesteps(sampling.steps, sampling.shift, sampling.uniform)
+
+    def velocity(state: State, timestep: Tensor) -> State:
+        return {LATENTS: model.velocity(state[LATENTS], timestep, context)}
+
+    report = _reporting(on_step, len(timesteps))
+    return sample(velocity, {LATENTS: noise}, timesteps, on_step=report, order=sampling.order)[
+        LATENTS
+    ]
+
+
+def _reporting(on_step: OnStep | None, steps: int) -> Callable[[int, State], None] | None:
+    return None if on_step is None else lambda step, state: on_step(step, steps)
 
 
 def sample_with_preset(
@@ -94,6 +117,7 @@ def sample_with_preset(
     sampling: SamplingConfig,
     preset: Preset,
     stats: Stats,
+    *,
     verify: bool = False,
     on_step: OnStep | None = None,
     group: "ProcessGroup | None" = None,
@@ -105,7 +129,9 @@ def sample_with_preset(
     fewer = shortened(sampling, preset.walk_step_share)
     with stats.timed("chunks") as stage:
         policy = stats.counted("chunks", preset.walk_policy())
-        latents = sample_chunk(model, noise, context, fewer, policy, on_step, group)
+        latents = sample_chunk(
+            model, noise, context, fewer, policy=policy, on_step=on_step, group=group
+        )
         stage.exact_evaluations += sampling.steps - fewer.steps
     if verify:
         exact = sample_chunk(model, noise, context, sampling)
@@ -145,33 +171,30 @@ class ChunkFlow:
             )
         self.model, self.context, self.group = model, context, group
         self.shape = torch.Size((context.frame_embedding.shape[0], *shape[1:]))
-        self.cache = CachedTokens() if cached else None
+        self.cache = KeyValueCache() if cached else None
 
     def whole(self, state: State, timestep: Float[Tensor, "m"]) -> State:
         """The velocity of every token."""
-        view = TokenView() if self.cache is None else self.cache.whole()
-        return {VIDEO: self._tokens(state, timestep, view).flatten(0, 1)}
+        return {VIDEO: self._tokens(state, timestep).flatten(0, 1)}
 
     def part(self, rows: Rows) -> Velocity:
         """The velocity of some tokens, as a function of the state of all."""
 
         def velocity(state: State, timestep: Tensor) -> State:
             if self.cache is not None and self.cache.empty:
-                every = self._tokens(state, timestep, self.cache.whole())
-                return {VIDEO: every[:, rows].flatten(0, 1)}
-            view = TokenView(rows) if self.cache is None else self.cache.part(rows)
-            return {VIDEO: self._tokens(state, timestep, view).flatten(0, 1)}
+                return {VIDEO: self._tokens(state, timestep)[:, rows].flatten(0, 1)}
+            return {VIDEO: self._tokens(state, timestep, rows).flatten(0, 1)}
 
         return velocity
 
-    def _tokens(self, state: State, timestep: Tensor, view: TokenView) -> Tensor:
+    def _tokens(self, state: State, timestep: Tensor, rows: Rows | None = None) -> Tensor:
         copies = self.shape[0]  # all tokens have the same timestep, so one for each copy will do
         tokens = state[VIDEO].unflatten(0, (copies, -1))
         noisy, timestep = to_latents(tokens, self.shape), timestep[:copies]
-        plain = copies > 1 and self.cache is None and view.rows is None
+        plain = copies > 1 and self.cache is None and rows is None
         if plain and (self.group is not None or tokens.shape[1] > LARGE_ROW):
             return self._row_by_row(noisy, timestep)
-        return self.model.token_velocity(noisy, timestep, self.context, view)
+        return self.model.token_velocity(noisy, timestep, self.context, rows=rows, cache=self.cache)
 
     def _row_by_row(self, noisy: Tensor, timestep: Tensor) -> Tensor:
         """Prompt and negative prompt one after the other, which takes half the memory and, with

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,10 +17,9 @@ from loci.memory.hpmc import HPMCConfig, HPMCEncoder
 from loci.memory.panorama_merge import PosedHPMCEncoder
 from loci.memory.pose_rotary import PoseEmbedding, PoseRotaryConfig, memory_times, pose_rotation
 from loci.memory.poses import relative_poses, with_spread
-from loci.nn.embeddings import timestep_embedding
-from loci.nn.norms import layer_norm, learned_table, modulate
-from loci.nn.rotary import RotaryEmbedding, grid_rotary_embedding
-from loci.world.block import PATCH, Block, to_latents, to_tokens
+from loci.nn.attention import KeyValueCache
+from loci.nn.embeddings import RotaryEmbedding, grid_rotary_embedding, timestep_embedding
+from loci.world.block import PATCH, Block, Head, float_linear, to_latents, to_tokens
 from loci.world.conditioning import (
     ActionEncoder,
     ActionEncoderConfig,
@@ -29,7 +29,6 @@ from loci.world.conditioning import (
     ChunkPoses,
     Prompt,
 )
-from loci.world.partial_tokens import TokenView
 
 
 @dataclass(frozen=True)
@@ -71,28 +70,6 @@ class TransformerConfig:
     prediction: Literal["velocity", "data"] = "velocity"
     round_timestep: bool = True
     detail: int = 0
-
-
-class Head(nn.Module):
-    """Modulated norm and projection to patches, computed in float32."""
-
-    def __init__(self, dim: int, out: int, eps: float) -> None:
-        super().__init__()
-        self.modulation = learned_table(1, 2, dim, std=dim**-0.5)
-        self.head = nn.Linear(dim, out)
-        self.eps = eps
-
-    def forward(
-        self, x: Float[Tensor, "b n d"], time: Float[Tensor, "b d"]
-    ) -> Float[Tensor, "b n p"]:
-        return _float_linear(self.head, self.normed(x, time))
-
-    def normed(
-        self, x: Float[Tensor, "b n d"], time: Float[Tensor, "b d"]
-    ) -> Float[Tensor, "b n d"]:
-        """The modulated norm alone; float32."""
-        shift, scale = (self.modulation.float() + time[:, None]).chunk(2, dim=1)
-        return modulate(layer_norm(x, self.eps).float(), shift, scale)
 
 
 class WorldTransformer(nn.Module):
@@ -196,37 +173,48 @@ class WorldTransformer(nn.Module):
         noisy: Float[Tensor, "b c t h w"],
         timestep: Float[Tensor, "b"],
         context: ChunkContext,
-        view: TokenView | None = None,
+        rows: Int[Tensor, "k"] | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "b k p"]:
-        """`velocity` as tokens (`to_tokens`): all of them, or those of a view.
+        """`velocity` as tokens (`to_tokens`): of all tokens, or of some.
+
+        Args:
+            noisy: latents of the whole chunk.
+            timestep: from 0 to 1000.
+            context: of the chunk.
+            rows: indices of the tokens to evaluate, ascending; None for all.
+            cache: of this chunk, where those that are not evaluated are attended to as of their
+                last evaluation; None to leave them out of attention.
 
         Raises:
-            ValueError: as `velocity`.
+            ValueError: as `velocity`; for rows that do not ascend, or before the cache has all.
         """
         if context.frame_embedding.shape[1] != noisy.shape[2]:
             frames, actions = noisy.shape[2], context.frame_embedding.shape[1]
             raise ValueError(f"{frames} noisy latents need as many action latents, got {actions}")
-        view = view or TokenView()
+        if rows is not None and bool((rows.diff() <= 0).any()):
+            raise ValueError("rows must be ascending")
         time, projected = self._time(timestep)
         x = self._patches(noisy, mask=0.0)
         tokens_per_frame = x.shape[1] // noisy.shape[2]
-        x = view.select(x + context.frame_embedding.repeat_interleave(tokens_per_frame, dim=1))
-        rotation = view.rotation(context.target_rotation)
+        x = _select(x + context.frame_embedding.repeat_interleave(tokens_per_frame, dim=1), rows)
+        rotation = context.target_rotation
+        rotation = rotation if rows is None else rotation.select(rows)
         for i, (block, given) in enumerate(zip(self._blocks, context.blocks, strict=True)):
             modulation = block.modulate(projected)
             memory = given.memory
             if memory is None:
-                rotated = given.normed_memory, context.memory_rotation
-                memory = block.memory_keys(*rotated, modulation)
-            x = block(x, modulation, rotation, memory, given.text, view.key_extender(i))
+                memory = block.memory_keys(given.normed_memory, context.memory_rotation, modulation)
+            update = None if cache is None else partial(cache.update, i, rows=rows)
+            x = block(x, modulation, rotation, memory, given.text, update)
         out = self.head(x, time)
         if self.config.detail:
-            tokens = view.select(to_tokens(noisy)).to(x)
+            tokens = _select(to_tokens(noisy), rows).to(x)
             out = out + self.detail(torch.cat([self.head.normed(x, time).to(x), tokens], dim=-1))
         if self.config.prediction == "velocity":
             return out
         level = (timestep / TIMESTEPS).view(-1, 1, 1).clamp(min=1e-3).to(out.device)
-        return (view.select(to_tokens(noisy)).float() - out) / level
+        return (_select(to_tokens(noisy), rows).float() - out) / level
 
     def forward(
         self,
@@ -372,9 +360,9 @@ class WorldTransformer(nn.Module):
             timestep = timestep.to(self.patch_embedding.weight.dtype).float()
         device = self.head.modulation.device
         waves = timestep_embedding(timestep, self.config.frequencies).to(device)
-        hidden = F.silu(_float_linear(self.time_embedding[0], waves))
-        time = _float_linear(self.time_embedding[2], hidden)
-        return time, _float_linear(self.time_projection[1], F.silu(time)).unflatten(-1, (6, -1))
+        hidden = F.silu(float_linear(self.time_embedding[0], waves))
+        time = float_linear(self.time_embedding[2], hidden)
+        return time, float_linear(self.time_projection[1], F.silu(time)).unflatten(-1, (6, -1))
 
 
 def _rename_former_tensors(
@@ -386,7 +374,6 @@ def _rename_former_tensors(
             tensors[prefix + new + name.removeprefix(prefix + old)] = tensors.pop(name)
 
 
-def _float_linear(layer: nn.Module, x: Tensor) -> Tensor:
-    """A linear layer computed in float32 whatever the dtype of its weights."""
-    assert isinstance(layer, nn.Linear)
-    return F.linear(x, layer.weight.float(), layer.bias.float())
+def _select(x: Tensor, rows: Tensor | None) -> Tensor:
+    """The tokens `rows` of `[b, n, d]`; all for None."""
+    return x if rows is None else x[:, rows]

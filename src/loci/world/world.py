@@ -29,7 +29,7 @@ from loci.world.conditioning import Prompt, stack_contexts
 from loci.world.config import WorldConfig
 from loci.world.infinite_world import load_infinite_world
 from loci.world.latent_world import LatentWorld, WalkState, next_actions
-from loci.world.sampling import sample_chunk
+from loci.world.sampling import sample_chunks
 from loci.world.text import NEGATIVE_PROMPT, TextEncoder
 from loci.world.transformer import WorldTransformer
 
@@ -196,8 +196,8 @@ class World(LatentWorld):
             LociError: for no actions, too many, a number that does not fill whole latents, or an
                 action that the model was not trained on.
         """
-        _, video, state = self.step_with_latents(state, actions, next_action)
-        return tensor_to_frames(video), state
+        chunk = self.generate(state, actions, next_action)
+        return chunk.frames(), chunk.after
 
     def walk(self, state: WalkState, actions: ArrayLike) -> Iterator[tuple[Frames, WalkState]]:
         """The frames that follow from any number of actions, and the walk after them, by chunks.
@@ -212,27 +212,19 @@ class World(LatentWorld):
             LociError: as `step`, at once.
         """
         ids = self._check_actions(state, actions)
-        return self._walk(state, ids)
 
-    def _walk(
-        self, state: WalkState, ids: Int[np.ndarray, "n 2"]
-    ) -> Iterator[tuple[Frames, WalkState]]:
-        for at in range(0, len(ids), self.chunk):
-            following = ids[at + self.chunk] if at + self.chunk < len(ids) else None
-            frames, state = self.step(state, ids[at : at + self.chunk], following)
-            yield frames, state
+        def chunks(state: WalkState) -> Iterator[tuple[Frames, WalkState]]:
+            for at in range(0, len(ids), self.chunk):
+                following = ids[at + self.chunk] if at + self.chunk < len(ids) else None
+                frames, state = self.step(state, ids[at : at + self.chunk], following)
+                yield frames, state
 
-    def step_with_latents(
-        self, state: WalkState, actions: ArrayLike, next_action: ArrayLike | None = None
-    ) -> tuple[Float[Tensor, "1 c t h w"], Float[Tensor, "1 3 n h w"], WalkState]:
-        """`step` with the sampled latents of the whole chunk, and the new frames in [-1, 1]."""
-        chunk = self.sample(state, actions, next_action)
-        return chunk.latents, chunk.video(), chunk.after
+        return chunks(state)
 
     @torch.no_grad()
-    def sample(
+    def generate(
         self, state: WalkState, actions: ArrayLike, next_action: ArrayLike | None = None
-    ) -> "SampledChunk":
+    ) -> "GeneratedChunk":
         """`step` without its decoding: frames are decoded when they are asked for.
 
         With a codec that works frame by frame, the first frame can be shown while the others are
@@ -241,14 +233,15 @@ class World(LatentWorld):
         ids = self._check_actions(state, actions)
         if len(ids) > self.chunk:
             raise LociError(f"{len(ids)} actions: expected 1 to {self.chunk} for one step")
-        sampled = self._sample(state, torch.from_numpy(ids)[None], next_actions(next_action))
-        return SampledChunk(self, state, len(ids), *sampled)
+        following = next_actions(next_action)
+        latents, poses = self._sample_chunk(state, torch.from_numpy(ids)[None], following)
+        return GeneratedChunk(self, state, len(ids), latents, poses)
 
     @torch.no_grad()
-    def sample_together(
+    def generate_batch(
         self, states: Sequence[WalkState], actions: Sequence[ArrayLike]
-    ) -> list["SampledChunk"]:
-        """`sample` for several walks, equal up to rounding.
+    ) -> list["GeneratedChunk"]:
+        """`generate` for several walks, equal up to rounding.
 
         Walks with equally many memory tokens pass through the transformer together; the others,
         and walks that are sampled with guidance or with a policy, one by one.
@@ -265,43 +258,41 @@ class World(LatentWorld):
             or self.verify
         )
         if alone or self.preset.walk is not None:
-            return [self.sample(*each) for each in zip(states, actions, strict=True)]
-        ids = [self._check_actions(*each) for each in zip(states, actions, strict=True)]
+            pairs = zip(states, actions, strict=True)
+            return [self.generate(state, keys) for state, keys in pairs]
+        pairs = zip(states, actions, strict=True)
+        ids = [self._check_actions(state, keys) for state, keys in pairs]
         if any(len(each) > self.chunk for each in ids):
             raise LociError(f"actions: expected 1 to {self.chunk} for one step of each walk")
         if config.static and not all(each.any() for each in ids):
             moving = [row for row, each in enumerate(ids) if each.any()]
-            made = iter(self.sample_together([states[r] for r in moving], [ids[r] for r in moving]))
-            rows = enumerate(zip(states, ids, strict=True))
-            return [next(made) if r in moving else self.sample(*each) for r, each in rows]
+            made = iter(self.generate_batch([states[r] for r in moving], [ids[r] for r in moving]))
+            return [
+                next(made) if row in moving else self.generate(states[row], ids[row])
+                for row in range(len(ids))
+            ]
         contexts, poses = [], []
         groups: dict[int, list[int]] = {}
         with self.stats.timed("context"):
             for index, (state, each) in enumerate(zip(states, ids, strict=True)):
-                got = self.chunk_context(state, torch.from_numpy(each)[None], next_actions(None))
-                contexts.append(got[0])
-                poses.append(got[1])
-                groups.setdefault(got[0].blocks[0].normed_memory.shape[1], []).append(index)
+                context, its_poses = self.chunk_context(
+                    state, torch.from_numpy(each)[None], next_actions(None)
+                )
+                contexts.append(context)
+                poses.append(its_poses)
+                groups.setdefault(context.blocks[0].normed_memory.shape[1], []).append(index)
         latents: dict[int, Tensor] = {}
         sampling = shortened(config.sampling, self.preset.walk_step_share)
         for rows in groups.values():
             noise = [self.noise(states[row]) for row in rows]
             context = stack_contexts([contexts[row] for row in rows])
             with self.stats.timed("chunks"):
-                sampled = sample_chunk(self.transformer, torch.cat(noise), context, sampling)
+                sampled = sample_chunks(self.transformer, torch.cat(noise), context, sampling)
             latents |= dict(zip(rows, sampled.split(1), strict=True))
         return [
-            SampledChunk(self, state, len(ids[k]), latents[k], poses[k])
+            GeneratedChunk(self, state, len(ids[k]), latents[k], poses[k])
             for k, state in enumerate(states)
         ]
-
-    @torch.no_grad()
-    def step_together(
-        self, states: Sequence[WalkState], actions: Sequence[ArrayLike]
-    ) -> list[tuple[Frames, WalkState]]:
-        """`step` for several walks of this world, equal up to rounding (`sample_together`)."""
-        chunks = self.sample_together(states, actions)
-        return [(chunk.frames(), chunk.after) for chunk in chunks]
 
     def _check_actions(self, state: WalkState, actions: ArrayLike) -> Int[np.ndarray, "n 2"]:
         if not isinstance(state, WalkState):
@@ -326,11 +317,11 @@ class World(LatentWorld):
         return Prompt(states.to(self.device), mask.to(self.device))
 
 
-class SampledChunk:
-    """A chunk of a walk whose latents are sampled (`World.sample`).
+class GeneratedChunk:
+    """A chunk of a walk, as latents until its frames are asked for (`World.generate`).
 
     Args:
-        world: that sampled it.
+        world: that generated it.
         before: the walk before it.
         count: its new frames.
         latents: of the whole chunk.
@@ -354,7 +345,7 @@ class SampledChunk:
         """The new frames `start` to `stop` (exclusive; all by default), in [-1, 1]."""
         stop = self.count if stop is None else stop
         world = self.world
-        if world.config.codec == "frame" and (start, stop) != (0, self.count):
+        if world.codec.frames_are_independent and (start, stop) != (0, self.count):
             with world.stats.timed("frames"):
                 return world.codec.decode(self.latents[:, :, start:stop])
         if self._whole is None:

@@ -55,7 +55,7 @@ def test_made_afresh_a_policy_does_the_same_again(policy) -> None:
 def test_without_partial_evaluation_all_tokens_are_evaluated() -> None:
     toy = Toy()
     policy = PaperCarving(CarvingConfig("paper"), SCORES)
-    end = sample(toy, tokens(), times(), policy, end=1.0)
+    end = sample(toy, tokens(), times(), policy=policy, end=1.0)
     exact, _ = run(None, start=tokens())
     assert torch.equal(end["latents"], exact["latents"])
 

@@ -22,7 +22,7 @@ from jaxtyping import Int, UInt8
 from loci.actions import Action, parse_keys
 from loci.app.play.timeline import Timeline
 from loci.errors import LociError
-from loci.world.world import SampledChunk, WalkState, World
+from loci.world.world import GeneratedChunk, WalkState, World
 
 TAP = 2  # frames that a key acts at least, however short it was pressed
 MARGIN = 1  # frames after the one on the screen that are not exchanged, at least
@@ -60,7 +60,7 @@ class Pending:
 
     def __init__(
         self,
-        chunk: SampledChunk,
+        chunk: GeneratedChunk,
         first: int,
         actions: Int[np.ndarray, "n 2"],
         keep: int,
@@ -234,7 +234,7 @@ class Player:
         if not held:
             actions[:TAP] = _ids(self.tapped)
         self.tapped = ""
-        self._sample(self.timeline.state, self.timeline.length, actions)
+        self._generate(self.timeline.state, self.timeline.length, actions)
 
     def _keep(self, pending: Pending) -> int:
         """Frames of the chunk under way that are not exchanged any more: all of them were sent."""
@@ -251,9 +251,9 @@ class Player:
             actions[keep : keep + TAP] = _ids(self.tapped)
         self.tapped = ""
         before = pending.chunk.before
-        self._sample(before, pending.first, actions, keep, pending.replaced + 1)
+        self._generate(before, pending.first, actions, keep, pending.replaced + 1)
 
-    def _sample(
+    def _generate(
         self,
         state: WalkState,
         first: int,
@@ -262,7 +262,7 @@ class Player:
         replaced: int = 0,
     ) -> None:
         began, keys_id = time.perf_counter(), self.keys_id
-        chunk = self.world.sample(state, actions)
+        chunk = self.world.generate(state, actions)
         self.pending = Pending(chunk, first, actions, keep, keys_id, replaced, began)
 
 

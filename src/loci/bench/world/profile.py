@@ -68,7 +68,8 @@ def measure(
         videos = {}
         for name, other in worlds.items():
             began = time.perf_counter()
-            _, videos[name], _ = other.step_with_latents(state, actions)
+            generated = other.generate(state, actions)
+            videos[name], _ = generated.video(), generated.after  # the history takes time too
             if chunk >= FILL + WARM_UP:
                 seconds[name].append(time.perf_counter() - began)
         for name, video in videos.items():

@@ -1,4 +1,4 @@
-"""Some tokens of a chunk evaluated, the others in sight as they were."""
+"""Evaluating some tokens of a chunk, while the others are attended to as they were."""
 
 from dataclasses import replace
 
@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from loci.flow import EvaluateAll, batched_guidance, euler_timesteps, sample
-from loci.nn.attention import KeysValues
+from loci.nn.attention import KeyValueCache
 from loci.world.block import to_latents, to_tokens
 from loci.world.config import SamplingConfig
-from loci.world.partial_tokens import CachedTokens
 from loci.world.sampling import VIDEO, ChunkFlow, sample_chunk
 from tests.world.models import pose_rotary_config, published_like, randomised
 from tests.world.test_transformer import noise_for, published_inputs, reckoned_inputs
@@ -38,14 +37,14 @@ def test_tokens_are_patches_frame_after_frame() -> None:
 @KINDS
 def test_all_rows_are_the_plain_velocity_to_the_last_bit(config, inputs, frames) -> None:
     model, noisy = randomised(config), noise_for(inputs, frames)
-    context, cache = model.context(**inputs), CachedTokens()
+    context, cache = model.context(**inputs), KeyValueCache()
     every = torch.arange(to_tokens(noisy).shape[1])
     for t in (1000.0, 600.0):
         timestep = torch.full((2,), t)
         plain = to_tokens(model.velocity(noisy, timestep, context))
-        whole = model.token_velocity(noisy, timestep, context, cache.whole())
+        whole = model.token_velocity(noisy, timestep, context, cache=cache)
         assert torch.equal(whole, plain)
-        rows = model.token_velocity(noisy, timestep, context, cache.part(every))
+        rows = model.token_velocity(noisy, timestep, context, rows=every, cache=cache)
         assert torch.equal(rows, plain)
         noisy = noisy + 0.1
 
@@ -53,45 +52,48 @@ def test_all_rows_are_the_plain_velocity_to_the_last_bit(config, inputs, frames)
 @KINDS
 def test_a_part_is_as_in_the_whole_where_nothing_changed(config, inputs, frames) -> None:
     model, noisy = randomised(config), noise_for(inputs, frames)
-    context, cache, timestep = model.context(**inputs), CachedTokens(), torch.full((2,), 700.0)
-    whole = model.token_velocity(noisy, timestep, context, cache.whole())
+    context, cache, timestep = model.context(**inputs), KeyValueCache(), torch.full((2,), 700.0)
+    whole = model.token_velocity(noisy, timestep, context, cache=cache)
     for rows in (SOME, torch.tensor([2]), SOME):
-        part = model.token_velocity(noisy, timestep, context, cache.part(rows))
+        part = model.token_velocity(noisy, timestep, context, rows=rows, cache=cache)
         assert torch.allclose(part, whole[:, rows], atol=1e-5)
 
 
 def test_a_carved_token_stays_in_sight_as_it_was() -> None:
     model, inputs = randomised(pose_rotary_config()), reckoned_inputs()
-    context, cache, timestep = model.context(**inputs), CachedTokens(), torch.full((2,), 700.0)
+    context, cache, timestep = model.context(**inputs), KeyValueCache(), torch.full((2,), 700.0)
     noisy = noise_for(inputs, 4)
-    whole = model.token_velocity(noisy, timestep, context, cache.whole())
+    whole = model.token_velocity(noisy, timestep, context, cache=cache)
     carved = torch.ones(16, dtype=torch.bool)
     carved[SOME] = False
     moved = to_tokens(noisy)
     moved[:, carved] += 1
     elsewhere = to_latents(moved, noisy.shape)
-    part = model.token_velocity(elsewhere, timestep, context, cache.part(SOME))
+    part = model.token_velocity(elsewhere, timestep, context, rows=SOME, cache=cache)
     assert torch.allclose(part, whole[:, SOME], atol=1e-5), "their new state was not looked at"
     alone = ChunkFlow(model, context, noisy.shape, cached=False)
     hidden = alone.part(SOME)({VIDEO: to_tokens(noisy).flatten(0, 1)}, torch.full((32,), 700.0))
     assert not torch.allclose(hidden[VIDEO].view_as(part), part, atol=1e-3), "nobody else is there"
     # Once evaluated, a token is seen as it is now.
-    model.token_velocity(elsewhere, timestep, context, cache.part(carved.nonzero()[:, 0]))
-    again = CachedTokens()
-    model.token_velocity(elsewhere, timestep, context, again.whole())
+    model.token_velocity(elsewhere, timestep, context, rows=carved.nonzero()[:, 0], cache=cache)
+    again = KeyValueCache()
+    model.token_velocity(elsewhere, timestep, context, cache=again)
     assert torch.allclose(cache.blocks[0].keys, again.blocks[0].keys, atol=1e-5)
 
 
 def test_every_chunk_begins_with_an_empty_cache() -> None:
-    with pytest.raises(ValueError, match="only after all tokens were"):
-        CachedTokens().part(SOME)
-    cache = CachedTokens()
-    nothing = torch.zeros(1, 1, 16, 2)
-    cache.blocks[0] = KeysValues(nothing, nothing)
-    with pytest.raises(ValueError, match="ascending"):
-        cache.part(SOME.flip(0))
     model, inputs = randomised(pose_rotary_config()), reckoned_inputs(batch=1)
     context, noise = model.context(**inputs), noise_for(inputs, 4)
+    cache, timestep = KeyValueCache(), torch.full((1,), 700.0)
+    with pytest.raises(ValueError, match="only after all of them were"):
+        model.token_velocity(noise, timestep, context, rows=SOME, cache=cache)
+    assert cache.empty
+    model.token_velocity(noise, timestep, context, cache=cache)
+    assert not cache.empty
+    with pytest.raises(ValueError, match="ascending"):
+        model.token_velocity(noise, timestep, context, rows=SOME.flip(0), cache=cache)
+    with pytest.raises(ValueError, match="ascending"):
+        model.token_velocity(noise, timestep, context, rows=torch.tensor([3, 3]))
     flow = ChunkFlow(model, context, noise.shape, cached=True)
     state, time = {VIDEO: to_tokens(noise)[0]}, torch.full((16,), 700.0)
     first = flow.part(SOME)(state, time)[VIDEO]
@@ -117,7 +119,7 @@ def test_a_chunk_sampled_by_all_of_its_rows_is_the_chunk(guidance: int) -> None:
     context, sampling = model.context(**inputs), SamplingConfig(steps=3)
     plain = sample_chunk(model, noise, context, sampling)
     assert plain.shape == noise.shape
-    assert torch.equal(sample_chunk(model, noise, context, sampling, EveryToken()), plain)
+    assert torch.equal(sample_chunk(model, noise, context, sampling, policy=EveryToken()), plain)
 
     def by_hand(state, timestep):
         return {VIDEO: model.velocity(state[VIDEO], timestep, context)}
