@@ -71,6 +71,19 @@ def test_training_reads_it(labelled: Path) -> None:
     assert train.digest != test.digest
 
 
+def test_a_film_played_there_and_back(films: Path, tmp_path: Path, capsys) -> None:
+    argv = ["label", str(films / "walk.mp4"), "--out", str(tmp_path), "--fov", str(FOV)]
+    assert cli.main([*argv, "--there-and-back", "3"]) == 0
+    folder, count = tmp_path / "clips" / "walk", 6 * len(KEYS) + 1
+    assert len(read_actions(folder / "actions.json")) == count
+    assert json.loads((folder / "clip.json").read_text())["frames"] == count
+    poses = np.load(folder / "poses.npy")
+    assert (poses[0] == poses[2 * len(KEYS)]).all()
+    assert load_recordings(tmp_path / "train").frames.shape[1] == 96
+    assert cli.main(argv) == 2
+    assert "other options" in capsys.readouterr().err
+
+
 def test_there_is_something_to_look_at(labelled: Path) -> None:
     from loci.io.video import video_info
 
@@ -165,6 +178,7 @@ REFUSED = {
     "poses of several": (["walk.mp4", "short.mp4", "--poses", "p.txt"], "2 films"),
     "no poses": (["walk.mp4", "--poses", "p.txt"], "no such file"),
     "fov": (["walk.mp4", "--fov", "500"], "--fov: 500"),
+    "trips": (["walk.mp4", "--there-and-back", "-1"], "--there-and-back: -1"),
     "workers": (["walk.mp4", "--workers", "0"], "--workers: 0"),
     "only bad": (["short.mp4"], "8 frames"),
 }

@@ -37,6 +37,7 @@ def label(
     length: int | None = None,
     workers: int = 1,
     distortion: float = 0.0,
+    there_and_back: int = 0,
 ) -> None:
     """Label films with the actions that their camera makes, as data for loci train world.
 
@@ -57,9 +58,12 @@ def label(
         workers: how many films at a time, each in a process.
         distortion: the lens's, one radial term, such as -0.25 of an action camera; 0 for films
             that the camera has straightened itself.
+        there_and_back: play each film to its end and back this many times, so that a film that
+            never returns can teach remembering; held-out walks then show the same views. 0 plays
+            it once.
     """
     found = find_films(films)
-    _check_numbers(fov, fps, size, length, workers, distortion)
+    _check_numbers(fov, fps, size, length, workers, distortion, there_and_back)
     if poses is not None and len(found) > 1:
         raise LociError(f"--poses: {len(found)} films, expected one for one file of poses")
     if poses is not None and not poses.is_file():
@@ -68,7 +72,7 @@ def label(
     from loci.data.films import assemble, certain_shares
     from loci.labels.clip import LabelOptions
 
-    options = LabelOptions(fps, size, fov, poses, poses_format, distortion)
+    options = LabelOptions(fps, size, fov, poses, poses_format, distortion, there_and_back)
     failed = _label_all(_named(found, out), options, workers)
     for _, reason in failed:
         print(f"left out: {reason}")
@@ -139,6 +143,7 @@ def _check_numbers(
     length: int | None,
     workers: int,
     distortion: float,
+    there_and_back: int,
 ) -> None:
     for name, value, low, high in (
         ("--fov", fov, 20, 150),
@@ -148,6 +153,7 @@ def _check_numbers(
         ("--length", 16 if length is None else length, 16, 1_000_000),
         ("--workers", workers, 1, 1024),
         ("--distortion", distortion, -0.5, 0.5),
+        ("--there-and-back", there_and_back, 0, 1000),
     ):
         if not low <= value <= high:
             raise LociError(f"{name}: {value:g}, expected {low} to {high}")
@@ -229,28 +235,36 @@ def label_film(job: Job, options: LabelOptions, show: bool = False) -> Outcome:
     try:
         if (job.folder / "clip.json").exists():
             before = read_json(job.folder / "clip.json")
-            if {"distortion": 0.0} | before.get("source", {}) != json.loads(json.dumps(source)):
+            first = {"distortion": 0.0, "there_and_back": 0}  # of labels that lack them
+            if first | before.get("source", {}) != json.loads(json.dumps(source)):
                 return job.film, f"{job.folder}: holds another film or other options", 0
             return job.film, None, before["frames"]
         with _one_thread(), replacing_folder(job.folder) as draft:
             with _frame_bar(job.film, show) as progress:
                 clip = label_clip(job.film, options, progress)
-            _write(draft, job.film, clip, source)
+            frames = _write(draft, job.film, clip, source, options.there_and_back)
     except LociError as error:
         return job.film, str(error), 0
     except Exception as error:  # one film must not end the others
         return job.film, f"{job.film}: {type(error).__name__}: {error}", 0
-    return job.film, None, len(clip.frames)
+    return job.film, None, frames
 
 
-def _write(folder: Path, film: Path, clip: LabelledClip, source: dict[str, object]) -> None:
-    """Everything of one film; `clip.json` last."""
+def _write(
+    folder: Path, film: Path, clip: LabelledClip, source: dict[str, object], trips: int
+) -> int:
+    """Everything of one film; `clip.json` last. Returns how many frames; the report has each of
+    them once."""
     import numpy as np
 
     from loci.actions import MOVES, VIEWS
     from loci.data.films import describe_film, write_film
     from loci.labels.report import write_report
+    from loci.labels.there_and_back import there_and_back
 
+    write_report(folder, film, clip)
+    if trips:
+        clip = there_and_back(clip, trips)
     write_film(folder, clip.frames, clip.actions, clip.poses)
     listed = [{"move": MOVES[move], "view": VIEWS[view]} for move, view in clip.actions.tolist()]
     (folder / "actions.json").write_text(json.dumps(listed, indent=0) + "\n", encoding="utf-8")
@@ -264,7 +278,6 @@ def _write(folder: Path, film: Path, clip: LabelledClip, source: dict[str, objec
         times=clip.times,
         runs=np.array(clip.runs),
     )
-    write_report(folder, film, clip)
     thresholds = {"move": asdict(clip.labels.move), "view": asdict(clip.labels.view)}
     describe_film(
         folder,
@@ -276,6 +289,7 @@ def _write(folder: Path, film: Path, clip: LabelledClip, source: dict[str, objec
         warnings=list(clip.warnings),
         source=source,
     )
+    return len(clip.frames)
 
 
 def _plain(options: LabelOptions) -> dict[str, object]:

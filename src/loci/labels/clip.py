@@ -43,6 +43,7 @@ class LabelOptions:
         poses: a file of poses, instead of odometry.
         format: of that file.
         distortion: of the lens, see `undistorted`.
+        there_and_back: how many times a film is played to its end and back; 0 plays it once.
     """
 
     fps: float = 15.0
@@ -51,6 +52,7 @@ class LabelOptions:
     poses: Path | None = None
     format: PoseFormat | None = None
     distortion: float = 0.0
+    there_and_back: int = 0
 
 
 @dataclass(frozen=True)
