@@ -48,14 +48,21 @@ def walk(options: Annotated[WalkOptions, tyro.conf.arg(name="")]) -> None:
     request = check_request(options)
     wait_passively()
 
+    from loci.app.walk.two_processes import is_second, shared, silent_if_second
     from loci.app.walk.walk_record import WalkRecord
 
-    world, state = load_world(request)
-    computing = _describe_computing(request, world, state)
-    with Interruption():  # a second Ctrl-C does not cost what the first one saves
-        frames = state.frames + len(request.actions)
-        record = WalkRecord(request.outputs, world, state, frames)
-        _generate_and_save(request, world, state, record, computing)
+    with silent_if_second():
+        world, state = load_world(request)
+        computing = _describe_computing(request, world, state)
+        with Interruption(), shared(world, state):
+            # a second Ctrl-C does not cost what the first one saves
+            if is_second():
+                for _ in generate(world, state, request.actions):
+                    pass
+                return
+            frames = state.frames + len(request.actions)
+            record = WalkRecord(request.outputs, world, state, frames)
+            _generate_and_save(request, world, state, record, computing)
 
 
 def load_world(request: WalkRequest) -> tuple[World, WalkState]:
@@ -115,6 +122,7 @@ def _frame_size(request: WalkRequest) -> tuple[int, int]:
 
 def _describe_computing(request: WalkRequest, world: World, state: WalkState) -> str:
     """Chooses the number of threads; says where and in what the model computes."""
+    from loci.app.walk.two_processes import process_count
     from loci.caching.presets import Preset
 
     one_step = world.at_speed(Preset("one Euler step", walk_step_share=1e-6))
@@ -125,6 +133,8 @@ def _describe_computing(request: WalkRequest, world: World, state: WalkState) ->
     words = [str(weight.device), str(weight.dtype).removeprefix("torch.")]
     if weight.device.type == "cpu":
         words.insert(1, f"{threads} thread{'s' * (threads > 1)}")
+    if process_count() > 1:
+        words.append(f"{process_count()} processes")
     return ", ".join(words)
 
 
