@@ -59,7 +59,7 @@ def shared(world: World, state: WalkState) -> Iterator[None]:
     if state.prompt is None or len(state.prompt.states) != PROCESSES:
         raise LociError("2 processes: this walk has no negative prompt to share, expected 1")
     policy = world.preset.walk_policy()
-    if isinstance(policy, TokenPolicy) and policy.cached_context:
+    if isinstance(policy, TokenPolicy) and policy.attends_to_cached:
         raise LociError("2 processes: --speed with cached tokens is for 1, expected --speed exact")
     import torch
     import torch.distributed as dist
