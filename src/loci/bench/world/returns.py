@@ -9,6 +9,8 @@ from loci.errors import LociError
 from loci.io.files import check_writable, replacing
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import UInt8
     from PIL import Image
 
     from loci.bench.world.trials import Trial
@@ -65,7 +67,7 @@ def returns(
 
 
 def _draw_walk(world: World, out: Path, length: int, picture: int, seed: int) -> None:
-    """The start picture and the frame at every return to it, row by row."""
+    """The start picture and the frame at every return to it, row by row, with their numbers."""
     import numpy as np
     from PIL import Image
 
@@ -77,7 +79,7 @@ def _draw_walk(world: World, out: Path, length: int, picture: int, seed: int) ->
         )
     start = start_pictures(world, picture + 1, seed)[picture]
     walked = long_walk(world, start, length, seed, set(range(RETURN, length + 1, RETURN)))
-    tiles = list(walked.kept.values())
+    tiles = [_numbered(frame, number) for number, frame in walked.kept.items()]
     tiles += [np.full_like(start, 255)] * (-len(tiles) % RETURNS_A_ROW)
     rows = [tiles[at : at + RETURNS_A_ROW] for at in range(0, len(tiles), RETURNS_A_ROW)]
     sheet = np.concatenate([np.concatenate(row, axis=1) for row in rows])
@@ -85,6 +87,19 @@ def _draw_walk(world: World, out: Path, length: int, picture: int, seed: int) ->
         Image.fromarray(sheet).save(draft, format="PNG")
     kept = ", ".join(f"{name} {value:.2f}" for name, value in walked.alive(length).items())
     print(f"{out}: {len(walked.kept) - 1} returns; last frames over first ones: {kept}")
+
+
+def _numbered(frame: UInt8[np.ndarray, "h w 3"], number: int) -> UInt8[np.ndarray, "h w 3"]:
+    """The frame with its number in the lower left corner."""
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    tile = Image.fromarray(frame)
+    corner = (3, tile.height - 3)
+    ImageDraw.Draw(tile).text(
+        corner, str(number), anchor="ls", fill="white", stroke_width=1, stroke_fill="black"
+    )
+    return np.asarray(tile)
 
 
 def draw(world: World, trial: Trial, seed: int) -> Image.Image:
