@@ -3,19 +3,17 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from loci import cli
 from loci.actions import read_actions
-from loci.app.label import Job, outcomes
+from loci.app.label import Job, label_film
 from loci.data.recordings import load_recordings
 from loci.errors import LociError
 from loci.labels import clip as clips
 from loci.labels.clip import LabelOptions
-from tests.labels.heavy import survive
 from tests.labels.room import FOV, picture, walk, write_film
 
 KEYS = ["w"] * 16 + ["l"] * 12 + ["w"] * 16 + ["."] * 6 + ["d"] * 10 + ["j"] * 12
@@ -147,18 +145,25 @@ def test_poses_with_other_axes_are_noticed(films: Path, tmp_path: Path) -> None:
     assert any("axes look wrong" in text for text in told)
 
 
-def test_a_killed_worker_costs_its_own_film_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_film_whose_process_is_killed_is_named(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # for the workers
-    options: Any = None
-    paths = [tmp_path / f"{name}.mp4" for name in ("a", "b", "heavy", "c", "d")]
-    jobs = [Job(path, tmp_path) for path in paths]
-    done = list(outcomes(jobs, options, 2, survive))
-    assert sorted(film for film, _, _ in done) == sorted(paths)
-    failed = {film.name: reason for film, reason, _ in done if reason is not None}
-    assert list(failed) == ["heavy.mp4"]
-    assert "ended from outside" in failed["heavy.mp4"]
+    monkeypatch.setattr(
+        "loci.data.workers.finished", lambda jobs, *_: [(job, None) for job in jobs]
+    )
+    argv = ["label", str(films / "walk.mp4"), str(films / "short.mp4"), "--workers", "2"]
+    assert cli.main([*argv, "--out", str(tmp_path)]) == 2
+    told = capsys.readouterr()
+    for name in ("walk", "short"):
+        assert f"left out: {films / name}.mp4: its process was ended from outside" in told.out
+
+
+def test_a_film_that_is_gone_does_not_end_the_others(films: Path, tmp_path: Path) -> None:
+    gone = Job(films / "gone.mp4", tmp_path / "gone")
+    film, reason, _ = label_film(gone, LabelOptions())
+    assert film == gone.film
+    assert reason is not None
+    assert f"{gone.film}: not found on " in reason
 
 
 def test_a_film_without_any_certain_motion_is_left_out(films: Path, monkeypatch) -> None:
@@ -180,6 +185,7 @@ REFUSED = {
     "fov": (["walk.mp4", "--fov", "500"], "--fov: 500"),
     "trips": (["walk.mp4", "--there-and-back", "-1"], "--there-and-back: -1"),
     "workers": (["walk.mp4", "--workers", "0"], "--workers: 0"),
+    "both": (["walk.mp4", "--workers", "2", "--ray", "auto"], "--workers: given with --ray"),
     "only bad": (["short.mp4"], "8 frames"),
 }
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
@@ -38,6 +37,7 @@ def label(
     workers: int = 1,
     distortion: float = 0.0,
     there_and_back: int = 0,
+    ray: str | None = None,
 ) -> None:
     """Label films with the actions that their camera makes, as data for loci train world.
 
@@ -61,8 +61,16 @@ def label(
         there_and_back: play each film to its end and back this many times, so that a film that
             never returns can teach remembering; held-out walks then show the same views. 0 plays
             it once.
+        ray: label on a Ray cluster, in place of `workers`: HOST:PORT of it, "auto" for the one
+            that this machine is part of, or "local". All its machines need the films and OUT
+            under the same paths.
     """
     found = find_films(films)
+    if ray is not None:
+        if workers != 1:
+            raise LociError("--workers: given with --ray, expected one of the two")
+        out, found = out.resolve(), [film.resolve() for film in found]
+        poses = None if poses is None else poses.resolve()
     _check_numbers(fov, fps, size, length, workers, distortion, there_and_back)
     if poses is not None and len(found) > 1:
         raise LociError(f"--poses: {len(found)} films, expected one for one file of poses")
@@ -73,7 +81,7 @@ def label(
     from loci.labels.clip import LabelOptions
 
     options = LabelOptions(fps, size, fov, poses, poses_format, distortion, there_and_back)
-    failed = _label_all(_named(found, out), options, workers)
+    failed = _label_all(_named(found, out), options, workers, ray)
     for _, reason in failed:
         print(f"left out: {reason}")
     if len(failed) == len(found):
@@ -167,17 +175,15 @@ def _check_installed() -> None:
         raise LociError(f"loci label needs {', '.join(missing)}: {install_hint('label')}")
 
 
-def _label_all(jobs: Sequence[Job], options: LabelOptions, workers: int) -> list[tuple[Path, str]]:
+def _label_all(
+    jobs: Sequence[Job], options: LabelOptions, workers: int, ray: str | None
+) -> list[tuple[Path, str]]:
     """Labels films, several at a time; returns those that failed, and why."""
     from tqdm import tqdm
 
     failed = []
     with tqdm(total=len(jobs), unit="film", disable=None) as bar:
-        if workers == 1 or len(jobs) == 1:
-            done = (label_film(job, options, show=len(jobs) == 1) for job in jobs)
-        else:
-            done = outcomes(jobs, options, workers, label_film)
-        for film, reason, frames in done:
+        for film, reason, frames in _outcomes(jobs, options, workers, ray):
             bar.update()
             bar.set_postfix_str(f"{film.name}: {reason or f'{frames} frames'}")
             if reason is not None:
@@ -185,44 +191,19 @@ def _label_all(jobs: Sequence[Job], options: LabelOptions, workers: int) -> list
     return failed
 
 
-def outcomes(
-    jobs: Sequence[Job],
-    options: LabelOptions,
-    workers: int,
-    work: Callable[[Job, LabelOptions], Outcome],
+def _outcomes(
+    jobs: Sequence[Job], options: LabelOptions, workers: int, ray: str | None
 ) -> Iterator[Outcome]:
-    """What became of each film, as they are done, several at a time.
+    """What became of each film, as they are done."""
+    from loci.data.workers import ENDED, finished, finished_on_ray
 
-    When a worker is killed, as by the system where memory is short, the films that are not done
-    are labelled one by one, each in a process of its own: only those whose own process ends are
-    lost.
-    """
-    lost: list[Job] = []
-    with _pool(workers) as pool:
-        running = {pool.submit(work, job, options): job for job in jobs}
-        for done in as_completed(running):
-            try:
-                yield done.result()
-            except BrokenProcessPool:
-                lost.append(running[done])
-    for job in lost:
-        with _pool(1) as pool:
-            try:
-                yield pool.submit(work, job, options).result()
-            except BrokenProcessPool:
-                reason = "its process was ended from outside (memory?), expected it to run through"
-                yield job.film, f"{job.film}: {reason}", 0
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Fresh processes: a fork of one that has threads can hang."""
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    if ray is None and (workers == 1 or len(jobs) == 1):
+        yield from (label_film(job, options, show=len(jobs) == 1) for job in jobs)
+        return
+    work = partial(label_film, options=options)
+    done = finished(jobs, work, workers) if ray is None else finished_on_ray(jobs, work, ray)
+    for job, outcome in done:
+        yield outcome or (job.film, f"{job.film}: {ENDED}", 0)
 
 
 def label_film(job: Job, options: LabelOptions, show: bool = False) -> Outcome:
@@ -231,8 +212,8 @@ def label_film(job: Job, options: LabelOptions, show: bool = False) -> Outcome:
     from loci.io.files import replacing_folder
     from loci.labels.clip import label_clip
 
-    source = {"film": job.film.name, "bytes": job.film.stat().st_size, **_plain(options)}
     try:
+        source = {"film": job.film.name, "bytes": job.film.stat().st_size, **_plain(options)}
         if (job.folder / "clip.json").exists():
             before = read_json(job.folder / "clip.json")
             first = {"distortion": 0.0, "there_and_back": 0}  # of labels that lack them
@@ -243,6 +224,9 @@ def label_film(job: Job, options: LabelOptions, show: bool = False) -> Outcome:
             with _frame_bar(job.film, show) as progress:
                 clip = label_clip(job.film, options, progress)
             frames = _write(draft, job.film, clip, source, options.there_and_back)
+    except FileNotFoundError as error:
+        reason = f"{error.filename}: not found on {platform.node()}, expected files to stay"
+        return job.film, reason, 0
     except LociError as error:
         return job.film, str(error), 0
     except Exception as error:  # one film must not end the others
