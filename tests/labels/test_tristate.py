@@ -6,8 +6,11 @@ from scipy.spatial.transform import Rotation
 
 from loci.actions import MOVES, UNCERTAIN, VIEWS
 from loci.labels.motion import (
+    SHARE_OF_WAY,
+    WHITE_TO_MOTION,
     Motion,
     mirrored,
+    motion_sigmas,
     moved,
     planar,
     planar_increments,
@@ -106,6 +109,17 @@ def test_noise_is_estimated_from_the_trajectory_alone() -> None:
     position, rotation = pose_noise(ahead, 15)
     assert position == pytest.approx(0.01, rel=0.15)
     assert rotation < 1e-6
+
+
+def test_long_moves_are_less_exact() -> None:
+    """Errors of scale and of direction are shares of the way, which no local fit sees."""
+    moves = np.array([[0.0, 0], [3, 0], [0, -4], [3, 4]])
+    sigmas, turns = motion_sigmas(moves, 0.0, 0.5)
+    assert sigmas == pytest.approx(SHARE_OF_WAY * np.array([0, 3, 4, 5]))
+    assert turns == pytest.approx(WHITE_TO_MOTION["view"] * 0.5)
+    (short, long), _ = motion_sigmas(moves[[0, 3]], 0.01, 0.0)
+    assert short == pytest.approx(WHITE_TO_MOTION["move"] * 0.01)
+    assert long == pytest.approx(np.hypot(short, SHARE_OF_WAY * 5))
 
 
 def test_unknown_motion_is_uncertain_and_none_is_no_op() -> None:

@@ -118,7 +118,20 @@ def _joined(name: str, true: PoseFile, estimate: PoseFile, fps: float) -> Trajec
         poses.append(at_times(file, at - file.stamps[0], 0, fps, Path(name))[0])
     steps = [np.linalg.norm(np.diff(p[:, :3, 3], axis=0), axis=1) for p in poses]
     scale = float((steps[0] * steps[1]).sum() / (steps[1] ** 2).sum())
-    return Trajectory(name, poses[0], moved(poses[1], np.eye(4), scale), fps)
+    scaled = moved(poses[1], np.eye(4), scale)
+    return Trajectory(name, poses[0], moved(scaled, _onto(scaled, poses[0])), fps)
+
+
+def _onto(
+    poses: Float[np.ndarray, "n 4 4"], true: Float[np.ndarray, "n 4 4"]
+) -> Float[np.ndarray, "4 4"]:
+    """The rigid motion that brings the positions of poses closest to the true ones."""
+    found, right = poses[:, :3, 3], true[:, :3, 3]
+    turn = Rotation.align_vectors(right - right.mean(axis=0), found - found.mean(axis=0))[0]
+    result = np.eye(4)
+    result[:3, :3] = turn.as_matrix()
+    result[:3, 3] = right.mean(axis=0) - turn.apply(found.mean(axis=0))
+    return result
 
 
 def _half(whole: Trajectory, second: bool = True) -> Trajectory:

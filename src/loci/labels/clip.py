@@ -20,7 +20,7 @@ from loci.labels.film import (
     read_film,
     undistorted,
 )
-from loci.labels.motion import Motion, planar, planar_increments, trajectory_motion
+from loci.labels.motion import Motion, motion_sigmas, planar, planar_increments, pose_noise
 from loci.labels.odometry import CameraPath, camera_matrix, odometry, path_motion
 from loci.labels.pose_files import PoseFormat, at_times, read_poses
 from loci.labels.tracks import Tracker
@@ -181,12 +181,9 @@ def _given_path(poses: np.ndarray, known: np.ndarray, grey: list[np.ndarray]) ->
 def _given_motion(path: CameraPath, fps: float) -> Motion:
     """Motion along given poses; noise is estimated within the longest run."""
     begin, end = max(path.parts(), key=lambda part: part[1] - part[0])
-    noise = trajectory_motion(path.poses[begin:end], fps)
     motion = path_motion(path, fps)
-    steps = len(motion.move)
-    sigmas = (float(np.median(s)) for s in (noise.move_sigma, noise.view_sigma))
-    move_sigma, view_sigma = (np.full(steps, sigma) for sigma in sigmas)
-    return Motion(motion.move, motion.view, move_sigma, view_sigma, motion.known, motion.span, fps)
+    sigmas = motion_sigmas(motion.move, *pose_noise(path.poses[begin:end], fps))
+    return Motion(motion.move, motion.view, *sigmas, motion.known, motion.span, fps)
 
 
 def _split_at_gaps(path: CameraPath, times: np.ndarray, warnings: list[str]) -> CameraPath:

@@ -18,6 +18,9 @@ WHITE_TO_MOTION = {"move": 3.0, "view": 2.6}
 
 White noise would give the square root of 2. Estimates of a trajectory err in slow waves as well,
 which no fit sees; measured on freiburg1_xyz (docs/labels.md)."""
+SHARE_OF_WAY = 0.02
+"""Deviation of a move, as a share of its length, that a trajectory's slow errors of scale and of
+direction add; measured on the first half of KITTI 00 (docs/labels.md)."""
 
 
 @dataclass(frozen=True)
@@ -108,17 +111,17 @@ def trajectory_motion(poses: Float[np.ndarray, "n 4 4"], fps: float) -> Motion:
     """Motion along poses of unknown accuracy; its noise is estimated from them."""
     span = span_steps(fps)
     move, view = between(poses, *spans(len(poses) - 1, span))
-    position, rotation = pose_noise(poses, fps)
-    steps = len(move)
-    return Motion(
-        move,
-        view,
-        np.full(steps, WHITE_TO_MOTION["move"] * position),
-        np.full(steps, WHITE_TO_MOTION["view"] * rotation),
-        np.ones(steps, bool),
-        span,
-        fps,
-    )
+    known = np.ones(len(move), bool)
+    return Motion(move, view, *motion_sigmas(move, *pose_noise(poses, fps)), known, span, fps)
+
+
+def motion_sigmas(
+    move: Float[np.ndarray, "n 2"], position: float, rotation: float
+) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+    """Standard deviations of moves and views along a trajectory with the given `pose_noise`."""
+    way = SHARE_OF_WAY * np.hypot(*move.T)
+    moves = np.hypot(WHITE_TO_MOTION["move"] * position, way)
+    return moves, np.full(len(move), WHITE_TO_MOTION["view"] * rotation)
 
 
 def moved(
