@@ -33,6 +33,11 @@ class Command:
     def load(self) -> Callable[..., object]:
         return _imported(self.target)
 
+    def current(self, argv: Sequence[str]) -> list[str]:
+        """Arguments with the former names of flags replaced."""
+        former = {**(FORMER_FLAGS if self.configs else {}), **self.former_flags}
+        return [_current_flag(argument, former) for argument in argv]
+
     def configure(self, prog: str, argv: Sequence[str]) -> Any:
         """The configuration that `argv` begins with, or the first, changed by the flags in it.
 
@@ -40,8 +45,7 @@ class Command:
         """
         assert self.configs is not None
         configs = _imported(self.configs)
-        former = {**FORMER_FLAGS, **self.former_flags}
-        args = [_current_flag(argument, former) for argument in argv]
+        args = self.current(argv)
         if not (args and args[0] in configs):
             args = [next(iter(configs)), *args]
         about = f"{self.summary} Configurations: {', '.join(configs)}."
@@ -101,10 +105,16 @@ def _imported(target: str) -> Any:
 
 
 COMMANDS = {
-    "walk": Command("loci.app.walk.walk:walk", "Walk into a picture: generate frames from keys."),
+    "walk": Command(
+        "loci.app.walk.walk:walk",
+        "Walk into a picture: generate frames from keys.",
+        former_flags={"--memory": "--max-ram"},
+    ),
     "play": Command("loci.app.play.play:play", "Walk with the keyboard, in a browser."),
     "lift": Command(
-        "loci.app.lift.lift:lift", "Lift objects out of a picture: splats, meshes, poses."
+        "loci.app.lift.lift:lift",
+        "Lift objects out of a picture: splats, meshes, poses.",
+        former_flags={"--memory": "--max-ram"},
     ),
     "label": Command("loci.app.label:label", "Label films with actions, to train on."),
     "data doom": Command("loci.data.record:record", "Record walks through generated Doom maps."),
@@ -258,7 +268,8 @@ def run(argv: list[str]) -> None:
             command.load()(command.configure(prog, rest))
         else:
             registry = plain_dataclasses()
-            tyro.cli(plain_function(command.load()), prog=prog, args=rest, registry=registry)
+            args = command.current(rest)
+            tyro.cli(plain_function(command.load()), prog=prog, args=args, registry=registry)
         return
     about = "Walk into a picture, and lift objects out of it."
     overview().cli(prog="loci", description=about, args=argv)

@@ -8,7 +8,7 @@ from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
 from loci.caching.error_budget import ErrorScale
 from loci.caching.presets import Preset, exact, fast, faster, get_preset
 from loci.caching.published.published_presets import paper, released
-from loci.caching.spectral import DecodingConfig, Thresholds
+from loci.caching.spectral import DecodingConfig, SpectralThresholds
 from loci.caching.stats import Stats
 from loci.caching.step_cache import StepCacheConfig
 from loci.caching.token_cache import TokenCacheConfig
@@ -18,7 +18,9 @@ from tests.caching.toy import INTERVAL, run, same, tokens
 
 STRICT = ErrorScale(factor=8.0)
 MILD = Preset("mild", StepCacheConfig(tolerance=0.03), TokenCacheConfig(tolerance=0.03))
-CALIBRATION = ModelCalibration(STRICT, ErrorScale(2.0, 1.5), ErrorScale(4.0), Thresholds(0.6, 0.4))
+CALIBRATION = ModelCalibration(
+    STRICT, ErrorScale(2.0, 1.5), ErrorScale(4.0), SpectralThresholds(0.6, 0.4)
+)
 
 
 def test_a_calibration_is_kept_in_the_model_folder(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from loci.caching.forecast import (
     Anchored,
     Forecast,
-    History,
     Sample,
     Taylor,
+    VelocityHistory,
     differences,
 )
 from loci.caching.published.forecasts import DynamicModes, Hermite, hermite_powers
@@ -108,7 +108,7 @@ def test_the_default_forecast_is_a_line_and_half_of_it_where_damped() -> None:
 
 
 def test_a_history_keeps_what_its_forecasts_use() -> None:
-    history = History(Taylor(0), {"line": Taylor(1)})
+    history = VelocityHistory(Taylor(0), {"line": Taylor(1)})
     assert history.window == 2
     for position in (0.0, 1.0, 3.0):
         velocity = torch.tensor(position**2)

@@ -5,7 +5,7 @@ from loci.caching.aggregation import shrunk
 from loci.caching.published.decoding import PaperDecoding, ReleasedDecoding
 from loci.caching.spectral import (
     DecodingConfig,
-    Thresholds,
+    SpectralThresholds,
     fit_thresholds,
     grey,
     token_scores,
@@ -67,7 +67,7 @@ def test_ours_merges_nothing_without_thresholds() -> None:
     assert DecodingConfig().factor(0.1, 0.1, 10**6) == 1
     assert ReleasedDecoding().factor(0.1, 0.1, 5000) == 2
     with pytest.raises(ValueError, match="low <= high"):
-        Thresholds(0.1, 0.2)
+        SpectralThresholds(0.1, 0.2)
 
 
 def test_counts_of_voxels_go_with_the_grid_in_ours() -> None:
@@ -212,17 +212,19 @@ def test_the_decoding_factor_at_its_limits() -> None:
     assert equal.factor(0.9, 0.9, 41999) == 1.25
     assert equal.factor(0.0, 0.9, 5000) == equal.factor(0.9, 0.0, 5000) == 1
     assert equal.factor(0.0, 0.9, 42000) == 2
-    assert Thresholds(0.5, 0.5).high == 0.5
+    assert SpectralThresholds(0.5, 0.5).high == 0.5
     assert DecodingConfig(high=0.5).thresholds is None
     assert DecodingConfig(low=0.5).thresholds is None
-    assert config.with_thresholds(Thresholds(0.9, 0.1)) == config
+    assert config.with_thresholds(SpectralThresholds(0.9, 0.1)) == config
 
 
 def test_the_default_settings() -> None:
     defaults = {"image_weight": 0.9, "limit": 42000, "minimum": 2048}
     assert DecodingConfig() == DecodingConfig(high=None, low=None, **defaults)  # pyright: ignore
-    assert ReleasedDecoding().thresholds == PaperDecoding().thresholds == Thresholds(0.7, 0.5)
-    assert ReleasedDecoding(high=0.9, low=0.1).thresholds == Thresholds(0.9, 0.1)
+    assert (
+        ReleasedDecoding().thresholds == PaperDecoding().thresholds == SpectralThresholds(0.7, 0.5)
+    )
+    assert ReleasedDecoding(high=0.9, low=0.1).thresholds == SpectralThresholds(0.9, 0.1)
 
 
 def test_voxels_merge_around_the_middle_of_the_grid() -> None:

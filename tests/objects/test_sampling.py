@@ -27,7 +27,7 @@ from loci.caching.published.token_baselines import (
     RandomTokens,
     random_drop,
 )
-from loci.caching.spectral import DecodingConfig, Thresholds
+from loci.caching.spectral import DecodingConfig, SpectralThresholds
 from loci.caching.stats import Stats
 from loci.caching.token_cache import TokenCache, TokenCacheConfig
 from loci.errors import LociError
@@ -287,7 +287,7 @@ def ledger_of(lifter: Lifter, speed: str | Preset) -> Stats:
 
 
 def test_laws_go_where_the_model_goes(tmp_path: Path) -> None:
-    laws = ModelCalibration(decoding=Thresholds(0.6, 0.4))
+    laws = ModelCalibration(decoding=SpectralThresholds(0.6, 0.4))
     Lifter(small_config(), LoadedParts(small_modules()), calibration=laws).save_pretrained(
         tmp_path / "a"
     )
@@ -297,7 +297,7 @@ def test_laws_go_where_the_model_goes(tmp_path: Path) -> None:
 
 def test_thresholds_in_the_folder_decide_how_finely_faster_decodes() -> None:
     """All objects are below these: the factor is 2, and the asset at its true size."""
-    coarse = ModelCalibration(decoding=Thresholds(2.0, 2.0))
+    coarse = ModelCalibration(decoding=SpectralThresholds(2.0, 2.0))
     lifter = Lifter(small_config(), LoadedParts(small_modules()), keep=True, calibration=coarse)
     plain, merged = (ledger_of(one, "faster") for one in (small_lifter(), lifter))
     assert plain.stage("decoding").decoding_factor == 1

@@ -52,7 +52,7 @@ def pose_rotary_config(stream: str = "fixed") -> TransformerConfig:
         pose_rotary=PoseRotaryConfig(time=1, rows=1, columns=1, heading=3, place=(1.0,)),
         memory_stream=stream,  # pyright: ignore[reportArgumentType]
         prediction="data",
-        detail=16,
+        skip_head=16,
     )
 
 

@@ -92,7 +92,7 @@ DEFAULTS = [
             "memory_stream": "evolving",
             "prediction": "velocity",
             "round_timestep": True,
-            "detail": 0,
+            "skip_head": 0,
         },
     ),
 ]

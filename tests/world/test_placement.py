@@ -9,7 +9,7 @@ import torch
 
 from loci.data.random_checkpoint import write_random_checkpoint
 from loci.nn.int8 import Int8Linear
-from loci.nn.placement import Weights, fingerprint
+from loci.nn.placement import WeightPlacement, fingerprint
 from loci.nn.streamed import StreamedBlocks
 from loci.world.infinite_world import InfiniteWorldFiles, load_text_encoder
 from loci.world.walk_file import load_walk, save_walk
@@ -26,7 +26,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def world(folder: Path, weights: Weights) -> World:
+def world(folder: Path, weights: WeightPlacement) -> World:
     made = World.from_pretrained(folder, dtype=torch.bfloat16, weights=weights)
     sampling = replace(made.config.sampling, steps=2)
     made.config = replace(made.config, size=(64, 64), sampling=sampling, chunk=4)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from loci.errors import LociError
@@ -284,3 +285,20 @@ def test_tokens_are_contiguous_in_every_block() -> None:
         model.velocity(noise_for(inputs, 5), torch.full((2,), 500.0), context)
     assert seen == [True] * len(model.blocks)
     assert all(block.normed_memory.is_contiguous() for block in context.blocks)
+
+
+def test_models_saved_under_former_names_load(tmp_path: Path) -> None:
+    model = randomised(pose_rotary_config())
+    assert model.config.skip_head
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    former = {name.replace("skip_head.", "detail."): x for name, x in tensors.items()}
+    assert former.keys() != tensors.keys()
+    save_file(former, tmp_path / "model.safetensors")
+    config = (tmp_path / "config.json").read_text()
+    assert '"skip_head"' in config
+    (tmp_path / "config.json").write_text(config.replace('"skip_head"', '"detail"'))
+    loaded = WorldTransformer.from_pretrained(tmp_path)
+    assert loaded.config == model.config
+    for name, x in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], x)

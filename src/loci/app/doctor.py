@@ -41,7 +41,7 @@ class CheckedPart:
 
 
 @dataclass(frozen=True)
-class Need:
+class RunCost:
     """What a piece of work needs: operations, the rate they run at here, and memory."""
 
     what: str
@@ -232,16 +232,16 @@ def _needs(
     dtype: torch.dtype,
     height: int,
     width: int,
-) -> Iterator[Need]:
+) -> Iterator[RunCost]:
     from loci.app.doctor_parts import lift_needs, walk_needs
 
     numbers = {part.name: part.numbers for part in parts}
     if sum(numbers.values()) < SMALL:
         return
     if kind == "world" and "text_encoder" in numbers:
-        yield from (Need(*need) for need in walk_needs(folder, dtype, height, width))
+        yield from (RunCost(*need) for need in walk_needs(folder, dtype, height, width))
     elif kind == "lifter" and "structure_fuser" in numbers:
-        yield from (Need(*need) for need in lift_needs(folder, dtype))
+        yield from (RunCost(*need) for need in lift_needs(folder, dtype))
 
 
 def _duration(seconds: float) -> str:
@@ -257,7 +257,7 @@ def _advice(needed: float, dtype: str, kind: str) -> None:
         print(f"\nIt fits: loci {command} --dtype {dtype} --model ...")
         return
     print(f"\nIt does not fit: needs {needed / GB:.1f} GB, {free / GB:.1f} GB are free. Try:")
-    print(f"  loci {command} --memory {free / GB:.0f}GB, which streams weights from disk")
+    print(f"  loci {command} --max-ram {free / GB:.0f}GB, which streams weights from disk")
     print("  closing other programs, or a machine with more memory")
     print("  --dtype bfloat16, which halves the weights of float32")
     if kind == "world":

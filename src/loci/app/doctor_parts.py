@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from loci.app.memory import lift_need, walk_need
+from loci.app.ram import lift_ram, walk_ram
 from loci.bench.released import (
     structure_operations,
     time_structure_flow,
@@ -38,7 +38,7 @@ def walk_needs(model: Path, dtype: torch.dtype, height: int, width: int) -> Iter
     share = time_world(dtype, frames=4, side=32, calls=1)
     tokens = (height // 16) * (width // 16)
     evaluation = world_operations(config, 21 * tokens, 2 * tokens)
-    need = walk_need(model, dtype, height, width)
+    need = walk_ram(model, dtype, height, width)
     peak = 0.0 if need is None else need.total("resident")
     name = f"81 frames at {height}x{width}"
     yield f"{name}, one step", WALK * evaluation, share.rate, peak
@@ -51,7 +51,7 @@ def lift_needs(model: Path, dtype: torch.dtype) -> Iterator[Row]:
     evaluation = structure_operations(StructureFlowConfig())
     # Without a condition there is no attention to it: 19 of the 25 steps evaluate that as well.
     exact = 25 * evaluation + 19 * 0.6 * evaluation + (38 * LATENT_EVALUATION + FIXED_LIFT) * 1e12
-    need = lift_need(model, dtype)
+    need = lift_ram(model, dtype)
     peak = 0.0 if need is None else need.total("resident")
     yield "a lift, exact, 10 000 voxels", exact, share.rate, peak
     yield "a structure evaluation", evaluation, share.rate, peak

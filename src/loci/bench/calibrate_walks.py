@@ -22,14 +22,14 @@ CHUNKS = 4
 """Chunks of every walk."""
 
 
-class RecordedWalk(NamedTuple):
+class WalkScript(NamedTuple):
     """The first frame of a recording, and the actions after it."""
 
     frame: UInt8[np.ndarray, "s s 3"]
     actions: Int[np.ndarray, "n 2"]
 
 
-def read_walks(folder: Path, count: int) -> list[RecordedWalk]:
+def read_walks(folder: Path, count: int) -> list[WalkScript]:
     """The first walks of a folder recorded by loci data doom.
 
     Raises:
@@ -37,14 +37,14 @@ def read_walks(folder: Path, count: int) -> list[RecordedWalk]:
     """
     recordings = load_recordings(folder, count)
     return [
-        RecordedWalk(np.asarray(recordings.frames[number, 0]), actions.astype(np.int64))
+        WalkScript(np.asarray(recordings.frames[number, 0]), actions.astype(np.int64))
         for number, actions in enumerate(recordings.actions)
     ]
 
 
 def walk_errors(
     world: World,
-    walks: Sequence[RecordedWalk],
+    walks: Sequence[WalkScript],
     calibration: ModelCalibration,
     seed: int,
     progress: Callable[[], None] = lambda: None,

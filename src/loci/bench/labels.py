@@ -235,13 +235,13 @@ def record_walk(
     """Grey frames of 512x384 pixels, camera poses and actions of a walk through a Doom map."""
     import cv2
 
-    from loci.envs.doom.engine import STEP, DoomWalker, Rendering
+    from loci.envs.doom.engine import STEP, DoomWalker, RenderSettings
     from loci.envs.doom.maps import make_map
     from loci.envs.doom.walks import KINDS, Wanderer
 
     doom_map = make_map(seed)
     grey, poses, actions = [], [], []
-    with DoomWalker([doom_map], Rendering(128)) as walker:
+    with DoomWalker([doom_map], RenderSettings(128)) as walker:
         walker.enter(0)
         wanderer = Wanderer(doom_map, KINDS[seed % 2], seed)
         blocked = 0

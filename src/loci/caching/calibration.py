@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from loci.caching.error_budget import ErrorScale
-from loci.caching.spectral import Thresholds
+from loci.caching.spectral import SpectralThresholds
 from loci.io.config_files import load_config, save_config
 
 CALIBRATION_NAME = "calibration.json"
@@ -32,7 +32,7 @@ class ModelCalibration:
     structure: ErrorScale | None = None
     slat: ErrorScale | None = None
     walk: ErrorScale | None = None
-    decoding: Thresholds | None = None
+    decoding: SpectralThresholds | None = None
 
     @classmethod
     def load_from(cls, folder: Path) -> "ModelCalibration":

@@ -84,7 +84,7 @@ def differences(samples: Sequence[Sample]) -> list[Tensor]:
     return factors
 
 
-class History:
+class VelocityHistory:
     """The latest evaluations of a run, and a forecast for each tensor of the state.
 
     Args:

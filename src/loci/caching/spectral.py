@@ -25,7 +25,7 @@ MARGIN = 2
 
 
 @dataclass(frozen=True)
-class Thresholds:
+class SpectralThresholds:
     """Joint ratios that choose the decoding factor: 1.25 from `high` on, 2 up to `low`, else 1.5.
 
     Raises:
@@ -47,7 +47,7 @@ class DecodingConfig:
     `loci.caching.published.decoding` has those of the released code and of the paper.
 
     Args:
-        high: see `Thresholds`. None with `low` takes the model's own (`ModelCalibration`);
+        high: see `SpectralThresholds`. None with `low` takes the model's own (`ModelCalibration`);
             a model without any merges nothing.
         low: likewise.
         image_weight: of the image's ratio in the joint ratio; the grid's has the rest.
@@ -68,13 +68,13 @@ class DecodingConfig:
     """Whether voxels are merged for the mesh decoder only, after the SLAT flow."""
 
     @property
-    def thresholds(self) -> Thresholds | None:
+    def thresholds(self) -> SpectralThresholds | None:
         """None if nothing is merged."""
         if self.high is None or self.low is None:
             return None
-        return Thresholds(self.high, self.low)
+        return SpectralThresholds(self.high, self.low)
 
-    def with_thresholds(self, thresholds: Thresholds | None) -> "DecodingConfig":
+    def with_thresholds(self, thresholds: SpectralThresholds | None) -> "DecodingConfig":
         """With these thresholds unless it has its own."""
         if thresholds is None or self.thresholds is not None:
             return self
@@ -136,10 +136,10 @@ class DecodingConfig:
         return aggregate(coords, factor, resolution)
 
 
-def fit_thresholds(joint: Float[Tensor, "n"], share: float = 1 / 3) -> Thresholds:
+def fit_thresholds(joint: Float[Tensor, "n"], share: float = 1 / 3) -> SpectralThresholds:
     """Thresholds that give `share` of these objects the factor 1.25 and `share` the factor 2."""
     quantiles = joint.new_tensor([1 - share, share])
-    return Thresholds(*torch.quantile(joint, quantiles).tolist())
+    return SpectralThresholds(*torch.quantile(joint, quantiles).tolist())
 
 
 def token_scores(

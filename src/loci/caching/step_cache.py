@@ -15,7 +15,7 @@ from loci.caching.error_budget import (
     level,
     relative_error,
 )
-from loci.caching.forecast import Anchored, Forecast, History, Taylor
+from loci.caching.forecast import Anchored, Forecast, Taylor, VelocityHistory
 from loci.flow import State
 
 
@@ -95,6 +95,6 @@ class StepCache:
         return abs(now - latest) > self.config.max_extrapolation * abs(latest - before) * (1 + 1e-9)
 
 
-def layout_history(forecast: Forecast, layout: tuple[str, ...], beta: float) -> History:
+def layout_history(forecast: Forecast, layout: tuple[str, ...], beta: float) -> VelocityHistory:
     """A history that damps the forecasts of layout tensors."""
-    return History(forecast, dict.fromkeys(layout, Anchored(forecast, beta)))
+    return VelocityHistory(forecast, dict.fromkeys(layout, Anchored(forecast, beta)))

@@ -20,7 +20,7 @@ from loci.data.recordings import (
     write_meta,
     write_shard,
 )
-from loci.envs.doom.engine import STEP, DoomWalker, Rendering
+from loci.envs.doom.engine import STEP, DoomWalker, RenderSettings
 from loci.envs.doom.maps import make_map
 from loci.envs.doom.walks import KINDS, Wanderer
 from loci.errors import LociError
@@ -49,7 +49,7 @@ class _Job:
     map_seeds: tuple[int, ...]
     first: int
     frames: int
-    rendering: Rendering
+    rendering: RenderSettings
     recolour: bool = False
 
 
@@ -77,7 +77,7 @@ def record(
         size: pixels a side of the frames, 64 or 128.
         recolour: every walk in random colours of its own.
     """
-    done = generate(out, episodes, frames, seed, split, workers, Rendering(size), recolour)
+    done = generate(out, episodes, frames, seed, split, workers, RenderSettings(size), recolour)
     speed = f"{done.frames_per_second:.0f} frames a second" if done.frames else "all there already"
     print(f"{out}: {episodes} walks of {frames} frames ({speed})")
 
@@ -89,7 +89,7 @@ def generate(
     seed: int,
     split: Split,
     workers: int = 1,
-    rendering: Rendering | None = None,
+    rendering: RenderSettings | None = None,
     recolour: bool = False,
 ) -> Recording:
     """Record walks in shards; complete shards of the same description are kept.
@@ -109,7 +109,7 @@ def generate(
             raise LociError(f"{name} {value}, expected 1 to {most}")
     if not 0 <= seed < 2**31:
         raise LociError(f"seed {seed}, expected 0 to {2**31 - 1}")
-    rendering = rendering or Rendering()
+    rendering = rendering or RenderSettings()
     write_meta(out, _describe(episodes, frames, seed, split, rendering, recolour))
     began = time.perf_counter()
     for draft in out.glob(".shard-*.part"):  # of a run that was killed
@@ -134,7 +134,7 @@ def map_seed(seed: int, episode: int, split: Split) -> int:
 
 
 def _describe(
-    episodes: int, frames: int, seed: int, split: Split, rendering: Rendering, recolour: bool
+    episodes: int, frames: int, seed: int, split: Split, rendering: RenderSettings, recolour: bool
 ) -> dict[str, object]:
     labels = {"kinds": "uint8", "map_seeds": "int64"}
     more: dict[str, Any] = {"seed": seed, "split": split, "kinds": list(KINDS)}
@@ -149,7 +149,7 @@ def _missing(
     frames: int,
     seed: int,
     split: Split,
-    rendering: Rendering,
+    rendering: RenderSettings,
     recolour: bool,
 ) -> Iterator[_Job]:
     for first in range(0, episodes, EPISODES_PER_SHARD):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loci.geometry.camera import Camera, Size
 from loci.geometry.gaussians.gaussians import Gaussians
-from loci.geometry.gaussians.render import Background, Rendering, render_gaussians
+from loci.geometry.gaussians.render import Background, RenderOutput, render_gaussians
 from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.mesh.render import render_mesh
 
@@ -56,14 +56,14 @@ def turntable(
 @torch.no_grad()
 def render(
     thing: Gaussians | Mesh, camera: Camera, size: Size, background: Background = 1.0
-) -> Rendering:
+) -> RenderOutput:
     """Renders a mesh or Gaussians, without gradients."""
     if isinstance(thing, Mesh):
         return render_mesh(thing, camera, size, background)
     return render_gaussians(thing, camera, size, background)
 
 
-def to_uint8(rendering: Rendering) -> UInt8[np.ndarray, "h w 3"]:
+def to_uint8(rendering: RenderOutput) -> UInt8[np.ndarray, "h w 3"]:
     """The colour as 8-bit RGB."""
     colour = (rendering.colour.detach().clamp(0, 1) * 255).round().to(torch.uint8)
     return colour.permute(1, 2, 0).cpu().numpy()

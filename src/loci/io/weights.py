@@ -234,6 +234,13 @@ def current_names(tensors: Mapping[str, T], former: Mapping[str, str]) -> dict[s
     return {renamed(name): tensor for name, tensor in tensors.items()}
 
 
+def rename_tensors(tensors: dict[str, Tensor], prefix: str, former: Mapping[str, str]) -> None:
+    """Renames tensors in place: after `prefix`, former beginnings of names to new."""
+    for old, new in former.items():
+        for name in [name for name in tensors if name.startswith(prefix + old)]:
+            tensors[prefix + new + name.removeprefix(prefix + old)] = tensors.pop(name)
+
+
 def is_finite(tensor: Tensor) -> bool:
     """Whether a tensor holds neither infinities nor NaN.
 

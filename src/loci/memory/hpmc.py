@@ -46,7 +46,7 @@ class TemporalResidualBlock(nn.Module):
         return x + self.conv2(F.silu(self.norm2(inner)))
 
 
-class HalveTime(nn.Module):
+class TemporalDownsample(nn.Module):
     """T -> ceil(T / 2) by a strided convolution."""
 
     def __init__(self, width: int) -> None:
@@ -89,7 +89,7 @@ class HPMCEncoder(nn.Module):
 
         def level() -> nn.Sequential:
             blocks = [TemporalResidualBlock(c.hidden, c.groups) for _ in range(c.blocks_per_level)]
-            return nn.Sequential(*blocks, HalveTime(c.hidden))
+            return nn.Sequential(*blocks, TemporalDownsample(c.hidden))
 
         self.down_block1, self.down_block2 = level(), level()
         self.mid_block = nn.Sequential(

@@ -1,6 +1,6 @@
-"""Normalisation, adaLN modulation, and parameter tables.
+"""Normalization, adaLN modulation, and initialized parameters.
 
-Tables on the meta device, where published models are built before their weights are loaded, are
+Tensors on the meta device, where published models are built before their weights are loaded, are
 left uninitialised: drawing or copying there imports torch's compiler, which takes seconds.
 """
 
@@ -18,16 +18,16 @@ from loci.nn.cpu_inference import (
 )
 
 
-def learned_table(*shape: int, std: float = 0.02) -> nn.Parameter:
-    """A parameter initialised from a normal distribution."""
-    table = torch.empty(*shape)
-    return nn.Parameter(table if table.is_meta else table.normal_(std=std))
+def normal_parameter(*shape: int, std: float = 0.02) -> nn.Parameter:
+    """A parameter initialized from a normal distribution."""
+    tensor = torch.empty(*shape)
+    return nn.Parameter(tensor if tensor.is_meta else tensor.normal_(std=std))
 
 
-def fixed_table(values: Tensor) -> Tensor:
+def constant_tensor(values: Tensor) -> Tensor:
     """A copy of a CPU tensor on the current default device."""
-    table = torch.empty(values.shape, dtype=values.dtype)
-    return table if table.is_meta else table.copy_(values)
+    tensor = torch.empty(values.shape, dtype=values.dtype)
+    return tensor if tensor.is_meta else tensor.copy_(values)
 
 
 def layer_norm(x: Float[Tensor, "... d"], eps: float = 1e-6) -> Float[Tensor, "... d"]:

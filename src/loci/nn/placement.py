@@ -1,4 +1,4 @@
-"""Where the weights of a model are while it computes: the dial between memory and time."""
+"""Where the weights of a model are while it computes, which trades memory for time."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import nn
 from loci.nn.int8 import quantise_linears
 from loci.nn.streamed import stream_blocks
 
-Weights = Literal["resident", "streamed", "int8"]
+WeightPlacement = Literal["resident", "streamed", "int8"]
 """resident: all of them in memory; streamed: block by block from disk, with the same results; int8:
 linear layers of blocks in a byte a number, with results that differ slightly."""
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _KEPT = "_fingerprint_of_original"
 
 
-def placed(
+def place_weights(
     module: ModuleT,
     device: torch.device | str,
     dtype: torch.dtype,
-    weights: Weights = "resident",
+    weights: WeightPlacement = "resident",
     blocks: str = "blocks",
 ) -> ModuleT:
     """The module on its device, in its element type, with its blocks as `weights` says.

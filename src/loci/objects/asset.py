@@ -14,7 +14,7 @@ from torch import Tensor
 from loci.errors import LociError
 from loci.geometry.camera import CENTRE, OPENCV, OPENGL, Camera, flip_axes
 from loci.geometry.gaussians.gaussians import Gaussians
-from loci.geometry.gaussians.render import Rendering, render_gaussians
+from loci.geometry.gaussians.render import RenderOutput, render_gaussians
 from loci.geometry.io import (
     from_gltf_frame,
     to_gltf_frame,
@@ -209,7 +209,7 @@ class Asset:
             raise LociError(f"texture: {side} pixels, expected at least {MIN_TEXTURE_SIZE}")
         mesh, gaussians = fill_holes(self._mesh()), self.gaussians
 
-        def view(camera: Camera, size: int) -> Rendering:
+        def view(camera: Camera, size: int) -> RenderOutput:
             if gaussians is not None:
                 return render_gaussians(gaussians, camera, size)
             return render_mesh(mesh, camera, size, light=None)

@@ -27,7 +27,7 @@ from loci.io.config_files import load_config, save_config
 from loci.io.files import replacing_folder
 from loci.io.models import pretrained_folder, shipped_folder
 from loci.nn.device import automatic_dtype, available_device
-from loci.nn.placement import Weights
+from loci.nn.placement import WeightPlacement
 from loci.objects.asset import Asset
 from loci.objects.config import LIFTER_NAME, LifterConfig
 from loci.objects.inputs.cleaning import overlaps
@@ -79,7 +79,7 @@ class Lifter:
         dtype: torch.dtype = torch.float32,
         keep: bool = False,
         calibration: ModelCalibration | None = None,
-        weights: Weights = "resident",
+        weights: WeightPlacement = "resident",
     ) -> None:
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise LociError(f"dtype: {dtype!r}, expected torch.float32 or torch.bfloat16")
@@ -93,7 +93,7 @@ class Lifter:
         device: str | torch.device = "cpu",
         dtype: torch.dtype | Literal["auto"] = torch.float32,
         keep: bool = False,
-        weights: Weights = "resident",
+        weights: WeightPlacement = "resident",
     ) -> Lifter:
         """Load a model.
 

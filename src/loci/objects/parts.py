@@ -12,7 +12,7 @@ from torch import nn
 from loci.errors import LociError
 from loci.io.config_files import CONFIG_NAME
 from loci.io.weights import WEIGHTS_NAME, has_tensors
-from loci.nn.placement import Weights, placed
+from loci.nn.placement import WeightPlacement, place_weights
 from loci.objects.costs import StageCost, measured
 from loci.objects.models.condition import EmbedderFuser, FuserConfig, PointmapEmbedderConfig
 from loci.objects.models.dinov2 import DinoEmbedderConfig
@@ -153,7 +153,7 @@ class PartLoader:
     device: torch.device
     dtype: torch.dtype = torch.float32
     keep: bool = False
-    weights: Weights = "resident"
+    weights: WeightPlacement = "resident"
     _loaded: dict[str, nn.Module] = field(default_factory=dict)
 
     @property
@@ -170,8 +170,8 @@ class PartLoader:
         with measured(name, self.device, costs):
             part = self._loaded.get(name)
             if part is None:
-                weights: Weights = self.weights if name in FLOWS else "resident"
-                part = placed(self.parts.load(name), self.device, self.dtype, weights)
+                weights: WeightPlacement = self.weights if name in FLOWS else "resident"
+                part = place_weights(self.parts.load(name), self.device, self.dtype, weights)
             if self.keep:
                 self._loaded[name] = part
             yield cast(ModuleT, part)

@@ -18,9 +18,9 @@ from loci.nn.norms import (
     Modulation,
     gated_residual,
     layer_norm,
-    learned_table,
     modulate,
     modulated_norm,
+    normal_parameter,
 )
 
 UpdateCache = Callable[[KeysValues], KeysValues]
@@ -58,7 +58,7 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, ffn_dim: int, heads: int, text: bool, eps: float) -> None:
         super().__init__()
-        self.modulation = learned_table(1, 6, dim, std=dim**-0.5)
+        self.modulation = normal_parameter(1, 6, dim, std=dim**-0.5)
         self.self_attn = Attention(dim, heads, eps)
         if text:
             self.norm3 = AffineLayerNorm(dim, eps)
@@ -167,7 +167,7 @@ class Head(nn.Module):
 
     def __init__(self, dim: int, out: int, eps: float) -> None:
         super().__init__()
-        self.modulation = learned_table(1, 2, dim, std=dim**-0.5)
+        self.modulation = normal_parameter(1, 2, dim, std=dim**-0.5)
         self.head = nn.Linear(dim, out)
         self.eps = eps
 

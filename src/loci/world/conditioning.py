@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from loci.nn.attention import KeysValues
 from loci.nn.embeddings import RotaryEmbedding
-from loci.nn.norms import learned_table
+from loci.nn.norms import normal_parameter
 
 
 class Prompt(NamedTuple):
@@ -126,7 +126,7 @@ class ActionEncoder(nn.Module):
             raise ValueError(f"hidden must be twice the embedding, got {c.hidden}, {c.embedding}")
         self.embedding_move, self.embedding_view = (
             nn.Embedding.from_pretrained(
-                learned_table(c.vocabulary, c.embedding, std=1.0), freeze=False
+                normal_parameter(c.vocabulary, c.embedding, std=1.0), freeze=False
             )
             for _ in range(2)
         )

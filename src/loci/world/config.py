@@ -118,7 +118,7 @@ def doom_transformer(pose_rotary: bool = True) -> TransformerConfig:
         memory_stream="fixed",
         prediction="data",
         round_timestep=False,
-        detail=2 * _DOOM_WIDTH,
+        skip_head=2 * _DOOM_WIDTH,
     )
 
 

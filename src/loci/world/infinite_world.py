@@ -28,7 +28,7 @@ from loci.io.weights import (
     load_strict,
     read_tensors,
 )
-from loci.nn.placement import Weights, placed
+from loci.nn.placement import WeightPlacement, place_weights
 from loci.world.config import WorldConfig
 from loci.world.text import TextEncoder, TextEncoderConfig, load_tokenizer
 from loci.world.transformer import TransformerConfig, WorldTransformer
@@ -213,14 +213,14 @@ def load_infinite_world(
     source: Path | str,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
-    weights: Weights = "resident",
+    weights: WeightPlacement = "resident",
 ) -> InfiniteWorldParts:
     """Infinite-World from its published files; the transformer computes in `dtype`, float32
     unless given, with blocks placed as `weights` says. Errors as in `load_transformer`."""
     files = InfiniteWorldFiles.find(source)
     sizes = files.sizes
     return InfiniteWorldParts(
-        placed(
+        place_weights(
             load_transformer(files.transformer, sizes.transformer),
             *(device, dtype or torch.float32, weights),
         ),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loci.flow import TIMESTEPS
-from loci.io.weights import load_pretrained, save_pretrained
+from loci.io.weights import load_pretrained, rename_tensors, save_pretrained
 from loci.memory.hpmc import HPMCConfig, HPMCEncoder
 from loci.memory.panorama_merge import PosedHPMCEncoder
 from loci.memory.pose_rotary import PoseEmbedding, PoseRotaryConfig, memory_times, pose_rotation
@@ -44,14 +44,15 @@ class TransformerConfig:
         prediction: "data": the network predicts clean latents, from which the velocity follows.
         round_timestep: round the timestep to the dtype of the weights, as the published code does;
             without effect in float32.
-        detail: hidden width of a network beside the head that sees each token's own noisy latents,
-            so that the blocks need not carry them; 0 for none.
+        skip_head: hidden width of a network beside the head that sees each token's own noisy
+            latents, so that the blocks need not carry them; 0 for none.
     """
 
     FORMER_FIELDS: ClassVar[dict[str, str]] = {
         "reckoned": "pose_rotary",
         "memory": "memory_encoder",
         "layers": "blocks",
+        "detail": "skip_head",
     }
 
     dim: int = 1536
@@ -69,7 +70,7 @@ class TransformerConfig:
     memory_stream: Literal["evolving", "fixed"] = "evolving"
     prediction: Literal["velocity", "data"] = "velocity"
     round_timestep: bool = True
-    detail: int = 0
+    skip_head: int = 0
 
 
 class WorldTransformer(nn.Module):
@@ -79,8 +80,10 @@ class WorldTransformer(nn.Module):
     keeps no state between calls, so that one instance serves many walks.
     """
 
-    FORMER_TENSORS: ClassVar[dict[str, str]] = {"latent_encoder.": "memory_encoder."}
-    """Also as published."""
+    FORMER_TENSORS: ClassVar[dict[str, str]] = {
+        "latent_encoder.": "memory_encoder.",  # also as published
+        "detail.": "skip_head.",
+    }
 
     def __init__(self, config: TransformerConfig | None = None) -> None:
         super().__init__()
@@ -111,9 +114,9 @@ class WorldTransformer(nn.Module):
         )
         out = PATCH * PATCH * c.latent_channels
         self.head = Head(c.dim, out, c.eps)
-        if c.detail:
-            self.detail = nn.Sequential(
-                nn.Linear(c.dim + out, c.detail), nn.SiLU(), nn.Linear(c.detail, out)
+        if c.skip_head:
+            self.skip_head = nn.Sequential(
+                nn.Linear(c.dim + out, c.skip_head), nn.SiLU(), nn.Linear(c.skip_head, out)
             )
 
     def context(
@@ -208,9 +211,10 @@ class WorldTransformer(nn.Module):
             update = None if cache is None else partial(cache.update, i, rows=rows)
             x = block(x, modulation, rotation, memory, given.text, update)
         out = self.head(x, time)
-        if self.config.detail:
+        if self.config.skip_head:
             tokens = _select(to_tokens(noisy), rows).to(x)
-            out = out + self.detail(torch.cat([self.head.normed(x, time).to(x), tokens], dim=-1))
+            normed = self.head.normed(x, time).to(x)
+            out = out + self.skip_head(torch.cat([normed, tokens], dim=-1))
         if self.config.prediction == "velocity":
             return out
         level = (timestep / TIMESTEPS).view(-1, 1, 1).clamp(min=1e-3).to(out.device)
@@ -369,9 +373,7 @@ def _rename_former_tensors(
     module: nn.Module, tensors: dict[str, Tensor], prefix: str, *_: object
 ) -> None:
     """So that trainings from before a rename are resumed."""
-    for old, new in WorldTransformer.FORMER_TENSORS.items():
-        for name in [name for name in tensors if name.startswith(prefix + old)]:
-            tensors[prefix + new + name.removeprefix(prefix + old)] = tensors.pop(name)
+    rename_tensors(tensors, prefix, WorldTransformer.FORMER_TENSORS)
 
 
 def _select(x: Tensor, rows: Tensor | None) -> Tensor:

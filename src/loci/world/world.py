@@ -24,7 +24,7 @@ from loci.io.frames import choose_bucket, load_picture, tensor_to_frames
 from loci.io.images import read_pixels
 from loci.io.models import pretrained_folder, shipped_folder
 from loci.nn.device import available_device
-from loci.nn.placement import Weights, placed
+from loci.nn.placement import WeightPlacement, place_weights
 from loci.world.conditioning import Prompt, stack_contexts
 from loci.world.config import WorldConfig
 from loci.world.infinite_world import load_infinite_world
@@ -71,7 +71,7 @@ class World(LatentWorld):
         source: str | Path,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
-        weights: Weights = "resident",
+        weights: WeightPlacement = "resident",
     ) -> "World":
         """A shipped model by name ("doom"), a model folder, the published files, or a hub id.
 
@@ -93,7 +93,7 @@ class World(LatentWorld):
         config = load_config(folder / CONFIG_NAME, WorldConfig)
         codec = codec_class(config.codec).from_pretrained(folder / "codec")
         transformer = WorldTransformer.from_pretrained(folder / "transformer")
-        transformer = placed(transformer, device, dtype or torch.float32, weights)
+        transformer = place_weights(transformer, device, dtype or torch.float32, weights)
         transformer.requires_grad_(False)
         text_encoder = None
         if config.text:

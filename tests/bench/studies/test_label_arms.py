@@ -5,7 +5,7 @@ import pytest
 
 from loci.actions import UNCERTAIN
 from loci.bench.studies import label_arms
-from loci.bench.studies.label_arms import ARMS, Thresholds, label_films, oracle, quality
+from loci.bench.studies.label_arms import ARMS, ArmThresholds, label_films, oracle, quality
 from loci.bench.studies.pose_noise import PoseNoise, Spectrum
 
 FPS = 15.0
@@ -29,7 +29,7 @@ def films(count: int = 6, frames: int = 240) -> np.ndarray:
 
 
 def test_thresholds_are_half_of_what_a_moving_step_does() -> None:
-    thresholds = Thresholds.of(films(), FPS)
+    thresholds = ArmThresholds.of(films(), FPS)
     assert thresholds.unit.stride == pytest.approx(21, rel=0.05)
     assert thresholds.unit.turn == pytest.approx(12, rel=0.05)
     assert thresholds.move == pytest.approx(thresholds.unit.stride / 2)
@@ -37,7 +37,7 @@ def test_thresholds_are_half_of_what_a_moving_step_does() -> None:
 
 def test_the_oracle_names_what_is_done() -> None:
     poses = films()
-    true = oracle(poses, Thresholds.of(poses, FPS), FPS)
+    true = oracle(poses, ArmThresholds.of(poses, FPS), FPS)
     middle = true[:, 7::15]  # of every run; steps lead from a frame to the next
     assert {tuple(ids) for ids in middle.reshape(-1, 2).tolist()} == {
         (0, 0),
@@ -49,7 +49,7 @@ def test_the_oracle_names_what_is_done() -> None:
 
 def test_without_noise_all_but_single_frames_are_right() -> None:
     poses = films()
-    thresholds = Thresholds.of(poses, FPS)
+    thresholds = ArmThresholds.of(poses, FPS)
     true = oracle(poses, thresholds, FPS)
     arms = label_films(poses, thresholds, FPS, seed=0, noise=NONE)
     assert quality(arms["one threshold"], true)["both_wrong"] == 0
@@ -59,7 +59,7 @@ def test_without_noise_all_but_single_frames_are_right() -> None:
 
 def test_rules_differ_as_the_noise_has_it() -> None:
     poses = films(12)
-    thresholds = Thresholds.of(poses, FPS)
+    thresholds = ArmThresholds.of(poses, FPS)
     true = oracle(poses, thresholds, FPS)
     arms = label_films(poses, thresholds, FPS, seed=0)
     assert tuple(arms) == ARMS
@@ -82,7 +82,7 @@ def test_rules_differ_as_the_noise_has_it() -> None:
 
 def test_films_have_different_noise_and_seeds_too(monkeypatch: pytest.MonkeyPatch) -> None:
     poses = films()
-    thresholds = Thresholds.of(poses, FPS)
+    thresholds = ArmThresholds.of(poses, FPS)
     first, other = (label_films(poses, thresholds, FPS, seed)["per frame"].ids for seed in (0, 1))
     assert (first != other).any()
     true = oracle(poses, thresholds, FPS)

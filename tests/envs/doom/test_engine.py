@@ -15,7 +15,7 @@ from loci.envs.doom.engine import (
     TURN,
     UNSET_FOV,
     DoomWalker,
-    Rendering,
+    RenderSettings,
     film,
     stepped,
     turn_between,
@@ -124,7 +124,7 @@ def warping_error(frames: np.ndarray, fov: float) -> float:
 @pytest.mark.parametrize("size", [64, 128])
 @pytest.mark.parametrize("fov", [FOV, UNSET_FOV], ids=["88.7", "73.7"])
 def test_a_frame_spans_the_field_of_view_that_is_stated(size: int, fov: float) -> None:
-    rendering = Rendering(size, fov)
+    rendering = RenderSettings(size, fov)
     frames, _ = film(3, spin(48), rendering=rendering)
     assert frames.shape[1:] == (size, size, 3)
     assert rendering.info.fov_degrees == pytest.approx(fov, abs=0.01)
@@ -135,9 +135,9 @@ def test_a_frame_spans_the_field_of_view_that_is_stated(size: int, fov: float) -
 
 def test_frames_of_other_sizes_and_fields_of_view_are_refused() -> None:
     with pytest.raises(LociError, match="96 pixels"):
-        Rendering(96)
+        RenderSettings(96)
     with pytest.raises(LociError, match="120 degrees"):
-        Rendering(fov=120)
+        RenderSettings(fov=120)
 
 
 def test_walls_stop_the_walker() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from loci.errors import LociError
 from loci.geometry.camera import Camera
-from loci.geometry.gaussians.render import Rendering
+from loci.geometry.gaussians.render import RenderOutput
 from loci.geometry.io import write_glb
 from loci.geometry.mesh.bake import BakeConfig, bake_texture, unwrap
 from loci.geometry.mesh.mesh import Mesh, Texture
@@ -36,7 +36,7 @@ def test_unwrapped_triangles_do_not_overlap() -> None:
 def painted() -> Mesh:
     fine = ball(6)
 
-    def look(camera: Camera, size: int) -> Rendering:
+    def look(camera: Camera, size: int) -> RenderOutput:
         return render_mesh(fine, camera, size, light=None)
 
     return bake_texture(ball(3), look, BakeConfig(side=256, views=16, pixels=192))
@@ -100,7 +100,7 @@ def test_no_seam_is_lit(painted: Mesh, tmp_path) -> None:
 def test_charts_do_not_bleed_into_each_other_in_a_small_texture() -> None:
     mesh = ball(3)
 
-    def look(camera: Camera, size: int) -> Rendering:
+    def look(camera: Camera, size: int) -> RenderOutput:
         drawn = render_mesh(mesh, camera, size, light=None)
         return drawn._replace(colour=drawn.alpha.expand(3, -1, -1))
 

@@ -24,7 +24,7 @@ from loci.train.slat.flow import (
 )
 from loci.train.slat.parts import SlatVAE
 from loci.train.slat.targets import (
-    PoseNoise,
+    PoseJitter,
     SlatFlowBatch,
     crop_voxels,
     encode_objects,
@@ -157,8 +157,8 @@ def test_a_jolt_moves_the_pose_by_as_much_as_it_says() -> None:
     blank = torch.zeros(3, 4, 4)
     view = ObjectView(blank, blank[:1], blank[0], 40.0, placement, 0.0)
     rng = torch.Generator().manual_seed(0)
-    assert perturb_pose(view, PoseNoise(0, 0, 0), rng).placement.rotation.equal(torch.eye(3))
-    moved = [perturb_pose(view, PoseNoise(3.0, 0.01, 0.05), rng).placement for _ in range(400)]
+    assert perturb_pose(view, PoseJitter(0, 0, 0), rng).placement.rotation.equal(torch.eye(3))
+    moved = [perturb_pose(view, PoseJitter(3.0, 0.01, 0.05), rng).placement for _ in range(400)]
     rotations = torch.stack([p.rotation for p in moved])
     assert torch.allclose(rotations @ rotations.mT, torch.eye(3), atol=1e-5)
     cosine = (rotations.diagonal(dim1=1, dim2=2).sum(dim=1) - 1) / 2

@@ -88,7 +88,7 @@ def test_frozen_windows_stay_and_merges_learn_on(tmp_path: Path) -> None:
     def look(run: RunDirectory, parts: dict) -> None:
         save(run, parts)
         state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["model"]
-        seen.append({name.removeprefix("world."): tensor for name, tensor in state.items()})
+        seen.append({name.removeprefix("transformer."): tensor for name, tensor in state.items()})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunDirectory, "save", look)
@@ -217,3 +217,16 @@ def test_a_share_of_the_noise_levels_lies_where_sampling_begins() -> None:
     assert (none > 0.95).float().mean() < 0.05
     assert 0.08 < (high == 1).float().mean() < 0.12
     assert 0.38 < (high > 0.95).float().mean() < 0.5
+
+
+def test_checkpoints_with_the_former_name_of_the_transformer_load() -> None:
+    old, new = (WorldObjective(WorldTransformer(CONFIG.model), CONFIG) for _ in range(2))
+    average = torch.optim.swa_utils.AveragedModel(new)
+    state = {name.replace("transformer.", "world.", 1): x for name, x in old.state_dict().items()}
+    assert all(name.startswith("world.") for name in state)
+    new.load_state_dict(dict(state))
+    wrapped = {f"module.{name}": x for name, x in state.items()}
+    average.load_state_dict({"n_averaged": average.n_averaged, **wrapped})
+    for loaded in (new, average.module):
+        for name, x in old.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], x)

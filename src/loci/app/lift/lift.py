@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from loci.caching.presets import Preset
     from loci.caching.stats import Stats
-    from loci.nn.placement import Weights
+    from loci.nn.placement import WeightPlacement
     from loci.objects.lifter import Lifter
     from loci.objects.pipeline import Progress
     from loci.objects.scene import Scene
@@ -109,15 +109,15 @@ def load_lifter(request: CheckedLift, keep: bool = False) -> Lifter:
     return Lifter.from_pretrained(request.model, device, dtype, keep, weights)
 
 
-def _weights(options: LiftOptions, model: Path, dtype: torch.dtype) -> Weights:
+def _weights(options: LiftOptions, model: Path, dtype: torch.dtype) -> WeightPlacement:
     """Where the weights go; of a large model it is said what it will need, before it is read."""
-    from loci.app.memory import choose_weights, lift_need, parse_memory
+    from loci.app.ram import choose_placement, lift_ram, parse_ram
 
-    need, int8 = lift_need(model, dtype), options.dtype == "int8"
+    need, int8 = lift_ram(model, dtype), options.dtype == "int8"
     if need is None:
         return "int8" if int8 else "resident"
-    memory = None if options.memory is None else parse_memory(options.memory)
-    weights = choose_weights(need, memory, int8, "expected more, or --dtype bfloat16")
+    memory = None if options.max_ram is None else parse_ram(options.max_ram)
+    weights = choose_placement(need, memory, int8, "expected more, or --dtype bfloat16")
     if need.is_large:
         print(f"{options.model} {need.described(weights)}")
     return weights

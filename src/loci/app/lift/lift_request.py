@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 
 from loci.app.device import Dtype, check_device
-from loci.app.memory import parse_memory
+from loci.app.ram import parse_ram
 from loci.errors import LociError, check_seed, check_tolerance
 from loci.io.config_files import LIFTER_NAME, read_json
 from loci.io.files import check_folder_writable
@@ -29,7 +29,7 @@ from loci.objects.inputs.masks import check_not_picture, read_alpha, read_mask
 if TYPE_CHECKING:
     from jaxtyping import Bool, UInt8
 
-Decoder = Literal["gaussian_decoder", "gaussian_decoder_4", "mesh_decoder"]
+DecoderName = Literal["gaussian_decoder", "gaussian_decoder_4", "mesh_decoder"]
 ONE_FILE = (".ply", ".splat", ".glb", ".obj")
 BOUNDS = {"guesses": (1, 64), "faces": (12, 1_000_000), "texture": (16, 8192)}
 """Least and most of what is counted."""
@@ -88,9 +88,9 @@ class LiftOptions:
     dtype: Dtype = "auto"
     """Element type of the weights: auto is bfloat16 for large models on CUDA, float32 otherwise;
     int8 are weights of a byte with bfloat16 for the rest."""
-    memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE")] = None
-    """The most memory to take, such as 8GB, by large models: their weights are streamed from disk
-    if they do not fit. What is free on this machine if not given."""
+    max_ram: Annotated[str | None, tyro.conf.arg(metavar="SIZE")] = None
+    """The most memory (RAM) that a large model may take, such as 8GB: its weights are streamed from
+    disk if they do not fit. All that is free if not given."""
     seed: int = 0
     """Seed of the noise: another seed, another guess at the hidden parts."""
     guesses: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
@@ -101,7 +101,7 @@ class LiftOptions:
     """Largest relative error of a flow, in place of the preset's steps, from 0 to 1. home, which
     has few steps to skip, saves a sixth of its evaluations at 0.05 and a third at 0.4; --speed
     saves more."""
-    decoders: tuple[Decoder, ...] = ()
+    decoders: tuple[DecoderName, ...] = ()
     """Run only these; gaussian_decoder_4, where the model has it, makes fewer splats."""
     faces: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Simplify the mesh to about N faces, without hidden parts and small holes."""
@@ -223,8 +223,8 @@ def _intrinsics(options: LiftOptions, size: tuple[int, int]) -> Intrinsics | Non
 
 
 def _check_options(options: LiftOptions) -> None:
-    if options.memory is not None:
-        parse_memory(options.memory)
+    if options.max_ram is not None:
+        parse_ram(options.max_ram)
     selected = options.mask or options.box or options.point
     if options.picture is None and (selected or options.pointmap):
         raise LociError("PICTURE is required with --mask, --box, --point and --pointmap")

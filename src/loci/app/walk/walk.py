@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int, UInt8
 
     from loci.app.walk.walk_record import WalkRecord
-    from loci.nn.placement import Weights
+    from loci.nn.placement import WeightPlacement
     from loci.world.world import WalkState, World
 
 
@@ -94,18 +94,18 @@ def load_world(request: WalkRequest) -> tuple[World, WalkState]:
     return world, state
 
 
-def _weights(request: WalkRequest, dtype: torch.dtype) -> Weights:
+def _weights(request: WalkRequest, dtype: torch.dtype) -> WeightPlacement:
     """Where the weights go; of a large model it is said what it will need, before it is read."""
-    from loci.app.memory import choose_weights, parse_memory, walk_need
+    from loci.app.ram import choose_placement, parse_ram, walk_ram
 
     options = request.options
-    need = walk_need(request.model, dtype, *_frame_size(request))
+    need = walk_ram(request.model, dtype, *_frame_size(request))
     if need is None:
         return "int8" if options.dtype == "int8" else "resident"
-    memory = None if options.memory is None else parse_memory(options.memory)
+    memory = None if options.max_ram is None else parse_ram(options.max_ram)
     int8 = options.dtype == "int8"
     advice = "expected more, or a smaller --size such as 256x256, or --dtype bfloat16"
-    weights = choose_weights(need, memory, int8, advice)
+    weights = choose_placement(need, memory, int8, advice)
     if need.is_large:
         print(f"{options.model} {need.described(weights)}")
     return weights
@@ -217,8 +217,8 @@ def _continuation(request: WalkRequest, save: Path, done: int) -> str:
     options = request.options
     words = ["loci", "walk", "--resume", str(save), "--model", options.model]
     words += ["--device", options.device, "--dtype", options.dtype, "--speed", options.speed]
-    if options.memory is not None:
-        words += ["--memory", options.memory]
+    if options.max_ram is not None:
+        words += ["--max-ram", options.max_ram]
     if options.tolerance is not None:
         words += ["--tolerance", str(options.tolerance)]
     if options.save is not None:

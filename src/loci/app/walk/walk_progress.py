@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 BAR = "{l_bar}{bar}| {n:.1f}/{total_fmt} frames [{elapsed}<{remaining}{postfix}]"
 MANY = 500_000_000
-"""Weights from which on a start takes so long that its stages are named."""
+"""Bytes of weights from which on a start takes so long that its stages are named."""
 REFRESH = 0.1
 """Seconds between two pictures of the bar."""
 STAGES = {

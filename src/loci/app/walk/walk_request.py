@@ -17,7 +17,7 @@ import tyro
 
 from loci.actions import DEFAULT_WALK, KEYS_HELP, MAX_FRAMES, check_known, parse_keys, read_actions
 from loci.app.device import Dtype, check_device
-from loci.app.memory import parse_memory
+from loci.app.ram import parse_ram
 from loci.app.walk.saved_walk import SavedWalk
 from loci.codecs import FRAMES_PER_LATENT
 from loci.errors import LociError, check_seed, check_tolerance
@@ -59,9 +59,9 @@ class WalkOptions:
     dtype: Dtype = "auto"
     """Element type of the weights: auto is bfloat16 for large models on CUDA, float32 otherwise;
     int8 are weights of a byte with bfloat16 for the rest."""
-    memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE")] = None
-    """The most memory to take, such as 8GB, by large models: their weights are streamed from disk
-    if they do not fit. What is free on this machine if not given."""
+    max_ram: Annotated[str | None, tyro.conf.arg(metavar="SIZE")] = None
+    """The most memory (RAM) that a large model may take, such as 8GB: its weights are streamed from
+    disk if they do not fit. All that is free if not given."""
     seed: int | None = None
     """Seed of the noise; if not given, one of the picture's own. A saved walk keeps its own."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -249,8 +249,8 @@ def _check_options(options: WalkOptions) -> None:
     check_seed(options.seed or 0)
     check_tolerance(options.tolerance)
     check_device(options.device)
-    if options.memory is not None:
-        parse_memory(options.memory)
+    if options.max_ram is not None:
+        parse_ram(options.max_ram)
 
 
 def _check_outputs(options: WalkOptions, outputs: WalkOutputs) -> None:

@@ -35,7 +35,7 @@ class ArmLabels:
 
 
 @dataclass(frozen=True)
-class Thresholds:
+class ArmThresholds:
     """Where motion of a fifth of a second begins to count, from the true motion of all films: what
     rules without an estimate of the noise are given.
 
@@ -49,7 +49,7 @@ class Thresholds:
     view: float
 
     @classmethod
-    def of(cls, poses: Float[np.ndarray, "n t 3"], fps: float) -> Thresholds:
+    def of(cls, poses: Float[np.ndarray, "n t 3"], fps: float) -> ArmThresholds:
         motions = [exact_motion(camera_poses(film), fps) for film in poses]
         span = motions[0].span
         floor = MIN_TURN * span / fps
@@ -64,7 +64,7 @@ class Thresholds:
 
 
 def oracle(
-    poses: Float[np.ndarray, "n t 3"], thresholds: Thresholds, fps: float
+    poses: Float[np.ndarray, "n t 3"], thresholds: ArmThresholds, fps: float
 ) -> Int[np.ndarray, "n t-1 2"]:
     """What the true motion over a fifth of a second is called, with one threshold."""
     motions = [exact_motion(camera_poses(film), fps) for film in poses]
@@ -72,14 +72,17 @@ def oracle(
 
 
 def _single(
-    move: Float[np.ndarray, "t 2"], view: Float[np.ndarray, "t 2"], at: Thresholds, share: float = 1
+    move: Float[np.ndarray, "t 2"],
+    view: Float[np.ndarray, "t 2"],
+    at: ArmThresholds,
+    share: float = 1,
 ) -> Int[np.ndarray, "t 2"]:
     return np.column_stack([true_ids(move, share * at.move), true_ids(view, share * at.view)])
 
 
 def label_films(
     poses: Float[np.ndarray, "n t 3"],
-    thresholds: Thresholds,
+    thresholds: ArmThresholds,
     fps: float,
     seed: int,
     noise: PoseNoise = FREIBURG,

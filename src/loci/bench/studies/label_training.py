@@ -21,7 +21,7 @@ from loci.train.optim import MuonWithAdam
 from loci.train.trainer import Step, Task, Trainer, TrainerConfig
 from loci.train.world.batches import WorldBatch
 from loci.train.world.memory_tokens import batch_actions, batch_poses, compress_history
-from loci.train.world.train import HIDDEN
+from loci.train.world.train import HIDDEN, rename_former_tensors
 from loci.world.conditioning import ActionEncoderConfig
 from loci.world.transformer import TransformerConfig, WorldTransformer
 
@@ -56,7 +56,7 @@ def small_transformer(width: int, blocks: int, latent_channels: int) -> Transfor
         memory_stream="fixed",
         prediction="data",
         round_timestep=False,
-        detail=2 * width,
+        skip_head=2 * width,
     )
 
 
@@ -128,11 +128,12 @@ class ChunkObjective(nn.Module):
 
     def __init__(self, transformer: WorldTransformer) -> None:
         super().__init__()
-        self.world = transformer
+        self.register_load_state_dict_pre_hook(rename_former_tensors)
+        self.transformer = transformer
 
     def forward(self, batch: WorldBatch, used: Bool[Tensor, "b t"], rng: torch.Generator) -> Tensor:
         """Weighted as in the training of worlds."""
-        transformer = self.world
+        transformer = self.transformer
         device = transformer.patch_embedding.weight.device
         # In bfloat16 oneDNN's gradient of small 3-D convolutions is now and then no number.
         with torch.autocast(device.type, enabled=False):
@@ -185,7 +186,7 @@ class ChunkTask(Task[ChunkObjective]):
         return {"loss": model(*batch, step.rng)}
 
     def save(self, model: ChunkObjective, folder: Path) -> None:
-        model.world.save_pretrained(folder)
+        model.transformer.save_pretrained(folder)
 
 
 def train_chunks(
@@ -223,4 +224,4 @@ def train_chunks(
         precision="float32",
     )
     trainer = Trainer(config)
-    return trainer.fit(ChunkTask(films, model, trainer, start)).world
+    return trainer.fit(ChunkTask(films, model, trainer, start)).transformer

@@ -22,7 +22,7 @@ from loci.bench.studies.label_arms import (
     ARMS,
     Arm,
     ArmLabels,
-    Thresholds,
+    ArmThresholds,
     label_films,
     oracle,
     quality,
@@ -127,7 +127,7 @@ class Study:
     work: Path
     plan: StudyPlan
     films: HandFilms
-    thresholds: Thresholds
+    thresholds: ArmThresholds
     true: np.ndarray
     examination: Examination
 
@@ -136,7 +136,7 @@ class Study:
         frame_codec = FrameCodec.from_pretrained(find_model(codec, CONFIG_NAME) / "codec")
         sizes = plan.films, plan.held_out, plan.frames
         films = hand_films(work / FILMS, frame_codec, *sizes)
-        thresholds = Thresholds.of(films.poses, FPS)
+        thresholds = ArmThresholds.of(films.poses, FPS)
         true = oracle(films.poses, thresholds, FPS)
         held_out = oracle(films.held_out_poses, thresholds, FPS)
         examination = Examination.prepare(films, held_out, frame_codec, plan.examples, plan.starts)

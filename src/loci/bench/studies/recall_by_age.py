@@ -33,7 +33,7 @@ Recall = dict[str, float | int | None]
 
 
 @dataclass(frozen=True)
-class Trial:
+class AgeTrial:
     """A walk and the index of its last given frame; which of the new frames were seen in the older
     half of the history alone, and which never."""
 
@@ -45,7 +45,7 @@ class Trial:
 
 def choose_trials(
     poses: Float[np.ndarray, "walks t 3"], history: int, count: int, rng: np.random.Generator
-) -> list[Trial]:
+) -> list[AgeTrial]:
     """At most `count` trials whose new frames show views seen in the older half of the history.
 
     Args:
@@ -59,7 +59,7 @@ def choose_trials(
         for now in range(history, len(path) - FRAMES, 8):
             seen, new = _views(path[now - history : now + FRAMES + 1], history)
             if seen.sum() >= FRAMES // 4:
-                found.append(Trial(walk, now, seen, new))
+                found.append(AgeTrial(walk, now, seen, new))
     chosen = sorted(rng.permutation(len(found))[:count].tolist())
     return [found[i] for i in chosen]
 
@@ -109,7 +109,7 @@ def measure_recall(
 
 
 def _continued(
-    world: LatentWorld, walks: LatentWalks, trials: list[Trial], history: int, codec: Codec
+    world: LatentWorld, walks: LatentWalks, trials: list[AgeTrial], history: int, codec: Codec
 ) -> Recall:
     rows = torch.tensor([trial.walk for trial in trials])[:, None]
     now = torch.tensor([trial.now for trial in trials])[:, None]

@@ -217,7 +217,7 @@ def small_transformer(addressing: Addressing) -> TransformerConfig:
     full = doom_transformer(addressing == "poses")
     encoder = replace(full.memory_encoder, out_channels=128, hidden=32)
     return replace(
-        full, dim=128, ffn_dim=512, blocks=6, heads=2, detail=256, memory_encoder=encoder
+        full, dim=128, ffn_dim=512, blocks=6, heads=2, skip_head=256, memory_encoder=encoder
     )
 
 

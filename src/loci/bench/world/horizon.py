@@ -17,9 +17,9 @@ from torch import Tensor
 from loci.bench.report import ratio, table, write_json
 from loci.bench.world.published_loop import (
     MAX_COMPRESSED,
-    History,
     PublishedChunk,
-    RecordedWalk,
+    WalkHistory,
+    WalkRecorder,
     published_chunk,
 )
 from loci.envs.doom.walks import runs
@@ -95,7 +95,7 @@ def chunk_costs(world: World, chunks: int) -> list[ChunkCost]:
     from tqdm import tqdm
 
     wanted = {n for n in MILESTONES if n < chunks} | {chunks}
-    walk = RecordedWalk(world, picture(world))
+    walk = WalkRecorder(world, picture(world))
     first = walk.state
     world.step(first, _actions(world, 1))
     published_chunk(world, first, walk.history(0), _actions(world, 1))
@@ -117,7 +117,7 @@ def state_bytes(state: WalkState) -> int:
 
 def _cost(
     world: World,
-    walk: RecordedWalk,
+    walk: WalkRecorder,
     recent: list[tuple[WalkState, Int[np.ndarray, "n 2"]]],
     n: int,
 ) -> ChunkCost:
@@ -142,7 +142,7 @@ def _cost(
     )
 
 
-def _difference(world: World, history: History, published: PublishedChunk) -> float:
+def _difference(world: World, history: WalkHistory, published: PublishedChunk) -> float:
     if world.config.reencode:
         frames = history.frames[-len(published.frames) :].astype(int)
         return float(np.abs(frames - published.frames).max() / 127.5)

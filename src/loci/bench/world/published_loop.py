@@ -30,7 +30,7 @@ MAX_COMPRESSED = _PLAN.windows * _PLAN.window + _PLAN.windows * _PLAN.window // 
 world with a memory of its own compresses as many in every evaluation here."""
 
 
-class History(NamedTuple):
+class WalkHistory(NamedTuple):
     """Everything a walk has made so far, with the start picture and its latent."""
 
     frames: UInt8[np.ndarray, "n h w 3"]
@@ -38,7 +38,7 @@ class History(NamedTuple):
     poses: Float[Tensor, "1 t 3"] | None
 
 
-class RecordedWalk:
+class WalkRecorder:
     """A walk that keeps all its frames, latents and poses, which a world itself does not."""
 
     def __init__(self, world: World, picture: UInt8[np.ndarray, "h w 3"]) -> None:
@@ -61,12 +61,12 @@ class RecordedWalk:
         if poses is not None:
             self._poses.append(poses)
 
-    def history(self, chunks: int) -> History:
+    def history(self, chunks: int) -> WalkHistory:
         """The history after so many chunks."""
         frames, latents = self._frames[: chunks + 1], self._latents[: chunks + 1]
         posed = self._world.config.action_scale is not None
         poses = torch.cat(self._poses[: chunks + 1], dim=1) if posed else None
-        return History(np.concatenate(frames), torch.cat(latents, dim=2), poses)
+        return WalkHistory(np.concatenate(frames), torch.cat(latents, dim=2), poses)
 
 
 class _Recorder:
@@ -92,7 +92,7 @@ class PublishedChunk(NamedTuple):
 
 @torch.no_grad()
 def published_chunk(
-    world: World, state: WalkState, history: History, actions: Int[np.ndarray, "n 2"]
+    world: World, state: WalkState, history: WalkHistory, actions: Int[np.ndarray, "n 2"]
 ) -> PublishedChunk:
     """The chunk that `world.step(state, actions)` makes, for a full chunk of actions.
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from loci.envs.doom.engine import FULL_TURN, TURN, TURN_SIGN, UNSET_FOV, Rendering, film
+from loci.envs.doom.engine import FULL_TURN, TURN, TURN_SIGN, UNSET_FOV, RenderSettings, film
 from loci.envs.doom.walks import spin, there_and_back
 from loci.io.frames import fit, frames_to_tensor
 from loci.memory.poses import dead_reckon
@@ -80,7 +80,7 @@ def film_for(
         LociError: when ViZDoom is missing.
     """
     small = world.size is None or min(world.size) <= 64
-    rendering = Rendering(64 if small else 128, world.config.fov or UNSET_FOV)
+    rendering = RenderSettings(64 if small else 128, world.config.fov or UNSET_FOV)
     frames, poses = film(map_seed, actions, rendering=rendering)
     return resized(frames, world.size or (rendering.size, rendering.size)), poses
 

@@ -12,13 +12,13 @@ from loci.caching.spectral import (
     IMAGE_SIZE,
     RESOLUTION,
     DecodingConfig,
-    Thresholds,
+    SpectralThresholds,
     energy_ratio,
     grid_spectrum,
     image_spectrum,
 )
 
-RELEASED_THRESHOLDS = Thresholds(high=0.7, low=0.5)
+RELEASED_THRESHOLDS = SpectralThresholds(high=0.7, low=0.5)
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PublishedDecoding(DecodingConfig):
     always_merges: ClassVar[bool] = True
 
     @property
-    def thresholds(self) -> Thresholds:
+    def thresholds(self) -> SpectralThresholds:
         return super().thresholds or RELEASED_THRESHOLDS
 
     def relative_area(self, resolution: int) -> float:

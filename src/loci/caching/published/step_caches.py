@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from loci.caching.error_budget import Interval, is_guided, is_last, level
-from loci.caching.forecast import Anchored, Forecast, History, Taylor
+from loci.caching.forecast import Anchored, Forecast, Taylor, VelocityHistory
 from loci.caching.step_cache import layout_history
 from loci.flow import State
 
@@ -53,7 +53,9 @@ class PublishedStepCache:
         self.config = config
         taylor = Taylor(config.order)
         smoothed = config.layout if config.mode == "paper" else ()
-        self.history = History(taylor, dict.fromkeys(smoothed, Anchored(taylor, config.beta)))
+        self.history = VelocityHistory(
+            taylor, dict.fromkeys(smoothed, Anchored(taylor, config.beta))
+        )
         self.skipped = 0
 
     def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
@@ -138,7 +140,7 @@ class TaylorSeer:
 
     def __init__(self, interval: int = 3, order: int = 1, warmup: int = 2) -> None:
         self.interval, self.warmup = interval, warmup
-        self.history, self.skipped = History(Taylor(order)), 0
+        self.history, self.skipped = VelocityHistory(Taylor(order)), 0
 
     def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
         due = self.skipped >= self.interval - 1 or step < self.warmup or is_last(step, timesteps)

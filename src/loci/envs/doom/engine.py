@@ -70,7 +70,7 @@ def turn_between(heading: float, goal: float) -> float:
 
 
 @dataclass(frozen=True)
-class Rendering:
+class RenderSettings:
     """How frames are rendered.
 
     Args:
@@ -132,11 +132,11 @@ class DoomWalker:
         LociError: when ViZDoom is missing or does not start, or for none or more than 99 maps.
     """
 
-    def __init__(self, maps: Sequence[DoomMap], rendering: Rendering | None = None) -> None:
+    def __init__(self, maps: Sequence[DoomMap], rendering: RenderSettings | None = None) -> None:
         if not 1 <= len(maps) <= MAX_MAPS:
             raise LociError(f"{len(maps)} Doom maps, expected 1 to {MAX_MAPS}")
         self._heading = 0.0
-        self.rendering = rendering or Rendering()
+        self.rendering = rendering or RenderSettings()
         self._folder = tempfile.TemporaryDirectory(prefix="loci-doom-")
         folder = Path(self._folder.name).resolve()
         try:
@@ -203,7 +203,7 @@ def film(
     map_seed: int,
     actions: Int[np.ndarray, "n 2"],
     start: MapPose | None = None,
-    rendering: Rendering | None = None,
+    rendering: RenderSettings | None = None,
 ) -> tuple[UInt8[np.ndarray, "n+1 s s 3"], Float32[np.ndarray, "n+1 3"]]:
     """True frames and poses of a list of actions in the map of a seed, the first view included.
 

@@ -49,7 +49,7 @@ def render_with_gsplat(
 Background = float | Float[Tensor, "3"] | Float[Tensor, "3 h w"]
 
 
-class Rendering(NamedTuple):
+class RenderOutput(NamedTuple):
     """A rendered image.
 
     Attributes:
@@ -65,7 +65,7 @@ class Rendering(NamedTuple):
 
 def render_gaussians(
     gaussians: Gaussians, camera: Camera, size: Size, background: Background = 0.0
-) -> Rendering:
+) -> RenderOutput:
     """Renders Gaussians with a mip filter, as SAM 3D Objects does; differentiable.
 
     `composite_reference` defines the result.
@@ -83,7 +83,7 @@ def render_gaussians(
         splats = project_gaussians(gaussians, camera, (height, width))
         sums = composite_tiles(splats, height, width)
         colour, alpha, depth = sums[:3], sums[3], sums[4] / sums[3].clamp(min=1e-6)
-    return Rendering(over(colour, alpha, background), alpha, depth)
+    return RenderOutput(over(colour, alpha, background), alpha, depth)
 
 
 def over(

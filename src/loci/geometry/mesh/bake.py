@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from loci.errors import LociError, install_hint
 from loci.geometry.camera import Camera
-from loci.geometry.gaussians.render import Rendering
+from loci.geometry.gaussians.render import RenderOutput
 from loci.geometry.mesh.mesh import Mesh, Texture
 from loci.geometry.mesh.render import face_weights, nearest_faces
 
@@ -109,7 +109,7 @@ def unwrap(mesh: Mesh, side: int) -> Unwrapped:
 
 @torch.no_grad()
 def bake_texture(
-    mesh: Mesh, render: Callable[[Camera, int], Rendering], config: BakeConfig | None = None
+    mesh: Mesh, render: Callable[[Camera, int], RenderOutput], config: BakeConfig | None = None
 ) -> Mesh:
     """The mesh with a texture baked from renders of the object.
 
@@ -171,7 +171,7 @@ def _sample_view(
     cut: Mesh,
     texels: Texels,
     camera: Camera,
-    render: Callable[[Camera, int], Rendering],
+    render: Callable[[Camera, int], RenderOutput],
     config: BakeConfig,
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n 3"]]:
     """Weight and colour of each texel in one view."""

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from loci.geometry.camera import Camera, Size, height_width
 from loci.geometry.gaussians.projection import NEAR
-from loci.geometry.gaussians.render import Background, Rendering, over
+from loci.geometry.gaussians.render import Background, RenderOutput, over
 from loci.geometry.mesh.mesh import Mesh
 
 BATCH = 1 << 20
@@ -47,7 +47,7 @@ def render_mesh(
     background: Background = 0.0,
     light: PreviewLight | None = PreviewLight(),
     samples: int = 2,
-) -> Rendering:
+) -> RenderOutput:
     """Renders a mesh, both sides of its faces, with its texture or vertex colours. Not
     differentiable.
 
@@ -72,7 +72,7 @@ def render_mesh(
     sums = torch.cat([colour, depth[None], covered.to(depth)[None]])
     sums = F.avg_pool2d(sums, samples)
     alpha = sums[4]
-    return Rendering(over(sums[:3], alpha, background), alpha, sums[3] / alpha.clamp(min=1e-6))
+    return RenderOutput(over(sums[:3], alpha, background), alpha, sums[3] / alpha.clamp(min=1e-6))
 
 
 def nearest_faces(

@@ -113,9 +113,11 @@ def overlaps(masks: list[Bool[np.ndarray, "h w"]], names: list[str]) -> list[str
     return notes
 
 
-def touches_edge(inside: Bool[np.ndarray, "h w"]) -> bool:
-    """Whether a mask reaches the picture's edge, so that part of the object may be cut off."""
-    return bool(inside[[0, -1]].any() or inside[:, [0, -1]].any())
+def touches_edge(inside: Bool[np.ndarray, "h w"], border: int = 1) -> bool:
+    """Whether a mask comes within `border` pixels of the picture's edge, so that part of the object
+    may be cut off."""
+    edges = (inside[:border], inside[-border:], inside[:, :border], inside[:, -border:])
+    return any(bool(edge.any()) for edge in edges)
 
 
 def components(

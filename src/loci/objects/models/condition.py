@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from loci.io.weights import load_pretrained, save_pretrained
 from loci.nn.attention import GatedFeedForward
-from loci.nn.norms import layer_norm, learned_table
+from loci.nn.norms import layer_norm, normal_parameter
 from loci.objects.models.dinov2 import DinoEmbedder, DinoEmbedderConfig, VitBlock
 
 
@@ -43,9 +43,9 @@ class PointmapEmbedder(nn.Module):
         grid = c.input_size // c.patch
         self.point_proj = nn.Linear(3, c.dim)
         self.invalid_xyz_token = nn.Parameter(torch.zeros(c.dim))
-        self.cls_token = learned_table(1, 1, c.dim)
-        self.pos_embed_window = learned_table(1, 1 + c.patch**2, c.dim)
-        self.pos_embed = learned_table(1, c.dim, grid, grid)
+        self.cls_token = normal_parameter(1, 1, c.dim)
+        self.pos_embed_window = normal_parameter(1, 1 + c.patch**2, c.dim)
+        self.pos_embed = normal_parameter(1, c.dim, grid, grid)
         self.blocks = nn.ModuleList([VitBlock(c.dim, c.heads, c.mlp_ratio, layer_scale=False)])
 
     @property

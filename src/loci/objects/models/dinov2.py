@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from loci.nn.attention import dot_product_attention
 from loci.nn.cpu_inference import linear_gelu
-from loci.nn.norms import layer_norm, learned_table
+from loci.nn.norms import layer_norm, normal_parameter
 from loci.objects.models.efficientnet import STRIDE, WIDTH, LiteFeatures
 
 
@@ -136,9 +136,9 @@ class Dino(nn.Module):
     def __init__(self, config: DinoConfig) -> None:
         super().__init__()
         self.config = c = config
-        self.cls_token = learned_table(1, 1, c.dim)
-        self.pos_embed = learned_table(1, 1 + c.grid**2, c.dim)
-        self.register_tokens = learned_table(1, c.registers, c.dim)
+        self.cls_token = normal_parameter(1, 1, c.dim)
+        self.pos_embed = normal_parameter(1, 1 + c.grid**2, c.dim)
+        self.register_tokens = normal_parameter(1, c.registers, c.dim)
         self.mask_token = nn.Parameter(torch.zeros(1, c.dim))
         if c.stem == "lite" and c.patch != STRIDE:
             raise ValueError(f"patches of {c.patch} pixels, expected {STRIDE} with the lite stem")

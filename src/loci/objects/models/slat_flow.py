@@ -48,13 +48,13 @@ class SparseResidualBlock(nn.Module):
         self.skip_connection = nn.Identity() if same else nn.Linear(in_channels, out_channels)
 
     def forward(
-        self, feats: Float[Tensor, "n c"], moment: Float[Tensor, "b e"], fine: Voxels
+        self, feats: Float[Tensor, "n c"], time_embedding: Float[Tensor, "b e"], fine: Voxels
     ) -> Float[Tensor, "m d"]:
         """The block's output.
 
         Args:
             feats: of `fine`, or of its parents if the block upsamples.
-            moment: the embedded time, one row or one for every item.
+            time_embedding: the embedded time, one row or one for every item.
             fine: the finer of the voxel sets before and after the block.
         """
         voxels = fine
@@ -62,7 +62,7 @@ class SparseResidualBlock(nn.Module):
             feats, voxels = downsample(feats, fine), fine.coarser.voxels
         elif self.resample > 0:
             feats = upsample(feats, fine)
-        scale, shift = per_voxel(self.emb_layers(moment), voxels).chunk(2, dim=-1)
+        scale, shift = per_voxel(self.emb_layers(time_embedding), voxels).chunk(2, dim=-1)
         h = self.conv1(F.silu(self.norm1(feats)), voxels)
         h = modulated_norm(h, shift, scale, EPS)
         return self.conv2(F.silu(h), voxels) + self.skip_connection(feats)
@@ -82,12 +82,12 @@ class VoxelFlowBlock(nn.Module):
     def forward(
         self,
         feats: Float[Tensor, "n d"],
-        moment: Float[Tensor, "b d"],
+        time_embedding: Float[Tensor, "b d"],
         voxels: Voxels,
         keys_values: KeysValues | None,
     ) -> Float[Tensor, "n d"]:
         """The block's output; `keys_values` None is the unconditional branch."""
-        rows = per_voxel(self.adaLN_modulation(moment), voxels)
+        rows = per_voxel(self.adaLN_modulation(time_embedding), voxels)
         m = Modulation(*rows.chunk(6, dim=-1))
         h = modulated_norm(feats, m.shift1, m.scale1, EPS)
         feats = gated_residual(feats, self.self_attn(h, voxels.by_item), m.gate1)
@@ -252,8 +252,8 @@ class SlatFlow(nn.Module):
         """
         if latents.shape[0] != len(voxels):
             raise ValueError(f"{latents.shape[0]} latents for {len(voxels)} voxels")
-        moment = self.t_embedder(time)
-        x, levels, skips = self.input_layer(latents.to(moment.dtype)), [voxels], []
+        time_embedding = self.t_embedder(time)
+        x, levels, skips = self.input_layer(latents.to(time_embedding.dtype)), [voxels], []
         if context is not None and context.aligned is not None:
             if len(context.aligned) != len(voxels):
                 raise ValueError(
@@ -261,18 +261,20 @@ class SlatFlow(nn.Module):
                 )
             x = x + context.aligned
         for block in _residual(self.input_blocks):
-            x = block(x, moment, levels[-1])
+            x = block(x, time_embedding, levels[-1])
             if block.resample:
                 levels.append(levels[-1].coarser.voxels)
             skips.append(x)
         positions = sincos_embedding(levels[-1].coords[:, 1:], x.shape[1])
         x = x + positions.to(x.dtype)
         for i, block in enumerate(self.blocks):
-            x = block(x, moment, levels[-1], None if context is None else context.attended[i])
+            x = block(
+                x, time_embedding, levels[-1], None if context is None else context.attended[i]
+            )
         for block in _residual(self.out_blocks):
             if block.resample:
                 levels.pop()
-            x = block(torch.cat([x, skips.pop()], dim=1), moment, levels[-1])
+            x = block(torch.cat([x, skips.pop()], dim=1), time_embedding, levels[-1])
         return self.out_layer(layer_norm(x, 1e-5)).float()
 
     def forward(

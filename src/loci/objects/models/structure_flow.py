@@ -20,11 +20,11 @@ from loci.nn.norms import (
     AffineLayerNorm,
     HeadRMSNorm,
     Modulation,
-    fixed_table,
+    constant_tensor,
     gated_residual,
     layer_norm,
-    learned_table,
     modulated_norm,
+    normal_parameter,
 )
 
 SHAPE = "shape"
@@ -91,15 +91,15 @@ class TwoStreamBlock(nn.Module):
         """Keys and values of a condition, the same at every step."""
         return {s: self._cross(s).keys_values(condition) for s in STREAMS}
 
-    def modulate(self, moment: Float[Tensor, "b d"]) -> Modulation:
+    def modulate(self, time_embedding: Float[Tensor, "b d"]) -> Modulation:
         """The modulation at an embedded time, `[b, 1, d]` each, the same for both streams."""
-        return Modulation(*self.adaLN_modulation(moment)[:, None].chunk(6, dim=-1))
+        return Modulation(*self.adaLN_modulation(time_embedding)[:, None].chunk(6, dim=-1))
 
     def forward(
-        self, x: Streams, moment: Float[Tensor, "b d"], keys_values: StreamKeys | None
+        self, x: Streams, time_embedding: Float[Tensor, "b d"], keys_values: StreamKeys | None
     ) -> dict[str, Tensor]:
         """The block's output; `keys_values` None is the unconditional branch."""
-        m = self.modulate(moment)
+        m = self.modulate(time_embedding)
         modulated = {s: modulated_norm(x[s], m.shift1, m.scale1, EPS) for s in STREAMS}
         attended = self.self_attn(modulated)
         out = {}
@@ -162,9 +162,9 @@ class LatentMapping(nn.Module):
     def __init__(self, channels: int, dim: int, resolution: int | None = None) -> None:
         super().__init__()
         if resolution is None:
-            self.pos_emb = learned_table(1, dim)
+            self.pos_emb = normal_parameter(1, dim)
         else:
-            self.register_buffer("pos_emb", fixed_table(cube_embedding(resolution, dim)))
+            self.register_buffer("pos_emb", constant_tensor(cube_embedding(resolution, dim)))
         self.input_layer = nn.Linear(channels, dim)
         self.out_layer = nn.Linear(dim, channels)
 
@@ -228,8 +228,8 @@ class StructureFlow(nn.Module):
         As published, runs without shortcuts add the embedding of step 0, which is not 0. None adds
         nothing.
         """
-        moment = self.t_embedder(time)
-        return moment if step is None else moment + self.d_embedder(step)
+        time_embedding = self.t_embedder(time)
+        return time_embedding if step is None else time_embedding + self.d_embedder(step)
 
     def project(self, latents: Latents) -> dict[str, Float[Tensor, "b n d"]]:
         """The two token streams."""
@@ -252,8 +252,8 @@ class StructureFlow(nn.Module):
             context: from `context`; None for the unconditional branch.
             step: the shortcut's step length (0..1000); None stands for 0.
         """
-        moment = self.embed_time(time, torch.zeros_like(time) if step is None else step)
-        return self._run(latents, moment, context)
+        time_embedding = self.embed_time(time, torch.zeros_like(time) if step is None else step)
+        return self._run(latents, time_embedding, context)
 
     def forward(
         self,
@@ -275,11 +275,11 @@ class StructureFlow(nn.Module):
         return load_pretrained(cls, StructureFlowConfig, source)
 
     def _run(
-        self, latents: Latents, moment: Tensor, context: StructureContext | None
+        self, latents: Latents, time_embedding: Tensor, context: StructureContext | None
     ) -> dict[str, Tensor]:
         streams = self.project(latents)
         for i, block in enumerate(self._blocks):
-            streams = block(streams, moment, None if context is None else context[i])
+            streams = block(streams, time_embedding, None if context is None else context[i])
         tokens = {SHAPE: streams[SHAPE]}
         tokens |= zip(LAYOUT_CHANNELS, streams[LAYOUT_STREAM].split(1, dim=1), strict=True)
         return {name: self._mapping(name).out_of(tokens[name]) for name in latents}

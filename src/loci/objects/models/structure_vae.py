@@ -54,7 +54,7 @@ class Posterior(NamedTuple):
         return 0.5 * divergence.flatten(1).mean(dim=1)
 
 
-class Downsample(nn.Module):
+class Downsample3d(nn.Module):
     """Half the resolution: the eight children of a cell become its channels."""
 
     def __init__(self, channels: int, out: int) -> None:
@@ -78,7 +78,7 @@ class StructureEncoder(nn.Module):
             width = c.channels[level]
             blocks.extend(VolumeResidualBlock(width) for _ in range(c.blocks_per_level))
             if level:
-                blocks.append(Downsample(width, c.channels[level - 1]))
+                blocks.append(Downsample3d(width, c.channels[level - 1]))
         self.blocks = nn.Sequential(*blocks)
         self.middle_block = nn.Sequential(
             *(VolumeResidualBlock(coarsest) for _ in range(c.middle_blocks))
@@ -148,7 +148,7 @@ class VolumeResidualBlock(nn.Module):
         return x + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
 
 
-class Upsample(nn.Module):
+class Upsample3d(nn.Module):
     """Twice the resolution: channels become the eight children of a cell."""
 
     def __init__(self, channels: int, out: int) -> None:
@@ -173,7 +173,7 @@ class StructureDecoder(nn.Module):
         blocks: list[nn.Module] = []
         for level, width in enumerate(c.channels):
             if level:
-                blocks.append(Upsample(c.channels[level - 1], width))
+                blocks.append(Upsample3d(c.channels[level - 1], width))
             blocks.extend(VolumeResidualBlock(width) for _ in range(c.blocks_per_level))
         self.blocks = nn.ModuleList(blocks)
         head = Conv3d(last, 1, 3, padding=1)

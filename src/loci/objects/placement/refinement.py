@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from loci.geometry.camera import Camera
 from loci.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
 from loci.geometry.voxels import voxel_centres
+from loci.objects.inputs.cleaning import touches_edge
 from loci.objects.inputs.observation import Observation
 from loci.objects.placement.pose import Pose
 
@@ -299,5 +300,4 @@ def _closed(covered: Bool[Tensor, "k g g"]) -> Bool[Tensor, "k g g"]:
 
 def is_cut_off(mask: Bool[Tensor, "h w"]) -> bool:
     """Whether a mask reaches the picture's edge, so that the object's extent is unknown."""
-    edges = (mask[:BORDER], mask[-BORDER:], mask[:, :BORDER], mask[:, -BORDER:])
-    return any(bool(edge.any()) for edge in edges)
+    return touches_edge(mask.cpu().numpy(), BORDER)

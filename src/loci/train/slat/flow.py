@@ -23,7 +23,7 @@ from loci.train.run_directory import RunDirectory
 from loci.train.slat.flow_evaluate import SlatFlowEvaluation
 from loci.train.slat.parts import SlatVAE
 from loci.train.slat.targets import (
-    PoseNoise,
+    PoseJitter,
     SlatFlowBatch,
     crop_voxels,
     flow_batch,
@@ -79,7 +79,7 @@ class SlatFlowTraining(TrainerConfig):
     corruption: float = 0.08
     condition_dropout: float = 0.1
     pixel_dropout: float = 0.15
-    pose_noise: PoseNoise = PoseNoise()
+    pose_noise: PoseJitter = PoseJitter()
     logit_means: tuple[float, ...] = (-0.3, -4.0)
     coordinate_weight: float = 0.5
     ema_decay: float = 0.995

@@ -55,7 +55,7 @@ class EncodedObjects(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PoseNoise:
+class PoseJitter:
     """Deviations of a pose found by stage 1 from the true one.
 
     Attributes:
@@ -112,7 +112,7 @@ def flow_batch(
     augmentation: SceneAugmentation,
     corruption: float,
     rng: torch.Generator,
-    pose_noise: PoseNoise | None = None,
+    pose_noise: PoseJitter | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> SlatFlowBatch:
     """Random objects, each in a picture of one random view; encoded on the encoder's device.
@@ -120,7 +120,7 @@ def flow_batch(
     Mirrored and recoloured objects are so in the picture and in what is encoded. At most the share
     `corruption` of the voxels is lost or wrong, as for the autoencoder, and poses are noisy.
     """
-    pose_noise = pose_noise or PoseNoise()
+    pose_noise = pose_noise or PoseJitter()
     rest = replace(augmentation, mirrored=0.0, recolored=0.0)  # what is done to pictures alone
 
     def other_view() -> ObjectView:
@@ -159,7 +159,7 @@ def aligned_pixels(
     return pixel_aligned(centres, 1 / item.resolution, camera, scene.rgb, scene.mask)
 
 
-def perturb_pose(view: ObjectView, noise: PoseNoise, rng: torch.Generator) -> ObjectView:
+def perturb_pose(view: ObjectView, noise: PoseJitter, rng: torch.Generator) -> ObjectView:
     """The view with a pose as stage 1 might find it."""
     rotation, translation, scale = view.placement
     axis = math.radians(noise.degrees) * torch.randn(3, generator=rng)

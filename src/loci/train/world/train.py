@@ -19,6 +19,7 @@ from loci.errors import LociError
 from loci.flow import TIMESTEPS, add_noise, flow_loss, sample_levels
 from loci.io.config_files import CONFIG_NAME, load_config
 from loci.io.models import find_model
+from loci.io.weights import rename_tensors
 from loci.train.optim import MuonWithAdam
 from loci.train.run_directory import RunDirectory
 from loci.train.trainer import Step, Task, Trainer
@@ -100,7 +101,7 @@ def train_world(config: WorldTraining) -> WorldTransformer:
     count = min(config.evaluation_walks, len(test.frames))
     held_out = latent_walks(test, codec, cache, count, scale)
     evaluation = RecallEvaluation.prepare(held_out, test.frames, codec)
-    return trainer.fit(WorldTask(config, walks, evaluation, trainer, start)).world
+    return trainer.fit(WorldTask(config, walks, evaluation, trainer, start)).transformer
 
 
 def fit_world(
@@ -112,7 +113,7 @@ def fit_world(
     """`train_world` on walks already encoded."""
     config.check_walks(walks.length)
     trainer = Trainer(config)
-    return trainer.fit(WorldTask(config, walks, evaluation, trainer, start)).world
+    return trainer.fit(WorldTask(config, walks, evaluation, trainer, start)).transformer
 
 
 class WorldInputs(NamedTuple):
@@ -151,7 +152,7 @@ class WorldTask(Task["WorldObjective"]):
 
     def batch(self, step: Step) -> WorldInputs:
         config, source = self.config, self.source
-        stage, transformer = config.stage(step.progress), self.model.world
+        stage, transformer = config.stage(step.progress), self.model.transformer
         # The same on all processes: they hold batches of one size, and the same rollouts.
         shared = np.random.default_rng([config.seed, step.number])
         spec = stage.histories[shared.integers(len(stage.histories))]
@@ -179,8 +180,8 @@ class WorldTask(Task["WorldObjective"]):
         """Give the weights that make level-one tokens their average; cached tokens give them no
         gradient from now on."""
         encoder, averaged = (
-            self.model.world.memory_encoder,
-            average.get_submodule("world.memory_encoder").state_dict(),
+            self.model.transformer.memory_encoder,
+            average.get_submodule("transformer.memory_encoder").state_dict(),
         )
         with torch.no_grad():
             for name, tensor in encoder.state_dict().items():
@@ -195,10 +196,10 @@ class WorldTask(Task["WorldObjective"]):
     def evaluate(self, model: WorldObjective, run: RunDirectory) -> dict[str, float]:
         if self.evaluation is None:
             return {}
-        return evaluate_recall(model.world, self.evaluation, run)
+        return evaluate_recall(model.transformer, self.evaluation, run)
 
     def save(self, model: WorldObjective, folder: Path) -> None:
-        model.world.save_pretrained(folder)
+        model.transformer.save_pretrained(folder)
         frame = None
         if self.evaluation is not None:
             frame = self.evaluation.example
@@ -218,7 +219,8 @@ class WorldObjective(nn.Module):
 
     def __init__(self, transformer: WorldTransformer, config: WorldTraining) -> None:
         super().__init__()
-        self.world = transformer  # the name that its weights have in checkpoints
+        self.register_load_state_dict_pre_hook(rename_former_tensors)
+        self.transformer = transformer
         self.config = config
 
     def forward(
@@ -236,7 +238,7 @@ class WorldObjective(nn.Module):
             tokens: cached level-one tokens of the batch's walks, instead of encoding them.
             rng: on the CPU.
         """
-        transformer = self.world
+        transformer = self.transformer
         device = transformer.patch_embedding.weight.device
         size = batch.local.shape[0]
         deviation = history_noise * torch.rand(size, generator=rng)
@@ -279,3 +281,10 @@ class WorldObjective(nn.Module):
         high = sample_levels(size, 1.0, rng, HIGH_NOISE_LOGIT_MEAN)
         high = torch.where(torch.rand(size, generator=rng) < AT_ONE, torch.ones(size), high)
         return torch.where(torch.rand(size, generator=rng) < config.high_noise, high, level)
+
+
+def rename_former_tensors(
+    module: nn.Module, tensors: dict[str, Tensor], prefix: str, *_: object
+) -> None:
+    """So that trainings go on whose checkpoints call the transformer `world`."""
+    rename_tensors(tensors, prefix, {"world.": "transformer."})

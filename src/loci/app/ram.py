@@ -1,4 +1,4 @@
-"""The dial between memory and time: what a walk or a lift needs, told before weights are read."""
+"""The memory (RAM) that a walk or a lift needs, told before weights are read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loci.errors import LociError
 if TYPE_CHECKING:
     import torch
 
-    from loci.nn.placement import Weights
+    from loci.nn.placement import WeightPlacement
 
 GB = 1e9
 UNITS = {"": 1e9, "g": 1e9, "m": 1e6}
@@ -21,7 +21,7 @@ PROCESS = 0.6e9
 
 
 @dataclass(frozen=True)
-class Need:
+class RamNeed:
     """Bytes that a run holds at its peak, by what holds them.
 
     Attributes:
@@ -40,11 +40,11 @@ class Need:
     def is_large(self) -> bool:
         return self.blocks > 1e9
 
-    def total(self, weights: Weights) -> float:
+    def total(self, weights: WeightPlacement) -> float:
         share = {"resident": self.blocks, "int8": self.blocks / 2, "streamed": 3 * self.block}
         return PROCESS + share[weights] + self.rest + self.work
 
-    def described(self, weights: Weights) -> str:
+    def described(self, weights: WeightPlacement) -> str:
         """What is said before weights are read."""
         total = self.total(weights)
         held = total - PROCESS - self.work
@@ -55,7 +55,7 @@ class Need:
         )
 
 
-def parse_memory(text: str) -> float:
+def parse_ram(text: str) -> float:
     """Bytes of "8GB", "800MB" or "8" (gigabytes).
 
     Raises:
@@ -64,11 +64,13 @@ def parse_memory(text: str) -> float:
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([gm]?)i?b?", text.strip().lower())
     size = float(match[1]) * UNITS[match[2]] if match else 0
     if size < 1e8:
-        raise LociError(f"--memory: {text}, expected a size such as 8GB or 800MB")
+        raise LociError(f"--max-ram: {text}, expected a size such as 8GB or 800MB")
     return size
 
 
-def choose_weights(need: Need, memory: float | None, int8: bool, advice: str) -> Weights:
+def choose_placement(
+    need: RamNeed, memory: float | None, int8: bool, advice: str
+) -> WeightPlacement:
     """Where the weights of blocks go: in memory if they fit, else streamed from disk.
 
     Args:
@@ -80,20 +82,20 @@ def choose_weights(need: Need, memory: float | None, int8: bool, advice: str) ->
     Raises:
         LociError: when `memory` is given and too little whatever is done.
     """
-    most = free_memory() if memory is None else memory
+    most = free_ram() if memory is None else memory
     if int8:
-        order: tuple[Weights, ...] = ("int8",)
+        order: tuple[WeightPlacement, ...] = ("int8",)
     else:
         order = ("resident", "streamed")
-    fitting: list[Weights] = [weights for weights in order if need.total(weights) <= most]
+    fitting: list[WeightPlacement] = [weights for weights in order if need.total(weights) <= most]
     if not fitting and memory is not None:
         raise LociError(
-            f"--memory: {memory / GB:.1f} GB, but this {need.described(order[-1])}; {advice}"
+            f"--max-ram: {memory / GB:.1f} GB, but this {need.described(order[-1])}; {advice}"
         )
     return fitting[0] if fitting else order[-1]
 
 
-def free_memory() -> float:
+def free_ram() -> float:
     """Bytes that can be had without swapping; infinite where the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -118,7 +120,7 @@ ROWS = 2
 """Prompt and negative prompt."""
 
 
-def walk_need(model: Path, dtype: torch.dtype, height: int, width: int) -> Need | None:
+def walk_ram(model: Path, dtype: torch.dtype, height: int, width: int) -> RamNeed | None:
     """What a walk with the published model needs; None for other models, which are small.
 
     Raises:
@@ -136,23 +138,23 @@ def walk_need(model: Path, dtype: torch.dtype, height: int, width: int) -> Need 
     config = sizes.transformer
     with torch.device("meta"):
         transformer = WorldTransformer(config)
-        codec = 4.0 * numbers(WanCodec(sizes.codec))
-    blocks = numbers(transformer.blocks) * dtype.itemsize
-    rest = numbers(transformer) * dtype.itemsize - blocks
+        codec = 4.0 * parameter_count(WanCodec(sizes.codec))
+    blocks = parameter_count(transformer.blocks) * dtype.itemsize
+    rest = parameter_count(transformer) * dtype.itemsize - blocks
     tokens = (height // 16) * (width // 16)
     scale = config.dim / 1536 * dtype.itemsize / 2
     kept = config.blocks * (2 * tokens + 2 * 512) * config.dim * dtype.itemsize
     chunk = (23 * tokens * TOKEN + FEED_FORWARD) * scale + ROWS * kept
     tile = min(height * width, LARGEST_TILE * 64)
     work = max(chunk, CODEC_PIXEL * tile) + 2 * STATE_PIXEL * height * width
-    return Need(blocks, blocks / config.blocks, rest + codec, work)
+    return RamNeed(blocks, blocks / config.blocks, rest + codec, work)
 
 
 LIFT_WORK = 1.9e9
 """Bytes besides weights at the peak of a full-size lift, as measured."""
 
 
-def lift_need(model: Path, dtype: torch.dtype) -> Need | None:
+def lift_ram(model: Path, dtype: torch.dtype) -> RamNeed | None:
     """What a lift with the published model needs, whose parts are loaded one at a time; None for
     other models, which are small.
 
@@ -169,13 +171,13 @@ def lift_need(model: Path, dtype: torch.dtype) -> Need | None:
         return None
     with torch.device("meta"):
         flows = [configs.build(name) for name in FLOWS]
-    largest = max(flows, key=numbers)
+    largest = max(flows, key=parameter_count)
     stack: Any = largest.blocks
-    blocks = numbers(stack) * dtype.itemsize
-    rest = numbers(largest) * dtype.itemsize - blocks
-    return Need(blocks, blocks / len(stack), rest, LIFT_WORK)
+    blocks = parameter_count(stack) * dtype.itemsize
+    rest = parameter_count(largest) * dtype.itemsize - blocks
+    return RamNeed(blocks, blocks / len(stack), rest, LIFT_WORK)
 
 
-def numbers(module: torch.nn.Module) -> int:
+def parameter_count(module: torch.nn.Module) -> int:
     """How many numbers the weights of a module are."""
     return sum(tensor.numel() for tensor in module.state_dict().values())
