@@ -122,6 +122,9 @@ COMMANDS = {
         "loci.data.panoramas:panoramas", "Record a camera that turns in 360-degree photographs."
     ),
     "data film": Command("loci.data.level_film:film", "Film a Freedoom level by hand."),
+    "data encode": Command(
+        "loci.data.encode:encode", "Encode recordings before training, by many processes."
+    ),
     "data objects": Command(
         "loci.data.objects.make:objects", "Render and voxelise objects for training."
     ),

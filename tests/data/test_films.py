@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loci.data import recordings
 from loci.data.films import assemble, certain_shares, describe_film, write_film
 from loci.data.recordings import load_recordings
 from loci.errors import LociError
@@ -67,3 +68,20 @@ def test_films_that_nearly_agree_are_taken(tmp_path: Path) -> None:
     add_film(tmp_path, "two", fov=52.0)
     assemble(tmp_path, 16)
     assert json.loads((tmp_path / "train" / "meta.json").read_text())["fov_degrees"] == 51.5
+
+
+def test_a_film_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirty hours are read in minutes; films without a hash have theirs computed."""
+    add_film(tmp_path, "one")
+    add_film(tmp_path, "two")
+    assemble(tmp_path, 16)
+    first = load_recordings(tmp_path / "train").digest
+    with monkeypatch.context() as patch:
+        patch.setattr(recordings, "content_digest", lambda arrays: pytest.fail("read again"))
+        assert load_recordings(tmp_path / "train").digest == first
+    (tmp_path / "clips" / "one" / "sha256.txt").unlink()
+    old = load_recordings(tmp_path / "train").digest
+    assert old != first
+    frames = np.load(tmp_path / "clips" / "one" / "frames.npy", mmap_mode="r+")
+    frames[0] += 1
+    assert load_recordings(tmp_path / "train").digest not in (old, first)

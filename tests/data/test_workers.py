@@ -1,6 +1,5 @@
 """Processes are killed, and nothing but their own work is lost. Ray: on a cluster of two nodes."""
 
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 from loci import cli
 from loci.data.workers import finished, finished_on_ray
 from loci.errors import LociError
+from tests.data.conftest import NODE
 from tests.data.killed import refuse, slow, survive
 
 NAMES = ("a", "b", "heavy", "c", "unlucky", "d")
@@ -30,24 +30,6 @@ def test_a_killed_process_costs_its_own_work_alone(
 def test_without_ray_the_extra_is_named() -> None:
     with pytest.raises(LociError, match=r"--ray needs Ray: pip install 'genius-loci\[ray\]'"):
         next(finished_on_ray([1], slow, "auto"))
-
-
-NODE = {"num_cpus": 1, "object_store_memory": 100_000_000}
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Two nodes of one core each; workers find the tests."""
-    from ray.cluster_utils import Cluster  # type: ignore
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT}")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        found = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **NODE})
-        found.add_node(**NODE)
-        found.wait_for_nodes()
-        yield found
-        found.shutdown()
 
 
 @needs_ray

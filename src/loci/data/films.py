@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from loci.actions import UNCERTAIN
-from loci.data.recordings import CLIPS, META, VERSION, write_meta
+from loci.data.recordings import CLIPS, DIGEST, META, VERSION, content_digest, write_meta
 from loci.envs.base import EnvironmentInfo
 from loci.errors import LociError
 from loci.io.config_files import read_json
@@ -36,10 +36,16 @@ class Stretch(NamedTuple):
 
 
 def write_film(folder: Path, frames: np.ndarray, actions: np.ndarray, poses: np.ndarray) -> None:
-    """The arrays of a film that `load_recordings` maps, into a folder that exists."""
-    np.save(folder / "frames.npy", frames.astype(np.uint8))
-    np.save(folder / "actions.npy", actions.astype(np.uint8))
-    np.save(folder / "poses.npy", poses.astype(np.float32))
+    """The arrays of a film that `load_recordings` maps, and their hash, into a folder that
+    exists."""
+    arrays = {
+        "frames": frames.astype(np.uint8),
+        "actions": actions.astype(np.uint8),
+        "poses": poses.astype(np.float32),
+    }
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    (folder / DIGEST).write_text(content_digest(arrays))
 
 
 def describe_film(

@@ -5,13 +5,13 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float16, Int
 from torch import Tensor
 
 from loci.codecs.base import Codec
@@ -20,6 +20,8 @@ from loci.errors import LociError
 from loci.memory.poses import ActionScale, dead_reckon
 
 LATENTS, ENCODED, OWNER = "latents.npy", "encoded.npy", "owner.json"
+EncodeWalks = Callable[[Sequence[int]], Iterable[tuple[int, np.ndarray]]]
+"""Gives the latents of the walks asked for, as they are done."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ def latent_walks(
         raise LociError("recordings lack action_scale, the units of their actions")
     if codec.temporal_factor != 1:
         raise LociError("latents of walks need a codec with a latent for every frame")
-    latents = _encoded(recordings, codec, cache, walks)
+    folder = fill_cache(recordings, codec, cache, walks)
+    # Writable for torch, but never written to the file.
+    latents = torch.from_numpy(np.load(folder / LATENTS, mmap_mode="c"))[:walks]
     actions = torch.from_numpy(recordings.actions[:walks].astype(np.int64))
     start = torch.zeros(walks, 3, dtype=torch.float64)
     reckoned = dead_reckon(start, actions[:, :-1, 0], actions[:, :-1, 1], scale)
@@ -109,7 +113,19 @@ def join_walks(parts: Sequence[LatentWalks]) -> LatentWalks:
     )
 
 
-def _encoded(recordings: Recordings, codec: Codec, cache: Path, walks: int) -> Tensor:
+def fill_cache(
+    recordings: Recordings, codec: Codec, cache: Path, walks: int, encode: EncodeWalks | None = None
+) -> Path:
+    """Encodes those of the first `walks` walks that a cache lacks; returns the cache's folder.
+
+    Args:
+        recordings, codec, cache, walks: as for `latent_walks`.
+        encode: gives each of the walks asked for with its latents, in any order; by default here,
+            one after the other.
+
+    Raises:
+        LociError: when the cache cannot be written or is damaged.
+    """
     folder = cache / _key(recordings, codec)
     if not folder.is_dir():
         _create(folder, recordings, codec)
@@ -118,14 +134,22 @@ def _encoded(recordings: Recordings, codec: Codec, cache: Path, walks: int) -> T
         encoded = np.load(folder / ENCODED, mmap_mode="r+")
     except (OSError, ValueError) as error:
         raise LociError(f"{folder}: damaged latents; remove the folder") from error
-    for walk in range(walks):
-        if not encoded[walk]:
-            latents[walk] = _encode(recordings.frames[walk], codec)
-            latents.flush()  # before it is said to be there
-            encoded[walk] = 1
-            encoded.flush()
-    # Writable for torch, but never written to the file.
-    return torch.from_numpy(np.load(folder / LATENTS, mmap_mode="c"))[:walks]
+
+    def here(missing: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        return ((walk, encode_walk(recordings, codec, walk)) for walk in missing)
+
+    missing = [walk for walk in range(walks) if not encoded[walk]]
+    for walk, found in (encode or here)(missing) if missing else ():
+        latents[walk] = found
+        latents.flush()  # before it is said to be there
+        encoded[walk] = 1
+        encoded.flush()
+    return folder
+
+
+def encode_walk(recordings: Recordings, codec: Codec, walk: int) -> Float16[np.ndarray, "t c h w"]:
+    """The latents of one walk."""
+    return _encode(recordings.frames[walk], codec)
 
 
 def _encode(frames: np.ndarray, codec: Codec) -> np.ndarray:

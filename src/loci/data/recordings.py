@@ -217,7 +217,7 @@ def write_shard(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         draft.mkdir(parents=True)
         for name, array in arrays.items():
             np.save(draft / f"{name}.npy", array)
-        (draft / DIGEST).write_text(_digest(arrays))
+        (draft / DIGEST).write_text(content_digest(arrays))
         os.replace(draft, path)
     except OSError as error:
         raise LociError(f"{path}: cannot be written ({error.strerror})") from error
@@ -285,8 +285,7 @@ def _load_clips(
         path, first = folder / clip["path"], clip["first"]
         if clip["path"] not in films:
             films[clip["path"]] = {name: _map_film(path / f"{name}.npy") for name in forms}
-            for array in films[clip["path"]].values():
-                digest.update(_digest({"film": array}).encode())
+            digest.update(_film_digest(path, films[clip["path"]]).encode())
         for name, (dtype, shape) in forms.items():
             part = films[clip["path"]][name][None, first : first + length]
             if part.shape != (1, length, *shape) or part.dtype != np.dtype(dtype):
@@ -339,10 +338,19 @@ def _map_array(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarra
 def _shard_digest(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
     """As written with the shard; shards of version 1 have none, so theirs is computed."""
     file = path / DIGEST
-    return file.read_text().strip() if file.is_file() else _digest(arrays)
+    return file.read_text().strip() if file.is_file() else content_digest(arrays)
 
 
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+def _film_digest(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
+    """As written with the film; the first films have none, so theirs is computed."""
+    file = path / DIGEST
+    if file.is_file():
+        return file.read_text().strip()
+    return "".join(content_digest({"film": array}) for array in arrays.values())
+
+
+def content_digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """A hash of arrays by name, read row by row."""
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
