@@ -16,6 +16,7 @@ from PIL import Image
 from loci import cli
 from loci.app.lift import lift as lift_module
 from loci.app.lift.lift_request import CheckedLift
+from loci.objects.inputs import sam
 from loci.objects.lifter import Lifter
 from loci.objects.pipeline import LiftPipeline
 from tests.objects.inputs.test_masks import run_lengths
@@ -185,6 +186,26 @@ def test_a_box_is_cut_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (cut == INSIDE).mean() > 0.97
 
 
+def test_boxes_and_points_are_cut_out_by_sam_where_it_is_given(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, tuple[int, ...]]] = []
+
+    def cut(network: object, pixels: np.ndarray, prompt: tuple[int, ...]) -> np.ndarray:
+        asked.append((network, prompt))
+        return INSIDE
+
+    seen = []
+    monkeypatch.setattr(LiftPipeline, "run", lambda self: seen.extend(self.requests) or [])
+    monkeypatch.setattr(sam, "load_sam", lambda folder: f"network of {folder}")
+    monkeypatch.setattr(sam, "mask_from_box", cut)
+    monkeypatch.setattr(sam, "mask_from_point", cut)
+    run("p.png", "--box", "20", "4", "52", "36", "--point", "36", "20", "--sam", "vit")
+    assert asked == [("network of vit", (20, 4, 52, 36)), ("network of vit", (36, 20))]
+    assert all(np.array_equal(r.observation.mask.numpy(), INSIDE) for r in seen)
+    assert len(seen) == 2
+
+
 def other_pictures() -> dict[str, Image.Image]:
     grey = Image.fromarray(PIXELS[:, :, 0])
     return {
@@ -326,6 +347,18 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "wide": (["p.png", *m, "--fov", "180"], "--fov must be between 0 and 180 degrees, got 180"),
         "box outside": (["p.png", "--box", "0", "0", "99", "9"], "box 0 0 99 9: expected x0 < x1"),
         "point outside": (["p.png", "--point", "60", "0"], "point 60 0: expected inside"),
+        "SAM without a folder": (
+            ["p.png", "--box", "9", "9", "19", "19", "--segmentation", "sam"],
+            "--segmentation: sam, expected --sam FOLDER too",
+        ),
+        "no SAM": (
+            ["p.png", "--box", "9", "9", "19", "19", "--sam", "m.png"],
+            "m.png: a file, expected the folder of a SAM",
+        ),
+        "box outside, with SAM": (
+            ["p.png", "--box", "0", "0", "99", "9", "--sam", "m.png"],
+            "box 0 0 99 9: expected x0 < x1",
+        ),
         "someone's folder": (["p.png", *m, "--out", "stranger"], "stranger: holds"),
         "input in output": (["stranger/p.png", *m, "--out", "stranger"], "would be replaced"),
         "a file": (["p.png", *m, "--out", "m.png"], "m.png: is a file, expected"),

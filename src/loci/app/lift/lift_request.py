@@ -64,9 +64,11 @@ class LiftOptions:
     ] = ()
     """A pixel on an object, which is then segmented, in place of a mask; a box is more
     reliable."""
-    segmentation: Literal["auto", "u2net", "grabcut"] = "auto"
-    """How objects in boxes are segmented: by U2-Net, or by colour; auto takes U2-Net where its
-    weights are found. Points are always segmented by colour."""
+    segmentation: Literal["auto", "sam", "u2net", "grabcut"] = "auto"
+    """How objects in boxes and at points are segmented: by Segment Anything, which needs --sam; by
+    U2-Net, boxes only; or by colour. auto takes the first of them whose weights there are."""
+    sam: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """A checkpoint of Segment Anything in the layout of transformers, as facebook/sam-vit-base."""
     u2net: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights of U2-Net, u2netp.onnx; those of the package rembg are found without."""
     pointmap: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -300,6 +302,18 @@ def _segmented(
 ) -> list[Bool[np.ndarray, "h w"]]:
     if not options.box and not options.point:
         return []
+    if options.sam is not None and options.segmentation in ("auto", "sam"):
+        from loci.objects.inputs import sam, segmentation
+
+        for box in options.box:
+            segmentation.check_box(pixels, box)
+        for point in options.point:
+            segmentation.check_point(pixels, point)
+        network = sam.load_sam(options.sam)
+        boxes = [sam.mask_from_box(network, pixels, box) for box in options.box]
+        return boxes + [sam.mask_from_point(network, pixels, point) for point in options.point]
+    if options.segmentation == "sam":
+        raise LociError("--segmentation: sam, expected --sam FOLDER too")
     from loci.objects.inputs.segmentation import mask_from_point
 
     boxes = [_from_box(options, pixels, box) for box in options.box]

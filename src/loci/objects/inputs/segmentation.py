@@ -61,6 +61,15 @@ def check_box(pixels: Pixels, box: tuple[int, int, int, int]) -> str:
     return f"box {x0} {y0} {x1} {y1}"
 
 
+def check_point(pixels: Pixels, point: tuple[int, int]) -> str:
+    """The name of a point in messages. Raises LociError when it is not inside the picture."""
+    height, width = pixels.shape[:2]
+    x, y = point
+    if not (0 <= x < width and 0 <= y < height):
+        raise LociError(f"point {x} {y}: expected inside the picture of {width} x {height}")
+    return f"point {x} {y}"
+
+
 def mask_from_point(pixels: Pixels, point: tuple[int, int]) -> Inside:
     """The object at a point.
 
@@ -74,15 +83,12 @@ def mask_from_point(pixels: Pixels, point: tuple[int, int]) -> Inside:
     Raises:
         LociError: when the point is not inside the picture, or there is no distinct object.
     """
-    height, width = pixels.shape[:2]
-    x, y = point
-    if not (0 <= x < width and 0 <= y < height):
-        raise LociError(f"point {x} {y}: expected inside the picture of {width} x {height}")
+    name, (x, y) = check_point(pixels, point), point
     small, zoom = _downscaled(pixels)
     rows, columns = np.mgrid[0 : small.shape[0], 0 : small.shape[1]] + 0.5
     distance = np.hypot(columns - (x + 0.5) * zoom, rows - (y + 0.5) * zoom)
     inside = _component(_grabcut(small, _point_hints(small, distance)), distance.argmin())
-    return _upscaled(inside, pixels, f"point {x} {y}")
+    return _upscaled(inside, pixels, name)
 
 
 def _point_hints(pixels: Pixels, distance: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
