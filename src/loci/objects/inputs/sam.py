@@ -47,9 +47,10 @@ def load_sam(folder: Path) -> Any:
     if not isinstance(config, dict) or config.get("model_type") != "sam":
         raise LociError(f"{shown(folder)}: no {CONFIG} of one, {EXPECTED}")
     try:
-        network, told = SamModel.from_pretrained(
+        loaded: Any = SamModel.from_pretrained(
             folder, local_files_only=True, output_loading_info=True
         )
+        network, told = loaded
     except Exception as error:  # of whatever kind, by what is wrong with the files
         reason = type(error).__name__
         raise LociError(f"{shown(folder)}: cannot be loaded ({reason}), {EXPECTED}") from error
