@@ -66,6 +66,11 @@ ASSUMED_UNITS = (
     f"the object's distance, which without a pointmap is unknown and set to {ASSUMED_DISTANCE:g}"
 )
 
+GROUND_UNITS = (
+    "the distance of the first object that stands on the ground, which is unknown; the objects are "
+    "laid out as if all stood on one plane"
+)
+
 
 @dataclass(frozen=True)
 class Asset:
@@ -84,6 +89,7 @@ class Asset:
         principal: the camera's principal point, as shares of the picture's width and height.
         size: height and width of the picture in pixels, or None.
         notes: what is worth knowing about the result.
+        grounded: whether it was laid out with others on one plane (`Scene.grounded`).
         costs: seconds and peak memory of every stage of the run, shared by all its objects.
     """
 
@@ -99,6 +105,7 @@ class Asset:
     principal: tuple[float, float] = CENTRE
     size: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
+    grounded: bool = False
 
     @classmethod
     def from_result(cls, picture: ObservedPicture, result: LiftResult) -> Asset:
@@ -169,12 +176,17 @@ class Asset:
             "rotation_matrix": _listed(quaternion_to_matrix(self.pose.rotation)[0]),
             "translation": _listed(self.pose.translation[0]),
             "scale": _listed(self.pose.scale[0]),
-            "units": ASSUMED_UNITS if self.distance_assumed else POINTMAP_UNITS,
+            "units": self._units(),
             "horizontal_fov_degrees": self.fov,
             "principal_point": list(self.principal),
             **self.matrices(),
             **CONVENTION,
         }
+
+    def _units(self) -> str:
+        if self.grounded:
+            return GROUND_UNITS
+        return ASSUMED_UNITS if self.distance_assumed else POINTMAP_UNITS
 
     def cleaned(self, closed: bool = True) -> Asset:
         """With the hidden faces of the mesh removed and all holes (or small ones) filled.

@@ -15,6 +15,7 @@ from loci.geometry.io import from_gltf_frame, write_glb, write_ply
 from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.placing import merge_gaussians, place_gaussians, place_mesh
 from loci.objects.asset import Asset
+from loci.objects.placement.ground import ground_factors, moved_away
 from loci.objects.placement.pose import Pose
 
 SCENE_SPLATS, SCENE_MESH = "scene.ply", "scene.glb"
@@ -49,6 +50,31 @@ class Scene:
             for number, asset in enumerate(self.objects, start=1)
             if asset.mesh is not None
         }
+
+    def grounded(self) -> Scene:
+        """With the objects laid out as if all stood on one plane, which a picture without geometry
+        leaves open: each is moved along its ray, and enlarged with its distance, so that it looks
+        the same. Lengths are then in units of the first object's distance.
+
+        An object whose lower end is seen above the horizon or close to it stays where it is, and
+        its notes say so. Objects of known distance, and one object alone, are left as they are.
+        """
+        if len(self) < 2 or not all(asset.distance_assumed for asset in self.objects):
+            return self
+        factors = ground_factors(
+            [asset.pose for asset in self.objects], [asset.centres() for asset in self.objects]
+        )
+        laid_out = []
+        for number, (asset, factor) in enumerate(zip(self.objects, factors.tolist(), strict=True)):
+            if math.isnan(factor):
+                note = (
+                    f"{object_name(number + 1)}: stands on no ground that the camera looks down on"
+                )
+                laid_out.append(replace(asset, notes=(*asset.notes, f"{note}; left at distance 1")))
+            else:
+                pose = moved_away(asset.pose, factor)
+                laid_out.append(replace(asset, pose=pose, grounded=True))
+        return Scene(tuple(laid_out))
 
     def export(self, folder: str | Path) -> list[Path]:
         """Write `scene.ply`, `scene.glb` with a node for each object, and a folder for each object;

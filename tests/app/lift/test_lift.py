@@ -16,6 +16,7 @@ from PIL import Image
 from loci import cli
 from loci.app.lift import lift as lift_module
 from loci.app.lift.lift_request import CheckedLift
+from loci.objects import scene as scene_module
 from loci.objects.inputs import sam
 from loci.objects.lifter import Lifter
 from loci.objects.pipeline import LiftPipeline
@@ -173,6 +174,42 @@ def test_several_masks_make_a_scene(run: Run, capsys: pytest.CaptureFixture) -> 
     assert "half.png: touches the picture's edge; what is cut off there is guessed" in printed
     assert "m.png and half.png: overlap in 100% of the smaller" in printed[1]
     assert "how far away the objects are is unknown" in printed[2]
+
+
+def test_objects_are_laid_out_on_the_ground_when_asked_to(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    left = INSIDE.copy()
+    left[:, 36:] = False
+    Image.fromarray(left).save("left.png")
+    asked: list[int] = []
+
+    def twice(poses: list, points: list) -> torch.Tensor:
+        asked.extend(map(len, points))
+        return torch.tensor([1.0, 2.0])
+
+    argv = ("p.png", "--mask", "m.png", "--mask", "left.png", "--decoders", "gaussian_decoder")
+    assert run(*argv, "--out", "alone") == 0
+    assert "on one plane with --ground" in capsys.readouterr().out
+    monkeypatch.setattr(scene_module, "ground_factors", twice)
+    assert run(*argv, "--ground", "--out", "ground") == 0
+    assert "as if all stood on one plane" in capsys.readouterr().out
+    poses = {
+        (folder, number): json.loads(Path(f"{folder}/object-{number}/pose.json").read_text())
+        for folder in ("alone", "ground")
+        for number in (1, 2)
+    }
+    for number, factor in ((1, 1), (2, 2)):
+        before, after = poses["alone", number], poses["ground", number]
+        for name in ("translation", "scale"):
+            expected = [factor * value for value in before[name]]
+            assert after[name] == pytest.approx(expected, rel=1e-5)
+        assert after["units"].startswith("the distance of the first object")
+    monkeypatch.setattr(scene_module, "ground_factors", lambda *_: torch.tensor([torch.nan, 1.0]))
+    assert run(*argv, "--ground", "--out", "ground") == 0
+    assert "object-1: stands on no ground that the camera looks down on" in capsys.readouterr().out
+    assert run("p.png", "--mask", "m.png", "--ground", "--decoders", "gaussian_decoder") == 0
+    assert "--ground: one object or a pointmap, nothing to lay out" in capsys.readouterr().out
 
 
 def test_a_box_is_cut_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

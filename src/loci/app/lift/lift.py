@@ -135,7 +135,7 @@ def _run_lift(request: CheckedLift, lifter: Lifter, preset: Preset, stats: Stats
     masks = [picture.mask(*given) for given in zip(request.masks, request.names, strict=True)]
     decoders = tuple(dict.fromkeys(options.decoders)) or lifter.config.decoders
     with _bar(lifter, len(decoders), len(masks), preset) as progress:
-        return lifter.lift(
+        scene = lifter.lift(
             *(picture, masks, request.names, options.seed),
             decoders=decoders,
             guesses=options.guesses,
@@ -145,6 +145,7 @@ def _run_lift(request: CheckedLift, lifter: Lifter, preset: Preset, stats: Stats
             open_mesh=options.open,
             progress=progress,
         )
+    return scene.grounded() if options.ground else scene
 
 
 def _compare_to_exact(request: CheckedLift, lifter: Lifter, scene: Scene) -> list[str]:

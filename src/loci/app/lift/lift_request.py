@@ -83,6 +83,9 @@ class LiftOptions:
     intrinsics: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FX FY CX CY|FILE")] = ()
     """Instead of --fov, and for cropped pictures: focal lengths and principal point in pixels, or a
     file with them or a 3x3 camera matrix (.txt, .npy, .json)."""
+    ground: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Lay out several objects without a pointmap as if all stood on one plane, in units of the
+    first one's distance."""
     model: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")] = "home"
     """A shipped model, a folder, the published checkpoints of SAM 3D Objects, or a hub id."""
     device: str = "auto"
@@ -186,9 +189,17 @@ def check_request(options: LiftOptions) -> CheckedLift:
         if touches_edge(mask):
             notes.append(f"{name}: touches the picture's edge; what is cut off there is guessed")
     notes += overlaps(masks, names)
-    if len(masks) > 1 and options.pointmap is None:
+    if options.ground and (len(masks) == 1 or options.pointmap is not None):
+        notes.append("--ground: one object or a pointmap, nothing to lay out")
+    elif options.ground:
         notes.append(
-            "no pointmap: how far away the objects are is unknown; each is put at distance 1"
+            "no pointmap: the objects are laid out as if all stood on one plane, the first at "
+            "distance 1"
+        )
+    elif len(masks) > 1 and options.pointmap is None:
+        notes.append(
+            "no pointmap: how far away the objects are is unknown; each is put at distance 1, or "
+            "on one plane with --ground"
         )
     return CheckedLift(options, model, pixels, masks, names, intrinsics, notes)
 
