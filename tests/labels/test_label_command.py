@@ -145,6 +145,19 @@ def test_poses_with_other_axes_are_noticed(films: Path, tmp_path: Path) -> None:
     assert any("axes look wrong" in text for text in told)
 
 
+def test_gaps_in_poses_are_not_taken_for_wrong_axes(films: Path, tmp_path: Path) -> None:
+    """Poses are lacking for most of the first turn: between them they are interpolated."""
+    from tests.labels.test_pose_files import tum
+
+    lines = tum(walk(KEYS), 15).splitlines()
+    (path := tmp_path / "poses.txt").write_text("\n".join(lines[:17] + lines[29:]))
+    argv = ["label", str(films / "walk.mp4"), "--out", str(tmp_path / "out"), "--fov", str(FOV)]
+    assert cli.main([*argv, "--poses", str(path)]) == 0
+    told = json.loads((tmp_path / "out" / "clips" / "walk" / "clip.json").read_text())["warnings"]
+    assert any("gaps in the poses: 12 frames" in text for text in told)
+    assert not any("axes" in text for text in told)
+
+
 def test_a_film_whose_process_is_killed_is_named(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

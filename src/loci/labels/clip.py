@@ -132,7 +132,7 @@ def label_clip(
         rate = (len(seen.times) - 1) / max(seen.times[-1], 1e-9)
         poses, known = at_times(file, at, len(seen.times), rate, options.poses)
         camera_path = _given_path(poses, known, grey)
-        warnings += _check_axes(poses, grey, fov)
+        warnings += _check_axes(camera_path, grey, fov)
         if file.repeated:
             warnings.append(f"{file.repeated} poses repeat a stamp and were left out")
         if not known.all():
@@ -191,7 +191,8 @@ def _split_at_gaps(path: CameraPath, times: np.ndarray, warnings: list[str]) -> 
     gaps = np.diff(times) > GAP_SECONDS
     if not gaps.any():
         return path
-    warnings.append(f"{int(gaps.sum())} gaps in the film, the longest {np.diff(times).max():.1f} s")
+    many = "1 gap" if gaps.sum() == 1 else f"{int(gaps.sum())} gaps"
+    warnings.append(f"{many} in the film, the longest {np.diff(times).max():.1f} s")
     return CameraPath(
         path.poses,
         path.runs,
@@ -204,25 +205,27 @@ def _split_at_gaps(path: CameraPath, times: np.ndarray, warnings: list[str]) -> 
     )
 
 
-def _check_axes(poses: np.ndarray, grey: list[np.ndarray], fov: float) -> list[str]:
-    """Compares the turns of given poses with what two frames show, where they turn most."""
+def _check_axes(path: CameraPath, grey: list[np.ndarray], fov: float) -> list[str]:
+    """Compares the turns of given poses with what two frames show, where they turn most. Steps
+    within gaps of the poses are left out."""
     camera = camera_matrix(grey[0].shape[1], grey[0].shape[0], fov)
-    relative = np.linalg.inv(poses[:-1]) @ poses[1:]
+    steps = np.flatnonzero(path.known)
+    relative = np.linalg.inv(path.poses[steps]) @ path.poses[steps + 1]
     given = Rotation.from_matrix(relative[:, :3, :3]).as_rotvec(degrees=True)
     size = np.linalg.norm(given, axis=1)
     misses, sizes = [], []
-    for step in np.argsort(-size)[:12]:
-        if size[step] < 0.3:
+    for number in np.argsort(-size)[:12]:
+        if size[number] < 0.3:
             break
-        tracker = Tracker()
+        tracker, step = Tracker(), steps[number]
         tracker.advance(grey[step])
         matches = tracker.advance(grey[step + 1])
         view = two_view(matches.before, matches.after, camera) if matches else None
         if view is None or view.kind == "lost":
             continue
         found = Rotation.from_matrix(view.rotation).as_rotvec(degrees=True)
-        misses.append(np.linalg.norm(found - given[step]))
-        sizes.append(size[step])
+        misses.append(np.linalg.norm(found - given[number]))
+        sizes.append(size[number])
     if len(misses) >= 3 and np.median(np.array(misses) / np.array(sizes)) > 0.7:
         return ["axes look wrong: the poses turn otherwise than the film does"]
     moved = relative[:, :3, 3]
@@ -238,7 +241,8 @@ def _warnings(path: CameraPath, labels: Labels, times: np.ndarray) -> list[str]:
     found = []
     if len(path.runs) > 1:
         where = ", ".join(f"{times[run]:.1f}" for run in path.runs[1:6])
-        found.append(f"{len(path.runs) - 1} cuts, at {where} seconds: each run has its own scale")
+        cuts = "1 cut" if len(path.runs) == 2 else f"{len(path.runs) - 1} cuts"
+        found.append(f"{cuts}, at {where} seconds: each run has its own scale")
     if labels.stride == 0:
         found.append("no parallax: the camera turns but does not visibly move")
     if path.lost:
