@@ -314,6 +314,32 @@ def test_another_part_is_measured_without_the_baseline(folder: Path, tmp_path: P
         objects(tmp_path / "out.json", model="tiny", part="simple", retrieval=False, **asked)
 
 
+@pytest.mark.usefixtures("without_networks")
+def test_a_preset_is_compared_with_earlier_results(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    speeds, scene = [], Lifter.scene
+
+    def noted(self: Lifter, *args: Any, **options: Any) -> Any:
+        speeds.append(options["speed"])
+        return scene(self, *args, **options)
+
+    monkeypatch.setattr(Lifter, "scene", noted)
+    nowhere = tmp_path / "nowhere"
+    asked = {"data": folder, "structure_vae": nowhere, "slat_vae": nowhere, "retrieval": False}
+    exact = tmp_path / "exact.json"
+    objects(exact, True, model="tiny", **asked)
+    objects(tmp_path / "f.json", True, model="tiny", speed="faster", against=exact, **asked)
+    assert speeds == ["exact"] * 4 + ["faster"] * 4
+    results = json.loads((tmp_path / "f.json").read_text())
+    assert results["speed"] == "faster"
+    value, low, high = results["differences"]["with_pointmap"]["f_score"]
+    assert low <= value <= high
+    earlier = json.loads(exact.read_text())["scores"]["with_pointmap"]["f_score"]
+    assert value == pytest.approx(results["scores"]["with_pointmap"]["f_score"] - earlier)
+    assert "less the earlier results" in capsys.readouterr().out
+
+
 def test_relative_scores_go_from_retrieval_to_the_upper_bound() -> None:
     columns = {"without_pointmap": 0.3, "retrieval_without_pointmap": 0.2, "upper_bound": 0.6}
     figures = {column: {"voxel_iou": value} for column, value in columns.items()}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from loci.bench.data import check_objects
 from loci.bench.report import QUICK_OBJECTS, ObjectPlan, ratio, table, write_json
 from loci.errors import LociError
+from loci.io.config_files import read_json
 from loci.io.files import check_writable
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def objects(
     part: Literal["test", "packs", "simple", "aside"] = "test",
     count: int | None = None,
     retrieval: bool = True,
+    speed: Literal["exact", "fast", "faster"] = "exact",
+    against: Path | None = None,
 ) -> None:
     """Score the shape, pose, renders and cost of lifted held-out objects.
 
@@ -71,15 +74,24 @@ def objects(
             simple (boxes, tori, mugs, cylinders), or aside, on which settings may be chosen.
         count: how many objects, spread evenly; all by default.
         retrieval: also measure the retrieval baseline.
+        speed: the preset to lift with.
+        against: earlier results of the same objects, to say how these differ, with intervals.
     """
     check_writable(json)
     check_objects(data, part, *(["train"] if retrieval else []))
 
     from loci.bench.objects.bounds import VAEReconstruction, missing_vaes
     from loci.bench.objects.cases import HeldOutObjects
+    from loci.bench.objects.differences import (
+        describe_differences,
+        differences,
+        plain_differences,
+        rows_of,
+    )
     from loci.data.objects.dataset import ObjectSet
     from loci.objects.lifter import Lifter
 
+    earlier = None if against is None else rows_of(read_json(against), against)
     plan = QUICK_OBJECTS if quick else ObjectPlan()
     plan = plan if count is None else replace(plan, objects=count)
     lifter = Lifter.from_pretrained(model, device)
@@ -87,12 +99,23 @@ def objects(
     train = ObjectSet.load(data / "train") if retrieval else None
     reason = missing_vaes(structure_vae, slat_vae)
     bound = None if reason else VAEReconstruction.load(structure_vae, slat_vae)
-    results = measure(lifter, held_out, train, bound, plan, guesses)
+    results = measure(lifter, held_out, train, bound, plan, guesses, speed)
     not_measured = {UPPER_BOUND: reason} if reason else {}
     asked = {"model": model, "data": str(data), "device": device, "quick": quick, "seed": seed}
-    asked |= {"part": part, "guesses": lifter.config.guesses if guesses is None else guesses}
+    asked |= {
+        "speed": speed,
+        "part": part,
+        "guesses": lifter.config.guesses if guesses is None else guesses,
+    }
+    found = {}
+    if earlier is not None:
+        rows = results["by_object"]
+        found = {column: differences(rows, earlier, column) for column in BASELINES}
+        results["differences"] = plain_differences(found)
     write_json(json, {**asked, "not_measured": not_measured, **results})
     print(describe(results))
+    if found:
+        print(describe_differences(found))
     for name, why in not_measured.items():
         print(f"no {name}: {why}")
 
@@ -106,7 +129,12 @@ class LiftedCase(NamedTuple):
 
 
 def lift(
-    lifter: Lifter, case: Case, with_pointmap: bool, seed: int, guesses: int | None = None
+    lifter: Lifter,
+    case: Case,
+    with_pointmap: bool,
+    seed: int,
+    guesses: int | None = None,
+    speed: str = "exact",
 ) -> LiftedCase:
     """The case's object as a user lifts it; without a pointmap in the canonical pose."""
     from loci.bench.objects.metrics import Prediction
@@ -114,7 +142,9 @@ def lift(
     pointmap = case.pointmap if with_pointmap else None
     try:
         # In generated colours: the true renders are evenly lit, the picture is not.
-        asset = lifter(case.pixels, case.mask, pointmap, seed, guesses=guesses, photo=False)
+        asset = lifter(
+            *(case.pixels, case.mask, pointmap, seed), guesses=guesses, speed=speed, photo=False
+        )
     except LociError as error:  # mostly: no voxel above threshold
         return LiftedCase(None, (), str(error))
     return LiftedCase(Prediction.from_asset(asset), asset.costs)
@@ -142,6 +172,7 @@ def measure(
     bound: VAEReconstruction | None,
     plan: ObjectPlan,
     guesses: int | None = None,
+    speed: str = "exact",
 ) -> dict[str, Any]:
     """All results, without the arguments; without `train` there is no retrieval baseline.
 
@@ -162,7 +193,7 @@ def measure(
         case = held_out.case(index)
         row: dict[str, Any] = {"name": case.name, "view": case.view}
         for column, true_pose in zip(BASELINES, (case.pose, case.canonical_pose), strict=True):
-            result = lift(lifter, case, column == "with_pointmap", held_out.seed, guesses)
+            result = lift(lifter, case, column == "with_pointmap", held_out.seed, guesses, speed)
             lifts[column].append(result)
             row[column] = score(result.prediction, case, true_pose)
         rows.append(row)
