@@ -117,7 +117,11 @@ COMMANDS = {
         former_flags={"--memory": "--max-ram"},
     ),
     "label": Command("loci.app.label:label", "Label films with actions, to train on."),
-    "data doom": Command("loci.data.record:record", "Record walks through generated Doom maps."),
+    "data doom": Command(
+        "loci.data.record:record",
+        "Record walks through generated Doom maps.",
+        former_flags={"--recolour": "--recolor", "--no-recolour": "--no-recolor"},
+    ),
     "data panoramas": Command(
         "loci.data.panoramas:panoramas", "Record a camera that turns in 360-degree photographs."
     ),

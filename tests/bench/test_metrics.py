@@ -44,10 +44,10 @@ def test_cosine_distance() -> None:
 
 
 def test_psnr_knows_its_unit() -> None:
-    grey = np.full((2, 8, 8, 3), 100, np.uint8)
-    other = grey.copy()
+    gray = np.full((2, 8, 8, 3), 100, np.uint8)
+    other = gray.copy()
     other[1] += 10
-    assert psnr(grey, other) == pytest.approx([MAX_PSNR, 20 * np.log10(25.5)])
+    assert psnr(gray, other) == pytest.approx([MAX_PSNR, 20 * np.log10(25.5)])
 
 
 def test_structural_similarity_falls_with_noise() -> None:
@@ -70,12 +70,12 @@ def test_features_tell_pictures_apart() -> None:
     assert far > 0.1
 
 
-def grey(rows: list[list[int]]) -> np.ndarray:
+def gray(rows: list[list[int]]) -> np.ndarray:
     return np.repeat(np.array([rows], np.uint8)[..., None], 3, axis=3)
 
 
 def test_gradient_energy_is_the_mean_squared_step() -> None:
-    ramp = grey([[0, 3, 6], [4, 7, 10], [8, 11, 14]])
+    ramp = gray([[0, 3, 6], [4, 7, 10], [8, 11, 14]])
     assert gradient_energy(ramp) == pytest.approx([3**2 + 4**2])
     both = np.concatenate([ramp, ramp // 2 * 0 + 9])
     assert gradient_energy(both) == pytest.approx([25, 0])
@@ -83,14 +83,14 @@ def test_gradient_energy_is_the_mean_squared_step() -> None:
 
 def test_the_laplacian_sees_detail_and_no_ramp() -> None:
     rows, columns = np.mgrid[:8, :8]
-    ramp = grey((3 * rows + 5 * columns).tolist())
-    board = grey((100 + 10 * ((rows + columns) % 2)).tolist())
+    ramp = gray((3 * rows + 5 * columns).tolist())
+    board = gray((100 + 10 * ((rows + columns) % 2)).tolist())
     # Neighbours of a square all differ by 10, so the Laplacian is +-40.
     assert laplacian_variance(np.concatenate([ramp, board])) == pytest.approx([0, 40**2])
 
 
 def test_contrast_is_the_deviation_of_the_luma() -> None:
-    halves = grey([[50, 150], [50, 150]])
+    halves = gray([[50, 150], [50, 150]])
     assert contrast(np.concatenate([halves, halves * 0])) == pytest.approx([50, 0])
     red = np.zeros((1, 2, 2, 3), np.uint8)
     red[:, 0, :, 0] = 100

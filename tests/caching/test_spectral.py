@@ -7,9 +7,9 @@ from loci.caching.spectral import (
     DecodingConfig,
     SpectralThresholds,
     fit_thresholds,
-    grey,
+    gray,
     token_scores,
-    windowed_grey,
+    windowed_gray,
 )
 
 ALL = (ReleasedDecoding(), PaperDecoding(), DecodingConfig())
@@ -185,17 +185,17 @@ def test_outside_the_mask_is_the_mean_of_the_inside() -> None:
     image[..., 3] = 0
     image[2:254, 2:128] = torch.tensor([80, 80, 80, 255], dtype=torch.uint8)
     image[2:254, 128:254] = torch.tensor([120, 120, 120, 255], dtype=torch.uint8)
-    grey_values = windowed_grey(image)
+    gray_values = windowed_gray(image)
     window = torch.hann_window(256, periodic=False, dtype=torch.float64)
-    assert grey_values[1, 100] == pytest.approx(100 * float(window[1] * window[100]), rel=1e-5)
-    assert grey_values[60, 100] == pytest.approx(80 * float(window[60] * window[100]), rel=1e-5)
-    assert grey_values[60, 130] == pytest.approx(120 * float(window[60] * window[130]), rel=1e-5)
-    assert windowed_grey(torch.zeros(9, 9, 4, dtype=torch.uint8)).eq(0).all()
+    assert gray_values[1, 100] == pytest.approx(100 * float(window[1] * window[100]), rel=1e-5)
+    assert gray_values[60, 100] == pytest.approx(80 * float(window[60] * window[100]), rel=1e-5)
+    assert gray_values[60, 130] == pytest.approx(120 * float(window[60] * window[130]), rel=1e-5)
+    assert windowed_gray(torch.zeros(9, 9, 4, dtype=torch.uint8)).eq(0).all()
 
 
-def test_grey_values() -> None:
+def test_gray_values() -> None:
     rgb = torch.tensor([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [10, 20, 30]]], dtype=torch.uint8)
-    assert grey(rgb).tolist() == [[76, 150, 29, 18]]
+    assert gray(rgb).tolist() == [[76, 150, 29, 18]]
 
 
 def test_the_decoding_factor_at_its_limits() -> None:

@@ -66,14 +66,14 @@ def test_a_linear_encoder_is_principal_components_by_the_root_of_their_deviation
     torch.testing.assert_close(restored, folded, rtol=1e-3, atol=1e-3)
 
 
-def test_normalisation_is_undone_by_decoding(codec: FrameCodec) -> None:
+def test_normalization_is_undone_by_decoding(codec: FrameCodec) -> None:
     plain = codec.encode(clip())
-    codec.set_normalisation((0.5,) * 4, (2.0,) * 4)
+    codec.set_normalization((0.5,) * 4, (2.0,) * 4)
     torch.testing.assert_close(codec.encode(clip()), (plain - 0.5) / 2)
 
 
 def test_saved_and_loaded_it_is_the_same(codec: FrameCodec, tmp_path: Path) -> None:
-    codec.set_normalisation((0.1, 0.2, 0.3, 0.4), (1.0, 2.0, 3.0, 4.0))
+    codec.set_normalization((0.1, 0.2, 0.3, 0.4), (1.0, 2.0, 3.0, 4.0))
     codec.save_pretrained(tmp_path)
     loaded = FrameCodec.from_pretrained(tmp_path)
     assert loaded.config == replace(codec.config)

@@ -17,8 +17,8 @@ def seen_at(pitch: float, roll: float, x: float, y: float) -> np.ndarray:
     picture[row - 2 : row + 3, column - 2 : column + 3] = 255
     weight = as_held(picture, pitch, roll, FOV)[..., 0].astype(float)
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
-    centre = np.array([(columns * weight).sum(), (rows * weight).sum()]) / weight.sum()
-    return centre - [(WIDTH - 1) / 2, (HEIGHT - 1) / 2]
+    center = np.array([(columns * weight).sum(), (rows * weight).sum()]) / weight.sum()
+    return center - [(WIDTH - 1) / 2, (HEIGHT - 1) / 2]
 
 
 def test_a_level_camera_keeps_the_middle() -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from loci.data.panoramas import panoramas
-from loci.data.recolour import Recolour
+from loci.data.recolor import Recolor
 from loci.data.recordings import load_recordings
 from loci.errors import LociError
 
@@ -70,15 +70,15 @@ def test_what_is_no_panorama_is_named(photographs: Path, tmp_path: Path) -> None
         panoramas(photographs, tmp_path / "out", frames=0)
 
 
-def test_a_walk_has_one_change_of_colours() -> None:
+def test_a_walk_has_one_change_of_colors() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
-    recolour = Recolour(np.random.default_rng(3))
-    changed = recolour(frames)
+    recolor = Recolor(np.random.default_rng(3))
+    changed = recolor(frames)
     assert changed.shape == frames.shape
     assert changed.dtype == np.uint8
-    assert np.array_equal(changed[1], recolour(frames[1])), "the same for every frame"
+    assert np.array_equal(changed[1], recolor(frames[1])), "the same for every frame"
     assert np.abs(changed.astype(int) - frames).mean() > 10
-    other = Recolour(np.random.default_rng(4))(frames)
+    other = Recolor(np.random.default_rng(4))(frames)
     assert np.abs(changed.astype(int) - other).mean() > 10
-    grey = np.full((1, 3), 90, np.uint8)
-    assert np.abs(recolour(grey).astype(int) - grey).max() < 90, "grey stays near grey"
+    gray = np.full((1, 3), 90, np.uint8)
+    assert np.abs(recolor(gray).astype(int) - gray).max() < 90, "grey stays near grey"

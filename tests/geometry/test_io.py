@@ -101,13 +101,13 @@ def test_the_gltf_frame_has_y_up_and_goes_back() -> None:
     assert torch.equal(from_gltf_frame(points), points @ back)
 
 
-def test_colours_are_stored_linear() -> None:
+def test_colors_are_stored_linear() -> None:
     assert srgb_to_linear(np.array([0.0, 0.5, 1.0])) == pytest.approx([0, 0.21404, 1], abs=1e-5)
     values = np.linspace(0, 1, 101)
     assert linear_to_srgb(srgb_to_linear(values)) == pytest.approx(values, abs=1e-6)
 
 
-def test_trimesh_reads_vertex_colours_back(tmp_path: Path) -> None:
+def test_trimesh_reads_vertex_colors_back(tmp_path: Path) -> None:
     mesh = random_mesh(20, 30)
     write_glb(tmp_path / "mesh.glb", {"object": mesh})
     read: Any = trimesh.load(tmp_path / "mesh.glb", force="mesh", process=False)
@@ -119,7 +119,7 @@ def test_trimesh_reads_vertex_colours_back(tmp_path: Path) -> None:
     assert np.array_equal(read.faces, mesh.faces)
 
 
-def test_a_mesh_without_colours_is_matte(tmp_path: Path) -> None:
+def test_a_mesh_without_colors_is_matte(tmp_path: Path) -> None:
     write_glb(tmp_path / "mesh.glb", {"object": replace(random_mesh(20, 30), colors=None)})
     read: Any = trimesh.load_scene(tmp_path / "mesh.glb").geometry["object"]
     material = read.visual.material

@@ -38,7 +38,7 @@ def test_placed_gaussians_look_as_from_their_own_frame(seed: int, size: float) -
     matrix = quaternion_to_matrix(rotation[None])[0]
     own = render_gaussians(gaussians, Camera.from_pose(matrix, translation, size, 50), 24)
     scene = render_gaussians(placed, Camera.identity(50), 24)
-    assert torch.allclose(scene.colour, own.colour, atol=5e-3)
+    assert torch.allclose(scene.color, own.color, atol=5e-3)
     assert torch.allclose(scene.depth, own.depth * size, atol=2e-2 * size)
 
 
@@ -72,11 +72,11 @@ def test_merging_keeps_parts_behind_each_other() -> None:
     scene = merge_gaussians([first, second])
     assert torch.equal(scene.scales, torch.cat([first.scales, second.scales]))
     places, faces = torch.rand(3, 3), torch.tensor([[0, 1, 2]])
-    coloured, plain = Mesh(places, faces, places), Mesh(places + 1, faces)
-    both = merge_meshes([coloured, coloured, plain])
+    colored, plain = Mesh(places, faces, places), Mesh(places + 1, faces)
+    both = merge_meshes([colored, colored, plain])
     assert both.faces.tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     assert both.colors is None
-    colored = merge_meshes([coloured, coloured]).colors
+    colored = merge_meshes([colored, colored]).colors
     assert colored is not None
     assert torch.equal(colored, torch.cat([places, places]))
     for merge in (merge_gaussians, merge_meshes):

@@ -42,7 +42,7 @@ def test_area_interpolation_averages_what_lies_under_a_pixel() -> None:
 
 
 @pytest.mark.parametrize(("height", "width", "rows"), [(30, 20, slice(5, 25)), (20, 30, None)])
-def test_the_centre_is_kept(height: int, width: int, rows: slice | None) -> None:
+def test_the_center_is_kept(height: int, width: int, rows: slice | None) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
     expected = pixels[rows] if rows else pixels[:, 5:25]
     assert np.array_equal(fit(pixels, (20, 20)), expected)

@@ -29,9 +29,9 @@ def test_files_and_images_give_the_same(tmp_path: Path) -> None:
     assert np.array_equal(read_pixels(image), PIXELS)
 
 
-def test_grey_becomes_three_equal_channels(tmp_path: Path) -> None:
-    grey = Image.fromarray(PIXELS[:, :, 0])
-    pixels = read_pixels(saved(tmp_path / "grey.png", grey))
+def test_gray_becomes_three_equal_channels(tmp_path: Path) -> None:
+    gray = Image.fromarray(PIXELS[:, :, 0])
+    pixels = read_pixels(saved(tmp_path / "grey.png", gray))
     assert np.array_equal(pixels, PIXELS[:, :, :1].repeat(3, 2))
 
 

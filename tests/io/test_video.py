@@ -13,8 +13,8 @@ from loci.io.video import Beginning, VideoWriter, contact_sheet, read_frames, vi
 def waves(count: int, height: int = 32, width: int = 48) -> np.ndarray:
     """Smooth moving colours, uint8 [count, height, width, 3]."""
     t, y, x = np.meshgrid(*map(np.arange, (count, height, width)), indexing="ij")
-    colours = np.stack([np.sin(x / 9 + t / 5), np.cos(y / 7 - t / 6), np.sin((x + y) / 11)], -1)
-    return (127 + 100 * colours).astype(np.uint8)
+    colors = np.stack([np.sin(x / 9 + t / 5), np.cos(y / 7 - t / 6), np.sin((x + y) / 11)], -1)
+    return (127 + 100 * colors).astype(np.uint8)
 
 
 def decode(path: Path) -> tuple[np.ndarray, float]:
@@ -92,17 +92,17 @@ def test_sizes_must_agree_and_be_even(tmp_path: Path) -> None:
 
 
 def test_contact_sheet_lays_frames_in_rows() -> None:
-    grey = np.arange(10, dtype=np.uint8)[:, None, None, None] * 20
-    frames = grey + np.zeros((10, 16, 24, 3), np.uint8)
+    gray = np.arange(10, dtype=np.uint8)[:, None, None, None] * 20
+    frames = gray + np.zeros((10, 16, 24, 3), np.uint8)
     sheet = np.asarray(contact_sheet(frames, every=2, columns=3))
     # Tiles of 24x16 under captions of 14, with gaps of 4.
     assert sheet.shape == (4 + 2 * (16 + 14 + 4), 4 + 3 * (24 + 4), 3)
-    centres = [
+    centers = [
         sheet[4 + 14 + 8 + 34 * row, 4 + 12 + 28 * column, 0]
         for row in (0, 1)
         for column in range(3)
     ]
-    assert centres == [0, 40, 80, 120, 160, 255]
+    assert centers == [0, 40, 80, 120, 160, 255]
     captions = sheet[4:16, 4:28].min()
     assert captions < 128
 

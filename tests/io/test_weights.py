@@ -178,7 +178,7 @@ def test_shards_are_read_by_their_index(tmp_path: Path) -> None:
         read_tensors(sharded(tmp_path, d="../m-1.safetensors"))
 
 
-def test_quantised_weights_are_refused() -> None:
+def test_quantized_weights_are_refused() -> None:
     module = nn.Linear(2, 2)
     tensors = module.state_dict() | {"weight": torch.ones(2, 2, dtype=torch.int8)}
     with pytest.raises(LociError, match=r"quantised weights \(int8: weight\), expected float32"):

@@ -18,7 +18,7 @@ from loci.labels.film import (
 from tests.labels.room import write_film
 
 
-def grey(levels: list[int]) -> list[np.ndarray]:
+def gray(levels: list[int]) -> list[np.ndarray]:
     return [np.full((48, 64, 3), level, np.uint8) for level in levels]
 
 
@@ -27,7 +27,7 @@ def levels(path: Path, fps: float, seen: FrameTimes | None = None) -> list[int]:
 
 
 def test_even_times_of_an_even_film(tmp_path: Path) -> None:
-    path = write_film(tmp_path / "a.mp4", grey([10 * i for i in range(20)]), fps=30)
+    path = write_film(tmp_path / "a.mp4", gray([10 * i for i in range(20)]), fps=30)
     seen = FrameTimes()
     assert levels(path, 15, seen) == list(range(0, 20, 2))
     assert len(seen.times) == 20
@@ -37,7 +37,7 @@ def test_even_times_of_an_even_film(tmp_path: Path) -> None:
 
 def test_even_times_of_an_uneven_film(tmp_path: Path) -> None:
     stamps = [0, 30, 110, 190, 200, 210, 310, 700, 800]
-    path = write_film(tmp_path / "a.mp4", grey([10 * i for i in range(9)]), stamps=stamps)
+    path = write_film(tmp_path / "a.mp4", gray([10 * i for i in range(9)]), stamps=stamps)
     assert levels(path, 10) == [0, 2, 4, 6, 7, 8]
 
 
@@ -104,7 +104,7 @@ def test_films_in_hdr(tmp_path: Path, transfer: int, refused: bool) -> None:
         stream = container.add_stream("libx264", rate=15)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         stream.codec_context.color_trc = transfer
-        for pixels in grey([100] * 20):
+        for pixels in gray([100] * 20):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode(None))
     if refused:

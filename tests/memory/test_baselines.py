@@ -34,8 +34,8 @@ def check(held: MemoryTokens, level: int) -> None:
     assert held.tokens.flatten().tolist() == [span.start for span in held.spans]
     assert all(span.level == level for span in held.spans)
     assert held.poses is not None
-    centres = torch.tensor([(span.start + span.end - 1) / 2 for span in held.spans]).double()
-    torch.testing.assert_close(held.poses[0, :, 1], centres * 0.01)
+    centers = torch.tensor([(span.start + span.end - 1) / 2 for span in held.spans]).double()
+    torch.testing.assert_close(held.poses[0, :, 1], centers * 0.01)
 
 
 def test_none_has_no_tokens_but_their_shapes() -> None:

@@ -55,7 +55,7 @@ def test_norms_keep_the_dtype(norm) -> None:
     assert norm(x).dtype == torch.bfloat16
 
 
-def test_heads_are_normalised_separately() -> None:
+def test_heads_are_normalized_separately() -> None:
     norm, x = HeadRMSNorm(2, 4), torch.randn(1, 3, 2, 4)
     with torch.no_grad():
         norm.gamma[1] *= 3

@@ -3,14 +3,14 @@
 import torch
 from torch import nn
 
-from loci.nn.int8 import Int8Linear, quantise_linears, quantised
+from loci.nn.int8 import Int8Linear, quantize_linears, quantized
 
 
 def test_weights_are_rounded_to_the_nearest_level_of_their_channel() -> None:
     torch.manual_seed(0)
     weight = torch.randn(5, 64) * torch.logspace(-3, 3, 5)[:, None]
     weight[2] = 0
-    levels, scale = quantised(weight)
+    levels, scale = quantized(weight)
     assert levels.dtype == torch.int8
     error = (levels * scale[:, None] - weight).abs()
     assert (error <= 0.5001 * scale[:, None]).all()
@@ -39,6 +39,6 @@ def test_scales_stay_exact_when_the_rest_changes_its_type() -> None:
 
 def test_every_linear_layer_inside_is_replaced() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ModuleDict({"a": nn.Linear(4, 4, bias=False)}))
-    quantise_linears(model, torch.bfloat16)
+    quantize_linears(model, torch.bfloat16)
     assert not any(isinstance(module, nn.Linear) for module in model.modules())
     assert sum(isinstance(module, Int8Linear) for module in model.modules()) == 2

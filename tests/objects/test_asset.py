@@ -236,8 +236,8 @@ def test_splats_for_web_viewers_are_where_the_mesh_is_and_turned_with_it(tmp_pat
     np.testing.assert_allclose(ply_positions(tmp_path / "up/web.ply"), mesh.vertices, atol=1e-6)
     down = splat_rows(tmp_path / "down/web.splat")["at"]
     np.testing.assert_allclose(down, rows["at"] * [1, -1, -1], atol=1e-6)
-    colours = torch.cat([gaussians.colors, gaussians.opacities[:, None]], dim=1).clamp(0, 1) * 255
-    np.testing.assert_allclose(rows["rgba"], colours[order], atol=0.51)
+    colors = torch.cat([gaussians.colors, gaussians.opacities[:, None]], dim=1).clamp(0, 1) * 255
+    np.testing.assert_allclose(rows["rgba"], colors[order], atol=0.51)
     # The long axes of the ellipsoids are the object's, in the other frame.
     for name, signs in (("up", [1, 1, 1]), ("down", [1, -1, -1])):
         turns = torch.from_numpy(splat_rows(tmp_path / name / "web.splat")["turn"].copy()).float()

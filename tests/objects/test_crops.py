@@ -103,7 +103,7 @@ def test_what_a_perfect_model_sees_is_not_moved_by_a_crop(
         """The first shape, at its place in the units of this crop."""
         (found,) = sample(self, conditions)
         shapes.append(found["shape"])
-        units = (part[None] for part in self.requests[0].normaliser)
+        units = (part[None] for part in self.requests[0].normalizer)
         pose = encode_pose(quaternion_to_matrix(rotation), translation, scale, *units)
         return [{**found, **pose, "shape": shapes[0]}]
 
@@ -138,7 +138,7 @@ def test_home_leaves_its_example_in_its_place() -> None:
             open_mesh=True,
             decoders="mesh_decoder",
         )
-        seen = on_picture(asset, asset.centres(), crop)
+        seen = on_picture(asset, asset.centers(), crop)
         return (seen.amin(0) + seen.amax(0)) / 2
 
     there = place(Crop(0, 0, width, height))

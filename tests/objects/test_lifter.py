@@ -78,7 +78,7 @@ def test_an_object_comes_with_all_it_has(asset: Asset) -> None:
     assert len(asset.gaussians) == 2 * len(asset.voxels) > 0
     assert len(asset.mesh.faces) > 0
     assert asset.mesh.colors is not None
-    assert (asset.centres().abs() < 0.5).all()
+    assert (asset.centers().abs() < 0.5).all()
     assert asset.pose.translation.shape == asset.pose.scale.shape == (1, 3)
 
 
@@ -293,7 +293,7 @@ def aligned_lifter(**changes: Any) -> Lifter:
     return Lifter(config, LoadedParts({**modules, "slat_flow": flow.eval()}))
 
 
-def test_colours_follow_the_pixels_of_their_voxels() -> None:
+def test_colors_follow_the_pixels_of_their_voxels() -> None:
     """The second stage of a model that sees them gets the pixels at which a fitted pose puts each
     voxel, also where fewer voxels stand for them, and none where there is no such pose."""
     given: list[torch.Tensor | None] = []
@@ -319,7 +319,7 @@ def test_colours_follow_the_pixels_of_their_voxels() -> None:
         assert covered.mean() > 0.5  # The pose was fitted to the mask
         # Where the voxels that were found stand under the pose that was found.
         pose = whole.pose
-        found = pose.place(whole.centres()[None])[0]
+        found = pose.place(whole.centers()[None])[0]
         pixels = Camera.identity(whole.fov).project(found, (height, width))
         seen = covered.mean(dim=1) > 0.8
         color = color.mean(dim=1) / covered.mean(dim=1, keepdim=True)
@@ -520,11 +520,11 @@ def test_former_names_of_settings_are_read(folder: Path, tmp_path: Path) -> None
     path.write_text(text)
     fuser = tmp_path / "model" / "structure_fuser" / "config.json"
     text = fuser.read_text().replace('"mask_background": false', '"cutout": true')
-    fuser.write_text(text.replace('"normalise_tokens": false', '"even": true'))
+    fuser.write_text(text.replace('"normalize_tokens": false', '"even": true'))
     again = Lifter.from_pretrained(tmp_path / "model")
     assert again.config == config
     read = cast(Any, again.loader.parts.load("structure_fuser")).config
-    assert (read.mask_background, read.normalise_tokens) == (True, True)
+    assert (read.mask_background, read.normalize_tokens) == (True, True)
 
 
 def test_models_saved_under_former_names_load(tmp_path: Path, lifter: Lifter) -> None:

@@ -19,7 +19,7 @@ CAMERA = Camera.orbit(20, 15, 2.0, 40)
 SIDE = 96
 
 
-def grey(mesh: Mesh) -> Mesh:
+def gray(mesh: Mesh) -> Mesh:
     return replace(mesh, colors=torch.full_like(mesh.vertices, 0.8))
 
 
@@ -37,35 +37,35 @@ def splats(mesh: Mesh) -> Gaussians:
 def photograph(mesh: Mesh) -> tuple[torch.Tensor, torch.Tensor]:
     """Pixels and mask of the painted ball."""
     drawn = render_mesh(mesh, CAMERA, SIDE, light=None)
-    pixels = (drawn.colour.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
+    pixels = (drawn.color.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
     return pixels, drawn.alpha > 0.5
 
 
-def psnr(colour: torch.Tensor, pixels: torch.Tensor, where: torch.Tensor) -> float:
-    error = colour.clamp(0, 1) - pixels.permute(2, 0, 1).float() / 255
+def psnr(color: torch.Tensor, pixels: torch.Tensor, where: torch.Tensor) -> float:
+    error = color.clamp(0, 1) - pixels.permute(2, 0, 1).float() / 255
     return float(-10 * error.square().mean(0)[where].mean().log10())
 
 
 def test_the_input_view_is_the_picture() -> None:
     truth = ball(5)
     pixels, inside = photograph(truth)
-    gaussians, mesh, iou = paint(CAMERA, splats(truth), grey(truth), pixels, inside)
+    gaussians, mesh, iou = paint(CAMERA, splats(truth), gray(truth), pixels, inside)
     assert iou > 0.98
     assert gaussians is not None
     assert mesh is not None
     core = -torch.nn.functional.max_pool2d(-inside.float()[None], 9, 1, 4)[0] > 0
-    for colour in (
-        render_mesh(mesh, CAMERA, SIDE, light=None).colour,
-        render_gaussians(gaussians, CAMERA, SIDE).colour,
+    for color in (
+        render_mesh(mesh, CAMERA, SIDE, light=None).color,
+        render_gaussians(gaussians, CAMERA, SIDE).color,
     ):
-        assert psnr(colour, pixels, core) > 22
-    assert psnr(render_mesh(grey(truth), CAMERA, SIDE, light=None).colour, pixels, core) < 10
+        assert psnr(color, pixels, core) > 22
+    assert psnr(render_mesh(gray(truth), CAMERA, SIDE, light=None).color, pixels, core) < 10
 
 
 def test_what_was_seen_is_right_and_the_back_has_its_brightness_without_its_pattern() -> None:
     truth = ball(4)
     pixels, inside = photograph(truth)
-    _, mesh, _ = paint(CAMERA, None, grey(truth), pixels, inside)
+    _, mesh, _ = paint(CAMERA, None, gray(truth), pixels, inside)
     assert mesh is not None
     assert mesh.colors is not None
     facing = torch.nn.functional.normalize(CAMERA.eye - mesh.vertices, dim=1)
@@ -95,8 +95,8 @@ def test_what_stands_in_front_is_not_painted_on_what_stands_behind() -> None:
     assert mesh is not None
     assert mesh.colors is not None
     hidden = CAMERA.project(far.vertices, SIDE)[:, :2]
-    centre = CAMERA.project(torch.zeros(1, 3), SIDE)[0, :2]
-    covered = (hidden - centre).norm(dim=1) < 8
+    center = CAMERA.project(torch.zeros(1, 3), SIDE)[0, :2]
+    covered = (hidden - center).norm(dim=1) < 8
     red = mesh.colors[len(near.vertices) :][covered]
     assert covered.sum() > 5
     assert (red[:, 0] - red[:, 1]).max() < 0.6
@@ -106,7 +106,7 @@ def test_what_stands_in_front_is_not_painted_on_what_stands_behind() -> None:
 def test_a_pose_beside_the_mask_paints_nothing() -> None:
     truth = ball(3)
     pixels, inside = photograph(truth)
-    given = splats(truth), grey(truth)
+    given = splats(truth), gray(truth)
     gaussians, mesh, iou = paint(CAMERA, *given, pixels.roll(30, 1), inside.roll(30, 1))
     assert iou < PhotoConfig().min_iou
     assert gaussians is given[0]

@@ -400,11 +400,11 @@ def test_merged_assets_come_out_at_their_true_size() -> None:
             *(torch.ones(len(made), 4), torch.ones(len(made))),
         )
         if not late:
-            near = (choice.centres - choice.restore_mesh(mesh).vertices).abs().amax()
+            near = (choice.centers - choice.restore_mesh(mesh).vertices).abs().amax()
             assert near < 0.5 * 1.5 / 32 + 1e-6, "each within the cell that stands for it"
             assert choice.voxel_size == 1.5 / 32
         else:
-            assert torch.equal(choice.centres, true)
+            assert torch.equal(choice.centers, true)
             assert choice.voxel_size == 1 / 32
         grown = choice.restore_gaussians(splats)
         assert torch.equal(grown.scales, splats.scales * (1 if late else 1.5))

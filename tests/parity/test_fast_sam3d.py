@@ -16,7 +16,7 @@ from loci.caching.published.token_carving import (
     ReleasedSelection,
     released_saliency,
 )
-from loci.caching.spectral import grey, token_scores, windowed_grey
+from loci.caching.spectral import gray, token_scores, windowed_gray
 from loci.caching.stats import CountingPolicy, StageStats
 from loci.flow import Rows, State, StepPolicy, rescaled_times, sample
 from loci.nn.sparse.tensor import Voxels
@@ -151,11 +151,11 @@ def test_picture_ratio(fixture: Fixture) -> None:
         ours = torch.tensor(ReleasedDecoding().image_ratio(picture), dtype=torch.float64)
         assert error(ours, fixture.outputs[f"hfer/{name}"]) < FORMULA, name
         if f"windowed/{name}" in fixture.outputs:
-            assert error(windowed_grey(picture), fixture.outputs[f"windowed/{name}"]) < FORMULA, (
+            assert error(windowed_gray(picture), fixture.outputs[f"windowed/{name}"]) < FORMULA, (
                 name
             )
         if f"gray/{name}" in fixture.outputs:
-            assert torch.equal(grey(picture[..., :3]), fixture.outputs[f"gray/{name}"]), name
+            assert torch.equal(gray(picture[..., :3]), fixture.outputs[f"gray/{name}"]), name
 
 
 @pytest.mark.kind("hfer3d_aggregation")

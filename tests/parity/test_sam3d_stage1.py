@@ -141,7 +141,7 @@ def test_preprocess(fixture: Fixture) -> None:
     ours = structure_inputs(given["rgb"], given["mask"], given["pointmap"], c["size"])
     tensors = {name: tensor[0] for name, tensor in ours.tensors.items()}
     for prefix in ("pointmap", "rgb_pointmap"):
-        tensors |= {f"{prefix}_{k}": v for k, v in ours.normaliser._asdict().items()}
+        tensors |= {f"{prefix}_{k}": v for k, v in ours.normalizer._asdict().items()}
     all_close(tensors, under(fixture.outputs, "stage1/"), FORMULA)
     second = slat_inputs(given["rgb"], given["mask"], c["size"])
     all_close({k: v[0] for k, v in second.items()}, under(fixture.outputs, "stage2/"), FORMULA)

@@ -305,7 +305,7 @@ def test_sampler(fixture: Fixture) -> None:
             run["steps"], run["rescale_t"], run["cfg_strength"], interval, statistics
         )
         states = []
-        denormalised = sample_slat(
+        denormalized = sample_slat(
             flow,
             given["cond"],
             voxels,
@@ -316,6 +316,6 @@ def test_sampler(fixture: Fixture) -> None:
         # Ours are the states before each step, theirs after each.
         after = expected[f"{name}/x_steps"][:-1, 0]
         assert error(torch.stack(states[1:]), after) < SAMPLER, name
-        last = statistics.normalise(denormalised)
+        last = statistics.normalize(denormalized)
         assert error(last, expected[f"{name}/x_steps"][-1, 0]) < SAMPLER, name
-        assert error(denormalised, expected[f"{name}/slat_denorm"]) < SAMPLER, name
+        assert error(denormalized, expected[f"{name}/slat_denorm"]) < SAMPLER, name

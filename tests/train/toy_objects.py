@@ -76,7 +76,7 @@ def toy_set(count: int, side: int = 8, views: int = 2, pixels: int = 32) -> Slat
             torch.full((len(place),), 4.0),
         )
         drawn = render_gaussians(splats, camera, pixels)
-        even = drawn.colour / drawn.alpha.clamp(min=1e-3)
+        even = drawn.color / drawn.alpha.clamp(min=1e-3)
         depth = torch.where(drawn.alpha > 0.5, drawn.depth, torch.inf)
         placement = MatrixPose(camera.rotation, camera.translation, torch.tensor(1.0))
         seen = ObjectView(0.8 * even, drawn.alpha[None], depth, camera.fov, placement, -0.4)

@@ -240,14 +240,14 @@ def record_walk(
     from loci.envs.doom.walks import KINDS, Wanderer
 
     doom_map = make_map(seed)
-    grey, poses, actions = [], [], []
+    gray, poses, actions = [], [], []
     with DoomWalker([doom_map], RenderSettings(128)) as walker:
         walker.enter(0)
         wanderer = Wanderer(doom_map, KINDS[seed % 2], seed)
         blocked = 0
         for _ in range(frames):
             wanderer.pose = walker.pose()
-            grey.append(cv2.cvtColor(_whole_frame(walker), cv2.COLOR_RGB2GRAY))
+            gray.append(cv2.cvtColor(_whole_frame(walker), cv2.COLOR_RGB2GRAY))
             poses.append(wanderer.pose)
             actions.append(wanderer.action())
             walker.step(*actions[-1])
@@ -257,7 +257,7 @@ def record_walk(
             if blocked == 2:
                 wanderer.pose, blocked = there, 0
                 wanderer.blocked()
-    return grey, camera_poses(np.array(poses)), np.array(actions[:-1])
+    return gray, camera_poses(np.array(poses)), np.array(actions[:-1])
 
 
 def _whole_frame(walker: DoomWalker) -> UInt8[np.ndarray, "384 512 3"]:
@@ -278,8 +278,8 @@ def camera_poses(poses: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 4 4"]:
 
 def measure_walk(seed: int) -> dict[str, Any]:
     """Odometry and labels of a rendered walk against the truth."""
-    grey, true, actions = record_walk(seed)
-    path = odometry(grey, ENGINE_FOV)
+    gray, true, actions = record_walk(seed)
+    path = odometry(gray, ENGINE_FOV)
     found, motion = label_motion(path_motion(path, FPS)), exact_motion(true)
     expected = label_motion(motion)
     result: dict[str, Any] = {"seed": seed, **_errors(path, true)}

@@ -47,8 +47,8 @@ def gradient_energy(frames: Frames) -> Float[np.ndarray, "n"]:
 def laplacian_variance(frames: Frames) -> Float[np.ndarray, "n"]:
     """Variance of the 4-neighbour Laplacian of the luma (0 to 255): fine detail."""
     luma = _luma(frames)
-    neighbours = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
-    return (neighbours - 4 * luma[:, 1:-1, 1:-1]).var(axis=(1, 2))
+    neighbors = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
+    return (neighbors - 4 * luma[:, 1:-1, 1:-1]).var(axis=(1, 2))
 
 
 def contrast(frames: Frames) -> Float[np.ndarray, "n"]:

@@ -27,7 +27,7 @@ def area_resized(image: UInt8[Tensor, "h w"], size: int) -> UInt8[Tensor, "size 
         # Means of exactly four pixels are rounded half up, all others half to even.
         halved = height == width == 2 * size
         return ((means + 0.5).floor() if halved else means.round()).to(torch.uint8)
-    (low_y, weight_y), (low_x, weight_x) = _neighbours(height, size), _neighbours(width, size)
+    (low_y, weight_y), (low_x, weight_x) = _neighbors(height, size), _neighbors(width, size)
     one = 2**WEIGHT_BITS
     pixels = image.long()
     high_x, high_y = (low_x + 1).clamp(max=width - 1), (low_y + 1).clamp(max=height - 1)
@@ -38,7 +38,7 @@ def area_resized(image: UInt8[Tensor, "h w"], size: int) -> UInt8[Tensor, "size 
     return ((upper + lower + 2) >> 2).clamp(0, 255).to(torch.uint8)
 
 
-def _neighbours(length: int, size: int) -> tuple[Int[Tensor, "size"], Int[Tensor, "size"]]:
+def _neighbors(length: int, size: int) -> tuple[Int[Tensor, "size"], Int[Tensor, "size"]]:
     """For every target pixel, the first of its two source pixels and the second one's weight."""
     scale = length / size
     target = torch.arange(size, dtype=torch.float64)

@@ -155,7 +155,7 @@ def token_scores(
 
 def image_spectrum(image: UInt8[Tensor, "h w 4"]) -> tuple[Tensor, Bool[Tensor, "256 256"]]:
     """The spectrum of the windowed grey image, zero frequency in the middle; where it is high."""
-    spectrum = torch.fft.fftshift(torch.fft.fft2(windowed_grey(image).cpu().double()))
+    spectrum = torch.fft.fftshift(torch.fft.fft2(windowed_gray(image).cpu().double()))
     return spectrum, _frequency(IMAGE_SIZE, 2) > IMAGE_RADIUS
 
 
@@ -177,11 +177,11 @@ def energy_ratio(spectrum: Tensor, high: Tensor, with_zero_frequency: bool = Fal
     return float(energy[high].sum() / energy.sum().clamp(min=1e-12))
 
 
-def windowed_grey(image: UInt8[Tensor, "h w 4"]) -> Float[Tensor, "256 256"]:
+def windowed_gray(image: UInt8[Tensor, "h w 4"]) -> Float[Tensor, "256 256"]:
     """Grey values cropped to the object, resized, filled with their mean outside the mask and
     multiplied by a Hann window. All zeros for an empty mask."""
     image = image.cpu()
-    alpha, shade = image[..., 3], grey(image[..., :3])
+    alpha, shade = image[..., 3], gray(image[..., :3])
     inside = alpha.nonzero()
     if not len(inside):
         return torch.zeros(IMAGE_SIZE, IMAGE_SIZE)
@@ -195,7 +195,7 @@ def windowed_grey(image: UInt8[Tensor, "h w 4"]) -> Float[Tensor, "256 256"]:
     return (shade * torch.outer(window, window)).float()
 
 
-def grey(rgb: UInt8[Tensor, "h w 3"]) -> UInt8[Tensor, "h w"]:
+def gray(rgb: UInt8[Tensor, "h w 3"]) -> UInt8[Tensor, "h w"]:
     """0.299 r + 0.587 g + 0.114 b in OpenCV's integer arithmetic."""
     r, g, b = rgb.long().unbind(-1)
     return ((9798 * r + 19235 * g + 3735 * b + 2**14) >> 15).to(torch.uint8)

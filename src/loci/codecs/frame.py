@@ -82,9 +82,9 @@ class FrameCodec(nn.Module):
         patch = 3 * self.spatial_factor**2
         self.analysis = nn.Conv2d(patch, config.latent_channels, 1)
         self.synthesis = nn.Conv2d(config.latent_channels, patch, 1)
-        self.set_normalisation(config.latents_mean, config.latents_std)
+        self.set_normalization(config.latents_mean, config.latents_std)
 
-    def set_normalisation(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def set_normalization(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         """Mean and deviation per channel of the raw latents; empty means 0 and 1."""
         shape = (1, self.latent_channels, 1, 1)
         device = self.analysis.weight.device

@@ -7,7 +7,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from loci.data.recolour import Recolour
+from loci.data.recolor import Recolor
 from loci.data.recordings import Clip, write_recordings
 from loci.envs.panorama import LEFT, RIGHT, Panorama
 from loci.errors import LociError
@@ -15,7 +15,7 @@ from loci.io.images import read_pixels
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FULL_TURN = 48
-RECOLOURED = 0.5
+RECOLORED = 0.5
 """Share of the walks in other colours."""
 
 
@@ -70,8 +70,8 @@ def _clips(files: list[Path], walks: int, frames: int, size: int, seed: int) -> 
             poses.append(panorama.pose())
             panorama.step(int(move), int(view))
         clip = np.stack(seen)
-        if rng.random() < RECOLOURED:
-            clip = Recolour(rng)(clip)
+        if rng.random() < RECOLORED:
+            clip = Recolor(rng)(clip)
         yield Clip(clip, actions, np.array(poses, np.float32))
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from loci.data.recolour import Recolour
+from loci.data.recolor import Recolor
 from loci.data.recordings import (
     EPISODES_PER_SHARD,
     describe,
@@ -50,7 +50,7 @@ class _Job:
     first: int
     frames: int
     rendering: RenderSettings
-    recolour: bool = False
+    recolor: bool = False
 
 
 def record(
@@ -61,7 +61,7 @@ def record(
     split: Split = "train",
     workers: int = os.cpu_count() or 1,
     size: int = 128,
-    recolour: bool = False,
+    recolor: bool = False,
 ) -> None:
     """Record walks through generated Doom maps.
 
@@ -75,9 +75,9 @@ def record(
         split: maps of "train" and of "test" are never the same, whatever the seeds.
         workers: how many processes.
         size: pixels a side of the frames, 64 or 128.
-        recolour: every walk in random colours of its own.
+        recolor: every walk in random colours of its own.
     """
-    done = generate(out, episodes, frames, seed, split, workers, RenderSettings(size), recolour)
+    done = generate(out, episodes, frames, seed, split, workers, RenderSettings(size), recolor)
     speed = f"{done.frames_per_second:.0f} frames a second" if done.frames else "all there already"
     print(f"{out}: {episodes} walks of {frames} frames ({speed})")
 
@@ -90,7 +90,7 @@ def generate(
     split: Split,
     workers: int = 1,
     rendering: RenderSettings | None = None,
-    recolour: bool = False,
+    recolor: bool = False,
 ) -> Recording:
     """Record walks in shards; complete shards of the same description are kept.
 
@@ -110,11 +110,11 @@ def generate(
     if not 0 <= seed < 2**31:
         raise LociError(f"seed {seed}, expected 0 to {2**31 - 1}")
     rendering = rendering or RenderSettings()
-    write_meta(out, _describe(episodes, frames, seed, split, rendering, recolour))
+    write_meta(out, _describe(episodes, frames, seed, split, rendering, recolor))
     began = time.perf_counter()
     for draft in out.glob(".shard-*.part"):  # of a run that was killed
         shutil.rmtree(draft, ignore_errors=True)
-    jobs = list(_missing(out, episodes, frames, seed, split, rendering, recolour))
+    jobs = list(_missing(out, episodes, frames, seed, split, rendering, recolor))
     if workers == 1:
         recorded = sum(map(_record_shard, jobs))
     else:
@@ -134,11 +134,11 @@ def map_seed(seed: int, episode: int, split: Split) -> int:
 
 
 def _describe(
-    episodes: int, frames: int, seed: int, split: Split, rendering: RenderSettings, recolour: bool
+    episodes: int, frames: int, seed: int, split: Split, rendering: RenderSettings, recolor: bool
 ) -> dict[str, object]:
     labels = {"kinds": "uint8", "map_seeds": "int64"}
     more: dict[str, Any] = {"seed": seed, "split": split, "kinds": list(KINDS)}
-    if recolour:
+    if recolor:
         more["recolour"] = True
     return describe(rendering.info, episodes, frames, labels=labels, **more)
 
@@ -150,14 +150,14 @@ def _missing(
     seed: int,
     split: Split,
     rendering: RenderSettings,
-    recolour: bool,
+    recolor: bool,
 ) -> Iterator[_Job]:
     for first in range(0, episodes, EPISODES_PER_SHARD):
         path = shard_path(out, first // EPISODES_PER_SHARD)
         if not path.exists():
             last = min(episodes, first + EPISODES_PER_SHARD)
             seeds = tuple(map_seed(seed, episode, split) for episode in range(first, last))
-            yield _Job(path, seeds, first, frames, rendering, recolour)
+            yield _Job(path, seeds, first, frames, rendering, recolor)
 
 
 def _record_shard(job: _Job) -> int:
@@ -174,8 +174,8 @@ def _record_shard(job: _Job) -> int:
             spin_first = episodes[k] % 2 == 1
             wanderer = Wanderer(doom_map, KINDS[kinds[k]], doom_map.seed, spin_first=spin_first)
             _record_walk(walker, wanderer, frames[k], poses[k], actions[k])
-            if job.recolour:
-                frames[k] = Recolour(np.random.default_rng(doom_map.seed))(frames[k])
+            if job.recolor:
+                frames[k] = Recolor(np.random.default_rng(doom_map.seed))(frames[k])
     seeds = np.array(job.map_seeds, np.int64)
     arrays = {"frames": frames, "poses": poses, "actions": actions}
     write_shard(job.path, {**arrays, "kinds": kinds, "map_seeds": seeds})

@@ -24,7 +24,7 @@ OPENGL = (-1.0, 1.0, -1.0)
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 """Radians between successive points of a Fibonacci lattice on a sphere."""
 
-CENTRE = (0.5, 0.5)
+CENTER = (0.5, 0.5)
 """The principal point of a picture that is not cropped, as shares of its width and height."""
 
 Size = int | tuple[int, int]
@@ -46,7 +46,7 @@ class Camera:
     rotation: Float[Tensor, "3 3"]
     translation: Float[Tensor, "3"]
     fov: float
-    principal: tuple[float, float] = CENTRE
+    principal: tuple[float, float] = CENTER
 
     def __post_init__(self) -> None:
         if not 0 < self.fov < 180:
@@ -97,7 +97,7 @@ class Camera:
         return torch.tensor(rows).to(self.rotation)
 
     @classmethod
-    def identity(cls, fov: float, principal: tuple[float, float] = CENTRE) -> "Camera":
+    def identity(cls, fov: float, principal: tuple[float, float] = CENTER) -> "Camera":
         """A camera whose frame is the world frame."""
         return cls(torch.eye(3), torch.zeros(3), fov, principal)
 
@@ -108,7 +108,7 @@ class Camera:
         translation: Float[Tensor, "3"],
         scale: float | Tensor,
         fov: float,
-        principal: tuple[float, float] = CENTRE,
+        principal: tuple[float, float] = CENTER,
     ) -> "Camera":
         """The camera, in the object's frame and units, that sees an object with the pose
         `p_camera = (p_object * scale) @ rotation + translation`.

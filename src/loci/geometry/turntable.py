@@ -42,13 +42,13 @@ def turntable(
 ) -> UInt8[np.ndarray, "t h w 3"]:
     """RGB frames of one turn around an object or a scene with z up."""
     config = config or TurntableConfig()
-    centre, radius = bounding_sphere(thing)
+    center, radius = bounding_sphere(thing)
     half = math.radians(config.fov) / 2
     distance = max(radius, 1e-3) / (config.fill * math.sin(half))
     frames = []
     for frame in range(config.frames):
         azimuth = config.start + 360 * frame / config.frames
-        camera = Camera.orbit(azimuth, config.elevation, distance, config.fov, centre.tolist())
+        camera = Camera.orbit(azimuth, config.elevation, distance, config.fov, center.tolist())
         frames.append(to_uint8(render(thing, camera, size, background)))
     return np.stack(frames)
 
@@ -65,8 +65,8 @@ def render(
 
 def to_uint8(rendering: RenderOutput) -> UInt8[np.ndarray, "h w 3"]:
     """The colour as 8-bit RGB."""
-    colour = (rendering.colour.detach().clamp(0, 1) * 255).round().to(torch.uint8)
-    return colour.permute(1, 2, 0).cpu().numpy()
+    color = (rendering.color.detach().clamp(0, 1) * 255).round().to(torch.uint8)
+    return color.permute(1, 2, 0).cpu().numpy()
 
 
 def bounding_sphere(thing: Gaussians | Mesh) -> tuple[Tensor, float]:
@@ -82,7 +82,7 @@ def bounding_sphere(thing: Gaussians | Mesh) -> tuple[Tensor, float]:
     ordered = points.sort(dim=0).values
     outliers = 0 if isinstance(thing, Mesh) else len(points) // 100
     low, high = ordered[outliers], ordered[len(points) - 1 - outliers]
-    centre = (low + high) / 2
+    center = (low + high) / 2
     inner = ((points >= low) & (points <= high)).all(1)
-    radius = (points[inner] - centre).norm(dim=1).max() if inner.any() else (high - low).norm() / 2
-    return centre, float(radius)
+    radius = (points[inner] - center).norm(dim=1).max() if inner.any() else (high - low).norm() / 2
+    return center, float(radius)

@@ -4,7 +4,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def voxel_centres(voxels: Int[Tensor, "*n 3"], resolution: int) -> Float[Tensor, "*n 3"]:
+def voxel_centers(voxels: Int[Tensor, "*n 3"], resolution: int) -> Float[Tensor, "*n 3"]:
     """The centres of voxels of a grid that fills [-0.5, 0.5]^3; float32.
 
     Args:

@@ -147,8 +147,8 @@ def _convert(image: Image.Image, name: str) -> NDArray[np.uint8]:
     return np.asarray(image.convert("RGB"))
 
 
-def _from_16_bit(grey: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    if grey.min() < 0 or grey.max() > 65535:
+def _from_16_bit(gray: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    if gray.min() < 0 or gray.max() > 65535:
         raise LociError(f"{name}: 32-bit pixels, expected 8 or 16 bits a channel")
-    eight = np.rint(grey.astype(np.float32) / 257).astype(np.uint8)
+    eight = np.rint(gray.astype(np.float32) / 257).astype(np.uint8)
     return np.repeat(eight[:, :, None], 3, axis=2)

@@ -109,7 +109,7 @@ def label_clip(
     fov = _across(options.fov, info.width, info.height)
     if file is not None and file.fov is not None:
         fov = file.fov
-    seen, times, small, grey = FrameTimes(), [], [], []
+    seen, times, small, gray = FrameTimes(), [], [], []
 
     def frames():
         for number, (time, frame) in enumerate(read_film(path, fps, seen)):
@@ -125,14 +125,14 @@ def label_clip(
         camera_path = odometry(frames(), fov)
         at = np.array(times)
     else:
-        grey = list(frames())
+        gray = list(frames())
         at = np.array(times)
         _check_count(path, at)
         assert options.poses is not None
         rate = (len(seen.times) - 1) / max(seen.times[-1], 1e-9)
         poses, known = at_times(file, at, len(seen.times), rate, options.poses)
-        camera_path = _given_path(poses, known, grey)
-        warnings += _check_axes(camera_path, grey, fov)
+        camera_path = _given_path(poses, known, gray)
+        warnings += _check_axes(camera_path, gray, fov)
         if file.repeated:
             warnings.append(f"{file.repeated} poses repeat a stamp and were left out")
         if not known.all():
@@ -167,10 +167,10 @@ def _across(fov: float, width: int, height: int) -> float:
     return float(np.degrees(2 * np.arctan(width / height * np.tan(np.radians(fov / 2)))))
 
 
-def _given_path(poses: np.ndarray, known: np.ndarray, grey: list[np.ndarray]) -> CameraPath:
+def _given_path(poses: np.ndarray, known: np.ndarray, gray: list[np.ndarray]) -> CameraPath:
     """A path from a file, with the cuts of the film."""
     tracker, runs = Tracker(), [0]
-    for number, frame in enumerate(grey):
+    for number, frame in enumerate(gray):
         matches = tracker.advance(frame)
         if matches is not None and matches.cut:
             runs.append(number)
@@ -205,10 +205,10 @@ def _split_at_gaps(path: CameraPath, times: np.ndarray, warnings: list[str]) -> 
     )
 
 
-def _check_axes(path: CameraPath, grey: list[np.ndarray], fov: float) -> list[str]:
+def _check_axes(path: CameraPath, gray: list[np.ndarray], fov: float) -> list[str]:
     """Compares the turns of given poses with what two frames show, where they turn most. Steps
     within gaps of the poses are left out."""
-    camera = camera_matrix(grey[0].shape[1], grey[0].shape[0], fov)
+    camera = camera_matrix(gray[0].shape[1], gray[0].shape[0], fov)
     steps = np.flatnonzero(path.known)
     relative = np.linalg.inv(path.poses[steps]) @ path.poses[steps + 1]
     given = Rotation.from_matrix(relative[:, :3, :3]).as_rotvec(degrees=True)
@@ -218,8 +218,8 @@ def _check_axes(path: CameraPath, grey: list[np.ndarray], fov: float) -> list[st
         if size[number] < 0.3:
             break
         tracker, step = Tracker(), steps[number]
-        tracker.advance(grey[step])
-        matches = tracker.advance(grey[step + 1])
+        tracker.advance(gray[step])
+        matches = tracker.advance(gray[step + 1])
         view = two_view(matches.before, matches.after, camera) if matches else None
         if view is None or view.kind == "lost":
             continue

@@ -191,12 +191,12 @@ def _distorted_grid(
 
 def analysed(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
     """The grey frame for odometry."""
-    grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
-    scale = ANALYSED_WIDTH / max(grey.shape)
+    gray = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
+    scale = ANALYSED_WIDTH / max(gray.shape)
     if scale >= 1:
-        return grey
-    size = round(grey.shape[1] * scale), round(grey.shape[0] * scale)
-    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+        return gray
+    size = round(gray.shape[1] * scale), round(gray.shape[0] * scale)
+    return cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
 
 
 def fitted(

@@ -77,9 +77,9 @@ def draw_keys(frame: UInt8[np.ndarray, "h w 3"], action: list[int]) -> None:
         (action[1], _VIEW_KEYS, width - 3 * side - 8),
     ):
         for name, (down, column, row) in keys.items():
-            colour = _DOUBT if ids == UNCERTAIN else _ON if ids in down else _OFF
+            color = _DOUBT if ids == UNCERTAIN else _ON if ids in down else _OFF
             x, y = left + column * side, top + row * side
-            cv2.rectangle(frame, (x + 1, y + 1), (x + side - 2, y + side - 2), colour, -1)
+            cv2.rectangle(frame, (x + 1, y + 1), (x + side - 2, y + side - 2), color, -1)
             text = "?" if ids == UNCERTAIN else name
             at = (x + side // 3, y + side - side // 3)
             cv2.putText(
@@ -123,11 +123,11 @@ def _draw_thresholds(path: Path, clip: LabelledClip) -> None:
 
 
 def _draw_lines(axis, thresholds: Thresholds, scale: float) -> None:
-    for value, name, colour in (
+    for value, name, color in (
         (thresholds.low, "tau_1", "tab:blue"),
         (thresholds.high, "tau_2", "tab:red"),
     ):
-        axis.axvline(value / scale, color=colour, label=name)
+        axis.axvline(value / scale, color=color, label=name)
 
 
 def _draw_path(path: Path, clip: LabelledClip) -> None:

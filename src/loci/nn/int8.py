@@ -35,7 +35,7 @@ class Int8Linear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        rounded, scale = quantised(weight)
+        rounded, scale = quantized(weight)
         self.register_buffer("weight", rounded)
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if bias is None else bias.detach().to(dtype, copy=True))
@@ -51,14 +51,14 @@ class Int8Linear(nn.Module):
         return self
 
 
-def quantised(weight: Float[Tensor, "o i"]) -> tuple[Int8[Tensor, "o i"], Float[Tensor, "o"]]:
+def quantized(weight: Float[Tensor, "o i"]) -> tuple[Int8[Tensor, "o i"], Float[Tensor, "o"]]:
     """Weights as `int8 * scale`, rounded to the nearest; the scale of every row is float32."""
     wide = weight.detach().float()
     scale = (wide.abs().amax(dim=1) / LEVELS).clamp(min=torch.finfo(torch.float32).tiny)
     return (wide / scale[:, None]).round().to(torch.int8), scale
 
 
-def quantise_linears(module: nn.Module, dtype: torch.dtype) -> None:
+def quantize_linears(module: nn.Module, dtype: torch.dtype) -> None:
     """Replaces every linear layer within a module, one at a time, by one with int8 weights.
 
     Args:

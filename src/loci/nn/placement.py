@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import nn
 
-from loci.nn.int8 import quantise_linears
+from loci.nn.int8 import quantize_linears
 from loci.nn.streamed import stream_blocks
 
 WeightPlacement = Literal["resident", "streamed", "int8"]
@@ -38,7 +38,7 @@ def place_weights(
         stream_blocks(module, blocks, torch.device(device), dtype)
     elif weights == "int8":
         setattr(module, _KEPT, fingerprint(module))
-        quantise_linears(getattr(module, blocks), dtype)
+        quantize_linears(getattr(module, blocks), dtype)
     return module.to(device, dtype)
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from loci.errors import LociError
-from loci.geometry.camera import CENTRE, OPENCV, OPENGL, Camera, flip_axes
+from loci.geometry.camera import CENTER, OPENCV, OPENGL, Camera, flip_axes
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.gaussians.render import RenderOutput, render_gaussians
 from loci.geometry.io import (
@@ -31,7 +31,7 @@ from loci.geometry.mesh.render import render_mesh
 from loci.geometry.mesh.simplify import decimate, fill_holes
 from loci.geometry.placing import turn_gaussians
 from loci.geometry.rotations import quaternion_to_matrix
-from loci.geometry.voxels import voxel_centres
+from loci.geometry.voxels import voxel_centers
 from loci.io.files import write_whole
 from loci.objects.costs import StageCost
 from loci.objects.inputs.observation import ObservedPicture
@@ -102,7 +102,7 @@ class Asset:
     fov: float
     distance_assumed: bool
     costs: tuple[StageCost, ...] = ()
-    principal: tuple[float, float] = CENTRE
+    principal: tuple[float, float] = CENTER
     size: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
     grounded: bool = False
@@ -165,9 +165,9 @@ class Asset:
             found[name] = _listed(matrix)
         return found
 
-    def centres(self) -> Float[Tensor, "n 3"]:
+    def centers(self) -> Float[Tensor, "n 3"]:
         """Centres of the voxels in the object frame."""
-        return voxel_centres(self.voxels, self.resolution)
+        return voxel_centers(self.voxels, self.resolution)
 
     def pose_record(self) -> dict[str, Any]:
         """The content of `pose.json`: the pose with its convention and units."""

@@ -96,7 +96,7 @@ def home() -> LiftModelConfig:
             dim=192,
             full_frame=("rgb_image_mask",),
             mask_background=True,
-            normalise_tokens=True,
+            normalize_tokens=True,
         ),
         structure_flow=StructureFlowConfig(
             192, 192, blocks=5, heads=3, mlp_ratio=3, resolution=4, shape_channels=32
@@ -108,7 +108,7 @@ def home() -> LiftModelConfig:
             dim=128,
             full_frame=(),
             mask_background=True,
-            normalise_tokens=True,
+            normalize_tokens=True,
         ),
         slat_flow=SlatFlowConfig(
             dim=128,

@@ -20,7 +20,7 @@ from loci.geometry.gaussians.render import render_gaussians
 from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.mesh.render import face_weights, nearest_faces
 
-GREY = 0.02
+GRAY = 0.02
 """Added to both sides of a gain."""
 
 
@@ -164,8 +164,8 @@ def spread_gains(
 
     def ratio(total: Tensor) -> Tensor:
         # A little grey on both sides, so that black surfaces give no extreme gains.
-        grey = GREY * total[..., 6:]
-        return ((total[..., :3] + grey) / (total[..., 3:6] + grey).clamp(min=1e-9)).log()
+        gray = GRAY * total[..., 6:]
+        return ((total[..., :3] + gray) / (total[..., 3:6] + gray).clamp(min=1e-9)).log()
 
     whole = sums.sum(0)
     result = ratio(whole).expand(len(points), 3) if whole[6] > 0 else torch.zeros_like(points)

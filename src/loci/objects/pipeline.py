@@ -227,7 +227,7 @@ class LiftPipeline:
 
     def _guess(self, request: LiftRequest, latents: State, logits: Tensor) -> _Guess:
         coords, config = occupied(logits), self.config
-        scale, shift = (part.to(self.loader.device)[None] for part in request.normaliser)
+        scale, shift = (part.to(self.loader.device)[None] for part in request.normalizer)
         pose = decode_pose(latents, scale, shift, convention=config.convention)
         if request.observation is None or config.refinement is None:
             return _Guess(coords, logits, pose, -math.inf)
@@ -271,7 +271,7 @@ class LiftPipeline:
         camera = Camera.from_pose(matrix, translation, size, observation.fov, observation.principal)
         mask = observation.mask[None].float()
         features = pixel_aligned(
-            choice.centres.cpu(), choice.voxel_size, camera, observation.rgb, mask
+            choice.centers.cpu(), choice.voxel_size, camera, observation.rgb, mask
         )
         return features.to(self.loader.device)
 

@@ -189,7 +189,7 @@ def sample_slat(
         end=1.0,
         partial=partial,
     )
-    return settings.statistics.denormalise(state[LATENTS])
+    return settings.statistics.denormalize(state[LATENTS])
 
 
 class SlatBranch:

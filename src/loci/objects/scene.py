@@ -62,7 +62,7 @@ class Scene:
         if len(self) < 2 or not all(asset.distance_assumed for asset in self.objects):
             return self
         factors = ground_factors(
-            [asset.pose for asset in self.objects], [asset.centres() for asset in self.objects]
+            [asset.pose for asset in self.objects], [asset.centers() for asset in self.objects]
         )
         laid_out = []
         for number, (asset, factor) in enumerate(zip(self.objects, factors.tolist(), strict=True)):

@@ -227,7 +227,7 @@ class CodecTask(Task[FrameCodec]):
         device = next(model.parameters()).device
         latents = torch.cat([model.encode(part.to(device).unsqueeze(2)).cpu() for part in parts])
         mean, std = latents.mean(dim=(0, 2, 3, 4)), latents.std(dim=(0, 2, 3, 4))
-        model.set_normalisation(tuple(mean.tolist()), tuple(std.tolist()))
+        model.set_normalization(tuple(mean.tolist()), tuple(std.tolist()))
 
     def save(self, model: FrameCodec, folder: Path) -> None:
         model.save_pretrained(folder)

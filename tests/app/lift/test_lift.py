@@ -244,9 +244,9 @@ def test_boxes_and_points_are_cut_out_by_sam_where_it_is_given(
 
 
 def other_pictures() -> dict[str, Image.Image]:
-    grey = Image.fromarray(PIXELS[:, :, 0])
+    gray = Image.fromarray(PIXELS[:, :, 0])
     return {
-        "grey.png": grey,
+        "grey.png": gray,
         "deep.png": Image.fromarray(PIXELS[:, :, 0].astype(np.uint16) * 257),
         "cmyk.jpg": Image.fromarray(PIXELS).convert("CMYK"),
         "turned.png": Image.fromarray(np.ascontiguousarray(np.rot90(PIXELS))),

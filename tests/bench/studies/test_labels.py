@@ -9,7 +9,7 @@ import pytest
 from loci import cli
 from loci.bench.studies import labels
 from loci.bench.studies.label_arms import ARMS
-from loci.bench.studies.labels import NAIVE, RESULTS, SCORES, summarise
+from loci.bench.studies.labels import NAIVE, RESULTS, SCORES, summarize
 from loci.bench.world.control import MOTIONS
 
 TINY = {"films": 3, "held-out": 1, "frames": 30, "base-steps": 1, "steps": 1, "batch-size": 2}
@@ -25,7 +25,7 @@ def test_gains_are_of_the_same_seed() -> None:
     runs = [run(NAIVE, seed, seed) for seed in range(3)]
     runs += [run("ours", seed, seed + 0.5) for seed in range(3)]
     runs[0]["left"], runs[0]["right"] = 0.5, 1.0
-    arms = summarise(runs, dict.fromkeys(MOTIONS, 1.0), {})["arms"]
+    arms = summarize(runs, dict.fromkeys(MOTIONS, 1.0), {})["arms"]
     assert arms[NAIVE]["mean"]["sideways"] == pytest.approx((0.75 + 1 + 2) / 3)
     assert list(arms) == [NAIVE, "ours"]
     assert arms["ours"]["mean"]["psnr"] == 1.5

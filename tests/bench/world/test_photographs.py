@@ -28,15 +28,15 @@ from loci.errors import LociError
 from loci.memory.poses import ActionScale, dead_reckon
 from tests.world.models import small_world
 
-GREY = np.full((8, 8, 3), 128, np.uint8)
+GRAY = np.full((8, 8, 3), 128, np.uint8)
 
 
-def walk(name: str, colour: tuple[int, int, int], picture: tuple[int, int, int]) -> PhotographWalk:
-    picture_, frame = (np.broadcast_to(np.array(c, np.uint8), (8, 8, 3)) for c in (picture, colour))
+def walk(name: str, color: tuple[int, int, int], picture: tuple[int, int, int]) -> PhotographWalk:
+    picture_, frame = (np.broadcast_to(np.array(c, np.uint8), (8, 8, 3)) for c in (picture, color))
     return PhotographWalk(name, picture_, picture_, np.broadcast_to(frame, (216, 8, 8, 3)))
 
 
-def mean_colour(frames: np.ndarray) -> np.ndarray:
+def mean_color(frames: np.ndarray) -> np.ndarray:
     return frames.mean(axis=(1, 2))
 
 
@@ -63,7 +63,7 @@ def test_scores_are_those_of_the_marked_frames() -> None:
     frames[RETURNED] = 0
     one = PhotographWalk("one", one.picture, one.decoded, frames)
     other = walk("other", (0, 0, 255), (0, 0, 128))
-    found = measure([one, other], mean_colour)  # pyright: ignore[reportArgumentType]
+    found = measure([one, other], mean_color)  # pyright: ignore[reportArgumentType]
     row = found["photographs"]["one"]
     assert row["first"] == row["turned"] == row["last"] == row["codec"] == 60
     assert row["returned"] < 7
@@ -90,7 +90,7 @@ def test_a_walk_begins_in_its_photograph(tmp_path: Path) -> None:
 
 
 def test_one_photograph_is_not_enough(tmp_path: Path) -> None:
-    Image.fromarray(GREY).save(tmp_path / "a.png")
+    Image.fromarray(GRAY).save(tmp_path / "a.png")
     with pytest.raises(LociError, match="1 photographs, expected at least two"):
         photographs(tmp_path, tmp_path / "out.json")
     assert not (tmp_path / "out.json").exists()
@@ -104,12 +104,12 @@ def test_the_command_writes_figures_and_a_sheet(
     from loci.world.world import World
 
     monkeypatch.setattr(World, "from_pretrained", lambda _: small_world())
-    monkeypatch.setattr(metrics, "Features", lambda: mean_colour)
+    monkeypatch.setattr(metrics, "Features", lambda: mean_color)
     monkeypatch.setattr(module, "engine_distance", lambda *_: 0.5)
     source = tmp_path / "source"
     source.mkdir()
-    for name, colour in (("a", (200, 30, 30)), ("b", (30, 30, 200))):
-        Image.new("RGB", (32, 32), colour).save(source / f"{name}.png")
+    for name, color in (("a", (200, 30, 30)), ("b", (30, 30, 200))):
+        Image.new("RGB", (32, 32), color).save(source / f"{name}.png")
     photographs(source, tmp_path / "out.json", sheet=tmp_path / "sheet.png")
     found = json.loads((tmp_path / "out.json").read_text())
     assert set(found["photographs"]) == {"a.png", "b.png"}

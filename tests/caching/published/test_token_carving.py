@@ -7,7 +7,7 @@ from loci.caching.published.token_carving import (
     ReleasedCarving,
     ReleasedSelection,
     most_salient,
-    normalised,
+    normalized,
     paper_saliency,
 )
 from loci.flow import sample
@@ -72,6 +72,6 @@ def test_saliency_of_the_paper() -> None:
     velocity, before = torch.tensor([[3.0, 4.0], [0, 0]]), torch.tensor([[3.0, 4.0], [0, 2.0]])
     ours = paper_saliency(velocity, before, torch.tensor([0.0, 1.0]), gamma=0.7)
     assert ours.tolist() == pytest.approx([2.5, 0.7 + 0.5])
-    assert normalised(torch.tensor([2.0, 4.0, 3.0])).tolist() == pytest.approx(
+    assert normalized(torch.tensor([2.0, 4.0, 3.0])).tolist() == pytest.approx(
         [0, 1, 0.5], abs=1e-5
     )

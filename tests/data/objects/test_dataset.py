@@ -117,7 +117,7 @@ def test_pictures_are_laid_over_their_background(rabbit: ObjectSet) -> None:
     assert red[0] > 3 * red[1] > 0
 
 
-def test_surface_normals_point_outward_and_colours_are_the_look(rabbit: ObjectSet) -> None:
+def test_surface_normals_point_outward_and_colors_are_the_look(rabbit: ObjectSet) -> None:
     surface = rabbit.surface(0)
     points, normals, colors = surface.split(3, dim=1)
     assert normals.norm(dim=1).sub(1).abs().max() < 0.01

@@ -21,7 +21,7 @@ def bounds(parts: list[Submesh]) -> np.ndarray:
     return np.stack([corners.min(axis=0), corners.max(axis=0)])
 
 
-def test_an_obj_is_read_upright_and_coloured(tmp_path: Path) -> None:
+def test_an_obj_is_read_upright_and_colored(tmp_path: Path) -> None:
     parts = read_mesh_file(write_box(tmp_path, "box", (1, 2, 3)))
     assert sum(len(part.faces) for part in parts) == 12
     np.testing.assert_allclose(bounds(parts), [[0, -3, 0], [1, 0, 2]], atol=1e-6)
@@ -43,7 +43,7 @@ def test_a_glb_is_read_as_its_obj(tmp_path: Path) -> None:
     )
 
 
-def test_colours_of_a_glb_are_linear(tmp_path: Path) -> None:
+def test_colors_of_a_glb_are_linear(tmp_path: Path) -> None:
     """A dark green: read as sRGB it would be all but black."""
     box = trimesh.creation.box()
     material = PBRMaterial(baseColorFactor=[0.02, 0.2, 0.0, 1.0])

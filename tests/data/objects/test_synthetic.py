@@ -57,7 +57,7 @@ def test_a_mirrored_solid_is_a_mirror_image() -> None:
     )
 
 
-GREY = np.full(3, 0.5, np.float32)
+GRAY = np.full(3, 0.5, np.float32)
 INWARD = 0.02
 
 
@@ -67,7 +67,7 @@ def test_a_mesh_is_the_surface_of_its_solid(kind: Kind, mirrored: bool) -> None:
     turn = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
     solid = Solid(kind, np.array([0.1, 0.0, -0.1]), np.array([0.3, 0.25, 0.15]), turn)
     solid = solid.mirrored(0) if mirrored else solid
-    corners = triangles([_submesh(solid, GREY, None)]).astype(float)
+    corners = triangles([_submesh(solid, GRAY, None)]).astype(float)
     middles = corners.mean(axis=1)
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     areas = np.linalg.norm(normals, axis=1)
@@ -94,7 +94,7 @@ def test_a_seed_gives_one_object_and_another_gives_another() -> None:
     )
 
 
-def test_materials_are_colours_or_pictures() -> None:
+def test_materials_are_colors_or_pictures() -> None:
     parts = [p for seed in range(12) for p in composed_mesh(np.random.default_rng(seed))]
     for part in parts:
         assert part.color.shape == (3,)

@@ -109,13 +109,13 @@ def warping_error(frames: np.ndarray, fov: float) -> float:
     near the horizon are compared, where turning does not move anything up or down.
     """
     size = frames.shape[1]
-    grey = frames.mean(-1)[:, size // 2 - size // 16 : size // 2 + size // 16]
+    gray = frames.mean(-1)[:, size // 2 - size // 16 : size // 2 + size // 16]
     middle, focal = (size - 1) / 2, size / 2 / math.tan(math.radians(fov / 2))
     angles = np.arctan((np.arange(size) - middle) / focal)
     source = focal * np.tan(angles - math.radians(TURN)) + middle
     inside = (source >= 0) & (source <= size - 1)
     errors = []
-    for before, after in pairwise(grey):
+    for before, after in pairwise(gray):
         warped = np.array([np.interp(source[inside], np.arange(size), row) for row in before])
         errors.append(((warped - after[:, inside]) ** 2).mean())
     return float(np.mean(errors))

@@ -93,17 +93,17 @@ def test_one_gaussian_by_hand() -> None:
         torch.zeros(1),
     )
     camera = Camera.identity(60)
-    colour, alpha, depth = render_gaussians(gaussians, camera, size, torch.tensor([0.0, 0, 1]))
+    color, alpha, depth = render_gaussians(gaussians, camera, size, torch.tensor([0.0, 0, 1]))
     own = (camera.focal(size) * scale / z) ** 2
     peak = 0.5 * own / (own + 0.1)
     assert alpha[10, 10] == pytest.approx(peak, rel=1e-5)
     assert alpha[10, 11] == pytest.approx(peak * math.exp(-0.5 / (own + 0.1)), rel=1e-4)
     assert alpha[10, 11] == pytest.approx(float(alpha[9, 10]), rel=1e-5)
-    assert colour[:, 10, 10].tolist() == pytest.approx(
+    assert color[:, 10, 10].tolist() == pytest.approx(
         [peak, peak / 2, peak / 4 + 1 - peak], rel=1e-5
     )
     assert depth[10, 10] == pytest.approx(z)
-    assert (colour[:, 0, 0].tolist(), alpha[0, 0], depth[0, 0]) == ([0, 0, 1], 0, 0)
+    assert (color[:, 0, 0].tolist(), alpha[0, 0], depth[0, 0]) == ([0, 0, 1], 0, 0)
 
 
 def test_the_nearer_gaussian_hides_the_farther_whatever_their_order() -> None:
@@ -114,14 +114,14 @@ def test_the_nearer_gaussian_hides_the_farther_whatever_their_order() -> None:
         torch.tensor([[1.0, 0, 0, 0]]).expand(3, 4),
         torch.full((3,), 20.0),
     )
-    colour = render_gaussians(red_near, Camera.identity(40), 9).colour[:, 4, 4]
-    assert colour.tolist() == pytest.approx([1, 0, 0], abs=0.02)
+    color = render_gaussians(red_near, Camera.identity(40), 9).color[:, 4, 4]
+    assert color.tolist() == pytest.approx([1, 0, 0], abs=0.02)
 
 
 def test_no_gaussians_give_the_background() -> None:
-    colour, alpha, depth = render_gaussians(some(0, 1.0), CAMERA, (3, 5), 0.25)
-    assert colour.shape == (3, 3, 5)
-    assert bool((colour == 0.25).all())
+    color, alpha, depth = render_gaussians(some(0, 1.0), CAMERA, (3, 5), 0.25)
+    assert color.shape == (3, 3, 5)
+    assert bool((color == 0.25).all())
     assert float(alpha.sum()) == float(depth.sum()) == 0
 
 
@@ -156,8 +156,8 @@ def test_gsplat_is_asked_for_the_same_picture(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module, "rasterization", rasterization, raising=False)
     monkeypatch.setitem(sys.modules, "gsplat", module)
     gaussians = some(50, 0.1, dtype=torch.float32)
-    colour, alpha, depth = render_with_gsplat(gaussians, CAMERA, 20, 30)
+    color, alpha, depth = render_with_gsplat(gaussians, CAMERA, 20, 30)
     ours = render_gaussians(gaussians, CAMERA, (20, 30))
-    assert torch.allclose(colour, ours.colour, atol=1e-4)
+    assert torch.allclose(color, ours.color, atol=1e-4)
     assert torch.allclose(alpha, ours.alpha, atol=1e-4)
     assert torch.allclose(depth[alpha > 0.1], ours.depth[alpha > 0.1], atol=1e-3)

@@ -49,12 +49,12 @@ def test_a_texture_shows_what_vertices_cannot(painted: Mesh) -> None:
     )
     inside = (truth.alpha == 1) & (textured.alpha == 1)
     error, plain = (
-        (drawn.colour - truth.colour)[:, inside].square().mean() for drawn in (textured, coarse)
+        (drawn.color - truth.color)[:, inside].square().mean() for drawn in (textured, coarse)
     )
     assert error < 0.2 * plain
 
 
-def test_every_place_gets_the_colour_of_its_own_surface(painted: Mesh) -> None:
+def test_every_place_gets_the_color_of_its_own_surface(painted: Mesh) -> None:
     assert painted.texture is not None
     middles = painted.vertices[painted.faces].mean(dim=1)
     found = painted.texture.at(painted.texture.uv[painted.faces].mean(dim=1))
@@ -62,7 +62,7 @@ def test_every_place_gets_the_colour_of_its_own_surface(painted: Mesh) -> None:
     assert (found - painting(on_ball)).abs().mean() < 0.05
 
 
-def test_the_file_holds_the_texture_and_no_colours_that_would_darken_it(
+def test_the_file_holds_the_texture_and_no_colors_that_would_darken_it(
     painted: Mesh, tmp_path
 ) -> None:
     path = tmp_path / "ball.glb"
@@ -71,9 +71,9 @@ def test_the_file_holds_the_texture_and_no_colours_that_would_darken_it(
     raw = path.read_bytes()
     (length,) = struct.unpack("<I", raw[12:16])
     described = json.loads(raw[20 : 20 + length])
-    textured, coloured = (mesh["primitives"][0] for mesh in described["meshes"])
+    textured, colored = (mesh["primitives"][0] for mesh in described["meshes"])
     assert "COLOR_0" not in textured["attributes"]
-    assert "COLOR_0" in coloured["attributes"]
+    assert "COLOR_0" in colored["attributes"]
     read: Any = trimesh.load_scene(path).geometry["ball"]
     assert painted.texture is not None
     picture = np.asarray(read.visual.material.baseColorTexture.convert("RGB"))
@@ -102,7 +102,7 @@ def test_charts_do_not_bleed_into_each_other_in_a_small_texture() -> None:
 
     def look(camera: Camera, size: int) -> RenderOutput:
         drawn = render_mesh(mesh, camera, size, light=None)
-        return drawn._replace(colour=drawn.alpha.expand(3, -1, -1))
+        return drawn._replace(color=drawn.alpha.expand(3, -1, -1))
 
     black = Mesh(mesh.vertices, mesh.faces)
     white = bake_texture(black, look, BakeConfig(side=64, views=12, pixels=96))

@@ -69,8 +69,8 @@ def test_what_networks_make_is_closed(seed: int, share: float) -> None:
 def test_rims_that_touch_are_filled() -> None:
     whole = ball(2)
     gone = (whole.faces == 0).any(1)
-    neighbour = int(whole.faces[gone].flatten()[whole.faces[gone].flatten() != 0][0])
-    far = whole.faces[(whole.faces == neighbour).any(1)].flatten().tolist()
+    neighbor = int(whole.faces[gone].flatten()[whole.faces[gone].flatten() != 0][0])
+    far = whole.faces[(whole.faces == neighbor).any(1)].flatten().tolist()
     gone |= (whole.faces == far[-1]).any(1)
     closed = closed_mesh(replace(whole, faces=whole.faces[~gone]))
     assert is_closed(closed)

@@ -161,7 +161,7 @@ def test_a_hole_in_the_band_is_spanned() -> None:
     assert solid.volume > 0.8 * 4 / 3 * 3.1416 * (RADIUS / RESOLUTION) ** 3
 
 
-def test_corners_beyond_the_band_have_the_colours_beside_them() -> None:
+def test_corners_beyond_the_band_have_the_colors_beside_them() -> None:
     feats, coords = solid_ball()
     feats[:, 32 + 21 :] = 3.0
     kept = coords[:, 2] < RESOLUTION // 2 + 3

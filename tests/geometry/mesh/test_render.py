@@ -55,40 +55,40 @@ def test_the_nearer_wall_hides_the_farther_one_whatever_their_order() -> None:
             torch.cat([first.faces, second.faces + 4]),
             torch.cat([first.colors, second.colors]),
         )
-        colour, _, depth = render_mesh(both, FRONT, 40, light=None)
-        assert colour[:, 20, 20].tolist() == [1, 0, 0]
-        assert colour[:, 20, 14].tolist() == [0, 1, 0]
+        color, _, depth = render_mesh(both, FRONT, 40, light=None)
+        assert color[:, 20, 20].tolist() == [1, 0, 0]
+        assert color[:, 20, 14].tolist() == [0, 1, 0]
         assert depth[20, 20] == pytest.approx(1.5)
         assert depth[20, 14] == pytest.approx(2.5)
 
 
-def test_colours_are_interpolated_in_space_and_not_on_the_screen() -> None:
+def test_colors_are_interpolated_in_space_and_not_on_the_screen() -> None:
     floor = torch.tensor([[-1.0, -1, -0.5], [1, -1, -0.5], [1, 3, -0.5], [-1, 3, -0.5]])
     shade = ((floor[:, 1:2] + 1) / 4).expand(4, 3)
     mesh = Mesh(floor, torch.tensor([[0, 1, 2], [0, 2, 3]]), shade)
-    colour, alpha, depth = render_mesh(mesh, FRONT, 64, light=None, samples=1)
+    color, alpha, depth = render_mesh(mesh, FRONT, 64, light=None, samples=1)
     seen = alpha > 0
     assert int(seen.sum()) > 300
-    assert torch.allclose(colour[0][seen], (depth[seen] - 1) / 4, atol=1e-4)  # y = depth - 2
+    assert torch.allclose(color[0][seen], (depth[seen] - 1) / 4, atol=1e-4)  # y = depth - 2
 
 
 def test_both_sides_are_lit_alike() -> None:
     mesh = ball(0.5)
     inside_out = Mesh(mesh.vertices, mesh.faces.flip(1))
-    first, second = (render_mesh(m, FRONT, 32).colour for m in (mesh, inside_out))
+    first, second = (render_mesh(m, FRONT, 32).color for m in (mesh, inside_out))
     assert torch.allclose(first, second, atol=1e-5)
     assert first[:, 16, 16].mean() > 0.4
 
 
 def test_light_comes_from_the_lamp_and_edges_stay_sharp() -> None:
     light = PreviewLight(ambient=0, sky=0, key=1, lamp=(1.0, 0.0, -1.0), plain=(1, 1, 1))
-    colour = render_mesh(wall(0, 0.5, [1.0, 1, 1]), FRONT, 16, light=light).colour
-    assert colour[0, 8, 8] == pytest.approx(math.cos(math.pi / 4), abs=1e-3)
+    color = render_mesh(wall(0, 0.5, [1.0, 1, 1]), FRONT, 16, light=light).color
+    assert color[0, 8, 8] == pytest.approx(math.cos(math.pi / 4), abs=1e-3)
     corner = torch.tensor(
         [[-1.0, 0, -1], [0, -1, -1], [0, -1, 1], [-1, 0, 1], [1, 0, -1], [1, 0, 1]]
     )
     faces = torch.tensor([[0, 1, 2], [0, 2, 3], [1, 4, 5], [1, 5, 2]])
-    row = render_mesh(Mesh(corner, faces), Camera.orbit(0, 0, 4, 60), 32, light=light).colour[0, 16]
+    row = render_mesh(Mesh(corner, faces), Camera.orbit(0, 0, 4, 60), 32, light=light).color[0, 16]
     left, right = row[10:15], row[17:22]  # the left side looks at the lamp, the right past it
     assert (left.min(), right.max()) == (pytest.approx(1, abs=1e-3), pytest.approx(0, abs=1e-3))
 
@@ -97,9 +97,9 @@ def test_faces_behind_the_camera_and_broken_ones_are_left_out() -> None:
     vertices = wall(-3.0, 1.0, [1.0, 1, 1]).vertices
     broken = torch.cat([vertices, torch.full((1, 3), torch.nan), torch.zeros(1, 3)])
     faces = torch.tensor([[0, 1, 2], [0, 1, 4], [5, 5, 5]])
-    colour, alpha, _ = render_mesh(Mesh(broken, faces), FRONT, 8, 0.5)
+    color, alpha, _ = render_mesh(Mesh(broken, faces), FRONT, 8, 0.5)
     assert float(alpha.sum()) == 0
-    assert bool((colour == 0.5).all())
+    assert bool((color == 0.5).all())
 
 
 def test_a_turntable_goes_round_and_keeps_everything_in_the_picture() -> None:

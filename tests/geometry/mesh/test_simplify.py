@@ -35,7 +35,7 @@ def test_rims_that_touch_stay_open() -> None:
     assert fill_holes(bow) is bow
 
 
-def test_fewer_faces_keep_the_surface_and_its_colours() -> None:
+def test_fewer_faces_keep_the_surface_and_its_colors() -> None:
     fine = ball(4)
     coarse = decimate(fine, 600)
     assert 560 <= len(coarse.faces) <= 640

@@ -76,10 +76,10 @@ def test_convolution_does_not_depend_on_the_order_of_rows(voxels: Voxels, random
 
 @settings(max_examples=40)
 @given(voxel_sets(lowest=-5))
-def test_neighbours_are_all_pairs_at_an_offset(voxels: Voxels) -> None:
+def test_neighbors_are_all_pairs_at_an_offset(voxels: Voxels) -> None:
     found = {
         (t, s)
-        for pairs in voxels.neighbours
+        for pairs in voxels.neighbors
         for t, s in zip(*map(Tensor.tolist, pairs), strict=True)
     }
     rows = voxels.coords.tolist()
@@ -92,9 +92,9 @@ def test_neighbours_are_all_pairs_at_an_offset(voxels: Voxels) -> None:
     assert found == near
 
 
-def test_the_neighbour_map_is_built_once() -> None:
+def test_the_neighbor_map_is_built_once() -> None:
     voxels = Voxels(torch.tensor([[0, 1, 2, 3], [0, 1, 2, 4]]))
-    assert voxels.neighbours is voxels.neighbours
+    assert voxels.neighbors is voxels.neighbors
     assert voxels.finer is voxels.finer
     assert voxels.coarser is voxels.coarser
     assert voxels.windows(4, 2) is voxels.windows(4, 2)
@@ -261,7 +261,7 @@ def test_malformed_coordinates_are_refused(coords: Tensor, message: str) -> None
 
 def test_duplicate_voxels_are_refused() -> None:
     with pytest.raises(ValueError, match="distinct"):
-        _ = Voxels(torch.zeros(2, 4, dtype=torch.long)).neighbours
+        _ = Voxels(torch.zeros(2, 4, dtype=torch.long)).neighbors
 
 
 def test_empty_voxel_sets_work() -> None:

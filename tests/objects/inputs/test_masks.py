@@ -27,21 +27,21 @@ def saved(path: Path, image: Image.Image, **options: Any) -> Path:
 
 
 def mask_files() -> dict[str, Image.Image]:
-    grey = Image.fromarray(INSIDE.astype(np.uint8) * 255)
-    colour = np.zeros((32, 48, 3), np.uint8)
-    colour[INSIDE] = (200, 0, 10)
+    gray = Image.fromarray(INSIDE.astype(np.uint8) * 255)
+    color = np.zeros((32, 48, 3), np.uint8)
+    color[INSIDE] = (200, 0, 10)
     cut_out = Image.fromarray(PIXELS)
-    cut_out.putalpha(grey)
-    exif_turned = Image.fromarray(np.ascontiguousarray(np.rot90(np.asarray(grey))))
+    cut_out.putalpha(gray)
+    exif_turned = Image.fromarray(np.ascontiguousarray(np.rot90(np.asarray(gray))))
     return {
-        "grey": grey,
-        "one_bit": grey.convert("1"),
+        "grey": gray,
+        "one_bit": gray.convert("1"),
         "zeros_and_ones": Image.fromarray(INSIDE.astype(np.uint8)),
-        "colour": Image.fromarray(colour),
-        "palette": Image.fromarray(colour).quantize(4),
+        "colour": Image.fromarray(color),
+        "palette": Image.fromarray(color).quantize(4),
         "cut_out": cut_out,
         "deep": Image.fromarray(INSIDE.astype(np.uint16) * 65535),
-        "grey_and_opaque": Image.merge("LA", [grey, Image.new("L", grey.size, 255)]),
+        "grey_and_opaque": Image.merge("LA", [gray, Image.new("L", gray.size, 255)]),
         "turned": exif_turned,
     }
 

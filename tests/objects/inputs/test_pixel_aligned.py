@@ -34,7 +34,7 @@ def parts_of(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
     return parts[..., 0], parts[..., 1:4], parts[..., 4]
 
 
-def test_a_voxel_in_sight_has_the_colour_of_its_own_pixels() -> None:
+def test_a_voxel_in_sight_has_the_color_of_its_own_pixels() -> None:
     places = plate(2)
     rgb, mask = picture(places)
     covered, color, behind = parts_of(pixel_aligned(places, 1 / RESOLUTION, FRONT, rgb, mask))
@@ -71,7 +71,7 @@ def test_the_far_end_of_a_rod_that_points_at_the_camera_is_behind() -> None:
     assert behind[rod[:, 1] >= 5].min() > 0.9
 
 
-def test_outside_the_mask_there_is_no_colour() -> None:
+def test_outside_the_mask_there_is_no_color() -> None:
     places = plate(2)
     rgb, mask = picture(places)
     half = mask.clone()
@@ -100,8 +100,8 @@ def test_nothing_is_seen_behind_the_camera() -> None:
 def test_the_depth_buffer_is_that_of_the_training_of_home() -> None:
     """One cell for all in this large picture, so that a voxel at the corner is in front of all."""
     large = 4 * SIZE
-    centres = torch.cat([plate(4), plate(0)[:1]])
+    centers = torch.cat([plate(4), plate(0)[:1]])
     rgb, mask = torch.ones(3, large, large), torch.ones(1, large, large)
-    _, _, behind = parts_of(pixel_aligned(centres, 1 / RESOLUTION, FRONT, rgb, mask))
+    _, _, behind = parts_of(pixel_aligned(centers, 1 / RESOLUTION, FRONT, rgb, mask))
     assert behind[:64].min() > 0.8
     assert behind[64].max() < 0.3

@@ -144,7 +144,7 @@ def test_the_principal_point_of_a_crop_is_fitted(
     assert down * rows == pytest.approx(height / 2 - top, abs=0.6)
 
 
-def test_points_of_a_centred_picture_leave_its_principal_point_in_the_centre() -> None:
+def test_points_of_a_centered_picture_leave_its_principal_point_in_the_center() -> None:
     points = torch.from_numpy(POINTS).movedim(-1, 0)
     assert fitted_principal(points) == (0.5, 0.5), "to the last bit, so that nothing changes"
     assert fitted_principal(torch.zeros(3, 8, 8) + torch.tensor([0.5, 0.5, 2])[:, None, None]) == (

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from loci.errors import LociError
-from loci.objects.inputs.pointmap import from_opencv, normaliser, user_pointmap
+from loci.objects.inputs.pointmap import from_opencv, normalizer, user_pointmap
 from loci.objects.inputs.preprocess import Box, crop_box, slat_inputs, structure_inputs
 
 SIZE = 28
@@ -35,7 +35,7 @@ def test_shapes_and_names() -> None:
     assert shapes == pictures | {"pointmap": three, "rgb_pointmap": three}
     lone = structure_inputs(rgb, mask, None, SIZE)
     assert lone.tensors.keys() == pictures.keys() == slat_inputs(rgb, mask, SIZE).keys()
-    assert lone.normaliser.scale.tolist() == [1, 1, 1]
+    assert lone.normalizer.scale.tolist() == [1, 1, 1]
 
 
 def test_trap_outside_the_picture_a_pointmap_is_zero_and_valid() -> None:
@@ -74,10 +74,10 @@ def test_a_pointmap_of_another_size_keeps_its_holes() -> None:
     assert ours.isnan().sum() == 3 * 4
 
 
-def test_the_normaliser_centres_on_the_object_and_measures_the_scene() -> None:
+def test_the_normalizer_centers_on_the_object_and_measures_the_scene() -> None:
     _, mask, points = scene(slice(4, 15), slice(8, 14))
     points[:, 0, 0] = torch.nan
-    units = normaliser(points, mask)
+    units = normalizer(points, mask)
     inside = points[:, mask[0] > 0]
     assert torch.equal(units.shift, inside.sort(dim=1).values[:, (inside.shape[1] - 1) // 2])
     largest = (points - units.shift[:, None, None]).abs().amax(dim=0)
@@ -89,7 +89,7 @@ def test_the_normaliser_centres_on_the_object_and_measures_the_scene() -> None:
 def test_without_a_finite_point_on_the_object_nothing_is_changed(value: float) -> None:
     _, mask, points = scene(slice(4, 15), slice(8, 14))
     points[:, mask[0] > 0] = value
-    assert [part.tolist() for part in normaliser(points, mask)] == [[1] * 3, [0] * 3]
+    assert [part.tolist() for part in normalizer(points, mask)] == [[1] * 3, [0] * 3]
 
 
 def test_a_mask_of_a_pixel_or_two_is_too_small() -> None:

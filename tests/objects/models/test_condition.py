@@ -58,7 +58,7 @@ def test_token_counts_of_the_published_model() -> None:
         assert sum(count * len(sources) for count, sources in rows) == tokens
 
 
-def test_trap_masks_are_normalised_with_the_statistics_of_pictures() -> None:
+def test_trap_masks_are_normalized_with_the_statistics_of_pictures() -> None:
     embedder = DinoEmbedder(PICTURE)
     mask = torch.rand(1, 1, 12, 12)
     mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
@@ -136,18 +136,18 @@ def test_a_masked_background_is_not_seen() -> None:
     assert not torch.equal(model(given), model(changed))
 
 
-def test_normalised_tokens_have_unit_size_whatever_their_projection() -> None:
-    for normalised in (False, True):
+def test_normalized_tokens_have_unit_size_whatever_their_projection() -> None:
+    for normalized in (False, True):
         model = EmbedderFuser.from_config(
-            FuserConfig(PICTURE, dim=24, full_frame=(), normalise_tokens=normalised)
+            FuserConfig(PICTURE, dim=24, full_frame=(), normalize_tokens=normalized)
         ).eval()
         torch.nn.init.normal_(model.idx_emb)
         for net in model.projection_nets:
             net[1].w2.weight.mul_(0.3)  # pyright: ignore[reportIndexIssue]
         tokens = model(inputs()) - model.idx_emb[CROPPED]
         size = tokens.square().mean(dim=-1).sqrt()
-        assert (size.min() > 0.95) == normalised
-        assert (size.max() < 0.5) != normalised
+        assert (size.min() > 0.95) == normalized
+        assert (size.max() < 0.5) != normalized
 
 
 def test_what_is_missing_is_named() -> None:

@@ -70,10 +70,10 @@ def test_raw_zeros_mean_the_stated_gaussian() -> None:
     assert gaussians.colors.flatten().tolist() == [0.5] * 12
     assert gaussians.rotations.tolist() == [[1, 0, 0, 0]] * 4
     assert gaussians.scales.flatten().tolist() == pytest.approx([math.hypot(0.004, 0.0009)] * 12)
-    centre = (torch.tensor([0.0, 4, 7]) + 0.5) / 8 - 0.5
+    center = (torch.tensor([0.0, 4, 7]) + 0.5) / 8 - 0.5
     # Hammersley points of the cube, which reaches 1.5 half voxels from the centre.
     points = torch.tensor([[g / 4, radical_inverse(g, 2), radical_inverse(g, 3)] for g in range(4)])
-    assert torch.allclose(gaussians.positions, centre + (2 * points - 1) / 16, atol=1e-6)
+    assert torch.allclose(gaussians.positions, center + (2 * points - 1) / 16, atol=1e-6)
 
 
 def test_digits_are_mirrored_at_the_point() -> None:
@@ -85,8 +85,8 @@ def test_digits_are_mirrored_at_the_point() -> None:
 def test_gaussians_stay_near_their_voxels() -> None:
     decoder, voxels = gaussian_decoder(), Voxels(ball(6))
     (gaussians,) = decoder.gaussians(100 * torch.randn(len(voxels), 4 * 14), voxels)
-    centres = (voxels.coords[:, None, 1:] + 0.5) / 8 - 0.5
-    away = (gaussians.positions.view(-1, 4, 3) - centres).abs()
+    centers = (voxels.coords[:, None, 1:] + 0.5) / 8 - 0.5
+    away = (gaussians.positions.view(-1, 4, 3) - centers).abs()
     assert away.max() <= 0.75 / 8 + 1e-6
     assert gaussians.scales.min() >= 0.0009 - 1e-9
 

@@ -72,15 +72,15 @@ def test_keys_kept_over_all_steps_change_nothing() -> None:
         assert torch.equal(kept, flow(noise, time, voxels, condition))
 
 
-def test_preserved_latents_are_denormalised_with_the_pipelines_numbers() -> None:
+def test_preserved_latents_are_denormalized_with_the_pipelines_numbers() -> None:
     """Trap of SAM 3D Objects, 8: the numbers of pipeline.yaml, not those in the code."""
     statistics = SlatStatistics()
-    start = statistics.denormalise(torch.zeros(1, 8))
+    start = statistics.denormalize(torch.zeros(1, 8))
     assert start[0, :2].tolist() == pytest.approx([0.12211431, 0.37204156])
-    spread = statistics.denormalise(torch.ones(1, 8)) - start
+    spread = statistics.denormalize(torch.ones(1, 8)) - start
     assert spread[0, -2:].tolist() == pytest.approx([2.41684985, 2.08374643], abs=1e-5)
     latents = torch.randn(4, 8)
-    assert torch.allclose(statistics.normalise(statistics.denormalise(latents)), latents, atol=1e-5)
+    assert torch.allclose(statistics.normalize(statistics.denormalize(latents)), latents, atol=1e-5)
 
 
 def test_the_published_run_takes_thirty_eight_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,10 +21,10 @@ def standing(across: float, away: float, size: float, turn: float, height: float
     # From a frame with x right, y away, z up to the camera's: x left, y up, z forward.
     down, level = math.sin(math.radians(20)), math.cos(math.radians(20))
     to_camera = torch.tensor([[-1.0, 0.0, 0.0], [0.0, down, level], [0.0, level, -down]])
-    centre = torch.tensor([across, away, height - 1.5 + 0.3 * size])
+    center = torch.tensor([across, away, height - 1.5 + 0.3 * size])
     rotation = own @ to_camera
     quaternion = matrix_to_quaternion(rotation[None])
-    return Pose(quaternion, (centre @ to_camera)[None], torch.full((1, 3), size))
+    return Pose(quaternion, (center @ to_camera)[None], torch.full((1, 3), size))
 
 
 def canonical(pose: Pose) -> Pose:

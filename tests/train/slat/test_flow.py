@@ -83,7 +83,7 @@ def weights(model: torch.nn.Module) -> Tensor:
 def test_statistics_make_latents_standard(toys: SlatDataset, parts: SlatVAE) -> None:
     statistics = latent_statistics(toys, parts.encoder)
     latents = torch.cat([encode_objects([item], parts.encoder).latents for item in toys.items])
-    normal = statistics.normalise(latents)
+    normal = statistics.normalize(latents)
     torch.testing.assert_close(normal.mean(0), torch.zeros(8), atol=1e-3, rtol=0)
     assert normal.std(0).max() < 1.001
 

@@ -9,7 +9,7 @@ from loci.train.slat.vae_data import (
     Symmetry,
     augment,
     corrupt_voxels,
-    free_neighbours,
+    free_neighbors,
     permute_colors,
     recolor_voxels,
     slat_vae_batch,
@@ -42,9 +42,9 @@ def test_turning_and_mirroring_changes_nothing_but_the_frame() -> None:
         moved = slat_vae_batch([side.apply(TOY)], 4096, rng())
         assert len(moved.owner) == len(whole.owner)  # every sample still has a voxel
         # Distances at voxels' middle corners are the same ones, wherever they went.
-        centred = (2 * whole.voxels.coords[:, 1:] - 7).float() @ side.matrix
+        centered = (2 * whole.voxels.coords[:, 1:] - 7).float() @ side.matrix
         row = {tuple(c): i for i, c in enumerate(moved.voxels.coords[:, 1:].tolist())}
-        order = [row[tuple(c)] for c in ((centred + 7) / 2).round().long().tolist()]
+        order = [row[tuple(c)] for c in ((centered + 7) / 2).round().long().tolist()]
         assert torch.equal(moved.corners[order][:, 13], whole.corners[:, 13])
 
 
@@ -56,7 +56,7 @@ def test_normals_still_point_outward() -> None:
     assert (at[0] - at[1]).mean() > SDF_STEPS / 2
 
 
-def test_other_colours_are_the_same_object() -> None:
+def test_other_colors_are_the_same_object() -> None:
     other = permute_colors(TOY, rng(1))
     assert torch.equal(other.surface[:, :6], TOY.surface[:, :6])
     assert not torch.equal(other.surface, TOY.surface)
@@ -65,7 +65,7 @@ def test_other_colours_are_the_same_object() -> None:
     assert len(augment(TOY, 0.5, rng(2)).coords) == len(TOY.coords)
 
 
-def test_a_motley_object_has_a_colour_in_every_voxel() -> None:
+def test_a_motley_object_has_a_color_in_every_voxel() -> None:
     many = recolor_voxels(TOY, rng(1))
     assert torch.equal(many.surface[:, :6], TOY.surface[:, :6])
     assert many.surface[:, 6:].min() >= 0
@@ -78,7 +78,7 @@ def test_a_motley_object_has_a_colour_in_every_voxel() -> None:
 
 
 def test_disturbed_voxels_stay_near() -> None:
-    empty = free_neighbours(TOY, 0.5, rng())
+    empty = free_neighbors(TOY, 0.5, rng())
     assert len(empty) > 0
     both = torch.cat([TOY.coords, empty])
     assert len(both.unique(dim=0)) == len(both)
@@ -90,7 +90,7 @@ def test_disturbed_voxels_stay_near() -> None:
 
 
 def test_an_empty_voxel_is_marked() -> None:
-    grown = TOY._replace(coords=torch.cat([TOY.coords, free_neighbours(TOY, 0.5, rng())]))
+    grown = TOY._replace(coords=torch.cat([TOY.coords, free_neighbors(TOY, 0.5, rng())]))
     batch = slat_vae_batch([grown], 100, rng())
     assert batch.filled.sum() > 0.9 * len(TOY.coords)
     assert not batch.filled[len(TOY.coords) :].any()

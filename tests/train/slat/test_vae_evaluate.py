@@ -41,12 +41,12 @@ def test_gaussians_that_fit_cost_less() -> None:
     good = fitted(truth)
     best = gaussian_losses(good, truth, SIDE)
     moved = replace(good, positions=good.positions + 0.5 / SIDE)
-    grey = replace(good, harmonics=torch.zeros_like(good.harmonics))
+    gray = replace(good, harmonics=torch.zeros_like(good.harmonics))
     faint = replace(good, opacity_logits=-good.opacity_logits)
     huge = replace(good, scales=4 * good.scales)
     assert gaussian_losses(moved, truth, SIDE)["likelihood"] > best["likelihood"] + 0.3
     assert gaussian_losses(huge, truth, SIDE)["likelihood"] > best["likelihood"] + 0.3
-    assert gaussian_losses(grey, truth, SIDE)["color"] > best["color"] + 0.05
+    assert gaussian_losses(gray, truth, SIDE)["color"] > best["color"] + 0.05
     assert gaussian_losses(faint, truth, SIDE)["opacity"] > best["opacity"] + 1
 
 
@@ -58,9 +58,9 @@ def test_a_turned_disc_fits_worse() -> None:
     def cost(thin_axis: int) -> Tensor:
         scales = torch.full((1, 3), 0.5 / SIDE)
         scales[0, thin_axis] = 0.01 / SIDE
-        centre = (place + torch.tensor([0.3 / SIDE, 0, 0]))[None]
+        center = (place + torch.tensor([0.3 / SIDE, 0, 0]))[None]
         quarter = torch.tensor([[0.5**0.5, 0, 0, 0.5**0.5]])  # about z: its x axis is our y
-        disc = Gaussians(centre, torch.zeros(1, 3), scales, quarter, torch.zeros(1))
+        disc = Gaussians(center, torch.zeros(1, 3), scales, quarter, torch.zeros(1))
         one = flat._replace(owner=torch.zeros(1, dtype=torch.long), filled=torch.ones(1).bool())
         voxels = one.voxels
         voxels = type(voxels)(voxels.coords[:1])

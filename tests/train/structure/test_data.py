@@ -37,14 +37,14 @@ def share_inside(points: Tensor, shape: Tensor) -> float:
 def test_the_pointmap_lies_on_the_shape_at_the_decoded_pose(mirrored: float) -> None:
     some = batch(4, replace(CLEAN, mirrored=mirrored))
     assert some.mirrored.all() == bool(mirrored)
-    pose = decode_pose(some.layout, *some.normaliser)
+    pose = decode_pose(some.layout, *some.normalizer)
     margin = 0.0
     for n, index in enumerate(some.objects.tolist()):
         seen = some.pictures["mask"][n, 0] > 0.5
         points = some.pointmaps["pointmap"][n][:, seen].T
         points = points[points.isfinite().all(dim=1)]
         assert len(points) > 50
-        camera = points * some.normaliser[0][n] + some.normaliser[1][n]
+        camera = points * some.normalizer[0][n] + some.normalizer[1][n]
         matrix = quaternion_to_matrix(pose.rotation[n : n + 1])[0]
         local = ((camera - pose.translation[n]) @ matrix.T) / pose.scale[n]
         shape = OBJECTS[index].occupancy
@@ -99,7 +99,7 @@ def test_without_a_pointmap_the_pose_is_where_a_lone_picture_puts_it() -> None:
     assert torch.equal(some.placement.translation[:, 2], torch.ones(4))
     layout = torch.cat([some.layout["translation"], some.layout["scale"]], dim=2)
     assert layout.abs().max() < 2
-    pose = decode_pose(some.layout, *some.normaliser)
+    pose = decode_pose(some.layout, *some.normalizer)
     assert torch.allclose(pose.translation, some.placement.translation, atol=1e-5)
     assert torch.allclose(pose.scale[:, 0], some.placement.scale, atol=1e-5)
 

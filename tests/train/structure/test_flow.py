@@ -169,7 +169,7 @@ def test_the_true_pose_has_no_error() -> None:
     assert scores["place"] < 1e-4
     r, t, s = batch.placement
     turn = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
-    wrong = encode_pose(turn @ r, t, 2 * s[:, None].expand(-1, 3), *batch.normaliser)
+    wrong = encode_pose(turn @ r, t, 2 * s[:, None].expand(-1, 3), *batch.normalizer)
     scores = pose_scores(wrong, batch)
     assert abs(scores["rotation"] - 90) < 0.1
     assert abs(scores["size_factor"] - 2) < 1e-4

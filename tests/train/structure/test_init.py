@@ -4,14 +4,14 @@ import torch
 
 from loci.objects.config import home
 from loci.objects.models.condition import EmbedderFuser
-from loci.train.structure.init import initialise_fuser, load_pretrained_backbone, plane_waves
+from loci.train.structure.init import initialize_fuser, load_pretrained_backbone, plane_waves
 
 
 def test_tokens_of_every_input_come_out_at_the_size_attention_is_made_for() -> None:
     torch.manual_seed(0)
     config = home().parts.structure_fuser
     fuser = EmbedderFuser.from_config(config)
-    initialise_fuser(fuser)
+    initialize_fuser(fuser)
     load_pretrained_backbone(fuser)
     side = config.picture.input_size
     place = torch.arange(side) / side - 0.5

@@ -3,15 +3,15 @@ import torch
 from loci.train.world.degrade import FIRST_DETAIL, fade
 
 
-def test_a_share_of_the_examples_fades_and_detail_no_less_than_colour() -> None:
+def test_a_share_of_the_examples_fades_and_detail_no_less_than_color() -> None:
     latents = torch.ones(4000, 6, 2, 2)
     faded = fade(latents, 0.4, torch.Generator().manual_seed(0))
-    colour, detail = faded[:, 0, 0, 0], faded[:, -1, 0, 0]
-    assert torch.equal(faded[:, :FIRST_DETAIL], colour.view(-1, 1, 1, 1).expand(-1, 3, 2, 2))
-    assert (detail <= colour).all()
+    color, detail = faded[:, 0, 0, 0], faded[:, -1, 0, 0]
+    assert torch.equal(faded[:, :FIRST_DETAIL], color.view(-1, 1, 1, 1).expand(-1, 3, 2, 2))
+    assert (detail <= color).all()
     assert (faded >= 0).all()
-    assert 0.25 < (colour < 1).float().mean() < 0.4  # one window each: by window an even chance
-    assert (detail < colour).float().mean() > 0.25
+    assert 0.25 < (color < 1).float().mean() < 0.4  # one window each: by window an even chance
+    assert (detail < color).float().mean() > 0.25
 
 
 def test_windows_of_an_example_fade_alike_or_each_by_itself() -> None:

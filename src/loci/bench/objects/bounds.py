@@ -21,8 +21,8 @@ from loci.geometry.gaussians.gaussians import SH_BAND_0, Gaussians
 from loci.objects.inputs.pointmap import (
     ASSUMED_DISTANCE,
     ASSUMED_FOV,
-    canonical_normaliser,
-    normaliser,
+    canonical_normalizer,
+    normalizer,
 )
 from loci.objects.inputs.preprocess import slat_inputs
 from loci.objects.models.structure_vae import StructureDecoder, StructureEncoder
@@ -128,15 +128,15 @@ class Retrieval:
                 continue
             self.pairs.append((index, number))
             if len(crops) == _BATCH:
-                rows.append(_normalised(features(np.stack(crops))))
+                rows.append(_normalized(features(np.stack(crops))))
                 crops.clear()
         if crops:
-            rows.append(_normalised(features(np.stack(crops))))
+            rows.append(_normalized(features(np.stack(crops))))
         self.known = np.concatenate(rows)
 
     def nearest(self, case: Case) -> tuple[int, int]:
         """Index and view of the most similar object; backgrounds do not count."""
-        feature = _normalised(self.features(crop(case.pixels, case.mask)[None]))[0]
+        feature = _normalized(self.features(crop(case.pixels, case.mask)[None]))[0]
         return self.pairs[int(np.argmax(self.known @ feature))]
 
     def retrieve(self, case: Case) -> Retrieved:
@@ -168,12 +168,12 @@ def retrieved_pose(view: RenderedView, case: Case, with_pointmap: bool) -> Matri
     """
     mask = torch.from_numpy(case.mask)[None].float()
     if with_pointmap:
-        fov, target = case.fov, normaliser(case.pointmap.movedim(-1, 0), mask).shift
+        fov, target = case.fov, normalizer(case.pointmap.movedim(-1, 0), mask).shift
         source = view.pointmap()[view.mask].nanmedian(dim=0).values
     else:
-        fov, target = ASSUMED_FOV, canonical_normaliser(mask).shift
+        fov, target = ASSUMED_FOV, canonical_normalizer(mask).shift
         depth = float(view.translation[2])
-        source = canonical_normaliser(view.mask[None].float(), view.fov, depth).shift
+        source = canonical_normalizer(view.mask[None].float(), view.fov, depth).shift
     ratio = _extent(mask[0] > 0.5, fov) * target[2] / (_extent(view.mask, view.fov) * source[2])
     rotation = rotation_between(source[None], target[None])[0]
     translation = target + ratio * (view.translation - source) @ rotation
@@ -217,6 +217,6 @@ def _extent(mask: Bool[Tensor, "h w"], fov: float) -> float:
     return float(spans) * 2 * math.tan(math.radians(fov) / 2) / mask.shape[1]
 
 
-def _normalised(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+def _normalized(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     return features / np.maximum(lengths, 1e-12)

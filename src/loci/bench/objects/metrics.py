@@ -178,8 +178,8 @@ def _surface(case: Case) -> Float[Tensor, "n 3"]:
 
 def _render(model: Gaussians | Mesh, camera: Camera) -> Float[Tensor, "3 s s"]:
     if isinstance(model, Mesh):
-        return render_mesh(model, camera, PIXELS, WHITE, light=None).colour
-    return render_gaussians(model, camera, PIXELS, WHITE).colour
+        return render_mesh(model, camera, PIXELS, WHITE, light=None).color
+    return render_gaussians(model, camera, PIXELS, WHITE).color
 
 
 def _sample(points: Float[Tensor, "n 3"]) -> Int[Tensor, "m"]:

@@ -113,7 +113,7 @@ def study_labels(
         for arm in ARMS:
             study.run(arm, seed)
     runs = [run for run in study.done() if run["seed"] < seeds]
-    results = summarise(runs, study.examination.of_engine(), asdict(plan))
+    results = summarize(runs, study.examination.of_engine(), asdict(plan))
     write_json(json, results)
     if plot:
         draw(plot, results)
@@ -195,7 +195,7 @@ class Study:
         return train_chunks(films, model, out, steps, plan.batch_size, seed, start)
 
 
-def summarise(
+def summarize(
     runs: list[dict[str, Any]], engine: dict[str, Any], plan: dict[str, Any]
 ) -> dict[str, Any]:
     """Means and 95 % intervals over seeds of every arm, and of its difference from `NAIVE` with

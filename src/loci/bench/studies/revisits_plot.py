@@ -8,7 +8,7 @@ from typing import Any
 
 from loci.io.files import replacing
 
-COLOURS = {"none": "0.5", "wander": "tab:orange", "revisit": "tab:blue"}
+COLORS = {"none": "0.5", "wander": "tab:orange", "revisit": "tab:blue"}
 NAMES = {
     "none": "base: wandering only",
     "wander": "finetuned on wandering",
@@ -34,7 +34,7 @@ def draw_revisits(results: dict[str, Any], path: Path) -> None:
         some = sorted((r for r in posed if r["source"] == source), key=lambda r: r["sequences"])
         _line(counts, some, [r["sequences"] for r in some], f"seen_{age}", source)
     for row in (r for r in posed if r["source"] == "none"):
-        counts.axhline(row[f"seen_{age}"], color=COLOURS["none"], label=NAMES["none"])
+        counts.axhline(row[f"seen_{age}"], color=COLORS["none"], label=NAMES["none"])
     counts.set(xscale="log", xlabel="sequences", title=f"addressed by poses, {age} frames")
     counts.set_ylabel("PSNR of views seen before, dB")
     counts.legend(fontsize="x-small")
@@ -55,17 +55,17 @@ def _line(
     values = [row[key] for row in rows]
     ends = [row["intervals"].get(key, (row[key], row[key])) for row in rows]
     below = [value - end[0] for value, end in zip(values, ends, strict=True)]
-    panel.errorbar(at, values, below, color=COLOURS[source], label=NAMES[source], capsize=2)
+    panel.errorbar(at, values, below, color=COLORS[source], label=NAMES[source], capsize=2)
 
 
 def _over_time(panel: Any, row: dict[str, Any], source: str, style: str) -> None:
     ages = _ages(row)
     keys = [f"seen_{age}" for age in ages]
     values = [row[key] for key in keys]
-    panel.plot(ages, values, style, color=COLOURS[source], marker=".")
+    panel.plot(ages, values, style, color=COLORS[source], marker=".")
     ends = [row["intervals"].get(key) for key in keys]
     if all(ends):
-        panel.fill_between(ages, *zip(*ends, strict=True), color=COLOURS[source], alpha=0.15)
+        panel.fill_between(ages, *zip(*ends, strict=True), color=COLORS[source], alpha=0.15)
 
 
 def _ages(row: dict[str, Any]) -> list[int]:

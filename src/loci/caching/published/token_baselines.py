@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from loci.caching.error_budget import is_last
-from loci.caching.published.token_carving import MAX_STREAK, normalised
+from loci.caching.published.token_carving import MAX_STREAK, normalized
 from loci.flow import Rows, State
 
 
@@ -150,8 +150,8 @@ class Fast3DCache:
             return None
         before, latest = self.velocities
         weight = self.config.acceleration_weight
-        change = normalised((latest - before).norm(dim=1))
-        score = weight * change + (1 - weight) * normalised(latest.norm(dim=1))
+        change = normalized((latest - before).norm(dim=1))
+        score = weight * change + (1 - weight) * normalized(latest.norm(dim=1))
         streak = torch.zeros_like(score) if self.streak is None else self.streak
         score = torch.where(streak >= MAX_STREAK, torch.inf, score)
         rows = score.topk(max(1, round(share * len(score)))).indices.sort().values

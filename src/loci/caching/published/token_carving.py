@@ -26,7 +26,7 @@ class Saliency(NamedTuple):
     final: Float[Tensor, "n"]
 
 
-def normalised(x: Float[Tensor, "n"], eps: float = 1e-6) -> Float[Tensor, "n"]:
+def normalized(x: Float[Tensor, "n"], eps: float = 1e-6) -> Float[Tensor, "n"]:
     """Scaled so that the smallest value is 0 and the largest nearly 1."""
     low, high = x.amin(), x.amax()
     return (x - low) / (high - low + eps)
@@ -50,8 +50,8 @@ def released_saliency(
     """
     size = velocity.norm(dim=-1)
     change = torch.zeros_like(size) if before is None else (velocity - before).norm(dim=-1)
-    motion = acceleration_weight * normalised(change) + (1 - acceleration_weight) * normalised(size)
-    spatial = normalised(scores)
+    motion = acceleration_weight * normalized(change) + (1 - acceleration_weight) * normalized(size)
+    spatial = normalized(scores)
     return Saliency(motion, spatial, spatial_weight * spatial + (1 - spatial_weight) * motion)
 
 

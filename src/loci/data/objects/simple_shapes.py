@@ -63,22 +63,22 @@ def tube(
     c, d = np.roll(a, -1, axis=1), np.roll(b, -1, axis=1)
     faces = [np.stack([a, c, b], -1).reshape(-1, 3), np.stack([c, d, b], -1).reshape(-1, 3)]
     if not closed:
-        for ring, centre, order in ((rings[0], path[0], -1), (rings[-1], path[-1], 1)):
+        for ring, center, order in ((rings[0], path[0], -1), (rings[-1], path[-1], 1)):
             hub = np.full(TUBE_SECTIONS, len(vertices))
-            vertices = np.vstack([vertices, centre])
+            vertices = np.vstack([vertices, center])
             faces.append(np.stack([hub, ring, np.roll(ring, -1)], -1)[:, ::order])
     return trimesh.Trimesh(vertices, np.concatenate(faces), process=False)
 
 
 def arc(
-    centre: tuple[float, float, float],
+    center: tuple[float, float, float],
     radii: tuple[float, float],
     degrees: tuple[float, float],
     axes: tuple[int, int] = (0, 2),
 ) -> Float[np.ndarray, "n 3"]:
     """Points of an ellipse about a centre, in the plane of two axes."""
     angles = np.radians(np.linspace(*degrees, TURNS))
-    path = np.tile(np.array(centre, float), (TURNS, 1))
+    path = np.tile(np.array(center, float), (TURNS, 1))
     path[:, axes[0]] += radii[0] * np.cos(angles)
     path[:, axes[1]] += radii[1] * np.sin(angles)
     return path

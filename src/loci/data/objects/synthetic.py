@@ -30,13 +30,13 @@ class Solid:
     """One solid, with sizes from its centre (`half`) along the columns of `rotation`."""
 
     kind: Kind
-    centre: Float[np.ndarray, "3"]
+    center: Float[np.ndarray, "3"]
     half: Float[np.ndarray, "3"]
     rotation: Float[np.ndarray, "3 3"] = field(default_factory=lambda: np.eye(3))
 
     def contains(self, points: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:
         """Whether points are inside."""
-        local = (points - self.centre.astype(points.dtype)) @ self.rotation.astype(points.dtype)
+        local = (points - self.center.astype(points.dtype)) @ self.rotation.astype(points.dtype)
         x, y, z = (local / self.half.astype(points.dtype)).T
         if self.kind == "ellipsoid":
             return x * x + y * y + z * z < 1
@@ -57,13 +57,13 @@ class Solid:
 
     def bounds(self) -> Float[np.ndarray, "2 3"]:
         reach = np.abs(self.rotation) @ self.half
-        return np.stack([self.centre - reach, self.centre + reach])
+        return np.stack([self.center - reach, self.center + reach])
 
     def mirrored(self, axis: int) -> "Solid":
         """Its mirror image: the other half of a symmetric object."""
         flip = np.ones(3)
         flip[axis] = -1
-        return Solid(self.kind, self.centre * flip, self.half, flip[:, None] * self.rotation)
+        return Solid(self.kind, self.center * flip, self.half, flip[:, None] * self.rotation)
 
 
 def random_solids(rng: np.random.Generator) -> list[Solid]:
@@ -73,14 +73,14 @@ def random_solids(rng: np.random.Generator) -> list[Solid]:
         host = solids[rng.integers(len(solids))]
         # Near the host's surface, along one of its axes.
         axis = host.rotation[:, rng.integers(3)] * rng.choice([-1, 1])
-        surface = host.centre + axis * (np.abs(host.rotation.T @ axis) @ host.half)
+        surface = host.center + axis * (np.abs(host.rotation.T @ axis) @ host.half)
         solids.append(_solid(rng, surface + rng.normal(0, 0.08, 3), rng.uniform(0.15, 0.5)))
     if rng.random() < 0.3:
         solids += _legs(rng, solids[0])
     if rng.random() < 0.6:
-        solids += [solid.mirrored(0) for solid in solids if abs(solid.centre[0]) > 0.02]
+        solids += [solid.mirrored(0) for solid in solids if abs(solid.center[0]) > 0.02]
     if rng.random() < 0.2:
-        solids += [solid.mirrored(1) for solid in solids if abs(solid.centre[1]) > 0.02]
+        solids += [solid.mirrored(1) for solid in solids if abs(solid.center[1]) > 0.02]
     return solids
 
 
@@ -112,13 +112,13 @@ def primitive_occupancy(seed: int, resolution: int = 32) -> Bool[np.ndarray, "r 
             return grid
 
 
-def _solid(rng: np.random.Generator, centre: np.ndarray, size: float) -> Solid:
+def _solid(rng: np.random.Generator, center: np.ndarray, size: float) -> Solid:
     half = size * np.exp(rng.uniform(np.log(0.15), 0, 3))
     half = np.maximum(half, MIN_HALF)
     rotation = np.eye(3)[rng.permutation(3)]
     if rng.random() < 0.3:
         rotation = rotation @ _rotation(rng.uniform(0, np.pi), int(rng.integers(3)))
-    return Solid(KINDS[rng.choice(len(KINDS), p=SHARES)], centre, half, rotation)
+    return Solid(KINDS[rng.choice(len(KINDS), p=SHARES)], center, half, rotation)
 
 
 def _legs(rng: np.random.Generator, top: Solid) -> list[Solid]:
@@ -172,7 +172,7 @@ def composed_mesh(rng: np.random.Generator) -> list[Submesh]:
 def _submesh(solid: Solid, color: np.ndarray, texture: np.ndarray | None) -> Submesh:
     unit = _unit_mesh(solid)
     local = np.asarray(unit.vertices, np.float64)
-    vertices = (local * solid.half @ solid.rotation.T + solid.centre).astype(np.float32)
+    vertices = (local * solid.half @ solid.rotation.T + solid.center).astype(np.float32)
     faces = np.asarray(unit.faces, np.int32)
     if np.linalg.det(solid.rotation) < 0:
         faces = faces[:, ::-1]
@@ -237,11 +237,11 @@ def _tray(wall: float) -> Any:
     import trimesh
 
     wall = min(wall, 0.9)
-    inner, centre = 2 - 2 * wall, 1 - wall / 2
+    inner, center = 2 - 2 * wall, 1 - wall / 2
     sides: list[tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]] = [
-        (np.array([2, 2, wall]), np.array([0, 0, -centre])),
-        *((np.array([wall, 2, 2]), np.array([s * centre, 0, 0])) for s in (-1, 1)),
-        *((np.array([inner, wall, 2]), np.array([0, s * centre, 0])) for s in (-1, 1)),
+        (np.array([2, 2, wall]), np.array([0, 0, -center])),
+        *((np.array([wall, 2, 2]), np.array([s * center, 0, 0])) for s in (-1, 1)),
+        *((np.array([inner, wall, 2]), np.array([0, s * center, 0])) for s in (-1, 1)),
     ]
     boxes = []
     for size, offset in sides:

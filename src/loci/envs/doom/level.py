@@ -28,7 +28,7 @@ CLEARANCE = 26.0
 """Map units from the walker's middle to any wall; its radius is 16."""
 STAIR = 24.0
 HEADROOM = 56.0
-_NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
+_NEIGHBORS = ((0, 1), (1, 0), (1, 1), (1, -1))
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Ways:
         rows, columns, lengths = [], [], []
         free = plan.free.copy()
         free[max(0, goal[0] - 1) : goal[0] + 2, max(0, goal[1] - 1) : goal[1] + 2] = True
-        for di, dj in _NEIGHBOURS:
+        for di, dj in _NEIGHBORS:
             a = slice(None, -di or None), slice(max(0, -dj), -dj if dj > 0 else None)
             b = slice(di, None), slice(max(0, dj), dj if dj < 0 else None)
             open_ = free[a] & free[b] & (np.abs(plan.floor[a] - plan.floor[b]) <= STAIR)

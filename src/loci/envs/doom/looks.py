@@ -12,7 +12,7 @@ class Wall(NamedTuple):
     """A pattern, covered to the given share by a flat colour ("" leaves it as it is)."""
 
     pattern: str
-    colour: str
+    color: str
     share: float
 
 

@@ -88,7 +88,7 @@ def _texture(index: int) -> str:
 
 
 def _patches(wall: Wall) -> str:
-    blend = f' {{ Blend "#{wall.colour}", {wall.share} }}' if wall.colour else ""
+    blend = f' {{ Blend "#{wall.color}", {wall.share} }}' if wall.color else ""
     offsets = (0, 64) if wall.pattern in NARROW else (0,)
     return " ".join(f'Patch "{wall.pattern}", {x}, 0{blend}' for x in offsets)
 
@@ -115,7 +115,7 @@ def udmf(doom_map: DoomMap) -> str:
 
     for cell, place in doom_map.owner.items():
         for direction in SIDES:
-            other = _neighbour(cell, direction)
+            other = _neighbor(cell, direction)
             beyond = doom_map.owner.get(other)
             if beyond is not None and beyond <= place:
                 continue  # nothing between them, or written from the other side
@@ -135,7 +135,7 @@ def udmf(doom_map: DoomMap) -> str:
     )
 
 
-def _neighbour(cell: Cell, direction: Cell) -> Cell:
+def _neighbor(cell: Cell, direction: Cell) -> Cell:
     return cell[0] + direction[0], cell[1] + direction[1]
 
 
@@ -166,7 +166,7 @@ def _paint(
                 deck = rng.sample(range(len(WALLS)), len(WALLS))
             wall = deck.pop()
             other = rng.randrange(len(WALLS)) if place < FIRST_CORRIDOR else wall
-            edges = [c for c in cells if doom_map.owner.get(_neighbour(c, side)) != place]
+            edges = [c for c in cells if doom_map.owner.get(_neighbor(c, side)) != place]
             panel = rng.choice(edges) if edges and rng.random() < 0.6 else None
             for cell in edges:
                 paint[cell, side] = _texture(other if cell == panel else wall)

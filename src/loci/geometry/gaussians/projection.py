@@ -27,14 +27,14 @@ class Splats:
     """2-D Gaussians on the screen, sorted by depth, nearest first.
 
     Attributes:
-        centres: x right and y down in pixels, `[n, 2]`.
+        centers: x right and y down in pixels, `[n, 2]`.
         covariances: xx, xy and yy in square pixels, with the mip kernel, `[n, 3]`.
         opacities: alpha at the centre, after the mip filter, `[n]`.
         colors: RGB, at least 0, `[n, 3]`.
         depths: z of the centres, `[n]`.
     """
 
-    centres: Float[Tensor, "n 2"]
+    centers: Float[Tensor, "n 2"]
     covariances: Float[Tensor, "n 3"]
     opacities: Float[Tensor, "n"]
     colors: Float[Tensor, "n 3"]
@@ -104,9 +104,9 @@ def composite_reference(splats: Splats, height: int, width: int) -> Float[Tensor
     The alpha of a splat at a pixel's centre is opacity * exp(-d^T C^-1 d / 2), at most
     `MAX_ALPHA`, and 0 below `MIN_ALPHA`. Takes memory for n x h x w numbers: for tests.
     """
-    centres = splats.centres
-    x = torch.arange(width).to(centres) + 0.5 - centres[:, 0, None]
-    y = torch.arange(height).to(centres) + 0.5 - centres[:, 1, None]
+    centers = splats.centers
+    x = torch.arange(width).to(centers) + 0.5 - centers[:, 0, None]
+    y = torch.arange(height).to(centers) + 0.5 - centers[:, 1, None]
     xx, xy, yy = (part[:, None, None] for part in splats.conics.unbind(1))
     dx, dy = x[:, None, :], y[:, :, None]
     distance = xx * dx * dx + 2 * xy * dx * dy + yy * dy * dy

@@ -67,8 +67,8 @@ def pixel_bounds(splats: Splats, height: int, width: int) -> PixelBounds:
     """The bounding box of the ellipse in which alpha is at least `MIN_ALPHA`."""
     level = 2 * torch.log(splats.opacities / MIN_ALPHA)
     half = (level.clamp(min=0)[:, None] * splats.covariances[:, ::2]).sqrt() * 1.001 + 1e-3
-    low = (splats.centres - half - 0.5).ceil().clamp(min=0)
-    high = (splats.centres + half - 0.5).floor()
+    low = (splats.centers - half - 0.5).ceil().clamp(min=0)
+    high = (splats.centers + half - 0.5).floor()
     high = torch.minimum(high, high.new_tensor([width - 1, height - 1]))
     rows = ((level > 0) & (low <= high).all(1)).nonzero()[:, 0]
     (left, top), (right, bottom) = low[rows].long().unbind(1), high[rows].long().unbind(1)
@@ -125,7 +125,7 @@ def _by_pair(splats: Splats, tiling: Tiling) -> tuple[Float[Tensor, "p 6"], Floa
     """For each pair the log alpha as coefficients of `monomials`, and RGB, 1 and depth."""
     table = torch.cat(
         [
-            splats.centres,
+            splats.centers,
             splats.conics,
             splats.opacities.clamp(min=1e-12).log()[:, None],
             splats.colors,
@@ -135,10 +135,10 @@ def _by_pair(splats: Splats, tiling: Tiling) -> tuple[Float[Tensor, "p 6"], Floa
         dim=1,
     )
     table = table.index_select(0, tiling.splat)
-    centre, conic, log_opacity, features = table.split([2, 3, 1, 5], dim=1)
-    down, across = (torch.arange(tiles).to(centre) + 0.5 for tiles in tiling.shape)
+    center, conic, log_opacity, features = table.split([2, 3, 1, 5], dim=1)
+    down, across = (torch.arange(tiles).to(center) + 0.5 for tiles in tiling.shape)
     middles = torch.cartesian_prod(down, across).flip(1) * tiling.side
-    x, y = (centre - middles.index_select(0, tiling.tile)).unbind(1)
+    x, y = (center - middles.index_select(0, tiling.tile)).unbind(1)
     xx, xy, yy = conic.unbind(1)
     along, down = xx * x + xy * y, xy * x + yy * y
     constant = log_opacity[:, 0] - (x * along + y * down) / 2

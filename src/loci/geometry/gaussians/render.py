@@ -53,12 +53,12 @@ class RenderOutput(NamedTuple):
     """A rendered image.
 
     Attributes:
-        colour: RGB over the background, `[3, h, w]`; in [0, 1] if both colours are.
+        color: RGB over the background, `[3, h, w]`; in [0, 1] if both colours are.
         alpha: in [0, 1], `[h, w]`.
         depth: mean z, weighted by alpha, in world units, `[h, w]`; 0 where alpha is.
     """
 
-    colour: Float[Tensor, "3 h w"]
+    color: Float[Tensor, "3 h w"]
     alpha: Float[Tensor, "h w"]
     depth: Float[Tensor, "h w"]
 
@@ -78,18 +78,18 @@ def render_gaussians(
     """
     height, width = height_width(size)
     if gaussians.positions.is_cuda and gsplat_installed():
-        colour, alpha, depth = render_with_gsplat(gaussians, camera, height, width)
+        color, alpha, depth = render_with_gsplat(gaussians, camera, height, width)
     else:
         splats = project_gaussians(gaussians, camera, (height, width))
         sums = composite_tiles(splats, height, width)
-        colour, alpha, depth = sums[:3], sums[3], sums[4] / sums[3].clamp(min=1e-6)
-    return RenderOutput(over(colour, alpha, background), alpha, depth)
+        color, alpha, depth = sums[:3], sums[3], sums[4] / sums[3].clamp(min=1e-6)
+    return RenderOutput(over(color, alpha, background), alpha, depth)
 
 
 def over(
-    colour: Float[Tensor, "3 h w"], alpha: Float[Tensor, "h w"], background: Background
+    color: Float[Tensor, "3 h w"], alpha: Float[Tensor, "h w"], background: Background
 ) -> Float[Tensor, "3 h w"]:
     """Premultiplied colour composited over a background."""
-    behind = torch.as_tensor(background).to(colour)
+    behind = torch.as_tensor(background).to(color)
     behind = behind[:, None, None] if behind.ndim == 1 else behind
-    return colour + (1 - alpha) * behind
+    return color + (1 - alpha) * behind

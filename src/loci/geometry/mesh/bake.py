@@ -17,7 +17,7 @@ from loci.geometry.gaussians.render import RenderOutput
 from loci.geometry.mesh.mesh import Mesh, Texture
 from loci.geometry.mesh.render import face_weights, nearest_faces
 
-GREY = 0.5
+GRAY = 0.5
 """Colour of texels that nothing is known about."""
 
 
@@ -136,16 +136,16 @@ def bake_texture(
     total = torch.zeros_like(texels.positions)
     weight = total.new_zeros(len(total))
     for camera in Camera.on_sphere(config.views, config.distance, config.fov):
-        view_weight, colours = _sample_view(cut, texels, camera.to(total), render, config)
-        total += view_weight[:, None] * colours
+        view_weight, colors = _sample_view(cut, texels, camera.to(total), render, config)
+        total += view_weight[:, None] * colors
         weight += view_weight
-    colours = total / weight[:, None].clamp(min=1e-12)
+    colors = total / weight[:, None].clamp(min=1e-12)
     known = weight > 0
     if texels.colors is not None:
-        colours = torch.where(known[:, None], colours, texels.colors)
+        colors = torch.where(known[:, None], colors, texels.colors)
         known = torch.ones_like(known)
-    image = total.new_full((config.side, config.side, 3), GREY)
-    image[texels.covered] = colours
+    image = total.new_full((config.side, config.side, 3), GRAY)
+    image[texels.covered] = colors
     filled = texels.covered.clone()
     filled[texels.covered] = known
     image = (_inpaint_nearest(image, filled).clamp(0, 1) * 255).round().to(torch.uint8)
@@ -187,15 +187,15 @@ def _sample_view(
     towards = F.normalize(camera.eye - texels.positions, dim=1)
     cosine = (towards * texels.normals).sum(1)
     grid = (2 * at[:, :2] / side - 1)[None, None]
-    sums = torch.cat([rendering.colour, rendering.alpha[None]]).to(screen)[None]
+    sums = torch.cat([rendering.color, rendering.alpha[None]]).to(screen)[None]
     found = F.grid_sample(sums, grid, mode="bilinear", align_corners=False)[0, :, 0].T
     alpha = found[:, 3]
     # The depth of an oblique surface varies within a pixel.
     slack = config.depth_slack + at[:, 2] / camera.focal(side) / cosine.clamp(min=config.min_cosine)
     visible = at[:, 2] < depth[row, column] + slack
     visible &= (cosine > config.min_cosine) & (alpha > config.min_alpha)
-    colours = found[:, :3] / alpha.clamp(min=config.min_alpha)[:, None]
-    return torch.where(visible, cosine.clamp(min=0) ** config.sharpness, 0.0), colours.clamp(0, 1)
+    colors = found[:, :3] / alpha.clamp(min=config.min_alpha)[:, None]
+    return torch.where(visible, cosine.clamp(min=0) ** config.sharpness, 0.0), colors.clamp(0, 1)
 
 
 def _inpaint_nearest(

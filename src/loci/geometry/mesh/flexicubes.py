@@ -271,8 +271,8 @@ def _resolved_cases(inside: Tensor, coords: Tensor) -> Int[Tensor, "c"]:
         x, y, z = (places - low).unbind(1)
         return (x * extent[1] + y) * extent[2] + z
 
-    neighbour = KeyIndex(key(coords[rows])).find(key(coords[rows] + direction[rows]))
-    facing = rows[neighbour >= 0]
+    neighbor = KeyIndex(key(coords[rows])).find(key(coords[rows] + direction[rows]))
+    facing = rows[neighbor >= 0]
     case[facing] = 255 - case[facing]
     return case
 

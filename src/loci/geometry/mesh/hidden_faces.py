@@ -78,15 +78,15 @@ def remove_hidden_faces(mesh: Mesh, config: HiddenFacesConfig | None = None) -> 
 
 def face_visibility(mesh: Mesh, config: HiddenFacesConfig) -> Float[Tensor, "f"]:
     """The share of views that see the centre of each face, in [0, 1]."""
-    centres, normals = mesh.vertices[mesh.faces].mean(dim=1), mesh.face_normals
-    visible = centres.new_zeros(len(centres))
+    centers, normals = mesh.vertices[mesh.faces].mean(dim=1), mesh.face_normals
+    visible = centers.new_zeros(len(centers))
     for camera in Camera.on_sphere(config.views, config.distance, config.fov):
-        visible += _visible(mesh, centres, normals, camera.to(centres), config)
+        visible += _visible(mesh, centers, normals, camera.to(centers), config)
     return visible / config.views
 
 
 def _visible(
-    mesh: Mesh, centres: Tensor, normals: Tensor, camera: Camera, config: HiddenFacesConfig
+    mesh: Mesh, centers: Tensor, normals: Tensor, camera: Camera, config: HiddenFacesConfig
 ) -> Bool[Tensor, "f"]:
     side = config.pixels
     screen = camera.project(mesh.vertices, side)
@@ -94,9 +94,9 @@ def _visible(
     covered = nearest >= 0
     depth = screen.new_full((side, side), torch.inf)
     depth[covered] = face_weights(screen, mesh.faces, nearest, covered)[1]
-    x, y, z = camera.project(centres, side).unbind(1)
+    x, y, z = camera.project(centers, side).unbind(1)
     column, row = (v.floor().long().clamp(0, side - 1) for v in (x, y))
-    cosine = ((camera.eye - centres) * normals).sum(1) / (camera.eye - centres).norm(dim=1)
+    cosine = ((camera.eye - centers) * normals).sum(1) / (camera.eye - centers).norm(dim=1)
     # The depth of an oblique face varies within a pixel.
     slack = config.depth_slack + z / camera.focal(side) / cosine.clamp(min=0.2)
     return (cosine > 0) & (z < depth[row, column] + slack)

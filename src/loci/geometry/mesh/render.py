@@ -64,12 +64,12 @@ def render_mesh(
     screen = camera.project(mesh.vertices, (height * samples, width * samples))
     nearest = nearest_faces(screen, mesh.faces, height * samples, width * samples)
     covered = nearest >= 0
-    colour = screen.new_zeros(3, *nearest.shape)
+    color = screen.new_zeros(3, *nearest.shape)
     depth = screen.new_zeros(nearest.shape)
     weights, z = face_weights(screen, mesh.faces, nearest, covered)
     depth[covered] = z
-    colour[:, covered] = _shaded(mesh, camera, nearest[covered], weights, light).T
-    sums = torch.cat([colour, depth[None], covered.to(depth)[None]])
+    color[:, covered] = _shaded(mesh, camera, nearest[covered], weights, light).T
+    sums = torch.cat([color, depth[None], covered.to(depth)[None]])
     sums = F.avg_pool2d(sums, samples)
     alpha = sums[4]
     return RenderOutput(over(sums[:3], alpha, background), alpha, sums[3] / alpha.clamp(min=1e-6))
@@ -157,13 +157,13 @@ def _shaded(
     """Shaded colours of surface points."""
     corners = mesh.faces[face]
     plain = (light or PreviewLight()).plain
-    colour = weights.new_tensor(plain).expand(len(face), 3)
+    color = weights.new_tensor(plain).expand(len(face), 3)
     if mesh.texture is not None:
-        colour = mesh.texture.at((mesh.texture.uv[corners] * weights[..., None]).sum(1))
+        color = mesh.texture.at((mesh.texture.uv[corners] * weights[..., None]).sum(1))
     elif mesh.colors is not None:
-        colour = (mesh.colors[corners] * weights[..., None]).sum(1).clamp(0, 1)
+        color = (mesh.colors[corners] * weights[..., None]).sum(1).clamp(0, 1)
     if light is None:
-        return colour
+        return color
     flat = mesh.face_normals[face]
     eye = camera.view(mesh.vertices)[corners[:, 0]]
     away = ((flat @ camera.rotation) * eye).sum(1, keepdim=True) > 0
@@ -172,7 +172,7 @@ def _shaded(
     lamp = F.normalize(weights.new_tensor(light.lamp), dim=0)
     facing = ((normal @ camera.rotation) @ lamp).clamp(min=0)
     bright = light.ambient + light.sky * (0.5 + normal[:, 2] / 2) + light.key * facing
-    return (colour * bright[:, None]).clamp(0, 1)
+    return (color * bright[:, None]).clamp(0, 1)
 
 
 def _corner_normals(

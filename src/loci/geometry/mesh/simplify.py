@@ -73,20 +73,20 @@ def fill_holes(
         return mesh
     faces = [mesh.faces]
     for number, loop in enumerate(loops):
-        centre = torch.full_like(loop, len(mesh.vertices) + number)
+        center = torch.full_like(loop, len(mesh.vertices) + number)
         # Against the direction of the adjacent faces, so that the winding is consistent.
-        faces.append(torch.stack([loop.roll(-1), loop, centre], dim=1))
+        faces.append(torch.stack([loop.roll(-1), loop, center], dim=1))
 
-    def with_centres(values: Tensor) -> Tensor:
+    def with_centers(values: Tensor) -> Tensor:
         return torch.cat([values, *(values[loop].mean(dim=0, keepdim=True) for loop in loops)])
 
     normals = mesh.learned_normals
     return replace(
         mesh,
-        vertices=with_centres(mesh.vertices),
+        vertices=with_centers(mesh.vertices),
         faces=torch.cat(faces),
-        colors=None if mesh.colors is None else with_centres(mesh.colors),
-        learned_normals=None if normals is None else with_centres(normals),
+        colors=None if mesh.colors is None else with_centers(mesh.colors),
+        learned_normals=None if normals is None else with_centers(normals),
     )
 
 

@@ -40,7 +40,7 @@ class SparseConv3(nn.Module):
         taps = self.conv.weight.flatten(1, 3).unbind(1)
         total = F.linear(feats, taps[MIDDLE], self.conv.bias).float()
         read = voxels.with_cached(feats)
-        for tap, (target, source) in enumerate(voxels.neighbours):
+        for tap, (target, source) in enumerate(voxels.neighbors):
             if tap != MIDDLE and target.numel():
                 product = F.linear(_padded(read[source]), taps[tap])
                 total.index_add_(0, target, product[: len(target)].float())

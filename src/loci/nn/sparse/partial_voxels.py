@@ -75,14 +75,14 @@ class _View(Voxels):
         return self.cache.updated(feats, self.rows)
 
     @cached_property
-    def neighbours(self) -> tuple[Pairs, ...]:
+    def neighbors(self) -> tuple[Pairs, ...]:
         """Targets are rows of this view, sources rows of the whole set."""
         if self.rows is None:
-            return self.base.neighbours
+            return self.base.neighbors
         position = torch.full((len(self.base),), -1, device=self.rows.device)
         position[self.rows] = torch.arange(len(self.rows), device=self.rows.device)
         pairs = []
-        for target, source in self.base.neighbours:
+        for target, source in self.base.neighbors:
             chosen = position[target] >= 0
             pairs.append(Pairs(position[target[chosen]], source[chosen]))
         return tuple(pairs)

@@ -79,9 +79,9 @@ class Groups:
         return torch.cat([part.transpose(1, 2).flatten(0, 1) for part in attended])[self._position]
 
 
-NEIGHBOURHOOD = tuple((x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1))
+NEIGHBORHOOD = tuple((x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1))
 """Offsets of a 3x3x3 kernel in the order of its flattened weight."""
-MIDDLE = len(NEIGHBOURHOOD) // 2
+MIDDLE = len(NEIGHBORHOOD) // 2
 
 
 class Pairs(NamedTuple):
@@ -153,15 +153,15 @@ class Voxels:
         return tuple(slice(start, end) for start, end in zip(ends, ends[1:], strict=False))
 
     @cached_property
-    def neighbours(self) -> tuple[Pairs, ...]:
-        """For every offset of `NEIGHBOURHOOD`, the pairs of rows at that offset.
+    def neighbors(self) -> tuple[Pairs, ...]:
+        """For every offset of `NEIGHBORHOOD`, the pairs of rows at that offset.
 
         Half of the offsets are looked up; the others are the same pairs the other way round.
         """
         index = KeyIndex(_keys(self.coords, self.coords))
         rows = torch.arange(len(self), device=self.coords.device)
         before = []
-        for offset in NEIGHBOURHOOD[:MIDDLE]:
+        for offset in NEIGHBORHOOD[:MIDDLE]:
             step = self.coords.new_tensor((0, *offset))
             found = index.find(_keys(self.coords + step, self.coords))
             exists = found >= 0

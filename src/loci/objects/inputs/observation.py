@@ -19,7 +19,7 @@ from torch import Tensor
 
 from loci.caching.spectral import MARGIN
 from loci.errors import LociError
-from loci.geometry.camera import CENTRE
+from loci.geometry.camera import CENTER
 from loci.io.files import shown
 from loci.io.images import LIFT_ASPECT_RATIO, check_aspect, read_pixels
 from loci.io.intrinsics import read_intrinsics
@@ -29,9 +29,9 @@ from loci.objects.inputs.pointmap import (
     ASSUMED_DISTANCE,
     ASSUMED_FOV,
     DEPTH_SCALE,
-    Normaliser,
+    Normalizer,
     PointmapFrame,
-    canonical_normaliser,
+    canonical_normalizer,
     check_covers,
     fitted_fov,
     fitted_pointmap,
@@ -63,7 +63,7 @@ class Observation(NamedTuple):
     fov: float
     distance: float | None = None
     rgb: Float[Tensor, "3 h w"] | None = None
-    principal: tuple[float, float] = CENTRE
+    principal: tuple[float, float] = CENTER
 
 
 class LiftRequest(NamedTuple):
@@ -72,7 +72,7 @@ class LiftRequest(NamedTuple):
     Attributes:
         name: what errors call it.
         tensors: the inputs of both stages, from `structure_inputs`.
-        normaliser: maps the pose from normalised units to those of the pointmap.
+        normalizer: maps the pose from normalised units to those of the pointmap.
         seed: seed of the object's noise, which does not depend on the other objects.
         rgba: the picture around the object, uint8, with the mask as its alpha channel.
         observation: for pose refinement and pixel-aligned features; without it there are neither.
@@ -80,7 +80,7 @@ class LiftRequest(NamedTuple):
 
     name: str
     tensors: Mapping[str, Tensor]
-    normaliser: Normaliser
+    normalizer: Normalizer
     seed: int
     rgba: UInt8[Tensor, "h w 4"]
     observation: Observation | None = None
@@ -101,7 +101,7 @@ class ObservedPicture:
     pixels: UInt8[np.ndarray, "h w 3"]
     pointmap: Float[Tensor, "3 h w"] | None
     fov: float
-    principal: tuple[float, float] = CENTRE
+    principal: tuple[float, float] = CENTER
     opaque: Bool[np.ndarray, "h w"] | None = None
 
     @cached_property
@@ -137,7 +137,7 @@ class ObservedPicture:
                 raise LociError("field of view: given with intrinsics, expected one of them")
             known = read_intrinsics(intrinsics, *pixels.shape[:2])
             fov = known.fov
-        principal = known.principal if known else CENTRE
+        principal = known.principal if known else CENTER
         if pointmap is None:
             return cls(pixels, None, fov or ASSUMED_FOV, principal, read_alpha(picture))
         points = read_pointmap(pointmap, pointmap_frame, fov, principal, depth_scale)
@@ -189,16 +189,16 @@ class ObservedPicture:
         rgba, rgb, points = rgba_crop(self.pixels, inside), self.rgb, self.pointmap
         if points is None:
             # In the canonical scene; `pose_for_camera` has the true camera.
-            inputs, normaliser = (
+            inputs, normalizer = (
                 structure_inputs(rgb, mask, None, input_size),
-                canonical_normaliser(mask),
+                canonical_normalizer(mask),
             )
             seen = Observation(mask[0] > 0.5, None, ASSUMED_FOV, ASSUMED_DISTANCE, rgb)
-            return LiftRequest(name, inputs.tensors, normaliser, seed, rgba, seen)
+            return LiftRequest(name, inputs.tensors, normalizer, seed, rgba, seen)
         frame = around_principal((rgb, mask, points), self.principal)
         inputs = structure_inputs(*frame, input_size)
         seen = Observation(mask[0] > 0.5, points, self.fov, None, rgb, self.principal)
-        return LiftRequest(name, inputs.tensors, inputs.normaliser, seed, rgba, seen)
+        return LiftRequest(name, inputs.tensors, inputs.normalizer, seed, rgba, seen)
 
 
 def rgba_crop(

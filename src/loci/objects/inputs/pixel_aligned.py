@@ -32,7 +32,7 @@ MAX_DEPTH = 4.0
 
 
 def pixel_aligned(
-    centres: Float[Tensor, "n 3"],
+    centers: Float[Tensor, "n 3"],
     voxel_size: float,
     camera: Camera,
     rgb: Float[Tensor, "3 h w"],
@@ -41,7 +41,7 @@ def pixel_aligned(
     """The features of every voxel of one object.
 
     Args:
-        centres: of the voxels in the object frame, in which the object is about 1 long.
+        centers: of the voxels in the object frame, in which the object is about 1 long.
         voxel_size: side of a voxel, in the same units.
         camera: of the picture, in the object frame (`Camera.from_pose`).
         rgb: the whole picture in [0, 1].
@@ -54,8 +54,8 @@ def pixel_aligned(
     Raises:
         LociError: when the mask is less than two pixels wide and high.
     """
-    offsets = torch.cartesian_prod(*(torch.tensor([-0.25, 0.25]),) * 3).to(centres)
-    octants = (centres[:, None] + voxel_size * offsets).flatten(0, 1)
+    offsets = torch.cartesian_prod(*(torch.tensor([-0.25, 0.25]),) * 3).to(centers)
+    octants = (centers[:, None] + voxel_size * offsets).flatten(0, 1)
     x, y, depth = camera.project(octants, (rgb.shape[-2], rgb.shape[-1])).unbind(-1)
     in_front = depth > voxel_size
     crop, box = square_crop(torch.cat([rgb * mask, mask]), mask), crop_box(mask)
@@ -75,7 +75,7 @@ def pixel_aligned(
     behind = _depth_behind(position, depth, in_front, max(1, round(cells)))
     behind = (behind / (MAX_DEPTH * voxel_size)).clamp(0, 1)
     features = torch.cat([coverage, color, behind[:, None]], dim=1)
-    return features.view(len(centres), ALIGNED_CHANNELS)
+    return features.view(len(centers), ALIGNED_CHANNELS)
 
 
 def _depth_behind(

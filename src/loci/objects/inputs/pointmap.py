@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loci.errors import LociError
-from loci.geometry.camera import CENTRE, Camera
+from loci.geometry.camera import CENTER, Camera
 from loci.io.intrinsics import is_camera_matrix
 from loci.objects.inputs.geometry_files import DEPTH_SCALE, read_geometry
 
 
-class Normaliser(NamedTuple):
+class Normalizer(NamedTuple):
     """normalised = (points - shift) / scale. Pose decoding inverts it."""
 
     scale: Float[Tensor, "3"]
@@ -57,7 +57,7 @@ def user_pointmap(points: Tensor, height: int, width: int) -> Float[Tensor, "3 h
     return F.interpolate(pointmap[None], (height, width), mode="nearest")[0]
 
 
-def normaliser(pointmap: Float[Tensor, "3 h w"], mask: Float[Tensor, "1 h' w'"]) -> Normaliser:
+def normalizer(pointmap: Float[Tensor, "3 h w"], mask: Float[Tensor, "1 h' w'"]) -> Normalizer:
     """Object-centred and scene-scaled, as SAM 3D Objects normalises pointmaps.
 
     The shift is the median of the masked points on each axis; the scale is the median over all
@@ -72,11 +72,11 @@ def normaliser(pointmap: Float[Tensor, "3 h w"], mask: Float[Tensor, "1 h' w'"])
     points = torch.where(pointmap.isfinite(), pointmap, torch.nan).flatten(1)
     masked = points[:, inside.flatten()]
     if not masked.isfinite().all(dim=0).any():
-        return Normaliser(pointmap.new_ones(3), pointmap.new_zeros(3))
+        return Normalizer(pointmap.new_ones(3), pointmap.new_zeros(3))
     shift = masked.nanmedian(dim=1).values
     # As in the published code, the maximum is NaN where any axis is.
     scale = (points - shift[:, None]).abs().amax(dim=0).nanmedian()
-    return Normaliser(scale.expand(3).clone(), shift)
+    return Normalizer(scale.expand(3).clone(), shift)
 
 
 PointmapFrame = Literal["pytorch3d", "opencv"]
@@ -93,7 +93,7 @@ def read_pointmap(
     source: str | Path | NDArray[Any] | Tensor,
     frame: PointmapFrame = "pytorch3d",
     fov: float | None = None,
-    principal: tuple[float, float] = CENTRE,
+    principal: tuple[float, float] = CENTER,
     depth_scale: float = DEPTH_SCALE,
 ) -> Float[Tensor, "h w 3"]:
     """A pointmap in the frame of this module, unknown points NaN, in its own unit of length.
@@ -248,9 +248,9 @@ ASSUMED_DISTANCE = 1.0
 """Depth of the object's centre that is assumed without a pointmap."""
 
 
-def canonical_normaliser(
+def canonical_normalizer(
     mask: Float[Tensor, "1 h w"], fov: float = ASSUMED_FOV, distance: float = ASSUMED_DISTANCE
-) -> Normaliser:
+) -> Normalizer:
     """The normaliser of a picture without a pointmap.
 
     Its scale is 1 and its shift the point at depth `distance` on the ray through the centre of the
@@ -267,4 +267,4 @@ def canonical_normaliser(
     column, row = ((int(v.min()) + int(v.max()) + 1) / 2 for v in (columns, rows))
     focal = Camera.identity(fov).focal((height, width))
     ray = mask.new_tensor([(width / 2 - column) / focal, (height / 2 - row) / focal, 1.0])
-    return Normaliser(mask.new_ones(3), distance * ray)
+    return Normalizer(mask.new_ones(3), distance * ray)

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loci.errors import LociError
-from loci.geometry.camera import CENTRE
-from loci.objects.inputs.pointmap import Normaliser, normaliser
+from loci.geometry.camera import CENTER
+from loci.objects.inputs.pointmap import Normalizer, normalizer
 
 INPUT_SIZE = 518
 BOX_FACTOR = 1.2
@@ -25,7 +25,7 @@ class StructureInputs(NamedTuple):
     """
 
     tensors: Mapping[str, Tensor]
-    normaliser: Normaliser
+    normalizer: Normalizer
 
 
 def around_principal(
@@ -38,7 +38,7 @@ def around_principal(
     full frame tells its direction. The padding is black, outside the mask and of unknown points,
     and at most as large as the picture.
     """
-    if principal == CENTRE:
+    if principal == CENTER:
         return frame
     rgb, mask, points = frame
     shares = [min(max(share, 0.0), 1.0) for share in principal]
@@ -80,8 +80,8 @@ def structure_inputs(
     """
     tensors = slat_inputs(rgb, mask, size)
     if pointmap is None:
-        return StructureInputs(tensors, Normaliser(rgb.new_ones(3), rgb.new_zeros(3)))
-    units = normaliser(pointmap, mask)
+        return StructureInputs(tensors, Normalizer(rgb.new_ones(3), rgb.new_zeros(3)))
+    units = normalizer(pointmap, mask)
     points = _at_size(units.apply(pointmap), rgb.shape[-2], rgb.shape[-1])
     crop = _cropped(points, crop_box(mask))
     # As published, the crop is filled with 0 outside the picture, a valid point at the object's

@@ -80,10 +80,10 @@ def _salience(pixels: UInt8[np.ndarray, "h w 3"], weights: Path) -> Any:
     """In [0, 1], at the size of the picture."""
     cv2 = import_cv2()
     small = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
-    normalised = (small / max(float(small.max()), 1.0) - MEAN) / STD
+    normalized = (small / max(float(small.max()), 1.0) - MEAN) / STD
     try:
         network = cv2.dnn.readNetFromONNX(str(weights))
-        network.setInput(normalised.transpose(2, 0, 1)[None].astype(np.float32))
+        network.setInput(normalized.transpose(2, 0, 1)[None].astype(np.float32))
         # The first output fuses the others.
         salience = network.forward(network.getUnconnectedOutLayersNames()[0])[0, 0]
     except cv2.error as error:

@@ -105,7 +105,7 @@ def _best_mask(
     side = int(network.config.vision_config.image_size)
     share = side / max(height, width)
     rows, columns = (max(1, round(n * share)) for n in (height, width))
-    picture = _normalised(pixels, (rows, columns))
+    picture = _normalized(pixels, (rows, columns))
     picture = F.pad(picture, (0, side - columns, 0, side - rows))
     scale = torch.tensor([columns / width, rows / height])
     prompt: dict[str, Any] = {"multimask_output": box is None}
@@ -125,7 +125,7 @@ def _best_mask(
     return inside
 
 
-def _normalised(
+def _normalized(
     pixels: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
 ) -> Float[Tensor, "3 r c"]:
     import torch

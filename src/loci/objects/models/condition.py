@@ -94,7 +94,7 @@ GROUPS = 3
 """Rows of the published table of group embeddings; the third is unused."""
 
 POINTMAPS = ("pointmap", "rgb_pointmap")
-GREY = 0.5
+GRAY = 0.5
 """The value of a masked background."""
 
 
@@ -133,13 +133,14 @@ class FuserConfig:
         full_frame: the inputs that are also embedded as full frame.
         mask_background: paint the background of the picture's crop grey, so that a small embedder
             need not find the object.
-        normalise_tokens: LayerNorm before the group embedding is added, so that tokens that the
+        normalize_tokens: LayerNorm before the group embedding is added, so that tokens that the
             flow ignores early in training cannot shrink to zero.
     """
 
     FORMER_FIELDS: ClassVar[dict[str, str]] = {
         "cutout": "mask_background",
-        "even": "normalise_tokens",
+        "even": "normalize_tokens",
+        "normalise_tokens": "normalize_tokens",
     }
 
     picture: DinoEmbedderConfig = field(
@@ -150,7 +151,7 @@ class FuserConfig:
     dim: int = 1024
     full_frame: tuple[str, ...] = ("rgb_image", "rgb_image_mask", "rgb_pointmap")
     mask_background: bool = False
-    normalise_tokens: bool = False
+    normalize_tokens: bool = False
 
 
 class EmbedderFuser(nn.Module):
@@ -206,7 +207,7 @@ class EmbedderFuser(nn.Module):
         """
         index, source = self._find(name)
         tokens = self.projection_nets[index](self.module_list[index](x))
-        if self.config is not None and self.config.normalise_tokens:
+        if self.config is not None and self.config.normalize_tokens:
             tokens = layer_norm(tokens, 1e-5)
         return tokens + self.idx_emb[source.group]
 
@@ -232,7 +233,7 @@ class EmbedderFuser(nn.Module):
         if missing:
             raise ValueError(f"condition: missing {', '.join(missing)}")
         if self.config is not None and self.config.mask_background:
-            inputs = {**inputs, "image": GREY + inputs["mask"] * (inputs["image"] - GREY)}
+            inputs = {**inputs, "image": GRAY + inputs["mask"] * (inputs["image"] - GRAY)}
         tokens = {
             name: known[name] if name in known else self.embed(name, inputs[name])
             for name in names

@@ -198,13 +198,13 @@ class DinoEmbedder(nn.Module):
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         """Tokens of images in [0, 1] with three channels, or with one, which is repeated."""
-        x = self.backbone(self._normalised(images))
+        x = self.backbone(self._normalized(images))
         if self.config.tokens == "prenorm":
             return layer_norm(x, 1e-5)
         x = self.backbone.norm(x)
         return torch.cat([x[:, :1], x[:, 1 + self.config.backbone.registers :]], dim=1)
 
-    def _normalised(self, images: Tensor) -> Tensor:
+    def _normalized(self, images: Tensor) -> Tensor:
         """With the ImageNet statistics, also for masks, as the weights expect."""
         size = (self.config.input_size,) * 2
         images = F.interpolate(images, size, mode="bilinear", align_corners=False)

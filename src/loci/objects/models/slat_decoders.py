@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.from_features import CHANNELS, features_to_mesh
 from loci.geometry.mesh.mesh import Mesh
-from loci.geometry.voxels import voxel_centres
+from loci.geometry.voxels import voxel_centers
 from loci.io.weights import load_pretrained, save_pretrained
 from loci.nn.attention import FeedForward
 from loci.nn.embeddings import sincos_embedding
@@ -162,13 +162,13 @@ class GaussianDecoder(DecoderTorso):
         """The Gaussians of each item that has voxels, voxel by voxel."""
         c, split = self.config, self.split(raw)
         offset = torch.tanh(split.offset + self.offset_perturbation.float())
-        centre = voxel_centres(voxels.coords[:, None, 1:], c.torso.resolution)
+        center = voxel_centers(voxels.coords[:, None, 1:], c.torso.resolution)
         start = math.log(math.expm1(c.scale_start))  # softplus^-1
         scales = torch.sqrt(F.softplus(split.scale + start) ** 2 + c.scale_floor**2)
         identity = split.rotation.new_tensor([1.0, 0.0, 0.0, 0.0])
         logit = math.log(c.opacity_start / (1 - c.opacity_start))
         parts = (
-            centre + offset * (0.5 * c.reach / c.torso.resolution),
+            center + offset * (0.5 * c.reach / c.torso.resolution),
             split.harmonics,
             scales,
             c.rotation_rate * split.rotation + identity,

@@ -142,11 +142,11 @@ class SlatStatistics:
         2.0837464332580566,
     )
 
-    def denormalise(self, latents: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+    def denormalize(self, latents: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         """latents * std + mean, for the decoders."""
         return latents * latents.new_tensor(self.std) + latents.new_tensor(self.mean)
 
-    def normalise(self, latents: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+    def normalize(self, latents: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         """The inverse, for training."""
         return (latents - latents.new_tensor(self.mean)) / latents.new_tensor(self.std)
 

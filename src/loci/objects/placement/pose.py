@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from loci.geometry.camera import CENTRE
+from loci.geometry.camera import CENTER
 from loci.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
 from loci.objects.inputs.pointmap import ASSUMED_DISTANCE, ASSUMED_FOV
 
@@ -168,7 +168,7 @@ def canonical_pose(
 
 
 def pose_for_camera(
-    pose: Pose, fov: float, principal: tuple[float, float] = CENTRE, aspect: float = 1.0
+    pose: Pose, fov: float, principal: tuple[float, float] = CENTER, aspect: float = 1.0
 ) -> Pose:
     """A pose of the canonical scene, for another camera that sees the same picture.
 
@@ -178,11 +178,11 @@ def pose_for_camera(
         principal: its principal point, as shares of the picture's width and height.
         aspect: height over width of the picture.
     """
-    if (fov == ASSUMED_FOV and principal == CENTRE) or pose.translation[0, 2] <= 0:
+    if (fov == ASSUMED_FOV and principal == CENTER) or pose.translation[0, 2] <= 0:
         return pose
     canonical = MatrixPose(quaternion_to_matrix(pose.rotation), pose.translation, pose.scale[:, 0])
     other = canonical_pose(canonical, pose.scale.new_tensor([ASSUMED_FOV]), canonical_fov=fov)
-    if principal != CENTRE:
+    if principal != CENTER:
         # The same pixel is on another ray: x / z = (principal column - column) / focal length.
         width = 2 * math.tan(math.radians(fov) / 2)
         across, down = (share - 0.5 for share in principal)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from loci.geometry.camera import Camera
 from loci.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
-from loci.geometry.voxels import voxel_centres
+from loci.geometry.voxels import voxel_centers
 from loci.objects.inputs.cleaning import touches_edge
 from loci.objects.inputs.observation import Observation
 from loci.objects.placement.pose import Pose
@@ -130,7 +130,7 @@ def refine_pose(
         return RefinedPose(pose, -math.inf)
     on_cpu = Pose(*(part.float().cpu() for part in pose))
     sampled = torch.linspace(0, len(voxels) - 1, min(MAX_POINTS, len(voxels))).long()
-    points = voxel_centres(voxels.cpu()[sampled], resolution)
+    points = voxel_centers(voxels.cpu()[sampled], resolution)
     grid = comparison_grid(observation, resolution)
     predicted = _Candidates(
         quaternion_to_matrix(on_cpu.rotation), on_cpu.translation, on_cpu.scale[:, 0]
@@ -143,8 +143,8 @@ def refine_pose(
     depth = visible if math.isfinite(visible) else assumed
     if depth <= 0:
         return RefinedPose(pose, -math.inf)
-    centre, size = (grid.low + grid.high) / 2, (grid.high - grid.low).max()
-    ray = torch.cat([centre, torch.ones(1)])
+    center, size = (grid.low + grid.high) / 2, (grid.high - grid.low).max()
+    ray = torch.cat([center, torch.ones(1)])
     start = _Candidates(predicted.rotation, (depth * ray)[None], (depth * size)[None])
 
     def best_of(candidates: _Candidates) -> tuple[_Candidates, float]:
@@ -195,9 +195,9 @@ def comparison_grid(observation: Observation, side: int) -> ComparisonGrid:
         number = torch.zeros(side**2).index_add_(0, cell[known], ones[known])
         depth = torch.where(number > 0, total / number.clamp(min=1), torch.nan)
     # x points left and y up, against columns and rows.
-    centre = torch.tensor(camera.principal_point((height, width)))
-    low, high = (centre - last) / focal, (centre - first) / focal
-    corner = (centre - middle - extent / 2) / focal
+    center = torch.tensor(camera.principal_point((height, width)))
+    low, high = (center - last) / focal, (center - first) / focal
+    corner = (center - middle - extent / 2) / focal
     if extent < 2 * side:
         # Cells smaller than a pixel are inside where their pixel is.
         offsets = (torch.arange(side) + 0.5) / side - 0.5
@@ -232,7 +232,7 @@ def _fitted(candidates: _Candidates, points: Tensor, grid: ComparisonGrid) -> _C
     """Moved and scaled until the shape's box is the mask's box and, where depths are known, until
     the shape's front lies at the visible points."""
     rotation, translation, scale = (part.clone() for part in candidates)
-    extent, centre = (grid.high - grid.low).sum(), (grid.low + grid.high) / 2
+    extent, center = (grid.high - grid.low).sum(), (grid.low + grid.high) / 2
     rotated = points @ rotation
     for iteration in range(FIT_ITERATIONS):
         placed = rotated * scale[:, None, None] + translation[:, None]
@@ -242,7 +242,7 @@ def _fitted(candidates: _Candidates, points: Tensor, grid: ComparisonGrid) -> _C
         # Points are voxel centres, on average where the surface crosses the voxel. The clamp is
         # for a single voxel, which has no extent.
         scale = scale * extent / (high - low).sum(dim=1).clamp(min=0.01 * float(extent))
-        shift = (centre - (low + high) / 2) * translation[:, 2:]
+        shift = (center - (low + high) / 2) * translation[:, 2:]
         translation = torch.cat([translation[:, :2] + shift, translation[:, 2:]], dim=1)
         if iteration < FIT_ITERATIONS - 1:
             offset = _depth_offset(_Candidates(rotation, translation, scale), rotated, grid)

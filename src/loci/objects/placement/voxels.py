@@ -17,7 +17,7 @@ from loci.caching.presets import Preset
 from loci.caching.spectral import DecodingConfig, token_scores
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.mesh import Mesh
-from loci.geometry.voxels import voxel_centres
+from loci.geometry.voxels import voxel_centers
 from loci.nn.sparse.tensor import Voxels
 
 VOXEL_LIMIT = 42000
@@ -75,7 +75,7 @@ class VoxelChoice(NamedTuple):
         voxels: those of stage 2 and of the Gaussian decoder.
         mesh_voxels: those of the mesh decoder.
         scores: of each of `voxels`, for token caching (`spectral.token_scores`).
-        centres: of `voxels` in the object frame at its true size; a merged voxel has the mean of
+        centers: of `voxels` in the object frame at its true size; a merged voxel has the mean of
             its children's.
         voxel_size: side of one of `voxels`, likewise.
         downsample_factor: by which the object shrank in its grid and the pose's scale is
@@ -88,7 +88,7 @@ class VoxelChoice(NamedTuple):
     voxels: Voxels
     mesh_voxels: Voxels
     scores: Float[Tensor, "n"]
-    centres: Float[Tensor, "n 3"]
+    centers: Float[Tensor, "n 3"]
     voxel_size: float
     downsample_factor: float = 1
     aggregation: Aggregation | None = None
@@ -168,17 +168,17 @@ def _unmerged(
 ) -> VoxelChoice:
     """Coarsened only if there are more than `limit`."""
     fewer, factor = downsample_voxels(coords, limit, generator)
-    centres = voxel_centres(coords[:, 1:], resolution)
+    centers = voxel_centers(coords[:, 1:], resolution)
     if factor > 1:
         # The logits belong to the finer grid; in the coarser one all voxels count as 1.
         scores = token_scores(fewer, torch.ones_like(fewer[:, 0]), resolution)
         distinct, parent = torch.unique(shrunk(coords, factor), dim=0, return_inverse=True)
-        centres = Aggregation(distinct, parent, factor).pooled(centres, "mean")
+        centers = Aggregation(distinct, parent, factor).pooled(centers, "mean")
         strides = torch.tensor([resolution**2, resolution, 1], device=coords.device)
         cells, remaining = ((c[:, 1:] * strides).sum(dim=1) for c in (distinct, fewer))
-        centres = centres[torch.searchsorted(cells, remaining)]
+        centers = centers[torch.searchsorted(cells, remaining)]
     voxels = Voxels(fewer)
-    return VoxelChoice(fewer, voxels, voxels, scores, centres, factor / resolution, factor)
+    return VoxelChoice(fewer, voxels, voxels, scores, centers, factor / resolution, factor)
 
 
 def _merged(
@@ -198,6 +198,6 @@ def _merged(
     aggregation = config.aggregate(coords, factor, resolution)
     rows = aggregation.subset(limit, generator)
     voxels, scores = Voxels(aggregation.coords[rows]), aggregation.pooled(scores)[rows]
-    centres = aggregation.pooled(voxel_centres(coords[:, 1:], resolution), "mean")[rows]
+    centers = aggregation.pooled(voxel_centers(coords[:, 1:], resolution), "mean")[rows]
     size, factor = aggregation.factor / resolution, aggregation.pose_factor
-    return VoxelChoice(coords, voxels, voxels, scores, centres, size, factor, aggregation)
+    return VoxelChoice(coords, voxels, voxels, scores, centers, size, factor, aggregation)

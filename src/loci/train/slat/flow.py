@@ -31,7 +31,7 @@ from loci.train.slat.targets import (
 )
 from loci.train.slat.vae_data import SlatDataset
 from loci.train.structure.coordinates import CoordinateHead, coordinate_loss
-from loci.train.structure.init import initialise_fuser, load_pretrained_backbone
+from loci.train.structure.init import initialize_fuser, load_pretrained_backbone
 from loci.train.structure.scenes import SceneAugmentation
 from loci.train.trainer import Step, Task, Trainer, TrainerConfig
 
@@ -161,7 +161,7 @@ class SlatFlowTask(Task["ConditionedFlow"]):
     def loss(
         self, model: Callable[..., tuple[Tensor, Tensor]], batch: SlatFlowBatch, step: Step
     ) -> dict[str, Tensor]:
-        data = self.statistics.normalise(batch.objects.latents)
+        data = self.statistics.normalize(batch.objects.latents)
         return flow_losses(model, batch, data, self.config, step.rng)
 
     def evaluate(self, model: ConditionedFlow, run: RunDirectory) -> dict[str, float]:
@@ -220,8 +220,8 @@ class ConditionedFlow(nn.Module):
         super().__init__()
         self.fuser, self.flow = EmbedderFuser.from_config(fuser), SlatFlow(flow)
         self.coordinate_head = CoordinateHead(fuser)
-        initialise_fuser(self.fuser)
-        initialise_flow(self.flow)
+        initialize_fuser(self.fuser)
+        initialize_flow(self.flow)
 
     def forward(
         self,
@@ -249,7 +249,7 @@ class ConditionedFlow(nn.Module):
 
 
 @torch.no_grad()
-def initialise_flow(flow: SlatFlow) -> None:
+def initialize_flow(flow: SlatFlow) -> None:
     """Every block acts from the first step, and the first velocity is zero."""
     for block in flow.blocks:
         modulation = cast(nn.Linear, cast(VoxelFlowBlock, block).adaLN_modulation[1])

@@ -85,7 +85,7 @@ class SlatFlowEvaluation:
             shape = (len(case.voxels), flow.config.channels)
             noise = torch.randn(shape, generator=rng).to(device)
             sampled = sample_slat(flow, condition, case.voxels, noise, settings, aligned=aligned)
-            constant = self.statistics.denormalise(torch.zeros_like(sampled))
+            constant = self.statistics.denormalize(torch.zeros_like(sampled))
             rows["truth"].append(case.target.over(WHITE))
             found = {
                 "error": self._error(sampled, case),
@@ -106,7 +106,7 @@ class SlatFlowEvaluation:
 
     def _render(self, latents: Tensor, case: EvaluationCase) -> Tensor:
         gaussians = self.codec.gaussians.decode(latents, case.voxels)[0]
-        return render_gaussians(gaussians, case.target.camera, PIXELS, WHITE).colour
+        return render_gaussians(gaussians, case.target.camera, PIXELS, WHITE).color
 
 
 def fuser_size(fuser: EmbedderFuser) -> int:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from loci.geometry.camera import Camera
-from loci.geometry.voxels import voxel_centres
+from loci.geometry.voxels import voxel_centers
 from loci.nn.sparse.tensor import Voxels
 from loci.objects.inputs.pixel_aligned import pixel_aligned
 from loci.objects.inputs.preprocess import slat_inputs
@@ -154,9 +154,9 @@ def aligned_pixels(
     item: SlatObject, view: ObjectView, scene: SyntheticScene
 ) -> Float[Tensor, "n a"]:
     """The scene's pixels at an object's voxels, at the view's pose."""
-    centres = voxel_centres(item.coords, item.resolution)
+    centers = voxel_centers(item.coords, item.resolution)
     camera = Camera.from_pose(*view.placement, view.fov)
-    return pixel_aligned(centres, 1 / item.resolution, camera, scene.rgb, scene.mask)
+    return pixel_aligned(centers, 1 / item.resolution, camera, scene.rgb, scene.mask)
 
 
 def perturb_pose(view: ObjectView, noise: PoseJitter, rng: torch.Generator) -> ObjectView:
@@ -175,8 +175,8 @@ def crop_voxels(objects: EncodedObjects, count: int, rng: torch.Generator) -> En
     rows = []
     for item in objects.voxels.items:
         coords = objects.voxels.coords[item, 1:]
-        centre = coords[int(torch.randint(len(coords), (), generator=rng))]
-        distance = (coords - centre).square().sum(dim=1)
+        center = coords[int(torch.randint(len(coords), (), generator=rng))]
+        distance = (coords - center).square().sum(dim=1)
         nearest = distance.argsort(stable=True)[:count].sort().values
         rows.append(nearest + item.start)
     chosen = torch.cat(rows)

@@ -182,6 +182,6 @@ def slat_vae_losses(
     if batch.target is not None and batch.background is not None:
         target, background = batch.target, batch.background
         render = render_gaussians(gaussians[0], target.camera, config.render_size, background)
-        losses["picture"] = (render.colour - target.over(background)).abs().mean()
+        losses["picture"] = (render.color - target.over(background)).abs().mean()
         losses["cover"] = (render.alpha - target.alpha).abs().mean()
     return losses

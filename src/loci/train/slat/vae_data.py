@@ -141,8 +141,8 @@ class Symmetry(NamedTuple):
     def apply(self, item: SlatObject) -> SlatObject:
         """The object turned or mirrored; normals still point outward."""
         side = item.resolution
-        centred = (2 * item.coords + 1 - side).float() @ self.matrix
-        coords = ((centred.round().long() + side - 1) // 2).to(item.coords.dtype)
+        centered = (2 * item.coords + 1 - side).float() @ self.matrix
+        coords = ((centered.round().long() + side - 1) // 2).to(item.coords.dtype)
         matrix, sdf = self.matrix, item.sdf
         place, normal, color = item.surface.float().split(3, dim=1)
         surface = torch.cat([place @ matrix, normal @ matrix, color], dim=1)
@@ -260,10 +260,10 @@ def corrupt_voxels(item: SlatObject, most: float, rng: torch.Generator) -> SlatO
         return item
     drop, grow = (most * torch.rand(2, generator=rng)).tolist()
     remaining = item.coords[torch.rand(len(item.coords), generator=rng) >= drop]
-    return item._replace(coords=torch.cat([remaining, free_neighbours(item, grow, rng)]))
+    return item._replace(coords=torch.cat([remaining, free_neighbors(item, grow, rng)]))
 
 
-def free_neighbours(item: SlatObject, share: float, rng: torch.Generator) -> Int[Tensor, "k 3"]:
+def free_neighbors(item: SlatObject, share: float, rng: torch.Generator) -> Int[Tensor, "k 3"]:
     """Free neighbours of a random share of the voxels, each once."""
     coords, side = item.coords, item.resolution
     chosen = coords[torch.rand(len(coords), generator=rng) < share]

@@ -36,7 +36,7 @@ def evaluate_slat_vae(
         gaussians = parts.gaussians.decode(latents, batch.voxels)[0]
         for view in evenly_spaced(test.views, VIEWS):
             target = test.view(number, view).target(PIXELS).to(device)
-            render = render_gaussians(gaussians, target.camera, PIXELS, WHITE).colour
+            render = render_gaussians(gaussians, target.camera, PIXELS, WHITE).color
             psnrs.append(render_psnr(render, target))
             true.append(target.over(WHITE))
             rendered.append(render)

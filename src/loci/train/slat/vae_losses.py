@@ -37,7 +37,7 @@ def gaussian_losses(gaussians: Gaussians, batch: SlatVAEBatch, side: int) -> dic
     """
     count = len(gaussians) // len(batch.voxels)
     owner = batch.owner
-    centres, scales, colors, logits = (
+    centers, scales, colors, logits = (
         part.unflatten(0, (-1, count))
         for part in (
             gaussians.positions,
@@ -47,7 +47,7 @@ def gaussian_losses(gaussians: Gaussians, batch: SlatVAEBatch, side: int) -> dic
         )
     )
     axes = quaternion_to_matrix(gaussians.rotations).unflatten(0, (-1, count))
-    away = (batch.samples[:, None, :3] - centres[owner]) * side
+    away = (batch.samples[:, None, :3] - centers[owner]) * side
     along = (away[:, :, None] @ axes[owner])[:, :, 0]
     variance = ((scales * side).square() + BLUR**2)[owner]
     exponent = -0.5 * (along.square() / variance + variance.log()).sum(-1)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loci.data.objects.dataset import ObjectRecord, ObjectSet
-from loci.objects.inputs.pointmap import canonical_normaliser
+from loci.objects.inputs.pointmap import canonical_normalizer
 from loci.objects.inputs.preprocess import StructureInputs, structure_inputs
 from loci.objects.models.condition import POINTMAPS
 from loci.objects.placement.pose import MatrixPose, canonical_pose, encode_pose
@@ -45,7 +45,7 @@ class StructureBatch(NamedTuple):
         layout: targets by published name, `[b, 1, c]`.
         objects: which object each sample shows.
         mirrored: whether it is the mirror image of that object.
-        normaliser: scale and shift, `[b, 3]` each, that the layout is measured by.
+        normalizer: scale and shift, `[b, 3]` each, that the layout is measured by.
         placement: the pose itself; of samples without pointmap, in the canonical scene.
     """
 
@@ -55,7 +55,7 @@ class StructureBatch(NamedTuple):
     layout: Mapping[str, Tensor]
     objects: Int[Tensor, "b"]
     mirrored: Bool[Tensor, "b"]
-    normaliser: tuple[Tensor, Tensor]
+    normalizer: tuple[Tensor, Tensor]
     placement: MatrixPose
 
     @property
@@ -167,11 +167,11 @@ def _sample(
     scene, inputs = random_scene(view, other_view, augmentation, rng, inputs_of)
     truth = MatrixPose(*(part[None] for part in view.placement))
     if with_pointmap:
-        placement, normaliser = truth, inputs.normaliser
+        placement, normalizer = truth, inputs.normalizer
     else:
         placement = canonical_pose(truth, torch.tensor([view.fov]))
-        normaliser = canonical_normaliser(scene.mask)
+        normalizer = canonical_normalizer(scene.mask)
     placement = MatrixPose(*(part[0] for part in placement))
     coordinates = crop_coordinates(view, scene)
-    scale, shift = normaliser
+    scale, shift = normalizer
     return _Sample(inputs.tensors, coordinates, index, mirrored, scale, shift, placement)

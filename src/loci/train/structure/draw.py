@@ -39,8 +39,8 @@ def _picture(shape: Bool[Tensor, "r r r"], points: Tensor, forward: Tensor) -> F
     light = torch.nn.functional.normalize(torch.tensor(LIGHT), dim=0)
     shade = 0.2 + 0.8 * (-forward.sign() * light).clamp(min=0)
     near = 0.5 - 0.35 * (entered @ forward)
-    grey = shade[axis] * (0.6 + 0.4 * near)
-    return torch.where(hit.any(dim=-1), 2 * grey - 1, 1.0).clamp(-1, 1)
+    gray = shade[axis] * (0.6 + 0.4 * near)
+    return torch.where(hit.any(dim=-1), 2 * gray - 1, 1.0).clamp(-1, 1)
 
 
 def _axes(azimuth: float, elevation: float) -> tuple[Tensor, Tensor, Tensor]:

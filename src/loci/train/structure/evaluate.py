@@ -158,7 +158,7 @@ def fscore(output: Bool[Tensor, "r r r"], truth: Bool[Tensor, "r r r"]) -> float
 def pose_scores(latents: Latents, batch: StructureBatch) -> dict[str, float]:
     """Median errors: of rotation in degrees, of size as a factor, of place in object sizes."""
     truth = batch.placement
-    pose = decode_pose(latents, *batch.normaliser)
+    pose = decode_pose(latents, *batch.normalizer)
     rotation = degrees_apart(quaternion_to_matrix(pose.rotation), truth.rotation)
     factor = (pose.scale[:, 0] / truth.scale).log().abs().exp()
     distance = (pose.translation - truth.translation).norm(dim=1) / truth.scale

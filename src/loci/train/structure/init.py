@@ -24,7 +24,7 @@ GATED = 0.6
 
 
 @torch.no_grad()
-def initialise_fuser(fuser: EmbedderFuser) -> None:
+def initialize_fuser(fuser: EmbedderFuser) -> None:
     """Positions become sines and cosines as large as the patches, and tokens come out with a mean
     square near 1."""
     for embedder in fuser.module_list:

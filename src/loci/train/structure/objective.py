@@ -23,7 +23,7 @@ from loci.objects.models.structure_flow import (
 from loci.objects.placement.pose import ROTATION
 from loci.train.structure.coordinates import CoordinateHead, coordinate_loss
 from loci.train.structure.data import StructureBatch
-from loci.train.structure.init import initialise_fuser
+from loci.train.structure.init import initialize_fuser
 
 GATES = (2, 5)
 """Which of the six parts of a block's modulation are gates."""
@@ -71,8 +71,8 @@ class StructureObjective(nn.Module):
         self.fuser, self.flow = EmbedderFuser.from_config(fuser), StructureFlow(flow)
         self.loss = loss
         self.coordinate_head = CoordinateHead(fuser)
-        initialise_fuser(self.fuser)
-        initialise_flow(self.flow)
+        initialize_fuser(self.fuser)
+        initialize_flow(self.flow)
 
     def condition(self, batch: StructureBatch) -> Float[Tensor, "b m c"]:
         """The tokens of every sample; where there is no pointmap its tokens are zeros."""
@@ -148,7 +148,7 @@ def repeated(context: StructureContext | None, times: int) -> StructureContext |
 
 
 @torch.no_grad()
-def initialise_flow(flow: StructureFlow) -> None:
+def initialize_flow(flow: StructureFlow) -> None:
     """A plain transformer that predicts velocity 0: gates are 1, time modulates nothing."""
     for block in flow.blocks:
         linear = cast(TwoStreamBlock, block).adaLN_modulation[-1]

@@ -169,9 +169,9 @@ def recolor(view: ObjectView, rng: Rng) -> ObjectView:
 def color_matrix(rng: Rng) -> Float[Tensor, "3 3"]:
     """A random rotation of the colour circle and a tint, to multiply colours (as columns) by."""
     angle = 2 * math.pi * float(torch.rand((), generator=rng))
-    grey, turn = torch.full((3, 3), 1 / 3), math.sqrt(1 / 3) * math.sin(angle)
+    gray, turn = torch.full((3, 3), 1 / 3), math.sqrt(1 / 3) * math.sin(angle)
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]])
-    matrix = math.cos(angle) * torch.eye(3) + (1 - math.cos(angle)) * grey + turn * cross
+    matrix = math.cos(angle) * torch.eye(3) + (1 - math.cos(angle)) * gray + turn * cross
     tint = torch.exp(0.25 * torch.randn(3, generator=rng))
     return tint[:, None] * matrix
 
@@ -201,8 +201,8 @@ def _pattern(side: int, rng: Rng) -> Float[Tensor, "3 s s"]:
     """A plain colour, a gradient, clouds or patches."""
     cells = (1, 2, 5, 12)[int(torch.randint(4, (), generator=rng))]
     colors = torch.rand(3, 1 + cells**2, generator=rng)
-    grey = colors.mean(dim=0, keepdim=True)
-    colors = torch.lerp(grey, colors, float(torch.rand((), generator=rng)))
+    gray = colors.mean(dim=0, keepdim=True)
+    colors = torch.lerp(gray, colors, float(torch.rand((), generator=rng)))
     contrast = 0.6 * float(torch.rand((), generator=rng))
     coarse = colors[:, :1] + contrast * (colors[:, 1:] - 0.5)
     coarse = coarse.view(3, cells, cells)

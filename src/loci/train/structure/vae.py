@@ -175,7 +175,7 @@ class StructureVAE(nn.Module):
         super().__init__()
         self.encoder = StructureEncoder(config.encoder)
         self.decoder = StructureDecoder(config.decoder)
-        initialise_linear(self)
+        initialize_linear(self)
         nn.init.constant_(_bias(self.decoder.out_layer), EMPTY_LOGIT)
         nn.init.constant_(
             _bias(self.encoder.out_layer)[config.encoder.latent_channels :], LOG_VARIANCE
@@ -234,7 +234,7 @@ def voxel_iou(
     return torch.where(either > 0, both / either.clamp(min=1), 1.0)
 
 
-def initialise_linear(codec: nn.Module) -> None:
+def initialize_linear(codec: nn.Module) -> None:
     """Convolutions that keep the size of what passes, and residual blocks that add nothing yet.
 
     A chain of plain convolutions finds the principal shapes in a few steps; the blocks then add

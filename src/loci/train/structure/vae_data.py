@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loci.data.objects.synthetic import primitive_occupancy
-from loci.geometry.voxels import voxel_centres
+from loci.geometry.voxels import voxel_centers
 
 Rng = torch.Generator
 
@@ -78,7 +78,7 @@ class Shapes:
     ) -> Bool[Tensor, "r r r"]:
         """Voxels' centres stretched by at most 1, so that no gap opens between them."""
         side = self.resolution * self.fineness
-        points = voxel_centres(self._voxels[index], side)
+        points = voxel_centers(self._voxels[index], side)
         if _chance(augmentation.turned, rng):
             points = points @ _about_vertical(2 * math.pi * float(torch.rand((), generator=rng)))
         least = augmentation.min_scale
