@@ -1,7 +1,7 @@
 """The photograph's own pixels on the side of an object that the camera saw.
 
 The picture is projected through the pose onto splats and mesh. Elsewhere the generated colours
-stay, brightened or dimmed as the picture's are nearby, so that no seam shows.
+stay, brightened or dimmed near what was seen as the picture is there, so that no seam shows.
 """
 
 from dataclasses import dataclass, replace
@@ -35,7 +35,8 @@ class PhotoConfig:
         cosine: to the surface normal, from which the picture is used at all and in full.
         depth_slack: how far behind the nearest surface a point may lie and still be seen.
         steps: of the fit of the splats' colours.
-        cells: of the grid on which gains are spread, along its side; a power of two.
+        coarsest, cells: of the grids on which gains are spread, along their sides; powers of two.
+            Beyond a cell and a half of the coarsest, generated colours stay as they are.
         confidence: weight of the points in a cell at which half its own gain counts.
     """
 
@@ -45,6 +46,7 @@ class PhotoConfig:
     cosine: tuple[float, float] = (0.1, 0.4)
     depth_slack: float = 0.01
     steps: int = 12
+    coarsest: int = 8
     cells: int = 16
     confidence: float = 2.0
 
@@ -155,8 +157,8 @@ def spread_gains(
     weights: Float[Tensor, "n"],
     config: PhotoConfig,
 ) -> Float[Tensor, "n 3"]:
-    """By how much seen colours are brighter than generated ones, smoothly also where nothing is
-    seen: the ratio of means over ever smaller cells, as far as they hold seen points."""
+    """By how much seen colours are brighter than generated ones, smoothly fading to 1 where nothing
+    is seen: the ratio of means over ever smaller cells, as far as they hold seen points."""
     low, high = points.amin(0), points.amax(0)
     unit = (points - (low + high) / 2) / (high - low).max().clamp(min=1e-6) * 2
     parts = (seen.clamp(0, 1) * weights[:, None], generated.clamp(0, 1) * weights[:, None])
@@ -167,9 +169,7 @@ def spread_gains(
         gray = GRAY * total[..., 6:]
         return ((total[..., :3] + gray) / (total[..., 3:6] + gray).clamp(min=1e-9)).log()
 
-    whole = sums.sum(0)
-    result = ratio(whole).expand(len(points), 3) if whole[6] > 0 else torch.zeros_like(points)
-    cells = 2
+    result, cells = torch.zeros_like(points), config.coarsest
     while cells <= config.cells:
         index = ((unit + 1) / 2 * cells).long().clamp(0, cells - 1)
         flat = (index[:, 2] * cells + index[:, 1]) * cells + index[:, 0]
