@@ -444,7 +444,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         ),
         "EXR": (
             ["p.png", *m, "--fov", "45", points, "m.exr"],
-            "m.exr: EXR is not read, expected points or depths in .npy, .npz or a PNG",
+            "expected points or depths in .npy, .npz or a PNG",
         ),
         "splats without splats": (
             ["p.png", *m, "--web", "y-up", "--decoders", "mesh_decoder"],

@@ -73,7 +73,7 @@ class LiftOptions:
     """Weights of U2-Net, u2netp.onnx; those of the package rembg are found without."""
     pointmap: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Geometry in .npy or .npz: points [h, w, 3] in any unit, NaN unknown, or depths along z
-    [h, w]; or depths in a PNG of 16 bits, 0 unknown."""
+    [h, w]; or depths in a PNG of 16 bits, 0 unknown; or an EXR of either."""
     depth_scale: Annotated[float, tyro.conf.arg(metavar="N")] = DEPTH_SCALE
     """What a PNG stores for a depth of 1 (1000: millimetres for metres)."""
     pointmap_frame: Literal["pytorch3d", "opencv"] = "pytorch3d"

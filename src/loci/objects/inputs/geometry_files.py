@@ -1,4 +1,4 @@
-"""Points and depths from files: .npy, .npz, and depth PNGs of 16 bits."""
+"""Points and depths from files: .npy, .npz, depth PNGs of 16 bits, and EXR."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ DEPTH_SCALE = 1000.0
 """What depth PNGs store for a depth of 1: millimetres for metres."""
 NAMES = ("points", "pointmap", "depth")
 """Arrays that are looked for in a .npz with several."""
+FAR = 65504.0
+"""The largest half float: renderers store it, or more, where nothing is seen."""
 EXPECTED = "expected points or depths in .npy, .npz or a PNG of 16 bits"
 
 
@@ -39,7 +41,7 @@ def read_geometry(source: Any, depth_scale: float = DEPTH_SCALE) -> NDArray[Any]
         kind = type(source).__name__
         raise LociError(f"pointmap: {kind}, expected a file, a NumPy array or a tensor")
     if str(source).lower().endswith(".exr"):
-        raise LociError(f"{shown(source)}: EXR is not read, {EXPECTED}: save its array as .npy")
+        return _from_exr(source)
     if str(source).lower().endswith((".png", ".tif", ".tiff")):
         return _from_depths(source, depth_scale)
     try:
@@ -60,6 +62,39 @@ def _from_several(arrays: Any, source: str | Path) -> NDArray[Any]:
         held = ", ".join(names[:8]) or "none"
         raise LociError(f"{shown(source)}: arrays {held}, expected one, or {' or '.join(NAMES)}")
     return arrays[name]
+
+
+def _from_exr(source: str | Path) -> NDArray[Any]:
+    """Depths of a channel Z (or depth, or the only one, or three that are alike), or points of X, Y
+    and Z, or of R, G and B; NaN where nothing is seen."""
+    try:
+        from OpenEXR import File  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        text = "EXR is read with the package OpenEXR: pip install OpenEXR"
+        raise LociError(f"{shown(source)}: {text}; or {EXPECTED}") from error
+    try:
+        with File(str(source), separate_channels=True) as file:
+            stored = {
+                name: np.array(one.pixels, np.float32) for name, one in file.channels().items()
+            }
+    except (RuntimeError, OSError, ValueError, TypeError) as error:
+        raise LociError(f"{shown(source)}: cannot be read as EXR, {EXPECTED}") from error
+    by_name = {name.rsplit(".", 1)[-1].upper(): values for name, values in stored.items()}
+    several = next(
+        ([by_name[n] for n in names] for names in ("XYZ", "RGB") if set(names) <= by_name.keys()),
+        [],
+    )
+    alone = next((by_name[n] for n in ("Z", "DEPTH") if n in by_name), None)
+    if several and ("X" in by_name or alone is None):
+        first, *others = several
+        alike = all(np.array_equal(first, other, equal_nan=True) for other in others)
+        values = first if alike else np.stack(several, axis=-1)
+    elif alone is not None or len(stored) == 1:
+        values = next(iter(stored.values())) if alone is None else alone
+    else:
+        held = ", ".join(list(stored)[:8]) or "none"
+        raise LociError(f"{shown(source)}: channels {held}, expected Z, or X, Y and Z")
+    return np.where(np.isfinite(values) & (np.abs(values) < FAR), values, np.float32(np.nan))
 
 
 def _from_depths(source: str | Path, scale: float) -> NDArray[Any]:
