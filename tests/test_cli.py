@@ -67,6 +67,13 @@ def test_the_help_of_a_training_shows_its_own_flags_first(
     assert {"--minutes", "--model.dim", "--world.fps"} <= set(everything.split())
 
 
+def test_former_names_of_commands_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["bench", "released", "--help"])
+    assert left.value.code == 0
+    assert "loci bench published" in capsys.readouterr().out
+
+
 def test_former_flags_of_trainings_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "world", "--hold=2"]) == 2
     assert "--hold-fraction: 2.0, expected" in capsys.readouterr().err

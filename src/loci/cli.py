@@ -74,6 +74,8 @@ class Command:
         return listed
 
 
+FORMER_COMMANDS = {"bench released": "bench published"}
+"""Commands by their former names, which are still taken."""
 FORMER_FLAGS = {
     "--start": "--init-from",
     "--hold": "--hold-fraction",
@@ -232,8 +234,8 @@ COMMANDS = {
         "loci.bench.objects.profile:speed_parts",
         "Profile the parts of SAM 3D Objects.",
     ),
-    "bench released": Command(
-        "loci.bench.released:released",
+    "bench published": Command(
+        "loci.bench.published:published",
         "Share of this machine's matrix-product rate that the published networks reach.",
     ),
     "doctor": Command("loci.app.doctor:doctor", "Look at this machine and at a model."),
@@ -266,6 +268,8 @@ def run(argv: list[str]) -> None:
 
         print(f"loci {version('genius-loci')}")
         return
+    former = FORMER_COMMANDS.get(" ".join(argv[:2]))
+    argv = argv if former is None else [*former.split(), *argv[2:]]
     for path, command in COMMANDS.items():
         words = path.split()
         prog, rest = f"loci {path}", argv[len(words) :]

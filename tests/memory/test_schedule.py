@@ -33,6 +33,11 @@ def check_step(before: MergeSchedule, after: MergeSchedule, merges: Merges) -> N
     assert len(new) <= 2
 
 
+def test_no_spans_cover_only_an_empty_history() -> None:
+    assert is_cover((), 0)
+    assert not is_cover((), 1)
+
+
 @pytest.mark.parametrize("recent", [0, 4])
 def test_every_length_to_20_000_is_covered_within_the_budget(recent: int) -> None:
     plan = MergeSchedule(MergeConfig(recent=recent))

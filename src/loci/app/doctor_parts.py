@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from loci.app.ram import lift_ram, walk_ram
-from loci.bench.released import (
+from loci.bench.published import (
     structure_operations,
     time_structure_flow,
     time_world,

@@ -1,6 +1,6 @@
 """A bounded memory of an unbounded history: compression, merging, keyframes and poses.
 
-Words of this room:
+Glossary:
     span: consecutive latents that one set of memory tokens stands for; of level l, 4 ** l latents.
     slot: a span of level one, four latents; the newest may be shorter until it is full.
     cover: spans that follow one another from the first latent to the last, without gap or overlap.

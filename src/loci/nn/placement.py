@@ -1,4 +1,4 @@
-"""Where the weights of a model are while it computes, which trades memory for time."""
+"""Where the weights of a model are while it computes, all in memory, streamed, or int8."""
 
 from __future__ import annotations
 

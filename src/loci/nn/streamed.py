@@ -1,8 +1,8 @@
-"""Blocks of a transformer that stay on disk and pass through memory one after the other.
+"""Streams the blocks of a transformer from disk, so that memory holds only three at a time.
 
-A forward pass iterates over its blocks; here the iteration itself brings each one: while one block
-computes, the next is read, and what has computed is let go. An evaluation of a large model takes
-minutes on the CPU and reading it seconds, so that this costs memory little time.
+A forward pass iterates over its blocks, and iterating reads them: while one block computes, the
+next is read, and the one before is dropped. An evaluation of a large model takes minutes on the CPU
+and reading its weights takes seconds, so streaming adds little time.
 """
 
 from __future__ import annotations

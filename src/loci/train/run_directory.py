@@ -19,7 +19,8 @@ from loci.errors import LociError
 from loci.io.files import replacing
 
 FORMAT = 2
-"""Format of checkpoints; those without a format were written before the trainer was one."""
+"""Version of the checkpoint format. Checkpoints without one are from before all models shared a
+trainer."""
 
 
 class Stateful(Protocol):

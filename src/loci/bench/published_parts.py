@@ -1,4 +1,4 @@
-"""The networks of both published models at full width on random weights, for `loci bench released`.
+"""Networks of both published models at full width, random weights, for `loci bench published`.
 
 Each part is a function without arguments that evaluates it once. Blocks that repeat are fewer where
 that is asked for: what is outside of them then weighs more than it does in the whole network.
@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from loci.codecs.wan import WanCodec
 from loci.memory.hpmc import HPMCConfig, HPMCEncoder
@@ -100,20 +101,22 @@ def structure_decoder(dtype: torch.dtype) -> Part:
 def splat_decoder(dtype: torch.dtype, layers: int, count: int) -> Part:
     """Structured latents to the raw channels of splats."""
     torso = replace(TorsoConfig(), blocks=layers)
-    decoder = GaussianDecoder(replace(GaussianDecoderConfig(), torso=torso)).to(dtype).eval()
-    voxels = shell(count)
-    latents = torch.randn(len(voxels), torso.channels)
-    what = f"splat decoder, {len(voxels)} voxels, {layers} of 12 blocks"
-    return Part(what, lambda: decoder(latents, voxels))
+    decoder = GaussianDecoder(replace(GaussianDecoderConfig(), torso=torso))
+    return _decoding("splat decoder", decoder.to(dtype), torso, count)
 
 
 def mesh_decoder(dtype: torch.dtype, layers: int, count: int) -> Part:
     """Structured latents to features of the finest voxels, without the surface."""
     torso = replace(TorsoConfig(), blocks=layers)
-    decoder = MeshDecoder(replace(MeshDecoderConfig(), torso=torso)).to(dtype).eval()
+    decoder = MeshDecoder(replace(MeshDecoderConfig(), torso=torso))
+    return _decoding("mesh decoder", decoder.to(dtype), torso, count)
+
+
+def _decoding(name: str, decoder: nn.Module, torso: TorsoConfig, count: int) -> Part:
     voxels = shell(count)
     latents = torch.randn(len(voxels), torso.channels)
-    what = f"mesh decoder, {len(voxels)} voxels, {layers} of 12 blocks"
+    what = f"{name}, {len(voxels)} voxels, {torso.blocks} of 12 blocks"
+    decoder.eval()
     return Part(what, lambda: decoder(latents, voxels))
 
 

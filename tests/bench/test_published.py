@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from loci.bench import released as bench
-from loci.bench.released import PRODUCT, Share, measure, released, structure_operations
-from loci.bench.released_parts import Part, shell, slat_flow
+from loci.bench import published as bench
+from loci.bench.published import PRODUCT, Share, measure, published, structure_operations
+from loci.bench.published_parts import Part, shell, slat_flow
 from loci.errors import LociError
 from loci.objects.models.structure_flow import StructureFlow, StructureFlowConfig
 
@@ -50,10 +50,10 @@ def test_results_are_written_after_each_part(tmp_path, monkeypatch, capsys):
     made = {"one": lambda: Part("first", lambda: a @ a), "two": broken}
     monkeypatch.setattr(bench, "makers", lambda dtype, layers: made)
     with pytest.raises(RuntimeError):
-        released(tmp_path / "r.json", "float32", rounds=1)
+        published(tmp_path / "r.json", "float32", rounds=1)
     written = json.loads((tmp_path / "r.json").read_text())
     assert written["parts"]["one"]["operations"] == 2 * 64**3
-    released(tmp_path / "r.json", "float32", rounds=1, only=("one",))
+    published(tmp_path / "r.json", "float32", rounds=1, only=("one",))
     assert "first" in capsys.readouterr().out.splitlines()[-1]
 
 
@@ -62,7 +62,7 @@ def test_results_are_written_after_each_part(tmp_path, monkeypatch, capsys):
 )
 def test_bad_input(tmp_path, arguments):
     with pytest.raises(LociError, match=r"^--"):
-        released(tmp_path / "r.json", **arguments)
+        published(tmp_path / "r.json", **arguments)
 
 
 def test_a_rate_is_operations_a_second():

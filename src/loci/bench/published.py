@@ -1,4 +1,4 @@
-"""`loci bench released`: how near the published networks come to the machine's matrix product.
+"""`loci bench published`: how near the published networks come to the machine's matrix product.
 
 Each network is evaluated at its real width on random weights, between matrix products in the same
 run and with the same threads. Rates are operations a second of processor time: on a machine with
@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 
 from loci.bench.operations import Profile, profiled
-from loci.bench.released_parts import (
+from loci.bench.published_parts import (
     CONDITION_TOKENS,
     TEXT_LENGTH,
     Part,
@@ -82,7 +82,7 @@ class Result:
     peak_bytes: int | None
 
 
-def released(
+def published(
     json: Path,
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
     layers: int = 2,
