@@ -113,8 +113,8 @@ def main() -> None:
     sheet = contact_sheet(
         np.concatenate(rows), [label for line in labels for label in line], columns=2 * len(PARTS)
     )
-    sheet = sheet.resize((sheet.width * 7 // 10, sheet.height * 7 // 10), Image.Resampling.LANCZOS)
-    sheet.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(given.out, optimize=True)
+    sheet = sheet.resize((sheet.width * 6 // 10, sheet.height * 6 // 10), Image.Resampling.LANCZOS)
+    sheet.save(given.out, optimize=True)
 
 
 if __name__ == "__main__":
