@@ -1,8 +1,10 @@
+from fractions import Fraction
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loci.caching.area_resize import area_resized
+from loci.caching.area_resize import _overlaps, area_resized
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([8, 16]))
@@ -68,3 +70,19 @@ def test_one_side_stays_and_the_other_shrinks_as_in_opencv() -> None:
     high = [[7, 11, 18, 26], [80, 98, 118, 140], [65, 97, 131, 131], [106, 152, 199, 141]]
     assert area_resized(squares(4, 7), 4).tolist() == wide
     assert area_resized(squares(7, 4), 4).tolist() == high
+
+
+def test_shares_of_pixels_are_exact_to_the_last_bits() -> None:
+    length, size = 1000, 7
+    scale = Fraction(length, size)
+    expected = [
+        [
+            float(max(0, min(pixel + 1, (k + 1) * scale) - max(pixel, k * scale)) / scale)
+            for pixel in range(length)
+        ]
+        for k in range(size)
+    ]
+    shares = _overlaps(length, size)
+    torch.testing.assert_close(
+        shares, torch.tensor(expected, dtype=torch.float64), atol=1e-14, rtol=1e-9
+    )

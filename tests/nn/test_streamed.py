@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from loci.io import mapped_pages
-from loci.io.mapped_pages import MappedRanges
+from loci.io import tensor_files
+from loci.io.tensor_files import MappedRanges
 from loci.io.weights import read_tensors, save_tensors
 from loci.nn.streamed import StreamedBlocks, stream_blocks
 
@@ -96,5 +96,5 @@ def file_pages() -> int:
 
 
 def test_without_a_list_of_mappings_nothing_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mapped_pages, "_MAPS", Path("/nowhere"))
+    monkeypatch.setattr(tensor_files, "_MAPS", Path("/nowhere"))
     assert not MappedRanges().holds(torch.zeros(4))

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from loci.flow import TIMESTEPS, add_noise, batched_guidance, euler_timesteps, flow_loss, sample
-from loci.io.weights import current_names, load_strict
+from loci.io.weight_checks import current_names
+from loci.io.weights import load_strict
 from loci.memory.hpmc import HPMCConfig, HPMCEncoder, WindowPlan, published_memory
 from loci.nn.embeddings import grid_rotary_embedding
 from loci.nn.norms import gated_residual

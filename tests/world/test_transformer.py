@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from loci.errors import LociError
-from loci.io.weights import current_names
+from loci.io.weight_checks import current_names
 from loci.memory.hpmc import published_memory
 from loci.world.conditioning import Actions, ChunkPoses, Prompt
 from loci.world.config import doom_transformer

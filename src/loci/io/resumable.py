@@ -18,8 +18,9 @@ from torch import Tensor
 from loci.errors import LociError
 from loci.io.config_files import read_json
 from loci.io.files import check_folder, is_running, make_folder
-from loci.io.tensor_files import safetensors_infos
-from loci.io.weights import infos_of, save_finite
+from loci.io.tensor_files import MappedRanges, give_back, safetensors_infos, write_safetensors
+from loci.io.weight_checks import is_finite
+from loci.io.weights import infos_of
 
 SOURCES, OWNER = ".sources.json", ".process"
 
@@ -112,3 +113,26 @@ def _identity(source: Path) -> list[object]:
     path = source if source.exists() or not index.exists() else index
     stat = path.stat()
     return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
+
+
+def save_finite(
+    path: Path, tensors: Mapping[str, Tensor], what: str, progress: Callable[[int], None]
+) -> None:
+    """Writes a safetensors file of tensors as they are, and searches each for infinities and NaN.
+
+    Raises:
+        LociError: naming the first tensor that holds any; `what` names the weights.
+    """
+
+    ranges, written = MappedRanges(), list[Tensor]()
+
+    def checked(name: str) -> Tensor:
+        give_back(written)  # so that memory holds one tensor of a mapped file, not all
+        tensor = tensors[name]
+        written[:] = [tensor.detach()] if ranges.holds(tensor) else []
+        if not is_finite(tensor):
+            raise LociError(f"{what}: weights are damaged, not finite: {name}")
+        return tensor
+
+    write_safetensors(path, infos_of(tensors), checked, progress)
+    give_back(written)

@@ -1,15 +1,24 @@
-"""Whether the tensors of a file are those of a model: names, shapes and types, without values."""
+"""Whether the tensors of a file are those of a model: names, former names, shapes and numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from loci.errors import LociError
-from loci.io.tensor_files import TensorInfo
+from loci.io.tensor_files import PIECE, TensorInfo
 
+T = TypeVar("T")
 NAMES_SHOWN = 8
+_EXPONENTS = {
+    torch.float32: (torch.int32, 0x7F800000),
+    torch.bfloat16: (torch.int16, 0x7F80),
+    torch.float16: (torch.int16, 0x7C00),
+}
+"""Integer type and bits that are all set in infinities and NaN."""
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LORA = ("lora_", ".lora.", "_lora.", "lokr_", "hada_w")
 """Parts of names that only low-rank adapters have."""
@@ -102,3 +111,35 @@ def first_few(names: list[str]) -> str:
     """The first few of the names, and how many there are more."""
     few = ", ".join(names[:NAMES_SHOWN])
     return few if len(names) <= NAMES_SHOWN else f"{few} and {len(names) - NAMES_SHOWN} more"
+
+
+def current_names(tensors: Mapping[str, T], former: Mapping[str, str]) -> dict[str, T]:
+    """Tensors by name, where a name that begins as one of `former` begins as its new one."""
+
+    def renamed(name: str) -> str:
+        old = next((old for old in former if name.startswith(old)), "")
+        return former[old] + name.removeprefix(old) if old else name
+
+    return {renamed(name): tensor for name, tensor in tensors.items()}
+
+
+def rename_tensors(tensors: dict[str, Tensor], prefix: str, former: Mapping[str, str]) -> None:
+    """Renames tensors in place: after `prefix`, former beginnings of names to new."""
+    for old, new in former.items():
+        for name in [name for name in tensors if name.startswith(prefix + old)]:
+            tensors[prefix + new + name.removeprefix(prefix + old)] = tensors.pop(name)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither infinities nor NaN.
+
+    On one thread, by the bits of the exponents: many small tensors are slow on several.
+    """
+    bits = _EXPONENTS.get(tensor.dtype)
+    if bits is None or tensor.is_meta:
+        return True
+    for piece in tensor.detach().reshape(-1).split(PIECE):
+        numbers = piece.cpu().contiguous().view(bits[0]).numpy()
+        if ((numbers & bits[1]) == bits[1]).any():
+            return False
+    return True

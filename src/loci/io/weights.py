@@ -18,27 +18,19 @@ from torch import Tensor, nn
 
 from loci.errors import LociError
 from loci.io.config_files import CONFIG_NAME, ConfigT, load_config, read_json, save_config
-from loci.io.mapped_pages import MappedRanges, give_back
 from loci.io.models import pretrained_folder
 from loci.io.tensor_files import (
-    PIECE,
     TensorInfo,
     check_pickle,
     safetensors_infos,
     write_safetensors,
 )
-from loci.io.weight_checks import check_fit, first_few
+from loci.io.weight_checks import check_fit, current_names, first_few, is_finite
 
 WEIGHTS_NAME = "model.safetensors"
 CHECKED_NUMBERS, CHECKED_OF_EACH = 100_000_000, 4096
 """Up to so many numbers a model is searched for infinities when it is loaded; of larger ones only
 the first numbers of each tensor are."""
-_EXPONENTS = {
-    torch.float32: (torch.int32, 0x7F800000),
-    torch.bfloat16: (torch.int16, 0x7F80),
-    torch.float16: (torch.int16, 0x7C00),
-}
-"""Integer type and bits that are all set in infinities and NaN."""
 CONTAINERS = ("state_dict", "model_state_dict", "model")
 """Under what checkpoints hold their tensors."""
 WRAPPERS = ("module.", "_orig_mod.", "model.")
@@ -224,38 +216,6 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> 
     module.load_state_dict(dict(tensors), strict=True, assign=on_meta)
 
 
-def current_names(tensors: Mapping[str, T], former: Mapping[str, str]) -> dict[str, T]:
-    """Tensors by name, where a name that begins as one of `former` begins as its new one."""
-
-    def renamed(name: str) -> str:
-        old = next((old for old in former if name.startswith(old)), "")
-        return former[old] + name.removeprefix(old) if old else name
-
-    return {renamed(name): tensor for name, tensor in tensors.items()}
-
-
-def rename_tensors(tensors: dict[str, Tensor], prefix: str, former: Mapping[str, str]) -> None:
-    """Renames tensors in place: after `prefix`, former beginnings of names to new."""
-    for old, new in former.items():
-        for name in [name for name in tensors if name.startswith(prefix + old)]:
-            tensors[prefix + new + name.removeprefix(prefix + old)] = tensors.pop(name)
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither infinities nor NaN.
-
-    On one thread, by the bits of the exponents: many small tensors are slow on several.
-    """
-    bits = _EXPONENTS.get(tensor.dtype)
-    if bits is None or tensor.is_meta:
-        return True
-    for piece in tensor.detach().reshape(-1).split(PIECE):
-        numbers = piece.cpu().contiguous().view(bits[0]).numpy()
-        if ((numbers & bits[1]) == bits[1]).any():
-            return False
-    return True
-
-
 def save_tensors(
     path: Path,
     tensors: Mapping[str, Tensor],
@@ -283,29 +243,6 @@ def save_pretrained(
     folder = Path(folder)
     save_tensors(folder / WEIGHTS_NAME, module.state_dict(), dtype)
     save_config(folder / CONFIG_NAME, config)
-
-
-def save_finite(
-    path: Path, tensors: Mapping[str, Tensor], what: str, progress: Callable[[int], None]
-) -> None:
-    """`save_tensors` of all tensors as they are, each of which is searched for infinities and NaN.
-
-    Raises:
-        LociError: naming the first tensor that holds any; `what` names the weights.
-    """
-
-    ranges, written = MappedRanges(), list[Tensor]()
-
-    def checked(name: str) -> Tensor:
-        give_back(written)  # so that memory holds one tensor of a mapped file, not all
-        tensor = tensors[name]
-        written[:] = [tensor.detach()] if ranges.holds(tensor) else []
-        if not is_finite(tensor):
-            raise LociError(f"{what}: weights are damaged, not finite: {name}")
-        return tensor
-
-    write_safetensors(path, infos_of(tensors), checked, progress)
-    give_back(written)
 
 
 def load_pretrained(

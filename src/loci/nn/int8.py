@@ -14,7 +14,7 @@ from jaxtyping import Float, Int8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loci.io.mapped_pages import MappedRanges, give_back
+from loci.io.tensor_files import MappedRanges, give_back
 
 LEVELS = 127
 

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
-from loci.io.mapped_pages import MappedRanges, ask_for, give_back
+from loci.io.tensor_files import MappedRanges, ask_for, give_back
 
 
 class StreamedBlocks(nn.ModuleList):

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loci.flow import TIMESTEPS
-from loci.io.weights import load_pretrained, rename_tensors, save_pretrained
+from loci.io.weight_checks import rename_tensors
+from loci.io.weights import load_pretrained, save_pretrained
 from loci.memory.hpmc import HPMCConfig, HPMCEncoder
 from loci.memory.panorama_merge import PosedHPMCEncoder
 from loci.memory.pose_rotary import PoseEmbedding, PoseRotaryConfig, memory_times, pose_rotation

@@ -19,7 +19,7 @@ from loci.errors import LociError
 from loci.flow import TIMESTEPS, add_noise, flow_loss, sample_levels
 from loci.io.config_files import CONFIG_NAME, load_config
 from loci.io.models import find_model
-from loci.io.weights import rename_tensors
+from loci.io.weight_checks import rename_tensors
 from loci.train.optim import MuonWithAdam
 from loci.train.run_directory import RunDirectory
 from loci.train.trainer import Step, Task, Trainer
