@@ -4,8 +4,10 @@ from dataclasses import asdict
 
 import pytest
 
+from loci.io.config_files import load_config
+from loci.io.models import SHIPPED
 from loci.world.conditioning import ActionEncoderConfig
-from loci.world.config import SamplingConfig, WorldConfig
+from loci.world.config import SamplingConfig, WorldConfig, doom_world
 from loci.world.text import TextEncoderConfig
 from loci.world.transformer import TransformerConfig
 
@@ -102,3 +104,11 @@ DEFAULTS = [
 def test_default_settings(config: type, defaults: dict) -> None:
     """Models saved without a setting are loaded with its default."""
     assert asdict(config()) == defaults
+
+
+def test_the_settings_of_doom_are_those_that_are_shipped() -> None:
+    shipped = load_config(SHIPPED / "doom" / "config.json", WorldConfig)
+    made = doom_world()
+    for field in ("size", "fps", "chunk", "overlap", "reencode", "codec", "moves", "views"):
+        assert getattr(made, field) == getattr(shipped, field), field
+    assert made.sampling == shipped.sampling

@@ -11,6 +11,7 @@ from torch import Tensor
 from loci.errors import LociError
 from loci.io.weight_checks import current_names
 from loci.memory.hpmc import published_memory
+from loci.world.block import Block
 from loci.world.conditioning import Actions, ChunkPoses, Prompt
 from loci.world.config import doom_transformer
 from loci.world.transformer import TransformerConfig, WorldTransformer
@@ -302,3 +303,27 @@ def test_models_saved_under_former_names_load(tmp_path: Path) -> None:
     assert loaded.config == model.config
     for name, x in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], x)
+
+
+def test_modulation_is_the_learned_table_plus_the_projected_time() -> None:
+    block = Block(dim=8, ffn_dim=16, heads=2, text=False, eps=1e-6)
+    projected = torch.randn(3, 6, 8, generator=torch.Generator().manual_seed(0))
+    given = block.modulate(projected)
+    for k, vector in enumerate(given):
+        assert torch.equal(vector, (block.modulation[:, k] + projected[:, k])[:, None])
+
+
+def test_a_row_of_a_context_is_the_context_of_that_row() -> None:
+    """With keys and values of memory and text, which are computed once."""
+    model = randomised(replace(published_like(), memory_stream="fixed"))
+    context = model.context(**published_inputs())
+    for index in (0, 1):
+        alone = context.row(index)
+        assert torch.equal(alone.frame_embedding, context.frame_embedding[index : index + 1])
+        for one, both in zip(alone.blocks, context.blocks, strict=True):
+            assert torch.equal(one.normed_memory, both.normed_memory[index : index + 1])
+            for part, whole in ((one.memory, both.memory), (one.text, both.text)):
+                assert part is not None
+                assert whole is not None
+                assert torch.equal(part.keys, whole.keys[index : index + 1])
+                assert torch.equal(part.values, whole.values[index : index + 1])
