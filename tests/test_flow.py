@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from loci.flow import (
+    TIMESTEPS,
     State,
     add_noise,
     batched_guidance,
@@ -13,6 +14,7 @@ from loci.flow import (
     euler_timesteps,
     flow_loss,
     interval_guidance,
+    log_snr_timesteps,
     rescaled_times,
     sample,
     sample_levels,
@@ -37,6 +39,17 @@ def test_an_even_grid_spends_no_step_on_the_last_thousandth() -> None:
     assert euler_timesteps(4, 1.0, uniform=True).tolist() == pytest.approx([1000, 750, 500, 250])
     with pytest.raises(ValueError, match="at least 1, got 0"):
         euler_timesteps(0, 1.0)
+
+
+def test_even_log_snr_after_pure_noise() -> None:
+    times = log_snr_timesteps(5, -4.0, 4.0)
+    assert times[0] == TIMESTEPS
+    level = times[1:].double() / TIMESTEPS
+    assert ((1 - level) / level).log().tolist() == pytest.approx([-3, -1, 1, 3], abs=1e-4)
+    assert log_snr_timesteps(1, -4.0, 4.0).tolist() == [TIMESTEPS]
+    for steps, low, high in ((0, -1.0, 1.0), (3, 1.0, 1.0)):
+        with pytest.raises(ValueError, match="expected 1 or more, ascending"):
+            log_snr_timesteps(steps, low, high)
 
 
 def test_shift_keeps_the_ends_and_the_order() -> None:

@@ -46,6 +46,24 @@ def euler_timesteps(steps: int, shift: float, uniform: bool = False) -> Float[Te
     return shifted(levels, shift) * TIMESTEPS
 
 
+def log_snr_timesteps(steps: int, low: float, high: float) -> Float[Tensor, "steps"]:
+    """Descending timesteps (1000..0): pure noise, then levels evenly spaced in log((1 - s) / s).
+
+    That is half the log of the signal-to-noise ratio, in which DPM-Solver spaces its steps
+    (arXiv 2206.00927). The levels are the middles of steps - 1 equal intervals of [low, high], so
+    that few steps are not spent at its ends. A model whose first prediction is an average of many
+    pictures decides for one of them at high noise, where these steps are smallest.
+
+    Raises:
+        ValueError: with fewer than one step, or when low is not below high.
+    """
+    if steps < 1 or not low < high:
+        raise ValueError(f"{steps} steps from {low} to {high}: expected 1 or more, ascending")
+    middles = (torch.arange(steps - 1, dtype=torch.float32) + 0.5) / max(steps - 1, 1)
+    levels = torch.sigmoid(-(low + (high - low) * middles))
+    return torch.cat([torch.ones(1), levels]) * TIMESTEPS
+
+
 def rescaled_times(
     steps: int, rescale: float, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "steps+1"]:

@@ -92,8 +92,8 @@ def test_fewer_steps_are_the_published_trade() -> None:
     """The steps of `fast` and `faster` are those that the documentation measured."""
     named = {name: get_preset(name) for name in PRESETS}
     assert {n: p.walk_step_share for n, p in named.items() if p.walk_step_share != 1} == {
-        "fast": 0.5,
-        "faster": 0.25,
+        "fast": 0.75,
+        "faster": 0.5,
     }
     assert (named["fast"].structure_step_share, named["fast"].slat_step_share) == (0.5, 0.5)
     assert (named["faster"].structure_step_share, named["faster"].slat_step_share) == (

@@ -11,12 +11,20 @@ from loci.world.config import SamplingConfig, WorldConfig, doom_world
 from loci.world.text import TextEncoderConfig
 from loci.world.transformer import TransformerConfig
 
+SAMPLING = {
+    "steps": 30,
+    "shift": 7.0,
+    "uniform": False,
+    "guidance": 5.0,
+    "order": 1,
+    "log_snr": None,
+}
 DEFAULTS = [
     (
         ActionEncoderConfig,
         {"vocabulary": 10, "embedding": 256, "hidden": 512, "groups": 2, "strides": (2, 2)},
     ),
-    (SamplingConfig, {"steps": 30, "shift": 7.0, "uniform": False, "guidance": 5.0, "order": 1}),
+    (SamplingConfig, SAMPLING),
     (
         WorldConfig,
         {
@@ -33,7 +41,7 @@ DEFAULTS = [
             "action_scale": None,
             "fov": None,
             "static": False,
-            "sampling": {"steps": 30, "shift": 7.0, "uniform": False, "guidance": 5.0, "order": 1},
+            "sampling": SAMPLING,
             "memory": {
                 "merging": {
                     "window": 64,

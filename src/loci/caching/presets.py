@@ -160,26 +160,32 @@ def exact() -> Preset:
 
 
 def fast() -> Preset:
-    """Half the steps, guidance every other step, voxels merged by spectrum. No visible loss."""
+    """Half the steps of a lift, guidance every other step, voxels merged by spectrum.
+
+    No visible loss. A walk takes three quarters of its steps, and is a little softer.
+    """
     return Preset(
         "fast",
         decoding=DecodingConfig(),
         structure_step_share=0.5,
         slat_step_share=0.5,
         guide_every=2,
-        walk_step_share=0.5,
+        walk_step_share=0.75,
     )
 
 
 def faster() -> Preset:
-    """Even fewer steps, guidance evaluated once, voxels merged by spectrum. Losses may show."""
+    """Even fewer steps, guidance evaluated once, voxels merged by spectrum. Losses may show.
+
+    A walk takes half of its steps, and what it has not seen before is soft.
+    """
     return Preset(
         "faster",
         decoding=DecodingConfig(),
         structure_step_share=1 / 3,
         slat_step_share=0.125,
         guide_every=None,
-        walk_step_share=0.25,
+        walk_step_share=0.5,
     )
 
 

@@ -3,6 +3,10 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from jaxtyping import Float
+from torch import Tensor
+
+from loci.flow import euler_timesteps, log_snr_timesteps
 from loci.memory.hierarchical import MemoryConfig
 from loci.memory.hpmc import HPMCConfig, WindowPlan
 from loci.memory.panorama_merge import POSE_FEATURES
@@ -23,6 +27,8 @@ class SamplingConfig:
         uniform: timesteps are evenly spaced before the shift, instead of as in the published code.
         guidance: classifier-free guidance scale; 1 for none.
         order: 1 for Euler steps, 2 for DPM-Solver++(2M) steps.
+        log_snr: timesteps evenly spaced in log((1 - s) / s) between these two
+            (`loci.flow.log_snr_timesteps`), in place of shift and uniform.
     """
 
     FORMER_FIELDS: ClassVar[dict[str, str]] = {"even": "uniform"}
@@ -32,6 +38,13 @@ class SamplingConfig:
     uniform: bool = False
     guidance: float = 5.0
     order: int = 1
+    log_snr: tuple[float, float] | None = None
+
+    def timesteps(self) -> Float[Tensor, "steps"]:
+        """Descending, from 1000; the run ends at 0, which is not listed."""
+        if self.log_snr is not None:
+            return log_snr_timesteps(self.steps, *self.log_snr)
+        return euler_timesteps(self.steps, self.shift, self.uniform)
 
 
 def _published_memory() -> MemoryConfig:
@@ -142,7 +155,7 @@ def doom_world() -> WorldConfig:
         action_scale=ActionScale(),
         fov=88.7,
         static=True,
-        sampling=SamplingConfig(steps=8, shift=2.0, uniform=True, guidance=1.0, order=2),
+        sampling=SamplingConfig(steps=8, guidance=1.0, order=2, log_snr=(-4.75, 2.75)),
         # As many tokens at a time as it was trained with: 8 merged spans and 12 of 64 keyframes.
         memory=MemoryConfig(
             MergeConfig(window=8, budget=72, merge_by="views", keyframes=64), attended_keyframes=12

@@ -17,7 +17,6 @@ from loci.flow import (
     TokenPolicy,
     Velocity,
     batched_guidance,
-    euler_timesteps,
     sample,
     shortened,
 )
@@ -63,7 +62,7 @@ def sample_chunk(
         group: two processes that all call this with the same arguments: with guidance, each
             evaluates one of the prompts.
     """
-    timesteps = euler_timesteps(sampling.steps, sampling.shift, sampling.uniform)
+    timesteps = sampling.timesteps()
     cached = isinstance(policy, TokenPolicy) and policy.attends_to_cached
     flow = ChunkFlow(model, context, noise.shape, cached, group)
 
@@ -95,7 +94,7 @@ def sample_chunks(
 
     The walks pass through the transformer together; `context` has a row for each.
     """
-    timesteps = euler_timesteps(sampling.steps, sampling.shift, sampling.uniform)
+    timesteps = sampling.timesteps()
 
     def velocity(state: State, timestep: Tensor) -> State:
         return {LATENTS: model.velocity(state[LATENTS], timestep, context)}

@@ -15,6 +15,7 @@ from loci.bench.world.speed import (
     describe,
     measure,
     row,
+    sharpness,
     walk_in_turn,
 )
 from loci.bench.world.trials import rollout
@@ -75,6 +76,14 @@ def test_figures_of_a_row() -> None:
     assert figures["revisit_psnr"] == 23
     assert figures["psnr_to_exact"] is None
     assert figures["action_accuracy"] is None
+
+
+def test_fog_is_neither_sharp_nor_rich_in_contrast() -> None:
+    true = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    fog = np.concatenate([true[:1], (128 + (true[1:].astype(float) - 128) / 4).astype(np.uint8)])
+    figures = sharpness([fog], [true])
+    assert figures["sharpness"] == pytest.approx(1 / 16, rel=0.05)
+    assert figures["contrast"] == pytest.approx(1 / 4, rel=0.05)
 
 
 def test_everything_is_measured(tmp_path) -> None:

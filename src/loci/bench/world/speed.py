@@ -23,8 +23,8 @@ from loci.world.world import World
 PLAN = MemoryPlan(lengths=(64, 256))
 QUICK_PLAN = replace(QUICK, lengths=(128,), maps=1)
 COLUMNS = (
-    *("revisit_psnr", "psnr_to_exact", "psnr_to_exact_first_chunk", "drift_ratio"),
-    *("action_accuracy", "evaluations", "active_share", "frames_per_second", "speedup"),
+    *("revisit_psnr", "psnr_to_exact", "psnr_to_exact_first_chunk", "drift_ratio", "sharpness"),
+    *("contrast", "action_accuracy", "evaluations", "active_share", "frames_per_second", "speedup"),
 )
 NOTES = (
     "every row walks the same actions from the same noise, in one process, chunk by chunk in turn; "
@@ -34,6 +34,8 @@ NOTES = (
     "40 degrees away from the last given frame count, against the engine's frames",
     "psnr_to_exact: against exact's frames of the same way back (60 for equal frames): all of it, "
     "and its first chunk, before errors accumulate",
+    "sharpness, contrast: gradient energy and standard deviation of the drift walk's frames, over "
+    "those of the engine's: fog has little of either, and PSNR forgives it",
     "evaluations: per chunk; active_share: mean share of a chunk's tokens in an evaluation",
 )
 
@@ -156,6 +158,7 @@ def measure(world: World, methods: list[WalkMethod], plan: MemoryPlan, seed: int
             method.name: {
                 "group": method.group,
                 **row(scores[method.name], exact, worlds[method.name]),
+                **sharpness(scores[method.name].walks, true.walks),
                 "drift_ratio": frechet[method.name]["late"] / frechet[method.name]["early"],
                 "frechet_distance": frechet[method.name],
             }
@@ -183,6 +186,20 @@ def row(scores: MethodScores, exact: MethodScores, world: World) -> dict[str, An
         "speedup": statistics.median(ratios),
         "chunks": len(scores.seconds),
         "seconds_by_stage": {name: stage.seconds for name, stage in world.stats.stages.items()},
+    }
+
+
+def sharpness(walks: list[np.ndarray], true: list[np.ndarray]) -> dict[str, float]:
+    """Over the engine's; the start picture, which is given, is left out."""
+    from loci.bench.metrics import contrast, gradient_energy
+
+    measures = {"sharpness": gradient_energy, "contrast": contrast}
+    return {
+        name: float(
+            np.concatenate([of(walk[1:]) for walk in walks]).mean()
+            / np.concatenate([of(walk[1:]) for walk in true]).mean()
+        )
+        for name, of in measures.items()
     }
 
 
