@@ -7,7 +7,7 @@ from loci.caching.presets import LAYOUT_LATENTS, PRESETS, Preset, as_preset, get
 from loci.caching.published.step_caches import PublishedStepCacheConfig
 from loci.caching.published.token_carving import CarvingConfig, ReleasedCarving
 from loci.caching.stats import Stats
-from loci.caching.step_cache import StepCacheConfig
+from loci.caching.step_cache import StepCacheConfig, StridedStepCacheConfig
 from loci.caching.token_cache import TokenCacheConfig
 from loci.errors import LociError
 from loci.flow import Rows, State, interval_guidance, sample
@@ -88,13 +88,15 @@ def test_every_preset(name: str) -> None:
     assert walked["latents"].isfinite().all()
 
 
-def test_fewer_steps_are_the_published_trade() -> None:
-    """The steps of `fast` and `faster` are those that the documentation measured."""
+def test_the_presets_are_those_that_were_measured() -> None:
+    """Settings of `fast` and `faster` are those of the documentation."""
     named = {name: get_preset(name) for name in PRESETS}
-    assert {n: p.walk_step_share for n, p in named.items() if p.walk_step_share != 1} == {
-        "fast": 0.75,
-        "faster": 0.5,
+    strided = {n: p.walk for n, p in named.items() if isinstance(p.walk, StridedStepCacheConfig)}
+    assert {n: (walk.stride, walk.warmup) for n, walk in strided.items()} == {
+        "fast": (2, 2),
+        "faster": (3, 2),
     }
+    assert all(preset.walk_step_share == 1 for preset in named.values())
     assert (named["fast"].structure_step_share, named["fast"].slat_step_share) == (0.5, 0.5)
     assert (named["faster"].structure_step_share, named["faster"].slat_step_share) == (
         1 / 3,

@@ -3,8 +3,8 @@ import torch
 
 from loci.caching.error_budget import is_guided, level
 from loci.caching.published.forecasts import DynamicModes, Hermite
-from loci.caching.published.step_caches import PublishedStepCacheConfig, StridedStepCacheConfig
-from loci.caching.step_cache import StepCacheConfig
+from loci.caching.published.step_caches import PublishedStepCacheConfig
+from loci.caching.step_cache import StepCacheConfig, StridedStepCacheConfig
 from loci.flow import State, StepPolicy, euler_timesteps
 from tests.caching.toy import INTERVAL, Toy, error, noise, run, same, times
 

@@ -107,6 +107,18 @@ def test_a_saved_walk_goes_on_as_if_never_interrupted(tmp_path: Path) -> None:
     assert np.array_equal(np.concatenate([first, second]), whole[12:])
 
 
+def test_a_walk_goes_on_with_another_sampler(tmp_path: Path) -> None:
+    world = small_world()
+    _, state = walked(world, 1)
+    save_walk(tmp_path / "walk.loci", state, world)
+    other = small_world()
+    sampling = replace(other.config.sampling, log_snr=(-3.0, 3.0))
+    other.config = replace(other.config, sampling=sampling)
+    resumed = load_walk(tmp_path / "walk.loci", other)
+    assert resumed.frames == state.frames
+    assert other.step(resumed, FORWARD_AND_LEFT)[0].any()
+
+
 def test_a_walk_file_that_is_none_is_named(tmp_path: Path) -> None:
     world = small_world()
     path = tmp_path / "walk.loci"

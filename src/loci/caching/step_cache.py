@@ -1,4 +1,5 @@
-"""Step caching within an error budget: skipped steps use a forecast of the velocity."""
+"""Step caching, within an error budget or at a fixed stride: skipped steps use a forecast of the
+velocity."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +94,63 @@ class StepCache:
             return False
         before, latest = self.history.positions[-2:]
         return abs(now - latest) > self.config.max_extrapolation * abs(latest - before) * (1 + 1e-9)
+
+
+@dataclass(frozen=True)
+class StridedStepCacheConfig:
+    """Step caching at a fixed stride; `StepCache` has an error budget instead.
+
+    Args:
+        stride: one step in this many is evaluated.
+        warmup: evaluations at the start and after a switch of guidance, at most as many as the
+            forecast uses.
+        order: of the differences that are extrapolated.
+        layout: names of the tensors whose forecast is damped.
+        beta: weight of the forecast where it is damped.
+        forecast: instead of the extrapolation of `order`.
+    """
+
+    stride: int = 3
+    warmup: int = 2
+    order: int = 1
+    layout: tuple[str, ...] = ()
+    beta: float = 0.5
+    forecast: Forecast | None = None
+
+    def policy(self, interval: Interval | None = None, *_: Any) -> "StridedStepCache":
+        """A policy for one run, guided within the interval."""
+        return StridedStepCache(self, interval)
+
+
+class StridedStepCache:
+    """Extrapolates in the noise level, never across a switch of guidance.
+
+    The last step is evaluated.
+    """
+
+    def __init__(self, config: StridedStepCacheConfig, interval: Interval | None = None) -> None:
+        self.config, self.interval = config, interval
+        forecast = config.forecast or Taylor(config.order)
+        self.history = layout_history(forecast, config.layout, config.beta)
+        self.guided: bool | None = None  # at the latest evaluation
+        self.skipped = 0
+
+    def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
+        switched = is_guided(step, timesteps, self.interval) != self.guided
+        warm = len(self.history) >= min(self.config.warmup, self.history.window)
+        if switched or not warm or is_last(step, timesteps):
+            return None
+        if self.skipped >= self.config.stride - 1:
+            return None
+        self.skipped += 1
+        return self.history.forecast(level(step, timesteps))
+
+    def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
+        guided = is_guided(step, timesteps, self.interval)
+        if guided != self.guided:
+            self.history.clear()
+        self.guided, self.skipped = guided, 0
+        self.history.add(level(step, timesteps), velocity)
 
 
 def layout_history(forecast: Forecast, layout: tuple[str, ...], beta: float) -> VelocityHistory:

@@ -126,7 +126,8 @@ def _differences(saved: Any, world: World) -> list[str]:
         except LociError:
             found = None
         if part == "world" and found is not None:
-            found = replace(found, fov=config.fov)  # says what it was trained on, no more
+            # What it was trained on, and how it is sampled, do not say which world it is.
+            found = replace(found, fov=config.fov, sampling=config.sampling)
         if found != config:
             differing.append(part)
     if saved.get("weights") != fingerprint(world.transformer):

@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from loci.caching.presets import Preset, exact, fast, faster
-from loci.caching.published.step_caches import StridedStepCacheConfig
-from loci.caching.step_cache import StepCacheConfig
+from loci.caching.step_cache import StepCacheConfig, StridedStepCacheConfig
 from loci.caching.token_cache import TokenCacheConfig
 from loci.memory.baselines import Memory, NoMemory, RawMemory, SampledMemory, WrongMemory
 from loci.memory.hierarchical import HierarchicalMemory, MemoryConfig
