@@ -90,7 +90,7 @@ def test_all_sets_are_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     def fit(_: train.Trainer, task: train.WorldTask) -> SimpleNamespace:
         drawn.append(task.source.walks.count)
-        return SimpleNamespace(world=None)
+        return SimpleNamespace(transformer=None)
 
     monkeypatch.setattr(train.Trainer, "fit", fit)
     config = WorldTraining(
