@@ -63,6 +63,15 @@ def test_walking_in_turn_is_walking_alone() -> None:
     assert not np.array_equal(together["exact"].frames, together["2 steps"].frames)
 
 
+def test_presets_evaluate_a_share_of_the_steps() -> None:
+    """Of eight steps the first two, every other or every third of the rest, and the last."""
+    worlds = {m.name: m.apply(eight_steps()) for m in walk_methods(8) if "fast" in m.name}
+    state = next(iter(worlds.values())).start(PICTURE)
+    walk_in_turn(worlds, state, ACTIONS[:4])
+    evaluated = {name: world.stats.stage("chunks").evaluations for name, world in worlds.items()}
+    assert evaluated == {"fast": 5, "faster": 4}
+
+
 def test_figures_of_a_row() -> None:
     world = WalkMethod("2 steps", "", exact(), 2).apply(eight_steps())
     walked = walk_in_turn({"2 steps": world}, world.start(PICTURE), ACTIONS[:8])["2 steps"]

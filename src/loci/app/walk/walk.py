@@ -122,19 +122,16 @@ def _frame_size(request: WalkRequest) -> tuple[int, int]:
 
 def _describe_computing(request: WalkRequest, world: World, state: WalkState) -> str:
     """Chooses the number of threads; says where and in what the model computes."""
-    from loci.app.walk.two_processes import process_count
     from loci.caching.presets import Preset
 
     one_step = world.at_speed(Preset("one Euler step", walk_step_share=1e-6))
     weight = world.transformer.patch_embedding.weight
-    threads = choose_threads(
-        lambda: one_step.step(state, request.actions[: world.chunk]), weight.device, request.model
-    )
+    first = int(request.actions.any(axis=1).argmax())  # standing still may cost nothing
+    actions = request.actions[first : first + world.chunk]
+    threads = choose_threads(lambda: one_step.step(state, actions), weight.device, request.model)
     words = [str(weight.device), str(weight.dtype).removeprefix("torch.")]
     if weight.device.type == "cpu":
         words.insert(1, f"{threads} thread{'s' * (threads > 1)}")
-    if process_count() > 1:
-        words.append(f"{process_count()} processes")
     return ", ".join(words)
 
 
@@ -173,6 +170,8 @@ def _generate_and_save(
             record.save_walk(save, state)
     with record.attempt(record.outputs.sheet):
         record.save_sheet()
+    if world.group is not None:
+        computing += f", {world.group.size()} processes"
     files = ", ".join(str(path) for path in record.outputs.in_order(save) if path in record.written)
     print(f"{done} frames in {seconds:.1f} s, {done / seconds:.1f} a second ({computing}): {files}")
     from loci.caching.stats import COLUMNS
