@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loci.app.play.player import MARGIN, MAX_REPLACED, TAP, Player, Shown, playable
+from loci.app.play.player import MARGIN, MAX_REPLACED, MAX_STOPPED, TAP, Player, Shown, playable
 from loci.world.world import World
 
 from ...world.models import small_world
@@ -120,6 +120,58 @@ def test_a_chunk_is_replaced_only_so_often(tmp_path: Path) -> None:
         assert act(one) is not None
     one.press("d", 9, 0)
     assert one.due() is None
+
+
+def press_while_sampling(
+    one: Player, monkeypatch: pytest.MonkeyPatch, keys: list[str]
+) -> list[str]:
+    """Presses the next of `keys` before every step that is sampled. The list returned grows by
+    every stage that is reported."""
+    stages: list[str] = []
+    report = one.world.report
+
+    def report_and_press(stage: str, step: int, steps: int) -> None:
+        stages.append(stage)
+        if stage == "steps" and keys:
+            one.press(keys.pop(0), one.keys_id + 1, one.painted)
+        report(stage, step, steps)
+
+    monkeypatch.setattr(one.world, "report", report_and_press)
+    return stages
+
+
+def test_keys_that_change_while_a_chunk_is_sampled_stop_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = player(tmp_path)
+    press_while_sampling(one, monkeypatch, ["j"])
+    one.press("w", 1, 0)
+    shown = act(one)
+    assert shown is not None
+    assert (shown.first, len(shown.frames), shown.keys_id) == (1, 4, 2)
+    one.settle()
+    assert list(map(tuple, one.timeline.actions())) == [(0, 3)] * 4, "no frame went forward"
+
+
+def test_letting_go_while_a_chunk_is_sampled_still_walks_the_tap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = player(tmp_path)
+    press_while_sampling(one, monkeypatch, [""])
+    one.press("w", 1, 0)
+    assert act(one) is not None
+    one.settle()
+    assert tuple(one.timeline.actions()[0]) == (1, 0)
+
+
+def test_keys_that_change_all_the_time_do_not_stop_the_walk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = player(tmp_path)
+    stages = press_while_sampling(one, monkeypatch, ["w", "j"] * 100)
+    one.press("d", 1, 0)
+    assert one.act() is not None
+    assert stages.count("context") == MAX_STOPPED + 1, "chunks that were begun"
 
 
 def test_a_slow_world_exchanges_no_frame_that_will_have_been_painted(

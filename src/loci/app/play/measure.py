@@ -2,9 +2,10 @@
 `--hours`, what hours of play cost in memory.
 
 A client speaks the page's protocol on this machine: it paints frames at the world's rate and
-presses keys at random moments, never on purpose where a chunk begins. A key's delay ends when the
-first frame that answers it is painted, so it holds the wait, the generation, the transport and the
-clock of the page, but neither the browser's decoding nor the screen.
+presses keys at random moments, never on purpose where a chunk begins: first from standing, then
+while another key is held. A key's delay ends when the first frame that answers it is painted, so it
+holds the wait, the generation, the transport and the clock of the page, but neither the browser's
+decoding nor the screen.
 """
 
 from __future__ import annotations
@@ -67,14 +68,16 @@ class Client:
     frames: dict[int, int | None] = field(default_factory=dict)
     keys_id: int = 0
     answered: int = 0
-    delays: Delays = field(default_factory=Delays)
+    standing: Delays = field(default_factory=Delays)
+    walking: Delays = field(default_factory=Delays)
     paints: list[float] = field(default_factory=list)
     first_frames: list[float] = field(default_factory=list)
     chunks: list[float] = field(default_factory=list)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def play(self, presses: int) -> None:
-        """Press a number of keys for a while each, then hold one to measure the rate."""
+        """Press a number of keys for a while each, from standing and then while walking; hold one
+        at last to measure the rate."""
         from websockets.asyncio.client import connect
 
         origin = self.address.replace("ws://", "http://").removesuffix("/ws")
@@ -87,14 +90,18 @@ class Client:
             await self.ready.wait()
             await self._press(socket, "w")
             await asyncio.sleep(2.0)  # the first chunk of a process is slow
-            self.delays.waited.clear()
             self.first_frames.clear()
             self.chunks.clear()
             for _ in range(presses):
-                await self._press(socket, self.random.choice("wsadjl"))
+                await self._press(socket, self.random.choice("wsadjl"), self.standing)
                 await asyncio.sleep(self.random.uniform(0.3, 1.2))
                 await self._press(socket, "")
                 await asyncio.sleep(self.random.uniform(0.2, 0.8))
+            for _ in range(presses):
+                await self._press(socket, "w")
+                await asyncio.sleep(self.random.uniform(0.8, 1.6))
+                await self._press(socket, "w" + self.random.choice("jl"), self.walking)
+                await asyncio.sleep(self.random.uniform(0.3, 1.2))
             self.paints.clear()
             await self._press(socket, "w")
             await asyncio.sleep(LONG_HOLD)
@@ -107,10 +114,10 @@ class Client:
         """Frames a second painted while the last key was held, its delay included."""
         return len(self.paints) / LONG_HOLD
 
-    async def _press(self, socket: Any, keys: str) -> None:
+    async def _press(self, socket: Any, keys: str, delays: Delays | None = None) -> None:
         self.keys_id += 1
-        if keys:
-            self.delays.press(self.keys_id, time.perf_counter())
+        if delays is not None:
+            delays.press(self.keys_id, time.perf_counter())
         message = {"type": "keys", "keys": keys, "id": self.keys_id, "painted": self.painted}
         await socket.send(json.dumps(message))
 
@@ -146,7 +153,9 @@ class Client:
             due = max(due, now - 1 / self.fps) + 1 / self.fps
             self.painted += 1
             self.paints.append(now)
-            self.delays.paint(self.frames.pop(self.painted), now)
+            answers = self.frames.pop(self.painted)
+            self.standing.paint(answers, now)
+            self.walking.paint(answers, now)
             await socket.send(json.dumps({"type": "painted", "frame": self.painted}))
 
 
@@ -164,7 +173,7 @@ def bench(
         model: doom, a model folder, or a hub id.
         speed: speed preset: exact, fast or faster.
         sessions: numbers of players at a time.
-        presses: keys that each player presses.
+        presses: keys that each player presses from standing, and again while walking.
         hours: length of one player's walk, instead: generated as fast as the machine can and
             saved as `loci play` does, to see that memory does not grow.
         json: file to write the figures to.
@@ -175,7 +184,8 @@ def bench(
         _bench_memory(model, speed, hours, json)
         return
     results = [measured(model, speed, players, presses) for players in sessions]
-    columns = ("players", "median ms", "95 % ms", "frames/s", "first ms", "chunk ms", "MB")
+    columns = ("players", "median ms", "95 % ms", "walking ms", "95 % ms", "frames/s")
+    columns += ("first ms", "chunk ms", "MB")
     rows = [tuple(round(result[key], 1) for key in RESULTS) for result in results]
     print(table(columns, rows))
     if json is not None:
@@ -200,12 +210,15 @@ RESULTS = (
     "players",
     "median_ms",
     "p95_ms",
+    "walking_median_ms",
+    "walking_p95_ms",
     "frames_per_second",
     "first_frame_ms",
     "chunk_ms",
     "rss_mb",
 )
-"""`first_frame_ms` and `chunk_ms`: from a chunk's beginning until its first and last frame."""
+"""`median_ms` and `p95_ms`: delays of keys pressed from standing; `walking_`: while another key is
+held. `first_frame_ms` and `chunk_ms`: from a chunk's beginning until its first and last frame."""
 
 
 def measured(model: str, speed: str, players: int, presses: int) -> dict[str, float]:
@@ -232,7 +245,8 @@ def measured(model: str, speed: str, players: int, presses: int) -> dict[str, fl
         finally:
             server.should_exit = True
             thread.join()
-    delays = [delay for client in clients for delay in client.delays.waited]
+    delays = [delay for client in clients for delay in client.standing.waited]
+    walking = [delay for client in clients for delay in client.walking.waited]
     first_frames = [seconds for client in clients for seconds in client.first_frames]
     chunks = [seconds for client in clients for seconds in client.chunks]
     return {
@@ -240,6 +254,8 @@ def measured(model: str, speed: str, players: int, presses: int) -> dict[str, fl
         "keys": len(delays),
         "median_ms": 1000 * float(np.median(delays)),
         "p95_ms": 1000 * float(np.quantile(delays, 0.95)),
+        "walking_median_ms": 1000 * float(np.median(walking)),
+        "walking_p95_ms": 1000 * float(np.quantile(walking, 0.95)),
         "frames_per_second": float(np.mean([client.rate for client in clients])),
         "first_frame_ms": 1000 * float(np.median(first_frames)),
         "chunk_ms": 1000 * float(np.median(chunks)),

@@ -2,8 +2,9 @@
 
 `World.step` is pure, so a chunk that is under way can be replaced: it is generated again from the
 same state with the actions already shown plus the new keys, and the frames not yet shown are
-exchanged. Chunks always hold `world.chunk` actions, standing still where no key is held, so the
-committed actions give the same walk in `loci walk`.
+exchanged. Keys that change while it is being sampled stop the sampling. Chunks always hold
+`world.chunk` actions, standing still where no key is held, so the committed actions give the same
+walk in `loci walk`.
 
 A chunk is sampled at once and decoded in pieces, so that its first frame is shown while the others
 are still being decoded.
@@ -27,7 +28,12 @@ from loci.world.world import GeneratedChunk, WalkState, World
 TAP = 2  # frames that a key acts at least, however short it was pressed
 MARGIN = 1  # frames after the one on the screen that are not exchanged, at least
 MAX_REPLACED = 2  # times that a chunk is made again
+MAX_STOPPED = 1  # times that sampling is stopped for new keys before a chunk is finished
 OPPOSED = ("ws", "ad", "ik", "jl")
+
+
+class KeysChanged(Exception):
+    """Other keys are held than those that the chunk being sampled answers."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,7 @@ class Player:
         self.painted = timeline.length - 1
         self.pending: Pending | None = None
         self.first_seconds = 0.0
+        self.stopped = 0
         self._changing = threading.RLock()
 
     @property
@@ -174,10 +181,13 @@ class Player:
             due = self.due()
             if due is None:
                 return None
-            if due == "replace":
-                self._replace()
-            elif due == "go on":
-                self._go_on()
+            try:
+                if due == "replace":
+                    self._replace()
+                elif due == "go on":
+                    self._go_on()
+            except KeysChanged:
+                return self.act()
             pending = self.pending
             assert pending is not None
             shown = pending.decode()
@@ -261,8 +271,19 @@ class Player:
         keep: int = 0,
         replaced: int = 0,
     ) -> None:
-        began, keys_id = time.perf_counter(), self.keys_id
-        chunk = self.world.generate(state, actions)
+        began, keys_id, keys = time.perf_counter(), self.keys_id, self.keys
+
+        def stop_if_keys_changed(stage: str, step: int, steps: int) -> None:
+            if self.keys and self.keys != keys and self.stopped < MAX_STOPPED:
+                self.stopped += 1
+                raise KeysChanged
+
+        self.world.progress = stop_if_keys_changed
+        try:
+            chunk = self.world.generate(state, actions)
+        finally:
+            self.world.progress = None
+        self.stopped = 0
         self.pending = Pending(chunk, first, actions, keep, keys_id, replaced, began)
 
 
