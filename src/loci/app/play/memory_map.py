@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loci.app.play.player import Player
+    from loci.app.play.timeline import Timeline
+
+MAX_PATH_FRAMES, MAX_PATH_POINTS = 16384, 1024
+"""The path of the last frames is shown, by poses that are evenly spread over it."""
 
 
 def memory_map(player: Player) -> dict[str, Any]:
@@ -16,7 +21,6 @@ def memory_map(player: Player) -> dict[str, Any]:
 
     timeline = player.timeline
     state = player.pending.chunk.after if player.pending else timeline.state
-    path = [_pose(timeline.states[k].pose[0]) for k in sorted(timeline.states)]
     memory, skipped = state.memory, timeline.skipped
     held, tokens = memory.settled, []
     if held is not None:
@@ -35,7 +39,7 @@ def memory_map(player: Player) -> dict[str, Any]:
             for span, pose in zip(held.spans, poses, strict=True)
         ]
     return {
-        "path": path,
+        "path": _path(timeline),
         "pose": _pose(state.pose[0]),
         "tokens": tokens,
         "moment": timeline.moment,
@@ -44,6 +48,24 @@ def memory_map(player: Player) -> dict[str, Any]:
         "committed": timeline.length - 1,
         "bytes": memory.nbytes,
     }
+
+
+def _path(timeline: Timeline) -> list[list[float]]:
+    """Poses along the committed walk, the last one among them."""
+    import torch
+
+    from loci.memory.poses import dead_reckon
+
+    recent = [k for k in timeline.states if timeline.end(k) >= timeline.length - MAX_PATH_FRAMES]
+    first = min(recent)
+    start, scale = timeline.states[first].pose, timeline.world.config.action_scale
+    ids = timeline.actions(timeline.end(first))
+    if scale is None or not len(ids):
+        return [_pose(start[0])]
+    move, view = torch.from_numpy(ids)[None].unbind(-1)
+    poses = dead_reckon(start, move, view, scale)[0]
+    stride = max(timeline.world.chunk, math.ceil(len(poses) / MAX_PATH_POINTS))
+    return [_pose(pose) for pose in (start[0], *poses[:-1][stride - 1 :: stride], poses[-1])]
 
 
 def _pose(pose: Any) -> list[float]:

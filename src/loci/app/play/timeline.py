@@ -78,6 +78,10 @@ class Timeline:
         """The walk after the last committed chunk."""
         return self.states[self.moment]
 
+    def end(self, moment: int) -> int:
+        """Frames of the walk after a number of chunks."""
+        return self._chunks[moment]
+
     def commit(self, state: WalkState, actions: Int[np.ndarray, "n 2"], frames: Frames) -> None:
         """Add one chunk."""
         self._append(actions, frames)

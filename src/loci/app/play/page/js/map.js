@@ -4,6 +4,9 @@ export const COLOURS = ["#3f8fd9", "#7cc4ff", "#b8dcff", "#f4d58a", "#ffb45c"];
 
 export const colourOf = (level) => COLOURS[Math.min(level - 1, COLOURS.length - 1)];
 
+// The radius of a token's wedge, in pixels.
+const radiusOf = (level) => 12 + 5 * Math.min(level, COLOURS.length);
+
 export class MemoryMap {
   constructor(canvas) {
     this.canvas = canvas;
@@ -46,7 +49,7 @@ export class MemoryMap {
     context.lineWidth = 1;
     context.beginPath();
     context.moveTo(x, y);
-    context.arc(x, y, 12 + 5 * level, -pose[0] - half, -pose[0] + half);
+    context.arc(x, y, radiusOf(level), -pose[0] - half, -pose[0] + half);
     context.closePath();
     context.fill();
     context.stroke();
@@ -77,7 +80,7 @@ export class MemoryMap {
     for (const token of this.memory.tokens) {
       if (!token.pose) continue;
       const [tx, ty] = this.place(token.pose);
-      const reach = 10 + 4 * token.level;
+      const reach = 0.8 * radiusOf(token.level);
       const away = Math.hypot(tx + reach * Math.cos(token.pose[0]) - x, ty - reach * Math.sin(token.pose[0]) - y);
       if (away < nearest) [best, nearest] = [token, away];
     }
