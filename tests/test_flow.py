@@ -322,8 +322,8 @@ class FirstRow:
     def select(self, step, timesteps, state):
         return torch.tensor([0]) if step else None
 
-    def fill(self, step, timesteps, state, rows, part):
-        return {"x": self.latest.index_copy(0, rows, part["x"])}
+    def fill(self, step, timesteps, state, indices, part):
+        return {"x": self.latest.index_copy(0, indices, part["x"])}
 
     def observe(self, step, timesteps, state, velocity):
         self.latest = velocity["x"]
@@ -338,10 +338,10 @@ def test_a_token_policy_selects_where_tokens_can_be_evaluated_in_part(has_partia
         assert timestep.shape == (2,)
         return {"x": torch.full((2, 1), float(len(calls)))}
 
-    def partial(state: State, timestep: Tensor, rows: Tensor) -> State:
+    def partial(state: State, timestep: Tensor, indices: Tensor) -> State:
         calls.append("some")
         assert len(state["x"]) == len(timestep) == 2
-        return {"x": torch.full((len(rows), 1), float(len(calls)))}
+        return {"x": torch.full((len(indices), 1), float(len(calls)))}
 
     start = {"x": torch.zeros(2, 1)}
     timesteps = euler_timesteps(2, 1.0, uniform=True)

@@ -16,13 +16,15 @@ from torch import Tensor
 TIMESTEPS = 1000
 
 State = Mapping[str, Tensor]
-"""The tensors that are denoised together, by name, for instance `{"video": ...}`."""
+"""The tensors that are denoised together, by name, for instance `{"latents": ...}`."""
 Velocity = Callable[[State, Tensor], State]
 """(state, timestep [batch] in 0..1000) -> velocity of every tensor of the state."""
-Rows = Int[Tensor, "k"]
-"""Indices of tokens, ascending."""
-PartialVelocity = Callable[[State, Tensor, Rows], State]
-"""(state of all tokens, timestep [batch], rows) -> velocity of those rows."""
+OnStep = Callable[[int, State], None]
+"""Called before each step with its index and the state."""
+TokenIndices = Int[Tensor, "k"]
+"""Indices of some of the tokens, ascending."""
+PartialVelocity = Callable[[State, Tensor, TokenIndices], State]
+"""(state of all tokens, timestep [batch], indices) -> velocity of the tokens at these indices."""
 
 
 # Schedules
@@ -110,7 +112,7 @@ def batched_guidance(velocity: Velocity, scale: float) -> Velocity:
     v = v_negative + scale (v_conditional - v_negative).
 
     Args:
-        velocity: takes a state with twice the rows, conditional ones first, then negative ones.
+        velocity: takes a state of twice the batch, the conditional half before the negative one.
         scale: 1 gives the conditional velocity.
     """
 
@@ -197,12 +199,14 @@ class TokenPolicy(StepPolicy, Protocol):
 
     attends_to_cached: bool
 
-    def select(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
+    def select(self, step: int, timesteps: Tensor, state: State) -> TokenIndices | None:
         """The tokens to evaluate, or None for all of them."""
         ...
 
-    def fill(self, step: int, timesteps: Tensor, state: State, rows: Rows, part: State) -> State:
-        """The velocity of all tokens, given the evaluated velocity `part` of `rows`."""
+    def fill(
+        self, step: int, timesteps: Tensor, state: State, indices: TokenIndices, part: State
+    ) -> State:
+        """The velocity of all tokens, given `part`, that of the tokens at `indices`."""
         ...
 
 
@@ -225,7 +229,7 @@ def sample(
     timesteps: Float[Tensor, "steps"],
     *,
     policy: StepPolicy | None = None,
-    on_step: Callable[[int, State], None] | None = None,
+    on_step: OnStep | None = None,
     end: float = 0.0,
     partial: PartialVelocity | None = None,
     order: int = 1,
@@ -293,9 +297,9 @@ def _evaluate(
     # It stays on the CPU with the schedule, so that nobody waits for a device to know it.
     timestep = timesteps[step].float().expand(len(first))
     if partial is not None and isinstance(policy, TokenPolicy):
-        rows = policy.select(step, timesteps, state)
-        if rows is not None:
-            return policy.fill(step, timesteps, state, rows, partial(state, timestep, rows))
+        indices = policy.select(step, timesteps, state)
+        if indices is not None:
+            return policy.fill(step, timesteps, state, indices, partial(state, timestep, indices))
     return velocity(state, timestep)
 
 

@@ -10,7 +10,7 @@ from loci.caching.stats import Stats
 from loci.caching.step_cache import StepCacheConfig, StridedStepCacheConfig
 from loci.caching.token_cache import TokenCacheConfig
 from loci.errors import LociError
-from loci.flow import Rows, State, interval_guidance, sample
+from loci.flow import State, TokenIndices, interval_guidance, sample
 from tests.caching.toy import INTERVAL, error, run, same, times, tokens
 
 SCORES, BLOCKS = torch.linspace(0, 1, 40), torch.arange(40) // 4
@@ -148,8 +148,8 @@ class Half:
     def select(self, step, timesteps, state):
         return torch.arange(20) if step in self.partial_steps else None
 
-    def fill(self, step, timesteps, state, rows, part):
-        return {name: self.latest[name].index_copy(0, rows, v) for name, v in part.items()}
+    def fill(self, step, timesteps, state, indices, part):
+        return {name: self.latest[name].index_copy(0, indices, v) for name, v in part.items()}
 
     def observe(self, step, timesteps, state, velocity):
         self.latest = velocity
@@ -165,8 +165,8 @@ def test_partial_evaluations_are_counted_with_rarer_guidance(every: int, partial
         calls[0] += 1
         return {name: torch.ones_like(x) for name, x in state.items()}
 
-    def part(state: State, timestep: torch.Tensor, rows: Rows) -> State:
-        some = {name: x[rows] for name, x in state.items()}
+    def part(state: State, timestep: torch.Tensor, indices: TokenIndices) -> State:
+        some = {name: x[indices] for name, x in state.items()}
         return interval_guidance(network, network, 2.0, INTERVAL)(some, timestep)
 
     stats = Stats()

@@ -18,9 +18,9 @@ class Uneven(Toy):
             v = {"latents": v["latents"] + bend[:, None]}
         return v
 
-    def partial(self, state: State, timestep, rows):
-        self.parts.append(len(rows))
-        return {"latents": self(state, timestep)["latents"][rows]}
+    def partial(self, state: State, timestep, indices):
+        self.parts.append(len(indices))
+        return {"latents": self(state, timestep)["latents"][indices]}
 
 
 def test_tolerance_zero_is_exact() -> None:
@@ -38,14 +38,14 @@ def test_the_tokens_that_bend_are_evaluated_and_the_others_carved() -> None:
     chosen: list[torch.Tensor] = []
 
     class Witnessed(Uneven):
-        def partial(self, state, timestep, rows):
-            chosen.append(rows)
-            return super().partial(state, timestep, rows)
+        def partial(self, state, timestep, indices):
+            chosen.append(indices)
+            return super().partial(state, timestep, indices)
 
     ours, toy = run(policy, Witnessed(), tokens())
     assert chosen
-    bending = sum(int((rows >= 20).sum()) for rows in chosen)
-    calm = sum(int((rows < 20).sum()) for rows in chosen)
+    bending = sum(int((indices >= 20).sum()) for indices in chosen)
+    calm = sum(int((indices < 20).sum()) for indices in chosen)
     assert bending > 1.5 * calm
     assert error(ours, exact) < 0.05
     assert toy.evaluated[-1] == pytest.approx(times()[-1].item())
@@ -106,12 +106,12 @@ def drive(policy: TokenCache, velocity, steps: int = 30) -> list[torch.Tensor | 
         if policy.propose(step, timesteps, state) is not None:
             evaluated.append(None)
             continue
-        rows = policy.select(step, timesteps, state)
+        indices = policy.select(step, timesteps, state)
         v = velocity(timesteps[step].item() / 1000)
-        if rows is not None:
-            v = policy.fill(step, timesteps, state, rows, {"latents": v[rows]})["latents"]
+        if indices is not None:
+            v = policy.fill(step, timesteps, state, indices, {"latents": v[indices]})["latents"]
         policy.observe(step, timesteps, state, {"latents": v})
-        evaluated.append(torch.arange(40) if rows is None else rows)
+        evaluated.append(torch.arange(40) if indices is None else indices)
     return evaluated
 
 
@@ -126,12 +126,12 @@ def test_a_token_is_left_out_of_a_limited_number_of_evaluations(max_skips: int) 
     config = TokenCacheConfig(
         0.02, carving_share=1.0, full_above=1.0, max_skips=max_skips, max_extrapolation=1e9
     )
-    evaluated = [rows for rows in drive(TokenCache(config), half_bent) if rows is not None]
+    evaluated = [indices for indices in drive(TokenCache(config), half_bent) if indices is not None]
     skips = torch.zeros(40)
     longest = 0
-    for rows in evaluated:
+    for indices in evaluated:
         skips += 1
-        skips[rows] = 0
+        skips[indices] = 0
         longest = max(longest, int(skips.max()))
     assert longest == max_skips
 
@@ -145,11 +145,11 @@ def test_no_token_is_forecast_further_than_allowed(reach: float) -> None:
     evaluated = drive(policy, half_bent)
     latest, older = torch.full((40,), -1.0), torch.full((40,), -2.0)
     furthest = 0.0
-    for step, rows in enumerate(evaluated):
+    for step, indices in enumerate(evaluated):
         left_out = torch.ones(40, dtype=torch.bool)
-        if rows is not None:
-            left_out[rows] = False
-            older[rows], latest[rows] = latest[rows], float(step)
+        if indices is not None:
+            left_out[indices] = False
+            older[indices], latest[indices] = latest[indices], float(step)
         if left_out.any():
             ratio = (step - latest[left_out]) / (latest[left_out] - older[left_out])
             furthest = max(furthest, float(ratio.max()))
@@ -166,18 +166,18 @@ def test_skips_and_partial_evaluations_spend_the_budget() -> None:
         if skipped:
             spent_by_skips += policy.budget.spent - before
         else:
-            rows = policy.select(step, timesteps, state)
+            indices = policy.select(step, timesteps, state)
             v = half_bent(timesteps[step].item() / 1000)
-            if rows is not None:
+            if indices is not None:
                 spent_by_parts += policy.budget.spent - before
-                v = policy.fill(step, timesteps, state, rows, {"latents": v[rows]})["latents"]
+                v = policy.fill(step, timesteps, state, indices, {"latents": v[indices]})["latents"]
             policy.observe(step, timesteps, state, {"latents": v})
         assert before <= policy.budget.spent <= 0.02 * end + 1e-6
         before = policy.budget.spent
     assert spent_by_parts > 0
     assert spent_by_skips >= 0
     costs = [
-        sum(len(rows) for rows in drive(TokenCache(config), half_bent) if rows is not None)
+        sum(len(indices) for indices in drive(TokenCache(config), half_bent) if indices is not None)
         for config in (TokenCacheConfig(t, carving_share=1.0) for t in (0.0, 0.005, 0.05))
     ]
     assert costs[0] == 30 * 40
@@ -208,7 +208,7 @@ def test_the_warm_up_is_evaluated_in_full(warmup: int) -> None:
         1e9, carving_share=1.0, full_above=1.0, warmup=warmup, max_skips=99, max_extrapolation=99
     )
     evaluated = drive(TokenCache(config), half_bent)
-    full = [rows is not None and len(rows) == 40 for rows in evaluated]
+    full = [indices is not None and len(indices) == 40 for indices in evaluated]
     # After two evaluations the error of a forecast is not known yet, so a third is full as well.
     assert full.index(False) == max(warmup, 3)
 
@@ -222,9 +222,9 @@ def test_with_too_many_tokens_due_all_are_evaluated(limit: float, partial: bool)
         assert policy.select(step, timesteps, state) is None
         v = half_bent(timesteps[step].item() / 1000)
         policy.observe(step, timesteps, state, {"latents": v})
-    rows = policy.select(3, timesteps, state)
-    assert (rows is not None and rows.tolist() == list(range(20, 40))) == partial
-    assert (rows is None) != partial
+    indices = policy.select(3, timesteps, state)
+    assert (indices is not None and indices.tolist() == list(range(20, 40))) == partial
+    assert (indices is None) != partial
 
 
 def test_after_a_switch_of_guidance_earlier_error_rates_are_used() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from loci.flow import Rows, State, StepPolicy, rescaled_times, sample
+from loci.flow import State, StepPolicy, TokenIndices, rescaled_times, sample
 
 INTERVAL = (0.0, 500.0)
 NAMES = ("shape", "scale")
@@ -28,9 +28,9 @@ class Toy:
         bent = 1 + jump + self.bend * math.sin(4 * t / 1000)
         return {name: bent - 0.3 * x for name, x in state.items()}
 
-    def partial(self, state: State, timestep: Tensor, rows: Rows) -> State:
-        self.parts.append(len(rows))
-        return {name: v[rows] for name, v in self(state, timestep).items()}
+    def partial(self, state: State, timestep: Tensor, indices: TokenIndices) -> State:
+        self.parts.append(len(indices))
+        return {name: v[indices] for name, v in self(state, timestep).items()}
 
 
 def noise(seed: int = 0) -> State:

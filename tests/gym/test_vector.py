@@ -77,10 +77,10 @@ def test_memories_that_were_merged_differently_are_sampled_together(
         return sample_chunks(model, noise, *rest)
 
     monkeypatch.setattr("loci.world.world.sample_chunks", counted)
-    together = world.generate_batch(states, ["w*4", "j*4", "d*2"])
+    together = world.generate_chunks(states, ["w*4", "j*4", "d*2"])
     assert batches == [3]
     for chunk, state, keys in zip(together, states, ("w*4", "j*4", "d*2"), strict=True):
-        frames, after = chunk.frames(), chunk.after
+        frames, after = chunk.frames(), chunk.state_after()
         alone_frames, alone = world.step(state, keys)
         assert frames.shape == alone_frames.shape
         assert np.abs(frames.astype(int) - alone_frames).max() <= 1
@@ -94,11 +94,11 @@ def test_walks_of_other_lengths_and_guided_ones_are_those_of_each() -> None:
     short = world.start(PICTURE, seed=1)
     long = world.step(world.step(short, "w*4")[1], "j*4")[1]
     for chunk, state in zip(
-        world.generate_batch([long, short], ["a*4", "a*4"]), (long, short), strict=True
+        world.generate_chunks([long, short], ["a*4", "a*4"]), (long, short), strict=True
     ):
         assert np.abs(chunk.frames().astype(int) - world.step(state, "a*4")[0]).max() <= 1
     with pytest.raises(LociError, match="expected 1 to 4"):
-        world.generate_batch([long, short], ["a*4", "a*5"])
+        world.generate_chunks([long, short], ["a*4", "a*5"])
 
 
 def test_a_truncated_walk_begins_anew_while_others_go_on() -> None:

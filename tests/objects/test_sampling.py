@@ -103,36 +103,38 @@ def test_a_part_is_exact_where_nothing_changed(io_channels: tuple[int, ...]) -> 
     latents, time = slat_noise(flow, VOXELS), torch.tensor([300.0])
     whole = branch.whole(latents, time)
     assert torch.equal(whole, flow(latents, time, VOXELS, CONDITION))
-    rows = (blocks % 3 == 0).nonzero()[:, 0]
-    assert 0 < len(rows) < len(VOXELS)
-    assert torch.allclose(branch.part(latents, time, rows), whole[rows], atol=1e-5)
+    indices = (blocks % 3 == 0).nonzero()[:, 0]
+    assert 0 < len(indices) < len(VOXELS)
+    assert torch.allclose(branch.part(latents, time, indices), whole[indices], atol=1e-5)
 
 
 def test_a_part_sees_its_own_pixels() -> None:
     flow = small_flow(replace(SMALL, aligned=3))
     pixels = torch.randn(len(VOXELS), 3, generator=torch.Generator().manual_seed(5))
     branch = SlatBranch(flow, VOXELS, flow.context(CONDITION, pixels), cached=True)
-    latents, time, rows = slat_noise(flow, VOXELS), torch.tensor([300.0]), some_rows()
-    whole = branch.whole(latents, time)[rows]
-    assert torch.allclose(branch.part(latents, time, rows), whole, atol=1e-5)
+    latents, time, indices = slat_noise(flow, VOXELS), torch.tensor([300.0]), some_rows()
+    whole = branch.whole(latents, time)[indices]
+    assert torch.allclose(branch.part(latents, time, indices), whole, atol=1e-5)
 
 
 def test_carved_voxels_stay_in_sight_or_not(flow: SlatFlow) -> None:
-    latents, time, rows = slat_noise(flow, VOXELS), torch.tensor([300.0]), some_rows()
+    latents, time, indices = slat_noise(flow, VOXELS), torch.tensor([300.0]), some_rows()
     context = flow.context(CONDITION)
     seen, alone = (SlatBranch(flow, VOXELS, context, cached=k) for k in (True, False))
-    whole = seen.whole(latents, time)[rows]
-    assert torch.allclose(seen.part(latents, time, rows), whole, atol=1e-5)
-    apart = alone.part(latents, time, rows)
-    expected = flow(latents[rows], time, Voxels(VOXELS.coords[rows]), CONDITION)
+    whole = seen.whole(latents, time)[indices]
+    assert torch.allclose(seen.part(latents, time, indices), whole, atol=1e-5)
+    apart = alone.part(latents, time, indices)
+    expected = flow(latents[indices], time, Voxels(VOXELS.coords[indices]), CONDITION)
     assert torch.equal(apart, expected)
     assert not torch.allclose(apart, whole, atol=1e-3)
 
 
 def test_a_branch_that_looks_back_at_nothing_is_evaluated_whole(flow: SlatFlow) -> None:
-    latents, time, rows = slat_noise(flow, VOXELS), torch.tensor([300.0]), some_rows()
+    latents, time, indices = slat_noise(flow, VOXELS), torch.tensor([300.0]), some_rows()
     branch = SlatBranch(flow, VOXELS, None, cached=True)
-    assert torch.equal(branch.part(latents, time, rows), flow(latents, time, VOXELS, None)[rows])
+    assert torch.equal(
+        branch.part(latents, time, indices), flow(latents, time, VOXELS, None)[indices]
+    )
 
 
 @pytest.mark.parametrize(

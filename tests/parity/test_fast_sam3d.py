@@ -18,7 +18,7 @@ from loci.caching.published.token_carving import (
 )
 from loci.caching.spectral import gray, token_scores, windowed_gray
 from loci.caching.stats import CountingPolicy, StageStats
-from loci.flow import Rows, State, StepPolicy, rescaled_times, sample
+from loci.flow import State, StepPolicy, TokenIndices, rescaled_times, sample
 from loci.nn.sparse.tensor import Voxels
 from loci.objects.models.slat_flow import SlatStatistics
 from loci.objects.sampling import SlatSampling, sample_slat
@@ -34,7 +34,7 @@ class Witness(CountingPolicy):
     def __init__(self, policy: StepPolicy) -> None:
         super().__init__(StageStats(), policy, None)
         self.velocities: list[State] = []
-        self.rows: list[Rows | None] = []
+        self.indices: list[TokenIndices | None] = []
         self.full: list[bool] = []
 
     def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
@@ -42,14 +42,14 @@ class Witness(CountingPolicy):
         self.full.append(velocity is None)
         if velocity is not None:
             self.velocities.append(velocity)
-            self.rows.append(None)
+            self.indices.append(None)
         return velocity
 
-    def select(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
-        rows = super().select(step, timesteps, state)
+    def select(self, step: int, timesteps: Tensor, state: State) -> TokenIndices | None:
+        indices = super().select(step, timesteps, state)
         (x,) = state.values()
-        self.rows.append(torch.arange(len(x)) if rows is None else rows)
-        return rows
+        self.indices.append(torch.arange(len(x)) if indices is None else indices)
+        return indices
 
     def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
         self.velocities.append(velocity)
@@ -132,11 +132,11 @@ def test_fast_latent_sampler(fixture: Fixture) -> None:
             witness,
             note,
         )
-        counts = [-1 if rows is None else len(rows) for rows in witness.rows]
+        counts = [-1 if indices is None else len(indices) for indices in witness.indices]
         assert counts == expected["tokens_evaluated"].tolist(), run
-        for rows, mask in zip(witness.rows, expected["update_mask"], strict=True):
-            if rows is not None and len(rows) < len(voxels):
-                assert torch.equal(rows, mask.nonzero()[:, 0]), run
+        for indices, mask in zip(witness.indices, expected["update_mask"], strict=True):
+            if indices is not None and len(indices) < len(voxels):
+                assert torch.equal(indices, mask.nonzero()[:, 0]), run
         velocities = torch.stack([v["latents"] for v in witness.velocities])
         assert error(velocities, expected["v_steps"][:, 0]) < SAMPLER, run
         assert error(torch.stack([*states[1:], last]), expected["x_steps"][:, 0]) < SAMPLER, run

@@ -1,5 +1,7 @@
 """Our transformer, compressor, sampler and loss against the published implementation."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -106,10 +108,11 @@ def test_published_memory(fixture: Fixture) -> None:
 
 
 def rotary_table(sidecar: dict, positions: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row p: the angles of position p on each axis, time pairs first, then rows, columns."""
-    time, rows, columns = sidecar["rope_pairs"]
+    """Row p: the angles of position p on each axis: time, then rows, then columns."""
+    time, vertical, horizontal = sidecar["rope_pairs"]
     lengths = ((positions, 1, 1), (1, positions, 1), (1, 1, positions))
-    ranges = (slice(0, time), slice(time, time + rows), slice(time + rows, time + rows + columns))
+    ends = (0, time, time + vertical, time + vertical + horizontal)
+    ranges = [slice(*pair) for pair in pairwise(ends)]
     axes = [grid_rotary_embedding(*length, sidecar["head_dim"]) for length in lengths]
     cos = torch.cat([axis.cos[:, r] for axis, r in zip(axes, ranges, strict=True)], dim=1)
     sin = torch.cat([axis.sin[:, r] for axis, r in zip(axes, ranges, strict=True)], dim=1)
@@ -121,8 +124,8 @@ def test_block(fixture: Fixture) -> None:
     s, given, expected = fixture.sidecar, fixture.inputs, fixture.outputs
     block = Block(s["dim"], s["ffn_dim"], s["num_heads"], text=True, eps=s["eps"])
     load_strict(block, fixture.weights, fixture.name)
-    rows, columns = s["grid"]
-    at = grid_rotary_embedding(s["memory_frames"] + s["noisy_frames"], rows, columns, s["head_dim"])
+    height, width = s["grid"]
+    at = grid_rotary_embedding(s["memory_frames"] + s["noisy_frames"], height, width, s["head_dim"])
     for name, ours in zip(("cos", "sin"), rotary_table(s), strict=True):
         assert relative_error(ours, expected[f"rope_{name}"]) < LIMIT
 
@@ -130,15 +133,15 @@ def test_block(fixture: Fixture) -> None:
     memory, noisy = given["tokens"][:, :m], given["tokens"][:, m:]
     memory_at, noisy_at = at.slice(None, m), at.slice(m, None)
     now, still = block.modulate(given["modulation_t"]), block.modulate(given["modulation_0"])
-    text = block.text_keys(given["context"])
+    text = block.text_keys_values(given["context"])
 
     attended = block.attend_memory(memory, still, memory_at)
     assert relative_error(attended, expected["attn_memory"]) < LIMIT
     after = gated_residual(memory, attended, still.gate1)
     assert relative_error(after, expected["after_self_attn_memory"]) < LIMIT
-    keys = block.memory_keys(block.norm(memory), memory_at, now)
+    keys = block.memory_keys_values(block.norm(memory), memory_at, now)
     assert relative_error(block.attend(noisy, now, noisy_at, keys), expected["attn_noisy"]) < LIMIT
-    advanced = block.advance_memory(memory, still, memory_at, text)
+    advanced = block.forward_memory(memory, still, memory_at, text)
     ours = torch.cat([advanced, block(noisy, now, noisy_at, keys, text)], dim=1)
     assert relative_error(ours, expected["tokens"]) < LIMIT
 

@@ -59,8 +59,8 @@ def test_rollout(fixture: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
         assert history is not None
         assert relative_error(history, expected[f"history_{k}"]) < 2e-5
         start, end = size * k, size * (k + 1)
-        chunk = world.generate(state, actions[start:end], actions[end])
+        chunk = world.generate_chunk(state, actions[start:end], actions[end])
         assert relative_error(chunk.latents, expected[f"latents_{k}"]) < 2e-5
         frames.append(chunk.video())
-        state = chunk.after
+        state = chunk.state_after()
     assert relative_error(torch.cat(frames, dim=2), expected["video"]) < 1e-4

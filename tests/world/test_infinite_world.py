@@ -126,7 +126,7 @@ def test_converted_files_make_a_world(tmp_path: Path) -> None:
     assert sum(written) > 1_000_000
     world, plain = (World.from_pretrained(folder) for folder in (tmp_path / "out", source))
     assert world.config == plain.config
-    assert world.memory.published is not None
+    assert world.memory.encode_history is not None
     for ours, theirs in ((world.transformer, plain.transformer), (world.codec, plain.codec)):
         assert isinstance(ours, torch.nn.Module)
         assert isinstance(theirs, torch.nn.Module)

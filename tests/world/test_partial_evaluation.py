@@ -9,7 +9,7 @@ from loci.flow import EvaluateAll, batched_guidance, euler_timesteps, sample
 from loci.nn.attention import KeyValueCache
 from loci.world.block import to_latents, to_tokens
 from loci.world.config import SamplingConfig
-from loci.world.sampling import VIDEO, ChunkFlow, sample_chunk
+from loci.world.sampling import TOKENS, ChunkFlow, sample_chunk
 from tests.world.models import pose_rotary_config, published_like, randomised
 from tests.world.test_transformer import noise_for, published_inputs, reckoned_inputs
 
@@ -44,8 +44,8 @@ def test_all_rows_are_the_plain_velocity_to_the_last_bit(config, inputs, frames)
         plain = to_tokens(model.velocity(noisy, timestep, context))
         whole = model.token_velocity(noisy, timestep, context, cache=cache)
         assert torch.equal(whole, plain)
-        rows = model.token_velocity(noisy, timestep, context, rows=every, cache=cache)
-        assert torch.equal(rows, plain)
+        indices = model.token_velocity(noisy, timestep, context, indices=every, cache=cache)
+        assert torch.equal(indices, plain)
         noisy = noisy + 0.1
 
 
@@ -54,9 +54,9 @@ def test_a_part_is_as_in_the_whole_where_nothing_changed(config, inputs, frames)
     model, noisy = randomised(config), noise_for(inputs, frames)
     context, cache, timestep = model.context(**inputs), KeyValueCache(), torch.full((2,), 700.0)
     whole = model.token_velocity(noisy, timestep, context, cache=cache)
-    for rows in (SOME, torch.tensor([2]), SOME):
-        part = model.token_velocity(noisy, timestep, context, rows=rows, cache=cache)
-        assert torch.allclose(part, whole[:, rows], atol=1e-5)
+    for indices in (SOME, torch.tensor([2]), SOME):
+        part = model.token_velocity(noisy, timestep, context, indices=indices, cache=cache)
+        assert torch.allclose(part, whole[:, indices], atol=1e-5)
 
 
 def test_a_carved_token_stays_in_sight_as_it_was() -> None:
@@ -69,13 +69,13 @@ def test_a_carved_token_stays_in_sight_as_it_was() -> None:
     moved = to_tokens(noisy)
     moved[:, carved] += 1
     elsewhere = to_latents(moved, noisy.shape)
-    part = model.token_velocity(elsewhere, timestep, context, rows=SOME, cache=cache)
+    part = model.token_velocity(elsewhere, timestep, context, indices=SOME, cache=cache)
     assert torch.allclose(part, whole[:, SOME], atol=1e-5), "their new state was not looked at"
     alone = ChunkFlow(model, context, noisy.shape, cached=False)
-    hidden = alone.part(SOME)({VIDEO: to_tokens(noisy).flatten(0, 1)}, torch.full((32,), 700.0))
-    assert not torch.allclose(hidden[VIDEO].view_as(part), part, atol=1e-3), "nobody else is there"
+    hidden = alone.part(SOME)({TOKENS: to_tokens(noisy).flatten(0, 1)}, torch.full((32,), 700.0))
+    assert not torch.allclose(hidden[TOKENS].view_as(part), part, atol=1e-3), "nobody else is there"
     # Once evaluated, a token is seen as it is now.
-    model.token_velocity(elsewhere, timestep, context, rows=carved.nonzero()[:, 0], cache=cache)
+    model.token_velocity(elsewhere, timestep, context, indices=carved.nonzero()[:, 0], cache=cache)
     again = KeyValueCache()
     model.token_velocity(elsewhere, timestep, context, cache=again)
     assert torch.allclose(cache.blocks[0].keys, again.blocks[0].keys, atol=1e-5)
@@ -86,29 +86,29 @@ def test_every_chunk_begins_with_an_empty_cache() -> None:
     context, noise = model.context(**inputs), noise_for(inputs, 4)
     cache, timestep = KeyValueCache(), torch.full((1,), 700.0)
     with pytest.raises(ValueError, match="only after all of them were"):
-        model.token_velocity(noise, timestep, context, rows=SOME, cache=cache)
+        model.token_velocity(noise, timestep, context, indices=SOME, cache=cache)
     assert cache.empty
     model.token_velocity(noise, timestep, context, cache=cache)
     assert not cache.empty
     with pytest.raises(ValueError, match="ascending"):
-        model.token_velocity(noise, timestep, context, rows=SOME.flip(0), cache=cache)
+        model.token_velocity(noise, timestep, context, indices=SOME.flip(0), cache=cache)
     with pytest.raises(ValueError, match="ascending"):
-        model.token_velocity(noise, timestep, context, rows=torch.tensor([3, 3]))
+        model.token_velocity(noise, timestep, context, indices=torch.tensor([3, 3]))
     flow = ChunkFlow(model, context, noise.shape, cached=True)
-    state, time = {VIDEO: to_tokens(noise)[0]}, torch.full((16,), 700.0)
-    first = flow.part(SOME)(state, time)[VIDEO]
-    assert torch.equal(first, flow.whole(state, time)[VIDEO][SOME]), "all were evaluated instead"
+    state, time = {TOKENS: to_tokens(noise)[0]}, torch.full((16,), 700.0)
+    first = flow.part(SOME)(state, time)[TOKENS]
+    assert torch.equal(first, flow.whole(state, time)[TOKENS][SOME]), "all were evaluated instead"
 
 
 class EveryToken(EvaluateAll):
-    """Asks for all tokens by their rows from the second step on."""
+    """Asks for all tokens by their indices from the second step on."""
 
     attends_to_cached = True
 
     def select(self, step, timesteps, state):
-        return torch.arange(len(state[VIDEO])) if step else None
+        return torch.arange(len(state[TOKENS])) if step else None
 
-    def fill(self, step, timesteps, state, rows, part):
+    def fill(self, step, timesteps, state, indices, part):
         return part
 
 
@@ -122,8 +122,8 @@ def test_a_chunk_sampled_by_all_of_its_rows_is_the_chunk(guidance: int) -> None:
     assert torch.equal(sample_chunk(model, noise, context, sampling, policy=EveryToken()), plain)
 
     def by_hand(state, timestep):
-        return {VIDEO: model.velocity(state[VIDEO], timestep, context)}
+        return {TOKENS: model.velocity(state[TOKENS], timestep, context)}
 
     velocity = batched_guidance(by_hand, sampling.guidance) if guidance > 1 else by_hand
     grid = euler_timesteps(3, sampling.shift, sampling.uniform)
-    assert torch.equal(sample(velocity, {VIDEO: noise}, grid)[VIDEO], plain)
+    assert torch.equal(sample(velocity, {TOKENS: noise}, grid)[TOKENS], plain)

@@ -39,20 +39,20 @@ def test_weights_may_be_anywhere(published: Path, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     resident.progress = lambda *step: seen.append(step)
     state = resident.start(PICTURE)
-    chunk = resident.generate(state, "w*4")
+    chunk = resident.generate_chunk(state, "w*4")
     chunk.video()
-    latents, after = chunk.latents, chunk.after
+    latents, after = chunk.latents, chunk.state_after()
     stages = ["prompt", "picture", "context", "steps", "steps", "frames", "history"]
     assert [stage for stage, *_ in seen] == stages
     assert seen[3:5] == [("steps", 0, 2), ("steps", 1, 2)]
 
     streamed = world(published, "streamed")
     assert isinstance(streamed.transformer.blocks, StreamedBlocks)
-    assert torch.equal(streamed.generate(state, "w*4").latents, latents)
+    assert torch.equal(streamed.generate_chunk(state, "w*4").latents, latents)
 
     small = world(published, "int8")
     assert any(isinstance(module, Int8Linear) for module in small.transformer.blocks.modules())
-    found = small.generate(state, "w*4").latents
+    found = small.generate_chunk(state, "w*4").latents
     error = float((found - latents).norm() / latents.norm())
     assert 0 < error < 0.05
 

@@ -98,14 +98,14 @@ def test_a_step_never_waits_for_the_device(
     model, waits = model.to(pretend), Waits(monkeypatch)
     sampling, steps = SamplingConfig(steps=3), []
 
-    def on_step(step: int, count: int) -> None:
+    def report_step(step: int, count: int) -> None:
         waits.on = True
         steps.append(step)
 
     on_device = noise.to(pretend)
-    for row in (8192, 1):  # both prompts at once, and one after the other
-        monkeypatch.setattr(world_sampling, "LARGE_ROW", row)
-        sample_chunk(model, on_device, there, sampling, on_step=on_step)
+    for limit in (8192, 1):  # both prompts at once, and one after the other
+        monkeypatch.setattr(world_sampling, "MAX_BATCHED_TOKENS", limit)
+        sample_chunk(model, on_device, there, sampling, report_step=report_step)
         waits.on = False
     assert steps == [0, 1, 2] * 2
     assert waits.names == []

@@ -100,9 +100,9 @@ def test_a_verified_walk_is_the_same_walk_and_knows_its_error() -> None:
     frames, _ = walked(world.at_speed(held), 2)
     again, _ = walked(world.at_speed(held, checked, verify=True), 2)
     assert np.array_equal(frames, again)
-    assert checked.stage("chunks").errors["video"] > 0
+    assert checked.stage("chunks").errors["latents"] > 0
     walked(world.at_speed("exact", same := Stats(), verify=True), 1)
-    assert same.stage("chunks").errors["video"] == 0
+    assert same.stage("chunks").errors["latents"] == 0
 
 
 def test_fewer_steps_are_written_down_as_saved() -> None:

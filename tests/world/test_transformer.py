@@ -137,7 +137,9 @@ def test_reckoned_addressing_knows_only_relative_poses() -> None:
         x, y = x * turn.cos() - y * turn.sin() + 7, x * turn.sin() + y * turn.cos() - 2
         return torch.stack([heading + turn, x, y], dim=-1)
 
-    together = ChunkPoses(moved(poses.memory), poses.ages, moved(poses.local), moved(poses.target))
+    together = ChunkPoses(
+        moved(poses.memory), poses.memory_ages, moved(poses.local), moved(poses.target)
+    )
     ours = model(noisy, timestep, **{**inputs, "poses": together})
     assert torch.allclose(ours, base, atol=1e-4)
     turned = poses._replace(memory=poses.memory + torch.tensor([1.0, 0, 0]))
@@ -162,7 +164,7 @@ def test_an_empty_memory_is_legal() -> None:
     empty = {
         **inputs,
         "memory": None,
-        "poses": poses._replace(memory=poses.memory[:, :0], ages=poses.ages[:, :0]),
+        "poses": poses._replace(memory=poses.memory[:, :0], memory_ages=poses.memory_ages[:, :0]),
     }
     out = model(noise_for(inputs, 4), torch.tensor([900.0, 200.0]), **empty)
     assert out.shape == (2, 16, 4, 4, 4)
@@ -285,7 +287,7 @@ def test_tokens_are_contiguous_in_every_block() -> None:
         context = model.context(**inputs)
         model.velocity(noise_for(inputs, 5), torch.full((2,), 500.0), context)
     assert seen == [True] * len(model.blocks)
-    assert all(block.normed_memory.is_contiguous() for block in context.blocks)
+    assert all(block.memory_tokens.is_contiguous() for block in context.blocks)
 
 
 def test_models_saved_under_former_names_load(tmp_path: Path) -> None:
@@ -313,16 +315,17 @@ def test_modulation_is_the_learned_table_plus_the_projected_time() -> None:
         assert torch.equal(vector, (block.modulation[:, k] + projected[:, k])[:, None])
 
 
-def test_a_row_of_a_context_is_the_context_of_that_row() -> None:
+def test_an_entry_of_a_context_is_the_context_of_that_entry() -> None:
     """With keys and values of memory and text, which are computed once."""
     model = randomised(replace(published_like(), memory_stream="fixed"))
     context = model.context(**published_inputs())
     for index in (0, 1):
-        alone = context.row(index)
+        alone = context.entry(index)
         assert torch.equal(alone.frame_embedding, context.frame_embedding[index : index + 1])
         for one, both in zip(alone.blocks, context.blocks, strict=True):
-            assert torch.equal(one.normed_memory, both.normed_memory[index : index + 1])
-            for part, whole in ((one.memory, both.memory), (one.text, both.text)):
+            assert torch.equal(one.memory_tokens, both.memory_tokens[index : index + 1])
+            for name in ("memory_keys_values", "text_keys_values"):
+                part, whole = getattr(one, name), getattr(both, name)
                 assert part is not None
                 assert whole is not None
                 assert torch.equal(part.keys, whole.keys[index : index + 1])

@@ -350,9 +350,11 @@ def test_memory_is_as_old_as_the_latents_between_it_and_the_local_frame(
     state = world.start(PICTURE)
     for count in (4, 3, 1):
         _, state = world.step(state, [(1, 3)] * count)
-    assert given[0].ages.shape == (1, 0)
-    assert given[1].ages.tolist() == [[0]], "latents 0 to 3 come right before the local frame"
-    assert given[2].ages.tolist() == [[3, 0]]
+    assert given[0].memory_ages.shape == (1, 0)
+    assert given[1].memory_ages.tolist() == [[0]], (
+        "latents 0 to 3 come right before the local frame"
+    )
+    assert given[2].memory_ages.tolist() == [[3, 0]]
     torch.testing.assert_close(given[2].local, given[1].target[:, 2])
 
 
@@ -518,10 +520,10 @@ def test_walks_that_stand_still_among_others_are_as_by_themselves() -> None:
     world = World(replace(plain.config, static=True), plain.transformer, plain.codec)
     states = [world.step(world.start(PICTURE, seed=n), "j*4")[1] for n in range(3)]
     keys = ["w*4", ".*4", "l*4"]
-    for found, state, key in zip(world.generate_batch(states, keys), states, keys, strict=True):
+    for found, state, key in zip(world.generate_chunks(states, keys), states, keys, strict=True):
         frames, after = world.step(state, key)
         assert np.abs(found.frames().astype(int) - frames).max() <= 1
-        torch.testing.assert_close(found.after.local, after.local, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found.state_after().local, after.local, atol=1e-5, rtol=0)
     together = world.start_from_latents(
         torch.cat([state.local for state in states]),
         torch.cat([state.pose for state in states])[:, None],
@@ -553,7 +555,7 @@ def test_a_codec_says_whether_frames_can_be_decoded_by_themselves(
 
     monkeypatch.setattr(world.codec, "decode", counted)
     monkeypatch.setattr(world.codec, "frames_are_independent", independent)
-    chunk = world.generate(world.start(PICTURE), "w*4")
+    chunk = world.generate_chunk(world.start(PICTURE), "w*4")
     some = chunk.video(1, 3)
     assert decoded == ([2] if independent else [4])
     torch.testing.assert_close(some, chunk.video()[:, :, 1:3], atol=1e-5, rtol=0)

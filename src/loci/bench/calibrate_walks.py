@@ -65,12 +65,12 @@ def walk_errors(
     for frame, actions in walks:
         state = world.start(frame, seed)
         for at in range(0, min(CHUNKS * world.chunk, len(actions) - world.chunk), world.chunk):
-            ids, following = actions[at : at + world.chunk], actions[at + world.chunk]
-            exact = world.generate(state, ids, following)
+            ids, next_action = actions[at : at + world.chunk], actions[at + world.chunk]
+            exact = world.generate_chunk(state, ids, next_action)
             for tolerance, other in worlds.items():
-                latents = other.generate(state, ids, following).latents
-                error = relative_error({"video": latents}, {"video": exact.latents})
+                latents = other.generate_chunk(state, ids, next_action).latents
+                error = relative_error({"latents": latents}, {"latents": exact.latents})
                 errors.append(ToleranceError(tolerance, error))
-            state = exact.after
+            state = exact.state_after()
         progress()
     return errors

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from loci.caching.error_budget import Interval, is_guided
-from loci.flow import EvaluateAll, Rows, State, StepPolicy, TokenPolicy, renews_guidance
+from loci.flow import EvaluateAll, State, StepPolicy, TokenIndices, TokenPolicy, renews_guidance
 
 Row = list[str]
 
@@ -156,18 +156,20 @@ class CountingPolicy:
         self.stage.steps_skipped += velocity is not None
         return velocity
 
-    def select(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
+    def select(self, step: int, timesteps: Tensor, state: State) -> TokenIndices | None:
         if not isinstance(self.policy, TokenPolicy):
             return None
-        rows = self.policy.select(step, timesteps, state)
-        if rows is not None:
+        indices = self.policy.select(step, timesteps, state)
+        if indices is not None:
             (tokens,) = {len(x) for x in state.values()}
-            self._share = len(rows) / tokens
-        return rows
+            self._share = len(indices) / tokens
+        return indices
 
-    def fill(self, step: int, timesteps: Tensor, state: State, rows: Rows, part: State) -> State:
+    def fill(
+        self, step: int, timesteps: Tensor, state: State, indices: TokenIndices, part: State
+    ) -> State:
         assert isinstance(self.policy, TokenPolicy)
-        return self.policy.fill(step, timesteps, state, rows, part)
+        return self.policy.fill(step, timesteps, state, indices, part)
 
     def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
         evaluations = 1

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loci.caching.error_budget import ErrorBudget, ErrorScale, Interval, is_guided, is_last, level
-from loci.flow import Rows, State
+from loci.flow import State, TokenIndices
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class TokenCache:
         self.forecasts: TokenForecasts | None = None
         self.guided: bool | None = None  # at the latest evaluation
         self.full_evaluations = 0  # since guidance last switched
-        self.selected: Rows | None = None
+        self.selected: TokenIndices | None = None
 
     def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
         if self._evaluates_all(step, timesteps) or self.forecasts is None:
@@ -95,7 +95,7 @@ class TokenCache:
         self.budget.spend(cost)
         return {name: self.forecasts.velocity(now) for name in state}
 
-    def select(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
+    def select(self, step: int, timesteps: Tensor, state: State) -> TokenIndices | None:
         self.selected = None
         if self._evaluates_all(step, timesteps) or self.forecasts is None:
             return None
@@ -112,10 +112,12 @@ class TokenCache:
         self.selected = due
         return due
 
-    def fill(self, step: int, timesteps: Tensor, state: State, rows: Rows, part: State) -> State:
+    def fill(
+        self, step: int, timesteps: Tensor, state: State, indices: TokenIndices, part: State
+    ) -> State:
         assert self.forecasts is not None
         forecast = self.forecasts.velocity(level(step, timesteps))
-        return {name: forecast.index_copy(0, rows, v) for name, v in part.items()}
+        return {name: forecast.index_copy(0, indices, v) for name, v in part.items()}
 
     def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
         (v,) = velocity.values()
@@ -180,12 +182,14 @@ class TokenForecasts:
         unsafe = self.older.isnan() | (distance > reach * (1 + 1e-5))
         return torch.where(unsafe, torch.inf, rate * self._remainder(position))
 
-    def update(self, velocity: Float[Tensor, "n c"], position: float, rows: Rows | None) -> None:
-        """Takes new velocities at a position, of all tokens or of `rows`."""
+    def update(
+        self, velocity: Float[Tensor, "n c"], position: float, indices: TokenIndices | None
+    ) -> None:
+        """Takes new velocities at a position, of all tokens or of those at `indices`."""
         new = torch.ones_like(self.skips, dtype=torch.bool)
-        if rows is not None:
+        if indices is not None:
             new = torch.zeros_like(new)
-            new[rows] = True
+            new[indices] = True
         norm = velocity.square().sum(dim=1).mean().sqrt().clamp(min=1e-12)
         error = (velocity - self.velocity(position)).norm(dim=1) / norm
         rate, measured = error / self._remainder(position), new & ~self.older.isnan()

@@ -92,13 +92,15 @@ class VectorWalkEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarra
         going = [k for k in range(self.num_envs) if not self._over[k]]
         states = [self.walks[k].clone_state()[0] for k in going]
         held = [self.walks[k].held(actions[k]) for k in going]
-        made = dict(zip(going, self.world.generate_batch(states, held), strict=True))
+        made = dict(zip(going, self.world.generate_chunks(states, held), strict=True))
         rewards = np.zeros(self.num_envs)
         infos: dict[str, Any] = {}
         observations = []
         for k, walk in enumerate(self.walks):
             if k in made:
-                observation, rewards[k], _, _, info = walk.arrive(made[k].frames(), made[k].after)
+                observation, rewards[k], _, _, info = walk.arrive(
+                    made[k].frames(), made[k].state_after()
+                )
                 self._steps[k] += 1
             else:
                 observation, info = walk.reset()

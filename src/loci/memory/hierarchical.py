@@ -129,21 +129,21 @@ class HierarchicalMemory:
     Args:
         config: how the memory is organised.
         compressor: compresses windows and merges spans.
-        published: the memory `[b, d, k, h2, w2]` of a raw history `[b, c, t, h, w]` as in the
-            published model; needed exactly if `config.published_windows` is set.
+        encode_history: the memory tokens `[b, d, k, h2, w2]` of a raw history `[b, c, t, h, w]` in
+            one go, as in the published model; needed exactly if `config.published_windows` is set.
     """
 
     def __init__(
         self,
         config: MemoryConfig,
         compressor: Compressor,
-        published: Callable[[Tensor], Tensor] | None = None,
+        encode_history: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        if (config.published_windows is None) != (published is None):
-            raise ValueError("published_windows and published go together, got only one of them")
+        if (config.published_windows is None) != (encode_history is None):
+            raise ValueError("published_windows and encode_history: expected both or neither")
         self.config = config
         self.compressor = compressor
-        self.published = published
+        self.encode_history = encode_history
 
     def empty(self) -> MemoryState:
         """The state of an empty history."""
@@ -211,12 +211,12 @@ class HierarchicalMemory:
             raise ValueError("an empty memory has no tokens: append at least one latent")
         if (
             self.config.published_windows
-            and self.published
+            and self.encode_history
             and state.length <= self.config.published_limit
         ):
             spans = published_spans(self.config.published_windows, state.length)
             poses = None if state.tail_poses is None else mean_poses(state.tail_poses, spans)
-            return MemoryTokens(self.published(state.tail), poses, spans)
+            return MemoryTokens(self.encode_history(state.tail), poses, spans)
         cache = MemoryTokenCache(self.compressor, self.config.batch, state.settled)
         window = self.config.merging.window
         cache.encode(state.schedule.settled, state.tail, state.tail_poses, window)
@@ -227,7 +227,7 @@ class HierarchicalMemory:
             return cover
         if count and poses is not None:
             covered = set(cover.spans)
-            others = [row for row, span in enumerate(keyframes.spans) if span not in covered]
+            others = [k for k, span in enumerate(keyframes.spans) if span not in covered]
             keyframes = nearest_keyframes(keyframes.select(others), poses, count)
         return add_keyframes(keyframes, cover)
 
@@ -309,11 +309,11 @@ class HierarchicalMemory:
 def _views(state: MemoryState, tail_poses: Tensor | None) -> ViewIndex:
     """The views of the settled spans, and of the tail at `tail_poses`."""
     assert tail_poses is not None
-    known = {}
+    settled_poses = {}
     if state.settled is not None and state.settled.poses is not None:
-        rows = state.settled.poses.cpu().unbind(1)
-        known = dict(zip(state.settled.spans, rows, strict=True))
-    return ViewIndex(known, tail_poses.cpu(), state.schedule.settled)
+        poses = state.settled.poses.cpu().unbind(1)
+        settled_poses = dict(zip(state.settled.spans, poses, strict=True))
+    return ViewIndex(settled_poses, tail_poses.cpu(), state.schedule.settled)
 
 
 def published_spans(plan: WindowPlan, length: int) -> tuple[Span, ...]:

@@ -65,12 +65,12 @@ class MiddleAttention(nn.Module):
         self.attn = Attention(width, heads)
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
-        frames, rows, columns = x.shape[2:]
+        frames, height, width = x.shape[2:]
         head_dim = x.shape[1] // self.attn.heads
         tokens = x.flatten(2).transpose(1, 2)
-        at = grid_rotary_embedding(frames, rows, columns, head_dim, x.device)
+        at = grid_rotary_embedding(frames, height, width, head_dim, x.device)
         tokens = tokens + self.attn(layer_norm(tokens), at)
-        return tokens.transpose(1, 2).unflatten(2, (frames, rows, columns))
+        return tokens.transpose(1, 2).unflatten(2, (frames, height, width))
 
 
 class HPMCEncoder(nn.Module):

@@ -35,14 +35,14 @@ def select_keyframes(
     pool = candidates if keyframes is None else concatenate([keyframes, candidates])
     assert pool.poses is not None
     poses = pool.poses.cpu().double()
-    rows = list(range(len(pool.spans) - len(candidates.spans)))
-    for new in range(len(rows), len(pool.spans)):
-        rows.append(new)
-        if len(rows) > count:
-            rows.pop(_most_redundant(view_distances(poses[:, rows])))
-    if keyframes is not None and rows == list(range(len(keyframes.spans))):
+    chosen = list(range(len(pool.spans) - len(candidates.spans)))
+    for new in range(len(chosen), len(pool.spans)):
+        chosen.append(new)
+        if len(chosen) > count:
+            chosen.pop(_most_redundant(view_distances(poses[:, chosen])))
+    if keyframes is not None and chosen == list(range(len(keyframes.spans))):
         return keyframes  # no copy: states that hold the same keyframes share them
-    return pool.select(rows)
+    return pool.select(chosen)
 
 
 def nearest_keyframes(
@@ -66,10 +66,10 @@ def nearest_keyframes(
 def add_keyframes(keyframes: MemoryTokens, cover: MemoryTokens) -> MemoryTokens:
     """Keyframes and cover together, oldest first; spans that are in both appear once."""
     covered = set(cover.spans)
-    rows = [row for row, span in enumerate(keyframes.spans) if span not in covered]
-    both = concatenate([keyframes.select(rows), cover])
+    chosen = [index for index, span in enumerate(keyframes.spans) if span not in covered]
+    both = concatenate([keyframes.select(chosen), cover])
     return both.select(
-        sorted(range(len(both.spans)), key=lambda row: (both.spans[row].start, -row))
+        sorted(range(len(both.spans)), key=lambda index: (both.spans[index].start, -index))
     )
 
 

@@ -39,14 +39,14 @@ class MemoryTokens:
     poses: Float[Tensor, "b k p"] | None
     spans: tuple[Span, ...]
 
-    def select(self, rows: Sequence[int]) -> "MemoryTokens":
-        """Some of the spans, in the order given."""
-        chosen = torch.tensor(rows, device=self.tokens.device, dtype=torch.long)
+    def select(self, indices: Sequence[int]) -> "MemoryTokens":
+        """The spans at these indices, in the order given."""
+        chosen = torch.tensor(indices, device=self.tokens.device, dtype=torch.long)
         poses = self.poses
         return MemoryTokens(
             self.tokens[:, :, chosen],
             None if poses is None else poses[:, chosen.to(poses.device)],
-            tuple(self.spans[row] for row in rows),
+            tuple(self.spans[index] for index in indices),
         )
 
 

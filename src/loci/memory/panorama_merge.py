@@ -88,7 +88,7 @@ class PanoramaMerge(nn.Module):
         self, tokens: Float[Tensor, "b d 4 h w"], poses: Float[Tensor, "b 4 4"]
     ) -> Float[Tensor, "b d 1 h w"]:
         """Raises ValueError unless there are exactly four sets of tokens with poses and spreads."""
-        batch, _, count, rows, columns = tokens.shape
+        batch, _, count, height, width = tokens.shape
         if count != COMPRESSION or poses.shape != (batch, COMPRESSION, 4):
             raise ValueError(
                 f"a merge takes {COMPRESSION} sets of tokens and their poses "
@@ -99,33 +99,33 @@ class PanoramaMerge(nn.Module):
         merged = torch.cat([torch.zeros_like(merged[..., :3]), merged[..., 3:]], dim=-1)
         if self.rotary.time_only:
             merged, parts = torch.zeros_like(merged), torch.zeros_like(parts)
-        grid = rows, columns, tokens.device
+        grid = height, width, tokens.device
         merged_rotation = self._rotation(merged, [0.0], *grid)
         parts_rotation = self._rotation(parts, [-4.0, -3.0, -2.0, -1.0], *grid)
-        weights = self._column_weights(merged, parts, columns).to(tokens)
+        weights = self._column_weights(merged, parts, width).to(tokens)
         x = torch.einsum("bckv,bdkhv->bhcd", weights, tokens).flatten(1, 2)
         views = tokens.flatten(3).permute(0, 2, 3, 1)
         views = layer_norm(views + self.pose_embedding(parts)[:, :, None]).flatten(1, 2)
         for layer in self.layers:
             x = layer(x, views, merged_rotation, parts_rotation)
-        return x.transpose(1, 2).unflatten(2, (1, rows, columns))
+        return x.transpose(1, 2).unflatten(2, (1, height, width))
 
     def _column_weights(
-        self, merged: Float[Tensor, "b 1 4"], parts: Float[Tensor, "b 4 4"], columns: int
+        self, merged: Float[Tensor, "b 1 4"], parts: Float[Tensor, "b 4 4"], width: int
     ) -> Float[Tensor, "b w 4 w"]:
-        """Weight of each column of the parts in each column of the panorama; rows sum to 1."""
+        """Weights of the parts' columns in each column of the panorama, where they sum to 1."""
         fov = self.rotary.fov
-        target = merged[..., :1] - panorama_angles(merged[..., 3], columns, fov)
-        source = parts[..., :1] - panorama_angles(parts[..., 3], columns, fov)
+        target = merged[..., :1] - panorama_angles(merged[..., 3], width, fov)
+        source = parts[..., :1] - panorama_angles(parts[..., 3], width, fov)
         difference = target[:, 0, :, None, None] - source[:, None]
         difference = torch.atan2(difference.sin(), difference.cos())
         arcs = (parts[..., 3] + math.radians(fov)).clamp(max=2 * math.pi)
-        logits = -SHARPNESS * (difference / (arcs / columns)[:, None, :, None]).square()
+        logits = -SHARPNESS * (difference / (arcs / width)[:, None, :, None]).square()
         return logits.flatten(2).softmax(dim=-1).view_as(difference)
 
-    def _rotation(self, poses: Tensor, times: list[float], rows: int, columns: int, device):
+    def _rotation(self, poses: Tensor, times: list[float], height: int, width: int, device):
         batched = torch.tensor(times, dtype=torch.float64).expand(poses.shape[0], -1)
-        return pose_rotation(self.rotary, poses, batched, rows, columns, device)
+        return pose_rotation(self.rotary, poses, batched, height, width, device)
 
 
 def pose_maps(poses: Float[Tensor, "b n 3"]) -> Float[Tensor, "b 6 n"]:

@@ -81,11 +81,11 @@ def pose_rotation(
     config: PoseRotaryConfig,
     relative: Float[Tensor, "b n p"],
     times: Float[Tensor, "b n"],
-    rows: int,
-    columns: int,
+    height: int,
+    width: int,
     device: torch.device | None = None,
 ) -> RotaryEmbedding:
-    """Rotation of n frames of rows x columns tokens, frame-major: `[b, n * rows * columns, pairs]`.
+    """Rotation of n frames of height x width tokens, frame-major: `[b, n height width, pairs]`.
 
     Args:
         relative: poses (heading, x, y and optionally spread) relative to the current frame.
@@ -94,11 +94,11 @@ def pose_rotation(
     Angles are computed in float64 on the CPU (MPS has no float64) and moved to `device` as float32.
     """
     batch, frames = relative.shape[:2]
-    shape = (batch, frames, rows, columns)
+    shape = (batch, frames, height, width)
     poses = with_spread(relative.cpu().double())
     heading, x, y = (part[:, :, None, None, None] for part in poses[..., :3].unbind(-1))
-    columns_at = panorama_angles(poses[..., 3], columns, config.fov)
-    view = heading - columns_at[:, :, None, :, None]
+    column_angles = panorama_angles(poses[..., 3], width, config.fov)
+    view = heading - column_angles[:, :, None, :, None]
     place = torch.tensor(config.place, dtype=torch.float64)
 
     def axis(values: Tensor, pairs: int, base: float) -> Tensor:
@@ -106,8 +106,8 @@ def pose_rotation(
 
     parts = [
         axis(times, config.time, 100.0)[:, :, None, None],
-        1.5 * axis(torch.arange(rows), config.rows, 30.0)[:, None],
-        1.5 * axis(torch.arange(columns), config.columns, 30.0),
+        1.5 * axis(torch.arange(height), config.rows, 30.0)[:, None],
+        1.5 * axis(torch.arange(width), config.columns, 30.0),
         view * torch.arange(1, config.heading + 1),
         x * place,
         y * place,

@@ -83,32 +83,35 @@ class ViewIndex:
     """Poses of spans, and which of them show views that no other span shows.
 
     Args:
-        known: pose `[b, 4]` of each span that is known already.
-        poses: of the latents from `first` on, from which poses of further slots are computed.
+        span_poses: the pose `[b, 4]` of each settled span.
+        poses: of the latents from `first` on, from which the poses of further slots are computed.
         first: index of the first of these latents.
     """
 
     def __init__(
-        self, known: dict[Span, Float[Tensor, "b 4"]], poses: Float[Tensor, "b n 3"], first: int
+        self,
+        span_poses: dict[Span, Float[Tensor, "b 4"]],
+        poses: Float[Tensor, "b n 3"],
+        first: int,
     ) -> None:
-        self.known, self.poses, self.first = dict(known), poses, first
+        self.span_poses, self.poses, self.first = dict(span_poses), poses, first
 
     def merge(self, parent: Span, parts: Sequence[Span]) -> None:
         """Add the pose of a span that was merged from `parts`."""
         lengths = torch.tensor([part.length for part in parts], dtype=torch.float64)
         stacked = torch.stack([self._pose(part) for part in parts], dim=1)
-        self.known[parent] = panorama_pose(stacked, lengths)
+        self.span_poses[parent] = panorama_pose(stacked, lengths)
 
     def unique(self, spans: Sequence[Span]) -> Bool[np.ndarray, "n-3 4"]:
         """See `schedule.Views`. In a batch, a span is unique if it is so in any of the walks."""
         shown = self._shown(spans)
-        rows = []
+        unique = []
         for at in range(len(spans) - COMPRESSION + 1):
             outside = np.ones(len(spans), bool)
             outside[at : at + COMPRESSION] = False
             elsewhere = shown[:, at : at + COMPRESSION][..., outside].any(axis=-1).all(axis=-1)
-            rows.append(~elsewhere.all(axis=0))
-        return np.stack(rows) if rows else np.zeros((0, COMPRESSION), bool)
+            unique.append(~elsewhere.all(axis=0))
+        return np.stack(unique) if unique else np.zeros((0, COMPRESSION), bool)
 
     def _shown(self, spans: Sequence[Span]) -> Bool[np.ndarray, "b n points n"]:
         """Whether another span of the same or a lower level shows a direction of a span."""
@@ -124,14 +127,14 @@ class ViewIndex:
         return along & close[:, :, None, :]
 
     def _pose(self, span: Span) -> Float[Tensor, "b 4"]:
-        if span not in self.known:
+        if span not in self.span_poses:
             within = self.poses[:, span.start - self.first : span.end - self.first]
             if span.level != 1 or within.shape[1] != span.length:
                 raise ValueError(f"{span} is neither known nor a slot after latent {self.first}")
             if span.length < COMPRESSION:
                 return view_pose(within)
-            self.known[span] = view_pose(within)
-        return self.known[span]
+            self.span_poses[span] = view_pose(within)
+        return self.span_poses[span]
 
 
 _STRAIGHT = 1.0

@@ -112,7 +112,7 @@ class Views(Protocol):
 
     def unique(self, spans: Sequence[Span]) -> Bool[np.ndarray, "n-3 4"]:
         """For every four neighbours, which of them show a view that no span outside of them shows
-        at the same level or below; one row for each position where four neighbours begin."""
+        at the same level or below; one entry for each place where four neighbours begin."""
         ...
 
     def merge(self, parent: Span, parts: Sequence[Span]) -> None:

@@ -51,8 +51,8 @@ class KeysValues(NamedTuple):
 class KeyValueCache:
     """Keys and values of every token in every block, as of each token's last evaluation.
 
-    With it a transformer can evaluate some tokens (`rows`) while they attend to all. One cache
-    serves one sequence under one condition.
+    With it a transformer can evaluate some tokens while they attend to all. One cache serves one
+    sequence under one condition.
     """
 
     def __init__(self) -> None:
@@ -63,17 +63,18 @@ class KeyValueCache:
         """Whether nothing was evaluated yet; then all tokens must be."""
         return not self.blocks
 
-    def update(self, block: int, new: KeysValues, rows: Int[Tensor, "k"] | None) -> KeysValues:
-        """Stores what a block computed of the tokens `rows` (None: of all); returns all tokens'.
+    def update(self, block: int, new: KeysValues, indices: Int[Tensor, "k"] | None) -> KeysValues:
+        """Stores what a block computed of the tokens at `indices` (None: of all); returns those of
+        all tokens.
 
         Raises:
-            ValueError: for rows of a block of which nothing is stored.
+            ValueError: for `indices` in a block of which nothing is stored.
         """
-        if rows is not None:
+        if indices is not None:
             if block not in self.blocks:
                 raise ValueError("some tokens can be evaluated only after all of them were")
             pairs = zip(self.blocks[block], new, strict=True)
-            new = KeysValues(*(torch.index_copy(old, 2, rows, part) for old, part in pairs))
+            new = KeysValues(*(torch.index_copy(old, 2, indices, part) for old, part in pairs))
         self.blocks[block] = new
         return new
 

@@ -67,9 +67,9 @@ class RotaryEmbedding(NamedTuple):
         """The tokens `start:stop`."""
         return RotaryEmbedding(self.cos[..., start:stop, :], self.sin[..., start:stop, :])
 
-    def select(self, rows: Int[Tensor, "k"]) -> "RotaryEmbedding":
-        """The tokens `rows`."""
-        return RotaryEmbedding(self.cos[..., rows, :], self.sin[..., rows, :])
+    def select(self, indices: Int[Tensor, "k"]) -> "RotaryEmbedding":
+        """The tokens at `indices`."""
+        return RotaryEmbedding(self.cos[..., indices, :], self.sin[..., indices, :])
 
 
 def rotary_embedding(angles: Float[Tensor, "*b tokens pairs"]) -> RotaryEmbedding:
@@ -83,23 +83,23 @@ def rotary_frequencies(pairs: int, base: float = 10000.0) -> Float[Tensor, "pair
 
 
 def split_pairs(pairs: int) -> tuple[int, int, int]:
-    """How many channel pairs encode time, rows and columns: a third each for rows and columns."""
+    """How many channel pairs encode a token's time, row and column: a third each for the latter."""
     spatial = pairs // 3
     return pairs - 2 * spatial, spatial, spatial
 
 
 def grid_rotary_embedding(
-    frames: int, rows: int, columns: int, head_dim: int, device: torch.device | None = None
+    frames: int, height: int, width: int, head_dim: int, device: torch.device | None = None
 ) -> RotaryEmbedding:
-    """Rotary embedding of a frames x rows x columns grid of tokens, frame-major.
+    """Rotary embedding of a frames x height x width grid of tokens, frame-major.
 
     Angles are computed in float64 on the CPU (MPS has no float64) and stored as float32.
     """
     time, vertical, horizontal = split_pairs(head_dim // 2)
     t, y, x = torch.meshgrid(
         torch.arange(frames, dtype=torch.float64),
-        torch.arange(rows, dtype=torch.float64),
-        torch.arange(columns, dtype=torch.float64),
+        torch.arange(height, dtype=torch.float64),
+        torch.arange(width, dtype=torch.float64),
         indexing="ij",
     )
     angles = torch.cat(

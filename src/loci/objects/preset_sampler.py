@@ -128,9 +128,9 @@ def count_evaluations(settings: StructureSampling | SlatSampling) -> int:
 
 
 def ancestors(voxels: Voxels, levels: int) -> Tensor:
-    """For every voxel the row of its ancestor so many levels coarser, `[n]`."""
-    rows = voxels.coarser.parent
+    """For every voxel the index of its ancestor so many levels coarser, `[n]`."""
+    indices = voxels.coarser.parent
     for _ in range(levels - 1):
         voxels = voxels.coarser.voxels
-        rows = voxels.coarser.parent[rows]
-    return rows
+        indices = voxels.coarser.parent[indices]
+    return indices

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from loci.flow import (
     TIMESTEPS,
-    Rows,
     State,
     StepPolicy,
+    TokenIndices,
     TokenPolicy,
     Velocity,
     check_temperature,
@@ -76,7 +76,7 @@ def sample_structure(
 
     Args:
         flow: the structure flow.
-        condition: tokens of the picture from the fuser; one row may serve all rows of the noise.
+        condition: tokens of the picture from the fuser; one may serve a whole batch of noise.
         noise: from `flow.noise`.
         settings: the published run by default.
         policy: may propose a velocity instead of an evaluation; evaluates every step by default.
@@ -150,7 +150,7 @@ def sample_slat(
 
     Args:
         flow: the SLAT flow.
-        condition: tokens of the picture from the fuser, a row for every item.
+        condition: tokens of the picture from the fuser, for every item.
         voxels: the structure from stage 1.
         noise: from `slat_noise`.
         settings: the published run by default.
@@ -170,15 +170,15 @@ def sample_slat(
     def whole(branch: SlatBranch) -> Velocity:
         return lambda x, t: {LATENTS: branch.whole(x[LATENTS], t[:1])}
 
-    def part(branch: SlatBranch, rows: Rows) -> Velocity:
-        return lambda x, t: {LATENTS: branch.part(x[LATENTS], t[:1], rows)}
+    def part(branch: SlatBranch, indices: TokenIndices) -> Velocity:
+        return lambda x, t: {LATENTS: branch.part(x[LATENTS], t[:1], indices)}
 
     def guided(conditional: Velocity, unconditional: Velocity, every: int | None = 1) -> Velocity:
         strength, interval = settings.guidance, settings.interval
         return interval_guidance(conditional, unconditional, strength, interval, every)
 
-    def partial(state: State, time: Tensor, rows: Rows) -> State:
-        return guided(part(conditional, rows), part(unconditional, rows))(state, time)
+    def partial(state: State, time: Tensor, indices: TokenIndices) -> State:
+        return guided(part(conditional, indices), part(unconditional, indices))(state, time)
 
     state = sample(
         guided(whole(conditional), whole(unconditional), guide_every),
@@ -217,15 +217,15 @@ class SlatBranch:
         return self.flow.velocity(latents, time, voxels, self.context)
 
     def part(
-        self, latents: Float[Tensor, "n c"], time: Float[Tensor, "b"], rows: Rows
+        self, latents: Float[Tensor, "n c"], time: Float[Tensor, "b"], indices: TokenIndices
     ) -> Float[Tensor, "k c"]:
         """The velocity of some voxels; `latents` are those of all."""
         if self.cache is None:
-            voxels = Voxels(self.voxels.coords[rows])
+            voxels = Voxels(self.voxels.coords[indices])
         elif self.cache.empty:
             # Guidance has just begun to use this branch: nothing is cached yet.
-            return self.whole(latents, time)[rows]
+            return self.whole(latents, time)[indices]
         else:
-            voxels = self.cache.part(rows)
-        context = None if self.context is None else self.context.part(rows)
-        return self.flow.velocity(latents[rows], time, voxels, context)
+            voxels = self.cache.part(indices)
+        context = None if self.context is None else self.context.part(indices)
+        return self.flow.velocity(latents[indices], time, voxels, context)

@@ -26,8 +26,8 @@ from loci.nn.norms import (
 UpdateCache = Callable[[KeysValues], KeysValues]
 """Stores the keys and values of the tokens that are evaluated; returns those of all tokens."""
 PATCH = 2
-PIECE = 4096
-"""Tokens of each row that pass through a feed-forward layer at a time."""
+FEED_FORWARD_TOKENS = 4096
+"""Tokens of each sequence that pass through a feed-forward layer at a time in inference."""
 
 
 def to_tokens(latents: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b n p"]:
@@ -53,7 +53,7 @@ class Block(nn.Module):
     """Self-attention, cross-attention to text (if the model has text) and feed-forward.
 
     Memory tokens attend only to memory and text and are modulated for timestep 0, so that
-    `advance_memory` runs once per chunk; `forward` runs at every step.
+    `forward_memory` runs once per chunk; `forward` runs at every step.
     """
 
     def __init__(self, dim: int, ffn_dim: int, heads: int, text: bool, eps: float) -> None:
@@ -76,7 +76,7 @@ class Block(nn.Module):
         """The norm before self-attention and feed-forward, without weights."""
         return layer_norm(x, self.eps)
 
-    def text_keys(self, text: Float[Tensor, "b l d"]) -> KeysValues:
+    def text_keys_values(self, text: Float[Tensor, "b l d"]) -> KeysValues:
         """Keys and values of a prompt, the same at every step for noise and memory."""
         return self.cross_attn.keys_values(text)
 
@@ -90,27 +90,27 @@ class Block(nn.Module):
         tokens = modulated_norm(memory, modulation.shift1, modulation.scale1, self.eps)
         return self.self_attn(tokens, rotation)
 
-    def advance_memory(
+    def forward_memory(
         self,
         memory: Float[Tensor, "b m d"],
         modulation: Modulation,
         rotation: RotaryEmbedding,
-        text: KeysValues | None,
+        text_keys_values: KeysValues | None,
     ) -> Float[Tensor, "b m d"]:
         """The output of this block for the memory tokens; `modulation` is that of timestep 0."""
         memory = gated_residual(
             memory, self.attend_memory(memory, modulation, rotation), modulation.gate1
         )
-        return self._finish(memory, modulation, text)
+        return self._attend_text_and_feed_forward(memory, modulation, text_keys_values)
 
-    def memory_keys(
+    def memory_keys_values(
         self,
-        normed_memory: Float[Tensor, "b m d"],
+        memory_tokens: Float[Tensor, "b m d"],
         rotation: RotaryEmbedding,
         modulation: Modulation,
     ) -> KeysValues:
-        """Keys and values of the memory tokens that the noisy tokens attend to."""
-        tokens = modulate(normed_memory, modulation.shift1, modulation.scale1)
+        """Keys and values that the noisy tokens attend to, of normalised memory tokens (`norm`)."""
+        tokens = modulate(memory_tokens, modulation.shift1, modulation.scale1)
         return self.self_attn.keys_values(tokens, rotation)
 
     def attend(
@@ -118,7 +118,7 @@ class Block(nn.Module):
         x: Float[Tensor, "b n d"],
         modulation: Modulation,
         rotation: RotaryEmbedding,
-        memory: KeysValues,
+        memory_keys_values: KeysValues,
         update_cache: UpdateCache | None = None,
     ) -> Float[Tensor, "b n d"]:
         """Noisy tokens attend to memory and to each other; with `update_cache`, also to the noisy
@@ -127,7 +127,7 @@ class Block(nn.Module):
         tokens = modulated_norm(x, modulation.shift1, modulation.scale1, self.eps)
         noisy = self.self_attn.keys_values(tokens, rotation)
         noisy = noisy if update_cache is None else update_cache(noisy)
-        both = (torch.cat(pair, dim=2) for pair in zip(memory, noisy, strict=True))
+        both = (torch.cat(pair, dim=2) for pair in zip(memory_keys_values, noisy, strict=True))
         return self.self_attn.attend(self.self_attn.queries(tokens, rotation), KeysValues(*both))
 
     def forward(
@@ -135,26 +135,30 @@ class Block(nn.Module):
         x: Float[Tensor, "b n d"],
         modulation: Modulation,
         rotation: RotaryEmbedding,
-        memory: KeysValues,
-        text: KeysValues | None,
+        memory_keys_values: KeysValues,
+        text_keys_values: KeysValues | None,
         update_cache: UpdateCache | None = None,
     ) -> Float[Tensor, "b n d"]:
         """The output of this block for the noisy tokens; `update_cache` as for `attend`."""
-        update = self.attend(x, modulation, rotation, memory, update_cache)
-        return self._finish(gated_residual(x, update, modulation.gate1), modulation, text)
+        update = self.attend(x, modulation, rotation, memory_keys_values, update_cache)
+        x = gated_residual(x, update, modulation.gate1)
+        return self._attend_text_and_feed_forward(x, modulation, text_keys_values)
 
-    def _finish(self, x: Tensor, modulation: Modulation, text: KeysValues | None) -> Tensor:
-        if text is not None:
-            x = x + self.cross_attn.attend(self.cross_attn.queries(self.norm3(x)), text)
+    def _attend_text_and_feed_forward(
+        self, x: Tensor, modulation: Modulation, text_keys_values: KeysValues | None
+    ) -> Tensor:
+        if text_keys_values is not None:
+            queries = self.cross_attn.queries(self.norm3(x))
+            x = x + self.cross_attn.attend(queries, text_keys_values)
         tokens = modulated_norm(x, modulation.shift2, modulation.scale2, self.eps)
         return gated_residual(x, self._feed_forward(tokens), modulation.gate2)
 
     def _feed_forward(self, tokens: Tensor) -> Tensor:
-        """In pieces, where nothing is learned: the hidden layer of all tokens of a large chunk
-        would be the largest tensor of an evaluation."""
-        if torch.is_grad_enabled() or tokens.shape[1] <= PIECE:
+        """In pieces, in inference: the hidden layer of all tokens of a large chunk would be the
+        largest tensor of an evaluation."""
+        if torch.is_grad_enabled() or tokens.shape[1] <= FEED_FORWARD_TOKENS:
             return self._mlp(tokens)
-        pieces = tokens.split(PIECE, dim=1)
+        pieces = tokens.split(FEED_FORWARD_TOKENS, dim=1)
         return torch.cat([self._mlp(piece) for piece in pieces], dim=1)
 
     def _mlp(self, tokens: Tensor) -> Tensor:

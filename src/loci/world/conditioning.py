@@ -31,12 +31,15 @@ class Actions(NamedTuple):
 class ChunkPoses(NamedTuple):
     """Dead-reckoned poses (heading, x, y) of a chunk's sequence, in the coordinates of the walk.
 
-    Those of memory tokens may have the spread of their headings as a fourth number. `ages` counts
-    the latents from the last one of a memory token's span to the local frame.
+    Attributes:
+        memory: of the memory tokens; the spread of their headings may be a fourth number.
+        memory_ages: latents from the last one of each memory token's span to the local frame.
+        local: of the local frame, the newest before the chunk.
+        target: of the frames to be generated.
     """
 
     memory: Float[Tensor, "b k p"]
-    ages: Float[Tensor, "b k"]
+    memory_ages: Float[Tensor, "b k"]
     local: Float[Tensor, "b 3"]
     target: Float[Tensor, "b t 3"]
 
@@ -44,13 +47,16 @@ class ChunkPoses(NamedTuple):
 class BlockContext(NamedTuple):
     """The conditioning of one block.
 
-    `normed_memory` are the block's normalised memory tokens; `memory` their keys and values if
-    these do not depend on the timestep (memory stream "fixed"), else None.
+    Attributes:
+        memory_tokens: as this block gets them, normalised.
+        memory_keys_values: of these, if they do not depend on the timestep (memory stream
+            "fixed"), else None.
+        text_keys_values: of the prompt; None for models without text.
     """
 
-    normed_memory: Tensor
-    memory: KeysValues | None
-    text: KeysValues | None
+    memory_tokens: Tensor
+    memory_keys_values: KeysValues | None
+    text_keys_values: KeysValues | None
 
 
 class ChunkContext(NamedTuple):
@@ -62,44 +68,48 @@ class ChunkContext(NamedTuple):
     frame_embedding: Float[Tensor, "b t d"]
     """Added to every token of a target frame: the embedding of its action, and of its pose."""
 
-    def row(self, index: int) -> "ChunkContext":
-        """The context of one row alone, without copies."""
-        rows = slice(index, index + 1)
+    def entry(self, index: int) -> "ChunkContext":
+        """The context of one batch entry alone, without copies."""
+        one = slice(index, index + 1)
 
         def rotation(whole: RotaryEmbedding) -> RotaryEmbedding:
-            return RotaryEmbedding(*(x[rows] if x.ndim == 3 else x for x in whole))
+            return RotaryEmbedding(*(x[one] if x.ndim == 3 else x for x in whole))
 
         def pair(whole: KeysValues | None) -> KeysValues | None:
-            return None if whole is None else KeysValues(*(x[rows] for x in whole))
+            return None if whole is None else KeysValues(*(x[one] for x in whole))
 
         blocks = tuple(
-            BlockContext(block.normed_memory[rows], pair(block.memory), pair(block.text))
+            BlockContext(
+                block.memory_tokens[one],
+                pair(block.memory_keys_values),
+                pair(block.text_keys_values),
+            )
             for block in self.blocks
         )
         rotations = rotation(self.memory_rotation), rotation(self.target_rotation)
-        return ChunkContext(blocks, *rotations, self.frame_embedding[rows])
+        return ChunkContext(blocks, *rotations, self.frame_embedding[one])
 
 
 def stack_contexts(contexts: Sequence[ChunkContext]) -> ChunkContext:
-    """The contexts of several walks' chunks as one, a row for each.
+    """The contexts of several walks' chunks as one batch.
 
     They must have equally many memory tokens, rotary positions of their own and no text.
     """
 
-    def rows(parts: Sequence[RotaryEmbedding]) -> RotaryEmbedding:
+    def stack_rotations(parts: Sequence[RotaryEmbedding]) -> RotaryEmbedding:
         return RotaryEmbedding(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
-    def block(parts: tuple[BlockContext, ...]) -> BlockContext:
-        memories = [part.memory for part in parts if part.memory is not None]
-        memory = None
-        if memories:
-            memory = KeysValues(*(torch.cat(part) for part in zip(*memories, strict=True)))
-        return BlockContext(torch.cat([part.normed_memory for part in parts]), memory, None)
+    def stack_blocks(parts: tuple[BlockContext, ...]) -> BlockContext:
+        pairs = [p.memory_keys_values for p in parts if p.memory_keys_values is not None]
+        keys_values = None
+        if pairs:
+            keys_values = KeysValues(*(torch.cat(part) for part in zip(*pairs, strict=True)))
+        return BlockContext(torch.cat([p.memory_tokens for p in parts]), keys_values, None)
 
     return ChunkContext(
-        tuple(block(parts) for parts in zip(*(c.blocks for c in contexts), strict=True)),
-        rows([c.memory_rotation for c in contexts]),
-        rows([c.target_rotation for c in contexts]),
+        tuple(stack_blocks(parts) for parts in zip(*(c.blocks for c in contexts), strict=True)),
+        stack_rotations([c.memory_rotation for c in contexts]),
+        stack_rotations([c.target_rotation for c in contexts]),
         torch.cat([c.frame_embedding for c in contexts]),
     )
 

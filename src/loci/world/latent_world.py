@@ -85,8 +85,9 @@ class LatentWorld:
         the two prompts of guidance. None to evaluate both here."""
         _check_config(config, transformer, temporal_factor)
         encoder = transformer.memory_encoder
-        published = partial(published_memory, encoder) if config.memory.published_windows else None
-        self.memory = HierarchicalMemory(config.memory, encoder, published)
+        windows = config.memory.published_windows
+        encode_history = partial(published_memory, encoder) if windows else None
+        self.memory = HierarchicalMemory(config.memory, encoder, encode_history)
 
     def at_speed(
         self, preset: str | Preset, stats: Stats | None = None, verify: bool = False
@@ -185,34 +186,36 @@ class LatentWorld:
         """
         for at in range(0, actions.shape[1], self.chunk):
             ids = actions[:, at : at + self.chunk]
-            following = actions[:, at + self.chunk : at + self.chunk + 1]
-            known = None if poses is None else poses[:, at : at + self.chunk]
-            latents, here = self._sample_chunk(state, ids, following, known)
-            state = self.advance(
-                state, ids.shape[1], self.drop_overlap(latents, ids.shape[1]), here
-            )
+            next_action = actions[:, at + self.chunk : at + self.chunk + 1]
+            given_poses = None if poses is None else poses[:, at : at + self.chunk]
+            latents, chunk_poses = self.sample_chunk(state, ids, next_action, given_poses)
+            new = self.drop_overlap(latents, ids.shape[1])
+            state = self.append(state, ids.shape[1], new, chunk_poses)
             yield latents, state
 
-    def _sample_chunk(
+    def sample_chunk(
         self,
         state: WalkState,
         ids: Int[Tensor, "b n 2"],
-        following: Int[Tensor, "b m 2"],
-        known: Float[Tensor, "b n 3"] | None = None,
+        next_action: Int[Tensor, "b m 2"],
+        given_poses: Float[Tensor, "b n 3"] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """The latents of the whole chunk, and the dead-reckoned poses of its frames."""
+        """The latents of the whole next chunk, and the poses of its frames.
+
+        Arguments as for `chunk_context`.
+        """
         still = ~ids.flatten(1).any(dim=1) & self.config.static
         repeated = state.local.expand(-1, -1, self.config.chunk, -1, -1)
         if still.all():  # the newest latent again, in place of a chunk without motion
             return repeated.clone(), state.pose[:, None].repeat(1, self.config.chunk, 1)
         self.report("context", 0, 1)
         with self.stats.timed("context"):
-            context, poses = self.chunk_context(state, ids, following, known)
-        on_step = partial(self.report, "steps")
+            context, poses = self.chunk_context(state, ids, next_action, given_poses)
+        report_step = partial(self.report, "steps")
         noise = self.noise(state)
         if len(noise) > 1:
             latents = sample_chunks(
-                self.transformer, noise, context, self.config.sampling, on_step=on_step
+                self.transformer, noise, context, self.config.sampling, report_step=report_step
             )
         else:
             latents = sample_with_preset(
@@ -223,12 +226,12 @@ class LatentWorld:
                 self.preset,
                 self.stats,
                 verify=self.verify,
-                on_step=on_step,
+                report_step=report_step,
                 group=self.group,
             )
         if still.any():
-            rows = still.to(self.device)[:, None, None, None, None]
-            latents = torch.where(rows, repeated, latents)
+            stands = still.to(self.device)[:, None, None, None, None]
+            latents = torch.where(stands, repeated, latents)
         return latents, poses
 
     def noise(self, state: WalkState) -> Float[Tensor, "b c t h w"]:
@@ -241,34 +244,39 @@ class LatentWorld:
         self,
         state: WalkState,
         ids: Int[Tensor, "b n 2"],
-        following: Int[Tensor, "b m 2"],
-        known: Float[Tensor, "b n 3"] | None = None,
+        next_action: Int[Tensor, "b m 2"],
+        given_poses: Float[Tensor, "b n 3"] | None = None,
     ) -> tuple[ChunkContext, Tensor | None]:
-        """The conditioning of the next chunk, and the dead-reckoned poses of its frames.
+        """The conditioning of the next chunk, and the poses of its frames.
 
-        Arguments as for `walk_latents`; `following` are the actions after `ids`, if known.
+        Args:
+            state: where the walks are.
+            ids: the actions of every walk, at most `chunk`.
+            next_action: the one after these, for models whose chunks overlap; m is 1, or 0 where
+                it is not known.
+            given_poses: after each action, in place of those by dead reckoning.
         """
         config = self.config
         # The rest of the chunk stands still.
         padded = torch.zeros(len(ids), config.chunk + int(config.overlap), 2, dtype=torch.long)
         padded[:, : ids.shape[1]] = ids
-        if config.overlap and following.shape[1]:
-            padded[:, ids.shape[1]] = following[:, 0]
+        if config.overlap and next_action.shape[1]:
+            padded[:, ids.shape[1]] = next_action[:, 0]
         move, view = padded.unbind(-1)
         chunk_poses = poses = None
         if config.action_scale is not None:
             poses = dead_reckon(state.pose, move, view, config.action_scale)
-            if known is not None:
-                poses[:, : known.shape[1]] = known.to(poses)
+            if given_poses is not None:
+                poses[:, : given_poses.shape[1]] = given_poses.to(poses)
         memory = self.memory.tokens(state.memory, poses) if state.memory.length else None
         if poses is not None:
             chunk_poses = _chunk_poses(state, memory, poses)
-        # One row for each walk, or for prompt and negative prompt of a single walk.
-        rows = len(state.local) if state.prompt is None else state.prompt.states.shape[0]
-        tokens = None if memory is None else memory.tokens.expand(rows, -1, -1, -1, -1)
+        # A batch of walks, or of prompt and negative prompt of a single walk.
+        batch = len(state.local) if state.prompt is None else state.prompt.states.shape[0]
+        tokens = None if memory is None else memory.tokens.expand(batch, -1, -1, -1, -1)
         context = self.transformer.context(
             tokens,
-            state.local.expand(rows, -1, -1, -1, -1),
+            state.local.expand(batch, -1, -1, -1, -1),
             Actions(move.to(self.device), view.to(self.device)),
             state.prompt,
             chunk_poses,
@@ -280,7 +288,7 @@ class LatentWorld:
         first = int(self.config.overlap)
         return latents[:, :, first : first + frames // self.temporal_factor]
 
-    def advance(
+    def append(
         self,
         state: WalkState,
         frames: int,
@@ -288,7 +296,15 @@ class LatentWorld:
         poses: Float[Tensor, "b n 3"] | None,
         codec: CodecState | None = None,
     ) -> WalkState:
-        """The state after so many new frames, with these latents."""
+        """The state after so many new frames.
+
+        Args:
+            state: before them.
+            frames: how many they are.
+            new: their latents.
+            poses: of the chunk they belong to, where the model uses poses.
+            codec: the state of the codec after them; unchanged by default.
+        """
         pose, remembered, remembered_poses = state.pose, new, None
         if poses is not None:
             remembered_poses, pose = poses[:, :frames], poses[:, frames - 1]
@@ -317,8 +333,8 @@ def _chunk_poses(
     return ChunkPoses(memory.poses, ages, state.pose, target)
 
 
-def next_actions(action: ArrayLike | None) -> Int[Tensor, "1 m 2"]:
-    """The action after a chunk as ids, or none."""
+def next_action_ids(action: ArrayLike | None) -> Int[Tensor, "1 m 2"]:
+    """The action after a chunk as ids; m is 0 for None."""
     ids = np.zeros((0, 2), np.int64) if action is None else to_ids(np.asarray([action]))
     return torch.from_numpy(ids)[None]
 

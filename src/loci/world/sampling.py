@@ -11,9 +11,10 @@ from torch import Tensor
 from loci.caching.presets import Preset
 from loci.caching.stats import Stats
 from loci.flow import (
-    Rows,
+    OnStep,
     State,
     StepPolicy,
+    TokenIndices,
     TokenPolicy,
     Velocity,
     batched_guidance,
@@ -29,14 +30,14 @@ from loci.world.transformer import WorldTransformer
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-OnStep = Callable[[int, int], None]
-"""(step, steps), before each step."""
-LARGE_ROW = 8192
-"""Tokens from which on the rows of guidance are evaluated one after the other."""
+ReportStep = Callable[[int, int], None]
+"""Called before each step with its index and the number of steps."""
+MAX_BATCHED_TOKENS = 8192
+"""Tokens up to which prompt and negative prompt are evaluated as one batch."""
 LATENTS = "latents"
 """The only tensor of several walks' sampling state: the latents of their chunks."""
-VIDEO = "video"
-"""The only tensor of a walk's sampling state: the chunk's tokens `[n, p]` (`to_tokens`)."""
+TOKENS = "tokens"
+"""The only tensor of a single walk's sampling state: the chunk's tokens `[n, p]` (`to_tokens`)."""
 
 
 def sample_chunk(
@@ -46,7 +47,7 @@ def sample_chunk(
     sampling: SamplingConfig,
     *,
     policy: StepPolicy | None = None,
-    on_step: OnStep | None = None,
+    report_step: ReportStep | None = None,
     group: "ProcessGroup | None" = None,
 ) -> Float[Tensor, "1 c t h w"]:
     """Latents of one walk's chunk from noise, with guidance if the context has a negative prompt.
@@ -57,8 +58,8 @@ def sample_chunk(
         context: of the chunk.
         sampling: steps, timesteps and guidance.
         policy: which steps and tokens are evaluated, for this chunk; its state is
-            `{"video": tokens [n, p]}`. Everything by default.
-        on_step: called before each step with its number and that of all steps.
+            `{"tokens": [n, p]}`. Everything by default.
+        report_step: called before each step with its index and the number of steps.
         group: two processes that all call this with the same arguments: with guidance, each
             evaluates one of the prompts.
     """
@@ -72,14 +73,14 @@ def sample_chunk(
 
     state = sample(
         with_guidance(flow.whole),
-        {VIDEO: to_tokens(noise)[0]},
+        {TOKENS: to_tokens(noise)[0]},
         timesteps,
         policy=policy,
-        on_step=_reporting(on_step, len(timesteps)),
-        partial=lambda state, timestep, rows: with_guidance(flow.part(rows))(state, timestep),
+        on_step=_with_steps(report_step, len(timesteps)),
+        partial=lambda state, timestep, indices: with_guidance(flow.part(indices))(state, timestep),
         order=sampling.order,
     )
-    return to_latents(state[VIDEO][None], noise.shape)
+    return to_latents(state[TOKENS][None], noise.shape)
 
 
 def sample_chunks(
@@ -88,25 +89,25 @@ def sample_chunks(
     context: ChunkContext,
     sampling: SamplingConfig,
     *,
-    on_step: OnStep | None = None,
+    report_step: ReportStep | None = None,
 ) -> Float[Tensor, "b c t h w"]:
     """Latents of several walks' chunks from noise, without guidance; arguments as `sample_chunk`.
 
-    The walks pass through the transformer together; `context` has a row for each.
+    The walks pass through the transformer as one batch, as `stack_contexts` orders them.
     """
     timesteps = sampling.timesteps()
 
     def velocity(state: State, timestep: Tensor) -> State:
         return {LATENTS: model.velocity(state[LATENTS], timestep, context)}
 
-    report = _reporting(on_step, len(timesteps))
-    return sample(velocity, {LATENTS: noise}, timesteps, on_step=report, order=sampling.order)[
-        LATENTS
-    ]
+    on_step = _with_steps(report_step, len(timesteps))
+    state = sample(velocity, {LATENTS: noise}, timesteps, on_step=on_step, order=sampling.order)
+    return state[LATENTS]
 
 
-def _reporting(on_step: OnStep | None, steps: int) -> Callable[[int, State], None] | None:
-    return None if on_step is None else lambda step, state: on_step(step, steps)
+def _with_steps(report_step: ReportStep | None, steps: int) -> OnStep | None:
+    """`report_step` in the form that `loci.flow.sample` calls."""
+    return None if report_step is None else lambda step, state: report_step(step, steps)
 
 
 def sample_with_preset(
@@ -118,7 +119,7 @@ def sample_with_preset(
     stats: Stats,
     *,
     verify: bool = False,
-    on_step: OnStep | None = None,
+    report_step: ReportStep | None = None,
     group: "ProcessGroup | None" = None,
 ) -> Float[Tensor, "1 c t h w"]:
     """`sample_chunk` with the approximations of a preset, counted under "chunks".
@@ -129,26 +130,26 @@ def sample_with_preset(
     with stats.timed("chunks") as stage:
         policy = stats.counted("chunks", preset.walk_policy())
         latents = sample_chunk(
-            model, noise, context, fewer, policy=policy, on_step=on_step, group=group
+            model, noise, context, fewer, policy=policy, report_step=report_step, group=group
         )
         stage.exact_evaluations += sampling.steps - fewer.steps
     if verify:
         exact = sample_chunk(model, noise, context, sampling)
-        stats.record_errors("chunks", {VIDEO: latents}, {VIDEO: exact})
+        stats.record_errors("chunks", {LATENTS: latents}, {LATENTS: exact})
     return latents
 
 
 class ChunkFlow:
-    """The velocity of one chunk's tokens for a sampler: of all, or of some rows.
+    """The velocity of one chunk's tokens for a sampler: of all, or of some of them.
 
     Args:
         model: the transformer.
-        context: of the chunk. With several rows (prompt and negative prompt) states hold the tokens
+        context: of the chunk. If it is a batch (prompt and negative prompt), states hold the tokens
             of as many copies of the chunk, one after the other.
         shape: of the chunk's latents.
         cached: when some tokens are evaluated, the others stay in self-attention with their last
             keys and values. Otherwise they are absent.
-        group: as many processes as the context has rows, each of which evaluates one.
+        group: as many processes as the context has batch entries, each of which evaluates one.
 
     Raises:
         ValueError: when there are more or fewer processes, or tokens are cached with a group.
@@ -165,52 +166,55 @@ class ChunkFlow:
         copies = context.frame_embedding.shape[0]
         if group is not None and (group.size() != copies or cached):
             raise ValueError(
-                f"{group.size()} processes for {copies} rows: expected one for each, and a preset "
-                "that evaluates every token"
+                f"{group.size()} processes for {copies} prompts: expected one for each, and a "
+                "preset that evaluates every token"
             )
         self.model, self.context, self.group = model, context, group
-        self.shape = torch.Size((context.frame_embedding.shape[0], *shape[1:]))
+        self.shape = torch.Size((copies, *shape[1:]))
         self.cache = KeyValueCache() if cached else None
 
     def whole(self, state: State, timestep: Float[Tensor, "m"]) -> State:
         """The velocity of every token."""
-        return {VIDEO: self._tokens(state, timestep).flatten(0, 1)}
+        return {TOKENS: self._tokens(state, timestep).flatten(0, 1)}
 
-    def part(self, rows: Rows) -> Velocity:
+    def part(self, indices: TokenIndices) -> Velocity:
         """The velocity of some tokens, as a function of the state of all."""
 
         def velocity(state: State, timestep: Tensor) -> State:
             if self.cache is not None and self.cache.empty:
-                return {VIDEO: self._tokens(state, timestep)[:, rows].flatten(0, 1)}
-            return {VIDEO: self._tokens(state, timestep, rows).flatten(0, 1)}
+                return {TOKENS: self._tokens(state, timestep)[:, indices].flatten(0, 1)}
+            return {TOKENS: self._tokens(state, timestep, indices).flatten(0, 1)}
 
         return velocity
 
-    def _tokens(self, state: State, timestep: Tensor, rows: Rows | None = None) -> Tensor:
+    def _tokens(
+        self, state: State, timestep: Tensor, indices: TokenIndices | None = None
+    ) -> Tensor:
         copies = self.shape[0]  # all tokens have the same timestep, so one for each copy will do
-        tokens = state[VIDEO].unflatten(0, (copies, -1))
+        tokens = state[TOKENS].unflatten(0, (copies, -1))
         noisy, timestep = to_latents(tokens, self.shape), timestep[:copies]
-        plain = copies > 1 and self.cache is None and rows is None
-        if plain and (self.group is not None or tokens.shape[1] > LARGE_ROW):
-            return self._row_by_row(noisy, timestep)
-        return self.model.token_velocity(noisy, timestep, self.context, rows=rows, cache=self.cache)
+        all_uncached = self.cache is None and indices is None
+        is_large = tokens.shape[1] > MAX_BATCHED_TOKENS
+        if copies > 1 and all_uncached and (self.group is not None or is_large):
+            return self._one_prompt_at_a_time(noisy, timestep)
+        return self.model.token_velocity(noisy, timestep, self.context, indices, self.cache)
 
-    def _row_by_row(self, noisy: Tensor, timestep: Tensor) -> Tensor:
+    def _one_prompt_at_a_time(self, noisy: Tensor, timestep: Tensor) -> Tensor:
         """Prompt and negative prompt one after the other, which takes half the memory and, with
         that many tokens, no more time; or each in its process."""
 
-        def velocity(row: int) -> Tensor:
-            one = slice(row, row + 1)
-            context = self.context.row(row)
+        def velocity(index: int) -> Tensor:
+            one = slice(index, index + 1)
+            context = self.context.entry(index)
             return self.model.token_velocity(noisy[one], timestep[one], context)
 
         copies = len(noisy)
         if self.group is None:
-            return torch.cat([velocity(row) for row in range(copies)])
+            return torch.cat([velocity(index) for index in range(copies)])
         own = velocity(self.group.rank()).contiguous()
-        rows = [torch.empty_like(own) for _ in range(copies)]
-        torch.distributed.all_gather(rows, own, group=self.group)
-        return torch.cat(rows)
+        velocities = [torch.empty_like(own) for _ in range(copies)]
+        torch.distributed.all_gather(velocities, own, group=self.group)
+        return torch.cat(velocities)
 
 
 def chunk_noise(

@@ -1,5 +1,6 @@
 """The Infinite-World transformer (arXiv 2602.02393): velocity from history, actions and noise."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -143,21 +144,15 @@ class WorldTransformer(nn.Module):
             ValueError: for odd latent sizes, or conditions that the model does not take.
         """
         self._check(local, prompt, poses)
-        batch, rows, columns = local.shape[0], local.shape[-2] // PATCH, local.shape[-1] // PATCH
+        grid = local.shape[-2] // PATCH, local.shape[-1] // PATCH
         tokens = self._conditioning_tokens(memory, local, poses)
-        frames = tokens.shape[1] // (rows * columns)
-        if actions is None and poses is None:
-            raise ValueError("a chunk needs actions or poses, got neither")
-        offset = tokens.new_zeros(())
-        if actions is not None:
-            offset = self.action_encoder(actions.move, actions.view).expand(batch, -1, -1)
-        if poses is not None:
-            offset = offset + self.pose_embedding(self._relative(poses.target, poses))
-        rotation = self._rotation(frames, offset.shape[1], rows, columns, local.device, poses)
+        frame_embedding = self._frame_embedding(actions, poses, len(local))
+        frames = tokens.shape[1] // math.prod(grid), frame_embedding.shape[1]
+        rotation = self._rotation(*frames, *grid, local.device, poses)
         memory_rotation = rotation.slice(None, tokens.shape[1])
         target_rotation = rotation.slice(tokens.shape[1], None)
         blocks = self._encode_memory(tokens, memory_rotation, self._text(prompt))
-        return ChunkContext(blocks, memory_rotation, target_rotation, offset)
+        return ChunkContext(blocks, memory_rotation, target_rotation, frame_embedding)
 
     def velocity(
         self,
@@ -177,7 +172,7 @@ class WorldTransformer(nn.Module):
         noisy: Float[Tensor, "b c t h w"],
         timestep: Float[Tensor, "b"],
         context: ChunkContext,
-        rows: Int[Tensor, "k"] | None = None,
+        indices: Int[Tensor, "k"] | None = None,
         cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "b k p"]:
         """`velocity` as tokens (`to_tokens`): of all tokens, or of some.
@@ -186,40 +181,43 @@ class WorldTransformer(nn.Module):
             noisy: latents of the whole chunk.
             timestep: from 0 to 1000.
             context: of the chunk.
-            rows: indices of the tokens to evaluate, ascending; None for all.
+            indices: of the tokens to evaluate, ascending; None for all.
             cache: of this chunk, where those that are not evaluated are attended to as of their
                 last evaluation; None to leave them out of attention.
 
         Raises:
-            ValueError: as `velocity`; for rows that do not ascend, or before the cache has all.
+            ValueError: as `velocity`; for indices that do not ascend, or before the cache has all.
         """
         if context.frame_embedding.shape[1] != noisy.shape[2]:
             frames, actions = noisy.shape[2], context.frame_embedding.shape[1]
             raise ValueError(f"{frames} noisy latents need as many action latents, got {actions}")
-        if rows is not None and bool((rows.diff() <= 0).any()):
-            raise ValueError("rows must be ascending")
+        if indices is not None and bool((indices.diff() <= 0).any()):
+            raise ValueError("indices must be ascending")
         time, projected = self._time(timestep)
         x = self._patches(noisy, mask=0.0)
         tokens_per_frame = x.shape[1] // noisy.shape[2]
-        x = _select(x + context.frame_embedding.repeat_interleave(tokens_per_frame, dim=1), rows)
+        x = x + context.frame_embedding.repeat_interleave(tokens_per_frame, dim=1)
+        x = _select(x, indices)
         rotation = context.target_rotation
-        rotation = rotation if rows is None else rotation.select(rows)
-        for i, (block, given) in enumerate(zip(self._blocks, context.blocks, strict=True)):
+        rotation = rotation if indices is None else rotation.select(indices)
+        for i, (block, block_context) in enumerate(zip(self._blocks, context.blocks, strict=True)):
             modulation = block.modulate(projected)
-            memory = given.memory
-            if memory is None:
-                memory = block.memory_keys(given.normed_memory, context.memory_rotation, modulation)
-            update = None if cache is None else partial(cache.update, i, rows=rows)
-            x = block(x, modulation, rotation, memory, given.text, update)
+            memory_tokens, memory_keys_values, text_keys_values = block_context
+            if memory_keys_values is None:
+                memory_keys_values = block.memory_keys_values(
+                    memory_tokens, context.memory_rotation, modulation
+                )
+            update = None if cache is None else partial(cache.update, i, indices=indices)
+            x = block(x, modulation, rotation, memory_keys_values, text_keys_values, update)
         out = self.head(x, time)
         if self.config.skip_head:
-            tokens = _select(to_tokens(noisy), rows).to(x)
+            tokens = _select(to_tokens(noisy), indices).to(x)
             normed = self.head.normed(x, time).to(x)
             out = out + self.skip_head(torch.cat([normed, tokens], dim=-1))
         if self.config.prediction == "velocity":
             return out
         level = (timestep / TIMESTEPS).view(-1, 1, 1).clamp(min=1e-3).to(out.device)
-        return (_select(to_tokens(noisy), rows).float() - out) / level
+        return (_select(to_tokens(noisy), indices).float() - out) / level
 
     def forward(
         self,
@@ -310,26 +308,41 @@ class WorldTransformer(nn.Module):
         memory_tokens = memory.flatten(3).permute(0, 2, 3, 1) + embedded
         return torch.cat([memory_tokens.flatten(1, 2).to(tokens), tokens], dim=1)
 
+    def _frame_embedding(
+        self, actions: Actions | None, poses: ChunkPoses | None, batch: int
+    ) -> Float[Tensor, "b t d"]:
+        """The embeddings of the target frames' actions and poses, as far as they are given."""
+        embeddings = []
+        if actions is not None:
+            embedded = self.action_encoder(actions.move, actions.view)
+            embeddings.append(embedded.expand(batch, -1, -1))
+        if poses is not None:
+            embeddings.append(self.pose_embedding(self._relative(poses.target, poses)))
+        if not embeddings:
+            raise ValueError("a chunk needs actions or poses, got neither")
+        return sum(embeddings[1:], embeddings[0])
+
     def _rotation(
         self,
         frames: int,
         targets: int,
-        rows: int,
-        columns: int,
+        height: int,
+        width: int,
         device: torch.device,
         poses: ChunkPoses | None,
     ) -> RotaryEmbedding:
+        """Of `frames` memory and local frames, then `targets` target frames."""
         config = self.config.pose_rotary
         if config is None or poses is None:
             head_dim = self.config.dim // self.config.heads
-            return grid_rotary_embedding(frames + targets, rows, columns, head_dim, device)
+            return grid_rotary_embedding(frames + targets, height, width, head_dim, device)
         parts = (poses.memory, poses.local[:, None], poses.target)
         sequence = torch.cat([with_spread(part) for part in parts], dim=1)
         steps = torch.arange(targets + 1).expand(sequence.shape[0], -1)
-        times = torch.cat([memory_times(poses.ages.cpu().double()), steps], dim=1)
+        times = torch.cat([memory_times(poses.memory_ages.cpu().double()), steps], dim=1)
         present = slice(-(frames + targets), None)  # without the memory if it is empty
         relative = self._relative(sequence[:, present], poses)
-        return pose_rotation(config, relative, times[:, present], rows, columns, device)
+        return pose_rotation(config, relative, times[:, present], height, width, device)
 
     def _relative(self, sequence: Tensor, poses: ChunkPoses) -> Tensor:
         """Poses relative to that of the local frame."""
@@ -351,13 +364,13 @@ class WorldTransformer(nn.Module):
         contexts = []
         for i, block in enumerate(self._blocks):
             modulation = block.modulate(projected)
-            keys = None if text is None else block.text_keys(text)
-            normed = block.norm(tokens)
-            fixed = self.config.memory_stream == "fixed"
-            memory = block.memory_keys(normed, rotation, modulation) if fixed else None
-            contexts.append(BlockContext(normed, memory, keys))
-            if not fixed and i + 1 < len(self.blocks):
-                tokens = block.advance_memory(tokens, modulation, rotation, keys)
+            text_keys_values = None if text is None else block.text_keys_values(text)
+            normed, keys_values = block.norm(tokens), None
+            if self.config.memory_stream == "fixed":
+                keys_values = block.memory_keys_values(normed, rotation, modulation)
+            elif i + 1 < len(self.blocks):
+                tokens = block.forward_memory(tokens, modulation, rotation, text_keys_values)
+            contexts.append(BlockContext(normed, keys_values, text_keys_values))
         return tuple(contexts)
 
     def _time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
@@ -377,6 +390,6 @@ def _rename_former_tensors(
     rename_tensors(tensors, prefix, WorldTransformer.FORMER_TENSORS)
 
 
-def _select(x: Tensor, rows: Tensor | None) -> Tensor:
-    """The tokens `rows` of `[b, n, d]`; all for None."""
-    return x if rows is None else x[:, rows]
+def _select(x: Tensor, indices: Tensor | None) -> Tensor:
+    """The tokens of `[b, n, d]` at `indices`; all for None."""
+    return x if indices is None else x[:, indices]

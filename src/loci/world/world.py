@@ -28,7 +28,7 @@ from loci.nn.placement import WeightPlacement, place_weights
 from loci.world.conditioning import Prompt, stack_contexts
 from loci.world.config import WorldConfig
 from loci.world.infinite_world import load_infinite_world
-from loci.world.latent_world import LatentWorld, WalkState, next_actions
+from loci.world.latent_world import LatentWorld, WalkState, next_action_ids
 from loci.world.sampling import sample_chunks
 from loci.world.text import NEGATIVE_PROMPT, TextEncoder
 from loci.world.transformer import WorldTransformer
@@ -196,8 +196,8 @@ class World(LatentWorld):
             LociError: for no actions, too many, a number that does not fill whole latents, or an
                 action that the model was not trained on.
         """
-        chunk = self.generate(state, actions, next_action)
-        return chunk.frames(), chunk.after
+        chunk = self.generate_chunk(state, actions, next_action)
+        return chunk.frames(), chunk.state_after()
 
     def walk(self, state: WalkState, actions: ArrayLike) -> Iterator[tuple[Frames, WalkState]]:
         """The frames that follow from any number of actions, and the walk after them, by chunks.
@@ -215,33 +215,34 @@ class World(LatentWorld):
 
         def chunks(state: WalkState) -> Iterator[tuple[Frames, WalkState]]:
             for at in range(0, len(ids), self.chunk):
-                following = ids[at + self.chunk] if at + self.chunk < len(ids) else None
-                frames, state = self.step(state, ids[at : at + self.chunk], following)
+                next_action = ids[at + self.chunk] if at + self.chunk < len(ids) else None
+                frames, state = self.step(state, ids[at : at + self.chunk], next_action)
                 yield frames, state
 
         return chunks(state)
 
     @torch.no_grad()
-    def generate(
+    def generate_chunk(
         self, state: WalkState, actions: ArrayLike, next_action: ArrayLike | None = None
     ) -> "GeneratedChunk":
-        """`step` without its decoding: frames are decoded when they are asked for.
+        """The latents of the next chunk, whose frames are decoded when they are asked for.
 
         With a codec that works frame by frame, the first frame can be shown while the others are
-        not decoded yet, and those that nobody will see need not be.
+        not decoded yet, and those that nobody will see need not be. Arguments and errors as for
+        `step`.
         """
         ids = self._check_actions(state, actions)
         if len(ids) > self.chunk:
             raise LociError(f"{len(ids)} actions: expected 1 to {self.chunk} for one step")
-        following = next_actions(next_action)
-        latents, poses = self._sample_chunk(state, torch.from_numpy(ids)[None], following)
+        next_ids = next_action_ids(next_action)
+        latents, poses = self.sample_chunk(state, torch.from_numpy(ids)[None], next_ids)
         return GeneratedChunk(self, state, len(ids), latents, poses)
 
     @torch.no_grad()
-    def generate_batch(
+    def generate_chunks(
         self, states: Sequence[WalkState], actions: Sequence[ArrayLike]
     ) -> list["GeneratedChunk"]:
-        """`generate` for several walks, equal up to rounding.
+        """The next chunk of several walks, as by `generate_chunk` up to rounding.
 
         Walks with equally many memory tokens pass through the transformer together; the others,
         and walks that are sampled with guidance or with a policy, one by one.
@@ -250,48 +251,57 @@ class World(LatentWorld):
             states: where the walks are.
             actions: of each walk, as for `step`.
         """
-        config = self.config
-        alone = (
-            config.action_scale is None
-            or config.sampling.guidance != 1
-            or config.text
-            or self.verify
-        )
-        if alone or self.preset.walk is not None:
-            pairs = zip(states, actions, strict=True)
-            return [self.generate(state, keys) for state, keys in pairs]
-        pairs = zip(states, actions, strict=True)
+        pairs = list(zip(states, actions, strict=True))
+        if not self._samples_in_batches:
+            return [self.generate_chunk(state, keys) for state, keys in pairs]
         ids = [self._check_actions(state, keys) for state, keys in pairs]
         if any(len(each) > self.chunk for each in ids):
             raise LociError(f"actions: expected 1 to {self.chunk} for one step of each walk")
-        if config.static and not all(each.any() for each in ids):
-            moving = [row for row, each in enumerate(ids) if each.any()]
-            made = iter(self.generate_batch([states[r] for r in moving], [ids[r] for r in moving]))
+        moving = [k for k, each in enumerate(ids) if each.any() or not self.config.static]
+        if len(moving) < len(ids):  # the others repeat their newest latent
+            chunks = iter(
+                self.generate_chunks([states[k] for k in moving], [ids[k] for k in moving])
+            )
             return [
-                next(made) if row in moving else self.generate(states[row], ids[row])
-                for row in range(len(ids))
+                next(chunks) if k in moving else self.generate_chunk(states[k], ids[k])
+                for k in range(len(ids))
             ]
+        return self._sample_batch(states, ids)
+
+    @property
+    def _samples_in_batches(self) -> bool:
+        """Whether walks can share a batch: with poses, without guidance, and without a policy."""
+        config = self.config
+        has_guidance = config.text or config.sampling.guidance != 1
+        exact = self.preset.walk is None and not self.verify
+        return config.action_scale is not None and not has_guidance and exact
+
+    def _sample_batch(
+        self, states: Sequence[WalkState], ids: Sequence[Int[np.ndarray, "n 2"]]
+    ) -> list["GeneratedChunk"]:
+        """The next chunks of walks that move, batched by their number of memory tokens."""
         contexts, poses = [], []
-        groups: dict[int, list[int]] = {}
+        walks_by_tokens: dict[int, list[int]] = {}
         with self.stats.timed("context"):
-            for index, (state, each) in enumerate(zip(states, ids, strict=True)):
-                context, its_poses = self.chunk_context(
-                    state, torch.from_numpy(each)[None], next_actions(None)
+            for walk, (state, actions) in enumerate(zip(states, ids, strict=True)):
+                context, chunk_poses = self.chunk_context(
+                    state, torch.from_numpy(actions)[None], next_action_ids(None)
                 )
                 contexts.append(context)
-                poses.append(its_poses)
-                groups.setdefault(context.blocks[0].normed_memory.shape[1], []).append(index)
+                poses.append(chunk_poses)
+                tokens = context.blocks[0].memory_tokens.shape[1]
+                walks_by_tokens.setdefault(tokens, []).append(walk)
         latents: dict[int, Tensor] = {}
-        sampling = shortened(config.sampling, self.preset.walk_step_share)
-        for rows in groups.values():
-            noise = [self.noise(states[row]) for row in rows]
-            context = stack_contexts([contexts[row] for row in rows])
+        sampling = shortened(self.config.sampling, self.preset.walk_step_share)
+        for walks in walks_by_tokens.values():
+            noise = torch.cat([self.noise(states[walk]) for walk in walks])
+            context = stack_contexts([contexts[walk] for walk in walks])
             with self.stats.timed("chunks"):
-                sampled = sample_chunks(self.transformer, torch.cat(noise), context, sampling)
-            latents |= dict(zip(rows, sampled.split(1), strict=True))
+                sampled = sample_chunks(self.transformer, noise, context, sampling)
+            latents |= dict(zip(walks, sampled.split(1), strict=True))
         return [
-            GeneratedChunk(self, state, len(ids[k]), latents[k], poses[k])
-            for k, state in enumerate(states)
+            GeneratedChunk(self, state, len(ids[walk]), latents[walk], poses[walk])
+            for walk, state in enumerate(states)
         ]
 
     def _check_actions(self, state: WalkState, actions: ArrayLike) -> Int[np.ndarray, "n 2"]:
@@ -318,12 +328,12 @@ class World(LatentWorld):
 
 
 class GeneratedChunk:
-    """A chunk of a walk, as latents until its frames are asked for (`World.generate`).
+    """A chunk of a walk, as latents until its frames are asked for (`World.generate_chunk`).
 
     Args:
         world: that generated it.
-        before: the walk before it.
-        count: its new frames.
+        state_before: the walk before it.
+        count: of its new frames.
         latents: of the whole chunk.
         poses: dead-reckoned, of the chunk's frames, where the model uses them.
     """
@@ -331,14 +341,14 @@ class GeneratedChunk:
     def __init__(
         self,
         world: World,
-        before: WalkState,
+        state_before: WalkState,
         count: int,
         latents: Float[Tensor, "1 c t h w"],
         poses: Float[Tensor, "1 n 3"] | None,
     ) -> None:
-        self.world, self.before, self.count = world, before, count
+        self.world, self.state_before, self.count = world, state_before, count
         self.latents, self.poses = latents, poses
-        self._whole: Tensor | None = None
+        self._video: Tensor | None = None
 
     @torch.no_grad()
     def video(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "1 3 n h w"]:
@@ -348,30 +358,36 @@ class GeneratedChunk:
         if world.codec.frames_are_independent and (start, stop) != (0, self.count):
             with world.stats.timed("frames"):
                 return world.codec.decode(self.latents[:, :, start:stop])
-        if self._whole is None:
+        if self._video is None:
             first = int(world.config.overlap)
             count = first + self.count // world.temporal_factor
             world.report("frames", 0, 1)
             with world.stats.timed("frames"):
-                self._whole = world.codec.decode(self.latents[:, :, :count])[:, :, first:]
-        return self._whole[:, :, start:stop]
+                self._video = world.codec.decode(self.latents[:, :, :count])[:, :, first:]
+        return self._video[:, :, start:stop]
 
     def frames(self, start: int = 0, stop: int | None = None) -> Frames:
         """The new frames `start` to `stop` (exclusive; all by default)."""
         return tensor_to_frames(self.video(start, stop))
 
+    def state_after(self) -> WalkState:
+        """The walk after this chunk: compresses its latents into the memory, at the first call.
+
+        Models that re-encode decode the frames before (`WorldConfig.reencode`).
+        """
+        return self._state_after
+
     @cached_property
     @torch.no_grad()
-    def after(self) -> WalkState:
-        """The walk after this chunk."""
+    def _state_after(self) -> WalkState:
         world = self.world
         video = self.video() if world.config.reencode else None
         world.report("history", 0, 1)
         with world.stats.timed("history"):
             new, codec = world.drop_overlap(self.latents, self.count), None
             if video is not None:
-                new, codec = world.codec.encode_stream(video, self.before.codec)
-            return world.advance(self.before, self.count, new, self.poses, codec)
+                new, codec = world.codec.encode_stream(video, self.state_before.codec)
+            return world.append(self.state_before, self.count, new, self.poses, codec)
 
 
 def picture_seed(pixels: UInt8[np.ndarray, "h w 3"]) -> int:

@@ -287,14 +287,14 @@ def test_a_walk_is_not_settled_while_a_chunk_is_begun(
 ) -> None:
     """As when the server stops: the thread that generates goes on when its task is cancelled."""
     one = player(tmp_path)
-    begins, free, generate = threading.Event(), threading.Event(), one.world.generate
+    begins, free, generate = threading.Event(), threading.Event(), one.world.generate_chunk
 
     def slow(*given: Any) -> Any:
         begins.set()
         free.wait(10)
         return generate(*given)
 
-    monkeypatch.setattr(one.world, "generate", slow)
+    monkeypatch.setattr(one.world, "generate_chunk", slow)
     one.press("w", 1, 0)
     with ThreadPoolExecutor(2) as pool:
         pool.submit(one.act)

@@ -74,10 +74,10 @@ def test_random_tokens_differ_from_step_to_step() -> None:
 def test_merged_tokens_share_the_velocity_of_their_block() -> None:
     policy = MergedTokens(torch.tensor([7, 2, 7, 2, 9]))
     state = {"latents": torch.arange(5.0)[:, None]}
-    rows = policy.select(5, times(), state)
-    assert rows is not None
-    assert rows.tolist() == [0, 1, 4]
-    filled = policy.fill(5, times(), state, rows, {"latents": state["latents"][rows]})
+    indices = policy.select(5, times(), state)
+    assert indices is not None
+    assert indices.tolist() == [0, 1, 4]
+    filled = policy.fill(5, times(), state, indices, {"latents": state["latents"][indices]})
     assert filled["latents"][:, 0].tolist() == [0, 1, 0, 1, 4]
     _, toy = run(policy, Toy(), start=tokens(5))
     assert toy.parts == [3] * 22

@@ -54,10 +54,10 @@ def test_a_part_is_exact_when_nothing_changed(parts) -> None:
     feats, kept = torch.randn(len(voxels), 8), VoxelCache(voxels)
     plain = network(conv, attention, feats, kept.whole())
     for count in (1, 4):
-        rows = blocks(voxels, count)
-        assert 0 < len(rows) < len(voxels)
-        part = network(conv, attention, feats[rows], kept.part(rows))
-        assert torch.allclose(part, plain[rows], atol=1e-6)
+        indices = blocks(voxels, count)
+        assert 0 < len(indices) < len(voxels)
+        part = network(conv, attention, feats[indices], kept.part(indices))
+        assert torch.allclose(part, plain[indices], atol=1e-6)
 
 
 def test_parts_that_cover_all_voxels_update_the_cache(parts) -> None:
@@ -66,15 +66,15 @@ def test_parts_that_cover_all_voxels_update_the_cache(parts) -> None:
     old, new = torch.randn(2, len(voxels), 8)
     kept = VoxelCache(voxels)
     before = network(conv, attention, old, kept.whole())
-    rows = blocks(voxels, 4)
-    others = torch.isin(torch.arange(len(voxels)), rows).logical_not().nonzero()[:, 0]
+    indices = blocks(voxels, 4)
+    others = torch.isin(torch.arange(len(voxels)), indices).logical_not().nonzero()[:, 0]
     for _ in range(12):
-        for part in (rows, others):
+        for part in (indices, others):
             network(conv, attention, new[part], kept.part(part))
-    after = network(conv, attention, new[rows], kept.part(rows))
-    expected = network(conv, attention, new, voxels)[rows]
+    after = network(conv, attention, new[indices], kept.part(indices))
+    expected = network(conv, attention, new, voxels)[indices]
     assert torch.allclose(after, expected, atol=1e-4)
-    assert not torch.allclose(after, before[rows], atol=1e-2)
+    assert not torch.allclose(after, before[indices], atol=1e-2)
 
 
 def test_a_part_does_not_change_its_input(parts) -> None:
@@ -82,22 +82,22 @@ def test_a_part_does_not_change_its_input(parts) -> None:
     feats, kept = torch.randn(len(voxels), 8), VoxelCache(voxels)
     copy = feats.clone()
     network(conv, attention, feats, kept.whole())
-    rows = blocks(voxels, 2)
-    network(conv, attention, torch.zeros(len(rows), 8), kept.part(rows))
+    indices = blocks(voxels, 2)
+    network(conv, attention, torch.zeros(len(indices), 8), kept.part(indices))
     assert torch.equal(feats, copy)
 
 
 def test_rows_that_cannot_be_evaluated_are_refused(parts) -> None:
     voxels, conv, attention = parts
-    kept, rows = VoxelCache(voxels), blocks(voxels, 2)
+    kept, indices = VoxelCache(voxels), blocks(voxels, 2)
     with pytest.raises(ValueError, match="only after"):
-        kept.part(rows)
+        kept.part(indices)
     network(conv, attention, torch.randn(len(voxels), 8), kept.whole())
     with pytest.raises(ValueError, match="ascending"):
-        kept.part(rows.flip(0))
+        kept.part(indices.flip(0))
     largest = voxels.coarser.children.argmax()
     torn = (voxels.coarser.parent == largest).nonzero()[:1, 0]
     with pytest.raises(ValueError, match="whole blocks"):
         network(conv, attention, torch.randn(1, 8), kept.part(torn))
     with pytest.raises(NotImplementedError):
-        kept.part(rows).windows(4)
+        kept.part(indices).windows(4)

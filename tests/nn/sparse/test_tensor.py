@@ -173,7 +173,7 @@ def test_grouped_attention_equals_masked_attention(labels: list[int]) -> None:
 def test_groups_never_form_a_matrix_over_all_voxels() -> None:
     counts = torch.arange(1, 300)
     groups = Groups(counts.repeat_interleave(counts))
-    padded = sum(b.rows.shape[0] * b.rows.shape[1] ** 2 for b in groups.buckets)
+    padded = sum(b.members.shape[0] * b.members.shape[1] ** 2 for b in groups.buckets)
     assert padded < 2 * int((counts**2).sum())
     assert len(groups.buckets) < 20
 

@@ -120,10 +120,10 @@ def test_pixel_aligned_features_change_the_velocity_and_none_equal_zeros() -> No
     context = flow.context(condition, pixels)
     assert context is not None
     assert context.aligned is not None
-    rows = torch.tensor([5, 3])
-    part = context.part(rows).aligned
+    indices = torch.tensor([5, 3])
+    part = context.part(indices).aligned
     assert part is not None
-    assert torch.equal(part, context.aligned[rows])
+    assert torch.equal(part, context.aligned[indices])
     with pytest.raises(ValueError, match="4 pixel-aligned features, expected 6"):
         flow.context(condition, pixels[:, :4])
     with pytest.raises(ValueError, match="6 pixel-aligned features, expected 0"):

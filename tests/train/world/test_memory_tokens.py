@@ -119,8 +119,8 @@ def test_ages_count_back_from_the_local_frame() -> None:
     where = batch_poses(batch, memory_tokens)
     assert memory_tokens.tokens.shape[:3] == (4, 32, 5)
     assert where.memory.shape == (4, 5, 4)
-    assert torch.equal(where.ages, (batch.now[:, None] - memory_tokens.ends).double())
-    assert bool((where.ages >= 0).all())
+    assert torch.equal(where.memory_ages, (batch.now[:, None] - memory_tokens.ends).double())
+    assert bool((where.memory_ages >= 0).all())
 
 
 def test_an_empty_history_has_no_tokens() -> None:

@@ -20,7 +20,7 @@ def memory_map(player: Player) -> dict[str, Any]:
     from loci.memory.keyframes import add_keyframes
 
     timeline = player.timeline
-    state = player.pending.chunk.after if player.pending else timeline.state
+    state = player.pending.chunk.state_after() if player.pending else timeline.state
     memory, skipped = state.memory, timeline.skipped
     held, tokens = memory.settled, []
     if held is not None:

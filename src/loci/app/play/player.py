@@ -100,7 +100,7 @@ class Pending:
         else:
             frames = self.shown[0][:0]
             self.hidden = self.chunk.frames(0, self.keep) if self.keep else frames
-            _ = self.chunk.after
+            self.chunk.state_after()
         seconds = time.perf_counter() - self.began
         return Shown(self.first + start, frames, self.keys_id, seconds)
 
@@ -203,7 +203,7 @@ class Player:
             if pending is not None:
                 frames = pending.frames()
                 self.pending = None
-                self.timeline.commit(pending.chunk.after, pending.actions, frames)
+                self.timeline.commit(pending.chunk.state_after(), pending.actions, frames)
 
     def go_to(self, moment: int) -> Shown:
         """Back to an earlier moment; the chunk under way counts as one. Shows the frame there."""
@@ -220,7 +220,7 @@ class Player:
     def peek(self, turns: int) -> UInt8[np.ndarray, "n h w 3"]:
         """What would be seen on turning `turns` frames to the left (right if negative), generated
         from a fork that is thrown away: nothing of it is remembered."""
-        state = self.pending.chunk.after if self.pending else self.timeline.state
+        state = self.pending.chunk.state_after() if self.pending else self.timeline.state
         parts = []
         left = abs(turns)
         while left:
@@ -260,7 +260,7 @@ class Player:
         if not self.keys and self.tapped and (pending.actions[:keep] == 0).all():
             actions[keep : keep + TAP] = _ids(self.tapped)
         self.tapped = ""
-        before = pending.chunk.before
+        before = pending.chunk.state_before
         self._generate(before, pending.first, actions, keep, pending.replaced + 1)
 
     def _generate(
@@ -280,7 +280,7 @@ class Player:
 
         self.world.progress = stop_if_keys_changed
         try:
-            chunk = self.world.generate(state, actions)
+            chunk = self.world.generate_chunk(state, actions)
         finally:
             self.world.progress = None
         self.stopped = 0

@@ -128,7 +128,7 @@ def _cost(
     )
     start = _timed(lambda: world.start(picture(world))) if n == 1 else 0.0
     published = [published_chunk(world, state, before, actions) for _ in range(_REPEATS)]
-    most = world.config.memory.published_limit if world.memory.published else MAX_COMPRESSED
+    most = world.config.memory.published_limit if world.memory.encode_history else MAX_COMPRESSED
     comparable = before.latents.shape[2] <= most
     return ChunkCost(
         chunk=n,
@@ -233,7 +233,7 @@ def notes(world: World) -> list[str]:
             "this world keeps sampled latents as its history: the published loop encodes the "
             "frames (timed) and continues from the same sampled latents, for comparison"
         )
-    if world.memory.published is None:
+    if world.memory.encode_history is None:
         lines.append(
             "the published loop has this world's memory, built from at most the newest "
             f"{MAX_COMPRESSED} latents, as many as the published windows read; differences are "

@@ -68,8 +68,11 @@ def measure(
         videos = {}
         for name, other in worlds.items():
             began = time.perf_counter()
-            generated = other.generate(state, actions)
-            videos[name], _ = generated.video(), generated.after  # the history takes time too
+            generated = other.generate_chunk(state, actions)
+            videos[name], _ = (
+                generated.video(),
+                generated.state_after(),
+            )  # the history takes time too
             if chunk >= FILL + WARM_UP:
                 seconds[name].append(time.perf_counter() - began)
         for name, video in videos.items():

@@ -112,34 +112,34 @@ def published_chunk(
     target = None if scale is None else dead_reckon(state.pose, move, view, scale)
 
     def velocity(now: State, timestep: Tensor) -> State:
-        rows = now["video"].shape[0]
-        memory = _compress(world, latents[:, :, :remembered], poses, rows, target)
+        batch = now["latents"].shape[0]
+        memory = _compress(world, latents[:, :, :remembered], poses, batch, target)
         context = _context(world, state, memory, Actions(move, view), target)
-        return {"video": world.transformer.velocity(now["video"], timestep, context)}
+        return {"latents": world.transformer.velocity(now["latents"], timestep, context)}
 
     step = (
         velocity if state.prompt is None else batched_guidance(velocity, config.sampling.guidance)
     )
     grid = euler_timesteps(config.sampling.steps, config.sampling.shift, config.sampling.uniform)
-    noise = {"video": _noise(world, state)}
-    sampled = sample(step, noise, grid, order=config.sampling.order)["video"]
+    noise = {"latents": _noise(world, state)}
+    sampled = sample(step, noise, grid, order=config.sampling.order)["latents"]
     first = int(config.overlap)  # the frame that is already there
     frames = tensor_to_frames(world.codec.decode(sampled)[:, :, first:])
     return PublishedChunk(sampled[:, :, first:], frames, encoding, time.perf_counter() - began)
 
 
 def _compress(
-    world: World, latents: Tensor, poses: Tensor | None, rows: int, target: Tensor | None
+    world: World, latents: Tensor, poses: Tensor | None, batch: int, target: Tensor | None
 ) -> MemoryTokens | None:
     if not latents.shape[2]:
         return None
-    latents = latents.expand(rows, -1, -1, -1, -1)
+    latents = latents.expand(batch, -1, -1, -1, -1)
     memory = world.memory
-    if memory.published is not None:
-        return MemoryTokens(memory.published(latents), None, ())
+    if memory.encode_history is not None:
+        return MemoryTokens(memory.encode_history(latents), None, ())
     latents = latents[:, :, -MAX_COMPRESSED:]
     if poses is not None:
-        poses = poses[:, -MAX_COMPRESSED:].expand(rows, -1, -1)
+        poses = poses[:, -MAX_COMPRESSED:].expand(batch, -1, -1)
     return memory.tokens(memory.append(memory.empty(), latents, poses), target)
 
 
@@ -158,8 +158,8 @@ def _context(
             ends = torch.tensor([span.end for span in memory.spans], dtype=torch.float64)
             poses = ChunkPoses(memory.poses, (ends.max() - ends)[None], state.pose, target)
     tokens = None if memory is None else memory.tokens
-    rows = 1 if state.prompt is None else state.prompt.states.shape[0]
-    local = state.local.expand(rows, -1, -1, -1, -1)
+    batch = 1 if state.prompt is None else state.prompt.states.shape[0]
+    local = state.local.expand(batch, -1, -1, -1, -1)
     return world.transformer.context(tokens, local, actions, state.prompt, poses)
 
 

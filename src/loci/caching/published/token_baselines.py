@@ -9,7 +9,7 @@ from torch import Tensor
 
 from loci.caching.error_budget import is_last
 from loci.caching.published.token_carving import MAX_STREAK, normalized
-from loci.flow import Rows, State
+from loci.flow import State, TokenIndices
 
 
 def random_drop(
@@ -47,16 +47,18 @@ class RandomTokens:
     def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
         return None
 
-    def select(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
+    def select(self, step: int, timesteps: Tensor, state: State) -> TokenIndices | None:
         if step < 2 or is_last(step, timesteps):
             return None
         (x,) = state.values()
         count = round((1 - self.share) * len(x))
-        rows = torch.randperm(len(x), generator=self.generator)[:count]
-        return rows.sort().values.to(x.device)
+        indices = torch.randperm(len(x), generator=self.generator)[:count]
+        return indices.sort().values.to(x.device)
 
-    def fill(self, step: int, timesteps: Tensor, state: State, rows: Rows, part: State) -> State:
-        return {name: self.velocity[name].index_copy(0, rows, v) for name, v in part.items()}
+    def fill(
+        self, step: int, timesteps: Tensor, state: State, indices: TokenIndices, part: State
+    ) -> State:
+        return {name: self.velocity[name].index_copy(0, indices, v) for name, v in part.items()}
 
     def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
         self.velocity = velocity
@@ -77,16 +79,18 @@ class MergedTokens:
     def __init__(self, group_labels: Int[Tensor, "n"]) -> None:
         labels, self.index = torch.unique(group_labels, return_inverse=True)
         first = torch.full_like(labels, len(group_labels))
-        rows = torch.arange(len(group_labels), device=group_labels.device)
-        self.first = first.scatter_reduce(0, self.index, rows, "amin")
+        indices = torch.arange(len(group_labels), device=group_labels.device)
+        self.first = first.scatter_reduce(0, self.index, indices, "amin")
 
     def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
         return None
 
-    def select(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
+    def select(self, step: int, timesteps: Tensor, state: State) -> TokenIndices | None:
         return None if step < 2 or is_last(step, timesteps) else self.first.sort().values
 
-    def fill(self, step: int, timesteps: Tensor, state: State, rows: Rows, part: State) -> State:
+    def fill(
+        self, step: int, timesteps: Tensor, state: State, indices: TokenIndices, part: State
+    ) -> State:
         order = self.first.argsort().argsort()
         return {name: v[order][self.index] for name, v in part.items()}
 
@@ -143,7 +147,7 @@ class Fast3DCache:
     def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
         return None
 
-    def select(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
+    def select(self, step: int, timesteps: Tensor, state: State) -> TokenIndices | None:
         share = self.share(step, len(timesteps))
         if share >= 1 or len(self.velocities) < 2 or is_last(step, timesteps):
             self.streak = None
@@ -154,12 +158,14 @@ class Fast3DCache:
         score = weight * change + (1 - weight) * normalized(latest.norm(dim=1))
         streak = torch.zeros_like(score) if self.streak is None else self.streak
         score = torch.where(streak >= MAX_STREAK, torch.inf, score)
-        rows = score.topk(max(1, round(share * len(score)))).indices.sort().values
-        self.streak = (streak + 1).index_fill(0, rows, 0.0)
-        return rows
+        indices = score.topk(max(1, round(share * len(score)))).indices.sort().values
+        self.streak = (streak + 1).index_fill(0, indices, 0.0)
+        return indices
 
-    def fill(self, step: int, timesteps: Tensor, state: State, rows: Rows, part: State) -> State:
-        return {name: self.velocities[-1].index_copy(0, rows, v) for name, v in part.items()}
+    def fill(
+        self, step: int, timesteps: Tensor, state: State, indices: TokenIndices, part: State
+    ) -> State:
+        return {name: self.velocities[-1].index_copy(0, indices, v) for name, v in part.items()}
 
     def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
         (new,) = velocity.values()

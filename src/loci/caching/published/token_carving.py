@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loci.caching.error_budget import Interval, is_last
-from loci.flow import Rows, State
+from loci.flow import State, TokenIndices
 
 MAX_STREAK = 4
 """A token is left out of at most this many selections in a row."""
@@ -155,16 +155,18 @@ class ReleasedCarving:
         self.state, self.velocity = x, x + self.offset
         return {name: self.velocity}
 
-    def select(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
+    def select(self, step: int, timesteps: Tensor, state: State) -> TokenIndices | None:
         (_, x), *_ = state.items()
         count = int(self.config.ratio * len(x))
         if self.velocity is None or step < FIRST_CARVED_STEP or not 0 < count < len(x):
             return None
         return self.selection(self.velocity, count).nonzero()[:, 0]
 
-    def fill(self, step: int, timesteps: Tensor, state: State, rows: Rows, part: State) -> State:
+    def fill(
+        self, step: int, timesteps: Tensor, state: State, indices: TokenIndices, part: State
+    ) -> State:
         assert self.velocity is not None
-        return {name: self.velocity.index_copy(0, rows, v) for name, v in part.items()}
+        return {name: self.velocity.index_copy(0, indices, v) for name, v in part.items()}
 
     def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
         (name, x), *_ = state.items()
@@ -203,7 +205,7 @@ class PaperCarving:
     def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:
         return None
 
-    def select(self, step: int, timesteps: Tensor, state: State) -> Rows | None:
+    def select(self, step: int, timesteps: Tensor, state: State) -> TokenIndices | None:
         (_, x), *_ = state.items()
         if step < max(self.config.warmup, 2) or is_last(step, timesteps):
             return None
@@ -215,10 +217,12 @@ class PaperCarving:
         count = max(1, int(self.config.ratio * len(x)))
         return most_salient(salient, count, self.group_labels)
 
-    def fill(self, step: int, timesteps: Tensor, state: State, rows: Rows, part: State) -> State:
+    def fill(
+        self, step: int, timesteps: Tensor, state: State, indices: TokenIndices, part: State
+    ) -> State:
         (name, x), *_ = state.items()
         assert self.offset is not None
-        return {name: (x + self.offset).index_copy(0, rows, part[name])}
+        return {name: (x + self.offset).index_copy(0, indices, part[name])}
 
     def observe(self, step: int, timesteps: Tensor, state: State, velocity: State) -> None:
         (name, x), *_ = state.items()
@@ -238,7 +242,7 @@ class PaperCarving:
 
 def most_salient(
     saliency: Float[Tensor, "n"], count: int, group_labels: Int[Tensor, "n"] | None
-) -> Rows:
+) -> TokenIndices:
     """The `count` most salient tokens, or the fewest whole groups with at least as many."""
     if group_labels is None:
         return saliency.topk(count).indices.sort().values

@@ -36,51 +36,51 @@ class VoxelCache:
         self._next = 0
         return _View(self, self.voxels, None)
 
-    def part(self, rows: Int[Tensor, "k"]) -> Voxels:
-        """Some voxels: an evaluation with this view takes and returns the features of `rows`.
+    def part(self, indices: Int[Tensor, "k"]) -> Voxels:
+        """Some voxels: an evaluation with this view takes and returns the features of these.
 
         If no voxel changed since its last evaluation, the result equals a full evaluation.
 
         Args:
-            rows: ascending; whole blocks of every coarser voxel set that the network uses.
+            indices: ascending; whole blocks of every coarser voxel set that the network uses.
 
         Raises:
-            ValueError: before a full evaluation, or for rows that are not such.
+            ValueError: before a full evaluation, or for indices that are not such.
         """
         if self.empty:
             raise ValueError("a part can be evaluated only after all voxels were")
-        if bool((rows.diff() <= 0).any()):
-            raise ValueError("rows must be ascending")
+        if bool((indices.diff() <= 0).any()):
+            raise ValueError("indices must be ascending")
         self._next = 0
-        return _View(self, self.voxels, rows)
+        return _View(self, self.voxels, indices)
 
-    def updated(self, feats: Tensor, rows: Tensor | None) -> Tensor:
-        """The calling layer's features of every voxel, with those of `rows` updated."""
+    def updated(self, feats: Tensor, indices: Tensor | None) -> Tensor:
+        """The calling layer's features of every voxel, with those at `indices` updated."""
         layer, self._next = self._next, self._next + 1
-        if rows is None:
+        if indices is None:
             self._tables[layer : layer + 1] = [feats]
         else:
-            self._tables[layer] = self._tables[layer].index_copy(0, rows, feats)
+            self._tables[layer] = self._tables[layer].index_copy(0, indices, feats)
         return self._tables[layer]
 
 
 class _View(Voxels):
-    """Some rows of a voxel set, or all of them (`rows` None), with cached features of the rest."""
+    """Some voxels of a set, or all of them (`indices` None), with cached features of the rest."""
 
-    def __init__(self, cache: VoxelCache, base: Voxels, rows: Tensor | None) -> None:
-        super().__init__(base.coords if rows is None else base.coords[rows])
-        self.cache, self.base, self.rows = cache, base, rows
+    def __init__(self, cache: VoxelCache, base: Voxels, indices: Tensor | None) -> None:
+        super().__init__(base.coords if indices is None else base.coords[indices])
+        self.cache, self.base, self.indices = cache, base, indices
 
     def with_cached(self, feats: Float[Tensor, "n c"]) -> Float[Tensor, "m c"]:
-        return self.cache.updated(feats, self.rows)
+        return self.cache.updated(feats, self.indices)
 
     @cached_property
     def neighbors(self) -> tuple[Pairs, ...]:
-        """Targets are rows of this view, sources rows of the whole set."""
-        if self.rows is None:
+        """Targets are indices in this view, sources indices in the whole set."""
+        if self.indices is None:
             return self.base.neighbors
-        position = torch.full((len(self.base),), -1, device=self.rows.device)
-        position[self.rows] = torch.arange(len(self.rows), device=self.rows.device)
+        position = torch.full((len(self.base),), -1, device=self.indices.device)
+        position[self.indices] = torch.arange(len(self.indices), device=self.indices.device)
         pairs = []
         for target, source in self.base.neighbors:
             chosen = position[target] >= 0
@@ -90,12 +90,12 @@ class _View(Voxels):
     @cached_property
     def coarser(self) -> Downsampled:
         coarse, parent, children = self.base.coarser
-        if self.rows is None:
+        if self.indices is None:
             return Downsampled(_View(self.cache, coarse, None), parent, children)
-        rows, index = torch.unique(parent[self.rows], return_inverse=True)
-        if not torch.equal(index.bincount(minlength=len(rows)), children[rows]):
+        parents, index = torch.unique(parent[self.indices], return_inverse=True)
+        if not torch.equal(index.bincount(minlength=len(parents)), children[parents]):
             raise ValueError("a part must hold whole blocks of voxels")
-        return Downsampled(_View(self.cache, coarse, rows), index, children[rows])
+        return Downsampled(_View(self.cache, coarse, parents), index, children[parents])
 
     @cached_property
     def by_item(self) -> Groups:
@@ -106,7 +106,7 @@ class _View(Voxels):
 
 
 class _CachedGroups(Groups):
-    """Queries of a view's rows attend to every voxel of their item."""
+    """Queries of a view's voxels attend to every voxel of their item."""
 
     def __init__(self, view: _View) -> None:
         super().__init__(view.coords[:, 0])
@@ -116,7 +116,7 @@ class _CachedGroups(Groups):
         self, q: Float[Tensor, "n h e"], k: Float[Tensor, "n h e"], v: Float[Tensor, "n h e"]
     ) -> Float[Tensor, "n h e"]:
         k, v = self.view.with_cached(k), self.view.with_cached(v)
-        if self.view.rows is None:
+        if self.view.indices is None:
             return super().attend(q, k, v)
         out, items = torch.empty_like(q), self.view.coords[:, 0]
         for item in items.unique():

@@ -15,18 +15,18 @@ class Bucket(NamedTuple):
     """Groups of similar size, padded to the largest of them.
 
     Attributes:
-        rows: the members of each group; any row where padded.
+        members: indices of the members of each group; any index where padded.
         real: False where padded; None without padding.
         labels: of the groups.
     """
 
-    rows: Int[Tensor, "g l"]
+    members: Int[Tensor, "g l"]
     real: Bool[Tensor, "g l"] | None
     labels: Int[Tensor, "g"]
 
 
 class Groups:
-    """Rows with equal labels form a group; attention is computed within groups.
+    """Tokens with equal labels form a group; attention is computed within groups.
 
     Each bucket holds groups whose sizes differ by less than a factor of sqrt(2): one attention
     call serves many groups with little padding.
@@ -45,11 +45,11 @@ class Groups:
             size = int(count.max())
             slots = torch.arange(size, device=labels.device)
             real = slots < count
-            rows = order[(start + slots).clamp(max=labels.numel() - 1)]
-            position = torch.arange(base, base + rows.numel(), device=labels.device)
-            self._position[rows[real]] = position.view_as(rows)[real]
-            base += rows.numel()
-            buckets.append(Bucket(rows, None if bool(real.all()) else real, names[chosen]))
+            members = order[(start + slots).clamp(max=labels.numel() - 1)]
+            position = torch.arange(base, base + members.numel(), device=labels.device)
+            self._position[members[real]] = position.view_as(members)[real]
+            base += members.numel()
+            buckets.append(Bucket(members, None if bool(real.all()) else real, names[chosen]))
         self.buckets: tuple[Bucket, ...] = tuple(buckets)
 
     def attend(
@@ -57,19 +57,19 @@ class Groups:
     ) -> Float[Tensor, "n h e"]:
         """Attention among the members of each group."""
         attended = []
-        for rows, real, _ in self.buckets:
+        for members, real, _ in self.buckets:
             mask = None if real is None else real[:, None, None]
-            parts = (part[rows].transpose(1, 2) for part in (q, k, v))
+            parts = (part[members].transpose(1, 2) for part in (q, k, v))
             attended.append(dot_product_attention(*parts, mask=mask))
         return self._restore(attended, q)
 
     def attend_to(
         self, q: Float[Tensor, "n h e"], k: Float[Tensor, "b h m e"], v: Float[Tensor, "b h m e"]
     ) -> Float[Tensor, "n h e"]:
-        """Attention of the group with label i to the keys and values of row i."""
+        """Attention of the group with label i to entry i of the keys and values."""
         attended = []
-        for rows, _, labels in self.buckets:
-            queries = q[rows].transpose(1, 2)
+        for members, _, labels in self.buckets:
+            queries = q[members].transpose(1, 2)
             attended.append(dot_product_attention(queries, k[labels], v[labels]))
         return self._restore(attended, q)
 
@@ -85,14 +85,14 @@ MIDDLE = len(NEIGHBORHOOD) // 2
 
 
 class Pairs(NamedTuple):
-    """Rows `source` at a fixed offset from rows `target`; each target occurs at most once."""
+    """Voxel indices: `source` lies at a fixed offset from `target`, each once at most."""
 
     target: Tensor
     source: Tensor
 
 
 class Downsampled(NamedTuple):
-    """Coarser voxels, each voxel's row in them `[n]`, and their number of children `[m]`."""
+    """Coarser voxels, the index of each voxel's parent `[n]`, and numbers of children `[m]`."""
 
     voxels: "Voxels"
     parent: Tensor
@@ -100,23 +100,23 @@ class Downsampled(NamedTuple):
 
 
 class KeyIndex:
-    """Finds rows by integer key.
+    """Finds the index of an integer key.
 
     Raises:
         ValueError: if a key occurs twice.
     """
 
     def __init__(self, keys: Int[Tensor, "n"]) -> None:
-        self.keys, self.rows = keys.sort()
+        self.keys, self.indices = keys.sort()
         if (self.keys[1:] == self.keys[:-1]).any():
             raise ValueError("voxel coordinates must be distinct")
 
     def find(self, keys: Int[Tensor, "m"]) -> Int[Tensor, "m"]:
-        """The row of every key, -1 for keys that do not occur."""
+        """The index of every key, -1 for keys that do not occur."""
         if self.keys.numel() == 0:
             return torch.full_like(keys, -1)
         position = torch.searchsorted(self.keys, keys).clamp(max=self.keys.numel() - 1)
-        return torch.where(self.keys[position] == keys, self.rows[position], -1)
+        return torch.where(self.keys[position] == keys, self.indices[position], -1)
 
 
 class Voxels:
@@ -147,27 +147,27 @@ class Voxels:
 
     @cached_property
     def items(self) -> tuple[slice, ...]:
-        """The rows of each item that has voxels."""
+        """The voxels of each item that has any."""
         counts = torch.unique_consecutive(self.coords[:, 0], return_counts=True)[1].tolist()
         ends = torch.tensor([0, *counts]).cumsum(0).tolist()
         return tuple(slice(start, end) for start, end in zip(ends, ends[1:], strict=False))
 
     @cached_property
     def neighbors(self) -> tuple[Pairs, ...]:
-        """For every offset of `NEIGHBORHOOD`, the pairs of rows at that offset.
+        """For every offset of `NEIGHBORHOOD`, the pairs of voxels at that offset.
 
         Half of the offsets are looked up; the others are the same pairs the other way round.
         """
         index = KeyIndex(_keys(self.coords, self.coords))
-        rows = torch.arange(len(self), device=self.coords.device)
+        indices = torch.arange(len(self), device=self.coords.device)
         before = []
         for offset in NEIGHBORHOOD[:MIDDLE]:
             step = self.coords.new_tensor((0, *offset))
             found = index.find(_keys(self.coords + step, self.coords))
             exists = found >= 0
-            before.append(Pairs(rows[exists], found[exists]))
+            before.append(Pairs(indices[exists], found[exists]))
         after = [Pairs(pair.source, pair.target) for pair in reversed(before)]
-        return (*before, Pairs(rows, rows), *after)
+        return (*before, Pairs(indices, indices), *after)
 
     @cached_property
     def coarser(self) -> Downsampled:
@@ -211,9 +211,9 @@ class Voxels:
 
 
 def _keys(coords: Int[Tensor, "m 4"], within: Tensor) -> Int[Tensor, "m"]:
-    """One integer per row that keeps the lexicographic order.
+    """One integer per voxel that keeps the lexicographic order.
 
-    Unique for rows inside the bounding box of `within` grown by one on all sides.
+    Unique for voxels inside the bounding box of `within` grown by one on all sides.
     """
     if within.shape[0] == 0:
         return coords[:, 0]
@@ -252,7 +252,9 @@ class SparseGroupNorm(nn.GroupNorm):
     ) -> Float[Tensor, "n c"]:
         weight, bias = self.weight.float(), self.bias.float()
         normed = [
-            F.group_norm(feats[rows].float().T[None], self.num_groups, weight, bias, self.eps)[0].T
-            for rows in voxels.items
+            F.group_norm(feats[indices].float().T[None], self.num_groups, weight, bias, self.eps)[
+                0
+            ].T
+            for indices in voxels.items
         ]
         return torch.cat(normed).to(feats.dtype) if normed else feats

@@ -24,9 +24,9 @@ from loci.nn.sparse.tensor import Voxels, downsample, upsample
 EPS = 1e-6
 
 
-def per_voxel(rows: Float[Tensor, "b d"], voxels: Voxels) -> Float[Tensor, "n d"]:
-    """Rows per item to rows per voxel; a single row stays one, to be broadcast."""
-    return rows if rows.shape[0] == 1 else rows[voxels.coords[:, 0]]
+def per_voxel(per_item: Float[Tensor, "b d"], voxels: Voxels) -> Float[Tensor, "n d"]:
+    """Vectors per item to vectors per voxel; a single one stays one, to be broadcast."""
+    return per_item if per_item.shape[0] == 1 else per_item[voxels.coords[:, 0]]
 
 
 class SparseResidualBlock(nn.Module):
@@ -54,7 +54,7 @@ class SparseResidualBlock(nn.Module):
 
         Args:
             feats: of `fine`, or of its parents if the block upsamples.
-            time_embedding: the embedded time, one row or one for every item.
+            time_embedding: the embedded time, one for all items or one for each.
             fine: the finer of the voxel sets before and after the block.
         """
         voxels = fine
@@ -87,8 +87,8 @@ class VoxelFlowBlock(nn.Module):
         keys_values: KeysValues | None,
     ) -> Float[Tensor, "n d"]:
         """The block's output; `keys_values` None is the unconditional branch."""
-        rows = per_voxel(self.adaLN_modulation(time_embedding), voxels)
-        m = Modulation(*rows.chunk(6, dim=-1))
+        modulation = per_voxel(self.adaLN_modulation(time_embedding), voxels)
+        m = Modulation(*modulation.chunk(6, dim=-1))
         h = modulated_norm(feats, m.shift1, m.scale1, EPS)
         feats = gated_residual(feats, self.self_attn(h, voxels.by_item), m.gate1)
         feats = feats + self.cross_attn(self.norm2(feats), keys_values, voxels)
@@ -107,9 +107,9 @@ class SlatContext(NamedTuple):
     attended: tuple[KeysValues, ...]
     aligned: Tensor | None = None
 
-    def part(self, rows: Int[Tensor, "k"]) -> "SlatContext":
-        """For some of the voxels."""
-        return self if self.aligned is None else self._replace(aligned=self.aligned[rows])
+    def part(self, indices: Int[Tensor, "k"]) -> "SlatContext":
+        """The condition of the voxels at these indices."""
+        return self if self.aligned is None else self._replace(aligned=self.aligned[indices])
 
 
 @dataclass(frozen=True)
@@ -242,9 +242,9 @@ class SlatFlow(nn.Module):
         """Predicted data - noise; float32.
 
         Args:
-            latents: the state, a row for every voxel.
+            latents: the state, one for every voxel.
             time: 0 (noise) .. 1000 (data), one for all or one for every item.
-            voxels: their coordinates, one for every row of the latents.
+            voxels: their coordinates, in the same order.
             context: from `context`; None for the unconditional branch.
 
         Raises:

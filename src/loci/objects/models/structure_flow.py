@@ -298,13 +298,13 @@ class StructureFlow(nn.Module):
         return cast(LatentMapping, self.latent_mapping[name])
 
 
-def expand_context(context: StructureContext | None, rows: int) -> StructureContext | None:
-    """A context of one row, expanded to `rows` rows without copies; others are returned as is."""
+def expand_context(context: StructureContext | None, batch: int) -> StructureContext | None:
+    """A context of one item, expanded to a batch without copies; others are returned as is."""
     if context is None:
         return None
     return tuple(
         {
-            stream: KeysValues(*(x.expand(rows, *x.shape[1:]) if len(x) == 1 else x for x in pair))
+            stream: KeysValues(*(x.expand(batch, *x.shape[1:]) if len(x) == 1 else x for x in pair))
             for stream, pair in keys.items()
         }
         for keys in context

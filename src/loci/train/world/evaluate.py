@@ -132,10 +132,10 @@ def predict_latents(
     shape = batch.target.transpose(1, 2).shape
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device)
     return sample(
-        lambda state, t: {"video": model.velocity(state["video"], t, context)},
-        {"video": noise},
+        lambda state, t: {"latents": model.velocity(state["latents"], t, context)},
+        {"latents": noise},
         euler_timesteps(steps, 2.0, uniform=True),
-    )["video"]
+    )["latents"]
 
 
 def _psnr(a: Tensor, b: Tensor) -> Float[Tensor, "b k"]:
