@@ -3,26 +3,35 @@
     python tools/mutate.py src/loci/flow.py src/loci/caching --tests tests/test_flow.py \
         tests/caching --count 40 --seed 0 --json mutants.json
 
-Nothing on disk is changed. Tests are imported once; for each mutant a forked process replaces the
-code of the imported functions and runs them, those of the mirroring test file first, up to the
-first failure. A mutant that takes much longer than the tests do counts as killed. POSIX only.
+A copy of the package in a temporary folder is changed, never the package. A first run without a
+mutation notes which test file calls which function. For each mutant a forked process imports the
+changed copy and runs the files that call the function around it, the mirroring one first, up to
+the first failure; files that start processes run for every mutant. A mutant that takes much longer
+than the tests do counts as killed. POSIX only.
 """
 
 import argparse
 import ast
+import contextlib
 import importlib
+import importlib.util
 import json
 import os
 import random
 import resource
+import shutil
+import signal
 import sys
-import types
+import tempfile
+import threading
+import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
-from _pytest.main import pytest_runtestloop
 
 ROOT = Path(__file__).resolve().parents[1]
 OPERATORS = {
@@ -52,9 +61,11 @@ def nodes(tree: ast.AST) -> Iterator[ast.AST]:
 
 def variants(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     """(kind, replacement) for every mutation of a node."""
-    if isinstance(node, ast.Compare) and len(node.ops) == 1:
-        for op in OPERATORS.get(type(node.ops[0]), []):
-            yield "comparison", ast.Compare(node.left, [op()], node.comparators)
+    if isinstance(node, ast.Compare):
+        for i, old in enumerate(node.ops):
+            for op in OPERATORS.get(type(old), []):
+                ops = [*node.ops[:i], op(), *node.ops[i + 1 :]]
+                yield "comparison", ast.Compare(node.left, ops, node.comparators)
     elif isinstance(node, ast.BinOp):
         for op in OPERATORS.get(type(node.op), []):
             yield "arithmetic", ast.BinOp(node.left, op(), node.right)
@@ -107,107 +118,140 @@ def mutate(path: Path, text: str, index: int, variant: int) -> tuple[dict, str]:
     return about, ast.unparse(ast.fix_missing_locations(tree))
 
 
-def module_name(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__")
+def outer_function(text: str, index: int) -> str | None:
+    """First line of the outermost function around a node; None in a module's or class's body."""
+    tree = ast.parse(text)
+    node = list(nodes(tree))[index]
+    for outer in ast.walk(tree):  # outer functions come first
+        if isinstance(outer, ast.FunctionDef) and any(inner is node for inner in ast.walk(outer)):
+            return str(min(x.lineno for x in [outer, *outer.decorator_list]))
+    return None
 
 
-def patch(path: Path, source: str) -> None:
-    """Gives the functions, classes and constants of an imported module their mutated form."""
-    module = sys.modules[module_name(path)]
-    mutated = types.ModuleType(module.__name__)
-    mutated.__file__ = module.__file__
-    sys.modules[module.__name__] = mutated  # dataclasses look their module up
-    exec(compile(source, str(path), "exec"), mutated.__dict__)
-    sys.modules[module.__name__] = module
-    for name, new in vars(mutated).items():
-        old = vars(module).get(name)
-        if name.startswith("__") or isinstance(new, types.ModuleType):
-            continue
-        if getattr(new, "__module__", module.__name__) == module.__name__ and update(old, new):
-            continue
-        if isinstance(new, int | float | str | tuple | frozenset) and new != old:
-            for user in list(sys.modules.values()):
-                if vars(user).get(name) is old:
-                    setattr(user, name, new)
+class Recorder:
+    """A pytest plugin that notes, for each test file, the functions of a folder that it calls."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file = str(folder), ""
+        self.calls: dict[str, set[tuple[str, int]]] = defaultdict(set)
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.spawning: set[str] = set()
+
+    def note(self, frame: FrameType, event: str, _: Any) -> None:
+        if event == "call":
+            self.calls[self.file].add((frame.f_code.co_filename, frame.f_code.co_firstlineno))
+
+    def audit(self, event: str, _: Any) -> None:
+        if event in ("subprocess.Popen", "os.fork", "os.posix_spawn"):
+            self.spawning.add(self.file)
+
+    def pytest_sessionstart(self) -> None:
+        threading.setprofile(self.note)
+        sys.setprofile(self.note)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        self.file, start = str(item.path), time.process_time()
+        sys.setprofile(self.note)  # a test may have taken it away
+        try:
+            return (yield)
+        finally:
+            self.seconds[self.file] += time.process_time() - start
+
+    def called(self) -> dict[str, list[str]]:
+        """For each test file ("" for imports) the functions called, as "path:first line"."""
+        sys.setprofile(None)
+        return {
+            file: [
+                f"{os.path.relpath(path, self.folder)}:{line}"
+                for path, line in calls
+                if path.startswith(self.folder)
+            ]
+            for file, calls in self.calls.items()
+        }
 
 
-def update(old: Any, new: Any) -> bool:
-    """Replaces the code of a function, or of the methods of a class; False for other objects."""
-    if isinstance(old, types.FunctionType) and isinstance(new, types.FunctionType):
-        if len(old.__code__.co_freevars) == len(new.__code__.co_freevars):
-            old.__code__ = new.__code__
-        old.__defaults__, old.__kwdefaults__ = new.__defaults__, new.__kwdefaults__
-        if hasattr(old, "__wrapped__"):
-            update(old.__wrapped__, new.__wrapped__)
-    elif isinstance(old, property | staticmethod | classmethod) or hasattr(old, "func"):
-        inner = "fget" if isinstance(old, property) else "__func__"
-        inner = "func" if hasattr(old, "func") else inner
-        update(getattr(old, inner), getattr(new, inner))
-    elif isinstance(old, type) and isinstance(new, type):
-        for name, value in list(vars(new).items()):
-            simple = isinstance(value, int | float | str | tuple) and not name.startswith("__")
-            if not update(vars(old).get(name), value) and simple:
-                setattr(old, name, value)
-    else:
-        return False
-    return True
+class Copy:
+    """A copy of the package that forked processes import in place of it."""
 
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shutil.copytree(ROOT / "src" / "loci", folder / "src" / "loci")
+        sys.path.insert(0, str(folder / "src"))
+        os.environ["PYTHONPATH"] = str(folder / "src")  # for the processes that tests start
+        self.notes: dict[str, Any] = {}
 
-class Mutator:
-    """A pytest plugin that runs the collected tests once for each mutant."""
+    def write(self, path: Path, source: str) -> None:
+        copy = self.folder / path.relative_to(ROOT)
+        Path(importlib.util.cache_from_source(str(copy))).unlink(missing_ok=True)
+        copy.write_text(source, encoding="utf-8")
 
-    def __init__(self, given: argparse.Namespace) -> None:
-        self.given, self.report = given, []
-
-    def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        files = [f for s in self.given.sources for f in ([s] if s.is_file() else s.rglob("*.py"))]
-        files = sorted({file.resolve() for file in files})
-        for file in files:
-            importlib.import_module(module_name(file))
-        texts = {file: file.read_text(encoding="utf-8") for file in files}
-        found = [site for file, text in texts.items() for site in sites(file, text)]
-        drawn = random.Random(self.given.seed).sample(found, min(self.given.count, len(found)))
-        unchanged = [(file, ast.unparse(ast.parse(text))) for file, text in texts.items()]
-        passed, seconds = self.run(session, unchanged, 10_000)
-        if not passed:
-            print("the tests fail without a mutation")
-            return True
-        for file, index, variant in drawn:
-            about, source = mutate(file, texts[file], index, variant)
-            survived, used = self.run(session, [(file, source)], round(3 * seconds + 10))
-            self.report.append(about | {"survived": survived, "cpu_seconds": round(used, 1)})
-            if survived:
-                print(*about.values(), sep=" | ", flush=True)
-            if self.given.json:
-                content = {"mutants_in_all": len(found), "mutants": self.report}
-                self.given.json.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        killed = sum(not about["survived"] for about in self.report)
-        print(f"{killed} of {len(drawn)} killed ({killed / max(1, len(drawn)):.0%})")
-        return True
-
-    def run(
-        self, session: pytest.Session, changed: list[tuple[Path, str]], limit: int
-    ) -> tuple[bool, float]:
-        """Whether the tests pass in a fork, and its CPU seconds."""
+    def run(self, tests: list[str], limit: int) -> tuple[int, float]:
+        """pytest's exit status in a fork (negative for a signal), and its CPU seconds."""
         pid = os.fork()
         if pid == 0:
+            os.setsid()
             resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
-            sink = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(sink, 1)
-            os.dup2(sink, 2)
+            signal.alarm(5 * limit)
+            status = 1
             try:
-                for path, source in changed:
-                    patch(path, source)
-                inside = changed[0][0].relative_to(ROOT / "src" / "loci")
-                mirror = ROOT / "tests" / inside.parent / f"test_{inside.name}"
-                session.items.sort(key=lambda item: item.path != mirror)
-                session.config.option.maxfail = 1
-                pytest_runtestloop(session)
-                os._exit(int(session.testsfailed > 0))
-            except BaseException:
-                os._exit(1)
+                status = self.in_fork(tests)
+            finally:
+                os._exit(status)
         _, status, usage = os.wait4(pid, 0)
-        return status == 0, usage.ru_utime + usage.ru_stime
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)  # what its tests started and a limit left behind
+        return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
+
+    def in_fork(self, tests: list[str]) -> int:
+        sink = os.open(self.folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(sink, 1)
+        os.dup2(sink, 2)
+        base = f"--basetemp={self.folder / 'tests'}"
+        recorder = Recorder(self.folder)
+        plugins = []
+        if not self.notes:
+            sys.addaudithook(recorder.audit)
+            plugins.append(recorder)
+        status = int(pytest.main(["-x", "-p", "no:cacheprovider", base, *tests], plugins=plugins))
+        if not self.notes:
+            own = ("loci", "tests", "conftest", "__main__")
+            modules = [m for m in sys.modules if m.partition(".")[0] not in own]
+            notes = {
+                "calls": recorder.called(),
+                "seconds": recorder.seconds,
+                "spawning": sorted(recorder.spawning),
+                "modules": modules,
+            }
+            (self.folder / "notes.json").write_text(json.dumps(notes), encoding="utf-8")
+        return status
+
+    def record(self, tests: list[str]) -> None:
+        """Runs the tests without a mutation; imports what they need of other packages."""
+        status, _ = self.run(tests, 10_000)
+        if status != 0:
+            print((self.folder / "output.txt").read_text(encoding="utf-8")[-3000:])
+            raise SystemExit("the tests fail without a mutation")
+        self.notes = json.loads((self.folder / "notes.json").read_text(encoding="utf-8"))
+        for name in self.notes["modules"]:
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+
+    def survives(self, path: Path, line: str | None) -> tuple[bool, float]:
+        """Whether no test notices the mutant of a function (None: of a module) now written."""
+        inside = path.relative_to(ROOT / "src" / "loci")
+        function = f"{path.relative_to(ROOT)}:{line}"
+        calls, seconds = self.notes["calls"], self.notes["seconds"]
+        if line is None or function in calls[""]:
+            files = list(seconds)
+        else:
+            files = [f for f in seconds if f in self.notes["spawning"] or function in calls[f]]
+        mirror = ROOT / "tests" / inside.parent / f"test_{inside.name}"
+        files.sort(key=lambda file: (Path(file) != mirror, seconds[file]))
+        if not files:
+            return True, 0.0
+        status, used = self.run(files, round(2 * sum(seconds[f] for f in files) + 30))
+        return status == 0, used
 
 
 def main() -> None:
@@ -218,9 +262,28 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to write the report")
     given = parser.parse_args()
-    torch = importlib.import_module("torch")
-    torch.set_num_threads(1)  # threads do not survive a fork
-    pytest.main(["-q", "-s", "-p", "no:cacheprovider", *given.tests], plugins=[Mutator(given)])
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads do not survive a fork
+    files = [f for s in given.sources for f in ([s] if s.is_file() else s.rglob("*.py"))]
+    texts = {f.resolve(): f.read_text(encoding="utf-8") for f in sorted(set(files))}
+    found = [site for file, text in texts.items() for site in sites(file, text)]
+    drawn = random.Random(given.seed).sample(found, min(given.count, len(found)))
+    report = []
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        copy = Copy(Path(folder).resolve())
+        copy.record(given.tests)
+        for file, index, variant in drawn:
+            about, source = mutate(file, texts[file], index, variant)
+            copy.write(file, source)
+            survived, used = copy.survives(file, outer_function(texts[file], index))
+            copy.write(file, texts[file])
+            report.append(about | {"survived": survived, "cpu_seconds": round(used, 1)})
+            if survived:
+                print(*about.values(), sep=" | ", flush=True)
+            if given.json:
+                content = {"mutants_in_all": len(found), "mutants": report}
+                given.json.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    killed = sum(not about["survived"] for about in report)
+    print(f"{killed} of {len(drawn)} killed ({killed / max(1, len(drawn)):.0%})")
 
 
 if __name__ == "__main__":

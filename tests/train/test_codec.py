@@ -23,7 +23,7 @@ TINY = CodecTraining(
     precision="float32",
     log_seconds=0,
     evaluate_seconds=0,
-    checkpoint_seconds=0,
+    checkpoint_seconds=1e9,
 )
 
 

@@ -137,14 +137,12 @@ def test_parts_of_a_model_folder_are_kept(
     export_home(Runs(stage1.structure_vae, stage1.structure, shipped, shipped), data, out)
     older, newer = Lifter.from_pretrained(shipped), Lifter.from_pretrained(out)
     assert newer.config == older.config
-    changed = [
-        name
-        for name in PARTS
-        if any(
-            not torch.equal(tensor, newer.loader.parts.load(name).state_dict()[key])
-            for key, tensor in older.loader.parts.load(name).state_dict().items()
-        )
-    ]
+    changed = []
+    for name in PARTS:
+        before, after = (x.loader.parts.load(name).state_dict() for x in (older, newer))
+        assert before.keys() == after.keys()
+        if any(not torch.equal(tensor, after[key]) for key, tensor in before.items()):
+            changed.append(name)
     assert changed == ["structure_fuser"]
     assert "| `slat` | 20 steps, 2 minutes |" in (out / "README.md").read_text()
     logs = (folder / "training" / "slat" / "log.jsonl" for folder in (shipped, out))

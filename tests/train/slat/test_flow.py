@@ -59,7 +59,7 @@ TINY = SlatFlowTraining(
     precision="float32",
     log_seconds=0,
     evaluate_seconds=1e9,
-    checkpoint_seconds=0,
+    checkpoint_seconds=1e9,
 )
 UNUSED = ("mask_token", "backbone.norm")
 """Weights of the published embedder that stage 2 does not read."""

@@ -35,7 +35,7 @@ TINY = SlatVAETraining(
     precision="float32",
     log_seconds=0,
     evaluate_seconds=1e9,
-    checkpoint_seconds=0,
+    checkpoint_seconds=1e9,
 )
 
 

@@ -58,7 +58,7 @@ TINY = StructureTraining(
     precision="float32",
     log_seconds=0,
     evaluate_seconds=1e9,
-    checkpoint_seconds=0,
+    checkpoint_seconds=1e9,
 )
 # Parts of the published networks that take no part in what is trained here: DINO's own mask token,
 # and the third group, which no input belongs to.
