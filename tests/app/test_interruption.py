@@ -27,6 +27,19 @@ def test_only_interruptible_work_is_cut_short(number: int) -> None:
     assert reached == ["after writing", "after the step"]
 
 
+def test_what_is_deferred_is_done_whole() -> None:
+    reached = []
+    with Interruption() as ctrl_c, ctrl_c.interruptible():
+        with ctrl_c.deferred():
+            send()
+            reached.append("rest of what is deferred")
+        reached.append("rest of the step")
+    assert reached == ["rest of what is deferred"]
+    with ctrl_c.deferred():  # nothing is interruptible here, so nothing is raised
+        reached.append("after the step")
+    assert reached[1:] == ["after the step"]
+
+
 def test_the_handlers_come_back() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     with Interruption() as ctrl_c:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 sys.path.insert(0, sys.argv[2])
 torch.set_num_threads(1)
 from loci.world.config import SamplingConfig
+from loci.world.prompt_group import PromptGroup
 from loci.world.sampling import sample_chunk
 from tests.world.models import randomised, published_like
 from tests.world.test_two_processes import chunk
@@ -27,7 +28,7 @@ velocity = model.token_velocity
 model.token_velocity = lambda noisy, *rest, **part: (
     rows.append(len(noisy)) or velocity(noisy, *rest, **part)
 )
-shared = sample_chunk(model, noise, context, sampling, group=dist.group.WORLD)
+shared = sample_chunk(model, noise, context, sampling, group=PromptGroup(dist.group.WORLD))
 own = list(rows)
 alone = sample_chunk(model, noise, context, sampling)
 state = {"shared": shared, "alone": alone, "rows": torch.tensor(own)}

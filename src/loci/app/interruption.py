@@ -47,6 +47,17 @@ class Interruption:
         finally:
             self._interruptible = False
 
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Work within `interruptible` that is done whole: Ctrl-C takes effect after it."""
+        interruptible, self._interruptible = self._interruptible, False
+        try:
+            yield
+        finally:
+            self._interruptible = interruptible
+        if self.requested and interruptible:
+            raise KeyboardInterrupt
+
 
 @contextmanager
 def signals_as_ctrl_c() -> Iterator[None]:

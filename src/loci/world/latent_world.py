@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from loci.memory.memory_token_cache import MemoryTokens
 from loci.memory.poses import dead_reckon
 from loci.world.conditioning import Actions, ChunkContext, ChunkPoses, Prompt
 from loci.world.config import WorldConfig
+from loci.world.prompt_group import PromptGroup
 from loci.world.sampling import chunk_noise, sample_chunks, sample_with_preset
 from loci.world.transformer import WorldTransformer
 
@@ -80,9 +81,9 @@ class LatentWorld:
         self.progress: Callable[[str, int, int], None] | None = None
         """Called with (stage, step, steps) before every step: "prompt" and "picture" of a start,
         "context", "steps", "frames" and "history" of each chunk."""
-        self.group: Any = None
-        """A `torch.distributed` group of two processes that walk together: each evaluates one of
-        the two prompts of guidance. None to evaluate both here."""
+        self.group: PromptGroup | None = None
+        """Two processes that walk together: each evaluates one of the two prompts of guidance. None
+        to evaluate both here."""
         _check_config(config, transformer, temporal_factor)
         encoder = transformer.memory_encoder
         windows = config.memory.published_windows

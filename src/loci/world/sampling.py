@@ -1,10 +1,8 @@
 """Sampling the latents of one chunk, all tokens at a time or, with a token policy, some of them."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,10 +23,8 @@ from loci.nn.attention import KeyValueCache
 from loci.world.block import to_latents, to_tokens
 from loci.world.conditioning import ChunkContext
 from loci.world.config import SamplingConfig
+from loci.world.prompt_group import PromptGroup
 from loci.world.transformer import WorldTransformer
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
 
 ReportStep = Callable[[int, int], None]
 """Called before each step with its index and the number of steps."""
@@ -48,7 +44,7 @@ def sample_chunk(
     *,
     policy: StepPolicy | None = None,
     report_step: ReportStep | None = None,
-    group: "ProcessGroup | None" = None,
+    group: PromptGroup | None = None,
 ) -> Float[Tensor, "1 c t h w"]:
     """Latents of one walk's chunk from noise, with guidance if the context has a negative prompt.
 
@@ -120,7 +116,7 @@ def sample_with_preset(
     *,
     verify: bool = False,
     report_step: ReportStep | None = None,
-    group: "ProcessGroup | None" = None,
+    group: PromptGroup | None = None,
 ) -> Float[Tensor, "1 c t h w"]:
     """`sample_chunk` with the approximations of a preset, counted under "chunks".
 
@@ -161,12 +157,12 @@ class ChunkFlow:
         context: ChunkContext,
         shape: torch.Size,
         cached: bool,
-        group: "ProcessGroup | None" = None,
+        group: PromptGroup | None = None,
     ) -> None:
         copies = context.frame_embedding.shape[0]
-        if group is not None and (group.size() != copies or cached):
+        if group is not None and (group.size != copies or cached):
             raise ValueError(
-                f"{group.size()} processes for {copies} prompts: expected one for each, and a "
+                f"{group.size} processes for {copies} prompts: expected one for each, and a "
                 "preset that evaluates every token"
             )
         self.model, self.context, self.group = model, context, group
@@ -211,10 +207,7 @@ class ChunkFlow:
         copies = len(noisy)
         if self.group is None:
             return torch.cat([velocity(index) for index in range(copies)])
-        own = velocity(self.group.rank()).contiguous()
-        velocities = [torch.empty_like(own) for _ in range(copies)]
-        torch.distributed.all_gather(velocities, own, group=self.group)
-        return torch.cat(velocities)
+        return torch.cat(self.group.gather(velocity(self.group.rank)))
 
 
 def chunk_noise(

@@ -1,8 +1,11 @@
 """`loci walk` under torchrun: a prompt of guidance on each of two processes."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,10 +33,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def run(folder: Path, *launcher: str, name: str, more: tuple[str, ...] = ()) -> str:
+def walk(*launcher: str, name: str, frames: int) -> list[str]:
     command = [sys.executable, *launcher, "-m", "loci.cli", "walk", "picture.png"]
-    command += ["--model", "model", "--size", "64x64", "--steps", "2", "--frames", "4"]
-    command += ["--dtype", "float32", "--out", f"{name}.mp4", "--save", f"{name}.loci", *more]
+    command += ["--model", "model", "--size", "64x64", "--steps", "2", "--frames", str(frames)]
+    return [*command, "--dtype", "float32", "--out", f"{name}.mp4", "--save", f"{name}.loci"]
+
+
+def run(folder: Path, *launcher: str, name: str) -> str:
+    command = walk(*launcher, name=name, frames=4)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
@@ -52,6 +59,48 @@ def test_two_processes_walk_as_one(folder: Path) -> None:
     world.config = replace(world.config, size=(64, 64))
     one, two = (load_walk(folder / f"{name}.loci", world) for name in ("one", "two"))
     torch.testing.assert_close(two.local, one.local, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rank", "number"),
+    [(0, signal.SIGINT), (1, signal.SIGTERM), (1, signal.SIGKILL)],
+)
+def test_a_signal_to_one_process_ends_both(folder: Path, rank: int, number: int) -> None:
+    """And the walk is saved, once, as far as it came. Without torchrun, which would end the other
+    one for us, or kill it before it has saved."""
+    name = f"ended-{rank}-{number}"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    command = [*walk(name=name, frames=8000), "--autosave", "1"]
+    processes = []
+    for own in "01":
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **places}
+        environment |= {"RANK": own, "LOCAL_RANK": own}
+        processes.append(
+            subprocess.Popen(
+                command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+            )
+        )
+    saved, deadline = folder / f"{name}.loci", time.monotonic() + 300
+    while not saved.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    processes[rank].send_signal(number)
+    try:
+        first, second = (process.communicate(timeout=60)[1] for process in processes)
+    finally:
+        for process in processes:
+            process.kill()
+    assert "stopped after" in first
+    assert "continue with: loci walk --resume" in first
+    assert "Traceback" not in first + second
+    assert processes[1].returncode == (-9 if number == signal.SIGKILL else 0)
+    assert len(list(folder.glob(f"{name}*.loci"))) == 1
+    world = World.from_pretrained(folder / "model")
+    world.config = replace(world.config, size=(64, 64))
+    assert 1 < load_walk(saved, world).frames < 8001
 
 
 def test_another_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from loci.errors import LociError
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from loci.world.world import WalkState, World
 
 PROCESSES = 2
+LONGEST_WAIT = timedelta(days=1)
+"""Of one process for the other, which may be reading its weights; one that died is noticed at
+once."""
 
 
 def process_count() -> int:
@@ -50,6 +54,8 @@ def silent_if_second() -> Iterator[None]:
 def shared(world: World, state: WalkState) -> Iterator[None]:
     """Within the block the processes evaluate a prompt each; nothing happens without torchrun.
 
+    Whichever leaves the block first ends the other's walk at its next evaluation.
+
     Raises:
         LociError: when the walk has no second prompt, or the preset does not evaluate all tokens.
     """
@@ -64,13 +70,18 @@ def shared(world: World, state: WalkState) -> Iterator[None]:
     import torch
     import torch.distributed as dist
 
+    from loci.world.prompt_group import PromptGroup
+
     device = world.device
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    world.group = dist.group.WORLD
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=LONGEST_WAIT)
+    assert dist.group.WORLD is not None
+    world.group = group = PromptGroup(dist.group.WORLD)
     try:
         yield
     finally:
         world.group = None
+        group.leave()
         dist.destroy_process_group()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,7 +55,7 @@ def walk(options: Annotated[WalkOptions, tyro.conf.arg(name="")]) -> None:
     with silent_if_second():
         world, state = load_world(request)
         computing = _describe_computing(request, world, state)
-        with Interruption(), shared(world, state):
+        with shared(world, state), Interruption():
             # a second Ctrl-C does not cost what the first one saves
             if is_second():
                 for _ in generate(world, state, request.actions):
@@ -138,14 +139,18 @@ def _describe_computing(request: WalkRequest, world: World, state: WalkState) ->
 def generate(
     world: World, state: WalkState, actions: Int[np.ndarray, "n 2"]
 ) -> Iterator[tuple[UInt8[np.ndarray, "k h w 3"], WalkState]]:
-    """New frames and the walk after them, chunk by chunk, until the actions or Ctrl-C end it."""
+    """New frames and the walk after them, chunk by chunk, until the actions or Ctrl-C end it, here
+    or in the other process of the walk."""
     from loci.app.walk.walk_progress import WalkBar
+    from loci.world.prompt_group import PartnerLeft
 
     chunks = world.walk(state, actions)
     with Interruption() as ctrl_c, WalkBar(world, len(actions)) as bar:
+        if world.group is not None:
+            world.group.undisturbed = ctrl_c.deferred
         while not ctrl_c.requested:
             chunk = None
-            with ctrl_c.interruptible():
+            with ctrl_c.interruptible(), suppress(PartnerLeft):
                 chunk = next(chunks, None)
             if chunk is None:
                 return
@@ -171,7 +176,7 @@ def _generate_and_save(
     with record.attempt(record.outputs.sheet):
         record.save_sheet()
     if world.group is not None:
-        computing += f", {world.group.size()} processes"
+        computing += f", {world.group.size} processes"
     files = ", ".join(str(path) for path in record.outputs.in_order(save) if path in record.written)
     print(f"{done} frames in {seconds:.1f} s, {done / seconds:.1f} a second ({computing}): {files}")
     from loci.caching.stats import COLUMNS
