@@ -75,6 +75,18 @@ def test_spans_of_the_cover_appear_once() -> None:
     assert both.poses.shape == (1, 7, 4)
 
 
+def test_a_span_of_the_cover_comes_before_its_first_keyframe() -> None:
+    keyframes = views([(0, 0, 0)] * 3)
+    cover = MemoryTokens(keyframes.tokens[:, :, :1], None, (Span(2, 0, 16),))
+    both = add_keyframes(replace(keyframes, poses=None), cover)
+    assert [(span.level, span.start) for span in both.spans] == [(2, 0), (1, 0), (1, 4), (1, 8)]
+
+
+def test_candidates_need_poses() -> None:
+    with pytest.raises(ValueError, match="every latent needs one"):
+        select_keyframes(None, replace(views([(0, 0, 0)]), poses=None), 2)
+
+
 @pytest.mark.parametrize("length", [1, 8, 23, 80, 151, 301, 555])
 def test_the_cover_is_whole_and_the_rest_is_fine(length: int) -> None:
     compressor = SmallCompressor()

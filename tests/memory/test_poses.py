@@ -42,6 +42,10 @@ def walked(keys: str) -> torch.Tensor:
         ("l*12", (-math.pi / 2, 0, 0)),
         ("j*12 w*4", (math.pi / 2, 0, 1)),
         ("i*7 .*3", (0, 0, 0)),
+        *((keys + "*12", (math.pi / 2, 0, 0)) for keys in ("ij", "kj")),
+        *((keys + "*12", (-math.pi / 2, 0, 0)) for keys in ("il", "kl")),
+        ("wd*4", (0, math.sqrt(0.5), -math.sqrt(0.5))),
+        ("sa*4", (0, -math.sqrt(0.5), math.sqrt(0.5))),
     ],
 )
 def test_where_the_keys_lead(keys: str, expected: tuple[float, float, float]) -> None:
@@ -180,6 +184,15 @@ def test_tokens_do_not_depend_on_how_latents_are_handed_over(seed: int, counts: 
         at += count
     assert state.schedule == once.schedule
     assert torch.allclose(memory.tokens(state).tokens, memory.tokens(once).tokens, atol=1e-5)
+
+
+def test_a_view_is_unique_where_no_other_was_taken_nearby() -> None:
+    """Eight slots that look the same way from beside the origin, at steps of 0.5 and then 1."""
+    x = torch.tensor([5.0, 5.5, 6.0, 6.5, 8.0, 9.0, 10.0, 5.0]).repeat_interleave(4)
+    poses = torch.stack([torch.zeros(32), x, torch.full((32,), -3.0)], dim=-1)[None].double()
+    found = ViewIndex({}, poses, 0).unique([Span(1, s, s + 4) for s in range(0, 32, 4)])
+    assert found[0].tolist() == [False, False, True, True]  # of 5.0, 5.5, 6.0, 6.5
+    assert found[3].tolist() == [False, True, True, True]  # of 6.5, 8.0, 9.0, 10.0
 
 
 def test_a_batch_keeps_what_is_new_in_one_of_its_walks() -> None:

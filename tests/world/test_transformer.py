@@ -85,6 +85,23 @@ def test_a_context_made_once_serves_every_step_exactly(config, inputs, frames) -
         assert torch.equal(model.velocity(noisy, timestep, context), plain)
 
 
+@pytest.mark.parametrize("stream", ["fixed", "evolving"])
+def test_memory_tokens_change_from_block_to_block_and_not_after_the_last(
+    stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evolved = []
+    forward_memory = Block.forward_memory
+
+    def noted(block: Block, *given):
+        evolved.append(block)
+        return forward_memory(block, *given)
+
+    monkeypatch.setattr(Block, "forward_memory", noted)
+    model = randomised(replace(pose_rotary_config(stream), blocks=3))
+    model.context(**reckoned_inputs())
+    assert evolved == (list(model.blocks)[:-1] if stream == "evolving" else [])
+
+
 def test_each_sample_of_a_batch_has_its_own_actions_and_addresses() -> None:
     for config, inputs, frames in (
         (published_like(), published_inputs(), 5),

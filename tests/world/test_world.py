@@ -181,6 +181,13 @@ def test_wrong_actions_are_named(actions, message: str) -> None:
         world.step(world.start(PICTURE), actions)
 
 
+def test_actions_fill_whole_latents() -> None:
+    world = small_world()
+    world.temporal_factor = 2
+    with pytest.raises(LociError, match="3 actions: .* groups of 2, expected a multiple"):
+        world.step(world.start(PICTURE), [(1, 0)] * 3)
+
+
 def test_a_prompt_for_a_model_without_text_is_refused() -> None:
     with pytest.raises(LociError, match="trained without text"):
         small_world().start(PICTURE, prompt="a castle")
