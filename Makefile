@@ -34,7 +34,7 @@ test: dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # A stamp each, so that the second time costs nothing.
 $(VENV)/.env: pyproject.toml constraints.txt
