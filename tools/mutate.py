@@ -137,22 +137,22 @@ class Recorder:
         self.seconds: dict[str, float] = defaultdict(float)
         self.spawning: set[str] = set()
 
-    def note(self, frame: FrameType, event: str, _: Any) -> None:
-        if event == "call":
-            self.calls[self.file].add((frame.f_code.co_filename, frame.f_code.co_firstlineno))
+    def note(self, frame: FrameType, _: str, __: Any) -> None:
+        """A trace function that sees calls and no lines."""
+        self.calls[self.file].add((frame.f_code.co_filename, frame.f_code.co_firstlineno))
 
     def audit(self, event: str, _: Any) -> None:
         if event in ("subprocess.Popen", "os.fork", "os.posix_spawn"):
             self.spawning.add(self.file)
 
     def pytest_sessionstart(self) -> None:
-        threading.setprofile(self.note)
-        sys.setprofile(self.note)
+        threading.settrace(self.note)
+        sys.settrace(self.note)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         self.file, start = str(item.path), time.process_time()
-        sys.setprofile(self.note)  # a test may have taken it away
+        sys.settrace(self.note)  # a test may have taken it away
         try:
             return (yield)
         finally:
@@ -160,7 +160,7 @@ class Recorder:
 
     def called(self) -> dict[str, list[str]]:
         """For each test file ("" for imports) the functions called, as "path:first line"."""
-        sys.setprofile(None)
+        sys.settrace(None)
         return {
             file: [
                 f"{os.path.relpath(path, self.folder)}:{line}"
@@ -191,6 +191,7 @@ class Copy:
         pid = os.fork()
         if pid == 0:
             os.setsid()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
             signal.alarm(5 * limit)
             status = 1
@@ -198,9 +199,11 @@ class Copy:
                 status = self.in_fork(tests)
             finally:
                 os._exit(status)
-        _, status, usage = os.wait4(pid, 0)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)  # what its tests started and a limit left behind
+        try:
+            _, status, usage = os.wait4(pid, 0)
+        finally:  # what its tests started and a limit left behind; all of it on Ctrl-C and SIGTERM
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
         return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
 
     def in_fork(self, tests: list[str]) -> int:
@@ -262,6 +265,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to write the report")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads do not survive a fork
     files = [f for s in given.sources for f in ([s] if s.is_file() else s.rglob("*.py"))]
     texts = {f.resolve(): f.read_text(encoding="utf-8") for f in sorted(set(files))}
