@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from loci.app import device
-from loci.app.device import check_device, choose_device, choose_dtype, choose_threads
+from loci.app.device import check_device, choose_device, choose_dtype, tune_threads
 from loci.errors import LociError
 from loci.nn import device as nn_device
 
@@ -75,7 +75,7 @@ def test_threads_are_measured(alone: int, together: int, chosen: int, tmp_path: 
     def step() -> None:
         time.sleep((alone if torch.get_num_threads() == 1 else together) / 200)
 
-    assert choose_threads(step, CPU, tmp_path) == chosen
+    assert tune_threads(step, CPU, tmp_path) == chosen
     assert torch.get_num_threads() == chosen
 
 
@@ -86,7 +86,7 @@ def test_threads_stay_where_nothing_is_to_be_chosen(
     def never() -> None:
         raise AssertionError("it was measured")
 
-    assert choose_threads(never, CPU, large) == 2
-    assert choose_threads(never, torch.device("cuda"), large / "part") == 2
+    assert tune_threads(never, CPU, large) == 2
+    assert tune_threads(never, torch.device("cuda"), large / "part") == 2
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert choose_threads(never, CPU, large / "part") == 2
+    assert tune_threads(never, CPU, large / "part") == 2

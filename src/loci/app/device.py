@@ -64,8 +64,8 @@ def wait_passively() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def choose_threads(step: Callable[[], object], device: torch.device, model: Path) -> int:
-    """One thread for small models, unless all of them are measured to be faster.
+def tune_threads(step: Callable[[], object], device: torch.device, model: Path) -> int:
+    """Sets one thread for small models, unless all of them are measured to be faster.
 
     Args:
         step: a short piece of the work to come, without effects.

@@ -182,32 +182,32 @@ class VideoWriter:
 
 def contact_sheet(
     frames: UInt8[np.ndarray, "t h w 3"],
-    labels: Sequence[str] | None = None,
+    captions: Sequence[str] | None = None,
     every: int = 1,
     columns: int = 8,
     scale: int = 1,
 ) -> Image.Image:
-    """Every `every`-th frame, in rows of `columns`, each under its label (its index if not given).
+    """Every `every`-th frame, in rows of `columns`, under its caption (its index by default).
 
     Args:
         frames: RGB, at least one.
-        labels: one for each of `frames`.
+        captions: one for each of `frames`.
         scale: each frame is enlarged this many times (Lanczos).
     """
-    labels = [str(i) for i in range(len(frames))] if labels is None else labels
-    frames, labels = frames[::every], labels[::every]
+    captions = [str(i) for i in range(len(frames))] if captions is None else captions
+    frames, captions = frames[::every], captions[::every]
     height, width = (side * scale for side in frames.shape[1:3])
-    caption, gap = 14, 4
+    line, gap = 14, 4
     columns = min(columns, len(frames))
     rows = -(-len(frames) // columns)
-    size = (columns * (width + gap) + gap, rows * (height + caption + gap) + gap)
+    size = (columns * (width + gap) + gap, rows * (height + line + gap) + gap)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=10)
-    for i, (pixels, label) in enumerate(zip(frames, labels, strict=True)):
+    for i, (pixels, caption) in enumerate(zip(frames, captions, strict=True)):
         left = gap + i % columns * (width + gap)
-        top = gap + i // columns * (height + caption + gap)
-        draw.text((left, top), label, fill="black", font=font)
+        top = gap + i // columns * (height + line + gap)
+        draw.text((left, top), caption, fill="black", font=font)
         tile = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
-        sheet.paste(tile, (left, top + caption))
+        sheet.paste(tile, (left, top + line))
     return sheet

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file
 
 from loci import cli
 from loci.actions import parse_keys
-from loci.app.walk.walk import generate
-from loci.app.walk.walk_record import TILES
+from loci.app.walk.walk import generate_until_interrupted
+from loci.app.walk.walk_writer import TILES
 from loci.errors import LociError
 from loci.io.frames import fit
 from loci.io.images import read_pixels
@@ -232,7 +232,7 @@ def test_ctrl_c_keeps_the_walk_and_says_how_to_go_on(
 def test_a_second_ctrl_c_costs_nothing(
     command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from loci.app.walk import walk_record
+    from loci.app.walk import walk_writer
 
     save = walk_file.save_walk
 
@@ -240,7 +240,7 @@ def test_a_second_ctrl_c_costs_nothing(
         send()
         save(*args)
 
-    monkeypatch.setattr(walk_record, "save_walk", interrupted_again)
+    monkeypatch.setattr(walk_writer, "save_walk", interrupted_again)
     in_step(monkeypatch, 3, send)
     assert command(str(folder / "room.png"), "--keys", KEYS) == 2
     assert here() == {"walk.mp4", "walk.png", "walk.stopped.loci"}
@@ -315,7 +315,7 @@ def test_a_full_disk_for_the_saved_walk_does_not_lose_the_video(
     def fails(self: object, path: Path, state: object) -> None:
         raise LociError(f"{path}: cannot be written (No space left on device)")
 
-    monkeypatch.setattr("loci.app.walk.walk_record.WalkRecord.save_walk", fails)
+    monkeypatch.setattr("loci.app.walk.walk_writer.WalkWriter.save_walk", fails)
     argv = [str(folder / "room.png"), "--keys", KEYS, "--save", "a.loci", "--autosave", autosave]
     assert command(*argv) == 2
     said = capsys.readouterr().err.splitlines()[-1]
@@ -436,29 +436,31 @@ def test_frames_come_in_the_codecs_groups(folder: Path, tmp_path: Path, capsys) 
 def test_the_sheet_shows_numbered_frames_and_stays_small(
     folder: Path, count: int, tmp_path: Path
 ) -> None:
-    from loci.app.walk.walk_record import WalkRecord
     from loci.app.walk.walk_request import WalkOutputs
+    from loci.app.walk.walk_writer import WalkWriter
 
     world = small_world()
     _, state = world.step(world.start(folder / "room.png"), parse_keys("w*4"))
     outputs = WalkOutputs(tmp_path / "a.mp4", None, "", None)
-    record = WalkRecord(outputs, world, state, state.frames + count)
+    writer = WalkWriter(outputs, world, state, state.frames + count)
     frames = []
-    for new, reached in generate(world, state, parse_keys(f"j*{count}")):
-        record.add_tiles(state.frames, new)
+    for new, reached in generate_until_interrupted(world, state, parse_keys(f"j*{count}")):
+        writer.add_tiles(state.frames, new)
         state = reached
         frames.append(new)
     frames = np.concatenate(frames)
     assert len(frames) == count
     assert state.frames == 5 + count
-    assert 1 <= len(record.tiles) <= TILES + 1
-    for number, tile in record.tiles.items():
+    assert 1 <= len(writer.tiles) <= TILES + 1
+    for number, tile in writer.tiles.items():
         assert np.array_equal(tile, frames[number - 5])
 
 
 def test_ctrl_c_while_writing_keeps_what_is_written(folder: Path) -> None:
     world, reached = small_world(), []
-    for _, state in generate(world, world.start(folder / "room.png"), parse_keys("w*40")):
+    for _, state in generate_until_interrupted(
+        world, world.start(folder / "room.png"), parse_keys("w*40")
+    ):
         send()
         reached.append(state.frames)
     assert reached == [5]

@@ -51,7 +51,7 @@ def silent_if_second() -> Iterator[None]:
 
 
 @contextmanager
-def shared(world: World, state: WalkState) -> Iterator[None]:
+def share_prompts(world: World, state: WalkState) -> Iterator[None]:
     """Within the block the processes evaluate a prompt each; nothing happens without torchrun.
 
     Whichever leaves the block first ends the other's walk at its next evaluation.

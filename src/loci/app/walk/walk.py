@@ -1,7 +1,7 @@
 """`loci walk`: from a picture and actions to a video, a contact sheet and a saved walk.
 
 Data flow: `walk_request.py` reads the picture and the actions, `World.walk` generates
-chunks of frames from them, `walk_record.py` writes them.
+chunks of frames from them, `walk_writer.py` writes them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 
 from loci.actions import describe
-from loci.app.device import choose_device, choose_dtype, choose_threads, wait_passively
+from loci.app.device import choose_device, choose_dtype, tune_threads, wait_passively
 from loci.app.interruption import Interruption
 from loci.app.walk.walk_request import (
     WalkOptions,
@@ -29,16 +29,16 @@ from loci.app.walk.walk_request import (
 )
 from loci.errors import LociError
 
-PUBLISHED_SIZE = 448, 896
-"""The most common of the published sizes."""
-
 if TYPE_CHECKING:
     import torch
     from jaxtyping import Int, UInt8
 
-    from loci.app.walk.walk_record import WalkRecord
+    from loci.app.walk.walk_writer import WalkWriter
     from loci.nn.placement import WeightPlacement
     from loci.world.world import WalkState, World
+
+PUBLISHED_SIZE = 448, 896
+"""The most common of the published sizes."""
 
 
 def walk(options: Annotated[WalkOptions, tyro.conf.arg(name="")]) -> None:
@@ -49,33 +49,33 @@ def walk(options: Annotated[WalkOptions, tyro.conf.arg(name="")]) -> None:
     request = check_request(options)
     wait_passively()
 
-    from loci.app.walk.two_processes import is_second, shared, silent_if_second
-    from loci.app.walk.walk_record import WalkRecord
+    from loci.app.walk.two_processes import is_second, share_prompts, silent_if_second
+    from loci.app.walk.walk_writer import WalkWriter
 
     with silent_if_second():
         world, state = load_world(request)
-        computing = _describe_computing(request, world, state)
-        with shared(world, state), Interruption():
+        _tune_threads(request, world, state)
+        with share_prompts(world, state), Interruption():
             # a second Ctrl-C does not cost what the first one saves
             if is_second():
-                for _ in generate(world, state, request.actions):
+                for _ in generate_until_interrupted(world, state, request.actions):
                     pass
                 return
             frames = state.frames + len(request.actions)
-            record = WalkRecord(request.outputs, world, state, frames)
-            _generate_and_save(request, world, state, record, computing)
+            writer = WalkWriter(request.outputs, world, state, frames)
+            _write_outputs(request, world, state, writer)
 
 
 def load_world(request: WalkRequest) -> tuple[World, WalkState]:
     """The model, and the walk where it begins or is continued."""
-    from loci.app.walk.walk_progress import starting
+    from loci.app.walk.walk_progress import printing_stages
     from loci.caching.presets import get_preset
     from loci.world.walk_file import load_walk
     from loci.world.world import World
 
     options, device = request.options, choose_device(request.options.device)
     dtype = choose_dtype(options.dtype, device, request.model)
-    weights = _weights(request, dtype)
+    weights = _choose_placement(request, dtype)
     world = World.from_pretrained(request.model, device, dtype, weights)
     sampling = world.config.sampling
     world.config = replace(
@@ -89,14 +89,14 @@ def load_world(request: WalkRequest) -> tuple[World, WalkState]:
         return world, load_walk(request.saved.path, world)
     assert request.pixels is not None
     world.prompt_cache = options.prompt_cache
-    with starting(world):
+    with printing_stages(world):
         state = world.start(request.pixels, options.seed, options.prompt)
     world.text_encoder = None  # not needed any more
     return world, state
 
 
-def _weights(request: WalkRequest, dtype: torch.dtype) -> WeightPlacement:
-    """Where the weights go; of a large model it is said what it will need, before it is read."""
+def _choose_placement(request: WalkRequest, dtype: torch.dtype) -> WeightPlacement:
+    """Where the weights go; prints what a large model will need, before it is read."""
     from loci.app.ram import choose_placement, parse_ram, walk_ram
 
     options = request.options
@@ -121,22 +121,30 @@ def _frame_size(request: WalkRequest) -> tuple[int, int]:
     return PUBLISHED_SIZE if request.pixels is None else choose_bucket(*request.pixels.shape[:2])
 
 
-def _describe_computing(request: WalkRequest, world: World, state: WalkState) -> str:
-    """Chooses the number of threads; says where and in what the model computes."""
+def _tune_threads(request: WalkRequest, world: World, state: WalkState) -> None:
+    """Sets the number of threads by the time of a chunk with a single sampling step."""
     from loci.caching.presets import Preset
 
     one_step = world.at_speed(Preset("one Euler step", walk_step_share=1e-6))
-    weight = world.transformer.patch_embedding.weight
     first = int(request.actions.any(axis=1).argmax())  # standing still may cost nothing
     actions = request.actions[first : first + world.chunk]
-    threads = choose_threads(lambda: one_step.step(state, actions), weight.device, request.model)
-    words = [str(weight.device), str(weight.dtype).removeprefix("torch.")]
-    if weight.device.type == "cpu":
+    tune_threads(lambda: one_step.step(state, actions), world.device, request.model)
+
+
+def _describe_computing(world: World) -> str:
+    """Where, with how many threads and processes, and in which element type the model computes."""
+    import torch
+
+    threads, dtype = torch.get_num_threads(), world.transformer.patch_embedding.weight.dtype
+    words = [str(world.device), str(dtype).removeprefix("torch.")]
+    if world.device.type == "cpu":
         words.insert(1, f"{threads} thread{'s' * (threads > 1)}")
+    if world.group is not None:
+        words.append(f"{world.group.size} processes")
     return ", ".join(words)
 
 
-def generate(
+def generate_until_interrupted(
     world: World, state: WalkState, actions: Int[np.ndarray, "n 2"]
 ) -> Iterator[tuple[UInt8[np.ndarray, "k h w 3"], WalkState]]:
     """New frames and the walk after them, chunk by chunk, until the actions or Ctrl-C end it, here
@@ -155,68 +163,69 @@ def generate(
             if chunk is None:
                 return
             yield chunk
-            bar.generated(len(chunk[0]))
+            bar.add_chunk(len(chunk[0]))
 
 
-def _generate_and_save(
-    request: WalkRequest, world: World, state: WalkState, record: WalkRecord, computing: str
+def _write_outputs(
+    request: WalkRequest, world: World, state: WalkState, writer: WalkWriter
 ) -> None:
-    """Generates the frames and writes the files: each of them even if another cannot be written,
-    after which the first error is raised."""
-    first, wanted, began = state.frames, len(request.actions), time.monotonic()
-    state = _generate_video(request, world, state, record)
-    done, seconds = state.frames - first, time.monotonic() - began
-    if not done:
-        raise record.errors[0]
-    complete = done == wanted and not record.errors
-    save = record.outputs.save if complete else record.outputs.stopped
-    if save is not None:
-        with record.attempt(save):
-            record.save_walk(save, state)
-    with record.attempt(record.outputs.sheet):
-        record.save_sheet()
-    if world.group is not None:
-        computing += f", {world.group.size} processes"
-    files = ", ".join(str(path) for path in record.outputs.in_order(save) if path in record.written)
-    print(f"{done} frames in {seconds:.1f} s, {done / seconds:.1f} a second ({computing}): {files}")
+    """Generates the walk, writes its files and prints a summary.
+
+    Each file is written even if another cannot be, after which the first error is raised.
+    """
     from loci.caching.stats import COLUMNS
 
+    first, wanted, began = state.frames, len(request.actions), time.monotonic()
+    state = _write_video(request, world, state, writer)
+    done, seconds = state.frames - first, time.monotonic() - began
+    if not done:
+        raise writer.errors[0]
+    complete = done == wanted and not writer.errors
+    save = writer.outputs.save if complete else writer.outputs.stopped
+    if save is not None:
+        with writer.attempt(save):
+            writer.save_walk(save, state)
+    with writer.attempt(writer.outputs.sheet):
+        writer.save_sheet()
+    files = ", ".join(str(path) for path in writer.outputs.in_order(save) if path in writer.written)
+    speed = f"{done} frames in {seconds:.1f} s, {done / seconds:.1f} a second"
+    print(f"{speed} ({_describe_computing(world)}): {files}")
     print(world.stats.table(), COLUMNS, sep="\n")
-    if not complete or record.errors:
+    if not complete or writer.errors:
         ended = f"stopped after {done} of {wanted} frames"
-        message = str(record.errors[0]) if record.errors else ended
-        if save in record.written and done < wanted:
-            message += f"; continue with: {_continuation(request, save, done)}"
-        elif save in record.written:
+        message = str(writer.errors[0]) if writer.errors else ended
+        if save in writer.written and done < wanted:
+            message += f"; continue with: {_command_to_continue(request, save, done)}"
+        elif save in writer.written:
             message += f"; the walk is saved: {save}"
         raise LociError(message)
 
 
-def _generate_video(
-    request: WalkRequest, world: World, state: WalkState, record: WalkRecord
+def _write_video(
+    request: WalkRequest, world: World, state: WalkState, writer: WalkWriter
 ) -> WalkState:
-    """The walk as far as its frames could be written."""
-    first, save = state, record.outputs.save
-    with record.attempt(record.outputs.video), record.open_video() as video:
+    """Generates the walk into its video; returns it as far as its frames could be written."""
+    first, save = state, writer.outputs.save
+    with writer.attempt(writer.outputs.video), writer.open_video() as video:
         if request.pixels is not None:
-            video.write(record.start(request.pixels))
+            video.write(writer.first_frame(request.pixels))
         else:
-            record.resume(state.frames)
-        for frames, reached in generate(world, state, request.actions):
+            writer.add_tiles_of_beginning(state.frames)
+        for frames, state_after in generate_until_interrupted(world, state, request.actions):
             video.write(frames)
-            record.add_tiles(state.frames, frames)
-            state = reached
+            writer.add_tiles(state.frames, frames)
+            state = state_after
             if save is not None and (state.chunks - first.chunks) % request.options.autosave == 0:
-                with record.attempt(save):
-                    record.save_walk(save, state)
-                if record.errors:
+                with writer.attempt(save):
+                    writer.save_walk(save, state)
+                if writer.errors:
                     break
         if state is first:
             raise LociError("stopped before the first frame; nothing is written")
     return state
 
 
-def _continuation(request: WalkRequest, save: Path, done: int) -> str:
+def _command_to_continue(request: WalkRequest, save: Path, done: int) -> str:
     """The command that generates the rest; it appends to the video that was written."""
     options = request.options
     words = ["loci", "walk", "--resume", str(save), "--model", options.model]

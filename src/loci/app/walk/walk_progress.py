@@ -1,4 +1,4 @@
-"""How far a walk is: a bar that moves at every sampling step, and what is done before the first."""
+"""Progress of a walk: a bar that moves at every sampling step, and the stages before the first."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from loci.world.world import World
 
 BAR = "{l_bar}{bar}| {n:.1f}/{total_fmt} frames [{elapsed}<{remaining}{postfix}]"
-MANY = 500_000_000
-"""Bytes of weights from which on a start takes so long that its stages are named."""
+LARGE = 500_000_000
+"""Weights from which on the start of a walk takes so long that its stages are printed."""
 REFRESH = 0.1
 """Seconds between two pictures of the bar."""
 STAGES = {
@@ -41,7 +41,7 @@ class WalkBar:
 
         options: dict[str, Any] = {"delay": 1e-3, "bar_format": BAR}
         self._bar = tqdm(total=self.frames, **options)
-        self.world.progress = self.show
+        self.world.progress = self.show_step
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -50,14 +50,14 @@ class WalkBar:
             self._bar.delay = 0.0  # else tqdm takes it for never shown, and ends no line
         self._bar.close()
 
-    def show(self, stage: str, step: int, steps: int) -> None:
+    def show_step(self, stage: str, step: int, steps: int) -> None:
         """Before step `step` of a stage of the current chunk."""
         share = {"context": 0.0, "steps": step / steps}.get(stage, 1.0)
         chunk = min(self.world.chunk, self.frames - self._done)
         text = STAGES.get(stage, f"step {step + 1} of {steps}")
         self._set(self._done + share * chunk, text)
 
-    def generated(self, frames: int) -> None:
+    def add_chunk(self, frames: int) -> None:
         """After a chunk of so many new frames."""
         self._done += frames
         self._set(self._done, "")
@@ -72,14 +72,14 @@ class WalkBar:
 
 
 @contextmanager
-def starting(world: World) -> Iterator[None]:
-    """While a large model begins a walk, which takes minutes, its stages are named."""
+def printing_stages(world: World) -> Iterator[None]:
+    """Within the block a large model, which takes minutes to begin a walk, prints its stages."""
 
     def say(stage: str, step: int, steps: int) -> None:
         print(f"{STAGES[stage]} ...", flush=True)
 
-    numbers = sum(weight.numel() for weight in world.transformer.parameters())
-    world.progress = say if numbers >= MANY else None
+    count = sum(weight.numel() for weight in world.transformer.parameters())
+    world.progress = say if count >= LARGE else None
     try:
         yield
     finally:

@@ -27,7 +27,7 @@ TILES = 64
 """About the number of frames on a contact sheet."""
 
 
-class WalkRecord:
+class WalkWriter:
     """Writes the files of a walk; if one of them fails, the others are written all the same.
 
     Args:
@@ -69,15 +69,15 @@ class WalkRecord:
             beginning=self.outputs.beginning,
         )
 
-    def start(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "1 h w 3"]:
-        """The first frame of the video: the picture as the model sees it."""
+    def first_frame(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "1 h w 3"]:
+        """The first frame of the video and of the sheet: the picture as the model sees it."""
         size = self.world.size or choose_bucket(*pixels.shape[:2])
         first = fit(pixels, size)[None]
         self.add_tiles(0, first)
         return first
 
-    def resume(self, frames: int) -> None:
-        """Takes tiles from the `frames` that the video has already."""
+    def add_tiles_of_beginning(self, frames: int) -> None:
+        """`add_tiles` for the `frames` that the video of a continued walk has already."""
         if self.outputs.beginning is None:
             earlier = "the video of the earlier ones is not there any more"
             print(f"{self.outputs.video} begins with frame {frames}: {earlier}", file=sys.stderr)
@@ -94,13 +94,14 @@ class WalkRecord:
                 self.tiles[number + offset] = frame
 
     def save_walk(self, path: Path, state: WalkState) -> None:
-        """Saves a state, with the way from there to the video."""
+        """Saves a state, with the path of its video relative to `path`."""
         video = os.path.relpath(self.outputs.video.absolute(), path.absolute().parent)
         save_walk(path, state, self.world, {"path": video, "walk_id": self.outputs.walk_id})
 
     def save_sheet(self) -> None:
-        labels = [str(number) for number in self.tiles]
+        """Writes the contact sheet."""
+        captions = [str(number) for number in self.tiles]
         tiles = np.stack(list(self.tiles.values()))
-        sheet = contact_sheet(tiles, labels, scale=math.ceil(TILE / self._side))
+        sheet = contact_sheet(tiles, captions, scale=math.ceil(TILE / self._side))
         with replacing(self.outputs.sheet) as draft:
             sheet.save(draft, format="PNG")
