@@ -192,7 +192,7 @@ def test_presets_lift_on_the_device(pretend: torch.device, tmp_path: Path, name:
 
 
 @pytest.mark.parametrize(
-    "changed", [{"refinement": RefinementConfig()}, {"voxel_limit": 10}, {"prune": 1}]
+    "changed", [{"refinement": RefinementConfig()}, {"voxel_limit": 10}, {"prune_depth": 1}]
 )
 def test_options_of_a_lifter_run_on_the_device(pretend: torch.device, changed: dict) -> None:
     lifter = Lifter(small_config(**changed), LoadedParts(small_modules()), pretend)

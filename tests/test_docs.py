@@ -15,7 +15,7 @@ PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((PACKAGE / "shipped").glob("*/README.md")),
-    PACKAGE / "train" / "home_card.md",
+    PACKAGE / "train" / "lifter_card.md",
 ]
 
 

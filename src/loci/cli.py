@@ -120,7 +120,7 @@ COMMANDS = {
     ),
     "label": Command("loci.app.label:label", "Label films with actions, to train on."),
     "data doom": Command(
-        "loci.data.record:record",
+        "loci.data.record_doom:record_doom",
         "Record walks through generated Doom maps.",
         former_flags={"--recolour": "--recolor", "--no-recolour": "--no-recolor"},
     ),
@@ -186,7 +186,7 @@ COMMANDS = {
         "loci.app.export:export_world", "Export a trained world model for loci walk."
     ),
     "train export-home": Command(
-        "loci.app.export:export_home", "Export a trained image-to-3D model for loci lift."
+        "loci.app.export:export_lifter", "Export a trained image-to-3D model for loci lift."
     ),
     "bench horizon": Command("loci.bench.world.horizon:horizon", "Cost per chunk as a walk grows."),
     "bench memory": Command(

@@ -8,7 +8,7 @@ import pytest
 
 from loci.bench import calibrate_walks as world_calibrate
 from loci.bench.calibrate import calibrate
-from loci.bench.calibrate_lifts import TOLERANCES, ToleranceRunner, fit_calibration
+from loci.bench.calibrate_lifts import TOLERANCES, ToleranceSampler, fit_calibration
 from loci.bench.calibrate_walks import read_walks, walk_errors
 from loci.bench.tolerances import ToleranceError
 from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
@@ -84,14 +84,14 @@ def write_walk(folder: Path, frames: int) -> None:
 
 
 def test_a_calibration_is_fitted_to_errors() -> None:
-    runner = ToleranceRunner(ModelCalibration())
+    sampler = ToleranceSampler(ModelCalibration())
     with pytest.raises(LociError, match="no object can be lifted"):
-        fit_calibration(runner, ModelCalibration())
-    runner.spectral_ratios = [0.1, 0.2, 0.3, 0.4]
-    runner.errors["structure"] = [ToleranceError(t, 3 * t) for t in TOLERANCES]
-    runner.errors["slat"] = [ToleranceError(t, 0.0) for t in TOLERANCES]
+        fit_calibration(sampler, ModelCalibration())
+    sampler.spectral_ratios = [0.1, 0.2, 0.3, 0.4]
+    sampler.errors["structure"] = [ToleranceError(t, 3 * t) for t in TOLERANCES]
+    sampler.errors["slat"] = [ToleranceError(t, 0.0) for t in TOLERANCES]
     old = ModelCalibration(slat=ErrorScale(2.0), walk=ErrorScale(7.0))
-    fitted = fit_calibration(runner, old)
+    fitted = fit_calibration(sampler, old)
     assert fitted.structure is not None
     assert fitted.structure.true(0.1) == pytest.approx(0.3)
     assert fitted.slat is None, "nothing was skipped"

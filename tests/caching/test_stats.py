@@ -103,7 +103,7 @@ def test_the_presets_are_those_that_were_measured() -> None:
         1 / 8,
     )
     assert [p.guide_every for p in named.values()] == [1, 2, None, 1, 1]
-    assert [p.prune for p in named.values()] == [True, True, True, False, False]
+    assert [p.prunes_interior for p in named.values()] == [True, True, True, False, False]
     assert [p.decoding is None for p in named.values()] == [True, *[False] * 4]
 
 

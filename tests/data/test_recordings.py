@@ -56,7 +56,7 @@ def test_what_was_written_is_read(folder: Path) -> None:
     shards = load_recordings(folder)
     assert isinstance(shards, Recordings)
     assert shards.frames.shape == (5, 3, 4, 4, 3)
-    assert shards.labels["map_seeds"].tolist() == [0, 1, 2, 3, 4]
+    assert shards.walk_attributes["map_seeds"].tolist() == [0, 1, 2, 3, 4]
     assert (shards.frames[2:4] == arrays(2, 2)["frames"]).all()
     assert shards.poses is not None
     assert (shards.poses[4:] == arrays(1, 4)["poses"]).all()
@@ -67,7 +67,7 @@ def test_what_was_written_is_read(folder: Path) -> None:
 def test_the_first_walks_can_be_read_alone(folder: Path) -> None:
     (shard_path(folder, 2) / "frames.npy").unlink()
     shards = load_recordings(folder, episodes=3)
-    assert shards.labels["map_seeds"].tolist() == [0, 1, 2]
+    assert shards.walk_attributes["map_seeds"].tolist() == [0, 1, 2]
     for episodes in (0, 6):
         with pytest.raises(LociError, match="expected 1 to 5"):
             load_recordings(folder, episodes)
@@ -202,7 +202,7 @@ def test_recordings_of_the_first_version_say_what_they_had(folder: Path) -> None
     (folder / "meta.json").write_text(json.dumps({**first, **stated, "frame_size": 4}))
     found = load_recordings(folder)
     assert found.info == EnvironmentInfo("doom", (4, 4), 15.0, 88.7, 12.0, 7.5, 128.0)
-    assert found.labels["map_seeds"].tolist() == [0, 1, 2, 3, 4]
+    assert found.walk_attributes["map_seeds"].tolist() == [0, 1, 2, 3, 4]
     (folder / "meta.json").write_text(json.dumps({**first, **stated, "frame_size": 64}))
     assert read_meta(folder)["fov_degrees"] == pytest.approx(73.74, abs=0.01)
 

@@ -17,7 +17,7 @@ from loci.memory.hierarchical import (
 )
 from loci.memory.hpmc import HPMCConfig, HPMCEncoder, WindowPlan, published_memory
 from loci.memory.memory_token_cache import MemoryTokens
-from loci.memory.panorama_merge import PosedHPMCEncoder
+from loci.memory.panorama_merge import PoseConditionedEncoder
 from loci.memory.pose_rotary import PoseRotaryConfig
 from loci.memory.poses import panorama_pose, view_pose
 from loci.memory.schedule import MergeConfig, Merges, MergeSchedule, Span
@@ -320,7 +320,7 @@ def test_published_spans_reach_as_far_as_the_windows(length: int) -> None:
 @torch.no_grad()
 def test_the_posed_encoder_fits_and_its_tokens_do_not_depend_on_the_place() -> None:
     torch.manual_seed(0)
-    encoder = PosedHPMCEncoder(
+    encoder = PoseConditionedEncoder(
         HPMCConfig(in_channels=4 + 6, out_channels=24, hidden=24, heads=2, groups=4),
         PoseRotaryConfig(time=1, rows=1, columns=1, heading=3, place=(0.4, 1.6, 3.2)),
     ).eval()

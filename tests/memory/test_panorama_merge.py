@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from loci.memory.hpmc import HPMCConfig
-from loci.memory.panorama_merge import POSE_FEATURES, PanoramaMerge, PosedHPMCEncoder
+from loci.memory.panorama_merge import POSE_FEATURES, PanoramaMerge, PoseConditionedEncoder
 from loci.memory.pose_rotary import PoseRotaryConfig, panorama_angles
 from loci.memory.poses import panorama_pose, with_spread
 
@@ -15,10 +15,10 @@ def pose_at(heading: float, x: float = 0.0, y: float = 0.0) -> torch.Tensor:
     return torch.tensor([heading, x, y], dtype=torch.float64)
 
 
-def small_encoder() -> PosedHPMCEncoder:
+def small_encoder() -> PoseConditionedEncoder:
     torch.manual_seed(0)
     config = HPMCConfig(16 + POSE_FEATURES, 24, 32, 4, blocks_per_level=1, spatial_stride=2)
-    return PosedHPMCEncoder(config, SMALL).eval().requires_grad_(False)
+    return PoseConditionedEncoder(config, SMALL).eval().requires_grad_(False)
 
 
 def test_tokens_do_not_depend_on_where_in_the_world_they_were_made() -> None:

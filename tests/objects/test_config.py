@@ -17,7 +17,7 @@ def test_the_published_model_is_run_with_the_published_values() -> None:
     assert (structure.steps, structure.rescale, structure.guidance) == (25, 3, 7)
     assert (latents.steps, latents.rescale, latents.guidance) == (25, 1, 1)
     assert structure.interval == latents.interval == (0, 500)
-    assert (run.input_size, run.prune, run.voxel_limit) == (518, 1, 42000)
+    assert (run.input_size, run.prune_depth, run.voxel_limit) == (518, 1, 42000)
     assert run.convention == "ScaleShiftInvariant"
     counts = parameters(sam3d_objects().parts)
     assert counts["structure_fuser"] == 634_485_760

@@ -339,15 +339,15 @@ def test_colors_follow_the_pixels_of_their_voxels() -> None:
 
 
 def test_a_coarsened_object_is_placed_at_its_true_size() -> None:
-    whole = small_lifter(prune=0)(PIXELS, INSIDE, seed=3)
-    small = small_lifter(prune=0, voxel_limit=len(whole.voxels) - 1)(PIXELS, INSIDE, seed=3)
+    whole = small_lifter(prune_depth=0)(PIXELS, INSIDE, seed=3)
+    small = small_lifter(prune_depth=0, voxel_limit=len(whole.voxels) - 1)(PIXELS, INSIDE, seed=3)
     assert (whole.downsample_factor, small.downsample_factor) == (1, 2)
     assert torch.equal(small.pose.scale, 2 * whole.pose.scale)
     assert len(small.voxels) < len(whole.voxels)
 
 
 def test_pruning_can_be_switched_off(lifter: Lifter) -> None:
-    whole = small_lifter(prune=0)(PIXELS, INSIDE)
+    whole = small_lifter(prune_depth=0)(PIXELS, INSIDE)
     pruned = lifter(PIXELS, INSIDE)
     assert {*map(tuple, pruned.voxels.tolist())} <= {*map(tuple, whole.voxels.tolist())}
 
@@ -460,7 +460,7 @@ def test_a_model_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
 
     folder = save_small_lifter(tmp_path / "model")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    failing = Lifter(small_config(prune=0), Failing(small_modules()))
+    failing = Lifter(small_config(prune_depth=0), Failing(small_modules()))
     for target in (folder, tmp_path / "new"):
         with pytest.raises(LociError, match="mesh_decoder"):
             failing.save_pretrained(target)

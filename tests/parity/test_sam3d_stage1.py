@@ -33,7 +33,7 @@ from loci.objects.models.structure_vae import (
     occupied,
 )
 from loci.objects.placement.pose import Convention, decode_pose
-from loci.objects.placement.voxels import downsample_voxels, prune
+from loci.objects.placement.voxels import downsample_voxels, prune_interior
 from loci.objects.sampling import StructureSampling, sample_structure
 from tests.parity.conftest import Fixture
 
@@ -257,7 +257,7 @@ def test_voxel_lists(fixture: Fixture) -> None:
     c, coords = fixture.sidecar["config"], fixture.inputs["coords"]
     for distance in c["max_neighbor_axes_dist"]:
         expected = fixture.outputs[f"pruned_dist{distance}"]
-        assert torch.equal(prune(coords, distance), expected)
+        assert torch.equal(prune_interior(coords, distance), expected)
     coarse, factor = downsample_voxels(coords, c["max_coords_for_downsample"])
     assert factor == fixture.outputs["downsample_factor"]
     assert torch.equal(coarse, fixture.outputs["downsampled"])

@@ -30,7 +30,7 @@ def export_world(
     export.export_world(codec, world, out, average_with, average_share)
 
 
-def export_home(
+def export_lifter(
     structure_vae: Path,
     structure: Path,
     slat_vae: Path,
@@ -48,6 +48,6 @@ def export_home(
         out: the model folder to write, with bfloat16 weights; an older model there is replaced.
         data: the objects that all were trained on, for licences and an example picture.
     """
-    from loci.train import export_home as export
+    from loci.train import export_lifter as export
 
-    export.export_home(export.Runs(structure_vae, structure, slat_vae, slat), data, out)
+    export.export_lifter(export.Runs(structure_vae, structure, slat_vae, slat), data, out)

@@ -92,7 +92,7 @@ def calibrate_lifter(
     """Calibrate both flows and decoding; arguments as for `calibrate`."""
     from loci.bench.calibrate_lifts import (
         STAGES,
-        ToleranceRunner,
+        ToleranceSampler,
         fit_calibration,
         run_tolerances,
     )
@@ -102,7 +102,7 @@ def calibrate_lifter(
 
     lifter = Lifter.from_pretrained(folder, device, keep=True)
 
-    def run(part: str, count: int, calibration: ModelCalibration) -> ToleranceRunner:
+    def run(part: str, count: int, calibration: ModelCalibration) -> ToleranceSampler:
         objects = HeldOutObjects.load(data / part, seed, 0)
         cases = [objects.case(index) for index in objects.indices(count)]
         return run_tolerances(lifter, cases, calibration, seed, progress)

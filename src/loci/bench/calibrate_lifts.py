@@ -39,7 +39,7 @@ TOLERANCES = (0.01, 0.02, 0.04, 0.08, 0.16)
 STAGES = ("structure", "slat")
 
 
-class ToleranceRunner(PresetSampler):
+class ToleranceSampler(PresetSampler):
     """Runs every flow exactly and, from the same noise, at every tolerance; returns the exact run.
 
     Args:
@@ -108,7 +108,7 @@ def run_tolerances(
     calibration: ModelCalibration,
     seed: int,
     progress: Callable[[], None] = lambda: None,
-) -> ToleranceRunner:
+) -> ToleranceSampler:
     """Every tolerance on these objects. Those in which nothing is found have no second stage.
 
     Args:
@@ -118,15 +118,15 @@ def run_tolerances(
         seed: seed of the noise.
         progress: called before each object.
     """
-    runner = ToleranceRunner(calibration)
+    sampler = ToleranceSampler(calibration)
     config = replace(lifter.config, decoders=())
     for case in cases:
         progress()
         try:
-            lift_case(lifter, case, config, runner, seed)
+            lift_case(lifter, case, config, sampler, seed)
         except LociError:  # mostly: no voxel above threshold
             continue
-    return runner
+    return sampler
 
 
 def tolerance_preset(tolerance: float, calibration: ModelCalibration) -> Preset:
@@ -142,15 +142,15 @@ def tolerance_preset(tolerance: float, calibration: ModelCalibration) -> Preset:
     )
 
 
-def fit_calibration(runner: ToleranceRunner, old: ModelCalibration) -> ModelCalibration:
+def fit_calibration(sampler: ToleranceSampler, old: ModelCalibration) -> ModelCalibration:
     """The calibration of both flows and of decoding. A flow that skips nothing at any tolerance
     has none; what belongs to walks stays as in `old`.
 
     Raises:
         LociError: when nothing was found in any picture.
     """
-    if not runner.spectral_ratios:
+    if not sampler.spectral_ratios:
         raise LociError("no object can be lifted, expected a trained model")
-    scales: dict[str, Any] = {stage: fit_scale(runner.errors[stage]) for stage in STAGES}
-    thresholds = fit_thresholds(torch.tensor(runner.spectral_ratios))
+    scales: dict[str, Any] = {stage: fit_scale(sampler.errors[stage]) for stage in STAGES}
+    thresholds = fit_thresholds(torch.tensor(sampler.spectral_ratios))
     return replace(old, decoding=thresholds, **scales)

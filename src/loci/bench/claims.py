@@ -28,7 +28,7 @@ from loci.io.files import check_writable
 from loci.labels.tristate import label_motion, true_ids
 from loci.train.world.batches import HistorySpec, draw_batch
 from loci.train.world.evaluate import HISTORIES, Memory, predict_frames
-from loci.train.world.recorded import with_fov
+from loci.train.world.recording_settings import with_fov
 from loci.world.transformer import WorldTransformer
 from loci.world.world import World
 

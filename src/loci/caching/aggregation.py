@@ -13,8 +13,8 @@ class Aggregation:
     """Merged voxels, and the corrections that restore the object's true size.
 
     Args:
-        coords: integer rows (item, x, y, z), distinct, in lexicographic order.
-        parent: the row in `coords` of every voxel that was merged.
+        coords: integers (item, x, y, z), distinct, in lexicographic order.
+        parent: the index in `coords` of every voxel that was merged.
         factor: by which the object shrank in its grid.
         pose_factor: multiplies the scale of the object's pose.
         asset_factor: multiplies the positions and sizes of what is decoded, in the object's frame
@@ -39,7 +39,7 @@ class Aggregation:
         return total.scatter_reduce(0, index, values, reduce, include_self=False)
 
     def subset(self, limit: int, generator: torch.Generator | None = None) -> Int[Tensor, "k"]:
-        """Rows of `coords`, ascending: all of them, or a random `limit`."""
+        """Indices of `coords`, ascending: all of them, or a random `limit`."""
         if len(self.coords) <= limit:
             return torch.arange(len(self.coords), device=self.coords.device)
         chosen = torch.randperm(len(self.coords), generator=generator)[:limit]
@@ -71,7 +71,7 @@ def check_factor(factor: float) -> None:
 def merged(
     coords: Int[Tensor, "n 4"], cells: Tensor
 ) -> tuple[Int[Tensor, "m 4"], Int[Tensor, "n"]]:
-    """Distinct cells `[n, 3]` of each item, and the row of every voxel's cell."""
+    """Distinct cells `[n, 3]` of each item, and the index of every voxel's cell."""
     moved = torch.cat([coords[:, :1], cells.to(coords)], dim=1)
     return torch.unique(moved, dim=0, return_inverse=True)
 

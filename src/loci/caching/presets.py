@@ -43,7 +43,7 @@ class PolicyConfig(Protocol):
     """
 
     def policy(
-        self, interval: Interval | None, scores: Tensor, group_labels: Tensor, /
+        self, interval: Interval | None, scores: Tensor, group_ids: Tensor, /
     ) -> StepPolicy: ...
 
 
@@ -60,7 +60,7 @@ class Preset:
         structure: policy of the structure flow; a function gets the interval of guidance.
         slat: policy of the SLAT flow; a function gets the arguments of `slat_policy`.
         decoding: on which grid voxels are decoded.
-        prune: drop interior voxels, as SAM 3D Objects does and Fast-SAM3D does not.
+        prunes_interior: drop interior voxels, as SAM 3D Objects does and Fast-SAM3D does not.
         drop_voxels: (voxels, generator) -> the voxels that remain; a baseline.
         walk: policy of each chunk of a walk; a function gets no arguments.
         walk_step_share: the share of a chunk's Euler steps that is taken, each of them longer.
@@ -74,7 +74,7 @@ class Preset:
     structure: PolicyMaker | None = None
     slat: PolicyMaker | None = None
     decoding: DecodingConfig | None = None
-    prune: bool = True
+    prunes_interior: bool = True
     drop_voxels: Callable[[Tensor, torch.Generator], Tensor] | None = None
     walk: PolicyMaker | None = None
     walk_step_share: float = 1.0
@@ -87,16 +87,16 @@ class Preset:
         return _policy(self.structure, interval)
 
     def slat_policy(
-        self, interval: Interval | None, scores: Float[Tensor, "n"], group_labels: Int[Tensor, "n"]
+        self, interval: Interval | None, scores: Float[Tensor, "n"], group_ids: Int[Tensor, "n"]
     ) -> StepPolicy:
         """For one run of the SLAT flow.
 
         Args:
             interval: the timesteps between which it is guided.
             scores: of every voxel, from `loci.caching.spectral.token_scores`.
-            group_labels: of every voxel; the network merges voxels with equal labels.
+            group_ids: of every voxel; the network merges voxels with equal ids.
         """
-        return _policy(self.slat, interval, scores, group_labels)
+        return _policy(self.slat, interval, scores, group_ids)
 
     def walk_policy(self) -> StepPolicy:
         """For one chunk of a walk."""

@@ -44,10 +44,10 @@ class TokenCacheConfig:
         self,
         interval: Interval | None = None,
         scores: Tensor | None = None,
-        group_labels: Int[Tensor, "n"] | None = None,
+        group_ids: Int[Tensor, "n"] | None = None,
     ) -> "TokenCache":
         """A policy for one run; arguments as for `TokenCache`, `scores` is not used."""
-        return TokenCache(self, interval, group_labels)
+        return TokenCache(self, interval, group_ids)
 
 
 class TokenCache:
@@ -60,7 +60,7 @@ class TokenCache:
     Args:
         config: the settings.
         interval: the timesteps between which the run is guided.
-        group_labels: of every token; tokens with equal labels are evaluated together because
+        group_ids: of every token; tokens with equal ids are evaluated together because
             the network merges them. By default every token is a block.
 
     Raises:
@@ -73,11 +73,11 @@ class TokenCache:
         self,
         config: TokenCacheConfig,
         interval: Interval | None = None,
-        group_labels: Int[Tensor, "n"] | None = None,
+        group_ids: Int[Tensor, "n"] | None = None,
     ) -> None:
         if config.warmup < 2:
             raise ValueError(f"warmup must be at least 2 evaluations, got {config.warmup}")
-        self.config, self.interval, self.group_labels = config, interval, group_labels
+        self.config, self.interval, self.group_ids = config, interval, group_ids
         self.budget = ErrorBudget(config.tolerance, config.calibration)
         self.forecasts: TokenForecasts | None = None
         self.guided: bool | None = None  # at the latest evaluation
@@ -104,7 +104,7 @@ class TokenCache:
         length, count = _length(step, timesteps), len(error)
         available = self.config.carving_share * self.budget.available(step, timesteps)
         limit = (max(0.0, available) / length) ** 2
-        skipped = cheapest_tokens(error.square() / count, self.group_labels, limit)
+        skipped = cheapest_tokens(error.square() / count, self.group_ids, limit)
         due = (~skipped).nonzero()[:, 0]
         if len(due) > self.config.full_above * count:
             return None
@@ -210,13 +210,13 @@ class TokenForecasts:
 
 
 def cheapest_tokens(
-    cost: Float[Tensor, "n"], group_labels: Int[Tensor, "n"] | None, limit: float
+    cost: Float[Tensor, "n"], group_ids: Int[Tensor, "n"] | None, limit: float
 ) -> Bool[Tensor, "n"]:
     """As many whole groups as possible, cheapest first, with a total cost of at most `limit`."""
-    if group_labels is None:
-        group_labels = torch.arange(len(cost), device=cost.device)
-    total = cost.new_zeros(int(group_labels.max()) + 1).index_add(0, group_labels, cost)
+    if group_ids is None:
+        group_ids = torch.arange(len(cost), device=cost.device)
+    total = cost.new_zeros(int(group_ids.max()) + 1).index_add(0, group_ids, cost)
     sorted_cost, order = total.sort()
     taken = torch.zeros_like(total, dtype=torch.bool)
     taken[order] = sorted_cost.cumsum(0) <= limit
-    return taken[group_labels] & (limit > 0)
+    return taken[group_ids] & (limit > 0)

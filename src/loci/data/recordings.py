@@ -1,7 +1,7 @@
 """Recorded walks on disk: folders of plain arrays that are mapped into memory, not read at once.
 
 A data set is a folder with `meta.json` and shards `shard-0000`, `shard-0001` ..., each a folder
-with one .npy file per array: `frames` and `actions`, `poses` if they are known, and labels, one
+with one .npy file per array: `frames` and `actions`, `poses` if they are known, and others, one
 number per walk. Walks of any environment, or clips of any video, have this form. A shard is there
 complete or not at all. In place of shards, `meta.json` may list `clips`: a `path` to a folder with
 `frames`, `actions` and `poses` of a whole film, and the `first` frame of a walk in it.
@@ -31,7 +31,7 @@ META = "meta.json"
 CLIPS = "clips"
 DIGEST = "sha256.txt"
 EPISODES_PER_SHARD = 24
-_FIRST_LABELS = {"kinds": "uint8", "map_seeds": "int64"}  # of version 1
+_FIRST_WALK_ATTRIBUTES = {"kinds": "uint8", "map_seeds": "int64"}  # of version 1
 _UNSET_FOV = 73.7398  # of version 1 with 64 pixels: the engine ignored what the file says
 
 
@@ -52,7 +52,7 @@ class Recordings:
         actions: move and view ids; `actions[:, t]` lead from frame t to t + 1.
         poses: x, y in the environment's units and the heading in degrees, counter-clockwise.
         info: the environment and its units.
-        labels: other numbers of each walk, by name.
+        walk_attributes: other numbers of each walk, by name ("labels" in `meta.json`).
         meta: all of `meta.json`.
         digest: a hash of the content.
         addressed_by: whether a model addresses frames by poses dead-reckoned from the actions, as
@@ -63,7 +63,7 @@ class Recordings:
     actions: UInt8[np.ndarray, "e t 2"]
     poses: Float32[np.ndarray, "e t 3"] | None
     info: EnvironmentInfo
-    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    walk_attributes: dict[str, np.ndarray] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
     digest: str = ""
 
@@ -124,7 +124,7 @@ def describe(
     frames: int,
     shard: int = EPISODES_PER_SHARD,
     posed: bool = True,
-    labels: Mapping[str, str] | None = None,
+    walk_attributes: Mapping[str, str] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """The content of `meta.json`.
@@ -133,11 +133,11 @@ def describe(
         info: the environment and its units.
         episodes, frames, shard: walks, frames of each, and walks per shard.
         posed: whether there are poses.
-        labels: numpy types of the labels of each walk, by name.
+        walk_attributes: numpy types of the numbers kept of each walk, by name.
         more: further entries.
     """
     form = {"version": VERSION, "episodes": episodes, "frames": frames}
-    form |= {"episodes_per_shard": shard, "poses": posed, "labels": dict(labels or {})}
+    form |= {"episodes_per_shard": shard, "poses": posed, "labels": dict(walk_attributes or {})}
     return json.loads(json.dumps(form | asdict(info) | more))
 
 
@@ -206,7 +206,7 @@ def _from_version_1(meta: dict[str, Any]) -> dict[str, Any]:
         "turn_degrees": meta.get("turn_degrees", 7.5),
         "cell_units": meta.get("cell_units", 128.0),
         "poses": True,
-        "labels": _FIRST_LABELS,
+        "labels": _FIRST_WALK_ATTRIBUTES,
     }
 
 

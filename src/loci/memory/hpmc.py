@@ -1,4 +1,4 @@
-"""The memory compressor of Infinite-World (arXiv 2602.02393), "hierarchical pose-free memory".
+"""The hierarchical pose-free memory compressor (HPMC) of Infinite-World (arXiv 2602.02393).
 
 A temporal encoder turns latents into a quarter as many memory latents, or memory tokens.
 """

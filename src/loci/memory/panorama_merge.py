@@ -138,10 +138,11 @@ def pose_maps(poses: Float[Tensor, "b n 3"]) -> Float[Tensor, "b 6 n"]:
     return torch.cat([turns, torch.stack([x, y])]).transpose(0, 1)
 
 
-class PosedHPMCEncoder(HPMCEncoder):
-    """The temporal encoder with relative poses as additional input channels.
+class PoseConditionedEncoder(HPMCEncoder):
+    """The encoder of `doom`: an `HPMCEncoder` that is also told where each latent was seen.
 
-    Its outputs have the width of the transformer's tokens; `merge` is a `PanoramaMerge`.
+    Relative poses are additional input channels, and `merge` is a `PanoramaMerge` in place of a
+    second pass. Its outputs have the width of the transformer's tokens.
     """
 
     def __init__(self, config: HPMCConfig, rotary: PoseRotaryConfig) -> None:

@@ -28,7 +28,7 @@ class LifterConfig:
         input_size: side in pixels to which pictures, masks and pointmaps are resized.
         structure: sampling of stage 1.
         slat: sampling of stage 2.
-        prune: depth in voxels from which the interior of an object is dropped; 0 keeps it.
+        prune_depth: depth in voxels from which the interior of an object is dropped; 0 keeps it.
         voxel_limit: most voxels in stage 2.
         convention: of the decoded pose.
         decoders: the parts that decode the latents.
@@ -40,12 +40,12 @@ class LifterConfig:
         ValueError: for fewer than one guess, or for both Gaussian decoders.
     """
 
-    FORMER_FIELDS: ClassVar[dict[str, str]] = {"latents": "slat"}
+    FORMER_FIELDS: ClassVar[dict[str, str]] = {"latents": "slat", "prune": "prune_depth"}
 
     input_size: int = INPUT_SIZE
     structure: StructureSampling = field(default_factory=StructureSampling)
     slat: SlatSampling = field(default_factory=SlatSampling)
-    prune: int = 1
+    prune_depth: int = 1
     voxel_limit: int = VOXEL_LIMIT
     convention: Convention = "ScaleShiftInvariant"
     decoders: tuple[str, ...] = DECODERS
@@ -134,7 +134,7 @@ def home() -> LiftModelConfig:
             temperature=0.7,
             statistics=SlatStatistics((0.0,) * 8, (1.0,) * 8),
         ),
-        prune=0,
+        prune_depth=0,
         refinement=RefinementConfig(),
     )
     return LiftModelConfig(parts, lifter)

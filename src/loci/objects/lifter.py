@@ -264,12 +264,12 @@ class Lifter:
             raise LociError("masks: none, expected one for each object")
         check_seed(seed)
         config = self._configured(decoders, guesses)
-        runner = PresetSampler(speed, stats, verify, self.calibration)
+        sampler = PresetSampler(speed, stats, verify, self.calibration)
         requests = [
             picture.request(mask, name, seed, config.input_size)
             for mask, name in zip(masks, names, strict=True)
         ]
-        pipeline = LiftPipeline(config, self.loader, requests, runner, progress)
+        pipeline = LiftPipeline(config, self.loader, requests, sampler, progress)
         results = pipeline.run()
         if not results:
             raise LociError("the model made no object, expected one for each mask")

@@ -41,7 +41,7 @@ from loci.objects.parts import (
 )
 from loci.objects.placement.pose import Pose, decode_pose
 from loci.objects.placement.refinement import is_cut_off, refine_pose
-from loci.objects.placement.voxels import VoxelChoice, choose_voxels, prune
+from loci.objects.placement.voxels import VoxelChoice, choose_voxels, prune_interior
 from loci.objects.preset_sampler import PresetSampler
 from loci.objects.sampling import OnStep, slat_noise
 
@@ -97,7 +97,7 @@ class LiftPipeline:
         config: how the parts are run.
         loader: of the parts.
         requests: one for each object.
-        runner: of the samplers; exact by default.
+        sampler: of both flows; exact by default.
         progress: called before every step of every stage.
     """
 
@@ -106,11 +106,11 @@ class LiftPipeline:
         config: LifterConfig,
         loader: PartLoader,
         requests: Sequence[LiftRequest],
-        runner: PresetSampler | None = None,
+        sampler: PresetSampler | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self.config, self.loader, self.requests = config, loader, requests
-        self.runner, self.progress = runner or PresetSampler(), progress
+        self.sampler, self.progress = sampler or PresetSampler(), progress
         self.costs: list[StageCost] = []
         # As published, the noise of stage 2 is drawn after that of stage 1.
         self._generators = [
@@ -140,13 +140,13 @@ class LiftPipeline:
         with self.loader.use(name, EmbedderFuser, self.costs) as fuser:
             inputs = [self._to_device(request.tensors) for request in self.requests]
             names = {source.name for row in fuser.sources for source in row}
-            with self.runner.timed("pictures"):
+            with self.sampler.timed("pictures"):
                 shared = {n: fuser.embed(n, inputs[0][n]) for n in names & {FULL_PICTURE}}
             conditions = []
             for number, tensors in enumerate(inputs):
                 self._report(name, number)
                 dropped = [n for n in POINTMAPS if n in names and n not in tensors]
-                with self.runner.timed("pictures"):
+                with self.sampler.timed("pictures"):
                     conditions.append(fuser(tensors, dropped, shared))
             return conditions
 
@@ -155,10 +155,10 @@ class LiftPipeline:
     def _sample_structures(self, conditions: list[Tensor]) -> list[State]:
         """Structure and layout latents of every object, one row per guess."""
         settings = self.config.structure
-        steps = self.runner.fewer_steps(settings).steps
+        steps = self.sampler.fewer_steps(settings).steps
         with self.loader.use(STRUCTURE_FLOW, StructureFlow, self.costs) as flow:
             return [
-                self.runner.run_structure(
+                self.sampler.run_structure(
                     flow,
                     condition,
                     self._structure_noise(flow, number),
@@ -193,7 +193,7 @@ class LiftPipeline:
                 zip(self.requests, structures, strict=True)
             ):
                 self._report(STRUCTURE_DECODER, number)
-                with self.runner.timed("voxels"):
+                with self.sampler.timed("voxels"):
                     logits = decoder(latents["shape"].to(self.loader.dtype)).float()
                     results.append(self._decode_structure(request, latents, logits))
         return results
@@ -215,11 +215,11 @@ class LiftPipeline:
         best = max(guesses, key=lambda guess: guess.score)
         config, generator = self.config, torch.Generator().manual_seed(request.seed)
         choice = choose_voxels(
-            *(best.coords, best.logits, request.rgba, self.runner.preset),
-            *(config.prune, config.voxel_limit, generator),
+            *(best.coords, best.logits, request.rgba, self.sampler.preset),
+            *(config.prune_depth, config.voxel_limit, generator),
         )
         if choice.spectral_ratio is not None:
-            stage = self.runner.stats.stage("decoding")
+            stage = self.sampler.stats.stage("decoding")
             stage.spectral_ratio = choice.spectral_ratio
             stage.decoding_factor = choice.aggregation.factor if choice.aggregation else 1.0
         pose = best.pose._replace(scale=best.pose.scale * choice.downsample_factor)
@@ -231,8 +231,8 @@ class LiftPipeline:
         pose = decode_pose(latents, scale, shift, convention=config.convention)
         if request.observation is None or config.refinement is None:
             return _Guess(coords, logits, pose, -math.inf)
-        depth = config.prune if self.runner.preset.prune else 0
-        surface = prune(coords, depth) if depth else coords
+        depth = config.prune_depth if self.sampler.preset.prunes_interior else 0
+        surface = prune_interior(coords, depth) if depth else coords
         refined = refine_pose(
             pose, surface[:, 1:], logits.shape[-1], request.observation, config.refinement
         )
@@ -243,7 +243,7 @@ class LiftPipeline:
     def _sample_slat(self, conditions: list[Tensor], results: list[LiftResult]) -> list[Tensor]:
         """The latents of every object's voxels, for the decoders."""
         settings, latents = self.config.slat, []
-        steps = self.runner.fewer_steps(settings).steps
+        steps = self.sampler.fewer_steps(settings).steps
         with self.loader.use(SLAT_FLOW, SlatFlow, self.costs) as flow:
             for number, (request, condition, result) in enumerate(
                 zip(self.requests, conditions, results, strict=True)
@@ -252,7 +252,7 @@ class LiftPipeline:
                 on_step = self._on_step(SLAT_FLOW, number, steps)
                 aligned = self._pixel_aligned(request, result) if flow.config.aligned else None
                 latents.append(
-                    self.runner.run_slat(
+                    self.sampler.run_slat(
                         flow, condition, result.choice, noise, settings, on_step, aligned
                     )
                 )
@@ -283,7 +283,7 @@ class LiftPipeline:
             for number, (result, x) in enumerate(zip(results, latents, strict=True)):
                 self._report(name, number)
                 choice = result.choice
-                with self.runner.timed("decoding"):
+                with self.sampler.timed("decoding"):
                     gaussians = decoder.decode(x, choice.voxels)[0]
                 decoded.append(result._replace(gaussians=choice.restore_gaussians(gaussians)))
         return decoded
@@ -294,7 +294,7 @@ class LiftPipeline:
             for number, (result, x) in enumerate(zip(results, latents, strict=True)):
                 self._report(MESH_DECODER, number)
                 choice = result.choice
-                with self.runner.timed("decoding"):
+                with self.sampler.timed("decoding"):
                     mesh = decoder.decode(choice.mesh_latents(x), choice.mesh_voxels)[0]
                 decoded.append(result._replace(mesh=choice.restore_mesh(mesh)))
         return decoded

@@ -100,8 +100,8 @@ class PresetSampler:
         """Stage 2 of an object; arguments as for `sample_slat`."""
         interval, every = guided_interval(settings), self.preset.guide_every
         fewer, voxels = self.fewer_steps(settings), choice.voxels
-        group_labels = ancestors(voxels, len(flow.config.io_channels))
-        policy = self.preset.slat_policy(interval, choice.scores, group_labels)
+        group_ids = ancestors(voxels, len(flow.config.io_channels))
+        policy = self.preset.slat_policy(interval, choice.scores, group_ids)
         with self.timed("slat") as stage:
             counted = self.stats.counted("slat", policy, interval, every)
             latents = sample_slat(

@@ -16,7 +16,7 @@ from loci.flow import TIMESTEPS
 from loci.io.weight_checks import rename_tensors
 from loci.io.weights import load_pretrained, save_pretrained
 from loci.memory.hpmc import HPMCConfig, HPMCEncoder
-from loci.memory.panorama_merge import PosedHPMCEncoder
+from loci.memory.panorama_merge import PoseConditionedEncoder
 from loci.memory.pose_rotary import PoseEmbedding, PoseRotaryConfig, memory_times, pose_rotation
 from loci.memory.poses import relative_poses, with_spread
 from loci.nn.attention import KeyValueCache
@@ -108,7 +108,7 @@ class WorldTransformer(nn.Module):
         if c.pose_rotary is None:
             self.memory_encoder = HPMCEncoder(c.memory_encoder)
         else:
-            self.memory_encoder = PosedHPMCEncoder(c.memory_encoder, c.pose_rotary)
+            self.memory_encoder = PoseConditionedEncoder(c.memory_encoder, c.pose_rotary)
             self.pose_embedding = PoseEmbedding(c.dim)
         has_text = c.text_width is not None
         self.blocks = nn.ModuleList(
@@ -259,7 +259,7 @@ class WorldTransformer(nn.Module):
             for layer in (embedding[0], embedding[2]):
                 nn.init.normal_(cast(nn.Linear, layer).weight, std=0.02)
         nn.init.zeros_(self.head.head.weight)
-        if isinstance(self.memory_encoder, PosedHPMCEncoder):
+        if isinstance(self.memory_encoder, PoseConditionedEncoder):
             self.memory_encoder.panorama.init_weights()
         with torch.no_grad():
             for block in self._blocks:

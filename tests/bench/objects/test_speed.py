@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from loci.bench.calibrate_lifts import STAGES as CALIBRATED
-from loci.bench.calibrate_lifts import TOLERANCES, ToleranceRunner, run_tolerances
+from loci.bench.calibrate_lifts import TOLERANCES, ToleranceSampler, run_tolerances
 from loci.bench.objects import metrics
 from loci.bench.objects.cases import Case
 from loci.bench.objects.methods import methods, select_methods
@@ -196,7 +196,7 @@ def test_tolerances_are_run_with_a_calibration() -> None:
     assert sum(error.error for error in held.errors["structure"]) == 0, "nothing is skipped"
     assert len(free.spectral_ratios) == 1
     assert 0 < free.spectral_ratios[0] < 1
-    assert not ToleranceRunner(none).errors["slat"]
+    assert not ToleranceSampler(none).errors["slat"]
 
 
 def test_nine_in_ten_errors_are_below_the_fitted_scale() -> None:

@@ -14,7 +14,7 @@ from loci.bench.studies.recall_by_age import FRAMES, choose_trials
 from loci.bench.studies.revisits import Arm, Pools, cut
 from loci.bench.studies.revisits_plot import draw_revisits
 from loci.data.latents import LatentWalks
-from loci.data.record import generate
+from loci.data.record_doom import record_walks
 from loci.errors import LociError
 from loci.memory.hierarchical import MemoryConfig
 from loci.memory.schedule import MergeConfig
@@ -76,8 +76,8 @@ def test_the_study_at_small_size_goes_on_where_it_was_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("vizdoom")
-    generate(tmp_path / "data/train", 5, 400, 1, "train")
-    generate(tmp_path / "data/test", 5, 320, 1, "test")
+    record_walks(tmp_path / "data/train", 5, 400, 1, "train")
+    record_walks(tmp_path / "data/test", 5, 320, 1, "test")
     full = revisits.small_transformer
     monkeypatch.setattr(revisits, "SPAN", 80)
     monkeypatch.setattr(recall_by_age, "HISTORIES", (64,))

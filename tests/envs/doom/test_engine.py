@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loci.data.record import generate, map_seed
+from loci.data.record_doom import map_seed, record_walks
 from loci.data.recordings import load_recordings
 from loci.envs.doom.engine import (
     FOV,
@@ -156,12 +156,12 @@ def test_a_walker_takes_1_to_99_maps() -> None:
 
 
 def test_recording(tmp_path: Path) -> None:
-    done = generate(tmp_path / "a", episodes=3, frames=50, seed=5, split="test")
+    done = record_walks(tmp_path / "a", episodes=3, frames=50, seed=5, split="test")
     assert done.frames == 150
     shards = load_recordings(tmp_path / "a")
     assert shards.frames.shape == (3, 50, 128, 128, 3)
-    assert shards.labels["map_seeds"].tolist() == [10_000_001, 10_000_003, 10_000_005]
-    assert [shards.meta["kinds"][kind] for kind in shards.labels["kinds"]] == [
+    assert shards.walk_attributes["map_seeds"].tolist() == [10_000_001, 10_000_003, 10_000_005]
+    assert [shards.meta["kinds"][kind] for kind in shards.walk_attributes["kinds"]] == [
         "wander",
         "wander",
         "revisit",
@@ -174,10 +174,10 @@ def test_recording(tmp_path: Path) -> None:
             assert there[:2] == pytest.approx(expected[:2], abs=0.02)
             assert abs(turn_between(there[2], expected[2])) < 0.012
     # The same command again has nothing to do; another one does not mix its data in.
-    assert generate(tmp_path / "a", 3, 50, 5, "test").frames == 0
+    assert record_walks(tmp_path / "a", 3, 50, 5, "test").frames == 0
     with pytest.raises(LociError, match="holds other data"):
-        generate(tmp_path / "a", 3, 50, 6, "test")
-    generate(tmp_path / "b", episodes=3, frames=50, seed=5, split="test", workers=2)
+        record_walks(tmp_path / "a", 3, 50, 6, "test")
+    record_walks(tmp_path / "b", episodes=3, frames=50, seed=5, split="test", workers=2)
     assert np.array_equal(load_recordings(tmp_path / "b").frames, shards.frames)
 
 
@@ -209,5 +209,5 @@ def test_numbers_out_of_range_are_refused(
     tmp_path: Path, numbers: tuple[int, int, int], words: str
 ) -> None:
     with pytest.raises(LociError, match=words):
-        generate(tmp_path / "a", *numbers, "train")
+        record_walks(tmp_path / "a", *numbers, "train")
     assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from loci.objects.placement.voxels import VOXEL_LIMIT, downsample_voxels, prune
+from loci.objects.placement.voxels import VOXEL_LIMIT, downsample_voxels, prune_interior
 
 places = st.tuples(st.integers(0, 1), *[st.integers(0, 5)] * 3)
 lists = st.lists(places, min_size=1, max_size=60, unique=True).map(
@@ -34,13 +34,13 @@ def naive_prune(coords: Tensor, distance: int) -> list[list[int]]:
 
 @given(lists, st.integers(1, 2))
 def test_pruning_drops_exactly_the_interior_of_each_item(coords: Tensor, distance: int) -> None:
-    assert prune(coords, distance).tolist() == naive_prune(coords, distance)
+    assert prune_interior(coords, distance).tolist() == naive_prune(coords, distance)
 
 
 def test_a_full_cube_keeps_its_shell() -> None:
     cube = box(*[torch.arange(3, 9)] * 3)
-    assert len(prune(cube)) == 6**3 - 4**3
-    assert len(prune(cube, 2)) == 6**3 - 2**3
+    assert len(prune_interior(cube)) == 6**3 - 4**3
+    assert len(prune_interior(cube, 2)) == 6**3 - 2**3
 
 
 @given(lists, st.integers(1, 60))

@@ -13,7 +13,7 @@ from loci.train.run_directory import RunDirectory
 from loci.train.world.batches import HistorySpec, draw_batch
 from loci.train.world.config import CONFIGS, TrainingStage, WorldTraining, default_stages
 from loci.train.world.memory_tokens import batch_poses, compress_history
-from loci.train.world.recorded import with_fov
+from loci.train.world.recording_settings import with_fov
 from loci.train.world.train import WorldObjective, fit_world
 from loci.world.conditioning import Actions
 from loci.world.transformer import WorldTransformer

@@ -1,7 +1,7 @@
 """`loci lift`: from a picture and masks to splats, meshes, poses, a preview and a turntable.
 
 Data flow: `lift_request.py` reads the picture and the masks, `Lifter.lift` makes objects of
-them, `_write` exports them and draws the previews of `lift_views.py`.
+them, `_write_assets` exports them, and `_write_pictures` draws the previews of `lift_views.py`.
 """
 
 from __future__ import annotations
@@ -105,12 +105,12 @@ def load_lifter(request: CheckedLift, keep: bool = False) -> Lifter:
         need_texturing()
     dtype = choose_dtype(options.dtype, device, request.model)
     keep = keep and weight_bytes(request.model) < LARGE
-    weights = _weights(options, request.model, dtype)
+    weights = _choose_placement(options, request.model, dtype)
     return Lifter.from_pretrained(request.model, device, dtype, keep, weights)
 
 
-def _weights(options: LiftOptions, model: Path, dtype: torch.dtype) -> WeightPlacement:
-    """Where the weights go; of a large model it is said what it will need, before it is read."""
+def _choose_placement(options: LiftOptions, model: Path, dtype: torch.dtype) -> WeightPlacement:
+    """Where the weights go; prints what a large model will need, before it is read."""
     from loci.app.ram import choose_placement, lift_ram, parse_ram
 
     need, int8 = lift_ram(model, dtype), options.dtype == "int8"
@@ -124,6 +124,7 @@ def _weights(options: LiftOptions, model: Path, dtype: torch.dtype) -> WeightPla
 
 
 def _run_lift(request: CheckedLift, lifter: Lifter, preset: Preset, stats: Stats) -> Scene:
+    """The objects, in the order of the masks, as they leave the model."""
     from loci.objects.inputs.observation import ObservedPicture
 
     options = request.options
@@ -134,7 +135,7 @@ def _run_lift(request: CheckedLift, lifter: Lifter, preset: Preset, stats: Stats
     )
     masks = [picture.mask(*given) for given in zip(request.masks, request.names, strict=True)]
     decoders = tuple(dict.fromkeys(options.decoders)) or lifter.config.decoders
-    with _bar(lifter, len(decoders), len(masks), preset) as progress:
+    with _progress_bar(lifter, len(decoders), len(masks), preset) as progress:
         scene = lifter.lift(
             *(picture, masks, request.names, options.seed),
             decoders=decoders,
@@ -176,7 +177,7 @@ def _postprocess_meshes(scene: Scene, options: LiftOptions, names: list[str]) ->
 
 
 @contextmanager
-def _bar(
+def _progress_bar(
     lifter: Lifter, decoders: int, objects: int, preset: Preset
 ) -> Iterator[Callable[[Progress], None]]:
     """A bar over all steps of all stages."""
@@ -184,8 +185,8 @@ def _bar(
 
     from loci.objects.preset_sampler import PresetSampler
 
-    config, runner = lifter.config, PresetSampler(preset)
-    flows = runner.fewer_steps(config.structure), runner.fewer_steps(config.slat)
+    config, sampler = lifter.config, PresetSampler(preset)
+    flows = sampler.fewer_steps(config.structure), sampler.fewer_steps(config.slat)
     parts = len(config.parts) - len(config.decoders) + decoders
     steps = sum(flow.steps for flow in flows) + parts - len(flows)
     with tqdm(total=objects * steps, unit=" steps", delay=1e-3) as bar:
@@ -208,10 +209,10 @@ def _write_assets(folder: Path, scene: Scene, request: CheckedLift) -> None:
         scene.export(folder)
     if request.options.web is not None:
         for number, asset in enumerate(scene.objects, start=1):
-            asset.export_web(_home(folder, scene, number), request.options.web)
+            asset.export_web(_object_folder(folder, scene, number), request.options.web)
     for number, mask in enumerate(request.masks, start=1):
         if number > request.mask_files:
-            Image.fromarray(mask).save(_home(folder, scene, number) / MASK)
+            Image.fromarray(mask).save(_object_folder(folder, scene, number) / MASK)
 
 
 def _write_pictures(folder: Path, scene: Scene, request: CheckedLift) -> None:
@@ -240,19 +241,20 @@ def _write_pictures(folder: Path, scene: Scene, request: CheckedLift) -> None:
                 scene_preview(scene, pixels, masks).save(draft, format="png")
             bar.update()
         for number, (asset, mask) in enumerate(zip(scene.objects, masks, strict=True), start=1):
-            home, began = _home(folder, scene, number), time.perf_counter()
-            with replacing(home / PREVIEW) as draft:
+            object_folder, began = _object_folder(folder, scene, number), time.perf_counter()
+            with replacing(object_folder / PREVIEW) as draft:
                 object_preview(asset, pixels, mask).save(draft, format="png")
             bar.update()
             one = (time.perf_counter() - began) / PREVIEW_VIEWS
             frames = min(FRAMES, max(MIN_FRAMES, int(TURNTABLE_SECONDS / one)))
-            with VideoWriter(home / TURNTABLE, max(1, round(FPS * frames / FRAMES))) as video:
+            fps = max(1, round(FPS * frames / FRAMES))
+            with VideoWriter(object_folder / TURNTABLE, fps) as video:
                 video.write(object_turntable(asset, SIDE, frames))
             bar.update()
 
 
-def _home(folder: Path, scene: Scene, number: int) -> Path:
-    """Where the files of an object are written."""
+def _object_folder(folder: Path, scene: Scene, number: int) -> Path:
+    """Where the files of an object are written: in a folder of its own if it is one of several."""
     from loci.objects.scene import object_name
 
     return folder if len(scene) == 1 else folder / object_name(number)

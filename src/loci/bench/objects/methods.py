@@ -109,25 +109,25 @@ def _baselines(seed: int) -> dict[str, Preset]:
         ),
         "random tokens": Preset(
             "random tokens",
-            slat=lambda interval, scores, group_labels: RandomTokens(0.5, generator()),
+            slat=lambda interval, scores, group_ids: RandomTokens(0.5, generator()),
         ),
         "uniform merge": Preset("uniform merge", decoding=UNIFORM),
         "merged tokens": Preset(
             "merged tokens",
-            slat=lambda interval, scores, group_labels: MergedTokens(group_labels),
+            slat=lambda interval, scores, group_ids: MergedTokens(group_ids),
         ),
         "Fast3DCache": Preset(
-            "Fast3DCache", slat=lambda interval, scores, group_labels: Fast3DCache()
+            "Fast3DCache", slat=lambda interval, scores, group_ids: Fast3DCache()
         ),
         "TaylorSeer": Preset(
             "TaylorSeer",
             structure=lambda interval: TaylorSeer(),
-            slat=lambda interval, scores, group_labels: TaylorSeer(),
+            slat=lambda interval, scores, group_ids: TaylorSeer(),
         ),
         "EasyCache": Preset(
             "EasyCache",
             structure=lambda interval: EasyCache(),
-            slat=lambda interval, scores, group_labels: EasyCache(),
+            slat=lambda interval, scores, group_ids: EasyCache(),
         ),
     }
 

@@ -89,9 +89,9 @@ def speed(
     calibration = dataclasses.asdict(lifter.calibration)
     if not rows:
         cases = [held_out.case(index) for index in held_out.indices(plan.tolerance_objects)]
-        runner = run_tolerances(lifter, cases, lifter.calibration, seed)
+        sampler = run_tolerances(lifter, cases, lifter.calibration, seed)
         results["tolerances"] = {
-            stage: tolerance_report(calibration[stage], runner.errors[stage])
+            stage: tolerance_report(calibration[stage], sampler.errors[stage])
             for stage in CALIBRATED
         }
     asked = {"model": model, "data": str(data), "device": device, "quick": quick, "seed": seed}

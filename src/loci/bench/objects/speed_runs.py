@@ -77,7 +77,7 @@ Structures = dict[tuple[Any, StructureSampling, int | None], tuple[State, StageS
 """Structures of one object with their statistics, by policy, settings and guidance interval."""
 
 
-class SharedStructureRunner(PresetSampler):
+class SharedStructureSampler(PresetSampler):
     """Reuses the structure of an earlier run of the same object where it would be the same."""
 
     def __init__(self, method: Method, lifter: Lifter, structures: Structures) -> None:
@@ -176,9 +176,9 @@ def _voxel_share(prediction: Prediction | None, exact: Prediction | None) -> flo
 
 
 def lift_case(
-    lifter: Lifter, case: Case, config: LifterConfig, runner: PresetSampler, seed: int
+    lifter: Lifter, case: Case, config: LifterConfig, sampler: PresetSampler, seed: int
 ) -> tuple[ObservedPicture, LiftResult]:
-    """The case's object as `lifter(...)` lifts it, with these settings and this runner.
+    """The case's object as `lifter(...)` lifts it, with these settings and this sampler.
 
     Raises:
         LociError: when nothing is found.
@@ -186,14 +186,14 @@ def lift_case(
     picture = ObservedPicture.read(case.pixels, case.pointmap)
     mask = picture.mask(case.mask)
     request = picture.request(mask, case.name, seed, config.input_size)
-    (result,) = LiftPipeline(config, lifter.loader, [request], runner).run()
+    (result,) = LiftPipeline(config, lifter.loader, [request], sampler).run()
     return picture, result
 
 
 def _lift(lifter: Lifter, case: Case, method: Method, seed: int, structures: Structures) -> _Lift:
-    runner = SharedStructureRunner(method, lifter, structures)
+    sampler = SharedStructureSampler(method, lifter, structures)
     try:
-        picture, result = lift_case(lifter, case, method.config(lifter.config), runner, seed)
+        picture, result = lift_case(lifter, case, method.config(lifter.config), sampler, seed)
     except LociError as error:  # mostly: no voxel above threshold
-        return _Lift(None, runner.stats, str(error))
-    return _Lift(Prediction.from_asset(Asset.from_result(picture, result)), runner.stats)
+        return _Lift(None, sampler.stats, str(error))
+    return _Lift(Prediction.from_asset(Asset.from_result(picture, result)), sampler.stats)

@@ -169,7 +169,7 @@ class Pools:
         Raises:
             LociError: when the walks have no kinds, or are too short.
         """
-        kinds = recordings.labels.get("kinds")
+        kinds = recordings.walk_attributes.get("kinds")
         if kinds is None or recordings.frames.shape[1] < 2 * SPAN:
             raise LociError(
                 f"--data: expected walks of loci data doom, of at least {2 * SPAN} frames"

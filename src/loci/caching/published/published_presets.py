@@ -13,7 +13,7 @@ def released() -> Preset:
         PublishedStepCacheConfig("released", layout=LAYOUT_LATENTS),
         CarvingConfig("released"),
         ReleasedDecoding(),
-        prune=False,
+        prunes_interior=False,
     )
 
 
@@ -24,5 +24,5 @@ def paper() -> Preset:
         PublishedStepCacheConfig("paper", layout=LAYOUT_LATENTS),
         CarvingConfig("paper"),
         PaperDecoding(),
-        prune=False,
+        prunes_interior=False,
     )

@@ -71,15 +71,15 @@ class MergedTokens:
     state has one tensor `[tokens, channels]`.
 
     Args:
-        group_labels: of every token.
+        group_ids: of every token.
     """
 
     attends_to_cached = False
 
-    def __init__(self, group_labels: Int[Tensor, "n"]) -> None:
-        labels, self.index = torch.unique(group_labels, return_inverse=True)
-        first = torch.full_like(labels, len(group_labels))
-        indices = torch.arange(len(group_labels), device=group_labels.device)
+    def __init__(self, group_ids: Int[Tensor, "n"]) -> None:
+        labels, self.index = torch.unique(group_ids, return_inverse=True)
+        first = torch.full_like(labels, len(group_ids))
+        indices = torch.arange(len(group_ids), device=group_ids.device)
         self.first = first.scatter_reduce(0, self.index, indices, "amin")
 
     def propose(self, step: int, timesteps: Tensor, state: State) -> State | None:

@@ -117,12 +117,12 @@ class CarvingConfig:
         self,
         interval: Interval | None,
         scores: Float[Tensor, "n"],
-        group_labels: Int[Tensor, "n"] | None = None,
+        group_ids: Int[Tensor, "n"] | None = None,
     ) -> "ReleasedCarving | PaperCarving":
         """A policy for one run; the interval is not used."""
         if self.mode == "released":
             return ReleasedCarving(self, scores)
-        return PaperCarving(self, scores, group_labels)
+        return PaperCarving(self, scores, group_ids)
 
 
 class ReleasedCarving:
@@ -194,9 +194,9 @@ class PaperCarving:
         self,
         config: CarvingConfig,
         scores: Float[Tensor, "n"],
-        group_labels: Int[Tensor, "n"] | None = None,
+        group_ids: Int[Tensor, "n"] | None = None,
     ) -> None:
-        self.config, self.scores, self.group_labels = config, scores, group_labels
+        self.config, self.scores, self.group_ids = config, scores, group_ids
         self.rate = self.error = 0.0
         self.states: list[Tensor] = []  # of the latest two steps, as are the velocities
         self.velocities: list[Tensor] = []
@@ -215,7 +215,7 @@ class PaperCarving:
         before, latest = self.velocities
         salient = paper_saliency(latest, before, self.scores)
         count = max(1, int(self.config.ratio * len(x)))
-        return most_salient(salient, count, self.group_labels)
+        return most_salient(salient, count, self.group_ids)
 
     def fill(
         self, step: int, timesteps: Tensor, state: State, indices: TokenIndices, part: State
@@ -241,12 +241,12 @@ class PaperCarving:
 
 
 def most_salient(
-    saliency: Float[Tensor, "n"], count: int, group_labels: Int[Tensor, "n"] | None
+    saliency: Float[Tensor, "n"], count: int, group_ids: Int[Tensor, "n"] | None
 ) -> TokenIndices:
     """The `count` most salient tokens, or the fewest whole groups with at least as many."""
-    if group_labels is None:
+    if group_ids is None:
         return saliency.topk(count).indices.sort().values
-    names, index, sizes = torch.unique(group_labels, return_inverse=True, return_counts=True)
+    names, index, sizes = torch.unique(group_ids, return_inverse=True, return_counts=True)
     peak = torch.full((len(names),), -torch.inf, dtype=saliency.dtype, device=saliency.device)
     order = peak.scatter_reduce(0, index, saliency, "amax").argsort(descending=True)
     total = sizes[order].cumsum(0)

@@ -17,24 +17,24 @@ class Bucket(NamedTuple):
     Attributes:
         members: indices of the members of each group; any index where padded.
         real: False where padded; None without padding.
-        labels: of the groups.
+        group_ids: of the groups.
     """
 
     members: Int[Tensor, "g l"]
     real: Bool[Tensor, "g l"] | None
-    labels: Int[Tensor, "g"]
+    group_ids: Int[Tensor, "g"]
 
 
 class Groups:
-    """Tokens with equal labels form a group; attention is computed within groups.
+    """Tokens with equal ids form a group; attention is computed within groups.
 
     Each bucket holds groups whose sizes differ by less than a factor of sqrt(2): one attention
     call serves many groups with little padding.
     """
 
-    def __init__(self, labels: Int[Tensor, "n"]) -> None:
-        order = labels.argsort(stable=True)
-        names, counts = torch.unique_consecutive(labels[order], return_counts=True)
+    def __init__(self, group_ids: Int[Tensor, "n"]) -> None:
+        order = group_ids.argsort(stable=True)
+        names, counts = torch.unique_consecutive(group_ids[order], return_counts=True)
         starts = counts.cumsum(0) - counts
         classes = (2 * torch.log2(counts.float())).ceil().long()
         buckets, self._position = [], torch.empty_like(order)
@@ -43,10 +43,10 @@ class Groups:
             chosen = classes == size_class
             start, count = starts[chosen, None], counts[chosen, None]
             size = int(count.max())
-            slots = torch.arange(size, device=labels.device)
+            slots = torch.arange(size, device=group_ids.device)
             real = slots < count
-            members = order[(start + slots).clamp(max=labels.numel() - 1)]
-            position = torch.arange(base, base + members.numel(), device=labels.device)
+            members = order[(start + slots).clamp(max=group_ids.numel() - 1)]
+            position = torch.arange(base, base + members.numel(), device=group_ids.device)
             self._position[members[real]] = position.view_as(members)[real]
             base += members.numel()
             buckets.append(Bucket(members, None if bool(real.all()) else real, names[chosen]))
@@ -66,11 +66,11 @@ class Groups:
     def attend_to(
         self, q: Float[Tensor, "n h e"], k: Float[Tensor, "b h m e"], v: Float[Tensor, "b h m e"]
     ) -> Float[Tensor, "n h e"]:
-        """Attention of the group with label i to entry i of the keys and values."""
+        """Attention of the group with id i to entry i of the keys and values."""
         attended = []
-        for members, _, labels in self.buckets:
+        for members, _, group_ids in self.buckets:
             queries = q[members].transpose(1, 2)
-            attended.append(dot_product_attention(queries, k[labels], v[labels]))
+            attended.append(dot_product_attention(queries, k[group_ids], v[group_ids]))
         return self._restore(attended, q)
 
     def _restore(self, attended: list[Tensor], like: Tensor) -> Tensor:

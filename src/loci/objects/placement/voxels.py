@@ -1,7 +1,7 @@
 """From the occupied voxels of stage 1 to those of stage 2 and of the decoders.
 
-Voxels are integer rows (item, x, y, z). They are pruned, merged if the preset says so, and
-coarsened if there are too many.
+Voxels are integers (item, x, y, z). Those of the interior are dropped; the others are merged if
+the preset says so, and coarsened if there are too many.
 """
 
 from dataclasses import replace
@@ -24,15 +24,15 @@ VOXEL_LIMIT = 42000
 """With more voxels than this, SAM 3D Objects moves the object to a coarser grid before stage 2."""
 
 
-def prune(coords: Int[Tensor, "n 4"], distance: int = 1) -> Int[Tensor, "m 4"]:
+def prune_interior(coords: Int[Tensor, "n 4"], distance: int = 1) -> Int[Tensor, "m 4"]:
     """Drops interior voxels: those whose cube of side 2 distance + 1 is full. Keeps the order.
 
     The items of a batch do not see each other.
     """
     is_surface = torch.ones(len(coords), dtype=torch.bool, device=coords.device)
     for item in coords[:, 0].unique():
-        rows = coords[:, 0] == item
-        is_surface[rows] = ~_interior(coords[rows, 1:].long(), distance)
+        of_item = coords[:, 0] == item
+        is_surface[of_item] = ~_is_interior(coords[of_item, 1:].long(), distance)
     return coords[is_surface]
 
 
@@ -57,7 +57,7 @@ def downsample_voxels(
     return fewer, 2
 
 
-def _interior(coords: Int[Tensor, "n 3"], distance: int) -> Bool[Tensor, "n"]:
+def _is_interior(coords: Int[Tensor, "n 3"], distance: int) -> Bool[Tensor, "n"]:
     coords = coords - coords.amin(dim=0)
     side = 2 * distance + 1
     grid = torch.zeros(*(coords.amax(dim=0) + 1).tolist(), device=coords.device)
@@ -71,7 +71,7 @@ class VoxelChoice(NamedTuple):
     """The voxels of an object, for stage 2 and for each decoder.
 
     Attributes:
-        structure: rows (item, x, y, z) from stage 1, pruned.
+        structure: coordinates (item, x, y, z) from stage 1, without the interior.
         voxels: those of stage 2 and of the Gaussian decoder.
         mesh_voxels: those of the mesh decoder.
         scores: of each of `voxels`, for token caching (`spectral.token_scores`).
@@ -129,7 +129,7 @@ def choose_voxels(
     logits: Float[Tensor, "1 1 r r r"],
     rgba: UInt8[Tensor, "h w 4"],
     preset: Preset,
-    depth: int,
+    prune_depth: int,
     limit: int,
     generator: torch.Generator,
 ) -> VoxelChoice:
@@ -139,13 +139,13 @@ def choose_voxels(
         coords: occupied voxels, at least one.
         logits: occupancy logits of the whole grid.
         rgba: the picture around the object, with the mask as its alpha channel.
-        preset: whether to prune, which voxels to drop, and how finely to decode.
-        depth: at which interior voxels are pruned, 0 for none.
+        preset: whether to prune the interior, which voxels to drop, and how finely to decode.
+        prune_depth: see `LifterConfig`.
         limit: most voxels of stage 2.
         generator: draws the voxels that are dropped.
     """
-    if depth and preset.prune:
-        coords = prune(coords, depth)
+    if prune_depth and preset.prunes_interior:
+        coords = prune_interior(coords, prune_depth)
     if preset.drop_voxels:
         coords = preset.drop_voxels(coords, generator)
     values = logits[0, 0][coords[:, 1:].long().unbind(1)]
@@ -196,8 +196,8 @@ def _merged(
         aggregation = config.aggregate(choice.voxels.coords, factor, resolution)
         return choice._replace(aggregation=aggregation, mesh_voxels=Voxels(aggregation.coords))
     aggregation = config.aggregate(coords, factor, resolution)
-    rows = aggregation.subset(limit, generator)
-    voxels, scores = Voxels(aggregation.coords[rows]), aggregation.pooled(scores)[rows]
-    centers = aggregation.pooled(voxel_centers(coords[:, 1:], resolution), "mean")[rows]
+    kept = aggregation.subset(limit, generator)
+    voxels, scores = Voxels(aggregation.coords[kept]), aggregation.pooled(scores)[kept]
+    centers = aggregation.pooled(voxel_centers(coords[:, 1:], resolution), "mean")[kept]
     size, factor = aggregation.factor / resolution, aggregation.pose_factor
     return VoxelChoice(coords, voxels, voxels, scores, centers, size, factor, aggregation)

@@ -37,12 +37,12 @@ from loci.train.world.memory_tokens import (
     batch_poses,
     compress_history,
 )
-from loci.train.world.recorded import (
+from loci.train.world.recording_settings import (
+    check_same_form,
     check_size,
-    recorded_world,
-    same_form,
     with_actions_of,
     with_fov,
+    with_recording_settings,
 )
 from loci.train.world.self_forcing import BatchSource
 from loci.world.conditioning import Actions
@@ -83,7 +83,7 @@ def train_world(config: WorldTraining) -> WorldTransformer:
         )
     train, test = (load_recordings(config.data / split) for split in ("train", "test"))
     check_size(train, codec, config.model, config.data)
-    world_config = recorded_world(config.world, train)
+    world_config = with_recording_settings(config.world, train)
     if folder is not None:
         former = load_config(folder / CONFIG_NAME, WorldConfig)
         world_config = with_actions_of(former, world_config)
@@ -95,7 +95,7 @@ def train_world(config: WorldTraining) -> WorldTransformer:
     scale, cache = config.world.action_scale, config.out.parent / "latents"
     count = min(config.train_walks, len(train.frames))
     walks = latent_walks(train, codec, cache, count, scale)
-    more = (same_form(load_recordings(folder), train, folder) for folder in config.more_data)
+    more = (check_same_form(load_recordings(folder), train, folder) for folder in config.more_data)
     more = [latent_walks(m, codec, cache, len(m.frames), scale) for m in more]
     walks = join_walks([walks, *more])
     count = min(config.evaluation_walks, len(test.frames))

@@ -20,7 +20,7 @@ from loci.objects.lifter import Lifter
 from loci.objects.models.condition import EmbedderFuser
 from loci.objects.models.slat_flow import SlatStatistics
 from loci.objects.parts import PARTS
-from loci.train.export_home import REPLACEABLE, Runs, choose_example, export_home
+from loci.train.export_lifter import REPLACEABLE, Runs, choose_example, export_lifter
 from loci.train.slat.flow import STATISTICS_NAME
 from tests.bench.object_folders import write_tables
 from tests.objects.lifters import small_modules
@@ -64,7 +64,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 @pytest.fixture(scope="module")
 def shipped(runs: Runs, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("shipped") / "home"
-    export_home(runs, data, out)
+    export_lifter(runs, data, out)
     return out
 
 
@@ -112,7 +112,7 @@ def test_an_older_model_is_replaced_and_nothing_else(
 ) -> None:
     (shipped / "README.md").write_text("older")
     ModelCalibration(structure=ErrorScale(3.0)).write(shipped)
-    export_home(runs, data, shipped)
+    export_lifter(runs, data, shipped)
     assert not (shipped / CALIBRATION_NAME).exists(), "measured on other weights"
     assert (shipped / "README.md").read_text().startswith("# Model card: `home`")
     assert "MB of weights" in capsys.readouterr().out
@@ -120,7 +120,7 @@ def test_an_older_model_is_replaced_and_nothing_else(
     notes.write_text("mine")
     before = sorted(shipped.rglob("*"))
     with pytest.raises(LociError, match=r"holds notes.txt already"):
-        export_home(runs, data, shipped)
+        export_lifter(runs, data, shipped)
     assert sorted(shipped.rglob("*")) == before
     notes.unlink()
 
@@ -134,7 +134,7 @@ def test_parts_of_a_model_folder_are_kept(
     fuser.idx_emb.data += 1
     fuser.save_pretrained(stage1.structure / "final" / "structure_fuser")
     out = tmp_path / "home"
-    export_home(Runs(stage1.structure_vae, stage1.structure, shipped, shipped), data, out)
+    export_lifter(Runs(stage1.structure_vae, stage1.structure, shipped, shipped), data, out)
     older, newer = Lifter.from_pretrained(shipped), Lifter.from_pretrained(out)
     assert newer.config == older.config
     changed = []
@@ -152,12 +152,12 @@ def test_parts_of_a_model_folder_are_kept(
 def test_runs_that_do_not_fit_are_named(data: Path, tmp_path: Path) -> None:
     out, runs = tmp_path / "home", made_runs(tmp_path)
     with pytest.raises(LociError, match="nowhere: expected a finished training run"):
-        export_home(runs._replace(slat=tmp_path / "nowhere"), data, out)
+        export_lifter(runs._replace(slat=tmp_path / "nowhere"), data, out)
     other = cast(Any, small_modules()["structure_decoder"])
     other.out_layer[-1].bias.data += 1
     other.save_pretrained(runs.structure_vae / "final" / "structure_decoder")
     with pytest.raises(LociError, match="structure: trained with another decoder"):
-        export_home(runs, data, out)
+        export_lifter(runs, data, out)
     same = cast(Any, small_modules()["structure_decoder"])
     same.save_pretrained(runs.structure_vae / "final" / "structure_decoder")
     fuser = cast(Any, small_modules()["slat_fuser"])
@@ -166,5 +166,5 @@ def test_runs_that_do_not_fit_are_named(data: Path, tmp_path: Path) -> None:
         runs.slat / "final" / "slat_fuser"
     )
     with pytest.raises(LociError, match=r"slat: trained on pictures of 56 pixels, expected 28"):
-        export_home(runs, data, out)
+        export_lifter(runs, data, out)
     assert not out.exists()

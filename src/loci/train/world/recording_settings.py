@@ -1,4 +1,4 @@
-"""What a training takes from its recordings: frames, rate, camera, actions and their scale."""
+"""Model settings that a training takes from its recordings: frames, rate, camera and actions."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def with_fov(model: TransformerConfig, fov: float | None) -> TransformerConfig:
     return replace(model, pose_rotary=replace(model.pose_rotary, fov=fov))
 
 
-def same_form(recordings: Recordings, first: Recordings, folder: Path) -> Recordings:
-    """The recordings, if they can be trained on beside the first.
+def check_same_form(recordings: Recordings, first: Recordings, folder: Path) -> Recordings:
+    """Returns the recordings, if they can be trained on beside the first.
 
     Raises:
         LociError: when their frames, units or addressing differ.
@@ -64,10 +64,9 @@ def same_form(recordings: Recordings, first: Recordings, folder: Path) -> Record
     return recordings
 
 
-def recorded_world(world: WorldConfig, recordings: Recordings) -> WorldConfig:
-    """How the model will be walked, with what the recordings say: the size of frames, their rate
-    and field of view, the actions that occur, and what an action does. A filmed world is never
-    static."""
+def with_recording_settings(world: WorldConfig, recordings: Recordings) -> WorldConfig:
+    """The configuration with what the recordings say: the size of frames, their rate and field of
+    view, the actions that occur, and what an action does. A filmed world is never static."""
     info = recordings.info
     moves, views = (frequent_ids(recordings.actions[..., i]) for i in range(2))
     return replace(
@@ -83,7 +82,7 @@ def recorded_world(world: WorldConfig, recordings: Recordings) -> WorldConfig:
 
 
 def with_actions_of(start: WorldConfig, world: WorldConfig) -> WorldConfig:
-    """With the actions that the model to begin with knows already."""
+    """`world` with the actions that the model of `start`, which training begins with, knows too."""
 
     def both(known: tuple[int, ...], found: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted({*known, *found})) if known else ()

@@ -45,7 +45,7 @@ CARD, CREDITS, TRAINING = "README.md", "CREDITS.md", "training"
 REPLACEABLE = {*PARTS, LIFTER_NAME, CALIBRATION_NAME, CARD, CREDITS, TRAINING, EXAMPLE, MASK}
 """What an older model folder holds and may be replaced; its calibration was measured on its
 weights."""
-TEMPLATE = "home_card.md"
+TEMPLATE = "lifter_card.md"
 PREFERRED = ("blend-swap-cc-0-winchestersofa", 3)
 """Name and view of the held-out object that is shown if it is there: dedicated to the public."""
 PUBLIC_DOMAIN = "CC0-1.0"
@@ -102,7 +102,7 @@ class Runs(NamedTuple):
         }
 
 
-def export_home(runs: Runs, data: Path, out: Path) -> Lifter:
+def export_lifter(runs: Runs, data: Path, out: Path) -> Lifter:
     """Write one model folder, all or nothing, and print what it weighs.
 
     Args:

@@ -30,8 +30,8 @@ Split = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
-class Recording:
-    """What a call of `generate` recorded (not what was there before), and how long it took."""
+class RecordingSpeed:
+    """How many frames `record_walks` recorded (not those there before), and in what time."""
 
     frames: int
     seconds: float
@@ -53,7 +53,7 @@ class _Job:
     recolor: bool = False
 
 
-def record(
+def record_doom(
     out: Path,
     episodes: int = 360,
     frames: int = 768,
@@ -77,12 +77,12 @@ def record(
         size: pixels a side of the frames, 64 or 128.
         recolor: every walk in random colours of its own.
     """
-    done = generate(out, episodes, frames, seed, split, workers, RenderSettings(size), recolor)
+    done = record_walks(out, episodes, frames, seed, split, workers, RenderSettings(size), recolor)
     speed = f"{done.frames_per_second:.0f} frames a second" if done.frames else "all there already"
     print(f"{out}: {episodes} walks of {frames} frames ({speed})")
 
 
-def generate(
+def record_walks(
     out: Path,
     episodes: int,
     frames: int,
@@ -91,7 +91,7 @@ def generate(
     workers: int = 1,
     rendering: RenderSettings | None = None,
     recolor: bool = False,
-) -> Recording:
+) -> RecordingSpeed:
     """Record walks in shards; complete shards of the same description are kept.
 
     Two walks of five wander and three revisit; every other one begins with a full turn.
@@ -114,7 +114,7 @@ def generate(
     began = time.perf_counter()
     for draft in out.glob(".shard-*.part"):  # of a run that was killed
         shutil.rmtree(draft, ignore_errors=True)
-    jobs = list(_missing(out, episodes, frames, seed, split, rendering, recolor))
+    jobs = list(_missing_shards(out, episodes, frames, seed, split, rendering, recolor))
     if workers == 1:
         recorded = sum(map(_record_shard, jobs))
     else:
@@ -125,7 +125,7 @@ def generate(
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-    return Recording(recorded, time.perf_counter() - began)
+    return RecordingSpeed(recorded, time.perf_counter() - began)
 
 
 def map_seed(seed: int, episode: int, split: Split) -> int:
@@ -136,14 +136,14 @@ def map_seed(seed: int, episode: int, split: Split) -> int:
 def _describe(
     episodes: int, frames: int, seed: int, split: Split, rendering: RenderSettings, recolor: bool
 ) -> dict[str, object]:
-    labels = {"kinds": "uint8", "map_seeds": "int64"}
+    attributes = {"kinds": "uint8", "map_seeds": "int64"}
     more: dict[str, Any] = {"seed": seed, "split": split, "kinds": list(KINDS)}
     if recolor:
         more["recolour"] = True
-    return describe(rendering.info, episodes, frames, labels=labels, **more)
+    return describe(rendering.info, episodes, frames, walk_attributes=attributes, **more)
 
 
-def _missing(
+def _missing_shards(
     out: Path,
     episodes: int,
     frames: int,

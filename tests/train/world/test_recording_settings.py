@@ -11,12 +11,12 @@ from loci.data.mapped import MappedArray
 from loci.data.recordings import Recordings
 from loci.envs.base import EnvironmentInfo
 from loci.errors import LociError
-from loci.train.world.recorded import (
+from loci.train.world.recording_settings import (
     check_size,
     frequent_ids,
-    recorded_world,
     with_actions_of,
     with_fov,
+    with_recording_settings,
 )
 from loci.world.config import WorldConfig, doom_world
 from tests.world.models import pose_rotary_config, published_like
@@ -30,7 +30,7 @@ def film(actions: list[tuple[int, int]], size: tuple[int, int] = (32, 64)) -> Re
 
 
 def test_rate_camera_and_scale_come_from_the_recordings() -> None:
-    world = recorded_world(doom_world(), film([(1, 3), (9, 9), (0, 0), (2, 0)]))
+    world = with_recording_settings(doom_world(), film([(1, 3), (9, 9), (0, 0), (2, 0)]))
     assert (world.size, world.fps, world.fov) == ((32, 64), 15, 39.4)
     assert (world.moves, world.views) == ((0, 1, 2), (0, 3))
     assert world.action_scale is not None
