@@ -79,6 +79,12 @@ def test_former_flags_of_trainings_are_taken(capsys: pytest.CaptureFixture[str])
     assert "--hold-fraction: 2.0, expected" in capsys.readouterr().err
     command = cli.COMMANDS["train slat"]
     assert str(command.configure("loci train slat", ["--codec", "runs/mine"]).vae) == "runs/mine"
+    command = cli.COMMANDS["train structure"]
+    args = ["--sampling.guidance", "3"]
+    assert command.configure("loci train structure", args).sampling.guidance_strength == 3
+    command = cli.COMMANDS["train world"]
+    args = ["--world.sampling.guidance=3"]
+    assert command.configure("loci train world", args).world.sampling.guidance_scale == 3
 
 
 @pytest.mark.parametrize("argv", REFUSALS)

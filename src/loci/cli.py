@@ -80,6 +80,8 @@ FORMER_FLAGS = {
     "--start": "--init-from",
     "--hold": "--hold-fraction",
     "--floor": "--final-fraction",
+    "--sampling.guidance": "--sampling.guidance-strength",
+    "--world.sampling.guidance": "--world.sampling.guidance-scale",
 }
 """Flags of trainings by their former names, which are still taken."""
 PARTS = re.compile(r"^.*?([\w.-]+) options .*$", re.MULTILINE)

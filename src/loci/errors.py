@@ -9,10 +9,11 @@ class LociError(Exception):
     """
 
 
-def check_seed(seed: int) -> int:
-    """The seed as an int. Raises LociError unless every generator of random numbers takes it."""
+def check_seed(seed: int, name: str = "seed") -> int:
+    """The seed as an int. Raises LociError, which says `name`, unless every generator of random
+    numbers takes it."""
     if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed < 2**63:
-        raise LociError(f"--seed: {seed!r}, expected a whole number from 0 to {2**63 - 1}")
+        raise LociError(f"{name}: {seed!r}, expected a whole number from 0 to {2**63 - 1}")
     return int(seed)
 
 

@@ -1,4 +1,4 @@
-"""Flow matching: timestep schedules, guidance, the Euler sampler and the training loss.
+"""Flow matching: timestep schedules, guidance, the sampler and the training loss.
 
 Noise level s runs from 1 (noise) to 0 (data) and timestep = 1000 s. SAM 3D Objects counts the
 other way: its time t = 1 - s runs from 0 (noise) to 1 (data), and its networks take 1000 t.
@@ -234,7 +234,7 @@ def sample(
     partial: PartialVelocity | None = None,
     order: int = 1,
 ) -> State:
-    """Integrate the flow from noise to data with Euler steps: z <- z - v ds.
+    """Integrate the flow from noise to data, by Euler steps z <- z - v ds or of second order.
 
     Args:
         velocity: predicts noise - data.
@@ -247,8 +247,9 @@ def sample(
         end: the level (timestep / 1000) of data. With 1 and ascending timesteps `velocity`
             predicts data - noise, as in SAM 3D Objects.
         partial: evaluates some of the tokens. Without it `TokenPolicy.select` is never called.
-        order: 2 for DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2) in the data that each velocity
-            implies, without more evaluations; timesteps must descend to data at 0.
+        order: 1 for Euler steps; 2 for the multistep DPM-Solver++(2M) (arXiv 2211.01095, algorithm
+            2) in the data that each velocity implies, without more evaluations; timesteps must
+            descend to data at 0.
 
     Raises:
         ValueError: for another order, or order 2 towards another end.

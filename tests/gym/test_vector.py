@@ -54,7 +54,9 @@ def test_each_walk_is_what_it_would_be_alone() -> None:
             assert infos["pose"][k] == pytest.approx(info["pose"])
             assert infos["frame"][k] == info["frame"]
     for (state, _), walk in zip(together.clone_state(), alone, strict=True):
-        torch.testing.assert_close(state.local, walk.clone_state()[0].local, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            state.newest_latent, walk.clone_state()[0].newest_latent, atol=1e-5, rtol=0
+        )
         spans = [s.memory.schedule.spans for s, _ in (together.clone_state()[0], (state, None))]
         assert len(spans[0]) == len(spans[1])
 
@@ -84,7 +86,7 @@ def test_memories_that_were_merged_differently_are_sampled_together(
         alone_frames, alone = world.step(state, keys)
         assert frames.shape == alone_frames.shape
         assert np.abs(frames.astype(int) - alone_frames).max() <= 1
-        torch.testing.assert_close(after.local, alone.local, atol=1e-5, rtol=0)
+        torch.testing.assert_close(after.newest_latent, alone.newest_latent, atol=1e-5, rtol=0)
         for name, tensor in alone.memory.tensors.items():
             torch.testing.assert_close(after.memory.tensors[name], tensor, atol=1e-5, rtol=0)
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from loci.memory.baselines import Memory, NoMemory, RawMemory, SampledMemory, WrongMemory
-from loci.memory.memory_token_cache import MemoryTokens
+from loci.memory.base import Memory
+from loci.memory.baselines import NoMemory, RawMemory, SampledMemory, WrongMemory
+from loci.memory.memory_tokens import MemoryTokens
 from loci.memory.schedule import MergeConfig
 
 

@@ -16,7 +16,7 @@ from loci.memory.hierarchical import (
     published_spans,
 )
 from loci.memory.hpmc import HPMCConfig, HPMCEncoder, WindowPlan, published_memory
-from loci.memory.memory_token_cache import MemoryTokens
+from loci.memory.memory_tokens import MemoryTokens
 from loci.memory.panorama_merge import PoseConditionedEncoder
 from loci.memory.pose_rotary import PoseRotaryConfig
 from loci.memory.poses import panorama_pose, view_pose

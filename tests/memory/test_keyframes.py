@@ -19,7 +19,7 @@ from loci.memory.keyframes import (
     select_keyframes,
     view_distances,
 )
-from loci.memory.memory_token_cache import MemoryTokens
+from loci.memory.memory_tokens import MemoryTokens
 from loci.memory.schedule import MergeConfig, MergeSchedule, Span
 from tests.memory.test_hierarchical import (
     WIDTH,

@@ -2,7 +2,8 @@
 
 import torch
 
-from loci.objects.config import home, sam3d_objects
+from loci.io.config_files import config_from_dict
+from loci.objects.config import LifterConfig, home, sam3d_objects
 from loci.objects.parts import PARTS, PartConfigs
 
 
@@ -14,8 +15,8 @@ def parameters(parts: PartConfigs) -> dict[str, int]:
 def test_the_published_model_is_run_with_the_published_values() -> None:
     run = sam3d_objects().lifter
     structure, latents = run.structure, run.slat
-    assert (structure.steps, structure.rescale, structure.guidance) == (25, 3, 7)
-    assert (latents.steps, latents.rescale, latents.guidance) == (25, 1, 1)
+    assert (structure.steps, structure.rescale, structure.guidance_strength) == (25, 3, 7)
+    assert (latents.steps, latents.rescale, latents.guidance_strength) == (25, 1, 1)
     assert structure.interval == latents.interval == (0, 500)
     assert (run.input_size, run.prune_depth, run.voxel_limit) == (518, 1, 42000)
     assert run.convention == "ScaleShiftInvariant"
@@ -68,3 +69,9 @@ def test_what_is_trained_is_the_preset() -> None:
     assert encoder.latent_channels == parts.structure_flow.shape_channels
     assert encoder.factor * parts.structure_flow.resolution == codec.encoder.torso.resolution
     assert codec.encoder.latent_channels == parts.slat_flow.channels
+
+
+def test_settings_are_read_by_their_former_names() -> None:
+    saved = {"structure": {"guidance": 3.0}, "latents": {"guidance": 0.5}}
+    config = config_from_dict(LifterConfig, saved)
+    assert (config.structure.guidance_strength, config.slat.guidance_strength) == (3.0, 0.5)

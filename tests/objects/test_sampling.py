@@ -43,8 +43,8 @@ from loci.objects.parts import LoadedParts
 from loci.objects.placement.voxels import choose_voxels
 from loci.objects.preset_sampler import PresetSampler, ancestors, guided_interval
 from loci.objects.sampling import (
-    SlatBranch,
     SlatSampling,
+    SlatVelocity,
     StructureSampling,
     sample_slat,
     slat_noise,
@@ -99,7 +99,7 @@ def test_a_part_is_exact_where_nothing_changed(io_channels: tuple[int, ...]) -> 
     for _ in io_channels[1:]:
         levels = levels.voxels.coarser
         blocks = levels.parent[blocks]
-    branch = SlatBranch(flow, VOXELS, flow.context(CONDITION), cached=True)
+    branch = SlatVelocity(flow, VOXELS, flow.context(CONDITION), cached=True)
     latents, time = slat_noise(flow, VOXELS), torch.tensor([300.0])
     whole = branch.whole(latents, time)
     assert torch.equal(whole, flow(latents, time, VOXELS, CONDITION))
@@ -111,7 +111,7 @@ def test_a_part_is_exact_where_nothing_changed(io_channels: tuple[int, ...]) -> 
 def test_a_part_sees_its_own_pixels() -> None:
     flow = small_flow(replace(SMALL, aligned=3))
     pixels = torch.randn(len(VOXELS), 3, generator=torch.Generator().manual_seed(5))
-    branch = SlatBranch(flow, VOXELS, flow.context(CONDITION, pixels), cached=True)
+    branch = SlatVelocity(flow, VOXELS, flow.context(CONDITION, pixels), cached=True)
     latents, time, indices = slat_noise(flow, VOXELS), torch.tensor([300.0]), some_rows()
     whole = branch.whole(latents, time)[indices]
     assert torch.allclose(branch.part(latents, time, indices), whole, atol=1e-5)
@@ -120,7 +120,7 @@ def test_a_part_sees_its_own_pixels() -> None:
 def test_carved_voxels_stay_in_sight_or_not(flow: SlatFlow) -> None:
     latents, time, indices = slat_noise(flow, VOXELS), torch.tensor([300.0]), some_rows()
     context = flow.context(CONDITION)
-    seen, alone = (SlatBranch(flow, VOXELS, context, cached=k) for k in (True, False))
+    seen, alone = (SlatVelocity(flow, VOXELS, context, cached=k) for k in (True, False))
     whole = seen.whole(latents, time)[indices]
     assert torch.allclose(seen.part(latents, time, indices), whole, atol=1e-5)
     apart = alone.part(latents, time, indices)
@@ -131,7 +131,7 @@ def test_carved_voxels_stay_in_sight_or_not(flow: SlatFlow) -> None:
 
 def test_a_branch_that_looks_back_at_nothing_is_evaluated_whole(flow: SlatFlow) -> None:
     latents, time, indices = slat_noise(flow, VOXELS), torch.tensor([300.0]), some_rows()
-    branch = SlatBranch(flow, VOXELS, None, cached=True)
+    branch = SlatVelocity(flow, VOXELS, None, cached=True)
     assert torch.equal(
         branch.part(latents, time, indices), flow(latents, time, VOXELS, None)[indices]
     )
@@ -334,7 +334,7 @@ def test_speeds_that_are_none_are_named(lifter: Lifter) -> None:
 
 def test_guidance_that_is_off_has_no_interval() -> None:
     assert guided_interval(StructureSampling()) == (0.0, 500.0)
-    assert guided_interval(StructureSampling(guidance=0)) is None
+    assert guided_interval(StructureSampling(guidance_strength=0)) is None
     assert guided_interval(StructureSampling(shortcut=True)) is None
     assert PresetSampler("faster").preset.name == "faster"
 

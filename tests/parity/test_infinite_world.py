@@ -132,16 +132,19 @@ def test_block(fixture: Fixture) -> None:
     m = s["memory_tokens"]
     memory, noisy = given["tokens"][:, :m], given["tokens"][:, m:]
     memory_at, noisy_at = at.slice(None, m), at.slice(m, None)
-    now, still = block.modulate(given["modulation_t"]), block.modulate(given["modulation_0"])
+    now, still = (
+        block.modulation_at(given["modulation_t"]),
+        block.modulation_at(given["modulation_0"]),
+    )
     text = block.text_keys_values(given["context"])
 
-    attended = block.attend_memory(memory, still, memory_at)
+    attended = block.attend_conditioning(memory, still, memory_at)
     assert relative_error(attended, expected["attn_memory"]) < LIMIT
     after = gated_residual(memory, attended, still.gate1)
     assert relative_error(after, expected["after_self_attn_memory"]) < LIMIT
-    keys = block.memory_keys_values(block.norm(memory), memory_at, now)
+    keys = block.conditioning_keys_values(block.norm(memory), memory_at, now)
     assert relative_error(block.attend(noisy, now, noisy_at, keys), expected["attn_noisy"]) < LIMIT
-    advanced = block.forward_memory(memory, still, memory_at, text)
+    advanced = block.forward_conditioning(memory, still, memory_at, text)
     ours = torch.cat([advanced, block(noisy, now, noisy_at, keys, text)], dim=1)
     assert relative_error(ours, expected["tokens"]) < LIMIT
 

@@ -31,7 +31,7 @@ def rollout_world(fixture: Fixture) -> World:
     config = WorldConfig(
         size=(height, width),
         chunk=s["chunk_frames"] - 1,
-        sampling=SamplingConfig(s["steps"], s["shift"], guidance=s["guidance_scale"]),
+        sampling=SamplingConfig(s["steps"], s["shift"], guidance_scale=s["guidance_scale"]),
         memory=MemoryConfig(MergeConfig(window=64), published_windows=WindowPlan()),
     )
     return World(config, transformer(fixture, "dit/"), codec.eval())

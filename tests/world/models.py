@@ -87,7 +87,7 @@ def small_world(seed: int = 0, reencode: bool = False, memory_excludes_local: bo
         codec="frame",
         text=False,
         action_scale=ActionScale(),
-        sampling=SamplingConfig(steps=2, shift=2.0, uniform=True, guidance=1.0),
+        sampling=SamplingConfig(steps=2, shift=2.0, uniform=True, guidance_scale=1.0),
         memory=MemoryConfig(MergeConfig(window=8, budget=20, merge_by="views")),
     )
     return World(config, randomised(pose_rotary_config(), seed), codec.eval().requires_grad_(False))

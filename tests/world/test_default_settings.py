@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import pytest
 
-from loci.io.config_files import load_config
+from loci.io.config_files import config_from_dict, load_config
 from loci.io.models import SHIPPED
 from loci.world.conditioning import ActionEncoderConfig
 from loci.world.config import SamplingConfig, WorldConfig, doom_world
@@ -15,7 +15,7 @@ SAMPLING = {
     "steps": 30,
     "shift": 7.0,
     "uniform": False,
-    "guidance": 5.0,
+    "guidance_scale": 5.0,
     "order": 1,
     "log_snr": None,
 }
@@ -120,3 +120,10 @@ def test_the_settings_of_doom_are_those_that_are_shipped() -> None:
     for field in ("size", "fps", "chunk", "overlap", "reencode", "codec", "moves", "views"):
         assert getattr(made, field) == getattr(shipped, field), field
     assert made.sampling == shipped.sampling
+
+
+def test_settings_are_read_by_their_former_names() -> None:
+    saved = {"sampling": {"even": True, "guidance": 2.0}, "lag": True}
+    config = config_from_dict(WorldConfig, saved)
+    assert (config.sampling.uniform, config.sampling.guidance_scale) == (True, 2.0)
+    assert config.memory_excludes_local

@@ -9,7 +9,7 @@ from loci.flow import EvaluateAll, batched_guidance, euler_timesteps, sample
 from loci.nn.attention import KeyValueCache
 from loci.world.block import to_latents, to_tokens
 from loci.world.config import SamplingConfig
-from loci.world.sampling import TOKENS, ChunkFlow, sample_chunk
+from loci.world.sampling import TOKENS, ChunkVelocity, sample_chunk
 from tests.world.models import pose_rotary_config, published_like, randomised
 from tests.world.test_transformer import noise_for, published_inputs, reckoned_inputs
 
@@ -71,7 +71,7 @@ def test_a_carved_token_stays_in_sight_as_it_was() -> None:
     elsewhere = to_latents(moved, noisy.shape)
     part = model.token_velocity(elsewhere, timestep, context, indices=SOME, cache=cache)
     assert torch.allclose(part, whole[:, SOME], atol=1e-5), "their new state was not looked at"
-    alone = ChunkFlow(model, context, noisy.shape, cached=False)
+    alone = ChunkVelocity(model, context, noisy.shape, cached=False)
     hidden = alone.part(SOME)({TOKENS: to_tokens(noisy).flatten(0, 1)}, torch.full((32,), 700.0))
     assert not torch.allclose(hidden[TOKENS].view_as(part), part, atol=1e-3), "nobody else is there"
     # Once evaluated, a token is seen as it is now.
@@ -94,7 +94,7 @@ def test_every_chunk_begins_with_an_empty_cache() -> None:
         model.token_velocity(noise, timestep, context, indices=SOME.flip(0), cache=cache)
     with pytest.raises(ValueError, match="ascending"):
         model.token_velocity(noise, timestep, context, indices=torch.tensor([3, 3]))
-    flow = ChunkFlow(model, context, noise.shape, cached=True)
+    flow = ChunkVelocity(model, context, noise.shape, cached=True)
     state, time = {TOKENS: to_tokens(noise)[0]}, torch.full((16,), 700.0)
     first = flow.part(SOME)(state, time)[TOKENS]
     assert torch.equal(first, flow.whole(state, time)[TOKENS][SOME]), "all were evaluated instead"
@@ -124,6 +124,6 @@ def test_a_chunk_sampled_by_all_of_its_rows_is_the_chunk(guidance: int) -> None:
     def by_hand(state, timestep):
         return {TOKENS: model.velocity(state[TOKENS], timestep, context)}
 
-    velocity = batched_guidance(by_hand, sampling.guidance) if guidance > 1 else by_hand
+    velocity = batched_guidance(by_hand, sampling.guidance_scale) if guidance > 1 else by_hand
     grid = euler_timesteps(3, sampling.shift, sampling.uniform)
     assert torch.equal(sample(velocity, {TOKENS: noise}, grid)[TOKENS], plain)

@@ -34,8 +34,8 @@ def test_exact_is_no_policy_at_all_to_the_last_bit(monkeypatch: pytest.MonkeyPat
     plain, by_hand = walked(world, 3)
     assert np.array_equal(frames, named)
     assert np.array_equal(frames, plain)
-    assert (state.local == again.local).all()
-    assert (state.local == by_hand.local).all()
+    assert (state.newest_latent == again.newest_latent).all()
+    assert (state.newest_latent == by_hand.newest_latent).all()
 
 
 def test_every_chunk_has_a_policy_of_its_own() -> None:
@@ -74,7 +74,7 @@ def test_carving_in_a_walk() -> None:
     assert np.abs(frames.astype(int) - exact).mean() < 8
     again, other = walked(carved, 3)
     assert np.array_equal(frames, again)
-    assert (state.local == other.local).all()
+    assert (state.newest_latent == other.newest_latent).all()
 
 
 def test_one_dial_for_whichever_policy_a_walk_has() -> None:

@@ -304,7 +304,7 @@ def test_tokens_are_contiguous_in_every_block() -> None:
         context = model.context(**inputs)
         model.velocity(noise_for(inputs, 5), torch.full((2,), 500.0), context)
     assert seen == [True] * len(model.blocks)
-    assert all(block.memory_tokens.is_contiguous() for block in context.blocks)
+    assert all(block.conditioning_tokens.is_contiguous() for block in context.blocks)
 
 
 def test_models_saved_under_former_names_load(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_models_saved_under_former_names_load(tmp_path: Path) -> None:
 def test_modulation_is_the_learned_table_plus_the_projected_time() -> None:
     block = Block(dim=8, ffn_dim=16, heads=2, text=False, eps=1e-6)
     projected = torch.randn(3, 6, 8, generator=torch.Generator().manual_seed(0))
-    given = block.modulate(projected)
+    given = block.modulation_at(projected)
     for k, vector in enumerate(given):
         assert torch.equal(vector, (block.modulation[:, k] + projected[:, k])[:, None])
 
@@ -340,8 +340,8 @@ def test_an_entry_of_a_context_is_the_context_of_that_entry() -> None:
         alone = context.entry(index)
         assert torch.equal(alone.frame_embedding, context.frame_embedding[index : index + 1])
         for one, both in zip(alone.blocks, context.blocks, strict=True):
-            assert torch.equal(one.memory_tokens, both.memory_tokens[index : index + 1])
-            for name in ("memory_keys_values", "text_keys_values"):
+            assert torch.equal(one.conditioning_tokens, both.conditioning_tokens[index : index + 1])
+            for name in ("conditioning_keys_values", "text_keys_values"):
                 part, whole = getattr(one, name), getattr(both, name)
                 assert part is not None
                 assert whole is not None

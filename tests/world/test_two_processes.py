@@ -23,7 +23,7 @@ from tests.world.test_two_processes import chunk
 dist.init_process_group("gloo")
 model = randomised(published_like())
 noise, context = chunk(model)
-sampling, rows = SamplingConfig(steps=3, guidance=4.0), []
+sampling, rows = SamplingConfig(steps=3, guidance_scale=4.0), []
 velocity = model.token_velocity
 model.token_velocity = lambda noisy, *rest, **part: (
     rows.append(len(noisy)) or velocity(noisy, *rest, **part)

@@ -93,7 +93,7 @@ def test_the_history_may_be_what_the_codec_sees_of_the_frames() -> None:
     assert state.memory.length == 9
     again = torch.from_numpy(frames[-1:].astype(np.float32) / 127.5 - 1).permute(3, 0, 1, 2)[None]
     seen = world.codec.encode(again)
-    assert (state.local - seen).abs().max() < 0.1 * seen.abs().max()
+    assert (state.newest_latent - seen).abs().max() < 0.1 * seen.abs().max()
 
 
 def test_a_saved_walk_goes_on_as_if_never_interrupted(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_a_walk_saved_without_a_hash_is_read_unless_it_is_not_finite(tmp_path: P
     transformer["reckoned"]["blind"] = transformer["reckoned"].pop("time_only")
     metadata = {"format": "loci-walk-1", "walk": json.dumps(content)}
     save_file(tensors, path, metadata)
-    assert torch.equal(load_walk(path, world).local, state.local)
+    assert torch.equal(load_walk(path, world).newest_latent, state.newest_latent)
     tensors["memory.tail"][0, 0, 0] = torch.nan
     save_file(tensors, path, metadata)
     with pytest.raises(LociError, match=r"walk\.loci: a damaged walk"):
@@ -339,8 +339,8 @@ def test_remembered_latents_keep_the_poses_at_which_they_were_seen() -> None:
     poses = torch.cat([states[0].pose[:, None], poses], dim=1)
     torch.testing.assert_close(memory.tail_poses, poses[:, :7])
     torch.testing.assert_close(states[-1].pose, poses[:, 7])
-    assert torch.equal(memory.tail[:, :, :1], states[0].local)
-    assert torch.equal(memory.tail[:, :, 4:5], states[1].local)
+    assert torch.equal(memory.tail[:, :, :1], states[0].newest_latent)
+    assert torch.equal(memory.tail[:, :, 4:5], states[1].newest_latent)
 
 
 def test_memory_is_as_old_as_the_latents_between_it_and_the_local_frame(
@@ -376,7 +376,7 @@ def test_a_walk_of_any_length_is_its_steps(monkeypatch: pytest.MonkeyPatch) -> N
         part = actions[at : at + 4]
         expected, stepped = world.step(stepped, part)
         assert np.array_equal(frames, expected)
-        assert torch.equal(reached.local, stepped.local)
+        assert torch.equal(reached.newest_latent, stepped.newest_latent)
     following: list = []
     step = World.step
 
@@ -407,7 +407,7 @@ def test_a_known_history_is_remembered_up_to_the_local_frame(memory_excludes_loc
     assert state.memory.length == 3 - memory_excludes_local
     assert state.memory.tail_poses is not None
     assert torch.equal(state.memory.tail_poses, poses[:, : 3 - memory_excludes_local])
-    assert torch.equal(state.local, latents[:, :, -1:])
+    assert torch.equal(state.newest_latent, latents[:, :, -1:])
     assert torch.equal(state.pose, poses[:, -1])
 
 
@@ -530,15 +530,17 @@ def test_walks_that_stand_still_among_others_are_as_by_themselves() -> None:
     for found, state, key in zip(world.generate_chunks(states, keys), states, keys, strict=True):
         frames, after = world.step(state, key)
         assert np.abs(found.frames().astype(int) - frames).max() <= 1
-        torch.testing.assert_close(found.state_after().local, after.local, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            found.state_after().newest_latent, after.newest_latent, atol=1e-5, rtol=0
+        )
     together = world.start_from_latents(
-        torch.cat([state.local for state in states]),
+        torch.cat([state.newest_latent for state in states]),
         torch.cat([state.pose for state in states])[:, None],
     )
     ids = torch.from_numpy(np.stack([to_ids(key) for key in keys]))
     (latents, _), *_ = world.walk_latents(together, ids)
-    assert torch.equal(latents[1], states[1].local[0].expand(-1, 4, -1, -1))
-    assert not torch.equal(latents[0], states[0].local[0].expand(-1, 4, -1, -1))
+    assert torch.equal(latents[1], states[1].newest_latent[0].expand(-1, 4, -1, -1))
+    assert not torch.equal(latents[0], states[0].newest_latent[0].expand(-1, 4, -1, -1))
 
 
 def test_a_static_world_needs_to_know_what_moves() -> None:

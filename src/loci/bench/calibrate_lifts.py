@@ -20,7 +20,7 @@ from loci.caching.spectral import DecodingConfig, fit_thresholds
 from loci.caching.step_cache import StepCacheConfig
 from loci.caching.token_cache import TokenCacheConfig
 from loci.errors import LociError
-from loci.flow import State, StepPolicy
+from loci.flow import OnStep, State, StepPolicy
 from loci.objects.lifter import Lifter
 from loci.objects.models.slat_flow import SlatFlow
 from loci.objects.models.structure_flow import StructureFlow
@@ -28,7 +28,6 @@ from loci.objects.placement.voxels import VoxelChoice
 from loci.objects.preset_sampler import PresetSampler, ancestors, guided_interval
 from loci.objects.sampling import (
     LATENTS,
-    OnStep,
     SlatSampling,
     StructureSampling,
     sample_slat,

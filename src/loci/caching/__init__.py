@@ -1,0 +1,1 @@
+"""Fewer evaluations in sampling: presets, step and token policies, error budgets, statistics."""

@@ -63,7 +63,7 @@ class Preset:
         prunes_interior: drop interior voxels, as SAM 3D Objects does and Fast-SAM3D does not.
         drop_voxels: (voxels, generator) -> the voxels that remain; a baseline.
         walk: policy of each chunk of a walk; a function gets no arguments.
-        walk_step_share: the share of a chunk's Euler steps that is taken, each of them longer.
+        walk_step_share: the share of a chunk's sampling steps that is taken, each of them longer.
         structure_step_share: the same for the structure flow of a lift.
         slat_step_share: the same for the SLAT flow of a lift.
         guide_every: in a lift, the unconditional velocity is evaluated at one guided step in this

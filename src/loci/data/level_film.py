@@ -47,7 +47,7 @@ def film(
         raise LociError(f"--fov: {fov:g}, expected 30 to 90")
     if not 10 <= fps <= 60:
         raise LociError(f"--fps: {fps}, expected 10 to 60")
-    check_seed(seed)
+    check_seed(seed, "--seed")
     missing = [name for name in ("cv2", "scipy", "tqdm") if find_spec(name) is None]
     if missing:
         needed = install_hint("doom,label")

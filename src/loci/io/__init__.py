@@ -1,0 +1,1 @@
+"""Files: configurations, weights, pictures, videos."""

@@ -1,37 +1,19 @@
-"""Memories that the hierarchical one is compared with: none, raw latents, sampled windows, wrong.
-
-Each has the methods of `HierarchicalMemory` that a walk needs: empty, append and tokens.
-"""
+"""Memories to compare the hierarchical one with: none, raw latents, sampled windows, wrong."""
 
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
 
+from loci.memory.base import Memory
 from loci.memory.hierarchical import extend_history
 from loci.memory.hpmc import COMPRESSION
-from loci.memory.memory_token_cache import Compressor, MemoryTokenCache, MemoryTokens
+from loci.memory.memory_tokens import Compressor, MemoryTokenBuilder, MemoryTokens
 from loci.memory.schedule import MergeConfig, Span
 
 S = TypeVar("S")
-
-
-class Memory(Protocol[S]):
-    """What a walk needs of a memory. States are immutable; `tokens` needs at least one latent, and
-    may depend on the poses of the frames to be generated."""
-
-    def empty(self) -> S: ...
-
-    def append(
-        self,
-        state: S,
-        latents: Float[Tensor, "b c n h w"],
-        poses: Float[Tensor, "b n 3"] | None = None,
-    ) -> S: ...
-
-    def tokens(self, state: S, poses: Float[Tensor, "b n 3"] | None = None) -> MemoryTokens: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,12 +84,12 @@ class SampledMemory(RawMemory):
 
     def tokens(self, state: RawState, poses: Float[Tensor, "b n 3"] | None = None) -> MemoryTokens:
         latents, poses, window = _latents(state), state.poses, self.config.window
-        cache = MemoryTokenCache(self.compressor, batch=1)
+        builder = MemoryTokenBuilder(self.compressor, batch=1)
         for index in self._chosen(state.length):
             at = slice(index * window, (index + 1) * window)
             window_poses = None if poses is None else poses[:, at]
-            cache.encode(at.start, latents[:, :, at], window_poses, window)
-        return cache.read(list(cache.entries))
+            builder.encode(at.start, latents[:, :, at], window_poses, window)
+        return builder.read(list(builder.entries))
 
     def _chosen(self, length: int) -> list[int]:
         """Indices of the chosen windows, oldest first."""

@@ -16,9 +16,9 @@ from loci.errors import LociError
 from loci.io.config_files import config_from_dict
 from loci.memory.hpmc import COMPRESSION, WindowPlan
 from loci.memory.keyframes import add_keyframes, nearest_keyframes, select_keyframes
-from loci.memory.memory_token_cache import (
+from loci.memory.memory_tokens import (
     Compressor,
-    MemoryTokenCache,
+    MemoryTokenBuilder,
     MemoryTokens,
     mean_poses,
     slot_spans,
@@ -170,15 +170,15 @@ class HierarchicalMemory:
         views = _views(state, tail_poses) if self.config.merging.merge_by == "views" else None
         schedule, merges = state.schedule.extend(length - state.schedule.length, views)
         first, fresh = state.schedule.settled, schedule.settled - state.schedule.settled
-        cache = MemoryTokenCache(self.compressor, self.config.batch, state.settled)
+        builder = MemoryTokenBuilder(self.compressor, self.config.batch, state.settled)
         fresh_poses = None if tail_poses is None else tail_poses[:, :fresh]
-        cache.encode(first, tail[:, :, :fresh], fresh_poses, self.config.merging.window)
+        builder.encode(first, tail[:, :, :fresh], fresh_poses, self.config.merging.window)
         keyframes, count = state.keyframes, self.config.merging.keyframes
         if count and fresh:
-            candidates = cache.read(slot_spans(first, first + fresh))
+            candidates = builder.read(slot_spans(first, first + fresh))
             keyframes = select_keyframes(keyframes, candidates, count)
-        cache.merge(schedule.settled_spans, merges)
-        settled = cache.read(schedule.settled_spans) if schedule.settled_spans else None
+        builder.merge(schedule.settled_spans, merges)
+        settled = builder.read(schedule.settled_spans) if schedule.settled_spans else None
         return MemoryState(
             length,
             schedule,
@@ -217,11 +217,11 @@ class HierarchicalMemory:
             spans = published_spans(self.config.published_windows, state.length)
             poses = None if state.tail_poses is None else mean_poses(state.tail_poses, spans)
             return MemoryTokens(self.encode_history(state.tail), poses, spans)
-        cache = MemoryTokenCache(self.compressor, self.config.batch, state.settled)
+        builder = MemoryTokenBuilder(self.compressor, self.config.batch, state.settled)
         window = self.config.merging.window
-        cache.encode(state.schedule.settled, state.tail, state.tail_poses, window)
-        cache.merge(state.schedule.spans, {})
-        cover = cache.read(state.schedule.spans)
+        builder.encode(state.schedule.settled, state.tail, state.tail_poses, window)
+        builder.merge(state.schedule.spans, {})
+        cover = builder.read(state.schedule.spans)
         keyframes, count = state.keyframes, self.config.attended_keyframes
         if keyframes is None:
             return cover

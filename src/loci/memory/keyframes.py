@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loci.memory.memory_token_cache import MemoryTokens, concatenate
+from loci.memory.memory_tokens import MemoryTokens, concatenate
 
 TURN = math.radians(40.0)
 """A turn that makes two views differ by 1."""

@@ -127,10 +127,10 @@ def home() -> LiftModelConfig:
     )
     lifter = LifterConfig(
         input_size=STRIDE * PATCHES,
-        structure=StructureSampling(steps=12, guidance=1.0, temperature=0.6),
+        structure=StructureSampling(steps=12, guidance_strength=1.0, temperature=0.6),
         slat=SlatSampling(
             steps=8,
-            guidance=0.0,
+            guidance_strength=0.0,
             temperature=0.7,
             statistics=SlatStatistics((0.0,) * 8, (1.0,) * 8),
         ),

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from loci.errors import LociError
-from loci.flow import State
+from loci.flow import OnStep, State
 from loci.geometry.camera import Camera
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.mesh import Mesh
@@ -43,7 +43,7 @@ from loci.objects.placement.pose import Pose, decode_pose
 from loci.objects.placement.refinement import is_cut_off, refine_pose
 from loci.objects.placement.voxels import VoxelChoice, choose_voxels, prune_interior
 from loci.objects.preset_sampler import PresetSampler
-from loci.objects.sampling import OnStep, slat_noise
+from loci.objects.sampling import slat_noise
 
 GUESS_SEED = 0x9E3779B97F4A7C15
 """Between the seeds of two guesses: far from any that users count up to."""

@@ -10,14 +10,13 @@ from loci.caching.calibration import ModelCalibration
 from loci.caching.error_budget import Interval, is_guided
 from loci.caching.presets import UNCALIBRATED, Preset, as_preset
 from loci.caching.stats import StageStats, Stats
-from loci.flow import TIMESTEPS, State, rescaled_times, shortened
+from loci.flow import TIMESTEPS, OnStep, State, rescaled_times, shortened
 from loci.nn.sparse.tensor import Voxels
 from loci.objects.models.slat_flow import SlatFlow
 from loci.objects.models.structure_flow import StructureFlow
 from loci.objects.placement.voxels import VoxelChoice
 from loci.objects.sampling import (
     LATENTS,
-    OnStep,
     SlatSampling,
     StructureSampling,
     sample_slat,
@@ -117,7 +116,7 @@ class PresetSampler:
 def guided_interval(settings: StructureSampling | SlatSampling) -> Interval | None:
     """The timesteps between which a step takes two evaluations; None if none does."""
     shortcut = isinstance(settings, StructureSampling) and settings.shortcut
-    return None if shortcut or settings.guidance <= 0 else settings.interval
+    return None if shortcut or settings.guidance_strength <= 0 else settings.interval
 
 
 def count_evaluations(settings: StructureSampling | SlatSampling) -> int:

@@ -1,11 +1,11 @@
 """Sampling both stages: noise to structure and layout latents, and to structured latents (SLAT).
 
-The settings hold a run's steps and guidance; one Euler loop (`loci.flow.sample`) serves both.
+The settings hold a run's steps and guidance; `loci.flow.sample` takes the Euler steps of both.
 `loci.objects.preset_sampler` applies a preset to them.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from loci.flow import (
     TIMESTEPS,
+    OnStep,
     State,
     StepPolicy,
     TokenIndices,
@@ -31,9 +32,6 @@ from loci.objects.models.structure_flow import StructureFlow, expand_context
 LATENTS = "latents"
 """The name of the only tensor in the state of stage 2."""
 
-OnStep = Callable[[int, State], None]
-"""Called before each step with its index and the state."""
-
 
 @dataclass(frozen=True)
 class StructureSampling:
@@ -42,7 +40,7 @@ class StructureSampling:
     Attributes:
         steps: Euler steps.
         rescale: r of `loci.flow.rescaled_times`.
-        guidance: w of `loci.flow.interval_guidance`.
+        guidance_strength: w of `loci.flow.interval_guidance`; 0 for none.
         interval: timesteps (0..1000) that are guided, ends included.
         shortcut: the network is told the step length, for few steps without guidance. As published
             that is 1 / steps at every step, even where the steps are not equally long.
@@ -52,9 +50,11 @@ class StructureSampling:
         ValueError: for a temperature that is negative or not finite.
     """
 
+    FORMER_FIELDS: ClassVar[dict[str, str]] = {"guidance": "guidance_strength"}
+
     steps: int = 25
     rescale: float = 3.0
-    guidance: float = 7.0
+    guidance_strength: float = 7.0
     interval: tuple[float, float] = (0.0, 500.0)
     shortcut: bool = False
     temperature: float = 1.0
@@ -91,7 +91,7 @@ def sample_structure(
     velocity = interval_guidance(
         lambda x, t: flow.velocity(x, t, context, torch.full_like(t, step_length)),
         lambda x, t: flow.velocity(x, t, None, torch.full_like(t, step_length)),
-        0.0 if settings.shortcut else settings.guidance,
+        0.0 if settings.shortcut else settings.guidance_strength,
         settings.interval,
         guide_every,
     )
@@ -106,8 +106,8 @@ class SlatSampling:
     Attributes:
         steps: Euler steps.
         rescale: r of `loci.flow.rescaled_times`.
-        guidance: w of `loci.flow.interval_guidance`; 0 is all that the published distilled mode
-            of stage 2 changes.
+        guidance_strength: w of `loci.flow.interval_guidance`; 0 for none, which is all
+            that the published distilled mode of stage 2 changes.
         interval: timesteps (0..1000) that are guided, ends included.
         statistics: of the latents, by which they are denormalised for the decoders.
         temperature: factor of the initial noise; below 1 gives likelier, smoother results.
@@ -116,9 +116,11 @@ class SlatSampling:
         ValueError: for a temperature that is negative or not finite.
     """
 
+    FORMER_FIELDS: ClassVar[dict[str, str]] = {"guidance": "guidance_strength"}
+
     steps: int = 25
     rescale: float = 1.0
-    guidance: float = 1.0
+    guidance_strength: float = 1.0
     interval: tuple[float, float] = (0.0, 500.0)
     statistics: SlatStatistics = field(default_factory=SlatStatistics)
     temperature: float = 1.0
@@ -163,18 +165,18 @@ def sample_slat(
     settings = settings or SlatSampling()
     times = rescaled_times(settings.steps, settings.rescale)
     cached = isinstance(policy, TokenPolicy) and policy.attends_to_cached
-    conditional = SlatBranch(flow, voxels, flow.context(condition, aligned), cached)
-    unconditional = SlatBranch(flow, voxels, None, cached)
+    conditional = SlatVelocity(flow, voxels, flow.context(condition, aligned), cached)
+    unconditional = SlatVelocity(flow, voxels, None, cached)
 
     # All voxels are at the same time, so the network takes it once.
-    def whole(branch: SlatBranch) -> Velocity:
+    def whole(branch: SlatVelocity) -> Velocity:
         return lambda x, t: {LATENTS: branch.whole(x[LATENTS], t[:1])}
 
-    def part(branch: SlatBranch, indices: TokenIndices) -> Velocity:
+    def part(branch: SlatVelocity, indices: TokenIndices) -> Velocity:
         return lambda x, t: {LATENTS: branch.part(x[LATENTS], t[:1], indices)}
 
     def guided(conditional: Velocity, unconditional: Velocity, every: int | None = 1) -> Velocity:
-        strength, interval = settings.guidance, settings.interval
+        strength, interval = settings.guidance_strength, settings.interval
         return interval_guidance(conditional, unconditional, strength, interval, every)
 
     def partial(state: State, time: Tensor, indices: TokenIndices) -> State:
@@ -192,7 +194,7 @@ def sample_slat(
     return settings.statistics.denormalize(state[LATENTS])
 
 
-class SlatBranch:
+class SlatVelocity:
     """One branch of guidance in one run: the SLAT flow under one condition.
 
     Args:

@@ -71,7 +71,7 @@ class TrainerConfig:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
+        check_seed(self.seed, "--seed")
         if not 0 < self.minutes < math.inf:
             raise LociError(f"--minutes: {self.minutes}, expected a number greater than 0")
         for name, least in (("steps", 1), ("batch_size", 1)):

@@ -1,1 +1,1 @@
-"""The world model: transformer, codecs, rollout."""
+"""The world model: its transformer, the sampling of chunks, and walks (`World`)."""

@@ -52,8 +52,9 @@ def to_latents(tokens: Float[Tensor, "b n p"], shape: torch.Size) -> Float[Tenso
 class Block(nn.Module):
     """Self-attention, cross-attention to text (if the model has text) and feed-forward.
 
-    Memory tokens attend only to memory and text and are modulated for timestep 0, so that
-    `forward_memory` runs once per chunk; `forward` runs at every step.
+    Conditioning tokens, those of the memory and of the local frame, attend only to each other and
+    to text and are modulated for timestep 0, so that `forward_conditioning` runs once per chunk;
+    `forward` runs at every step.
     """
 
     def __init__(self, dim: int, ffn_dim: int, heads: int, text: bool, eps: float) -> None:
@@ -68,7 +69,7 @@ class Block(nn.Module):
         )
         self.eps = eps
 
-    def modulate(self, projected: Float[Tensor, "b 6 d"]) -> Modulation:
+    def modulation_at(self, projected: Float[Tensor, "b 6 d"]) -> Modulation:
         """The learned modulation plus the projected time embedding, `[b, 1, d]` each; float32."""
         return Modulation(*(self.modulation.float() + projected).unsqueeze(2).unbind(1))
 
@@ -77,40 +78,39 @@ class Block(nn.Module):
         return layer_norm(x, self.eps)
 
     def text_keys_values(self, text: Float[Tensor, "b l d"]) -> KeysValues:
-        """Keys and values of a prompt, the same at every step for noise and memory."""
+        """Keys and values of a prompt, the same at every step and for both kinds of tokens."""
         return self.cross_attn.keys_values(text)
 
-    def attend_memory(
+    def attend_conditioning(
         self,
-        memory: Float[Tensor, "b m d"],
+        conditioning: Float[Tensor, "b m d"],
         modulation: Modulation,
         rotation: RotaryEmbedding,
     ) -> Float[Tensor, "b m d"]:
-        """Memory tokens attend to each other; `modulation` is that of timestep 0."""
-        tokens = modulated_norm(memory, modulation.shift1, modulation.scale1, self.eps)
+        """Conditioning tokens attend to each other; `modulation` is that of timestep 0."""
+        tokens = modulated_norm(conditioning, modulation.shift1, modulation.scale1, self.eps)
         return self.self_attn(tokens, rotation)
 
-    def forward_memory(
+    def forward_conditioning(
         self,
-        memory: Float[Tensor, "b m d"],
+        conditioning: Float[Tensor, "b m d"],
         modulation: Modulation,
         rotation: RotaryEmbedding,
         text_keys_values: KeysValues | None,
     ) -> Float[Tensor, "b m d"]:
-        """The output of this block for the memory tokens; `modulation` is that of timestep 0."""
-        memory = gated_residual(
-            memory, self.attend_memory(memory, modulation, rotation), modulation.gate1
-        )
-        return self._attend_text_and_feed_forward(memory, modulation, text_keys_values)
+        """The output of this block for conditioning tokens; `modulation` is that of timestep 0."""
+        update = self.attend_conditioning(conditioning, modulation, rotation)
+        conditioning = gated_residual(conditioning, update, modulation.gate1)
+        return self._attend_text_and_feed_forward(conditioning, modulation, text_keys_values)
 
-    def memory_keys_values(
+    def conditioning_keys_values(
         self,
-        memory_tokens: Float[Tensor, "b m d"],
+        conditioning: Float[Tensor, "b m d"],
         rotation: RotaryEmbedding,
         modulation: Modulation,
     ) -> KeysValues:
-        """Keys and values that the noisy tokens attend to, of normalised memory tokens (`norm`)."""
-        tokens = modulate(memory_tokens, modulation.shift1, modulation.scale1)
+        """Keys and values that the noisy tokens attend to, of normalised conditioning tokens."""
+        tokens = modulate(conditioning, modulation.shift1, modulation.scale1)
         return self.self_attn.keys_values(tokens, rotation)
 
     def attend(
@@ -118,16 +118,18 @@ class Block(nn.Module):
         x: Float[Tensor, "b n d"],
         modulation: Modulation,
         rotation: RotaryEmbedding,
-        memory_keys_values: KeysValues,
+        conditioning_keys_values: KeysValues,
         update_cache: UpdateCache | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """Noisy tokens attend to memory and to each other; with `update_cache`, also to the noisy
-        tokens that are not evaluated now.
+        """Noisy tokens attend to conditioning tokens and to each other; with `update_cache`, also
+        to the noisy tokens that are not evaluated now.
         """
         tokens = modulated_norm(x, modulation.shift1, modulation.scale1, self.eps)
         noisy = self.self_attn.keys_values(tokens, rotation)
         noisy = noisy if update_cache is None else update_cache(noisy)
-        both = (torch.cat(pair, dim=2) for pair in zip(memory_keys_values, noisy, strict=True))
+        both = (
+            torch.cat(pair, dim=2) for pair in zip(conditioning_keys_values, noisy, strict=True)
+        )
         return self.self_attn.attend(self.self_attn.queries(tokens, rotation), KeysValues(*both))
 
     def forward(
@@ -135,12 +137,12 @@ class Block(nn.Module):
         x: Float[Tensor, "b n d"],
         modulation: Modulation,
         rotation: RotaryEmbedding,
-        memory_keys_values: KeysValues,
+        conditioning_keys_values: KeysValues,
         text_keys_values: KeysValues | None,
         update_cache: UpdateCache | None = None,
     ) -> Float[Tensor, "b n d"]:
         """The output of this block for the noisy tokens; `update_cache` as for `attend`."""
-        update = self.attend(x, modulation, rotation, memory_keys_values, update_cache)
+        update = self.attend(x, modulation, rotation, conditioning_keys_values, update_cache)
         x = gated_residual(x, update, modulation.gate1)
         return self._attend_text_and_feed_forward(x, modulation, text_keys_values)
 

@@ -48,14 +48,15 @@ class BlockContext(NamedTuple):
     """The conditioning of one block.
 
     Attributes:
-        memory_tokens: as this block gets them, normalised.
-        memory_keys_values: of these, if they do not depend on the timestep (memory stream
+        conditioning_tokens: those of the memory, then of the local frame, as this block gets
+            them, normalised.
+        conditioning_keys_values: of these, if they do not depend on the timestep (memory stream
             "fixed"), else None.
         text_keys_values: of the prompt; None for models without text.
     """
 
-    memory_tokens: Tensor
-    memory_keys_values: KeysValues | None
+    conditioning_tokens: Tensor
+    conditioning_keys_values: KeysValues | None
     text_keys_values: KeysValues | None
 
 
@@ -63,7 +64,7 @@ class ChunkContext(NamedTuple):
     """All that `WorldTransformer.velocity` needs besides the noisy latents and the timestep."""
 
     blocks: tuple[BlockContext, ...]
-    memory_rotation: RotaryEmbedding
+    conditioning_rotation: RotaryEmbedding
     target_rotation: RotaryEmbedding
     frame_embedding: Float[Tensor, "b t d"]
     """Added to every token of a target frame: the embedding of its action, and of its pose."""
@@ -80,35 +81,37 @@ class ChunkContext(NamedTuple):
 
         blocks = tuple(
             BlockContext(
-                block.memory_tokens[one],
-                pair(block.memory_keys_values),
+                block.conditioning_tokens[one],
+                pair(block.conditioning_keys_values),
                 pair(block.text_keys_values),
             )
             for block in self.blocks
         )
-        rotations = rotation(self.memory_rotation), rotation(self.target_rotation)
+        rotations = rotation(self.conditioning_rotation), rotation(self.target_rotation)
         return ChunkContext(blocks, *rotations, self.frame_embedding[one])
 
 
 def stack_contexts(contexts: Sequence[ChunkContext]) -> ChunkContext:
     """The contexts of several walks' chunks as one batch.
 
-    They must have equally many memory tokens, rotary positions of their own and no text.
+    They must have equally many conditioning tokens, rotary positions of their own and no text.
     """
 
     def stack_rotations(parts: Sequence[RotaryEmbedding]) -> RotaryEmbedding:
         return RotaryEmbedding(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def stack_blocks(parts: tuple[BlockContext, ...]) -> BlockContext:
-        pairs = [p.memory_keys_values for p in parts if p.memory_keys_values is not None]
+        pairs = [
+            p.conditioning_keys_values for p in parts if p.conditioning_keys_values is not None
+        ]
         keys_values = None
         if pairs:
             keys_values = KeysValues(*(torch.cat(part) for part in zip(*pairs, strict=True)))
-        return BlockContext(torch.cat([p.memory_tokens for p in parts]), keys_values, None)
+        return BlockContext(torch.cat([p.conditioning_tokens for p in parts]), keys_values, None)
 
     return ChunkContext(
         tuple(stack_blocks(parts) for parts in zip(*(c.blocks for c in contexts), strict=True)),
-        stack_rotations([c.memory_rotation for c in contexts]),
+        stack_rotations([c.conditioning_rotation for c in contexts]),
         stack_rotations([c.target_rotation for c in contexts]),
         torch.cat([c.frame_embedding for c in contexts]),
     )

@@ -25,18 +25,18 @@ class SamplingConfig:
         steps: number of steps.
         shift: timestep shift; above 1, more steps are spent at high noise.
         uniform: timesteps are evenly spaced before the shift, instead of as in the published code.
-        guidance: classifier-free guidance scale; 1 for none.
-        order: 1 for Euler steps, 2 for DPM-Solver++(2M) steps.
+        guidance_scale: of classifier-free guidance; 1 for none.
+        order: 1 for Euler steps, 2 for second-order multistep steps, DPM-Solver++(2M).
         log_snr: timesteps evenly spaced in log((1 - s) / s) between these two
             (`loci.flow.log_snr_timesteps`), in place of shift and uniform.
     """
 
-    FORMER_FIELDS: ClassVar[dict[str, str]] = {"even": "uniform"}
+    FORMER_FIELDS: ClassVar[dict[str, str]] = {"even": "uniform", "guidance": "guidance_scale"}
 
     steps: int = 30
     shift: float = 7.0
     uniform: bool = False
-    guidance: float = 5.0
+    guidance_scale: float = 5.0
     order: int = 1
     log_snr: tuple[float, float] | None = None
 
@@ -65,8 +65,8 @@ class WorldConfig:
         chunk: new frames per chunk.
         overlap: a chunk generates the newest frame again as its first latent, which is dropped.
         reencode: the history holds latents of the decoded frames, otherwise the sampled latents.
-        memory_excludes_local: the memory holds everything before the local frame, otherwise that
-            frame as well.
+        memory_excludes_local: the memory holds everything before the local frame (the newest
+            latent, which the model sees uncompressed), otherwise that frame as well.
         codec: name of its class in `loci.codecs.CODECS`.
         text: whether the model takes a prompt.
         moves, views: the action ids the model was trained on; all if empty.
@@ -74,7 +74,7 @@ class WorldConfig:
         fov: horizontal field of view in degrees of the frames it was trained on; None if unknown.
         static: nothing moves by itself: a chunk without motion repeats the newest latent, instead
             of generating it again.
-        sampling: Euler steps of a chunk.
+        sampling: steps, timesteps and guidance of a chunk.
         memory: how the memory is organised.
     """
 
@@ -155,7 +155,7 @@ def doom_world() -> WorldConfig:
         action_scale=ActionScale(),
         fov=88.7,
         static=True,
-        sampling=SamplingConfig(steps=8, guidance=1.0, order=2, log_snr=(-4.75, 2.75)),
+        sampling=SamplingConfig(steps=8, guidance_scale=1.0, order=2, log_snr=(-4.75, 2.75)),
         # As many tokens at a time as it was trained with: 8 merged spans and 12 of 64 keyframes.
         memory=MemoryConfig(
             MergeConfig(window=8, budget=72, merge_by="views", keyframes=64), attended_keyframes=12

@@ -20,7 +20,7 @@ from loci.codecs.base import CodecState
 from loci.errors import LociError, check_seed
 from loci.memory.hierarchical import HierarchicalMemory, MemoryState
 from loci.memory.hpmc import published_memory
-from loci.memory.memory_token_cache import MemoryTokens
+from loci.memory.memory_tokens import MemoryTokens
 from loci.memory.poses import dead_reckon
 from loci.world.conditioning import Actions, ChunkContext, ChunkPoses, Prompt
 from loci.world.config import WorldConfig
@@ -39,7 +39,7 @@ class WalkState:
         chunks: so far.
         memory: of the history.
         codec: the state of the codec's stream.
-        local: the newest latent.
+        newest_latent: of the history, with which the next chunk begins: its local frame.
         pose: dead-reckoned (heading, x, y).
         prompt: encoded, for models with text.
     """
@@ -49,7 +49,7 @@ class WalkState:
     chunks: int
     memory: MemoryState
     codec: CodecState
-    local: Float[Tensor, "b c 1 h w"]
+    newest_latent: Float[Tensor, "b c 1 h w"]
     pose: Float[Tensor, "b 3"]
     prompt: Prompt | None = None
 
@@ -139,10 +139,10 @@ class LatentWorld:
         prompt: Prompt | None = None,
         codec: CodecState | None = None,
     ) -> WalkState:
-        """The state of a walk with a known history, whose last latent is the local frame.
+        """The state of a walk with a known history.
 
         Args:
-            latents: one or more.
+            latents: one or more; the last becomes the local frame of the next chunk.
             poses: dead-reckoned, of every latent, where the model uses them; by default the walk
                 begins at (0, 0, 0), which needs a single latent.
             seed: of the noise, 0 to 2**63 - 1.
@@ -166,7 +166,7 @@ class LatentWorld:
             chunks=0,
             memory=memory,
             codec=codec or {},
-            local=latents[:, :, -1:].clone(),
+            newest_latent=latents[:, :, -1:].clone(),
             pose=poses[:, -1].cpu().double(),
             prompt=prompt,
         )
@@ -206,7 +206,7 @@ class LatentWorld:
         Arguments as for `chunk_context`.
         """
         still = ~ids.flatten(1).any(dim=1) & self.config.static
-        repeated = state.local.expand(-1, -1, self.config.chunk, -1, -1)
+        repeated = state.newest_latent.expand(-1, -1, self.config.chunk, -1, -1)
         if still.all():  # the newest latent again, in place of a chunk without motion
             return repeated.clone(), state.pose[:, None].repeat(1, self.config.chunk, 1)
         self.report("context", 0, 1)
@@ -238,7 +238,7 @@ class LatentWorld:
     def noise(self, state: WalkState) -> Float[Tensor, "b c t h w"]:
         """The initial noise of the next chunk."""
         frames = self.config.chunk // self.temporal_factor + int(self.config.overlap)
-        shape = (*state.local.shape[:2], frames, *state.local.shape[3:])
+        shape = (*state.newest_latent.shape[:2], frames, *state.newest_latent.shape[3:])
         return chunk_noise(state.seed, state.chunks, shape, self.device)
 
     def chunk_context(
@@ -273,11 +273,11 @@ class LatentWorld:
         if poses is not None:
             chunk_poses = _chunk_poses(state, memory, poses)
         # A batch of walks, or of prompt and negative prompt of a single walk.
-        batch = len(state.local) if state.prompt is None else state.prompt.states.shape[0]
+        batch = len(state.newest_latent) if state.prompt is None else state.prompt.states.shape[0]
         tokens = None if memory is None else memory.tokens.expand(batch, -1, -1, -1, -1)
         context = self.transformer.context(
             tokens,
-            state.local.expand(batch, -1, -1, -1, -1),
+            state.newest_latent.expand(batch, -1, -1, -1, -1),
             Actions(move.to(self.device), view.to(self.device)),
             state.prompt,
             chunk_poses,
@@ -310,7 +310,7 @@ class LatentWorld:
         if poses is not None:
             remembered_poses, pose = poses[:, :frames], poses[:, frames - 1]
         if self.config.memory_excludes_local:
-            remembered = torch.cat([state.local, new[:, :, :-1]], dim=2)
+            remembered = torch.cat([state.newest_latent, new[:, :, :-1]], dim=2)
             if remembered_poses is not None:
                 remembered_poses = torch.cat([state.pose[:, None], remembered_poses[:, :-1]], dim=1)
         return replace(
@@ -319,7 +319,7 @@ class LatentWorld:
             chunks=state.chunks + 1,
             memory=self.memory.append(state.memory, remembered, remembered_poses),
             codec=state.codec if codec is None else codec,
-            local=new[:, :, -1:].clone(),
+            newest_latent=new[:, :, -1:].clone(),
             pose=pose,
         )
 

@@ -61,11 +61,11 @@ def sample_chunk(
     """
     timesteps = sampling.timesteps()
     cached = isinstance(policy, TokenPolicy) and policy.attends_to_cached
-    flow = ChunkFlow(model, context, noise.shape, cached, group)
+    flow = ChunkVelocity(model, context, noise.shape, cached, group)
 
     def with_guidance(velocity: Velocity) -> Velocity:
         negative = context.frame_embedding.shape[0] > 1
-        return batched_guidance(velocity, sampling.guidance) if negative else velocity
+        return batched_guidance(velocity, sampling.guidance_scale) if negative else velocity
 
     state = sample(
         with_guidance(flow.whole),
@@ -135,7 +135,7 @@ def sample_with_preset(
     return latents
 
 
-class ChunkFlow:
+class ChunkVelocity:
     """The velocity of one chunk's tokens for a sampler: of all, or of some of them.
 
     Args:

@@ -40,7 +40,7 @@ class TransformerConfig:
     Args:
         text_width: width of the text states; None for a model without text.
         pose_rotary: rotary positions from dead-reckoned poses; None for positions in time only.
-        memory_stream: "evolving": memory tokens pass through the blocks. "fixed": every block
+        memory_stream: "evolving": conditioning tokens pass through the blocks. "fixed": every block
             gets them as the compressor made them, so that keys and values are computed once per
             chunk.
         prediction: "data": the network predicts clean latents, from which the velocity follows.
@@ -132,9 +132,9 @@ class WorldTransformer(nn.Module):
         """Everything of a chunk that does not depend on the noise or the timestep.
 
         Args:
-            memory: the compressed history: latents, or memory tokens of the transformer's width
-                on the patch grid; None for an empty memory.
-            local: the newest latent, uncompressed.
+            memory: the compressed history, k maps: latents, or memory tokens of the transformer's
+                width on the patch grid; None for an empty memory.
+            local: the newest latent, uncompressed: the local frame of the paper.
             actions: ids of the chunk's frames; None where their poses alone say how they are
                 reached, as between frames that no single action connects.
             prompt: needed exactly if the model has text.
@@ -149,10 +149,10 @@ class WorldTransformer(nn.Module):
         frame_embedding = self._frame_embedding(actions, poses, len(local))
         frames = tokens.shape[1] // math.prod(grid), frame_embedding.shape[1]
         rotation = self._rotation(*frames, *grid, local.device, poses)
-        memory_rotation = rotation.slice(None, tokens.shape[1])
+        conditioning_rotation = rotation.slice(None, tokens.shape[1])
         target_rotation = rotation.slice(tokens.shape[1], None)
-        blocks = self._encode_memory(tokens, memory_rotation, self._text(prompt))
-        return ChunkContext(blocks, memory_rotation, target_rotation, frame_embedding)
+        blocks = self._encode_conditioning(tokens, conditioning_rotation, self._text(prompt))
+        return ChunkContext(blocks, conditioning_rotation, target_rotation, frame_embedding)
 
     def velocity(
         self,
@@ -201,14 +201,14 @@ class WorldTransformer(nn.Module):
         rotation = context.target_rotation
         rotation = rotation if indices is None else rotation.select(indices)
         for i, (block, block_context) in enumerate(zip(self._blocks, context.blocks, strict=True)):
-            modulation = block.modulate(projected)
-            memory_tokens, memory_keys_values, text_keys_values = block_context
-            if memory_keys_values is None:
-                memory_keys_values = block.memory_keys_values(
-                    memory_tokens, context.memory_rotation, modulation
+            modulation = block.modulation_at(projected)
+            conditioning, conditioning_keys_values, text_keys_values = block_context
+            if conditioning_keys_values is None:
+                conditioning_keys_values = block.conditioning_keys_values(
+                    conditioning, context.conditioning_rotation, modulation
                 )
             update = None if cache is None else partial(cache.update, i, indices=indices)
-            x = block(x, modulation, rotation, memory_keys_values, text_keys_values, update)
+            x = block(x, modulation, rotation, conditioning_keys_values, text_keys_values, update)
         out = self.head(x, time)
         if self.config.skip_head:
             tokens = _select(to_tokens(noisy), indices).to(x)
@@ -298,6 +298,7 @@ class WorldTransformer(nn.Module):
     def _conditioning_tokens(
         self, memory: Tensor | None, local: Tensor, poses: ChunkPoses | None
     ) -> Tensor:
+        """The tokens of the memory, if there is any, then those of the local frame."""
         tokens = self._patches(local, mask=1.0)
         if memory is None or memory.shape[2] == 0:
             return tokens
@@ -305,8 +306,8 @@ class WorldTransformer(nn.Module):
             both = torch.cat([memory.to(local), local], dim=2)
             return self._patches(both, mask=1.0)
         embedded = self.pose_embedding(self._relative(poses.memory, poses))[:, :, None]
-        memory_tokens = memory.flatten(3).permute(0, 2, 3, 1) + embedded
-        return torch.cat([memory_tokens.flatten(1, 2).to(tokens), tokens], dim=1)
+        remembered = memory.flatten(3).permute(0, 2, 3, 1) + embedded
+        return torch.cat([remembered.flatten(1, 2).to(tokens), tokens], dim=1)
 
     def _frame_embedding(
         self, actions: Actions | None, poses: ChunkPoses | None, batch: int
@@ -331,7 +332,7 @@ class WorldTransformer(nn.Module):
         device: torch.device,
         poses: ChunkPoses | None,
     ) -> RotaryEmbedding:
-        """Of `frames` memory and local frames, then `targets` target frames."""
+        """Of `frames` frames of the memory and the local frame, then `targets` target frames."""
         config = self.config.pose_rotary
         if config is None or poses is None:
             head_dim = self.config.dim // self.config.heads
@@ -356,20 +357,20 @@ class WorldTransformer(nn.Module):
         states = prompt.states * prompt.mask[..., None].to(prompt.states.dtype)
         return self.text_embedding(states.to(self.patch_embedding.weight.dtype))
 
-    def _encode_memory(
+    def _encode_conditioning(
         self, tokens: Tensor, rotation: RotaryEmbedding, text: Tensor | None
     ) -> tuple[BlockContext, ...]:
-        """The memory tokens in front of every block, at timestep 0."""
+        """The conditioning tokens in front of every block, at timestep 0."""
         _, projected = self._time(torch.zeros(tokens.shape[0], device=tokens.device))
         contexts = []
         for i, block in enumerate(self._blocks):
-            modulation = block.modulate(projected)
+            modulation = block.modulation_at(projected)
             text_keys_values = None if text is None else block.text_keys_values(text)
             normed, keys_values = block.norm(tokens), None
             if self.config.memory_stream == "fixed":
-                keys_values = block.memory_keys_values(normed, rotation, modulation)
+                keys_values = block.conditioning_keys_values(normed, rotation, modulation)
             elif i + 1 < len(self.blocks):
-                tokens = block.forward_memory(tokens, modulation, rotation, text_keys_values)
+                tokens = block.forward_conditioning(tokens, modulation, rotation, text_keys_values)
             contexts.append(BlockContext(normed, keys_values, text_keys_values))
         return tuple(contexts)
 

@@ -48,7 +48,7 @@ def save_walk(
     from safetensors.torch import save
 
     memory, schedule = world.memory.state_dict(state.memory)
-    tensors = {"local": state.local, "pose": state.pose}
+    tensors = {"local": state.newest_latent, "pose": state.pose}
     tensors |= {f"memory.{name}": tensor for name, tensor in memory.items()}
     tensors |= {f"codec.{name}": tensor for name, tensor in state.codec.items()}
     if state.prompt is not None:
@@ -90,7 +90,7 @@ def load_walk(path: str | Path, world: World) -> WalkState:
             **{name: int(content[name]) for name in _NUMBERS},
             memory=memory,
             codec=_under("codec.", tensors),
-            local=tensors["local"],
+            newest_latent=tensors["local"],
             pose=tensors["pose"],
             prompt=Prompt(prompt["states"], prompt["mask"]) if prompt else None,
         )

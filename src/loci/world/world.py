@@ -172,8 +172,8 @@ class World(LatentWorld):
 
     @torch.no_grad()
     def newest_frame(self, state: WalkState) -> UInt8[np.ndarray, "h w 3"]:
-        """The local frame of a walk, decoded by itself: the start picture as the model sees it."""
-        return tensor_to_frames(self.codec.decode(state.local)[:, :, :1])[0]
+        """The newest latent of a walk decoded by itself: the start picture as the model sees it."""
+        return tensor_to_frames(self.codec.decode(state.newest_latent)[:, :, :1])[0]
 
     def step(
         self, state: WalkState, actions: ArrayLike, next_action: ArrayLike | None = None
@@ -272,7 +272,7 @@ class World(LatentWorld):
     def _samples_in_batches(self) -> bool:
         """Whether walks can share a batch: with poses, without guidance, and without a policy."""
         config = self.config
-        has_guidance = config.text or config.sampling.guidance != 1
+        has_guidance = config.text or config.sampling.guidance_scale != 1
         exact = self.preset.walk is None and not self.verify
         return config.action_scale is not None and not has_guidance and exact
 
@@ -289,8 +289,8 @@ class World(LatentWorld):
                 )
                 contexts.append(context)
                 poses.append(chunk_poses)
-                tokens = context.blocks[0].memory_tokens.shape[1]
-                walks_by_tokens.setdefault(tokens, []).append(walk)
+                token_count = context.blocks[0].conditioning_tokens.shape[1]
+                walks_by_tokens.setdefault(token_count, []).append(walk)
         latents: dict[int, Tensor] = {}
         sampling = shortened(self.config.sampling, self.preset.walk_step_share)
         for walks in walks_by_tokens.values():

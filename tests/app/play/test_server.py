@@ -340,7 +340,7 @@ def test_downloaded_actions_walk_the_same_walk(tmp_path: Path) -> None:
     assert played.frames == walked.frames >= 9
     assert torch.equal(played.pose, walked.pose)
     assert played.pose[0, 0] > 0
-    torch.testing.assert_close(played.local, walked.local, atol=1e-5, rtol=0)
+    torch.testing.assert_close(played.newest_latent, walked.newest_latent, atol=1e-5, rtol=0)
     for name, tensor in played.memory.tensors.items():
         torch.testing.assert_close(tensor, walked.memory.tensors[name], atol=1e-5, rtol=0)
 

@@ -58,7 +58,7 @@ def test_two_processes_walk_as_one(folder: Path) -> None:
     world = World.from_pretrained(folder / "model")
     world.config = replace(world.config, size=(64, 64))
     one, two = (load_walk(folder / f"{name}.loci", world) for name in ("one", "two"))
-    torch.testing.assert_close(two.local, one.local, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(two.newest_latent, one.newest_latent, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_also_where_the_history_is_what_the_codec_sees(memory_excludes_local: bo
 def test_bytes_are_those_of_every_tensor() -> None:
     world = small_world()
     state = world.start(picture(world))
-    assert state_bytes(state) == state.local.nbytes + state.pose.nbytes
+    assert state_bytes(state) == state.newest_latent.nbytes + state.pose.nbytes
     _, after = world.step(state, [(1, 0)] * 4)
     assert state_bytes(after) == state_bytes(state) + after.memory.nbytes
 

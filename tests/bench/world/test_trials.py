@@ -42,7 +42,7 @@ def test_an_encoded_history_is_that_of_the_walk_that_made_it() -> None:
     actions = np.array([(1, 0), (0, 3), (2, 4), (0, 0)] * 5)
     start = world.start(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8), seed=3)
     generated, walked = rollout(world, start, actions)
-    first = ((world.codec.decode(start.local)[0, :, 0] + 1) * 127.5).round().byte()
+    first = ((world.codec.decode(start.newest_latent)[0, :, 0] + 1) * 127.5).round().byte()
     frames = np.concatenate([first.permute(1, 2, 0).numpy()[None], generated])
     state = encode_history(world, frames, actions, seed=3)
     assert (state.seed, state.frames) == (walked.seed, walked.frames)
@@ -51,4 +51,4 @@ def test_an_encoded_history_is_that_of_the_walk_that_made_it() -> None:
     assert state.memory.tail_poses is not None
     assert walked.memory.tail_poses is not None
     assert torch.equal(state.memory.tail_poses, walked.memory.tail_poses)
-    assert (state.local - walked.local).abs().max() < 0.2
+    assert (state.newest_latent - walked.newest_latent).abs().max() < 0.2

@@ -101,7 +101,7 @@ def test_the_published_run_takes_thirty_eight_evaluations(monkeypatch: pytest.Mo
         torch.randn(1, 5, 12),
         voxels,
         slat_noise(flow, voxels),
-        SlatSampling(steps=4, guidance=0.0),
+        SlatSampling(steps=4, guidance_strength=0.0),
     )
     assert asked == {"conditional": 29, "unconditional": 13}
 

@@ -47,7 +47,7 @@ TINY = StructureTraining(
         dim=32, condition_dim=32, blocks=2, heads=2, resolution=2, shape_channels=4
     ),
     loss=StructureLoss(),
-    sampling=StructureSampling(steps=3, guidance=1.0),
+    sampling=StructureSampling(steps=3, guidance_strength=1.0),
     steps=5,
     learning_rate=3e-3,
     warmup_steps=5,

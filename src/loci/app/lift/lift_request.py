@@ -269,7 +269,7 @@ def _check_options(options: LiftOptions) -> None:
         raise LociError("--decoders: no mesh_decoder, expected it with --faces and --texture")
     if options.web and chosen == {"mesh_decoder"}:
         raise LociError("--decoders: mesh_decoder alone makes no splats, expected no --web")
-    check_seed(options.seed)
+    check_seed(options.seed, "--seed")
     check_tolerance(options.tolerance)
     check_device(options.device)
 

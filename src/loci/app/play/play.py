@@ -54,7 +54,7 @@ def play(
         sessions: how many people play at a time; others wait for their turn.
         autosave: folder for the walks, to go on with after a restart; without it, a temporary one.
     """
-    check_seed(seed or 0)
+    check_seed(seed or 0, "--seed")
     if picture is not None and resume is not None:
         raise LociError("--resume: a saved walk goes on where it was, without a PICTURE")
     if picture is not None:

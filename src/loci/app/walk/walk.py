@@ -125,7 +125,7 @@ def _tune_threads(request: WalkRequest, world: World, state: WalkState) -> None:
     """Sets the number of threads by the time of a chunk with a single sampling step."""
     from loci.caching.presets import Preset
 
-    one_step = world.at_speed(Preset("one Euler step", walk_step_share=1e-6))
+    one_step = world.at_speed(Preset("one step", walk_step_share=1e-6))
     first = int(request.actions.any(axis=1).argmax())  # standing still may cost nothing
     actions = request.actions[first : first + world.chunk]
     tune_threads(lambda: one_step.step(state, actions), world.device, request.model)

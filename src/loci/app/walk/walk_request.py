@@ -246,7 +246,7 @@ def _check_options(options: WalkOptions) -> None:
         raise LociError(f"--autosave: {options.autosave}, expected at least 1")
     if options.out is not None and options.out.suffix.lower() != ".mp4":
         raise LociError(f"--out: {options.out}, expected the name of a video to end in .mp4")
-    check_seed(options.seed or 0)
+    check_seed(options.seed or 0, "--seed")
     check_tolerance(options.tolerance)
     check_device(options.device)
     if options.max_ram is not None:

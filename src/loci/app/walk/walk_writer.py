@@ -46,7 +46,7 @@ class WalkWriter:
         self.outputs, self.world = outputs, world
         self.written: list[Path] = []
         self.errors: list[LociError] = []
-        self._side = min(state.local.shape[-2:]) * world.codec.spatial_factor
+        self._side = min(state.newest_latent.shape[-2:]) * world.codec.spatial_factor
         self._every = math.ceil(frames / TILES)
         self.tiles: dict[int, UInt8[np.ndarray, "h w 3"]] = {}
 

@@ -1,0 +1,1 @@
+"""Benchmarks of lifting: quality, speed, and differences from the exact result."""

@@ -15,7 +15,7 @@ from loci.bench.objects.methods import EXACT, Method
 from loci.bench.objects.metrics import Prediction, Scores, score
 from loci.caching.stats import StageStats, Stats
 from loci.errors import LociError
-from loci.flow import State
+from loci.flow import OnStep, State
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.distance import surface_distance
 from loci.objects.asset import Asset
@@ -25,7 +25,7 @@ from loci.objects.lifter import Lifter
 from loci.objects.models.structure_flow import StructureFlow
 from loci.objects.pipeline import LiftPipeline, LiftResult
 from loci.objects.preset_sampler import PresetSampler
-from loci.objects.sampling import OnStep, StructureSampling
+from loci.objects.sampling import StructureSampling
 
 
 class DifferenceToExact(NamedTuple):

@@ -1,0 +1,1 @@
+"""Benchmarks of worlds: memory, drift, cost of the horizon, speed."""

@@ -15,9 +15,9 @@ from torch import Tensor
 from loci.bench.world.variants import with_memory
 from loci.flow import State, batched_guidance, euler_timesteps, sample
 from loci.io.frames import frames_to_tensor, tensor_to_frames
-from loci.memory.baselines import Memory
+from loci.memory.base import Memory
 from loci.memory.hpmc import COMPRESSION, WindowPlan
-from loci.memory.memory_token_cache import MemoryTokens
+from loci.memory.memory_tokens import MemoryTokens
 from loci.memory.poses import dead_reckon
 from loci.world.conditioning import Actions, ChunkContext, ChunkPoses
 from loci.world.latent_world import WalkState
@@ -45,7 +45,7 @@ class WalkRecorder:
         self._recorder = _Recorder(world.memory)
         self._world = with_memory(world, self._recorder)
         self.state = self._world.start(picture)
-        self._frames, self._latents = [picture[None]], [self.state.local]
+        self._frames, self._latents = [picture[None]], [self.state.newest_latent]
         self._poses = [self.state.pose[:, None]]
 
     def step(self, actions: Int[np.ndarray, "n 2"]) -> None:
@@ -53,7 +53,7 @@ class WalkRecorder:
         latents, poses = self._recorder.last
         if self._world.config.memory_excludes_local:
             # The memory was given the previous frame and all but the newest.
-            latents = torch.cat([latents[:, :, 1:], self.state.local], dim=2)
+            latents = torch.cat([latents[:, :, 1:], self.state.newest_latent], dim=2)
             if poses is not None:
                 poses = torch.cat([poses[:, 1:], self.state.pose[:, None]], dim=1)
         self._frames.append(frames)
@@ -118,7 +118,9 @@ def published_chunk(
         return {"latents": world.transformer.velocity(now["latents"], timestep, context)}
 
     step = (
-        velocity if state.prompt is None else batched_guidance(velocity, config.sampling.guidance)
+        velocity
+        if state.prompt is None
+        else batched_guidance(velocity, config.sampling.guidance_scale)
     )
     grid = euler_timesteps(config.sampling.steps, config.sampling.shift, config.sampling.uniform)
     noise = {"latents": _noise(world, state)}
@@ -159,12 +161,12 @@ def _context(
             poses = ChunkPoses(memory.poses, (ends.max() - ends)[None], state.pose, target)
     tokens = None if memory is None else memory.tokens
     batch = 1 if state.prompt is None else state.prompt.states.shape[0]
-    local = state.local.expand(batch, -1, -1, -1, -1)
+    local = state.newest_latent.expand(batch, -1, -1, -1, -1)
     return world.transformer.context(tokens, local, actions, state.prompt, poses)
 
 
 def _noise(world: World, state: WalkState) -> Tensor:
     config = world.config
-    shape = list(state.local.shape)
+    shape = list(state.newest_latent.shape)
     shape[2] = config.chunk // world.temporal_factor + int(config.overlap)
     return chunk_noise(state.seed, state.chunks, tuple(shape), world.device)

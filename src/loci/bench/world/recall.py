@@ -19,7 +19,7 @@ from loci.bench.metrics import (
 from loci.bench.world.trials import Trial, encode_history, rollout
 from loci.bench.world.variants import TIME, memory_variants
 from loci.io.frames import frames_to_tensor, tensor_to_frames
-from loci.memory.memory_token_cache import MemoryTokens
+from loci.memory.memory_tokens import MemoryTokens
 from loci.world.world import World
 
 CODEC, TRUE = "codec", "true"

@@ -9,9 +9,10 @@ from typing import NamedTuple
 from loci.caching.presets import Preset, exact, fast, faster
 from loci.caching.step_cache import StepCacheConfig
 from loci.caching.token_cache import TokenCacheConfig
-from loci.memory.baselines import Memory, NoMemory, RawMemory, SampledMemory, WrongMemory
+from loci.memory.base import Memory
+from loci.memory.baselines import NoMemory, RawMemory, SampledMemory, WrongMemory
 from loci.memory.hierarchical import HierarchicalMemory, MemoryConfig
-from loci.memory.memory_token_cache import MemoryTokens
+from loci.memory.memory_tokens import MemoryTokens
 from loci.world.world import World
 
 TIME = "time"
@@ -100,7 +101,7 @@ class WalkMethod(NamedTuple):
         name: of the row.
         group: the kind of approximation.
         preset: to walk with.
-        steps: Euler steps per chunk; as many as the world takes if None.
+        steps: sampling steps per chunk; as many as the world takes if None.
     """
 
     name: str
@@ -121,7 +122,7 @@ def walk_methods(steps: int) -> list[WalkMethod]:
     """All rows, exact first; names are distinct.
 
     Args:
-        steps: Euler steps that the world takes; only fewer are tried.
+        steps: sampling steps that the world takes; only fewer are tried.
     """
     cached = [
         *((f"cache {t:g}", "step caching", StepCacheConfig(tolerance=t)) for t in CACHED),

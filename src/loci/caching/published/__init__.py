@@ -1,0 +1,1 @@
+"""Presets and policies as published or released, and baselines."""

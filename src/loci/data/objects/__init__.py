@@ -1,0 +1,1 @@
+"""Data of the object models: meshes, cleaned, rendered and sampled."""

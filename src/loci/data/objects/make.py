@@ -181,7 +181,7 @@ def generate(
         value = getattr(config, name)
         if not 0 <= value <= MAX_SYNTHETIC:
             raise LociError(f"{name} {value}, expected 0 to {MAX_SYNTHETIC}")
-    check_seed(config.seed)
+    check_seed(config.seed, "--seed")
     need_scipy()
     began = time.perf_counter()
     if source is None and not (config.composed or config.turned or config.simple):

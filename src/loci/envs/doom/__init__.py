@@ -1,0 +1,1 @@
+"""Doom: generated maps, walks through them, and the engine that renders them."""

@@ -1,0 +1,1 @@
+"""Gaussian splats, and their differentiable renderer."""

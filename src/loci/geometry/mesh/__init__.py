@@ -1,0 +1,1 @@
+"""Meshes: extraction, closing, simplification, textures and rendering."""

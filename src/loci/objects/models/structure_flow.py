@@ -91,7 +91,7 @@ class TwoStreamBlock(nn.Module):
         """Keys and values of a condition, the same at every step."""
         return {s: self._cross(s).keys_values(condition) for s in STREAMS}
 
-    def modulate(self, time_embedding: Float[Tensor, "b d"]) -> Modulation:
+    def modulation_at(self, time_embedding: Float[Tensor, "b d"]) -> Modulation:
         """The modulation at an embedded time, `[b, 1, d]` each, the same for both streams."""
         return Modulation(*self.adaLN_modulation(time_embedding)[:, None].chunk(6, dim=-1))
 
@@ -99,7 +99,7 @@ class TwoStreamBlock(nn.Module):
         self, x: Streams, time_embedding: Float[Tensor, "b d"], keys_values: StreamKeys | None
     ) -> dict[str, Tensor]:
         """The block's output; `keys_values` None is the unconditional branch."""
-        m = self.modulate(time_embedding)
+        m = self.modulation_at(time_embedding)
         modulated = {s: modulated_norm(x[s], m.shift1, m.scale1, EPS) for s in STREAMS}
         attended = self.self_attn(modulated)
         out = {}

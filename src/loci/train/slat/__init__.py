@@ -1,0 +1,1 @@
+"""Training of stage 2: the SLAT VAE and the SLAT flow."""

@@ -1,0 +1,1 @@
+"""Training of world models: batches, memory tokens of histories, objective, export."""

@@ -111,7 +111,7 @@ def self_forcing_rollout(
         seed: seed of the noise.
         sampling: of each chunk; by default with few steps.
     """
-    sampling = sampling or SamplingConfig(STEPS, shift=2.0, uniform=True, guidance=1.0)
+    sampling = sampling or SamplingConfig(STEPS, shift=2.0, uniform=True, guidance_scale=1.0)
     latent_world = LatentWorld(replace(world, sampling=sampling), model)
     history = walks.latents[rows, : start + 1].float().transpose(1, 2).to(latent_world.device)
     state = latent_world.start_from_latents(history, walks.poses[rows, : start + 1], seed)

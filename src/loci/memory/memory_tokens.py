@@ -1,4 +1,4 @@
-"""Memory tokens by span, and the cache in which they are computed from latents and merged."""
+"""Memory tokens by span, and the builder that computes them from latents and merges them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -72,13 +72,16 @@ def split_spans(tokens: MemoryTokens) -> dict[Span, MemoryTokens]:
     }
 
 
-class MemoryTokenCache:
-    """Memory tokens by span while they are computed.
+class MemoryTokenBuilder:
+    """Computes memory tokens, by span: the working table of one `append` or `tokens` of a memory.
+
+    It is made anew for every such call and holds no state of a walk. (`caching/token_cache.py` is
+    something else: which tokens of the noisy latents a sampling step evaluates.)
 
     Args:
-        compressor: computes them.
+        compressor: what computes the tokens.
         batch: the most windows or groups in one call of the compressor.
-        known: what is there already.
+        known: the tokens that are there already.
     """
 
     def __init__(
@@ -95,7 +98,7 @@ class MemoryTokenCache:
         poses: Float[Tensor, "b t 3"] | None,
         window: int,
     ) -> None:
-        """Add the slots of latents that begin at index `first`: whole windows, or one partial."""
+        """Adds the slots of latents that begin at index `first`: whole windows, or one partial."""
         length = latents.shape[2]
         windows = [slice(s, min(s + window, length)) for s in range(0, length, window)]
         for batch in _batches(windows, self.batch):
@@ -108,7 +111,7 @@ class MemoryTokenCache:
                 self.entries |= split_spans(slots)
 
     def merge(self, wanted: Iterable[Span], merges: Merges) -> None:
-        """Add the wanted spans, and those they are merged from, level by level."""
+        """Adds the wanted spans, and those they are merged from, level by level."""
         missing: dict[Span, tuple[Span, ...]] = {}
         queue = list(wanted)
         for span in queue:
@@ -121,7 +124,7 @@ class MemoryTokenCache:
                 self._merge_batch({span: missing[span] for span in batch})
 
     def read(self, spans: Sequence[Span]) -> MemoryTokens:
-        """The memory tokens of the given spans, which must be in the cache."""
+        """The memory tokens of the given spans, which must be there."""
         return concatenate([self.entries[span] for span in spans])
 
     def _merge_batch(self, groups: dict[Span, tuple[Span, ...]]) -> None:
