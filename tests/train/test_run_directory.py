@@ -1,5 +1,6 @@
 """The clock, the log and the checkpoints of a training run."""
 
+import io
 import json
 import math
 from pathlib import Path
@@ -43,6 +44,16 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     assert 0 < again.seconds <= run.seconds
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [3], "what came after the checkpoint is forgotten"
+
+
+def test_a_line_of_the_log_is_seen_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training whose output goes into a file or a pipe can be followed."""
+    seen = []
+    stream = io.TextIOWrapper(io.BytesIO())
+    monkeypatch.setattr(stream, "flush", lambda: seen.append(True))
+    monkeypatch.setattr("sys.stdout", stream)
+    RunDirectory(tmp_path).log(loss=1.0)
+    assert seen
 
 
 def test_a_failed_write_keeps_the_last_checkpoint(tmp_path: Path) -> None:

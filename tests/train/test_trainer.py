@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from loci.errors import LociError
+from loci.train import run_directory
 from loci.train.run_directory import RunDirectory
 from loci.train.trainer import (
     Step,
@@ -97,6 +98,18 @@ def test_it_descends_logs_and_saves(tmp_path: Path) -> None:
     assert task.rates == [config.rate(step, step / 60) for step in range(60)]
     saved = torch.load(tmp_path / "final" / "model.pt", weights_only=True)
     assert torch.equal(saved["weight"], model.weight)
+
+
+def test_time_before_the_first_step_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(run_directory.time, "monotonic", lambda: now)
+    trainer = Trainer(replace(CONFIG, out=tmp_path, steps=2))
+    task = Line(trainer)
+    now = 1000.0
+    trainer.fit(task)
+    assert {line["seconds"] for line in lines(tmp_path)} == {0.0}
 
 
 def test_evaluations_are_of_the_average(tmp_path: Path) -> None:

@@ -1,0 +1,47 @@
+"""The default settings of every training: what `loci train` does without options.
+
+A changed default is a changed result. After a change on purpose, `python -m
+tests.train.test_default_settings` writes the file anew; the change goes into CHANGELOG.md.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from loci.train.codec import CodecTraining
+from loci.train.decoder import DecoderTraining
+from loci.train.slat.flow import SlatFlowTraining
+from loci.train.slat.vae import SlatVAETraining
+from loci.train.structure.flow import StructureTraining
+from loci.train.structure.vae import StructureVAETraining
+from loci.train.trainer import TrainerConfig
+from loci.train.world.config import WorldTraining
+
+SETTINGS = Path(__file__).with_name("default_settings.json")
+TRAININGS: list[type[TrainerConfig]] = [
+    TrainerConfig,
+    CodecTraining,
+    DecoderTraining,
+    WorldTraining,
+    StructureVAETraining,
+    StructureTraining,
+    SlatVAETraining,
+    SlatFlowTraining,
+]
+
+
+def settings(training: type[TrainerConfig]) -> dict:
+    """As JSON has them: tuples are lists, paths are texts."""
+    return json.loads(json.dumps(asdict(training()), default=lambda path: path.as_posix()))
+
+
+@pytest.mark.parametrize("training", TRAININGS)
+def test_default_settings(training: type[TrainerConfig]) -> None:
+    assert settings(training) == json.loads(SETTINGS.read_text())[training.__name__]
+
+
+if __name__ == "__main__":
+    every = {training.__name__: settings(training) for training in TRAININGS}
+    SETTINGS.write_text(json.dumps(every, indent=1) + "\n")
