@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic that Muon iterates (Jordan et al., 2024)."""
@@ -68,10 +69,21 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[weight]
                 momentum = state.setdefault("momentum", torch.zeros_like(weight))
                 momentum.lerp_(weight.grad, 1 - MOMENTUM)
-                nesterov = weight.grad.lerp(momentum, MOMENTUM).flatten(1)
-                step = orthogonalised(nesterov, self.dtype).view_as(weight)
+                step = self._direction(weight.grad.lerp(momentum, MOMENTUM))
+                longer = max(len(weight), weight.numel() // len(weight))
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(step, alpha=-0.2 * group["lr"] * max(nesterov.shape) ** 0.5)
+                weight.add_(step, alpha=-0.2 * group["lr"] * longer**0.5)
+
+    def _direction(self, nesterov: Tensor) -> Tensor:
+        """The orthogonalised step of a weight. Of one that is sharded every process makes all rows,
+        which are not orthogonalised one by one, and keeps its share."""
+        if not isinstance(nesterov, DTensor):
+            return orthogonalised(nesterov.flatten(1), self.dtype).view_as(nesterov)
+        whole = nesterov.full_tensor()
+        step = orthogonalised(whole.flatten(1), self.dtype).view_as(whole)
+        return distribute_tensor(
+            step, nesterov.device_mesh, nesterov.placements, src_data_rank=None
+        )
 
 
 class MuonWithAdam(torch.optim.Optimizer):

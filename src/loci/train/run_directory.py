@@ -82,13 +82,15 @@ class RunDirectory:
         print(" ".join(f"{key}={value}" for key, value in line.items()), flush=True)
 
     def save(self, parts: Mapping[str, Stateful]) -> None:
-        """Writes a checkpoint of all parts and the clock, all or nothing."""
+        """Writes a checkpoint of all parts and the clock, all or nothing. All processes call this,
+        since parts may be gathered from them."""
+        state = {name: part.state_dict() for name, part in parts.items()}
         if not self.writes:
             return
         content = {
             "format": FORMAT,
             "clock": {"step": self.step, "seconds": self.seconds, "done": self._last_done},
-            "state": {name: part.state_dict() for name, part in parts.items()},
+            "state": state,
         }
         with replacing(self.path / "checkpoint.pt") as draft:
             torch.save(content, draft)

@@ -21,7 +21,8 @@ from torch.optim.swa_utils import AveragedModel
 from loci.errors import LociError, check_seed, install_hint
 from loci.io.files import replacing_folder
 from loci.train.precision import Precision, matmul_type
-from loci.train.run_directory import RunDirectory
+from loci.train.run_directory import RunDirectory, Stateful
+from loci.train.shards import ShardedTraining, gathered
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -51,6 +52,8 @@ class TrainerConfig:
         checkpoint_seconds: seconds between checkpoints.
         seed: seed of the weights and the batches.
         precision: precision of matrix products; auto is bfloat16 where it is faster.
+        shard: with several processes, each holds a share of the weights, their average and the
+            optimiser's state, in place of all of them.
     """
 
     data: Path = Path("runs/data")
@@ -69,6 +72,7 @@ class TrainerConfig:
     checkpoint_seconds: float = 120.0
     seed: int = 0
     precision: Precision = "auto"
+    shard: bool = False
 
     def __post_init__(self) -> None:
         check_seed(self.seed, "--seed")
@@ -120,7 +124,9 @@ class Step(NamedTuple):
 class Task(Generic[ModelT]):
     """What is trained, on what, and how it is judged.
 
-    A task sets `model`, on the trainer's device, and `optimizer`.
+    A task sets `model`, on the trainer's device, and `optimizer`. In a sharded run the weights of
+    the model and of its average can only be used within `loci.train.shards.whole`, but for the
+    loss.
     """
 
     model: ModelT
@@ -187,15 +193,12 @@ class Trainer:
         """
         config, run, accelerator = self.config, self.run, self.accelerator
         average = moving_average(task.model, config.ema_decay)
-        averaged = cast(ModelT, average.module)
-        state = {
-            "model": task.model,
-            "optimizer": task.optimizer,
-            "average": average,
-            "task": task,
-        }
+        shards, model, optimizer = self._shards(task, average), task.model, task.optimizer
+        own = {"model": model, "optimizer": optimizer, "average": average}
+        state: dict[str, Stateful] = {**(own if shards is None else shards.parts), "task": task}
         run.resume(state)
-        model, optimizer = accelerator.prepare(task.model, task.optimizer)
+        if shards is None:
+            model, optimizer = accelerator.prepare(model, optimizer)
         forward = self._in_precision(model)
         records: list[dict[str, Tensor]] = []
 
@@ -211,16 +214,21 @@ class Trainer:
             optimizer.zero_grad()
             average.update_parameters(task.model)
             run.tick()
+            run.seconds = self._agreed(run.seconds)  # so that all processes find the same due
             records.append({name: value.detach() for name, value in losses.items()})
             if run.due("log", config.log_seconds):
                 run.log(**self._means(records), rate=optimizer.param_groups[0]["lr"])
                 records.clear()
             if run.due("evaluate", config.evaluate_seconds):
-                self._evaluate(task, averaged)
+                averaged = self._whole(average, shards, self.run.writes)
+                self._evaluate(task, cast(ModelT, averaged))
+                if shards is not None:
+                    shards.whole.empty()
             if run.due("checkpoint", config.checkpoint_seconds):
                 run.save(state)
         run.save(state)
 
+        averaged = cast(ModelT, self._whole(average, shards))
         task.finish(averaged)
         self._evaluate(task, averaged, final=True)
         if run.writes:
@@ -228,6 +236,19 @@ class Trainer:
                 task.save(averaged, draft)
         accelerator.wait_for_everyone()
         return averaged
+
+    def _shards(self, task: Task[Any], average: AveragedModel) -> ShardedTraining | None:
+        """Shards the task and its average, if that is asked for and there are several processes."""
+        processes = self.accelerator.num_processes
+        if not self.config.shard or processes == 1:
+            return None
+        return ShardedTraining(task.model, task.optimizer, average, self.device, processes)
+
+    def _whole(
+        self, average: AveragedModel, shards: ShardedTraining | None, keep: bool = True
+    ) -> nn.Module:
+        """The averaged model; of one that is sharded, a copy for those that `keep` one."""
+        return average.module if shards is None else shards.whole_average(keep)
 
     def _in_precision(self, model: nn.Module) -> Callable[..., Any]:
         """The model with matrix products in the run's precision; inputs and outputs in float32."""
@@ -248,9 +269,8 @@ class Trainer:
             self.run.log(**scores, **flags)
 
     def _step(self, average: AveragedModel) -> Step:
-        """The next step, by the main process's clock, so that all processes stop together."""
+        """The next step, by a clock that all processes agree on, so that they stop together."""
         run, config = self.run, self.config
-        run.seconds = self._agreed(run.seconds)
         progress = config.progress(run.step, run.seconds)
         rng = step_generator(config.seed, run.step, self.accelerator.process_index)
         return Step(run.step, progress, run.seconds, rng, self.device, average.module)
@@ -269,7 +289,7 @@ class Trainer:
         """Before the step is taken: weights, average and checkpoint stay as they were."""
         total = self.accelerator.reduce(loss.detach(), "mean")
         assert isinstance(total, Tensor)
-        for name, value in (("loss", float(total)), ("gradient", float(norm or 0.0))):
+        for name, value in (("loss", float(total)), ("gradient", float(gathered(norm) or 0.0))):
             if not math.isfinite(value):
                 raise LociError(
                     f"{self.run.path}: the {name} is {value} after step {self.run.step}, not a "

@@ -22,6 +22,7 @@ from loci.io.models import find_model
 from loci.io.weight_checks import rename_tensors
 from loci.train.optim import MuonWithAdam
 from loci.train.run_directory import RunDirectory
+from loci.train.shards import whole
 from loci.train.trainer import Step, Task, Trainer
 from loci.train.world.batches import (
     WorldBatch,
@@ -158,10 +159,12 @@ class WorldTask(Task["WorldObjective"]):
         spec = stage.histories[shared.integers(len(stage.histories))]
         if stage.freeze_windows and source.tokens is None:
             self._freeze_windows(step.average)
-            source.cache_tokens(transformer.memory_encoder, stage.noise)
+            with whole(self.model):
+                source.cache_tokens(transformer.memory_encoder, stage.noise)
         waited = step.seconds - self.last_rollout
         if stage.self_forcing and (source.rollout is None or waited >= config.self_forcing_seconds):
-            source.roll_out(transformer, stage.noise, shared)
+            with whole(self.model):
+                source.roll_out(transformer, stage.noise, shared)
             self.last_rollout = step.seconds
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=step.rng)))
         chosen = source.choose(spec, stage.self_forcing, shared)
