@@ -90,13 +90,13 @@ def test_memory_tokens_change_from_block_to_block_and_not_after_the_last(
     stream: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evolved = []
-    forward_memory = Block.forward_memory
+    forward_memory = Block.forward_conditioning
 
     def noted(block: Block, *given):
         evolved.append(block)
         return forward_memory(block, *given)
 
-    monkeypatch.setattr(Block, "forward_memory", noted)
+    monkeypatch.setattr(Block, "forward_conditioning", noted)
     model = randomised(replace(pose_rotary_config(stream), blocks=3))
     model.context(**reckoned_inputs())
     assert evolved == (list(model.blocks)[:-1] if stream == "evolving" else [])

@@ -91,7 +91,7 @@ def test_a_walk_is_conditioned_as_in_training() -> None:
     state = replace(
         world.start(np.zeros((32, 32, 3), np.uint8)),
         memory=memory,
-        local=latents[:, :, now : now + 1],
+        newest_latent=latents[:, :, now : now + 1],
         pose=poses[:, now],
     )
     noisy, timestep = torch.randn(8, 16, 4, 4, 4), torch.full((8,), 600.0)
