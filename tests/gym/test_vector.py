@@ -12,7 +12,7 @@ import gymnasium
 
 from loci.errors import LociError
 from loci.gym import VectorWalkEnv, WalkEnv
-from loci.world.sampling import sample_chunks
+from loci.world.sampling import sample_walk_batch
 from loci.world.world import World
 
 from ..world.models import small_world
@@ -76,9 +76,9 @@ def test_memories_that_were_merged_differently_are_sampled_together(
 
     def counted(model: Any, noise: torch.Tensor, *rest: Any) -> torch.Tensor:
         batches.append(len(noise))
-        return sample_chunks(model, noise, *rest)
+        return sample_walk_batch(model, noise, *rest)
 
-    monkeypatch.setattr("loci.world.world.sample_chunks", counted)
+    monkeypatch.setattr("loci.world.world.sample_walk_batch", counted)
     together = world.generate_chunks(states, ["w*4", "j*4", "d*2"])
     assert batches == [3]
     for chunk, state, keys in zip(together, states, ("w*4", "j*4", "d*2"), strict=True):

@@ -21,7 +21,7 @@ def test_a_calibration_in_the_folder_changes_what_is_skipped(tmp_path: Path) -> 
         ModelCalibration(walk=None if factor is None else ErrorScale(factor)).write(tmp_path)
         fast = World.from_pretrained(tmp_path).at_speed(exact().within(0.5))
         walked(fast, 1)
-        made[factor], notes[factor] = fast.stats.stage("chunks").evaluations, fast.stats.notes
+        made[factor], notes[factor] = fast.stats.stage("sampling").evaluations, fast.stats.notes
     assert made[None] == made[1.0] < made[1e3]
     assert notes == {None: [UNCALIBRATED], 1.0: [], 1e3: []}
     own = Preset("own", walk=StepCacheConfig(tolerance=0.5, calibration=ErrorScale()))

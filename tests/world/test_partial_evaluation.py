@@ -9,7 +9,7 @@ from loci.flow import EvaluateAll, batched_guidance, euler_timesteps, sample
 from loci.nn.attention import KeyValueCache
 from loci.world.block import to_latents, to_tokens
 from loci.world.config import SamplingConfig
-from loci.world.sampling import TOKENS, ChunkVelocity, sample_chunk
+from loci.world.sampling import TOKENS, ChunkVelocity, sample_latents
 from tests.world.models import pose_rotary_config, published_like, randomised
 from tests.world.test_transformer import noise_for, published_inputs, reckoned_inputs
 
@@ -117,9 +117,9 @@ def test_a_chunk_sampled_by_all_of_its_rows_is_the_chunk(guidance: int) -> None:
     config, inputs = published_like(), published_inputs(batch=guidance)
     model, noise = randomised(config), noise_for(inputs, 5)[:1]
     context, sampling = model.context(**inputs), SamplingConfig(steps=3)
-    plain = sample_chunk(model, noise, context, sampling)
+    plain = sample_latents(model, noise, context, sampling)
     assert plain.shape == noise.shape
-    assert torch.equal(sample_chunk(model, noise, context, sampling, policy=EveryToken()), plain)
+    assert torch.equal(sample_latents(model, noise, context, sampling, policy=EveryToken()), plain)
 
     def by_hand(state, timestep):
         return {TOKENS: model.velocity(state[TOKENS], timestep, context)}

@@ -42,9 +42,9 @@ def test_weights_may_be_anywhere(published: Path, tmp_path: Path) -> None:
     chunk = resident.generate_chunk(state, "w*4")
     chunk.video()
     latents, after = chunk.latents, chunk.state_after()
-    stages = ["prompt", "picture", "context", "steps", "steps", "frames", "history"]
+    stages = ["prompt", "picture", "context", "sampling", "sampling", "frames", "history"]
     assert [stage for stage, *_ in seen] == stages
-    assert seen[3:5] == [("steps", 0, 2), ("steps", 1, 2)]
+    assert seen[3:5] == [("sampling", 0, 2), ("sampling", 1, 2)]
 
     streamed = world(published, "streamed")
     assert isinstance(streamed.transformer.blocks, StreamedBlocks)

@@ -12,7 +12,7 @@ from loci.nn import attention
 from loci.objects.models.structure_flow import StructureFlow, StructureFlowConfig
 from loci.world import sampling as world_sampling
 from loci.world.config import SamplingConfig
-from loci.world.sampling import sample_chunk
+from loci.world.sampling import sample_latents
 from loci.world.transformer import TransformerConfig
 from tests import pretend_device
 from tests.pretend_device import PretendTensor
@@ -105,7 +105,7 @@ def test_a_step_never_waits_for_the_device(
     on_device = noise.to(pretend)
     for limit in (8192, 1):  # both prompts at once, and one after the other
         monkeypatch.setattr(world_sampling, "MAX_BATCHED_TOKENS", limit)
-        sample_chunk(model, on_device, there, sampling, report_step=report_step)
+        sample_latents(model, on_device, there, sampling, report_step=report_step)
         waits.on = False
     assert steps == [0, 1, 2] * 2
     assert waits.names == []

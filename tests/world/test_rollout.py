@@ -49,13 +49,13 @@ def test_every_chunk_has_a_policy_of_its_own() -> None:
     quick = world.at_speed(Preset("held", walk=policy), stats)
     frames, _ = walked(quick, 3)
     assert len(made) == 3
-    entry = stats.stage("chunks")
+    entry = stats.stage("sampling")
     assert (entry.evaluations, entry.saved, entry.steps) == (3, 3, 6)
-    assert set(stats.stages) == {"context", "chunks", "frames", "history"}
+    assert set(stats.stages) == {"context", "sampling", "frames", "history"}
     assert quick.stats is stats
     exact, _ = walked(world, 3)
     assert not np.array_equal(frames, exact)
-    assert world.stats.stage("chunks").saved == 0, "the world it was made from is as it was"
+    assert world.stats.stage("sampling").saved == 0, "the world it was made from is as it was"
 
 
 def test_carving_in_a_walk() -> None:
@@ -67,7 +67,7 @@ def test_carving_in_a_walk() -> None:
     config = TokenCacheConfig(tolerance=0.02, carving_share=1.0, full_above=0.95)
     carved = world.at_speed(Preset("carved", walk=config))
     frames, state = walked(carved, 3)
-    entry = carved.stats.stage("chunks")
+    entry = carved.stats.stage("sampling")
     assert entry.active_share is not None
     assert 0.1 < entry.active_share < 0.97
     assert not np.array_equal(frames, exact)
@@ -88,7 +88,7 @@ def test_named_speeds_save_evaluations() -> None:
     world.config = replace(world.config, sampling=replace(world.config.sampling, steps=12))
     quick = world.at_speed(Preset("any", walk=None).within(1.0))
     walked(quick, 2)
-    entry = quick.stats.stage("chunks")
+    entry = quick.stats.stage("sampling")
     assert 0 < entry.evaluations < entry.exact_evaluations == 24
     with pytest.raises(LociError, match="unknown preset 'slow'"):
         world.at_speed("slow")
@@ -100,16 +100,16 @@ def test_a_verified_walk_is_the_same_walk_and_knows_its_error() -> None:
     frames, _ = walked(world.at_speed(held), 2)
     again, _ = walked(world.at_speed(held, checked, verify=True), 2)
     assert np.array_equal(frames, again)
-    assert checked.stage("chunks").errors["latents"] > 0
+    assert checked.stage("sampling").errors["latents"] > 0
     walked(world.at_speed("exact", same := Stats(), verify=True), 1)
-    assert same.stage("chunks").errors["latents"] == 0
+    assert same.stage("sampling").errors["latents"] == 0
 
 
 def test_fewer_steps_are_written_down_as_saved() -> None:
     world = small_world()
     steps = world.config.sampling.steps
     frames, _ = walked(world.at_speed(Preset("half", walk_step_share=0.5), stats := Stats()), 3)
-    entry = stats.stage("chunks")
+    entry = stats.stage("sampling")
     assert (entry.evaluations, entry.evaluations + entry.saved) == (3 * round(steps / 2), 3 * steps)
     fewer = small_world()
     fewer.config = replace(fewer.config, sampling=replace(fewer.config.sampling, steps=steps // 2))

@@ -16,7 +16,7 @@ sys.path.insert(0, sys.argv[2])
 torch.set_num_threads(1)
 from loci.world.config import SamplingConfig
 from loci.world.prompt_group import PromptGroup
-from loci.world.sampling import sample_chunk
+from loci.world.sampling import sample_latents
 from tests.world.models import randomised, published_like
 from tests.world.test_two_processes import chunk
 
@@ -28,9 +28,9 @@ velocity = model.token_velocity
 model.token_velocity = lambda noisy, *rest, **part: (
     rows.append(len(noisy)) or velocity(noisy, *rest, **part)
 )
-shared = sample_chunk(model, noise, context, sampling, group=PromptGroup(dist.group.WORLD))
+shared = sample_latents(model, noise, context, sampling, group=PromptGroup(dist.group.WORLD))
 own = list(rows)
-alone = sample_chunk(model, noise, context, sampling)
+alone = sample_latents(model, noise, context, sampling)
 state = {"shared": shared, "alone": alone, "rows": torch.tensor(own)}
 torch.save(state, f"{sys.argv[1]}/{dist.get_rank()}.pt")
 dist.destroy_process_group()

@@ -462,11 +462,11 @@ def test_worlds_of_several_threads_count_apart() -> None:
     def evaluations(_: int) -> int:
         own = world.at_speed("exact")
         walked(own, 2)
-        return own.stats.stage("chunks").evaluations
+        return own.stats.stage("sampling").evaluations
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(evaluations, range(8))) == [4] * 8
-    assert world.stats.stage("chunks").evaluations == 0
+    assert world.stats.stage("sampling").evaluations == 0
 
 
 def test_codecs_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -512,7 +512,7 @@ def test_a_static_world_repeats_its_newest_frame_while_it_stands_still() -> None
     newest = world.newest_frame(state)
     still, after = world.step(state, ".*3")
     assert (still == newest).all()
-    assert world.stats.stage("chunks").steps == plain.config.sampling.steps, "of the first chunk"
+    assert world.stats.stage("sampling").steps == plain.config.sampling.steps, "of the first chunk"
     assert (after.frames, after.chunks) == (state.frames + 3, state.chunks + 1)
     assert torch.equal(after.pose, state.pose)
     assert after.memory.length == state.memory.length + 3

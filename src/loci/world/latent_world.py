@@ -25,7 +25,7 @@ from loci.memory.poses import dead_reckon
 from loci.world.conditioning import Actions, ChunkContext, ChunkPoses, Prompt
 from loci.world.config import WorldConfig
 from loci.world.prompt_group import PromptGroup
-from loci.world.sampling import chunk_noise, sample_chunks, sample_with_preset
+from loci.world.sampling import chunk_noise, sample_walk_batch, sample_with_preset
 from loci.world.transformer import WorldTransformer
 
 
@@ -38,7 +38,7 @@ class WalkState:
         frames: so far, the start picture included.
         chunks: so far.
         memory: of the history.
-        codec: the state of the codec's stream.
+        codec_state: of the codec's stream.
         newest_latent: of the history, with which the next chunk begins: its local frame.
         pose: dead-reckoned (heading, x, y).
         prompt: encoded, for models with text.
@@ -48,7 +48,7 @@ class WalkState:
     frames: int
     chunks: int
     memory: MemoryState
-    codec: CodecState
+    codec_state: CodecState
     newest_latent: Float[Tensor, "b c 1 h w"]
     pose: Float[Tensor, "b 3"]
     prompt: Prompt | None = None
@@ -80,7 +80,7 @@ class LatentWorld:
         self.preset, self.stats, self.verify = as_preset(None), Stats(), False
         self.progress: Callable[[str, int, int], None] | None = None
         """Called with (stage, step, steps) before every step: "prompt" and "picture" of a start,
-        "context", "steps", "frames" and "history" of each chunk."""
+        "context", "sampling", "frames" and "history" of each chunk."""
         self.group: PromptGroup | None = None
         """Two processes that walk together: each evaluates one of the two prompts of guidance. None
         to evaluate both here."""
@@ -137,7 +137,7 @@ class LatentWorld:
         poses: Float[Tensor, "b t 3"] | None = None,
         seed: int = 0,
         prompt: Prompt | None = None,
-        codec: CodecState | None = None,
+        codec_state: CodecState | None = None,
     ) -> WalkState:
         """The state of a walk with a known history.
 
@@ -147,7 +147,7 @@ class LatentWorld:
                 begins at (0, 0, 0), which needs a single latent.
             seed: of the noise, 0 to 2**63 - 1.
             prompt: encoded, for models with text.
-            codec: the state of the codec after these latents.
+            codec_state: after these latents.
 
         Raises:
             LociError: for a seed out of range.
@@ -165,7 +165,7 @@ class LatentWorld:
             frames=1 + (count - 1) * self.temporal_factor,
             chunks=0,
             memory=memory,
-            codec=codec or {},
+            codec_state=codec_state or {},
             newest_latent=latents[:, :, -1:].clone(),
             pose=poses[:, -1].cpu().double(),
             prompt=prompt,
@@ -212,10 +212,10 @@ class LatentWorld:
         self.report("context", 0, 1)
         with self.stats.timed("context"):
             context, poses = self.chunk_context(state, ids, next_action, given_poses)
-        report_step = partial(self.report, "steps")
+        report_step = partial(self.report, "sampling")
         noise = self.noise(state)
         if len(noise) > 1:
-            latents = sample_chunks(
+            latents = sample_walk_batch(
                 self.transformer, noise, context, self.config.sampling, report_step=report_step
             )
         else:
@@ -295,7 +295,7 @@ class LatentWorld:
         frames: int,
         new: Float[Tensor, "b c t h w"],
         poses: Float[Tensor, "b n 3"] | None,
-        codec: CodecState | None = None,
+        codec_state: CodecState | None = None,
     ) -> WalkState:
         """The state after so many new frames.
 
@@ -304,7 +304,7 @@ class LatentWorld:
             frames: how many they are.
             new: their latents.
             poses: of the chunk they belong to, where the model uses poses.
-            codec: the state of the codec after them; unchanged by default.
+            codec_state: after them; unchanged by default.
         """
         pose, remembered, remembered_poses = state.pose, new, None
         if poses is not None:
@@ -318,7 +318,7 @@ class LatentWorld:
             frames=state.frames + frames,
             chunks=state.chunks + 1,
             memory=self.memory.append(state.memory, remembered, remembered_poses),
-            codec=state.codec if codec is None else codec,
+            codec_state=state.codec_state if codec_state is None else codec_state,
             newest_latent=new[:, :, -1:].clone(),
             pose=pose,
         )

@@ -36,7 +36,7 @@ TOKENS = "tokens"
 """The only tensor of a single walk's sampling state: the chunk's tokens `[n, p]` (`to_tokens`)."""
 
 
-def sample_chunk(
+def sample_latents(
     model: WorldTransformer,
     noise: Float[Tensor, "b c t h w"],
     context: ChunkContext,
@@ -79,7 +79,7 @@ def sample_chunk(
     return to_latents(state[TOKENS][None], noise.shape)
 
 
-def sample_chunks(
+def sample_walk_batch(
     model: WorldTransformer,
     noise: Float[Tensor, "b c t h w"],
     context: ChunkContext,
@@ -87,7 +87,7 @@ def sample_chunks(
     *,
     report_step: ReportStep | None = None,
 ) -> Float[Tensor, "b c t h w"]:
-    """Latents of several walks' chunks from noise, without guidance; arguments as `sample_chunk`.
+    """Latents of several walks' chunks from noise, without guidance; arguments as `sample_latents`.
 
     The walks pass through the transformer as one batch, as `stack_contexts` orders them.
     """
@@ -118,20 +118,20 @@ def sample_with_preset(
     report_step: ReportStep | None = None,
     group: PromptGroup | None = None,
 ) -> Float[Tensor, "1 c t h w"]:
-    """`sample_chunk` with the approximations of a preset, counted under "chunks".
+    """`sample_latents` with the approximations of a preset, counted under "sampling".
 
     With `verify` it is sampled once more, exactly, and the relative error recorded.
     """
     fewer = shortened(sampling, preset.walk_step_share)
-    with stats.timed("chunks") as stage:
-        policy = stats.counted("chunks", preset.walk_policy())
-        latents = sample_chunk(
+    with stats.timed("sampling") as stage:
+        policy = stats.counted("sampling", preset.walk_policy())
+        latents = sample_latents(
             model, noise, context, fewer, policy=policy, report_step=report_step, group=group
         )
         stage.exact_evaluations += sampling.steps - fewer.steps
     if verify:
-        exact = sample_chunk(model, noise, context, sampling)
-        stats.record_errors("chunks", {LATENTS: latents}, {LATENTS: exact})
+        exact = sample_latents(model, noise, context, sampling)
+        stats.record_errors("sampling", {LATENTS: latents}, {LATENTS: exact})
     return latents
 
 

@@ -50,7 +50,7 @@ def save_walk(
     memory, schedule = world.memory.state_dict(state.memory)
     tensors = {"local": state.newest_latent, "pose": state.pose}
     tensors |= {f"memory.{name}": tensor for name, tensor in memory.items()}
-    tensors |= {f"codec.{name}": tensor for name, tensor in state.codec.items()}
+    tensors |= {f"codec.{name}": tensor for name, tensor in state.codec_state.items()}
     if state.prompt is not None:
         tensors |= {"prompt.states": state.prompt.states, "prompt.mask": state.prompt.mask}
     numbers = {name: getattr(state, name) for name in _NUMBERS}
@@ -89,7 +89,7 @@ def load_walk(path: str | Path, world: World) -> WalkState:
         return WalkState(
             **{name: int(content[name]) for name in _NUMBERS},
             memory=memory,
-            codec=_under("codec.", tensors),
+            codec_state=_under("codec.", tensors),
             newest_latent=tensors["local"],
             pose=tensors["pose"],
             prompt=Prompt(prompt["states"], prompt["mask"]) if prompt else None,

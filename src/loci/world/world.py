@@ -29,7 +29,7 @@ from loci.world.conditioning import Prompt, stack_contexts
 from loci.world.config import WorldConfig
 from loci.world.infinite_world import load_infinite_world
 from loci.world.latent_world import LatentWorld, WalkState, next_action_ids
-from loci.world.sampling import sample_chunks
+from loci.world.sampling import sample_walk_batch
 from loci.world.text import NEGATIVE_PROMPT, TextEncoder
 from loci.world.transformer import WorldTransformer
 
@@ -167,8 +167,8 @@ class World(LatentWorld):
     ) -> WalkState:
         """`start` with a frame in [-1, 1] and an encoded prompt."""
         self.report("picture", 0, 1)
-        latents, codec = self.codec.encode_stream(frame.to(self.device))
-        return self.start_from_latents(latents, None, seed, prompt, codec)
+        latents, codec_state = self.codec.encode_stream(frame.to(self.device))
+        return self.start_from_latents(latents, None, seed, prompt, codec_state)
 
     @torch.no_grad()
     def newest_frame(self, state: WalkState) -> UInt8[np.ndarray, "h w 3"]:
@@ -296,8 +296,8 @@ class World(LatentWorld):
         for walks in walks_by_tokens.values():
             noise = torch.cat([self.noise(states[walk]) for walk in walks])
             context = stack_contexts([contexts[walk] for walk in walks])
-            with self.stats.timed("chunks"):
-                sampled = sample_chunks(self.transformer, noise, context, sampling)
+            with self.stats.timed("sampling"):
+                sampled = sample_walk_batch(self.transformer, noise, context, sampling)
             latents |= dict(zip(walks, sampled.split(1), strict=True))
         return [
             GeneratedChunk(self, state, len(ids[walk]), latents[walk], poses[walk])
@@ -384,10 +384,10 @@ class GeneratedChunk:
         video = self.video() if world.config.reencode else None
         world.report("history", 0, 1)
         with world.stats.timed("history"):
-            new, codec = world.drop_overlap(self.latents, self.count), None
+            new, codec_state = world.drop_overlap(self.latents, self.count), None
             if video is not None:
-                new, codec = world.codec.encode_stream(video, self.state_before.codec)
-            return world.append(self.state_before, self.count, new, self.poses, codec)
+                new, codec_state = world.codec.encode_stream(video, self.state_before.codec_state)
+            return world.append(self.state_before, self.count, new, self.poses, codec_state)
 
 
 def picture_seed(pixels: UInt8[np.ndarray, "h w 3"]) -> int:

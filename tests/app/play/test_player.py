@@ -132,7 +132,7 @@ def press_while_sampling(
 
     def report_and_press(stage: str, step: int, steps: int) -> None:
         stages.append(stage)
-        if stage == "steps" and keys:
+        if stage == "sampling" and keys:
             one.press(keys.pop(0), one.keys_id + 1, one.painted)
         report(stage, step, steps)
 

@@ -144,8 +144,8 @@ def test_a_preset_ends_with_its_stats(command, folder: Path, capsys) -> None:
     assert command(str(folder / "room.png"), "--keys", "w*4", "--speed", "faster", "--verify") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("stage ")
-    (chunks,) = (line.split() for line in lines if line.startswith("chunks"))
-    assert int(chunks[1]) + int(chunks[2]) == 2
+    (sampling,) = (line.split() for line in lines if line.startswith("sampling"))
+    assert int(sampling[1]) + int(sampling[2]) == 2
 
 
 def test_a_resumed_walk_is_the_walk_gone_straight(command, folder: Path) -> None:

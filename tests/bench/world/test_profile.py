@@ -18,7 +18,7 @@ def test_variants_compute_the_same_chunks_and_are_compared_with_the_baseline() -
     assert rows["again"]["difference"] == 0
     assert 0 < rows["bfloat16"]["difference"] < 0.5
     assert rows[BASELINE]["speedup"] == 1
-    assert set(results["stages"]) == {"context", "chunks", "frames", "history"}
+    assert set(results["stages"]) == {"context", "sampling", "frames", "history"}
     assert all(row["seconds"] > 0 for row in rows.values())
     assert "speed-up" in describe(results)
 

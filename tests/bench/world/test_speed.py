@@ -68,7 +68,7 @@ def test_presets_evaluate_a_share_of_the_steps() -> None:
     worlds = {m.name: m.apply(eight_steps()) for m in walk_methods(8) if "fast" in m.name}
     state = next(iter(worlds.values())).start(PICTURE)
     walk_in_turn(worlds, state, ACTIONS[:4])
-    evaluated = {name: world.stats.stage("chunks").evaluations for name, world in worlds.items()}
+    evaluated = {name: world.stats.stage("sampling").evaluations for name, world in worlds.items()}
     assert evaluated == {"fast": 5, "faster": 4}
 
 

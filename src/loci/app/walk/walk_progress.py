@@ -52,7 +52,7 @@ class WalkBar:
 
     def show_step(self, stage: str, step: int, steps: int) -> None:
         """Before step `step` of a stage of the current chunk."""
-        share = {"context": 0.0, "steps": step / steps}.get(stage, 1.0)
+        share = {"context": 0.0, "sampling": step / steps}.get(stage, 1.0)
         chunk = min(self.world.chunk, self.frames - self._done)
         text = STAGES.get(stage, f"step {step + 1} of {steps}")
         self._set(self._done + share * chunk, text)

@@ -111,7 +111,7 @@ def chunk_costs(world: World, chunks: int) -> list[ChunkCost]:
 
 def state_bytes(state: WalkState) -> int:
     """Bytes of every tensor in the state of a walk."""
-    parts = (state.codec, state.newest_latent, state.pose, state.memory.tensors, state.prompt)
+    parts = (state.codec_state, state.newest_latent, state.pose, state.memory.tensors, state.prompt)
     return sum(tensor.nbytes for tensor in _tensors(parts))
 
 

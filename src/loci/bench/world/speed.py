@@ -173,15 +173,15 @@ def row(scores: MethodScores, exact: MethodScores, world: World) -> dict[str, An
     """The figures of a method, without drift; `world` is the one it walked in."""
     from loci.bench.world.control import accuracy
 
-    chunks = world.stats.stage("chunks")
+    sampling = world.stats.stage("sampling")
     ratios = [a / b for a, b in zip(exact.seconds, scores.seconds, strict=True)]
     return {
         "revisit_psnr": _mean(scores.revisit),
         "psnr_to_exact": _mean(scores.to_exact),
         "psnr_to_exact_first_chunk": _mean(scores.first_chunk),
         "action_accuracy": accuracy(scores.correct),
-        "evaluations": chunks.evaluations / len(scores.seconds),
-        "active_share": chunks.active_share,
+        "evaluations": sampling.evaluations / len(scores.seconds),
+        "active_share": sampling.active_share,
         "frames_per_second": scores.frames / sum(scores.seconds),
         "speedup": statistics.median(ratios),
         "chunks": len(scores.seconds),
