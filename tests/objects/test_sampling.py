@@ -35,17 +35,19 @@ from loci.flow import EvaluateAll
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.mesh import Mesh
 from loci.nn.sparse.tensor import Voxels
-from loci.objects import preset_sampler
+from loci.objects import sampling
 from loci.objects.asset import Asset
 from loci.objects.inputs.observation import rgba_crop
 from loci.objects.lifter import Lifter
 from loci.objects.parts import LoadedParts
 from loci.objects.placement.voxels import choose_voxels
-from loci.objects.preset_sampler import PresetSampler, ancestors, guided_interval
 from loci.objects.sampling import (
+    PresetSampler,
     SlatSampling,
     SlatVelocity,
     StructureSampling,
+    ancestors,
+    guided_interval,
     sample_slat,
     slat_noise,
 )
@@ -229,9 +231,9 @@ def test_exact_is_no_policy_at_all_to_the_last_bit(
     def alone(function: Callable[..., Any], inputs: int) -> Callable[..., Any]:
         return lambda *given: function(*given[:inputs])
 
-    structure = alone(preset_sampler.sample_structure, 4)
-    monkeypatch.setattr(preset_sampler, "sample_structure", structure)
-    monkeypatch.setattr(preset_sampler, "sample_slat", alone(preset_sampler.sample_slat, 5))
+    structure = alone(sampling.sample_structure, 4)
+    monkeypatch.setattr(sampling, "sample_structure", structure)
+    monkeypatch.setattr(sampling, "sample_slat", alone(sampling.sample_slat, 5))
     assert same(asset, lifter(PIXELS, INSIDE, seed=3))
 
 

@@ -25,11 +25,13 @@ from loci.objects.lifter import Lifter
 from loci.objects.models.slat_flow import SlatFlow
 from loci.objects.models.structure_flow import StructureFlow
 from loci.objects.placement.voxels import VoxelChoice
-from loci.objects.preset_sampler import PresetSampler, ancestors, guided_interval
 from loci.objects.sampling import (
     LATENTS,
+    PresetSampler,
     SlatSampling,
     StructureSampling,
+    ancestors,
+    guided_interval,
     sample_slat,
     sample_structure,
 )

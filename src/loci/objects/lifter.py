@@ -2,7 +2,7 @@
 
 Data flow: `inputs/observation.py` reads the picture and makes a request for each object,
 `pipeline.py` runs the requests through the networks in `models/` (sampled by `sampling.py`, under a
-preset in `preset_sampler.py`) and decides on voxels and poses in `placement/`, and `asset.py` and
+preset) and decides on voxels and poses in `placement/`, and `asset.py` and
 `scene.py` hold and export the result.
 """
 
@@ -44,8 +44,8 @@ from loci.objects.parts import (
     save_parts,
 )
 from loci.objects.pipeline import LiftPipeline, Progress
-from loci.objects.preset_sampler import PresetSampler
 from loci.objects.sam3d import Sam3dCheckpoint
+from loci.objects.sampling import PresetSampler
 from loci.objects.scene import Scene
 
 SAVED = {*PARTS, *ALL_DECODERS, *FORMER_PARTS.values(), LIFTER_NAME, CALIBRATION_NAME}

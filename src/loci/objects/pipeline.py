@@ -42,8 +42,7 @@ from loci.objects.parts import (
 from loci.objects.placement.pose import Pose, decode_pose
 from loci.objects.placement.refinement import is_cut_off, refine_pose
 from loci.objects.placement.voxels import VoxelChoice, choose_voxels, prune_interior
-from loci.objects.preset_sampler import PresetSampler
-from loci.objects.sampling import slat_noise
+from loci.objects.sampling import PresetSampler, slat_noise
 
 GUESS_SEED = 0x9E3779B97F4A7C15
 """Between the seeds of two guesses: far from any that users count up to."""

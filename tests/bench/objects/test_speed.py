@@ -24,7 +24,7 @@ from loci.bench.tolerances import ToleranceError, fit_scale, tolerance_report
 from loci.caching.calibration import ModelCalibration
 from loci.caching.error_budget import ErrorScale
 from loci.errors import LociError
-from loci.objects import preset_sampler
+from loci.objects import sampling
 from loci.objects.lifter import Lifter
 from loci.objects.parts import LoadedParts
 from loci.objects.placement.pose import MatrixPose
@@ -140,13 +140,13 @@ def test_rows_that_treat_the_structure_alike_share_one_run(lifter: Lifter) -> No
         calls.append(name)
 
     with pytest.MonkeyPatch.context() as patch:
-        sample = preset_sampler.sample_structure
+        sample = sampling.sample_structure
 
         def counted(*given: Any) -> Any:
             count("structure")
             return sample(*given)
 
-        patch.setattr(preset_sampler, "sample_structure", counted)
+        patch.setattr(sampling, "sample_structure", counted)
         runs = run_all(lifter, case(), some, seed=0)
     # Exact twice, for its seconds; the random drop takes exact's.
     assert len(calls) == 4

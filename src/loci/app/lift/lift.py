@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from loci.caching.presets import Preset
     from loci.caching.stats import Stats
     from loci.nn.placement import WeightPlacement
+    from loci.objects.asset import Asset
     from loci.objects.lifter import Lifter
     from loci.objects.pipeline import Progress
     from loci.objects.scene import Scene
@@ -151,13 +152,30 @@ def _run_lift(request: CheckedLift, lifter: Lifter, preset: Preset, stats: Stats
 
 def _compare_to_exact(request: CheckedLift, lifter: Lifter, scene: Scene) -> list[str]:
     """For every object a line on how it differs from that of an exact run."""
-    from loci.app.lift.lift_difference import difference
     from loci.caching.presets import get_preset
     from loci.caching.stats import Stats
 
     exact = _run_lift(request, lifter, get_preset("exact"), Stats())
     pairs = zip(request.names, scene.objects, exact.objects, strict=True)
-    return [f"{name} {difference(found, reference)}" for name, found, reference in pairs]
+    return [f"{name} {_describe_difference(found, reference)}" for name, found, reference in pairs]
+
+
+def _describe_difference(found: Asset, exact: Asset) -> str:
+    """One line: voxels (IoU), and the pose's shift, turn and size against those of an exact run."""
+    from loci.geometry.rotations import degrees_apart, quaternion_to_matrix
+
+    first, second = ({tuple(voxel) for voxel in a.voxels.tolist()} for a in (found, exact))
+    shared = len(first & second) / len(first | second)
+    shift = (found.pose.translation - exact.pose.translation).norm()
+    size = float(exact.pose.scale[0, 0])
+    ratio = float(found.pose.scale[0, 0]) / size
+    rotations = [quaternion_to_matrix(asset.pose.rotation) for asset in (found, exact)]
+    turn = float(degrees_apart(*rotations))
+    return (
+        f"against an exact run: {shared:.0%} of the voxels the same "
+        f"(IoU), moved by {float(shift) / size:.1%} of the object's size, turned by {turn:.1f} "
+        f"degrees, size {ratio - 1:+.1%}"
+    )
 
 
 def _postprocess_meshes(scene: Scene, options: LiftOptions, names: list[str]) -> Scene:
@@ -183,7 +201,7 @@ def _progress_bar(
     """A bar over all steps of all stages."""
     from tqdm import tqdm
 
-    from loci.objects.preset_sampler import PresetSampler
+    from loci.objects.sampling import PresetSampler
 
     config, sampler = lifter.config, PresetSampler(preset)
     flows = sampler.fewer_steps(config.structure), sampler.fewer_steps(config.slat)

@@ -113,7 +113,7 @@ def measure(
     from tqdm import tqdm
 
     from loci.bench.objects.speed_runs import lift_case, run_all
-    from loci.objects.preset_sampler import PresetSampler
+    from loci.objects.sampling import PresetSampler
 
     began, indices = time.perf_counter(), held_out.indices(objects)
     runs: dict[str, list[Run]] = {method.name: [] for method in methods}

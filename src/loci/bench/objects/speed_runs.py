@@ -24,8 +24,7 @@ from loci.objects.inputs.observation import ObservedPicture
 from loci.objects.lifter import Lifter
 from loci.objects.models.structure_flow import StructureFlow
 from loci.objects.pipeline import LiftPipeline, LiftResult
-from loci.objects.preset_sampler import PresetSampler
-from loci.objects.sampling import StructureSampling
+from loci.objects.sampling import PresetSampler, StructureSampling
 
 
 class DifferenceToExact(NamedTuple):
