@@ -144,6 +144,17 @@ def test_cached_windows_are_the_same_tokens() -> None:
     assert not torch.allclose(noisy[1], cached.tokens[1], atol=0.1)
 
 
+def test_cached_windows_depend_on_their_seed_and_nothing_else() -> None:
+    encoder = randomised(pose_rotary_config()).memory_encoder
+
+    def made(seed: int) -> torch.Tensor:
+        torch.rand(1)  # whatever else draws
+        return window_tokens(encoder, wandering(1, 32), 0.5, seed, faded=0.5).tokens
+
+    assert torch.equal(made(3), made(3))
+    assert not torch.equal(made(3), made(4))
+
+
 def test_cached_windows_are_noisy_half_of_the_time() -> None:
     """As the history is where nothing is cached: all windows of an example, or none."""
     walks, model = wandering(), randomised(pose_rotary_config())
