@@ -138,7 +138,7 @@ class LiftPipeline:
         """The condition tokens of every object; those of the full picture are embedded once."""
         with self.loader.use(name, EmbedderFuser, self.costs) as fuser:
             inputs = [self._to_device(request.tensors) for request in self.requests]
-            names = {source.name for row in fuser.sources for source in row}
+            names = {source.name for group in fuser.sources for source in group}
             with self.sampler.timed("pictures"):
                 shared = {n: fuser.embed(n, inputs[0][n]) for n in names & {FULL_PICTURE}}
             conditions = []
@@ -152,7 +152,7 @@ class LiftPipeline:
     # Stage 1
 
     def _sample_structures(self, conditions: list[Tensor]) -> list[State]:
-        """Structure and layout latents of every object, one row per guess."""
+        """Structure and layout latents of every object, a batch of its guesses."""
         settings = self.config.structure
         steps = self.sampler.fewer_steps(settings).steps
         with self.loader.use(STRUCTURE_FLOW, StructureFlow, self.costs) as flow:
@@ -168,7 +168,7 @@ class LiftPipeline:
             ]
 
     def _structure_noise(self, flow: StructureFlow, number: int) -> State:
-        """One row per guess; the first does not depend on how many there are."""
+        """A batch of the object's guesses; the first does not depend on how many there are."""
         request = self.requests[number]
         guesses = self.config.guesses if self._compares_guesses(request) else 1
         noises = [flow.noise(1, self._generators[number])]
@@ -201,10 +201,9 @@ class LiftPipeline:
         self, request: LiftRequest, latents: State, logits: Float[Tensor, "c 1 r r r"]
     ) -> LiftResult:
         """The guess with the best score, with the voxels of stage 2."""
-        rows = (slice(n, n + 1) for n in range(len(logits)))
         guesses = [
-            self._guess(request, {name: x[row] for name, x in latents.items()}, logits[row])
-            for row in rows
+            self._decode_guess(request, {name: x[n : n + 1] for name, x in latents.items()}, grid)
+            for n, grid in enumerate(logits.split(1))
         ]
         guesses = [guess for guess in guesses if len(guess.coords)]
         if not guesses:
@@ -224,7 +223,8 @@ class LiftPipeline:
         pose = best.pose._replace(scale=best.pose.scale * choice.downsample_factor)
         return LiftResult(pose, choice, logits.shape[-1], best.score)
 
-    def _guess(self, request: LiftRequest, latents: State, logits: Tensor) -> _Guess:
+    def _decode_guess(self, request: LiftRequest, latents: State, logits: Tensor) -> _Guess:
+        """The voxels of one guess, and its pose, refined and scored if there is an observation."""
         coords, config = occupied(logits), self.config
         scale, shift = (part.to(self.loader.device)[None] for part in request.normalizer)
         pose = decode_pose(latents, scale, shift, convention=config.convention)

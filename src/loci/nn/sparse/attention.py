@@ -33,7 +33,7 @@ class VoxelCrossAttention(CrossAttention):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, feats: Float[Tensor, "n d"], keys_values: KeysValues | None, voxels: Voxels
     ) -> Float[Tensor, "n d"]:
-        """`keys_values` has a row per item; None is the condition of all zeros (broadcast)."""
+        """`keys_values` has an entry per item; None is the condition of all zeros (broadcast)."""
         if keys_values is None:
             return self.unconditional()[0]
         queries = self.to_q(feats).unflatten(-1, (self.heads, -1))

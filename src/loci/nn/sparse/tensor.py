@@ -120,7 +120,7 @@ class KeyIndex:
 
 
 class Voxels:
-    """Coordinates of voxel tokens: distinct integer rows (item, x, y, z), items ascending.
+    """Coordinates of voxel tokens: distinct integers (item, x, y, z), items ascending.
 
     Raises:
         ValueError: for coordinates of another form or order.

@@ -173,7 +173,7 @@ class EmbedderFuser(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.sources = tuple(tuple(row) for row in sources)
+        self.sources = tuple(tuple(group) for group in sources)
         self.idx_emb = nn.Parameter(torch.zeros(GROUPS, dim))
         self.module_list = nn.ModuleList(cast(Sequence[nn.Module], embedders))
         hidden = gated_width(dim)
@@ -228,7 +228,7 @@ class EmbedderFuser(nn.Module):
             ValueError: for a missing input.
         """
         known = known or {}
-        names = [source.name for row in self.sources for source in row]
+        names = [source.name for group in self.sources for source in group]
         missing = [n for n in names if n not in inputs and n not in known and n not in dropped]
         if missing:
             raise ValueError(f"condition: missing {', '.join(missing)}")
@@ -264,8 +264,8 @@ class EmbedderFuser(nn.Module):
         return like.new_zeros(len(like), embedder.token_count, like.shape[-1])
 
     def _find(self, name: str) -> tuple[int, Source]:
-        for index, row in enumerate(self.sources):
-            for source in row:
+        for index, group in enumerate(self.sources):
+            for source in group:
                 if source.name == name:
                     return index, source
         raise ValueError(f"no embedder reads {name}")

@@ -99,8 +99,8 @@ class _Candidates(NamedTuple):
     translation: Tensor
     scale: Tensor
 
-    def take(self, rows: Tensor | slice) -> "_Candidates":
-        return _Candidates(*(part[rows] for part in self))
+    def take(self, indices: Tensor | slice) -> "_Candidates":
+        return _Candidates(*(part[indices] for part in self))
 
     @classmethod
     def joined(cls, *parts: "_Candidates") -> "_Candidates":

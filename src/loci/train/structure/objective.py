@@ -88,7 +88,7 @@ class StructureObjective(nn.Module):
 
     def crop_condition(self, batch: StructureBatch) -> Float[Tensor, "b m c"]:
         """`condition` where only the tokens of the picture's crop are not zeros."""
-        names = [source.name for row in self.fuser.sources for source in row]
+        names = [source.name for group in self.fuser.sources for source in group]
         return self.fuser(batch.pictures, dropped=[name for name in names if name != "image"])
 
     def forward(
