@@ -76,3 +76,10 @@ def test_a_panorama_is_found_where_its_columns_look() -> None:
     heading = slice(3, 6)
     assert torch.allclose(there.cos[0, 3, heading], here.cos[0, 0, heading], atol=1e-6)
     assert torch.allclose(there.sin[0, 3, heading], here.sin[0, 0, heading], atol=1e-6)
+
+
+def test_an_embedding_sees_displacements_of_up_to_six_cells() -> None:
+    embedding, seen = PoseEmbedding(8), []
+    embedding.net.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    embedding(torch.tensor([[0.0, 4.0, -5.0], [0.0, 20.0, -7.0]]))
+    assert seen[0][:, 8:10].tolist() == [[2.0, -2.5], [3.0, -3.0]]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from loci.actions import parse_keys
+from loci.actions import UNCERTAIN, parse_keys
 from loci.memory.hierarchical import HierarchicalMemory, MemoryConfig
 from loci.memory.poses import (
     ActionScale,
@@ -71,6 +71,11 @@ def test_reckoning_in_pieces_is_reckoning_at_once() -> None:
     first = dead_reckon(torch.zeros(1, 3), move[:, :11], view[:, :11], STRIDE)
     second = dead_reckon(first[:, -1], move[:, 11:], view[:, 11:], STRIDE)
     assert torch.allclose(torch.cat([first, second], dim=1), whole, atol=1e-12)
+
+
+def test_an_uncertain_action_is_taken_for_none() -> None:
+    nowhere = dead_reckon(torch.zeros(1, 3), *torch.full((2, 1, 3), UNCERTAIN), STRIDE)
+    assert torch.equal(nowhere, torch.zeros(1, 3, 3).double())
 
 
 def pose(heading: float, x: float = 0.0, y: float = 0.0) -> torch.Tensor:
