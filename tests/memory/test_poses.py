@@ -74,7 +74,8 @@ def test_reckoning_in_pieces_is_reckoning_at_once() -> None:
 
 
 def test_an_uncertain_action_is_taken_for_none() -> None:
-    nowhere = dead_reckon(torch.zeros(1, 3), *torch.full((2, 1, 3), UNCERTAIN), STRIDE)
+    ids = torch.full((1, 3), UNCERTAIN)
+    nowhere = dead_reckon(torch.zeros(1, 3), ids, ids, STRIDE)
     assert torch.equal(nowhere, torch.zeros(1, 3, 3).double())
 
 
