@@ -6,6 +6,7 @@ import torch
 
 from loci.actions import UNCERTAIN
 from loci.data.latents import LatentWalks
+from loci.train.world import batches
 from loci.train.world.batches import SPAN_LATENTS, HistorySpec, draw_batch
 
 HISTORIES = [
@@ -40,6 +41,21 @@ def test_a_batch_holds_what_its_recipe_says(spec: HistorySpec) -> None:
     assert torch.equal(batch.local[:, 0, 0, 0], batch.now.float())
     steps = torch.arange(1, 9) * spec.stride
     assert torch.equal(batch.target[:, :, 0, 0, 0], (batch.now[:, None] + steps).float())
+
+
+@pytest.mark.parametrize(("revisits", "most"), [(0.0, 1), (1.0, 8)])
+def test_only_for_revisits_several_local_frames_are_looked_at(
+    revisits: float, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, hidden = [], np.zeros(8, bool)
+
+    def nothing_hidden(poses: np.ndarray, now: int, targets: np.ndarray):
+        looked.append(now)
+        return np.zeros((8, (now + 1) // 2), bool), hidden
+
+    monkeypatch.setattr(batches, "_revisited", nothing_hidden)
+    draw_batch(spinning(), HISTORIES[0], 5, np.random.default_rng(0), revisits)
+    assert len(looked) == 5 * most
 
 
 def test_a_whole_past_follows_the_hierarchy_at_every_length() -> None:
