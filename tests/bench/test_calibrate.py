@@ -58,12 +58,12 @@ def test_a_world_reads_what_was_measured_of_it(
     world.config = replace(world.config, sampling=replace(world.config.sampling, steps=10))
     world.save_pretrained(model)
     for part in ("train", "test"):
-        write_walk(data / part, 1 + world.chunk)
+        write_walk(data / part, 1 + world.chunk_frames)
     calibrate(str(model), data, train=1, held_out=1)
     scale = World.from_pretrained(model).calibration.walk
     assert scale is not None
     (walk,) = read_walks(data / "test", 1)
-    assert walk.actions.shape == (1 + world.chunk, 2)
+    assert walk.actions.shape == (1 + world.chunk_frames, 2)
     errors = walk_errors(world, [walk], ModelCalibration(walk=ErrorScale(1e4)), 0)
     assert {error.error for error in errors} == {0.0}
 

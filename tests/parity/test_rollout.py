@@ -49,7 +49,7 @@ def test_rollout(fixture: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     state = world.start_from_frame(
         given["image"], prompt=Prompt(given["text"][:, 0], given["text_mask"])
     )
-    frames, size = [given["image"]], world.chunk
+    frames, size = [given["image"]], world.chunk_frames
     # The published loop pads a list that is too short with no-op.
     needed = size * s["chunks"] + 1
     actions = np.zeros((max(needed, len(given["move"])), 2), np.int64)

@@ -79,7 +79,7 @@ def test_generated_latents_stand_for_the_frames_after_a_true_history(
     poses = walks.poses[made.walk[3:6], first : first + 4]
     latents, _ = next(world.walk_latents(states, ids, poses))
     assert torch.allclose(latents[1].transpose(0, 1), made.latents[4, :4].float(), atol=2e-3)
-    assert state.frames == first
+    assert state.frame_count == first
     pairs = FramePairs(recordings, made)
     latents, frames = pairs.generated_pair(4, 3)
     assert torch.equal(latents, made.latents[4, 3:5].float())

@@ -58,7 +58,7 @@ def test_weights_may_be_anywhere(published: Path, tmp_path: Path) -> None:
 
     assert fingerprint(small.transformer) == fingerprint(resident.transformer)
     save_walk(tmp_path / "walk.loci", after, resident)
-    assert load_walk(tmp_path / "walk.loci", small).frames == 5
+    assert load_walk(tmp_path / "walk.loci", small).frame_count == 5
 
 
 def test_a_prompt_is_encoded_without_its_padding(published: Path) -> None:

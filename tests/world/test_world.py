@@ -41,8 +41,8 @@ def test_frames_have_the_promised_shape_and_type() -> None:
     frames, state = walked(small_world(), 3)
     assert frames.shape == (12, 32, 32, 3)
     assert frames.dtype == np.uint8
-    assert state.frames == 13
-    assert state.chunks == 3
+    assert state.frame_count == 13
+    assert state.chunk_count == 3
     assert state.memory.length == 12, "the memory lags behind the local frame"
 
 
@@ -80,7 +80,7 @@ def test_fewer_actions_give_fewer_frames_and_reckoning_follows_them() -> None:
     state = world.start(PICTURE)
     frames, state = world.step(state, [(0, 3), (1, 0)])
     assert len(frames) == 2
-    assert state.frames == 3
+    assert state.frame_count == 3
     assert state.memory.length == 2
     heading, x, y = state.pose[0].tolist()
     assert heading == pytest.approx(np.radians(7.5))
@@ -115,7 +115,7 @@ def test_a_walk_goes_on_with_another_sampler(tmp_path: Path) -> None:
     sampling = replace(other.config.sampling, log_snr=(-3.0, 3.0))
     other.config = replace(other.config, sampling=sampling)
     resumed = load_walk(tmp_path / "walk.loci", other)
-    assert resumed.frames == state.frames
+    assert resumed.frame_count == state.frame_count
     assert other.step(resumed, FORWARD_AND_LEFT)[0].any()
 
 
@@ -418,7 +418,7 @@ def test_latents_of_several_walks_are_those_of_each() -> None:
     actions = torch.tensor([FORWARD_AND_LEFT * 2, [(0, 4)] * 8])
     both = list(world.walk_latents(world.start_from_latents(latents, poses, seed=5), actions))
     assert [chunk.shape for chunk, _ in both] == [(2, 16, 4, 4, 4)] * 2
-    assert both[-1][1].frames == 3 + 8
+    assert both[-1][1].frame_count == 3 + 8
     assert not torch.allclose(both[0][0][0], both[0][0][1])
     with torch.no_grad():
         alone = world.start_from_latents(latents[:1], poses[:1], seed=5)
@@ -513,7 +513,7 @@ def test_a_static_world_repeats_its_newest_frame_while_it_stands_still() -> None
     still, after = world.step(state, ".*3")
     assert (still == newest).all()
     assert world.stats.stage("sampling").steps == plain.config.sampling.steps, "of the first chunk"
-    assert (after.frames, after.chunks) == (state.frames + 3, state.chunks + 1)
+    assert (after.frame_count, after.chunk_count) == (state.frame_count + 3, state.chunk_count + 1)
     assert torch.equal(after.pose, state.pose)
     assert after.memory.length == state.memory.length + 3
     generated, _ = plain.step(state, ".*3")

@@ -64,8 +64,15 @@ def walk_errors(
     errors: list[ToleranceError] = []
     for frame, actions in walks:
         state = world.start(frame, seed)
-        for at in range(0, min(CHUNKS * world.chunk, len(actions) - world.chunk), world.chunk):
-            ids, next_action = actions[at : at + world.chunk], actions[at + world.chunk]
+        for at in range(
+            0,
+            min(CHUNKS * world.chunk_frames, len(actions) - world.chunk_frames),
+            world.chunk_frames,
+        ):
+            ids, next_action = (
+                actions[at : at + world.chunk_frames],
+                actions[at + world.chunk_frames],
+            )
             exact = world.generate_chunk(state, ids, next_action)
             for tolerance, other in worlds.items():
                 latents = other.generate_chunk(state, ids, next_action).latents

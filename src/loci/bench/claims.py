@@ -236,7 +236,7 @@ def obedience(world: World, walks: LatentWalks, starts: int, seed: int) -> dict[
     right: dict[str, list[bool]] = {name: [] for name in MOTIONS}
     for number in range(starts):
         walk, now = int(rng.integers(walks.count)), int(rng.integers(64, walks.length))
-        now -= now % world.chunk
+        now -= now % world.chunk_frames
         history = walks.latents[walk : walk + 1, : now + 1].float().transpose(1, 2)
         poses = walks.poses[walk : walk + 1, : now + 1]
         state = world.start_from_latents(history, poses, seed + number)
@@ -244,7 +244,7 @@ def obedience(world: World, walks: LatentWalks, starts: int, seed: int) -> dict[
         for name, (action, measure, sign) in MOTIONS.items():
             if not _known(world, action):
                 continue
-            frames, _ = world.step(state, np.array([action] * world.chunk))
+            frames, _ = world.step(state, np.array([action] * world.chunk_frames))
             shown = np.concatenate([first[None], frames])
             right[name] += (np.sign(measure(shown[:-1], shown[1:])) == sign).tolist()
     return _shares(right)

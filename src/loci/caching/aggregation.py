@@ -15,7 +15,7 @@ class Aggregation:
     Args:
         coords: integers (item, x, y, z), distinct, in lexicographic order.
         parent: the index in `coords` of every voxel that was merged.
-        factor: by which the object shrank in its grid.
+        factor: the factor by which the object shrank in its grid.
         pose_factor: multiplies the scale of the object's pose.
         asset_factor: multiplies the positions and sizes of what is decoded, in the object's frame
             [-0.5, 0.5]^3.

@@ -89,7 +89,7 @@ class VelocityHistory:
 
     Args:
         default: the forecast of every tensor that is not named.
-        forecasts: by name of tensor.
+        forecasts: the forecasts by name of tensor.
     """
 
     def __init__(self, default: Forecast, forecasts: Mapping[str, Forecast] | None = None) -> None:

@@ -59,7 +59,7 @@ class Preset:
         name: what reports call it.
         structure: policy of the structure flow; a function gets the interval of guidance.
         slat: policy of the SLAT flow; a function gets the arguments of `slat_policy`.
-        decoding: on which grid voxels are decoded.
+        decoding: the grid on which voxels are decoded.
         prunes_interior: drop interior voxels, as SAM 3D Objects does and Fast-SAM3D does not.
         drop_voxels: (voxels, generator) -> the voxels that remain; a baseline.
         walk: policy of each chunk of a walk; a function gets no arguments.
@@ -93,8 +93,8 @@ class Preset:
 
         Args:
             interval: the timesteps between which it is guided.
-            scores: of every voxel, from `loci.caching.spectral.token_scores`.
-            group_ids: of every voxel; the network merges voxels with equal ids.
+            scores: the score of every voxel, from `loci.caching.spectral.token_scores`.
+            group_ids: the group of every voxel; the network merges voxels with equal ids.
         """
         return _policy(self.slat, interval, scores, group_ids)
 

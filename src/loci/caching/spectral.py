@@ -50,7 +50,7 @@ class DecodingConfig:
         high: see `SpectralThresholds`. None with `low` takes the model's own (`ModelCalibration`);
             a model without any merges nothing.
         low: likewise.
-        image_weight: of the image's ratio in the joint ratio; the grid's has the rest.
+        image_weight: weight of the image's ratio in the joint ratio; the grid's has the rest.
         limit: with at least this many voxels the factor is 2 whatever the ratio. Counts refer to
             a grid of 64^3 and scale with the area of its faces: 32^3 has a quarter.
         minimum: with fewer voxels the factor is 1.
@@ -108,10 +108,10 @@ class DecodingConfig:
         """The decoding factor: 1, 1.25, 1.5 or 2. An unknown ratio, 0, gives 1.
 
         Args:
-            image: from `image_ratio`.
-            grid: from `grid_ratio`.
+            image: the ratio from `image_ratio`.
+            grid: the ratio from `grid_ratio`.
             voxels: their number.
-            resolution: of their grid.
+            resolution: the resolution of their grid.
         """
         if self.thresholds is None:
             return 1.0

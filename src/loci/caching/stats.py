@@ -19,12 +19,12 @@ class StageStats:
     """One stage of a run.
 
     Attributes:
-        evaluations: of the network; a guided step takes two.
-        exact_evaluations: that an exact run would take.
+        evaluations: evaluations of the network; a guided step takes two.
+        exact_evaluations: those that an exact run would take.
         token_shares: the sum over the evaluations of the share of tokens that each evaluated.
         steps: taken by the sampler.
         steps_skipped: those without an evaluation.
-        seconds: of wall-clock time.
+        seconds: wall-clock time.
         decoding_factor: None if it does not apply.
         spectral_ratio: the joint ratio that chose the decoding factor.
         errors: relative to an exact run, by name of tensor; empty unless verified.
@@ -86,8 +86,8 @@ class Stats:
         """The same policy, with its evaluations counted.
 
         Args:
-            name: of the stage.
-            policy: for one run; evaluates everything by default.
+            name: name of the stage.
+            policy: a policy for one run; evaluates everything by default.
             interval: the timesteps between which a step takes two evaluations; None if none does.
             every: see `loci.flow.interval_guidance`.
         """

@@ -104,7 +104,7 @@ class StridedStepCacheConfig:
         stride: one step in this many is evaluated.
         warmup: evaluations at the start and after a switch of guidance, at most as many as the
             forecast uses.
-        order: of the differences that are extrapolated.
+        order: order of the differences that are extrapolated.
         layout: names of the tensors whose forecast is damped.
         beta: weight of the forecast where it is damped.
         forecast: instead of the extrapolation of `order`.

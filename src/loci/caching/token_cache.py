@@ -60,7 +60,7 @@ class TokenCache:
     Args:
         config: the settings.
         interval: the timesteps between which the run is guided.
-        group_ids: of every token; tokens with equal ids are evaluated together because
+        group_ids: the group of every token; tokens with equal ids are evaluated together because
             the network merges them. By default every token is a block.
 
     Raises:

@@ -64,9 +64,11 @@ class WalkEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         world = model if isinstance(model, World) else World.from_pretrained(model)
         self.world = world.at_speed(speed)
         self.picture = _example(model) if picture is None else picture
-        self.frames = world.chunk if frames is None else frames
-        if not MIN_FRAMES <= self.frames <= world.chunk:
-            raise LociError(f"frames {frames}, expected {MIN_FRAMES} to {world.chunk} a step")
+        self.frames = world.chunk_frames if frames is None else frames
+        if not MIN_FRAMES <= self.frames <= world.chunk_frames:
+            raise LociError(
+                f"frames {frames}, expected {MIN_FRAMES} to {world.chunk_frames} a step"
+            )
         if render_mode not in (None, "rgb_array"):
             raise LociError(f"render_mode {render_mode!r}, expected 'rgb_array' or None")
         self.reward, self.render_mode = reward, render_mode
@@ -136,7 +138,7 @@ class WalkEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def _info(self, frames: UInt8[np.ndarray, "n h w 3"]) -> dict[str, Any]:
         pose = self._state.pose[0].cpu().numpy().astype(np.float64)
-        return {"pose": pose, "frames": frames, "frame": self._state.frames - 1}
+        return {"pose": pose, "frames": frames, "frame": self._state.frame_count - 1}
 
 
 class FlatActions(gymnasium.ActionWrapper[np.ndarray, np.integer, np.ndarray]):

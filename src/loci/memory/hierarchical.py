@@ -200,8 +200,8 @@ class HierarchicalMemory:
         The latents after the last complete window are encoded as a partial window at each call.
 
         Args:
-            state: of at least one latent.
-            poses: of the frames to be generated, to choose `attended_keyframes`; without them, all
+            state: the state after at least one latent.
+            poses: poses of the frames ahead, to choose `attended_keyframes`; without them, all
                 keyframes are given.
 
         Raises:

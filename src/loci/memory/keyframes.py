@@ -51,8 +51,8 @@ def nearest_keyframes(
     """The `count` keyframes whose views differ least from any of `poses`, oldest first.
 
     Args:
-        keyframes: with poses.
-        poses: of the frames to be generated (heading in radians, x and y in cells).
+        keyframes: keyframes with poses.
+        poses: poses of the frames to be generated (heading in radians, x and y in cells).
         count: at most.
     """
     if len(keyframes.spans) <= count:

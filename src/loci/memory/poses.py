@@ -84,7 +84,7 @@ class ViewIndex:
 
     Args:
         span_poses: the pose `[b, 4]` of each settled span.
-        poses: of the latents from `first` on, from which the poses of further slots are computed.
+        poses: the poses of the latents from `first` on, of which those of further slots are made.
         first: index of the first of these latents.
     """
 

@@ -32,10 +32,10 @@ class ChunkPoses(NamedTuple):
     """Dead-reckoned poses (heading, x, y) of a chunk's sequence, in the coordinates of the walk.
 
     Attributes:
-        memory: of the memory tokens; the spread of their headings may be a fourth number.
+        memory: poses of the memory tokens; the spread of their headings may be a fourth number.
         memory_ages: latents from the last one of each memory token's span to the local frame.
-        local: of the local frame, the newest before the chunk.
-        target: of the frames to be generated.
+        local: the pose of the local frame, the newest before the chunk.
+        target: poses of the frames to be generated.
     """
 
     memory: Float[Tensor, "b k p"]
@@ -50,9 +50,9 @@ class BlockContext(NamedTuple):
     Attributes:
         conditioning_tokens: those of the memory, then of the local frame, as this block gets
             them, normalised.
-        conditioning_keys_values: of these, if they do not depend on the timestep (memory stream
-            "fixed"), else None.
-        text_keys_values: of the prompt; None for models without text.
+        conditioning_keys_values: their keys and values, if these do not depend on the timestep
+            (memory stream "fixed"), else None.
+        text_keys_values: keys and values of the prompt; None for models without text.
     """
 
     conditioning_tokens: Tensor

@@ -25,7 +25,7 @@ class SamplingConfig:
         steps: number of steps.
         shift: timestep shift; above 1, more steps are spent at high noise.
         uniform: timesteps are evenly spaced before the shift, instead of as in the published code.
-        guidance_scale: of classifier-free guidance; 1 for none.
+        guidance_scale: scale of classifier-free guidance; 1 for none.
         order: 1 for Euler steps, 2 for second-order multistep steps, DPM-Solver++(2M).
         log_snr: timesteps evenly spaced in log((1 - s) / s) between these two
             (`loci.flow.log_snr_timesteps`), in place of shift and uniform.

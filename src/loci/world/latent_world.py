@@ -35,18 +35,18 @@ class WalkState:
 
     Attributes:
         seed: seed of the noise.
-        frames: so far, the start picture included.
-        chunks: so far.
-        memory: of the history.
-        codec_state: of the codec's stream.
-        newest_latent: of the history, with which the next chunk begins: its local frame.
+        frame_count: frames so far, the start picture included.
+        chunk_count: chunks so far.
+        memory: the memory of the history.
+        codec_state: the state of the codec's stream.
+        newest_latent: the last latent of the history, the local frame of the next chunk.
         pose: dead-reckoned (heading, x, y).
         prompt: encoded, for models with text.
     """
 
     seed: int
-    frames: int
-    chunks: int
+    frame_count: int
+    chunk_count: int
     memory: MemoryState
     codec_state: CodecState
     newest_latent: Float[Tensor, "b c 1 h w"]
@@ -61,7 +61,7 @@ class LatentWorld:
         config: how the world is walked.
         transformer: the model.
         temporal_factor: frames per latent.
-        calibration: of the model, for presets with a tolerance.
+        calibration: the calibration of the model, for presets with a tolerance.
 
     Raises:
         LociError: when the configuration does not fit the model.
@@ -116,7 +116,7 @@ class LatentWorld:
         return other
 
     @property
-    def chunk(self) -> int:
+    def chunk_frames(self) -> int:
         """New frames per chunk at most."""
         return self.config.chunk
 
@@ -145,25 +145,25 @@ class LatentWorld:
             latents: one or more; the last becomes the local frame of the next chunk.
             poses: dead-reckoned, of every latent, where the model uses them; by default the walk
                 begins at (0, 0, 0), which needs a single latent.
-            seed: of the noise, 0 to 2**63 - 1.
+            seed: seed of the noise, 0 to 2**63 - 1.
             prompt: encoded, for models with text.
-            codec_state: after these latents.
+            codec_state: the state of the codec after these latents.
 
         Raises:
             LociError: for a seed out of range.
         """
-        batch, _, count = latents.shape[:3]
+        batch, _, latent_count = latents.shape[:3]
         if poses is None:
-            poses = torch.zeros(batch, count, 3, dtype=torch.float64)
-        remembered = count - int(self.config.memory_excludes_local)
+            poses = torch.zeros(batch, latent_count, 3, dtype=torch.float64)
+        remembered = latent_count - int(self.config.memory_excludes_local)
         memory = self.memory.empty()
         if remembered:
             memory_poses = None if self.config.action_scale is None else poses[:, :remembered]
             memory = self.memory.append(memory, latents[:, :, :remembered], memory_poses)
         return WalkState(
             check_seed(seed),
-            frames=1 + (count - 1) * self.temporal_factor,
-            chunks=0,
+            frame_count=1 + (latent_count - 1) * self.temporal_factor,
+            chunk_count=0,
             memory=memory,
             codec_state=codec_state or {},
             newest_latent=latents[:, :, -1:].clone(),
@@ -181,14 +181,14 @@ class LatentWorld:
         """New latents and the state after them, chunk by chunk. Needs no decoder.
 
         Args:
-            state: where the walks are.
+            state: the walks so far.
             actions: ids of every walk, in whole latents.
-            poses: after each action, where they are known better than by dead reckoning.
+            poses: the poses after each action, where they are known better than by dead reckoning.
         """
-        for at in range(0, actions.shape[1], self.chunk):
-            ids = actions[:, at : at + self.chunk]
-            next_action = actions[:, at + self.chunk : at + self.chunk + 1]
-            given_poses = None if poses is None else poses[:, at : at + self.chunk]
+        for at in range(0, actions.shape[1], self.chunk_frames):
+            ids = actions[:, at : at + self.chunk_frames]
+            next_action = actions[:, at + self.chunk_frames : at + self.chunk_frames + 1]
+            given_poses = None if poses is None else poses[:, at : at + self.chunk_frames]
             latents, chunk_poses = self.sample_chunk(state, ids, next_action, given_poses)
             new = self.drop_overlap(latents, ids.shape[1])
             state = self.append(state, ids.shape[1], new, chunk_poses)
@@ -237,9 +237,9 @@ class LatentWorld:
 
     def noise(self, state: WalkState) -> Float[Tensor, "b c t h w"]:
         """The initial noise of the next chunk."""
-        frames = self.config.chunk // self.temporal_factor + int(self.config.overlap)
-        shape = (*state.newest_latent.shape[:2], frames, *state.newest_latent.shape[3:])
-        return chunk_noise(state.seed, state.chunks, shape, self.device)
+        latent_count = self.config.chunk // self.temporal_factor + int(self.config.overlap)
+        shape = (*state.newest_latent.shape[:2], latent_count, *state.newest_latent.shape[3:])
+        return chunk_noise(state.seed, state.chunk_count, shape, self.device)
 
     def chunk_context(
         self,
@@ -251,11 +251,11 @@ class LatentWorld:
         """The conditioning of the next chunk, and the poses of its frames.
 
         Args:
-            state: where the walks are.
-            ids: the actions of every walk, at most `chunk`.
+            state: the walks so far.
+            ids: the actions of every walk, at most `chunk_frames`.
             next_action: the one after these, for models whose chunks overlap; m is 1, or 0 where
                 it is not known.
-            given_poses: after each action, in place of those by dead reckoning.
+            given_poses: the poses after each action, in place of those by dead reckoning.
         """
         config = self.config
         # The rest of the chunk stands still.
@@ -284,15 +284,15 @@ class LatentWorld:
         )
         return context, poses
 
-    def drop_overlap(self, latents: Float[Tensor, "b c t h w"], frames: int) -> Tensor:
+    def drop_overlap(self, latents: Float[Tensor, "b c t h w"], frame_count: int) -> Tensor:
         """The latents of a chunk's first new frames."""
         first = int(self.config.overlap)
-        return latents[:, :, first : first + frames // self.temporal_factor]
+        return latents[:, :, first : first + frame_count // self.temporal_factor]
 
     def append(
         self,
         state: WalkState,
-        frames: int,
+        frame_count: int,
         new: Float[Tensor, "b c t h w"],
         poses: Float[Tensor, "b n 3"] | None,
         codec_state: CodecState | None = None,
@@ -300,23 +300,23 @@ class LatentWorld:
         """The state after so many new frames.
 
         Args:
-            state: before them.
-            frames: how many they are.
+            state: the walks before them.
+            frame_count: how many they are.
             new: their latents.
-            poses: of the chunk they belong to, where the model uses poses.
-            codec_state: after them; unchanged by default.
+            poses: poses of the chunk they belong to, where the model uses poses.
+            codec_state: the state of the codec after them; unchanged by default.
         """
         pose, remembered, remembered_poses = state.pose, new, None
         if poses is not None:
-            remembered_poses, pose = poses[:, :frames], poses[:, frames - 1]
+            remembered_poses, pose = poses[:, :frame_count], poses[:, frame_count - 1]
         if self.config.memory_excludes_local:
             remembered = torch.cat([state.newest_latent, new[:, :, :-1]], dim=2)
             if remembered_poses is not None:
                 remembered_poses = torch.cat([state.pose[:, None], remembered_poses[:, :-1]], dim=1)
         return replace(
             state,
-            frames=state.frames + frames,
-            chunks=state.chunks + 1,
+            frame_count=state.frame_count + frame_count,
+            chunk_count=state.chunk_count + 1,
             memory=self.memory.append(state.memory, remembered, remembered_poses),
             codec_state=state.codec_state if codec_state is None else codec_state,
             newest_latent=new[:, :, -1:].clone(),

@@ -28,7 +28,7 @@ class PromptGroup:
     """The processes of a walk. All of them take the same steps, and call `leave` in the end.
 
     Args:
-        group: that takes tensors of the CPU as well as of the device.
+        group: a process group that takes tensors of the CPU as well as of the device.
 
     Attributes:
         undisturbed: a context in which no signal raises; what is between two processes must be

@@ -51,7 +51,7 @@ def sample_latents(
     Args:
         model: the transformer.
         noise: standard normal.
-        context: of the chunk.
+        context: the conditioning of the chunk.
         sampling: steps, timesteps and guidance.
         policy: which steps and tokens are evaluated, for this chunk; its state is
             `{"tokens": [n, p]}`. Everything by default.
@@ -140,9 +140,9 @@ class ChunkVelocity:
 
     Args:
         model: the transformer.
-        context: of the chunk. If it is a batch (prompt and negative prompt), states hold the tokens
-            of as many copies of the chunk, one after the other.
-        shape: of the chunk's latents.
+        context: the conditioning of the chunk. If it is a batch (prompt and negative prompt),
+            states hold the tokens of as many copies of the chunk, one after the other.
+        shape: the shape of the chunk's latents.
         cached: when some tokens are evaluated, the others stay in self-attention with their last
             keys and values. Otherwise they are absent.
         group: as many processes as the context has batch entries, each of which evaluates one.

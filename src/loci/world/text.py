@@ -93,7 +93,7 @@ class TextEncoder(nn.Module):
 
         Args:
             prompts: one for each row.
-            folder: of such files, made if need be; None to encode.
+            folder: a folder of such files, made if need be; None to encode.
         """
         if folder is None:
             return self.encode(prompts)

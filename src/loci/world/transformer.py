@@ -179,10 +179,10 @@ class WorldTransformer(nn.Module):
 
         Args:
             noisy: latents of the whole chunk.
-            timestep: from 0 to 1000.
-            context: of the chunk.
-            indices: of the tokens to evaluate, ascending; None for all.
-            cache: of this chunk, where those that are not evaluated are attended to as of their
+            timestep: the timestep, from 0 to 1000.
+            context: the conditioning of the chunk.
+            indices: indices of the tokens to evaluate, ascending; None for all.
+            cache: keys and values of this chunk: tokens not evaluated are attended to as of their
                 last evaluation; None to leave them out of attention.
 
         Raises:

@@ -23,7 +23,8 @@ from loci.world.world import WalkState, World
 FORMAT = "loci-walk-2"
 FORMER_FORMAT = "loci-walk-1"
 """The same without a hash."""
-_NUMBERS = ("seed", "frames", "chunks")
+_NUMBERS = {"seed": "seed", "frames": "frame_count", "chunks": "chunk_count"}
+"""Numbers of a walk by their names in the file."""
 
 
 def save_walk(
@@ -53,7 +54,7 @@ def save_walk(
     tensors |= {f"codec.{name}": tensor for name, tensor in state.codec_state.items()}
     if state.prompt is not None:
         tensors |= {"prompt.states": state.prompt.states, "prompt.mask": state.prompt.mask}
-    numbers = {name: getattr(state, name) for name in _NUMBERS}
+    numbers = {name: getattr(state, field) for name, field in _NUMBERS.items()}
     described = {"memory": schedule, "world": _identity(world), "video": video, **numbers}
     content = json.dumps(described | {"skipped": skipped})
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -87,7 +88,7 @@ def load_walk(path: str | Path, world: World) -> WalkState:
         memory = world.memory.from_state_dict(_under("memory.", tensors), content["memory"])
         prompt = _under("prompt.", tensors)
         return WalkState(
-            **{name: int(content[name]) for name in _NUMBERS},
+            **{field: int(content[name]) for name, field in _NUMBERS.items()},
             memory=memory,
             codec_state=_under("codec.", tensors),
             newest_latent=tensors["local"],

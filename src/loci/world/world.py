@@ -44,9 +44,9 @@ class World(LatentWorld):
     Args:
         config: how the world is walked.
         transformer: the model.
-        codec: between frames and latents.
-        text_encoder: for models with text.
-        calibration: of the model, for presets with a tolerance.
+        codec: the codec between frames and latents.
+        text_encoder: the text encoder, for models with text.
+        calibration: the calibration of the model, for presets with a tolerance.
 
     Raises:
         LociError: when the configuration does not fit these parts.
@@ -77,10 +77,10 @@ class World(LatentWorld):
 
         Args:
             source: the model.
-            device: where to compute.
-            dtype: of the transformer's weights; float32 by default.
-            weights: where those of the transformer's blocks are: "resident" in memory, "streamed"
-                from disk with the same results, or "int8", with slightly other ones.
+            device: the device to compute on.
+            dtype: type of the transformer's weights; float32 by default.
+            weights: where the weights of the transformer's blocks are: "resident" in memory,
+                "streamed" from disk with the same results, or "int8", with slightly other ones.
 
         Raises:
             LociError: when there is no such model or device, or a tensor is missing or misshapen.
@@ -108,7 +108,7 @@ class World(LatentWorld):
 
         Args:
             folder: new, empty, or an older world, which is replaced.
-            dtype: of floating-point weights; as they are by default.
+            dtype: type of floating-point weights; as they are by default.
 
         Raises:
             LociError: when `folder` holds anything else, or cannot be written.
@@ -142,9 +142,9 @@ class World(LatentWorld):
 
         Args:
             picture: a file, a Pillow image or pixels; resized and cropped to the model's size.
-            seed: of the noise, 0 to 2**63 - 1; by default one of the picture's own, so that
+            seed: seed of the noise, 0 to 2**63 - 1; by default one of the picture's own, so that
                 different pictures lead into different places (`picture_seed`).
-            prompt: for models with text; empty by default.
+            prompt: a text, for models that take one; empty by default.
 
         Raises:
             LociError: when the picture cannot be read, the seed is out of range, or a prompt is
@@ -178,15 +178,16 @@ class World(LatentWorld):
     def step(
         self, state: WalkState, actions: ArrayLike, next_action: ArrayLike | None = None
     ) -> tuple[Frames, WalkState]:
-        """The frames that follow from 1 to `chunk` actions, and the walk after them.
+        """The frames that follow from 1 to `chunk_frames` actions, and the walk after them.
 
-        The model generates whole chunks. With fewer actions than `chunk` the rest of the chunk is
-        generated as standing still and dropped, and the next chunk begins after these frames. So a
-        walk that was stopped in the middle of a chunk does not go on exactly like one that was not:
-        it has the same frames only if it was stopped after a multiple of `chunk` actions.
+        The model generates whole chunks. With fewer actions than `chunk_frames` the rest of the
+        chunk is generated as standing still and dropped, and the next chunk begins after these
+        frames. So a walk that was stopped in the middle of a chunk does not go on exactly like one
+        that was not: it has the same frames only if it was stopped after a multiple of
+        `chunk_frames` actions.
 
         Args:
-            state: where the walk is.
+            state: the walk so far.
             actions: ids `[n, 2]` (move, view) or `Action`s, one for each new frame, or keys
                 ("w*8").
             next_action: the action after these, for models whose chunks overlap; "no-op" if it is
@@ -205,8 +206,8 @@ class World(LatentWorld):
         All actions are checked before the first chunk is generated.
 
         Args:
-            state: where the walk is.
-            actions: as for `step`, of any length.
+            state: the walk so far.
+            actions: actions as for `step`, of any number.
 
         Raises:
             LociError: as `step`, at once.
@@ -214,9 +215,11 @@ class World(LatentWorld):
         ids = self._check_actions(state, actions)
 
         def chunks(state: WalkState) -> Iterator[tuple[Frames, WalkState]]:
-            for at in range(0, len(ids), self.chunk):
-                next_action = ids[at + self.chunk] if at + self.chunk < len(ids) else None
-                frames, state = self.step(state, ids[at : at + self.chunk], next_action)
+            for at in range(0, len(ids), self.chunk_frames):
+                next_action = (
+                    ids[at + self.chunk_frames] if at + self.chunk_frames < len(ids) else None
+                )
+                frames, state = self.step(state, ids[at : at + self.chunk_frames], next_action)
                 yield frames, state
 
         return chunks(state)
@@ -232,8 +235,8 @@ class World(LatentWorld):
         `step`.
         """
         ids = self._check_actions(state, actions)
-        if len(ids) > self.chunk:
-            raise LociError(f"{len(ids)} actions: expected 1 to {self.chunk} for one step")
+        if len(ids) > self.chunk_frames:
+            raise LociError(f"{len(ids)} actions: expected 1 to {self.chunk_frames} for one step")
         next_ids = next_action_ids(next_action)
         latents, poses = self.sample_chunk(state, torch.from_numpy(ids)[None], next_ids)
         return GeneratedChunk(self, state, len(ids), latents, poses)
@@ -248,15 +251,15 @@ class World(LatentWorld):
         and walks that are sampled with guidance or with a policy, one by one.
 
         Args:
-            states: where the walks are.
-            actions: of each walk, as for `step`.
+            states: the walks so far.
+            actions: the actions of each walk, as for `step`.
         """
         pairs = list(zip(states, actions, strict=True))
         if not self._samples_in_batches:
             return [self.generate_chunk(state, keys) for state, keys in pairs]
         ids = [self._check_actions(state, keys) for state, keys in pairs]
-        if any(len(each) > self.chunk for each in ids):
-            raise LociError(f"actions: expected 1 to {self.chunk} for one step of each walk")
+        if any(len(each) > self.chunk_frames for each in ids):
+            raise LociError(f"actions: expected 1 to {self.chunk_frames} for one step of each walk")
         moving = [k for k, each in enumerate(ids) if each.any() or not self.config.static]
         if len(moving) < len(ids):  # the others repeat their newest latent
             chunks = iter(
@@ -331,39 +334,39 @@ class GeneratedChunk:
     """A chunk of a walk, as latents until its frames are asked for (`World.generate_chunk`).
 
     Args:
-        world: that generated it.
+        world: the world that generated it.
         state_before: the walk before it.
-        count: of its new frames.
-        latents: of the whole chunk.
-        poses: dead-reckoned, of the chunk's frames, where the model uses them.
+        frame_count: number of its new frames.
+        latents: the latents of the whole chunk.
+        poses: dead-reckoned poses of the chunk's frames, where the model uses them.
     """
 
     def __init__(
         self,
         world: World,
         state_before: WalkState,
-        count: int,
+        frame_count: int,
         latents: Float[Tensor, "1 c t h w"],
         poses: Float[Tensor, "1 n 3"] | None,
     ) -> None:
-        self.world, self.state_before, self.count = world, state_before, count
+        self.world, self.state_before, self.frame_count = world, state_before, frame_count
         self.latents, self.poses = latents, poses
         self._video: Tensor | None = None
 
     @torch.no_grad()
     def video(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "1 3 n h w"]:
         """The new frames `start` to `stop` (exclusive; all by default), in [-1, 1]."""
-        stop = self.count if stop is None else stop
+        stop = self.frame_count if stop is None else stop
         world = self.world
-        if world.codec.frames_are_independent and (start, stop) != (0, self.count):
+        if world.codec.frames_are_independent and (start, stop) != (0, self.frame_count):
             with world.stats.timed("frames"):
                 return world.codec.decode(self.latents[:, :, start:stop])
         if self._video is None:
             first = int(world.config.overlap)
-            count = first + self.count // world.temporal_factor
+            latent_count = first + self.frame_count // world.temporal_factor
             world.report("frames", 0, 1)
             with world.stats.timed("frames"):
-                self._video = world.codec.decode(self.latents[:, :, :count])[:, :, first:]
+                self._video = world.codec.decode(self.latents[:, :, :latent_count])[:, :, first:]
         return self._video[:, :, start:stop]
 
     def frames(self, start: int = 0, stop: int | None = None) -> Frames:
@@ -384,10 +387,10 @@ class GeneratedChunk:
         video = self.video() if world.config.reencode else None
         world.report("history", 0, 1)
         with world.stats.timed("history"):
-            new, codec_state = world.drop_overlap(self.latents, self.count), None
+            new, codec_state = world.drop_overlap(self.latents, self.frame_count), None
             if video is not None:
                 new, codec_state = world.codec.encode_stream(video, self.state_before.codec_state)
-            return world.append(self.state_before, self.count, new, self.poses, codec_state)
+            return world.append(self.state_before, self.frame_count, new, self.poses, codec_state)
 
 
 def picture_seed(pixels: UInt8[np.ndarray, "h w 3"]) -> int:

@@ -239,8 +239,8 @@ def test_the_committed_actions_give_the_same_walk(tmp_path: Path) -> None:
     state = world.start(np.asarray(begun(tmp_path / "x", world).frame(0)))
     state = one.timeline.states[0]
     actions = one.timeline.actions()
-    for first in range(0, len(actions), world.chunk):
-        frames, state = world.step(state, actions[first : first + world.chunk])
+    for first in range(0, len(actions), world.chunk_frames):
+        frames, state = world.step(state, actions[first : first + world.chunk_frames])
         for k, frame in enumerate(frames):
             assert (np.asarray(one.timeline.frame(1 + first + k)) == frame).all()
 
@@ -304,4 +304,4 @@ def test_a_walk_is_not_settled_while_a_chunk_is_begun(
         free.set()
         settling.result(10)
     assert one.pending is None
-    assert one.timeline.length == 1 + one.world.chunk
+    assert one.timeline.length == 1 + one.world.chunk_frames

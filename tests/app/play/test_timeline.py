@@ -127,7 +127,7 @@ def test_a_walk_that_began_from_a_saved_one_comes_back(tmp_path: Path) -> None:
     timeline.save()
     timeline.close()
     again = Timeline.restore(tmp_path / "walk", world)
-    assert (again.skipped, again.length, again.moment, again.state.frames) == (8, 13, 3, 21)
+    assert (again.skipped, again.length, again.moment, again.state.frame_count) == (8, 13, 3, 21)
     with pytest.raises(LociError, match="moment 1: expected 3 to 3"):
         again.go_to(1)
     made = walked(again, 1)

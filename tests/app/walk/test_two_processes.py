@@ -100,7 +100,7 @@ def test_a_signal_to_one_process_ends_both(folder: Path, rank: int, number: int)
     assert len(list(folder.glob(f"{name}*.loci"))) == 1
     world = World.from_pretrained(folder / "model")
     world.config = replace(world.config, size=(64, 64))
-    assert 1 < load_walk(saved, world).frames < 8001
+    assert 1 < load_walk(saved, world).frame_count < 8001
 
 
 def test_another_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,8 +72,8 @@ def straight(folder: Path, keys: str) -> np.ndarray:
     world, actions = small_world(), parse_keys(keys)
     state = world.start(folder / "room.png")
     frames = [fit(read_pixels(folder / "room.png"), (32, 32))[None]]
-    for first in range(0, len(actions), world.chunk):
-        new, state = world.step(state, actions[first : first + world.chunk])
+    for first in range(0, len(actions), world.chunk_frames):
+        new, state = world.step(state, actions[first : first + world.chunk_frames])
         frames.append(new)
     return np.concatenate(frames)
 
@@ -278,7 +278,7 @@ def test_a_crash_costs_only_what_came_after_the_last_save(
             command(*argv)
     assert here() == {"a.loci"}
     state = walk_file.load_walk("a.loci", World.from_pretrained(folder / "model"))
-    assert state.frames == 9
+    assert state.frame_count == 9
 
 
 def full_disk(*args: Any) -> None:
@@ -442,15 +442,15 @@ def test_the_sheet_shows_numbered_frames_and_stays_small(
     world = small_world()
     _, state = world.step(world.start(folder / "room.png"), parse_keys("w*4"))
     outputs = WalkOutputs(tmp_path / "a.mp4", None, "", None)
-    writer = WalkWriter(outputs, world, state, state.frames + count)
+    writer = WalkWriter(outputs, world, state, state.frame_count + count)
     frames = []
     for new, reached in generate_until_interrupted(world, state, parse_keys(f"j*{count}")):
-        writer.add_tiles(state.frames, new)
+        writer.add_tiles(state.frame_count, new)
         state = reached
         frames.append(new)
     frames = np.concatenate(frames)
     assert len(frames) == count
-    assert state.frames == 5 + count
+    assert state.frame_count == 5 + count
     assert 1 <= len(writer.tiles) <= TILES + 1
     for number, tile in writer.tiles.items():
         assert np.array_equal(tile, frames[number - 5])
@@ -462,5 +462,5 @@ def test_ctrl_c_while_writing_keeps_what_is_written(folder: Path) -> None:
         world, world.start(folder / "room.png"), parse_keys("w*40")
     ):
         send()
-        reached.append(state.frames)
+        reached.append(state.frame_count)
     assert reached == [5]

@@ -45,7 +45,7 @@ def test_an_encoded_history_is_that_of_the_walk_that_made_it() -> None:
     first = ((world.codec.decode(start.newest_latent)[0, :, 0] + 1) * 127.5).round().byte()
     frames = np.concatenate([first.permute(1, 2, 0).numpy()[None], generated])
     state = encode_history(world, frames, actions, seed=3)
-    assert (state.seed, state.frames) == (walked.seed, walked.frames)
+    assert (state.seed, state.frame_count) == (walked.seed, walked.frame_count)
     assert state.memory.schedule == walked.memory.schedule
     assert torch.equal(state.pose, walked.pose)
     assert state.memory.tail_poses is not None

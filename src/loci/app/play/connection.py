@@ -152,7 +152,7 @@ class Connection:
                 "ready",
                 session=session.id,
                 fps=world.fps,
-                chunk=world.chunk,
+                chunk=world.chunk_frames,
                 size=list(timeline.frame(0).size),
                 speed=world.preset.name,
                 seed=timeline.state.seed,

@@ -64,7 +64,7 @@ def _path(timeline: Timeline) -> list[list[float]]:
         return [_pose(start[0])]
     move, view = torch.from_numpy(ids)[None].unbind(-1)
     poses = dead_reckon(start, move, view, scale)[0]
-    stride = max(timeline.world.chunk, math.ceil(len(poses) / MAX_PATH_POINTS))
+    stride = max(timeline.world.chunk_frames, math.ceil(len(poses) / MAX_PATH_POINTS))
     return [_pose(pose) for pose in (start[0], *poses[:-1][stride - 1 :: stride], poses[-1])]
 
 

@@ -3,8 +3,8 @@
 `World.step` is pure, so a chunk that is under way can be replaced: it is generated again from the
 same state with the actions already shown plus the new keys, and the frames not yet shown are
 exchanged. Keys that change while it is being sampled stop the sampling. Chunks always hold
-`world.chunk` actions, standing still where no key is held, so the committed actions give the same
-walk in `loci walk`.
+`world.chunk_frames` actions, standing still where no key is held, so the committed actions give the
+same walk in `loci walk`.
 
 A chunk is sampled at once and decoded in pieces, so that its first frame is shown while the others
 are still being decoded.
@@ -142,7 +142,7 @@ class Player:
         """Frames not yet painted at which the next chunk is begun: as many as it takes until the
         first of its frames is there."""
         frames = int(np.ceil(self.first_seconds * self.world.fps)) + MARGIN
-        return min(frames, self.world.chunk)
+        return min(frames, self.world.chunk_frames)
 
     @property
     def margin(self) -> int:
@@ -224,7 +224,7 @@ class Player:
         parts = []
         left = abs(turns)
         while left:
-            count = min(left, self.world.chunk)
+            count = min(left, self.world.chunk_frames)
             frames, state = self.world.step(state, ("j" if turns > 0 else "l") + f"*{count}")
             parts.append(frames)
             left -= count
@@ -239,8 +239,8 @@ class Player:
 
     def _go_on(self) -> None:
         self.settle()
-        held, chunk = self.keys, self.world.chunk
-        actions = np.repeat(_ids(held)[None], chunk, axis=0)
+        held, chunk_frames = self.keys, self.world.chunk_frames
+        actions = np.repeat(_ids(held)[None], chunk_frames, axis=0)
         if not held:
             actions[:TAP] = _ids(self.tapped)
         self.tapped = ""

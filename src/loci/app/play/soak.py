@@ -73,21 +73,21 @@ async def _play(
     session = await sessions.enter(None)
     assert isinstance(session, Session)
     world, keys, rows = session.world, random.Random(0), []
-    chunks = max(1, round(hours * 3600 * world.fps / world.chunk))
+    chunks = max(1, round(hours * 3600 * world.fps / world.chunk_frames))
     count = max(8, round(hours / ROW_HOURS))
     at = {round(chunks * (k + 1) / count) for k in range(count)}
     for done in range(1, chunks + 1):
         if done % 3 == 1:
             session.player.press(keys.choice(HELD), done, session.player.last)
         await sessions.run(_chunk, session.player)
-        await sessions.run(session.autosave, done * world.chunk / world.fps)
+        await sessions.run(session.autosave, done * world.chunk_frames / world.fps)
         if done % UNDO_EVERY == 0:
-            await sessions.run(session.player.peek, world.chunk)
+            await sessions.run(session.player.peek, world.chunk_frames)
             moment = max(0, session.player.timeline.moment - keys.randrange(3, 90))
             await sessions.run(session.player.go_to, moment)
             session.player.press("w", done, session.player.last)
         if done in at:
-            frames = done * world.chunk
+            frames = done * world.chunk_frames
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             row = (frames / world.fps / 3600, frames, resident() / 2**20, size / 2**20)
             rows.append(row)

@@ -45,7 +45,7 @@ class Timeline:
     """
 
     def __init__(self, folder: Path, world: World, state: WalkState, first: Frames) -> None:
-        self._open(folder, world, {0: state}, state.frames - 1, "w+b")
+        self._open(folder, world, {0: state}, state.frame_count - 1, "w+b")
         self._append(np.zeros((1, 2), np.int64), first)
 
     def _open(
@@ -162,7 +162,7 @@ class Timeline:
         self = object.__new__(cls)
         skipped = SavedWalk.read(folder / WALK).skipped
         self._open(folder, world, {}, skipped, "r+b")
-        while len(self._ends) <= state.frames - skipped:
+        while len(self._ends) <= state.frame_count - skipped:
             header = self._file.read(RECORD.size)
             if len(header) < RECORD.size:
                 raise LociError(f"{folder / FRAMES}: damaged, frames are missing")
@@ -212,10 +212,10 @@ class Timeline:
 def parting(one: Timeline, other: Timeline) -> int:
     """The first frame in which two branches of a walk may differ: that of the first chunk whose
     actions are not the same, or the end of the shorter one."""
-    chunk = one.world.chunk
+    chunk_frames = one.world.chunk_frames
     count = min(one.length, other.length)
-    for start in range(1, count, chunk):
-        stop = min(start + chunk, count)
+    for start in range(1, count, chunk_frames):
+        stop = min(start + chunk_frames, count)
         if (one.actions(start, stop) != other.actions(start, stop)).any():
             return start
     return count

@@ -22,7 +22,7 @@ class SavedWalk:
     Attributes:
         path: its file.
         frames: how many it has, the picture included.
-        video: where they were written to, if it was saved by `loci walk`.
+        video: the file they were written to, if it was saved by `loci walk`.
         walk_id: what that video's comment holds.
         skipped: how many of its frames came before those that `loci play` keeps beside it.
     """

@@ -61,7 +61,7 @@ def walk(options: Annotated[WalkOptions, tyro.conf.arg(name="")]) -> None:
                 for _ in generate_until_interrupted(world, state, request.actions):
                     pass
                 return
-            frames = state.frames + len(request.actions)
+            frames = state.frame_count + len(request.actions)
             writer = WalkWriter(request.outputs, world, state, frames)
             _write_outputs(request, world, state, writer)
 
@@ -127,7 +127,7 @@ def _tune_threads(request: WalkRequest, world: World, state: WalkState) -> None:
 
     one_step = world.at_speed(Preset("one step", walk_step_share=1e-6))
     first = int(request.actions.any(axis=1).argmax())  # standing still may cost nothing
-    actions = request.actions[first : first + world.chunk]
+    actions = request.actions[first : first + world.chunk_frames]
     tune_threads(lambda: one_step.step(state, actions), world.device, request.model)
 
 
@@ -175,9 +175,9 @@ def _write_outputs(
     """
     from loci.caching.stats import COLUMNS
 
-    first, wanted, began = state.frames, len(request.actions), time.monotonic()
+    first, wanted, began = state.frame_count, len(request.actions), time.monotonic()
     state = _write_video(request, world, state, writer)
-    done, seconds = state.frames - first, time.monotonic() - began
+    done, seconds = state.frame_count - first, time.monotonic() - began
     if not done:
         raise writer.errors[0]
     complete = done == wanted and not writer.errors
@@ -210,12 +210,15 @@ def _write_video(
         if request.pixels is not None:
             video.write(writer.first_frame(request.pixels))
         else:
-            writer.add_tiles_of_beginning(state.frames)
+            writer.add_tiles_of_beginning(state.frame_count)
         for frames, state_after in generate_until_interrupted(world, state, request.actions):
             video.write(frames)
-            writer.add_tiles(state.frames, frames)
+            writer.add_tiles(state.frame_count, frames)
             state = state_after
-            if save is not None and (state.chunks - first.chunks) % request.options.autosave == 0:
+            if (
+                save is not None
+                and (state.chunk_count - first.chunk_count) % request.options.autosave == 0
+            ):
                 with writer.attempt(save):
                     writer.save_walk(save, state)
                 if writer.errors:

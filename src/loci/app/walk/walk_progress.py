@@ -28,8 +28,8 @@ class WalkBar:
     """A bar over the frames of a walk, those of the current chunk counted by sampling steps.
 
     Args:
-        world: that is walked; its `progress` is taken while the bar is shown.
-        frames: to come.
+        world: the world that is walked; its `progress` is taken while the bar is shown.
+        frames: number of frames to come.
     """
 
     def __init__(self, world: World, frames: int) -> None:
@@ -53,9 +53,9 @@ class WalkBar:
     def show_step(self, stage: str, step: int, steps: int) -> None:
         """Before step `step` of a stage of the current chunk."""
         share = {"context": 0.0, "sampling": step / steps}.get(stage, 1.0)
-        chunk = min(self.world.chunk, self.frames - self._done)
+        chunk_frames = min(self.world.chunk_frames, self.frames - self._done)
         text = STAGES.get(stage, f"step {step + 1} of {steps}")
-        self._set(self._done + share * chunk, text)
+        self._set(self._done + share * chunk_frames, text)
 
     def add_chunk(self, frames: int) -> None:
         """After a chunk of so many new frames."""

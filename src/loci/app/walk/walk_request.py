@@ -94,7 +94,7 @@ class WalkOutputs:
         video: the whole walk, from its picture on.
         beginning: the frames that the video has already, or another video has.
         walk_id: kept in the video and in the saved walk, so that they find each other.
-        save: where the walk is saved, if it was asked for.
+        save: the file the walk is saved to, if it was asked for.
     """
 
     video: Path

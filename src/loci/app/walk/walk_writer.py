@@ -33,7 +33,7 @@ class WalkWriter:
     Args:
         outputs: the files to write.
         world: what is walked.
-        state: from where it is walked.
+        state: the walk before it.
         frames: number of frames at the end of the walk, its picture included.
 
     Attributes:

@@ -151,7 +151,7 @@ def _difference(world: World, history: WalkHistory, published: PublishedChunk) -
 
 
 def _actions(world: World, chunk: int) -> Int[np.ndarray, "n 2"]:
-    return _SCRIPT[(chunk * world.chunk + np.arange(world.chunk)) % len(_SCRIPT)]
+    return _SCRIPT[(chunk * world.chunk_frames + np.arange(world.chunk_frames)) % len(_SCRIPT)]
 
 
 def picture(world: World) -> UInt8[np.ndarray, "h w 3"]:
@@ -184,14 +184,14 @@ def measure(world: World, chunks: int) -> dict[str, Any]:
     differences = [cost.difference for cost in costs if cost.difference is not None]
     return {
         "chunks": chunks,
-        "frames_per_chunk": world.chunk,
+        "frames_per_chunk": world.chunk_frames,
         "device": str(world.device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "rows": [asdict(cost) for cost in costs],
         **ratios(costs),
         "max_difference": max(differences, default=None),
-        "frames_per_second": world.chunk / costs[-1].seconds,
+        "frames_per_second": world.chunk_frames / costs[-1].seconds,
         "notes": notes(world),
     }
 

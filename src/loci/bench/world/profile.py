@@ -58,7 +58,7 @@ def measure(
     differences = dict.fromkeys(worlds, 0.0)
     walked = world.at_speed("exact", stats := Stats())
     state = walked.start(picture(world), seed=0)
-    actions = np.array([(0, 3)] * world.chunk)
+    actions = np.array([(0, 3)] * world.chunk_frames)
     for chunk in range(FILL + WARM_UP + chunks):
         if chunk < FILL:
             state = walked.step(state, actions)[1]

@@ -169,4 +169,4 @@ def _noise(world: World, state: WalkState) -> Tensor:
     config = world.config
     shape = list(state.newest_latent.shape)
     shape[2] = config.chunk // world.temporal_factor + int(config.overlap)
-    return chunk_noise(state.seed, state.chunks, tuple(shape), world.device)
+    return chunk_noise(state.seed, state.chunk_count, tuple(shape), world.device)

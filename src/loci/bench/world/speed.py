@@ -229,7 +229,7 @@ def _revisits(
             method.add(walk)
             method.revisit.append(psnr(walk.frames[trial.hidden], trial.truth[trial.hidden]))
             method.to_exact.append(psnr(walk.frames, exact))
-            first = slice(0, world.chunk)
+            first = slice(0, world.chunk_frames)
             method.first_chunk.append(psnr(walk.frames[first], exact[first]))
 
 

@@ -22,7 +22,7 @@ class PublishedStepCacheConfig:
         mode: `released`, as its code does it, or `paper`.
         stride: after the warm-up one step in this many is evaluated.
         warmup: first steps that are always evaluated.
-        order: of the differences that are extrapolated.
+        order: order of the differences that are extrapolated.
         beta: weight of the extrapolation where layout is smoothed; the rest is the latest
             evaluated velocity. The released code computes this blend and discards it.
         layout: names of the tensors to smooth.

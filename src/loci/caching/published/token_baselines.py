@@ -71,7 +71,7 @@ class MergedTokens:
     state has one tensor `[tokens, channels]`.
 
     Args:
-        group_ids: of every token.
+        group_ids: the group of every token.
     """
 
     attends_to_cached = False
@@ -105,10 +105,10 @@ class Fast3DCacheConfig:
     Args:
         full_until: the share of the steps that are evaluated in full.
         scheduled_until: up to here the share of evaluated tokens falls as exp(slope * steps).
-        slope: of the logarithm of that share.
+        slope: slope of the logarithm of that share.
         late_share: the share of the tokens that is left out afterwards.
         correct_every: afterwards one step in this many is evaluated in full.
-        acceleration_weight: of the change in a token's score; its size gets the rest.
+        acceleration_weight: weight of the change in a token's score; its size gets the rest.
     """
 
     full_until: float = 0.2

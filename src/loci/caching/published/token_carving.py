@@ -44,9 +44,9 @@ def released_saliency(
     Args:
         velocity: the latest one of every token.
         before: the one at the previous selection; None at the first.
-        scores: of every token, from `loci.caching.spectral.token_scores`.
-        acceleration_weight: of the change of velocity; its size gets the rest.
-        spatial_weight: of the score; the velocity gets the rest.
+        scores: the score of every token, from `loci.caching.spectral.token_scores`.
+        acceleration_weight: weight of the change of velocity; its size gets the rest.
+        spatial_weight: weight of the score; the velocity gets the rest.
     """
     size = velocity.norm(dim=-1)
     change = torch.zeros_like(size) if before is None else (velocity - before).norm(dim=-1)

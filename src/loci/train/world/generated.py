@@ -59,11 +59,11 @@ def generate_latents(
         seed: seed of walks, starts and noise.
     """
     rng = np.random.default_rng(seed)
-    count, chunk = min(WALKS, walks.count), world.chunk
+    count, chunk_frames = min(WALKS, walks.count), world.chunk
     latents, walk, frame = [], [], []
     for number in range(rollouts):
         rows = torch.from_numpy(rng.choice(walks.count, size=count, replace=False))
-        start = chunk * int(rng.integers(1, walks.length // chunk - CHUNKS))
+        start = chunk_frames * int(rng.integers(1, walks.length // chunk_frames - CHUNKS))
         new = self_forcing_rollout(
             model, walks, world, rows, start, CHUNKS, seed + number, world.sampling
         )
