@@ -85,7 +85,7 @@ def walk_in_turn(
     states = dict.fromkeys(worlds, state)
     frames: dict[str, list] = {name: [] for name in worlds}
     seconds: dict[str, list[float]] = {name: [] for name in worlds}
-    size = next(iter(worlds.values())).chunk
+    size = next(iter(worlds.values())).chunk_frames
     for at in range(0, len(actions), size):
         end = at + size
         next_action = actions[end] if end < len(actions) else None
