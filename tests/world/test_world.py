@@ -305,6 +305,12 @@ def test_a_walk_saved_without_a_hash_is_read_unless_it_is_not_finite(tmp_path: P
         load_walk(path, world)
 
 
+def test_a_seed_stands_for_the_same_noise_for_ever() -> None:
+    """Walks are known by their seeds: the generator's is worked out by hand here."""
+    expected = torch.randn(2, generator=torch.Generator().manual_seed(6437609823154028466))
+    assert torch.equal(chunk_noise(3, 2, (2,), torch.device("cpu")), expected)
+
+
 def test_every_chunk_of_every_walk_has_noise_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[torch.Tensor] = []
 
