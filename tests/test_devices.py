@@ -9,10 +9,10 @@ import pytest
 import torch
 import trimesh
 
+from loci.acceleration.presets import Preset
+from loci.acceleration.published.token_baselines import random_drop
+from loci.acceleration.token_cache import TokenCacheConfig
 from loci.app.lift.lift_views import object_preview, scene_preview
-from loci.caching.presets import Preset
-from loci.caching.published.token_baselines import random_drop
-from loci.caching.token_cache import TokenCacheConfig
 from loci.geometry.io import write_glb, write_obj
 from loci.geometry.mesh.bake import BakeConfig, bake_texture
 from loci.geometry.mesh.hidden_faces import HiddenFacesConfig, remove_hidden_faces

@@ -13,7 +13,7 @@ GROUPS = [
     ["errors"],
     ["io"],
     ["nn", "flow", "actions"],
-    ["caching"],
+    ["acceleration"],
     ["memory", "geometry", "codecs"],
     ["world", "objects"],
     ["envs", "gym", "labels"],
@@ -24,7 +24,7 @@ GROUPS = [
     ["cli"],
 ]
 # What runs on the device of a model, and the files in it that only meet tensors on the CPU.
-MODEL_ROOMS = ("nn", "flow", "caching", "memory", "geometry", "codecs", "world", "objects")
+MODEL_ROOMS = ("nn", "flow", "acceleration", "memory", "geometry", "codecs", "world", "objects")
 ON_CPU = {
     "memory/hierarchical.py": "poses",
     "memory/panorama_merge.py": "poses, brought there by its caller",

@@ -1,7 +1,7 @@
 """Mutation testing: changes one expression at a time and reports which changes no test notices.
 
-    python tools/mutate.py src/loci/flow.py src/loci/caching --tests tests/test_flow.py \
-        tests/caching --count 40 --seed 0 --json mutants.json
+    python tools/mutate.py src/loci/flow.py src/loci/acceleration --tests tests/test_flow.py \
+        tests/acceleration --count 40 --seed 0 --json mutants.json
 
 A copy of the package in a temporary folder is changed, never the package. A first run without a
 mutation notes which test file calls which function. For each mutant a forked process imports the

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loci.acceleration.calibration import CALIBRATION_NAME, ModelCalibration
+from loci.acceleration.error_budget import ErrorScale
+from loci.acceleration.presets import exact
+from loci.acceleration.stats import Stats
 from loci.bench import calibrate_walks as world_calibrate
 from loci.bench.calibrate import calibrate
 from loci.bench.calibrate_lifts import TOLERANCES, ToleranceSampler, fit_calibration
 from loci.bench.calibrate_walks import read_walks, walk_errors
 from loci.bench.tolerances import ToleranceError
-from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
-from loci.caching.error_budget import ErrorScale
-from loci.caching.presets import exact
-from loci.caching.stats import Stats
 from loci.data.recordings import shard_path, write_meta, write_shard
 from loci.errors import LociError
 from loci.objects.lifter import Lifter

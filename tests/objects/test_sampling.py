@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from loci.caching.calibration import ModelCalibration
-from loci.caching.error_budget import ErrorScale
-from loci.caching.presets import (
+from loci.acceleration.calibration import ModelCalibration
+from loci.acceleration.error_budget import ErrorScale
+from loci.acceleration.presets import (
     PRESETS,
     UNCALIBRATED,
     Preset,
@@ -19,17 +19,17 @@ from loci.caching.presets import (
     faster,
     get_preset,
 )
-from loci.caching.published.decoding import PaperDecoding, ReleasedDecoding
-from loci.caching.published.published_presets import paper, released
-from loci.caching.published.token_baselines import (
+from loci.acceleration.published.decoding import PaperDecoding, ReleasedDecoding
+from loci.acceleration.published.published_presets import paper, released
+from loci.acceleration.published.token_baselines import (
     Fast3DCache,
     MergedTokens,
     RandomTokens,
     random_drop,
 )
-from loci.caching.spectral import DecodingConfig, SpectralThresholds
-from loci.caching.stats import Stats
-from loci.caching.token_cache import TokenCache, TokenCacheConfig
+from loci.acceleration.spectral import DecodingConfig, SpectralThresholds
+from loci.acceleration.stats import Stats
+from loci.acceleration.token_cache import TokenCache, TokenCacheConfig
 from loci.errors import LociError
 from loci.flow import EvaluateAll
 from loci.geometry.gaussians.gaussians import Gaussians

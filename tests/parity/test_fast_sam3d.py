@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from loci.caching.published.decoding import ReleasedDecoding
-from loci.caching.published.step_caches import PublishedStepCacheConfig
-from loci.caching.published.token_carving import (
+from loci.acceleration.published.decoding import ReleasedDecoding
+from loci.acceleration.published.step_caches import PublishedStepCacheConfig
+from loci.acceleration.published.token_carving import (
     CarvingConfig,
     ReleasedCarving,
     ReleasedSelection,
     released_saliency,
 )
-from loci.caching.spectral import gray, token_scores, windowed_gray
-from loci.caching.stats import CountingPolicy, StageStats
+from loci.acceleration.spectral import gray, token_scores, windowed_gray
+from loci.acceleration.stats import CountingPolicy, StageStats
 from loci.flow import State, StepPolicy, TokenIndices, rescaled_times, sample
 from loci.nn.sparse.tensor import Voxels
 from loci.objects.models.slat_flow import SlatStatistics

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
-from loci.caching.error_budget import ErrorScale
+from loci.acceleration.calibration import CALIBRATION_NAME, ModelCalibration
+from loci.acceleration.error_budget import ErrorScale
 from loci.data.objects.dataset import ObjectSet
 from loci.errors import LociError
 from loci.io.config_files import save_config

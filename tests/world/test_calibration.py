@@ -3,10 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-from loci.caching.calibration import ModelCalibration
-from loci.caching.error_budget import ErrorScale
-from loci.caching.presets import UNCALIBRATED, Preset, exact
-from loci.caching.step_cache import StepCacheConfig
+from loci.acceleration.calibration import ModelCalibration
+from loci.acceleration.error_budget import ErrorScale
+from loci.acceleration.presets import UNCALIBRATED, Preset, exact
+from loci.acceleration.step_cache import StepCacheConfig
 from loci.world.world import World
 from tests.world.models import small_world
 from tests.world.test_world import walked

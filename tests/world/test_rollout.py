@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from loci.caching.presets import Preset
-from loci.caching.stats import Stats
-from loci.caching.step_cache import StepCacheConfig
-from loci.caching.token_cache import TokenCacheConfig
+from loci.acceleration.presets import Preset
+from loci.acceleration.stats import Stats
+from loci.acceleration.step_cache import StepCacheConfig
+from loci.acceleration.token_cache import TokenCacheConfig
 from loci.errors import LociError
 from loci.flow import EvaluateAll, sample
 from loci.world import sampling

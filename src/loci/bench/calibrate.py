@@ -16,7 +16,7 @@ from loci.io.files import check_writable
 from loci.io.models import SHIPPED
 
 if TYPE_CHECKING:
-    from loci.caching.calibration import ModelCalibration
+    from loci.acceleration.calibration import ModelCalibration
 
 
 Calibrated = tuple["ModelCalibration", dict[str, dict[str, Any]]]
@@ -61,7 +61,7 @@ def calibrate(
 
     from tqdm import tqdm
 
-    from loci.caching.calibration import CALIBRATION_NAME
+    from loci.acceleration.calibration import CALIBRATION_NAME
 
     check_writable(folder / CALIBRATION_NAME)
     run = calibrate_lifter if is_lifter else calibrate_world
@@ -90,6 +90,7 @@ def calibrate_lifter(
     progress: Callable[[], None],
 ) -> Calibrated:
     """Calibrate both flows and decoding; arguments as for `calibrate`."""
+    from loci.acceleration.calibration import ModelCalibration
     from loci.bench.calibrate_lifts import (
         STAGES,
         ToleranceSampler,
@@ -97,7 +98,6 @@ def calibrate_lifter(
         run_tolerances,
     )
     from loci.bench.objects.cases import HeldOutObjects
-    from loci.caching.calibration import ModelCalibration
     from loci.objects.lifter import Lifter
 
     lifter = Lifter.from_pretrained(folder, device, keep=True)
@@ -124,8 +124,8 @@ def calibrate_world(
     progress: Callable[[], None],
 ) -> Calibrated:
     """Calibrate the chunks of a walk; arguments as for `calibrate`."""
+    from loci.acceleration.calibration import ModelCalibration
     from loci.bench.calibrate_walks import read_walks, walk_errors
-    from loci.caching.calibration import ModelCalibration
     from loci.world.world import World
 
     world = World.from_pretrained(folder, device)

@@ -10,15 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from loci.acceleration.calibration import ModelCalibration
+from loci.acceleration.error_budget import ErrorScale, relative_error
+from loci.acceleration.presets import LAYOUT_LATENTS, Preset
+from loci.acceleration.spectral import DecodingConfig, fit_thresholds
+from loci.acceleration.step_cache import StepCacheConfig
+from loci.acceleration.token_cache import TokenCacheConfig
 from loci.bench.objects.cases import Case
 from loci.bench.objects.speed_runs import lift_case
 from loci.bench.tolerances import ToleranceError, fit_scale
-from loci.caching.calibration import ModelCalibration
-from loci.caching.error_budget import ErrorScale, relative_error
-from loci.caching.presets import LAYOUT_LATENTS, Preset
-from loci.caching.spectral import DecodingConfig, fit_thresholds
-from loci.caching.step_cache import StepCacheConfig
-from loci.caching.token_cache import TokenCacheConfig
 from loci.errors import LociError
 from loci.flow import OnStep, State, StepPolicy
 from loci.objects.lifter import Lifter

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from loci.acceleration.calibration import ModelCalibration
+from loci.acceleration.error_budget import ErrorScale, relative_error
+from loci.acceleration.presets import Preset
+from loci.acceleration.step_cache import StepCacheConfig
 from loci.bench.tolerances import ToleranceError
-from loci.caching.calibration import ModelCalibration
-from loci.caching.error_budget import ErrorScale, relative_error
-from loci.caching.presets import Preset
-from loci.caching.step_cache import StepCacheConfig
 from loci.data.recordings import load_recordings
 from loci.world.world import World
 

@@ -10,7 +10,7 @@ import numpy as np
 from loci.bench.report import table
 
 if TYPE_CHECKING:
-    from loci.caching.error_budget import ErrorScale
+    from loci.acceleration.error_budget import ErrorScale
 
 
 class ToleranceError(NamedTuple):
@@ -23,7 +23,7 @@ class ToleranceError(NamedTuple):
 def fit_scale(errors: Sequence[ToleranceError]) -> ErrorScale | None:
     """The scale between predicted and true errors; None where there is too little to fit: no
     errors, or all with one tolerance."""
-    from loci.caching.error_budget import fit_error_scale
+    from loci.acceleration.error_budget import fit_error_scale
 
     try:
         return fit_error_scale([e.tolerance for e in errors], [e.error for e in errors])

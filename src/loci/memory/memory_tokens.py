@@ -75,8 +75,8 @@ def split_spans(tokens: MemoryTokens) -> dict[Span, MemoryTokens]:
 class MemoryTokenBuilder:
     """Computes memory tokens, by span: the working table of one `append` or `tokens` of a memory.
 
-    It is made anew for every such call and holds no state of a walk. (`caching/token_cache.py` is
-    something else: which tokens of the noisy latents a sampling step evaluates.)
+    It is made anew for every such call and holds no state of a walk. (`TokenCache` of
+    `loci.acceleration` is something else: which noisy tokens a sampling step evaluates.)
 
     Args:
         compressor: what computes the tokens.

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
-from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
-from loci.caching.presets import Preset
-from loci.caching.stats import Stats
+from loci.acceleration.calibration import CALIBRATION_NAME, ModelCalibration
+from loci.acceleration.presets import Preset
+from loci.acceleration.stats import Stats
 from loci.errors import LociError, check_seed
 from loci.io.config_files import load_config, save_config
 from loci.io.files import replacing_folder

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loci.caching.calibration import ModelCalibration
-from loci.caching.error_budget import Interval, is_guided
-from loci.caching.presets import UNCALIBRATED, Preset, as_preset
-from loci.caching.stats import StageStats, Stats
+from loci.acceleration.calibration import ModelCalibration
+from loci.acceleration.error_budget import Interval, is_guided
+from loci.acceleration.presets import UNCALIBRATED, Preset, as_preset
+from loci.acceleration.stats import StageStats, Stats
 from loci.flow import (
     TIMESTEPS,
     OnStep,

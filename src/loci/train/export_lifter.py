@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from loci.caching.calibration import CALIBRATION_NAME
+from loci.acceleration.calibration import CALIBRATION_NAME
 from loci.data.objects.dataset import ObjectRecord, ObjectSet, training_folders
 from loci.data.objects.splits import credits_text
 from loci.errors import LociError

@@ -12,10 +12,10 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from loci.acceleration.calibration import ModelCalibration
+from loci.acceleration.presets import UNCALIBRATED, Preset, as_preset
+from loci.acceleration.stats import Stats
 from loci.actions import to_ids
-from loci.caching.calibration import ModelCalibration
-from loci.caching.presets import UNCALIBRATED, Preset, as_preset
-from loci.caching.stats import Stats
 from loci.codecs.base import CodecState
 from loci.errors import LociError, check_seed
 from loci.memory.hierarchical import HierarchicalMemory, MemoryState

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loci.caching.presets import Preset
-from loci.caching.stats import Stats
+from loci.acceleration.presets import Preset
+from loci.acceleration.stats import Stats
 from loci.flow import (
     OnStep,
     State,

@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor
 
+from loci.acceleration.calibration import CALIBRATION_NAME, ModelCalibration
 from loci.actions import check_known, to_ids
-from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
 from loci.codecs import codec_class
 from loci.codecs.base import Codec
 from loci.errors import LociError, check_seed

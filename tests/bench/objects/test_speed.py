@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from loci.acceleration.calibration import ModelCalibration
+from loci.acceleration.error_budget import ErrorScale
 from loci.bench.calibrate_lifts import STAGES as CALIBRATED
 from loci.bench.calibrate_lifts import TOLERANCES, ToleranceSampler, run_tolerances
 from loci.bench.objects import metrics
@@ -21,8 +23,6 @@ from loci.bench.objects.speed_plot import draw, labelled, pareto_frontier
 from loci.bench.objects.speed_runs import difference_to_exact, run_all
 from loci.bench.report import write_json
 from loci.bench.tolerances import ToleranceError, fit_scale, tolerance_report
-from loci.caching.calibration import ModelCalibration
-from loci.caching.error_budget import ErrorScale
 from loci.errors import LociError
 from loci.objects import sampling
 from loci.objects.lifter import Lifter

@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from loci.acceleration.presets import Preset, exact
+from loci.acceleration.token_cache import TokenCacheConfig
 from loci.bench.report import DriftPlan, MemoryPlan, write_json
 from loci.bench.world.speed import (
     COLUMNS,
@@ -20,8 +22,6 @@ from loci.bench.world.speed import (
 )
 from loci.bench.world.trials import rollout
 from loci.bench.world.variants import WalkMethod, walk_methods
-from loci.caching.presets import Preset, exact
-from loci.caching.token_cache import TokenCacheConfig
 from loci.world.world import World
 from tests.world.models import small_world
 

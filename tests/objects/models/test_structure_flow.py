@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from loci.caching.presets import LAYOUT_LATENTS
+from loci.acceleration.presets import LAYOUT_LATENTS
 from loci.flow import State
 from loci.nn.attention import CrossAttention
 from loci.nn.embeddings import cube_embedding, sincos_embedding

@@ -29,8 +29,8 @@ from loci.io.files import replacing_folder
 if TYPE_CHECKING:
     import torch
 
-    from loci.caching.presets import Preset
-    from loci.caching.stats import Stats
+    from loci.acceleration.presets import Preset
+    from loci.acceleration.stats import Stats
     from loci.nn.placement import WeightPlacement
     from loci.objects.asset import Asset
     from loci.objects.lifter import Lifter
@@ -68,8 +68,8 @@ def lift_one(request: CheckedLift, lifter: Lifter | None = None) -> None:
         print(note)
     wait_passively()
 
-    from loci.caching.presets import get_preset
-    from loci.caching.stats import COLUMNS, Stats
+    from loci.acceleration.presets import get_preset
+    from loci.acceleration.stats import COLUMNS, Stats
     from loci.objects.costs import cost_table
 
     lifter = lifter or load_lifter(request)
@@ -152,8 +152,8 @@ def _run_lift(request: CheckedLift, lifter: Lifter, preset: Preset, stats: Stats
 
 def _compare_to_exact(request: CheckedLift, lifter: Lifter, scene: Scene) -> list[str]:
     """For every object a line on how it differs from that of an exact run."""
-    from loci.caching.presets import get_preset
-    from loci.caching.stats import Stats
+    from loci.acceleration.presets import get_preset
+    from loci.acceleration.stats import Stats
 
     exact = _run_lift(request, lifter, get_preset("exact"), Stats())
     pairs = zip(request.names, scene.objects, exact.objects, strict=True)

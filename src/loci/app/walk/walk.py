@@ -68,8 +68,8 @@ def walk(options: Annotated[WalkOptions, tyro.conf.arg(name="")]) -> None:
 
 def load_world(request: WalkRequest) -> tuple[World, WalkState]:
     """The model, and the walk where it begins or is continued."""
+    from loci.acceleration.presets import get_preset
     from loci.app.walk.walk_progress import printing_stages
-    from loci.caching.presets import get_preset
     from loci.world.walk_file import load_walk
     from loci.world.world import World
 
@@ -123,7 +123,7 @@ def _frame_size(request: WalkRequest) -> tuple[int, int]:
 
 def _tune_threads(request: WalkRequest, world: World, state: WalkState) -> None:
     """Sets the number of threads by the time of a chunk with a single sampling step."""
-    from loci.caching.presets import Preset
+    from loci.acceleration.presets import Preset
 
     one_step = world.at_speed(Preset("one step", walk_step_share=1e-6))
     first = int(request.actions.any(axis=1).argmax())  # standing still may cost nothing
@@ -173,7 +173,7 @@ def _write_outputs(
 
     Each file is written even if another cannot be, after which the first error is raised.
     """
-    from loci.caching.stats import COLUMNS
+    from loci.acceleration.stats import COLUMNS
 
     first, wanted, began = state.frame_count, len(request.actions), time.monotonic()
     state = _write_video(request, world, state, writer)

@@ -9,21 +9,21 @@ from typing import NamedTuple
 
 import torch
 
-from loci.caching.forecast import Taylor
-from loci.caching.presets import LAYOUT_LATENTS, Preset, exact, fast, faster
-from loci.caching.published.decoding import ReleasedDecoding
-from loci.caching.published.forecasts import DynamicModes, Hermite
-from loci.caching.published.published_presets import paper, released
-from loci.caching.published.step_caches import EasyCache, TaylorSeer
-from loci.caching.published.token_baselines import (
+from loci.acceleration.forecast import Taylor
+from loci.acceleration.presets import LAYOUT_LATENTS, Preset, exact, fast, faster
+from loci.acceleration.published.decoding import ReleasedDecoding
+from loci.acceleration.published.forecasts import DynamicModes, Hermite
+from loci.acceleration.published.published_presets import paper, released
+from loci.acceleration.published.step_caches import EasyCache, TaylorSeer
+from loci.acceleration.published.token_baselines import (
     Fast3DCache,
     MergedTokens,
     RandomTokens,
     random_drop,
 )
-from loci.caching.spectral import DecodingConfig
-from loci.caching.step_cache import StepCacheConfig
-from loci.caching.token_cache import TokenCacheConfig
+from loci.acceleration.spectral import DecodingConfig
+from loci.acceleration.step_cache import StepCacheConfig
+from loci.acceleration.token_cache import TokenCacheConfig
 from loci.errors import LociError
 from loci.flow import shortened
 from loci.objects.config import LifterConfig

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
+from loci.acceleration.stats import StageStats, Stats
 from loci.bench.objects.cases import Case
 from loci.bench.objects.methods import EXACT, Method
 from loci.bench.objects.metrics import Prediction, Scores, score
-from loci.caching.stats import StageStats, Stats
 from loci.errors import LociError
 from loci.flow import OnStep, State
 from loci.geometry.gaussians.gaussians import Gaussians

@@ -50,8 +50,8 @@ def measure(
     import numpy as np
     import torch
 
+    from loci.acceleration.stats import Stats
     from loci.bench.world.horizon import picture
-    from loci.caching.stats import Stats
 
     worlds = {name: variant(world) for name, variant in (variants or VARIANTS).items()}
     seconds: dict[str, list[float]] = {name: [] for name in worlds}

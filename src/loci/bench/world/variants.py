@@ -6,9 +6,9 @@ import copy
 from dataclasses import replace
 from typing import NamedTuple
 
-from loci.caching.presets import Preset, exact, fast, faster
-from loci.caching.step_cache import StepCacheConfig
-from loci.caching.token_cache import TokenCacheConfig
+from loci.acceleration.presets import Preset, exact, fast, faster
+from loci.acceleration.step_cache import StepCacheConfig
+from loci.acceleration.token_cache import TokenCacheConfig
 from loci.memory.base import Memory
 from loci.memory.baselines import NoMemory, RawMemory, SampledMemory, WrongMemory
 from loci.memory.hierarchical import HierarchicalMemory, MemoryConfig

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from loci.caching.spectral import MARGIN
+from loci.acceleration.spectral import MARGIN
 from loci.errors import LociError
 from loci.geometry.camera import CENTER
 from loci.io.files import shown
@@ -206,8 +206,8 @@ def rgba_crop(
 ) -> UInt8[Tensor, "k l 4"]:
     """The picture around an object, with the mask as its alpha channel.
 
-    The border is as wide as the window of the spectral ratio (`loci.caching.spectral`), so that
-    the ratio of the crop is that of the whole picture.
+    The border is as wide as the window of the spectral ratio (`loci.acceleration.spectral`), so
+    that the ratio of the crop is that of the whole picture.
     """
     window = tuple(
         slice(max(0, int(indices.min()) - MARGIN), int(indices.max()) + 1 + 2 * MARGIN)

@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from loci.caching.aggregation import Aggregation, shrunk
-from loci.caching.presets import Preset
-from loci.caching.spectral import DecodingConfig, token_scores
+from loci.acceleration.aggregation import Aggregation, shrunk
+from loci.acceleration.presets import Preset
+from loci.acceleration.spectral import DecodingConfig, token_scores
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.voxels import voxel_centers

@@ -3,15 +3,15 @@ import time
 import pytest
 import torch
 
-from loci.caching.presets import LAYOUT_LATENTS, PRESETS, Preset, as_preset, get_preset
-from loci.caching.published.step_caches import PublishedStepCacheConfig
-from loci.caching.published.token_carving import CarvingConfig, ReleasedCarving
-from loci.caching.stats import Stats
-from loci.caching.step_cache import StepCacheConfig, StridedStepCacheConfig
-from loci.caching.token_cache import TokenCacheConfig
+from loci.acceleration.presets import LAYOUT_LATENTS, PRESETS, Preset, as_preset, get_preset
+from loci.acceleration.published.step_caches import PublishedStepCacheConfig
+from loci.acceleration.published.token_carving import CarvingConfig, ReleasedCarving
+from loci.acceleration.stats import Stats
+from loci.acceleration.step_cache import StepCacheConfig, StridedStepCacheConfig
+from loci.acceleration.token_cache import TokenCacheConfig
 from loci.errors import LociError
 from loci.flow import State, TokenIndices, interval_guidance, sample
-from tests.caching.toy import INTERVAL, error, run, same, times, tokens
+from tests.acceleration.toy import INTERVAL, error, run, same, times, tokens
 
 SCORES, BLOCKS = torch.linspace(0, 1, 40), torch.arange(40) // 4
 

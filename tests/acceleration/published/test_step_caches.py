@@ -1,15 +1,15 @@
 import pytest
 import torch
 
-from loci.caching.published.step_caches import EasyCache, TaylorSeer
-from loci.caching.published.token_baselines import (
+from loci.acceleration.published.step_caches import EasyCache, TaylorSeer
+from loci.acceleration.published.token_baselines import (
     Fast3DCache,
     Fast3DCacheConfig,
     MergedTokens,
     RandomTokens,
     random_drop,
 )
-from tests.caching.toy import INTERVAL, Toy, error, run, same, times, tokens
+from tests.acceleration.toy import INTERVAL, Toy, error, run, same, times, tokens
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from loci.caching.calibration import CALIBRATION_NAME, ModelCalibration
-from loci.caching.error_budget import ErrorScale
-from loci.caching.presets import Preset, exact, fast, faster, get_preset
-from loci.caching.published.published_presets import paper, released
-from loci.caching.spectral import DecodingConfig, SpectralThresholds
-from loci.caching.stats import Stats
-from loci.caching.step_cache import StepCacheConfig
-from loci.caching.token_cache import TokenCacheConfig
+from loci.acceleration.calibration import CALIBRATION_NAME, ModelCalibration
+from loci.acceleration.error_budget import ErrorScale
+from loci.acceleration.presets import Preset, exact, fast, faster, get_preset
+from loci.acceleration.published.published_presets import paper, released
+from loci.acceleration.spectral import DecodingConfig, SpectralThresholds
+from loci.acceleration.stats import Stats
+from loci.acceleration.step_cache import StepCacheConfig
+from loci.acceleration.token_cache import TokenCacheConfig
 from loci.errors import LociError
-from tests.caching.test_stats import BLOCKS, SCORES
-from tests.caching.toy import INTERVAL, run, same, tokens
+from tests.acceleration.test_stats import BLOCKS, SCORES
+from tests.acceleration.toy import INTERVAL, run, same, tokens
 
 STRICT = ErrorScale(factor=8.0)
 MILD = Preset("mild", StepCacheConfig(tolerance=0.03), TokenCacheConfig(tolerance=0.03))

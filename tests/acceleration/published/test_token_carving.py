@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from loci.caching.published.token_carving import (
+from loci.acceleration.published.token_carving import (
     CarvingConfig,
     PaperCarving,
     ReleasedCarving,
@@ -11,7 +11,7 @@ from loci.caching.published.token_carving import (
     paper_saliency,
 )
 from loci.flow import sample
-from tests.caching.toy import Toy, error, run, times, tokens
+from tests.acceleration.toy import Toy, error, run, times, tokens
 
 SCORES = torch.linspace(0, 1, 40)
 

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from loci.caching.error_budget import is_guided, level
-from loci.caching.published.forecasts import DynamicModes, Hermite
-from loci.caching.published.step_caches import PublishedStepCacheConfig
-from loci.caching.step_cache import StepCacheConfig, StridedStepCacheConfig
+from loci.acceleration.error_budget import is_guided, level
+from loci.acceleration.published.forecasts import DynamicModes, Hermite
+from loci.acceleration.published.step_caches import PublishedStepCacheConfig
+from loci.acceleration.step_cache import StepCacheConfig, StridedStepCacheConfig
 from loci.flow import State, StepPolicy, euler_timesteps
-from tests.caching.toy import INTERVAL, Toy, error, noise, run, same, times
+from tests.acceleration.toy import INTERVAL, Toy, error, noise, run, same, times
 
 LAYOUT = ("scale",)
 

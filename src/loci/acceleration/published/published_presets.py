@@ -1,9 +1,9 @@
 """Fast-SAM3D as presets: `released` and `paper`."""
 
-from loci.caching.presets import LAYOUT_LATENTS, Preset
-from loci.caching.published.decoding import PaperDecoding, ReleasedDecoding
-from loci.caching.published.step_caches import PublishedStepCacheConfig
-from loci.caching.published.token_carving import CarvingConfig
+from loci.acceleration.presets import LAYOUT_LATENTS, Preset
+from loci.acceleration.published.decoding import PaperDecoding, ReleasedDecoding
+from loci.acceleration.published.step_caches import PublishedStepCacheConfig
+from loci.acceleration.published.token_carving import CarvingConfig
 
 
 def released() -> Preset:

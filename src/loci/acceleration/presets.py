@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from loci.caching.calibration import ModelCalibration
-from loci.caching.error_budget import Interval
-from loci.caching.spectral import DecodingConfig
-from loci.caching.step_cache import StepCacheConfig, StridedStepCacheConfig
-from loci.caching.token_cache import TokenCacheConfig
+from loci.acceleration.calibration import ModelCalibration
+from loci.acceleration.error_budget import Interval
+from loci.acceleration.spectral import DecodingConfig
+from loci.acceleration.step_cache import StepCacheConfig, StridedStepCacheConfig
+from loci.acceleration.token_cache import TokenCacheConfig
 from loci.errors import LociError, check_tolerance
 from loci.flow import EvaluateAll, StepPolicy
 
@@ -26,11 +26,11 @@ LAYOUT_LATENTS = ("6drotation_normalized", "scale", "translation", "translation_
 """The tensors of SAM 3D Objects' first stage that say where an object stands."""
 
 PRESETS = {
-    "exact": "loci.caching.presets:exact",
-    "fast": "loci.caching.presets:fast",
-    "faster": "loci.caching.presets:faster",
-    "released": "loci.caching.published.published_presets:released",
-    "paper": "loci.caching.published.published_presets:paper",
+    "exact": "loci.acceleration.presets:exact",
+    "fast": "loci.acceleration.presets:fast",
+    "faster": "loci.acceleration.presets:faster",
+    "released": "loci.acceleration.published.published_presets:released",
+    "paper": "loci.acceleration.published.published_presets:paper",
 }
 """Where each preset is made. A module is imported when one of its presets is asked for."""
 
@@ -93,7 +93,7 @@ class Preset:
 
         Args:
             interval: the timesteps between which it is guided.
-            scores: the score of every voxel, from `loci.caching.spectral.token_scores`.
+            scores: the score of every voxel, from `loci.acceleration.spectral.token_scores`.
             group_ids: the group of every voxel; the network merges voxels with equal ids.
         """
         return _policy(self.slat, interval, scores, group_ids)

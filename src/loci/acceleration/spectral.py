@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from loci.caching.aggregation import Aggregation, aggregate
-from loci.caching.area_resize import area_resized
+from loci.acceleration.aggregation import Aggregation, aggregate
+from loci.acceleration.area_resize import area_resized
 
 IMAGE_SIZE = 256
 IMAGE_RADIUS = 38
@@ -44,7 +44,7 @@ class SpectralThresholds:
 class DecodingConfig:
     """How the decoding factor of an object is chosen, and how its voxels are merged.
 
-    `loci.caching.published.decoding` has those of the released code and of the paper.
+    `loci.acceleration.published.decoding` has those of the released code and of the paper.
 
     Args:
         high: see `SpectralThresholds`. None with `low` takes the model's own (`ModelCalibration`);

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from loci.caching.error_budget import ErrorScale
-from loci.caching.spectral import SpectralThresholds
+from loci.acceleration.error_budget import ErrorScale
+from loci.acceleration.spectral import SpectralThresholds
 from loci.io.config_files import load_config, save_config
 
 CALIBRATION_NAME = "calibration.json"

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loci.caching.area_resize import _overlaps, area_resized
+from loci.acceleration.area_resize import _overlaps, area_resized
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([8, 16]))

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from loci.caching.error_budget import Interval, is_last
+from loci.acceleration.error_budget import Interval, is_last
 from loci.flow import State, TokenIndices
 
 MAX_STREAK = 4
@@ -44,7 +44,7 @@ def released_saliency(
     Args:
         velocity: the latest one of every token.
         before: the one at the previous selection; None at the first.
-        scores: the score of every token, from `loci.caching.spectral.token_scores`.
+        scores: the score of every token, from `loci.acceleration.spectral.token_scores`.
         acceleration_weight: weight of the change of velocity; its size gets the rest.
         spatial_weight: weight of the score; the velocity gets the rest.
     """

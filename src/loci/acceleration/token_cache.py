@@ -11,7 +11,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from loci.caching.error_budget import ErrorBudget, ErrorScale, Interval, is_guided, is_last, level
+from loci.acceleration.error_budget import (
+    ErrorBudget,
+    ErrorScale,
+    Interval,
+    is_guided,
+    is_last,
+    level,
+)
 from loci.flow import State, TokenIndices
 
 

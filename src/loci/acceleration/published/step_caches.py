@@ -6,8 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from loci.caching.error_budget import is_last
-from loci.caching.forecast import Anchored, Taylor, VelocityHistory
+from loci.acceleration.error_budget import is_last
+from loci.acceleration.forecast import Anchored, Taylor, VelocityHistory
 from loci.flow import State
 
 FIXED_END = 24

@@ -2,7 +2,7 @@
 
 import torch
 
-from loci.caching.published.token_baselines import Fast3DCache
+from loci.acceleration.published.token_baselines import Fast3DCache
 
 
 def test_a_full_step_ends_every_streak() -> None:

@@ -3,9 +3,14 @@ import math
 import pytest
 import torch
 
-from loci.caching.token_cache import TokenCache, TokenCacheConfig, TokenForecasts, cheapest_tokens
+from loci.acceleration.token_cache import (
+    TokenCache,
+    TokenCacheConfig,
+    TokenForecasts,
+    cheapest_tokens,
+)
 from loci.flow import State
-from tests.caching.toy import INTERVAL, Toy, error, run, same, times, tokens
+from tests.acceleration.toy import INTERVAL, Toy, error, run, same, times, tokens
 
 
 class Uneven(Toy):

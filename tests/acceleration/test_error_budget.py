@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from loci.caching.error_budget import (
+from loci.acceleration.error_budget import (
     ErrorBudget,
     ErrorGrowth,
     ErrorScale,
@@ -11,7 +11,7 @@ from loci.caching.error_budget import (
     relative_error,
     remainder,
 )
-from tests.caching.toy import times
+from tests.acceleration.toy import times
 
 
 def test_the_available_budget_grows_with_the_run_and_shrinks_with_spending() -> None:

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from loci.caching.error_budget import is_last
-from loci.caching.published.token_carving import MAX_STREAK, normalized
+from loci.acceleration.error_budget import is_last
+from loci.acceleration.published.token_carving import MAX_STREAK, normalized
 from loci.flow import State, TokenIndices
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loci.caching.forecast import Sample, Taylor, differences
+from loci.acceleration.forecast import Sample, Taylor, differences
 
 
 @dataclass(frozen=True)

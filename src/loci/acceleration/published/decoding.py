@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from loci.caching.aggregation import Aggregation, check_factor, merged, shrunk
-from loci.caching.spectral import (
+from loci.acceleration.aggregation import Aggregation, check_factor, merged, shrunk
+from loci.acceleration.spectral import (
     IMAGE_SIZE,
     RESOLUTION,
     DecodingConfig,

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from loci.caching.error_budget import Interval, is_guided
+from loci.acceleration.error_budget import Interval, is_guided
 from loci.flow import EvaluateAll, State, StepPolicy, TokenIndices, TokenPolicy, renews_guidance
 
 Row = list[str]

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from loci.caching.error_budget import (
+from loci.acceleration.error_budget import (
     ErrorBudget,
     ErrorGrowth,
     ErrorScale,
@@ -16,7 +16,7 @@ from loci.caching.error_budget import (
     level,
     relative_error,
 )
-from loci.caching.forecast import Anchored, Forecast, Taylor, VelocityHistory
+from loci.acceleration.forecast import Anchored, Forecast, Taylor, VelocityHistory
 from loci.flow import State
 
 

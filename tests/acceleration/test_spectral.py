@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from loci.caching.aggregation import shrunk
-from loci.caching.published.decoding import PaperDecoding, ReleasedDecoding
-from loci.caching.spectral import (
+from loci.acceleration.aggregation import shrunk
+from loci.acceleration.published.decoding import PaperDecoding, ReleasedDecoding
+from loci.acceleration.spectral import (
     DecodingConfig,
     SpectralThresholds,
     fit_thresholds,

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loci.caching.forecast import (
+from loci.acceleration.forecast import (
     Anchored,
     Forecast,
     Sample,
@@ -13,7 +13,7 @@ from loci.caching.forecast import (
     VelocityHistory,
     differences,
 )
-from loci.caching.published.forecasts import DynamicModes, Hermite, hermite_powers
+from loci.acceleration.published.forecasts import DynamicModes, Hermite, hermite_powers
 
 ALL: list[Forecast] = [
     Taylor(0),
