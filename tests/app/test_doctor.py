@@ -8,7 +8,7 @@ import torch
 from loci.app.doctor import check_model, doctor
 from loci.data.random_checkpoint import write_random_checkpoint
 from loci.errors import LociError
-from loci.objects.sam3d import Sam3dCheckpoint, convert
+from loci.objects.published_files import Sam3dCheckpoint, convert
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from loci.data import random_checkpoint
 from loci.data.random_checkpoint import published_codec_name, write_random_checkpoint
 from loci.objects.lifter import Lifter
 from loci.objects.parts import PARTS
-from loci.world.infinite_world import renamed_codec
+from loci.world.published_files import renamed_codec
 
 TESTS = Path(__file__).parents[1]
 

@@ -34,7 +34,7 @@ from loci.errors import LociError
 from loci.flow import EvaluateAll
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.mesh import Mesh
-from loci.nn.sparse.tensor import Voxels
+from loci.nn.sparse.voxels import Voxels
 from loci.objects import sampling
 from loci.objects.asset import Asset
 from loci.objects.inputs.observation import rgba_crop

@@ -19,7 +19,7 @@ from loci.acceleration.published.token_carving import (
 from loci.acceleration.spectral import gray, token_scores, windowed_gray
 from loci.acceleration.stats import CountingPolicy, StageStats
 from loci.flow import State, StepPolicy, TokenIndices, rescaled_times, sample
-from loci.nn.sparse.tensor import Voxels
+from loci.nn.sparse.voxels import Voxels
 from loci.objects.models.slat_flow import SlatStatistics
 from loci.objects.sampling import SlatSampling, sample_slat
 from tests.parity.conftest import Fixture

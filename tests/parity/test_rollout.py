@@ -11,7 +11,7 @@ from loci.memory.hpmc import WindowPlan
 from loci.memory.schedule import MergeConfig
 from loci.world.conditioning import Prompt
 from loci.world.config import SamplingConfig, WorldConfig
-from loci.world.infinite_world import renamed_codec
+from loci.world.published_files import renamed_codec
 from loci.world.world import World
 from tests.parity.conftest import Fixture, relative_error
 from tests.parity.test_infinite_world import transformer

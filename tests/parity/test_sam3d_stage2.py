@@ -17,7 +17,7 @@ from loci.geometry.mesh.from_features import features_to_mesh
 from loci.geometry.mesh.mesh import Mesh
 from loci.io.weights import load_strict
 from loci.nn.sparse.conv import SparseConv1, SparseConv3
-from loci.nn.sparse.tensor import SparseGroupNorm, Voxels, downsample, subdivide, upsample
+from loci.nn.sparse.voxels import SparseGroupNorm, Voxels, downsample, subdivide, upsample
 from loci.objects.models.slat_decoders import (
     GaussianDecoder,
     GaussianDecoderConfig,

@@ -3,7 +3,7 @@
 import pytest
 
 from loci.io.weights import load_strict
-from loci.world.infinite_world import renamed_text_encoder
+from loci.world.published_files import renamed_text_encoder
 from loci.world.text import TextEncoder, TextEncoderConfig
 from tests.parity.conftest import Fixture, relative_error
 

@@ -5,7 +5,7 @@ import torch
 
 from loci.codecs.wan import WanCodec, WanCodecConfig
 from loci.io.weights import load_strict
-from loci.world.infinite_world import renamed_codec
+from loci.world.published_files import renamed_codec
 from tests.parity.conftest import Fixture, relative_error
 
 LATENTS_LIMIT, DECODED_LIMIT = 5e-6, 2e-5

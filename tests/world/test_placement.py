@@ -11,7 +11,7 @@ from loci.data.random_checkpoint import write_random_checkpoint
 from loci.nn.int8 import Int8Linear
 from loci.nn.placement import WeightPlacement, fingerprint
 from loci.nn.streamed import StreamedBlocks
-from loci.world.infinite_world import InfiniteWorldFiles, load_text_encoder
+from loci.world.published_files import InfiniteWorldFiles, load_text_encoder
 from loci.world.walk_file import load_walk, save_walk
 from loci.world.world import World
 

@@ -68,7 +68,7 @@ class TokenCache:
         config: the settings.
         interval: the timesteps between which the run is guided.
         group_ids: the group of every token; tokens with equal ids are evaluated together because
-            the network merges them. By default every token is a block.
+            the network merges them. By default every token is a group of its own.
 
     Raises:
         ValueError: for a warm-up below 2.

@@ -32,8 +32,8 @@ def convert(
 
     from tqdm import tqdm
 
-    from loci.objects import sam3d as objects
-    from loci.world import infinite_world as world
+    from loci.objects import published_files as objects
+    from loci.world import published_files as world
 
     with tqdm(unit="B", unit_scale=True, unit_divisor=1000, delay=1e-3) as bar:
 

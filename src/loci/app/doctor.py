@@ -112,7 +112,7 @@ def check_model(folder: Path) -> tuple[str, list[CheckedPart]]:
         LociError: when it holds none, or files are missing.
     """
     from loci.objects.config import LIFTER_NAME
-    from loci.objects.sam3d import PUBLISHED_FILES, Sam3dCheckpoint
+    from loci.objects.published_files import PUBLISHED_FILES, Sam3dCheckpoint
 
     if (folder / LIFTER_NAME).is_file():
         return "lifter", list(_saved_parts(folder))
@@ -145,7 +145,7 @@ def _saved_parts(folder: Path) -> Iterator[CheckedPart]:
 
 
 def _published_world(folder: Path) -> Iterator[CheckedPart]:
-    from loci.world.infinite_world import (
+    from loci.world.published_files import (
         InfiniteWorldFiles,
         load_codec,
         load_text_encoder,

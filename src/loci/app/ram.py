@@ -129,7 +129,7 @@ def walk_ram(model: Path, dtype: torch.dtype, height: int, width: int) -> RamNee
     import torch
 
     from loci.codecs.wan import LARGEST_TILE, WanCodec
-    from loci.world.infinite_world import infinite_world_sizes
+    from loci.world.published_files import infinite_world_sizes
     from loci.world.transformer import WorldTransformer
 
     sizes = infinite_world_sizes(model)
@@ -164,7 +164,7 @@ def lift_ram(model: Path, dtype: torch.dtype) -> RamNeed | None:
     import torch
 
     from loci.objects.parts import FLOWS
-    from loci.objects.sam3d import sam3d_configs
+    from loci.objects.published_files import sam3d_configs
 
     configs = sam3d_configs(model)
     if configs is None:

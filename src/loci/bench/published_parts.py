@@ -15,7 +15,7 @@ from torch import nn
 
 from loci.codecs.wan import WanCodec
 from loci.memory.hpmc import HPMCConfig, HPMCEncoder
-from loci.nn.sparse.tensor import Voxels
+from loci.nn.sparse.voxels import Voxels
 from loci.objects.models.dinov2 import DinoConfig, DinoEmbedder, DinoEmbedderConfig
 from loci.objects.models.slat_decoders import (
     GaussianDecoder,

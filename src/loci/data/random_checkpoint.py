@@ -23,7 +23,7 @@ REPEATED = 1 << 20
 """Larger tensors repeat so many numbers: drawing billions of them would take minutes."""
 
 # Names of diffusers and transformers to the published ones, in order; the inverse of the tables in
-# `loci.world.infinite_world`.
+# `loci.world.published_files`.
 CODEC_NAMES = (
     (r"^quant_conv\.", "conv1."),
     (r"^post_quant_conv\.", "conv2."),
@@ -132,7 +132,7 @@ def write_random_checkpoint(
         else:
             (draft / "checkpoints" / "pipeline.yaml").write_text("dtype: float16\n")
         if size != "full":
-            from loci.world.infinite_world import SIZES_NAME
+            from loci.world.published_files import SIZES_NAME
 
             save_config(draft / "checkpoints" / SIZES_NAME, sizes)
 
@@ -158,7 +158,7 @@ def _world_sizes(size: str) -> Any:
     from loci.codecs.wan import WanCodecConfig
     from loci.memory.hpmc import HPMCConfig
     from loci.world.conditioning import ActionEncoderConfig
-    from loci.world.infinite_world import InfiniteWorldSizes
+    from loci.world.published_files import InfiniteWorldSizes
     from loci.world.text import TextEncoderConfig
     from loci.world.transformer import TransformerConfig
 
@@ -192,7 +192,7 @@ def _world_files(sizes: Any) -> Iterator[PublishedPickle]:
     import torch
 
     from loci.codecs.wan import WanCodec
-    from loci.world.infinite_world import CODEC_STEM, STEM, TEXT_STEM
+    from loci.world.published_files import CODEC_STEM, STEM, TEXT_STEM
     from loci.world.text import TextEncoder
     from loci.world.transformer import WorldTransformer
 
@@ -273,7 +273,7 @@ def _object_sizes(size: str) -> Any:
 def _object_files(sizes: Any) -> Iterator[PublishedPickle]:
     import torch
 
-    from loci.objects.sam3d import PUBLISHED_FILES
+    from loci.objects.published_files import PUBLISHED_FILES
 
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     with torch.device("meta"):

@@ -195,7 +195,8 @@ class HierarchicalMemory:
     def tokens(
         self, state: MemoryState, poses: Float[Tensor, "b n 3"] | None = None
     ) -> MemoryTokens:
-        """The memory tokens of the whole history, of at most `budget` spans, oldest first.
+        """The memory tokens of the whole history, oldest first: of at most `budget` spans, or of
+        the merged ones and `attended_keyframes`.
 
         The latents after the last complete window are encoded as a partial window at each call.
 

@@ -44,7 +44,7 @@ from loci.objects.parts import (
     save_parts,
 )
 from loci.objects.pipeline import LiftPipeline, Progress
-from loci.objects.sam3d import Sam3dCheckpoint
+from loci.objects.published_files import Sam3dCheckpoint
 from loci.objects.sampling import PresetSampler
 from loci.objects.scene import Scene
 

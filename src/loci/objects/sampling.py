@@ -31,7 +31,7 @@ from loci.flow import (
     shortened,
 )
 from loci.nn.sparse.partial_voxels import VoxelCache
-from loci.nn.sparse.tensor import Voxels
+from loci.nn.sparse.voxels import Voxels
 from loci.objects.models.slat_flow import SlatContext, SlatFlow, SlatStatistics
 from loci.objects.models.structure_flow import StructureFlow, expand_context
 from loci.objects.placement.voxels import VoxelChoice

@@ -192,7 +192,7 @@ class LatentWorld:
             latents, chunk_poses = self.sample_chunk(state, ids, next_action, given_poses)
             new = self.drop_overlap(latents, ids.shape[1])
             state = self.append(state, ids.shape[1], new, chunk_poses)
-            yield latents, state
+            yield new, state
 
     def sample_chunk(
         self,

@@ -38,7 +38,7 @@ TOKENS = "tokens"
 
 def sample_latents(
     model: WorldTransformer,
-    noise: Float[Tensor, "b c t h w"],
+    noise: Float[Tensor, "1 c t h w"],
     context: ChunkContext,
     sampling: SamplingConfig,
     *,

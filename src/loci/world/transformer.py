@@ -38,6 +38,9 @@ class TransformerConfig:
     """Sizes and options. `TransformerConfig()` is the published model's.
 
     Args:
+        frequencies: width of the sinusoidal embedding of the timestep: half as many frequencies.
+        latent_channels: channels of the codec's latents.
+        mask_channels: channels beside them: 1 in conditioning latents, 0 in noisy ones.
         text_width: width of the text states; None for a model without text.
         pose_rotary: rotary positions from dead-reckoned poses; None for positions in time only.
         memory_stream: "evolving": conditioning tokens pass through the blocks. "fixed": every block
@@ -79,7 +82,8 @@ class WorldTransformer(nn.Module):
     """Velocity of noisy latents, conditioned on memory, local frame, actions and text.
 
     `context` is computed once per chunk, `velocity` at every step; `forward` does both. The module
-    keeps no state between calls, so that one instance serves many walks.
+    keeps no state between calls, so that one instance serves many walks. None of these calls
+    `memory_encoder`: the memory does, to compress latents and to merge (`HierarchicalMemory`).
     """
 
     FORMER_TENSORS: ClassVar[dict[str, str]] = {

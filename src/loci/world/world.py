@@ -27,8 +27,8 @@ from loci.nn.device import available_device
 from loci.nn.placement import WeightPlacement, place_weights
 from loci.world.conditioning import Prompt, stack_contexts
 from loci.world.config import WorldConfig
-from loci.world.infinite_world import load_infinite_world
 from loci.world.latent_world import LatentWorld, WalkState, next_action_ids
+from loci.world.published_files import load_infinite_world
 from loci.world.sampling import sample_walk_batch
 from loci.world.text import NEGATIVE_PROMPT, TextEncoder
 from loci.world.transformer import WorldTransformer

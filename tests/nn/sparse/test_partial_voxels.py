@@ -4,7 +4,7 @@ import torch
 from loci.nn.sparse.attention import VoxelAttention
 from loci.nn.sparse.conv import SparseConv3
 from loci.nn.sparse.partial_voxels import VoxelCache
-from loci.nn.sparse.tensor import Voxels, downsample, upsample
+from loci.nn.sparse.voxels import Voxels, downsample, upsample
 
 
 def cloud(items: int = 2) -> Voxels:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from loci.nn.sparse.conv import SparseConv1
-from loci.nn.sparse.tensor import Voxels
+from loci.nn.sparse.voxels import Voxels
 from loci.objects.models.slat_decoders import (
     GaussianDecoder,
     GaussianDecoderConfig,

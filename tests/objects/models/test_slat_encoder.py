@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from loci.errors import LociError
-from loci.nn.sparse.tensor import Voxels
+from loci.nn.sparse.voxels import Voxels
 from loci.objects.models.slat_decoders import TorsoConfig
 from loci.objects.models.slat_encoder import (
     SlatEncoder,

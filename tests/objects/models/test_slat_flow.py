@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from loci.nn.sparse.tensor import Voxels
+from loci.nn.sparse.voxels import Voxels
 from loci.objects.models.slat_flow import SlatFlow, SlatFlowConfig, SlatStatistics
 from loci.objects.sampling import SlatSampling, sample_slat, slat_noise
 

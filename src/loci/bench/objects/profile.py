@@ -17,7 +17,7 @@ from torch import Tensor
 from loci.bench.report import table, write_json
 from loci.errors import LociError
 from loci.io.files import check_writable
-from loci.nn.sparse.tensor import Voxels
+from loci.nn.sparse.voxels import Voxels
 from loci.objects.config import LifterConfig
 from loci.objects.inputs.observation import LiftRequest, ObservedPicture
 from loci.objects.models.condition import POINTMAPS

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from loci.nn.sparse.tensor import KeyIndex
+from loci.nn.sparse.voxels import KeyIndex
 
 EDGES = (
     *((0, 1), (1, 5), (4, 5), (0, 4)),

@@ -9,7 +9,7 @@ from torch import Tensor
 from loci.geometry.mesh.continuation import MARGIN, continued
 from loci.geometry.mesh.flexicubes import Cubes, activated, extract_isosurface
 from loci.geometry.mesh.mesh import Mesh
-from loci.nn.sparse.tensor import KeyIndex
+from loci.nn.sparse.voxels import KeyIndex
 
 CHANNELS = {"sdf": 8, "deform": 8 * 3, "weights": 12 + 8 + 1, "colors": 8 * 6}
 """The 101 channels of a voxel, in order; those in eights are corner by corner."""

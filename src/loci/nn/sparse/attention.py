@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from loci.nn.attention import CrossAttention, KeysValues
 from loci.nn.norms import HeadRMSNorm
-from loci.nn.sparse.tensor import Groups, Voxels
+from loci.nn.sparse.voxels import Groups, Voxels
 
 
 class VoxelAttention(nn.Module):

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loci.nn.sparse.tensor import MIDDLE, Voxels
+from loci.nn.sparse.voxels import MIDDLE, Voxels
 
 ROW_MULTIPLE = 512
 """Row counts are padded to a multiple of this: oneDNN compiles a bfloat16 product for every new

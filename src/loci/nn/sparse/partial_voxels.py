@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from loci.nn.attention import dot_product_attention
-from loci.nn.sparse.tensor import Downsampled, Groups, Pairs, Voxels
+from loci.nn.sparse.voxels import Downsampled, Groups, Pairs, Voxels
 
 
 class VoxelCache:

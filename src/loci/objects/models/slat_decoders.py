@@ -23,7 +23,7 @@ from loci.nn.embeddings import sincos_embedding
 from loci.nn.norms import layer_norm
 from loci.nn.sparse.attention import VoxelAttention
 from loci.nn.sparse.conv import SparseConv1, SparseConv3
-from loci.nn.sparse.tensor import Groups, SparseGroupNorm, Voxels, subdivide
+from loci.nn.sparse.voxels import Groups, SparseGroupNorm, Voxels, subdivide
 
 EPS = 1e-6
 

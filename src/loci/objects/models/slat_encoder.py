@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from loci.io.weights import load_pretrained, save_pretrained
 from loci.nn.norms import layer_norm
-from loci.nn.sparse.tensor import Voxels
+from loci.nn.sparse.voxels import Voxels
 from loci.objects.models.slat_decoders import DecoderTorso, TorsoConfig
 
 CELL_WIDTHS = {"present": 1, "place": 3, "normal": 3, "color": 3}

@@ -19,7 +19,7 @@ from loci.nn.embeddings import TimestepEmbedder, sincos_embedding
 from loci.nn.norms import AffineLayerNorm, Modulation, gated_residual, layer_norm, modulated_norm
 from loci.nn.sparse.attention import VoxelAttention, VoxelCrossAttention
 from loci.nn.sparse.conv import SparseConv3
-from loci.nn.sparse.tensor import Voxels, downsample, upsample
+from loci.nn.sparse.voxels import Voxels, downsample, upsample
 
 EPS = 1e-6
 

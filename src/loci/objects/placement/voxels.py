@@ -18,7 +18,7 @@ from loci.acceleration.spectral import DecodingConfig, token_scores
 from loci.geometry.gaussians.gaussians import Gaussians
 from loci.geometry.mesh.mesh import Mesh
 from loci.geometry.voxels import voxel_centers
-from loci.nn.sparse.tensor import Voxels
+from loci.nn.sparse.voxels import Voxels
 
 VOXEL_LIMIT = 42000
 """With more voxels than this, SAM 3D Objects moves the object to a coarser grid before stage 2."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from loci.data.objects.dataset import training_folders
 from loci.flow import TIMESTEPS
 from loci.io.config_files import save_config
-from loci.nn.sparse.tensor import Voxels
+from loci.nn.sparse.voxels import Voxels
 from loci.objects.config import home
 from loci.objects.models.condition import EmbedderFuser, FuserConfig
 from loci.objects.models.slat_flow import SlatFlow, SlatFlowConfig, VoxelFlowBlock

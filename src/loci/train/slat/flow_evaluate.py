@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from loci.geometry.gaussians.render import render_gaussians
-from loci.nn.sparse.tensor import Voxels
+from loci.nn.sparse.voxels import Voxels
 from loci.objects.config import home
 from loci.objects.inputs.preprocess import slat_inputs
 from loci.objects.models.condition import EmbedderFuser

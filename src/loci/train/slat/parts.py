@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from loci.geometry.gaussians.gaussians import Gaussians
-from loci.nn.sparse.tensor import Voxels
+from loci.nn.sparse.voxels import Voxels
 from loci.objects.config import home
 from loci.objects.models.slat_decoders import (
     GaussianDecoder,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from loci.geometry.camera import Camera
 from loci.geometry.voxels import voxel_centers
-from loci.nn.sparse.tensor import Voxels
+from loci.nn.sparse.voxels import Voxels
 from loci.objects.inputs.pixel_aligned import pixel_aligned
 from loci.objects.inputs.preprocess import slat_inputs
 from loci.objects.models.slat_encoder import SlatEncoder

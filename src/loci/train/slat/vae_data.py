@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from loci.data.objects.dataset import ObjectRecord, ObjectSet
 from loci.geometry.camera import Camera
-from loci.nn.sparse.tensor import Voxels
+from loci.nn.sparse.voxels import Voxels
 from loci.objects.models.slat_encoder import CELLS, cells, corner_distances, surface_features
 from loci.objects.placement.pose import MatrixPose
 from loci.train.structure.data import floor_height

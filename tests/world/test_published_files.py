@@ -11,8 +11,8 @@ from torch import Tensor
 from loci.codecs.wan import WanCodec, WanCodecConfig
 from loci.data.random_checkpoint import write_random_checkpoint
 from loci.errors import LociError
-from loci.world import infinite_world
-from loci.world.infinite_world import (
+from loci.world import published_files
+from loci.world.published_files import (
     InfiniteWorldFiles,
     load_codec,
     load_transformer,
@@ -122,7 +122,7 @@ def test_converted_files_make_a_world(tmp_path: Path) -> None:
     source = tmp_path / "published"
     write_random_checkpoint("infinite-world", source)
     written: list[int] = []
-    infinite_world.convert(source, tmp_path / "out", lambda count, total: written.append(count))
+    published_files.convert(source, tmp_path / "out", lambda count, total: written.append(count))
     assert sum(written) > 1_000_000
     world, plain = (World.from_pretrained(folder) for folder in (tmp_path / "out", source))
     assert world.config == plain.config
@@ -145,14 +145,14 @@ def test_a_conversion_that_fails_leaves_nothing(
         InfiniteWorldFiles, "find", lambda source: InfiniteWorldFiles(*[tmp_path] * 4)
     )
     model = WorldTransformer(published_like())
-    monkeypatch.setattr(infinite_world, "load_transformer", lambda path, config: model)
+    monkeypatch.setattr(published_files, "load_transformer", lambda path, config: model)
     with pytest.raises(LociError, match="no such weights file"):
-        infinite_world.convert(tmp_path, tmp_path / "out")
+        published_files.convert(tmp_path, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     with pytest.raises(LociError, match="out: holds mine already"):
-        infinite_world.convert(tmp_path, tmp_path / "out")
+        published_files.convert(tmp_path, tmp_path / "out")
 
 
 def test_numbers_that_are_not_finite_are_found_while_they_are_written(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_numbers_that_are_not_finite_are_found_while_they_are_written(tmp_path: 
     tensors["blocks.1.ffn.2.weight"][-1, -1] = float("nan")
     torch.save(tensors, path)
     with pytest.raises(LociError, match=r"not finite: blocks\.1\.ffn\.2\.weight"):
-        infinite_world.convert(tmp_path / "in", tmp_path / "out")
+        published_files.convert(tmp_path / "in", tmp_path / "out")
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
 
 

@@ -28,7 +28,7 @@ from loci.objects.models.slat_flow import SlatFlow, SlatFlowConfig
 from loci.objects.models.structure_flow import StructureFlow, StructureFlowConfig
 from loci.objects.models.structure_vae import StructureDecoder, StructureDecoderConfig
 from loci.objects.parts import PARTS, LoadedParts, PartConfigs
-from loci.objects.sam3d import (
+from loci.objects.published_files import (
     CONDITION,
     GENERATOR,
     PUBLISHED_FILES,

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from loci.nn.attention import KeysValues
 from loci.nn.sparse.attention import VoxelAttention, VoxelCrossAttention
 from loci.nn.sparse.conv import SparseConv1, SparseConv3
-from loci.nn.sparse.tensor import (
+from loci.nn.sparse.voxels import (
     Groups,
     KeyIndex,
     SparseGroupNorm,
