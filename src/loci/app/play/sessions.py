@@ -31,7 +31,7 @@ IDLE_SECONDS = 900.0
 """A session that nobody is connected to is closed after this time; its walk stays on disk."""
 BRANCHES = "abcdefgh"
 MAX_BRANCHES = len(BRANCHES)
-"""Each keeps up to 200 states, of about 300 kB in the shipped world."""
+"""Each keeps up to 200 states, of about 1.2 MB in the shipped world."""
 AWAY_SECONDS = 15.0
 """The same where others wait for a place: longer than a page takes to reconnect."""
 

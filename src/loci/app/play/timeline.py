@@ -1,7 +1,7 @@
 """A walk in progress: its committed frames and actions on disk, its states in memory.
 
 Frames live in one file as lossless PNGs, so memory does not grow with the length of a walk, and an
-undo only cuts the file. States are immutable and small (about 300 kB for the shipped world): the
+undo only cuts the file. States are immutable and small (about 1.2 MB for the shipped world): the
 last `DENSE` chunks keep theirs, older ones are thinned out, and a walk jumps back to any earlier
 chunk by replaying from the nearest state that is left.
 """

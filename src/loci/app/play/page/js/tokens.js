@@ -31,10 +31,10 @@ export class Tokens {
       : "Nothing is remembered yet: walk, and memory tokens appear.";
     const levels = new Map();
     for (const { level } of memory.tokens) levels.set(level, (levels.get(level) || 0) + 1);
-    const parts = [...levels.keys()].sort().map((level) => {
+    const parts = [...levels.keys()].sort((a, b) => a - b).map((level) => {
       const swatch = document.createElement("span");
       swatch.style.background = colourOf(level);
-      return [swatch, `level ${level}: ${levels.get(level)} \u2003`];
+      return [swatch, `level\u00a0${level}:\u00a0${levels.get(level)} \u2003`];
     });
     this.legend.replaceChildren(...parts.flat());
     if (performance.now() - this.at < EVERY && this.walk.held.size) return;
