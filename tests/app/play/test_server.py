@@ -5,6 +5,7 @@ import io
 import json
 import struct
 import sys
+import time
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,7 +25,7 @@ from starlette.websockets import WebSocketDisconnect
 from loci.app.play import WALK
 from loci.app.play.player import Player
 from loci.app.play.server import application
-from loci.app.play.sessions import Sessions
+from loci.app.play.sessions import Session, Sessions
 from loci.cli import main
 from loci.errors import LociError
 from loci.world.walk_file import load_walk
@@ -250,6 +251,29 @@ def test_a_walk_opened_a_second_time_goes_on_there(tmp_path: Path) -> None:
         entered(alone)
         parts = [chunk(alone, "w", number + 1, 4 * number) for number in range(3)]
     assert parts == [first, second, third]
+
+
+def test_a_connection_that_ends_leaves_alone_the_chunk_of_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled: list[bool] = []
+    autosave = Session.autosave
+
+    def recorded(self: Session, now: float, settle: bool = False) -> None:
+        settled.append(settle)
+        autosave(self, now, settle)
+
+    monkeypatch.setattr(Session, "autosave", recorded)
+    monkeypatch.setattr("loci.app.play.connection.IDLE_SECONDS", 600.0)
+    with served(tmp_path) as client, client.websocket_connect(SOCKET) as one:
+        session = entered(one)["session"]
+        with client.websocket_connect(SOCKET) as two:
+            entered(two, session)
+            until(one, "elsewhere")
+            one.send_json({"type": "keys", "keys": "", "id": 9, "painted": 0})
+            while not settled:
+                time.sleep(0.01)
+            assert settled == [False]
 
 
 def test_a_dead_upload_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

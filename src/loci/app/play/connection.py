@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE = 65536
 BUSY_SECONDS = 1.0
+IDLE_SECONDS = 2.0
+"""A walk that stands for this long is saved whole."""
 
 
 class Connection:
@@ -75,11 +77,13 @@ class Connection:
                 session = self.session
                 session.connections -= 1
                 session.left_at = time.monotonic()
-                if session.holder is self:
+                last = session.holder is self
+                if last:
                     session.holder = None
                     session.player.press("", session.player.keys_id, -1)
                 async with session.lock:
-                    await self.sessions.run(session.autosave, time.monotonic(), True)
+                    # A chunk of whoever plays on is not settled: its next frames would not be sent.
+                    await self.sessions.run(session.autosave, time.monotonic(), last)
             elif known:
                 self.sessions.leave(known)
 
@@ -199,7 +203,7 @@ class Connection:
                 session.changed.clear()
                 if session.player.due() is None:
                     with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(2.0):
+                        async with asyncio.timeout(IDLE_SECONDS):
                             await session.changed.wait()
                             continue
                     async with session.lock:
