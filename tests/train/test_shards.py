@@ -20,8 +20,10 @@ from torch.optim.swa_utils import AveragedModel
 
 sys.path.insert(0, sys.argv[2])
 torch.set_num_threads(1)
+from loci.train.codec import fit_codec
 from loci.train.optim import MuonWithAdam
 from loci.train.world.train import fit_world
+from tests.train import test_codec as codecs
 from tests.train.killing import killed
 from tests.train.world.test_memory_tokens import wandering
 from tests.train.world.test_train import CONFIG, weights
@@ -63,8 +65,13 @@ found["killed"] = fit("killed", True)
 with killed(after=2):
     fit("begun sharded", True)
 found["begun sharded"] = fit("begun sharded", False)
+frames = codecs.frames(40, 0), codecs.frames(8, 1)
+codec = {
+    name: codecs.weights(fit_codec(*frames, replace(codecs.TINY, shard=shard, out=out / name)))
+    for name, shard in {"plain codec": False, "sharded codec": True}.items()
+}
 rank = torch.distributed.get_rank()
-torch.save({"weights": found, "bytes": bytes_held}, out / f"{rank}.pt")
+torch.save({"weights": found, "bytes": bytes_held, "codec": codec}, out / f"{rank}.pt")
 """
 
 
@@ -84,5 +91,7 @@ def test_sharded_training_ends_where_the_plain_one_does(tmp_path: Path) -> None:
         for name, weights in found["weights"].items():
             # Muon makes directions of small gradients, and of their rounding.
             torch.testing.assert_close(weights, plain, rtol=0, atol=1e-4, msg=name)
+        plain, sharded = found["codec"].values()
+        torch.testing.assert_close(sharded, plain, rtol=0, atol=1e-4)
         for what, whole in found["bytes"]["plain"].items():
             assert 0.4 * whole < found["bytes"]["sharded"][what] < 0.6 * whole, what

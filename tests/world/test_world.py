@@ -435,6 +435,14 @@ def test_latents_of_several_walks_are_those_of_each() -> None:
     torch.testing.assert_close(state.pose, both[0][1].pose[:1])
 
 
+def test_latents_of_a_walk_that_ends_within_a_chunk_are_as_many_as_its_actions() -> None:
+    world = small_world()
+    state = world.start_from_latents(torch.randn(1, 16, 1, 4, 4))
+    walked = list(world.walk_latents(state, torch.tensor([FORWARD_AND_LEFT * 2])[:, :6]))
+    assert [latents.shape[2] for latents, _ in walked] == [4, 2]
+    assert torch.equal(walked[-1][0][:, :, -1:], walked[-1][1].newest_latent)
+
+
 @pytest.mark.parametrize("seed", [-1, 2**63, 2**64, 1.5, "1", True])
 def test_seeds_out_of_range_are_refused(seed: Any) -> None:
     with pytest.raises(LociError, match="expected a whole number from 0 to"):

@@ -34,6 +34,8 @@ def shard(
         optimizer: of these parameters, whose place the shares take; without state yet.
     """
     before = dict(module.named_parameters())
+    for parameter in before.values():  # as `fully_shard` needs them; a codec's are channels last
+        parameter.data = parameter.data.contiguous()
     fully_shard(module, mesh=mesh)
     if optimizer is None:
         return

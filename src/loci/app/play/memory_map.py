@@ -65,7 +65,8 @@ def _path(timeline: Timeline) -> list[list[float]]:
     move, view = torch.from_numpy(ids)[None].unbind(-1)
     poses = dead_reckon(start, move, view, scale)[0]
     stride = max(timeline.world.chunk_frames, math.ceil(len(poses) / MAX_PATH_POINTS))
-    return [_pose(pose) for pose in (start[0], *poses[:-1][stride - 1 :: stride], poses[-1])]
+    shown = torch.cat([start.to(poses), poses[:-1][stride - 1 :: stride], poses[-1:]])
+    return shown.numpy().round(3).tolist()
 
 
 def _pose(pose: Any) -> list[float]:
