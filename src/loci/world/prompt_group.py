@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+LEFT = "the other process has ended the walk"
+
+
 class PartnerLeft(LociError):
     """The other process of a walk has ended it."""
 
@@ -57,8 +60,12 @@ class PromptGroup:
         gathered = [torch.empty_like(own) for _ in range(self.size)]
         with self.undisturbed():
             if self._any_leaves(False):
-                raise PartnerLeft("the other process has ended the walk")
-            dist.all_gather(gathered, own, group=self._group)
+                raise PartnerLeft(LEFT)
+            try:
+                dist.all_gather(gathered, own, group=self._group)
+            except RuntimeError as error:  # the other process was killed since
+                self._ended = True
+                raise PartnerLeft(LEFT) from error
         return gathered
 
     def leave(self) -> None:
